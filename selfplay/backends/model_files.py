@@ -1,0 +1,135 @@
+"""What can be read from a model's folder without torch: its JSON files and the headers of its safetensors
+files.
+
+Serves the preflight checks (before any stage) and the backends that load a model. Safetensors only: pickles are
+never read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfplay.errors import ModelError
+
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """One tensor as a safetensors header describes it: dtype by its name there (F32, BF16, ...), and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def model_folder(model: str, revision: str | None = None) -> Path:
+    """The local folder of a model given as a folder or as a hub name; a hub name is downloaded or found in the
+    cache.
+
+    Raises ModelError when there is no such folder and no such hub model within reach.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"revision {revision!r} is given for the folder {folder}",
+                "A revision belongs to a hub name; remove it, or name the hub model.",
+            )
+        return folder.resolve()
+    looks_like_path = folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
+    if looks_like_path or folder.exists():
+        raise ModelError(
+            f"no such model folder: {folder}" if not folder.exists() else f"{folder} is not a folder",
+            "Give the folder that holds config.json and the safetensors files, or a Hugging Face name like org/model.",
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_PATTERNS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{model!r} is no folder here and could not be had from the Hugging Face hub: {_one_line(error)}",
+            "Check the spelling, the network and HF_TOKEN for gated models, or download it and give the folder.",
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model's folder. Raises ModelError when the file is missing, malformed or something
+    else."""
+    if not path.is_file():
+        raise ModelError(f"{path.parent} has no {path.name}", "Give a complete Hugging Face model folder.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}", "Copy or download the model again.") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object", "Copy or download the model again.")
+    return value
+
+
+def weight_headers(folder: Path) -> dict[str, TensorHeader]:
+    """Names, dtypes and shapes of all tensors in a folder's safetensors files; every shard must be there and of
+    full size.
+
+    Raises ModelError for weights that are missing, truncated or only there as pickles.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ModelError(f"{index} has no weight_map", "Copy or download the model again.")
+        files = sorted({folder / str(name) for name in weight_map.values()})
+        absent = [path.name for path in files if not path.is_file()]
+        if absent:
+            raise ModelError(
+                f"{folder} lacks {len(absent)} of {len(files)} weight files: {', '.join(absent[:3])}",
+                "The copy or download was interrupted; complete it.",
+            )
+        tensors = {name: tensor for path in files for name, tensor in _header(path).items()}
+        lost = sorted(set(weight_map) - set(tensors))
+        if lost:
+            raise ModelError(
+                f"{index.name} names {len(lost)} tensors that no file holds, {lost[0]} among them",
+                f"The files in {folder} are not of one model; copy or download it again.",
+            )
+        return tensors
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+        raise ModelError(
+            f"{folder} holds no safetensors weights" + (", only pickled ones" if pickled else ""),
+            "Pickled weights are not read; save the model again as safetensors."
+            if pickled
+            else "Give a complete Hugging Face model folder.",
+        )
+    return _header(files[0]) if len(files) == 1 else _header(folder / "model.safetensors")
+
+
+def _header(path: Path) -> dict[str, TensorHeader]:
+    """The header of one safetensors file: eight bytes of length, then JSON, then the data it describes."""
+    if not path.is_file():
+        raise ModelError(f"{path} is missing", "Several weight files need a model.safetensors.index.json.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length + 8 > size:
+            raise ModelError(f"{path} is truncated or no safetensors file", "Copy or download the model again.")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise ModelError(f"{path} has a damaged header", "Copy or download the model again.") from error
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    expected = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if size != expected:
+        raise ModelError(
+            f"{path} has {size} bytes, its header describes {expected}", "Copy or download the model again."
+        )
+    return {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

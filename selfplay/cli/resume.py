@@ -1,0 +1,36 @@
+"""`selfplay resume RUN [key=value ...]`: go on where a run stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="rounds=N, or resource settings as key=value.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
+    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.")] = 25.0,
+) -> None:
+    """Continue a run: print what is adopted, then do the rest."""
+    from selfplay.cli.run import finish
+    from selfplay.config.load import absolute_places, apply_override, validate
+    from selfplay.driver import go_on, prepare
+    from selfplay.reporting import Reporter
+    from selfplay.store.run import Store
+
+    store = Store.open(run_dir)
+    attempts = store.attempt_documents()
+    document = attempts[-1]["config"] if attempts else json.loads(store.config_file("resolved.json"))
+    before = validate(document, f"{run_dir}/config/resolved.json")
+    for override in overrides or []:
+        apply_override(document, override)
+    search_path = Path(json.loads(store.config_file("search_path.json")))
+    after = absolute_places(validate(document, "the command line"), search_path)
+    reporter = Reporter()
+    prepared = prepare(after, search_path, store.layout.root)
+    go_on(store, prepared, before, json.loads(store.config_file("pins.json")), reporter, grace)
+    finish(run_dir, json_output)

@@ -1,0 +1,54 @@
+"""`selfplay run CONFIG [key=value ...]`: start a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run; see configs/ and `selfplay config schema`.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value, with dots.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run goes; runs/NAME-OF-THE-CONFIG by default.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, and stop.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="The plan (dry run) or the rounds as JSON on stdout.")] = False,
+    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.")] = 25.0,
+) -> None:
+    """Start a multi-round run."""
+    from selfplay.config.load import load_config
+    from selfplay.driver import prepare, start
+    from selfplay.reporting import Reporter
+    from selfplay.store.run import refuse_occupied
+
+    target = run_dir or Path("runs") / config.stem
+    settings = load_config(config, overrides or [])
+    if not dry_run:
+        refuse_occupied(target)
+    prepared = prepare(settings, config.resolve().parent, target)
+    reporter = Reporter()
+    for line in prepared.plan.lines():
+        reporter.say(line)
+    if dry_run:
+        if json_output:
+            sys.stdout.write(json.dumps(prepared.plan.document(), indent=1) + "\n")
+        return
+    reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
+    start(prepared, config.read_text(encoding="utf-8"), overrides or [], reporter, grace)
+    finish(target, json_output)
+
+
+def finish(run_dir: Path, json_output: bool) -> None:
+    """The table of rounds at the end of a run, and where to look next."""
+    from selfplay.cli.rounds import command as rounds
+
+    rounds(run_dir, json_output=json_output)
+    if not json_output:
+        shown = os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else run_dir
+        sys.stderr.write(
+            f"\nnext: selfplay show {shown} 1   |   selfplay pairs {shown} 1 --content   |   selfplay resume {shown} rounds=N\n"
+        )

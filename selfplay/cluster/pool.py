@@ -1,0 +1,90 @@
+"""What stages see of workers: a pool of equal workers that each hold one backend object.
+
+Two kinds: `LocalPool` (in this process: fakes in tests) and the Ray pool (ray_pool.py). Neither knows what the calls mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """How a worker makes its backend: `target` is "module:Class", called with `kwargs` in the worker's own process, after
+    `setup` ("module:function", optional: environment variables that must be set before an import)."""
+
+    target: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    setup: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One unit of work: `key` comes back with its result."""
+
+    key: int
+    args: tuple[Any, ...]
+
+
+class Pool(Protocol):
+    """Workers of one role."""
+
+    def start(self) -> None:
+        """Begin to start the workers, without waiting for them."""
+
+    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
+        """Run the calls on any worker; results in the order of completion. Few calls are in flight at a time. Closing the
+        iterator drops the calls that have not begun."""
+
+    def everyone(self, method: str, *args: Any) -> list[Any]:
+        """Run on every worker, and again on each later replacement of one."""
+
+    def stream(self, method: str, *args: Any) -> Iterator[Any]:
+        """Run on one worker with a `progress` callback as the last argument: yields what it was called with, then, last,
+        the result."""
+
+
+class LocalPool:
+    """A pool of one worker that is an object of this process."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
+        """One by one, in order."""
+        for call in calls:
+            yield call.key, getattr(self.backend, method)(*call.args)
+
+    def everyone(self, method: str, *args: Any) -> list[Any]:
+        """The one result."""
+        return [getattr(self.backend, method)(*args)]
+
+    def stream(self, method: str, *args: Any) -> Iterator[Any]:
+        """Progress first, all at once: there is no second thread."""
+        seen: list[Any] = []
+        collect: Callable[[Any], None] = seen.append
+        result = getattr(self.backend, method)(*args, collect)
+        yield from seen
+        yield result
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The pools of a run. `gold` is the judge, when there is one."""
+
+    sampler: Pool
+    scorer: Pool
+    logprobs: Pool
+    trainer: Pool
+    gold: Pool | None = None
+
+    def start(self) -> None:
+        """Start everything at once: imports of one role hide behind the work of another."""
+        for pool in (self.sampler, self.scorer, self.gold, self.logprobs, self.trainer):
+            if pool is not None:
+                pool.start()

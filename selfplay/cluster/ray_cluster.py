@@ -1,0 +1,140 @@
+"""Ray: a local instance or a joined cluster, its resources, and the pools of a run. Only `cluster/` imports ray.
+
+Ray is started without a dashboard, on loopback, and quiet; its processes end with the driver, however the driver ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from selfplay.cluster.pool import BackendSpec
+from selfplay.cluster.ray_pool import RayPool
+from selfplay.config.schema import ClusterConfig, RoleConfig
+from selfplay.errors import ResourceError
+
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+ROLES = ("sampler", "scorer", "logprobs", "trainer")
+
+
+class RayCluster:
+    """Context manager around ray.init/shutdown."""
+
+    def __init__(self, config: ClusterConfig, log_folder: Path) -> None:
+        self._config = config
+        self._log_folder = log_folder
+        self._pools: list[RayPool] = []
+
+    def __enter__(self) -> RayCluster:
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        # otherwise Ray overrules what a worker sees of the GPUs when it reserves none
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self._config.address is None:
+            # a private cluster on loopback: a token would only leave a file in the user's home
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        import ray
+
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+        try:
+            if self._config.address is None:
+                ray.init(
+                    address="local", include_dashboard=False, object_store_memory=512 << 20,
+                    _node_ip_address="127.0.0.1", **common,
+                )  # fmt: skip
+            else:
+                ray.init(address=self._config.address, **common)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise ResourceError(
+                f"could not {'start Ray here' if self._config.address is None else 'join ' + self._config.address}: {error}",
+                "`selfplay doctor` checks the environment; `ray status` the cluster.",
+            ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import ray
+
+        for pool in self._pools:
+            pool.close()
+        ray.shutdown()
+
+    def num_gpus(self) -> float:
+        """GPUs that Ray counts."""
+        import ray
+
+        return float(ray.cluster_resources().get("GPU", 0))
+
+    def check_resources(self) -> None:
+        """Raise ResourceError when the workers together can never be placed: what they need and what there is."""
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        need: dict[str, float] = {}
+        for role in ROLES:
+            config: RoleConfig = getattr(self._config, role)
+            demand = self._demand(config)
+            for name, amount in demand.items():
+                need[name] = need.get(name, 0) + amount * config.replicas
+            if not any(all(node.get(name, 0) >= amount for name, amount in demand.items()) for node in nodes):
+                raise ResourceError(
+                    f"no node can hold one {role} worker: it needs {_amounts(demand)}; the largest node has "
+                    f"{_amounts(max(nodes, key=lambda node: node.get('GPU', 0) * 1000 + node.get('CPU', 0)))}",
+                    f"Lower cluster.{role}, or join a cluster that has it with cluster.address.",
+                )
+        total: dict[str, float] = {}
+        for node in nodes:
+            for name, amount in node.items():
+                total[name] = total.get(name, 0) + amount
+        if short := {name: amount for name, amount in need.items() if amount > total.get(name, 0) + 1e-9}:
+            raise ResourceError(
+                f"the workers together need {_amounts(need)}; the cluster has {_amounts({n: total.get(n, 0) for n in need})}"
+                f" ({', '.join(short)} is short)",
+                "Lower the replicas or reservations under cluster: (num_cpus: 0 lets workers take turns).",
+            )
+
+    def _demand(self, role: RoleConfig) -> dict[str, float]:
+        gpus = role.num_gpus
+        if gpus is None:
+            # One device shared by all roles in turn, or one each when there are enough: only Ray's bookkeeping, memory is
+            # the engine's gpu_memory_utilization.
+            available = self.num_gpus()
+            workers = sum(getattr(self._config, name).replicas for name in ROLES)
+            gpus = 0.0 if available == 0 else (1.0 if available >= workers else round(available / (2 * workers), 4))
+        demand = {"CPU": role.num_cpus, "GPU": gpus, **role.resources}
+        return {name: amount for name, amount in demand.items() if amount > 0}
+
+    def pool(self, role: str, spec: BackendSpec, *, env: Mapping[str, str] | None = None, name: str = "") -> RayPool:
+        """The pool of a role; workers start with `start()` or at the first call."""
+        config: RoleConfig = getattr(self._config, role)
+        threads = {"OMP_NUM_THREADS": str(config.threads), "MKL_NUM_THREADS": str(config.threads)}
+        pool = RayPool(
+            name=name or role,
+            spec=spec,
+            replicas=config.replicas,
+            demand=self._demand(config),
+            env={**QUIET, **threads, **(env or {})},
+            log_folder=self._log_folder,
+            retries=self._config.retries,
+            start_timeout=self._config.start_timeout,
+        )
+        self._pools.append(pool)
+        return pool
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    shown = {name: value for name, value in resources.items() if not name.startswith(("node:", "memory", "object_store"))}
+    return ", ".join(f"{value:g} {name}" for name, value in sorted(shown.items())) or "nothing"
+
+
+

@@ -1,0 +1,86 @@
+"""The process side of a Ray worker: makes its backend and runs calls on it. Imported inside the actor's process only."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from selfplay.cluster.pool import BackendSpec
+from selfplay.errors import BackendError, SelfplayError
+
+
+def load(target: str) -> Any:
+    """The object that "module:name" names."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class Worker:
+    """Holds one backend object. Library noise goes to `log_path`, which is this worker's own file."""
+
+    def __init__(self, spec: BackendSpec, log_path: str) -> None:
+        log = open(log_path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - for the life of the process
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+        self._backend: Any = None
+        self._failure: Exception | None = None
+        try:
+            with _telling():
+                if spec.setup:
+                    load(spec.setup)()
+                self._backend = load(spec.target)(**spec.kwargs)
+        except SelfplayError as error:
+            # raised by ready(): from here Ray would wrap it in text and drop its type
+            self._failure = error
+
+    def ready(self) -> int:
+        """The process id, once the backend is made. Raises what its construction raised."""
+        if self._failure is not None:
+            raise self._failure
+        return os.getpid()
+
+    def call(self, method: str, args: tuple[Any, ...]) -> Any:
+        """One call on the backend."""
+        with _telling():
+            return getattr(self._backend, method)(*args)
+
+    def stream(self, method: str, args: tuple[Any, ...]) -> Iterator[Any]:
+        """A call with a progress callback: what it is called with is yielded at once, the result last."""
+        events: queue.Queue[tuple[str, Any]] = queue.Queue()
+
+        def work() -> None:
+            try:
+                with _telling():
+                    events.put(("result", getattr(self._backend, method)(*args, lambda item: events.put(("item", item)))))
+            except BaseException as error:  # noqa: BLE001 - handed to the caller's side and raised there
+                events.put(("error", error))
+
+        threading.Thread(target=work, daemon=True).start()
+        while True:
+            kind, value = events.get()
+            if kind == "error":
+                raise value
+            yield value
+            if kind == "result":
+                return
+
+
+class _telling:
+    """Errors of libraries cross the process boundary as BackendError with their last line; the traceback goes to the log."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, value: BaseException | None, trace: Any) -> None:
+        if value is None or isinstance(value, SelfplayError) or not isinstance(value, Exception):
+            return
+        traceback.print_exception(value)
+        raise BackendError(f"{type(value).__name__}: {value}") from None

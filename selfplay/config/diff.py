@@ -1,0 +1,66 @@
+"""What changed between the configuration a run was started with and the one it is resumed with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from selfplay.config.load import fields
+from selfplay.config.schema import Config
+from selfplay.config.tags import ENGINE_RESOURCES, TRL_RESOURCES, Tag
+
+PASS_THROUGH = {"sampling.engine": ENGINE_RESOURCES, "training.trl": TRL_RESOURCES}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One setting with another value; `tag` says what that means for the run."""
+
+    name: str
+    before: Any
+    after: Any
+    tag: Tag
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Dotted name -> value of every setting; pass-through keys one by one; a section that is not there gives nulls."""
+    document = config.model_dump()
+    flat: dict[str, Any] = {}
+    for name, _ in fields():
+        value: Any = document
+        for part in name.split("."):
+            value = value[part] if isinstance(value, dict) else None
+        if name in PASS_THROUGH:
+            flat.update({f"{name}.{key}": inner for key, inner in (value or {}).items()})
+        else:
+            flat[name] = value
+    # a section given with all its defaults differs from no section at all
+    flat["training.lora"] = config.training.lora is not None
+    flat["evaluation"] = config.evaluation is not None
+    return flat
+
+
+def tag_of(name: str) -> Tag:
+    """The tag of a dotted setting, pass-through keys included."""
+    for prefix, resources in PASS_THROUGH.items():
+        if name.startswith(prefix + "."):
+            return "resource" if name.removeprefix(prefix + ".") in resources else "identity"
+    for known, field in fields():
+        if known == name:
+            return field.json_schema_extra["tag"]  # type: ignore[no-any-return]
+    assert name in ("training.lora", "evaluation"), name
+    return "identity"
+
+
+def changes(before: Config, after: Config) -> list[Change]:
+    """Settings whose values differ, in the schema's order."""
+    old, new = flatten(before), flatten(after)
+    names = [*old, *(name for name in new if name not in old)]
+    return [
+        Change(name, old.get(name), new.get(name), tag_of(name)) for name in names if old.get(name) != new.get(name)
+    ]
+
+
+def identity_document(config: Config) -> dict[str, Any]:
+    """The part of the configuration that makes a run the run it is (places apart: their content digests stand for them)."""
+    return {name: value for name, value in flatten(config).items() if tag_of(name) == "identity"}

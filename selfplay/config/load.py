@@ -1,0 +1,141 @@
+"""From a YAML file and `key=value` overrides to a `Config`: errors name the field, the value, the rule and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from selfplay.config.schema import Config
+from selfplay.config.strict_yaml import parse
+from selfplay.errors import ConfigError
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read, override, validate, and make the places in it absolute. Raises ConfigError."""
+    if not path.is_file():
+        hint = "Give the path of a YAML file; configs/ has examples and `selfplay quickstart --prepare-only` writes one."
+        raise ConfigError(f"no config file at {path}", hint)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}", "Save it as UTF-8.") from None
+    document = parse(text, str(path))
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds no settings", "It should begin like `policy: {model: ...}`.")
+    for override in overrides:
+        apply_override(document, override)
+    return absolute_places(validate(document, str(path)), path.resolve().parent)
+
+
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Set one `a.b.c=value` in place; the value is read as YAML."""
+    name, equals, value = override.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"`{override}` is not of the form key=value", "Write for example training.beta=0.2")
+    *parents, last = name.strip().split(".")
+    target = document
+    for parent in parents:
+        if target.get(parent) is None:
+            target[parent] = {}
+        target = target[parent]
+        if not isinstance(target, dict):
+            raise ConfigError(f"`{override}`: `{parent}` is a value, not a section", "See `selfplay config schema`.")
+    target[last] = parse(value, f"the override {name}")
+
+
+def validate(document: Mapping[str, Any], where: str) -> Config:
+    """A document as a Config; every problem of it in one ConfigError."""
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        problems = [_explain(item) for item in error.errors(include_url=False)]
+        raise ConfigError(
+            f"{where}: " + ("; ".join(problems) if len(problems) == 1 else "\n  - " + "\n  - ".join(problems)),
+            "`selfplay config schema` lists every setting.",
+        ) from None
+
+
+def _explain(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    name = ".".join(location)
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], _keys_at(location[:-1]), n=1, cutoff=0.5)
+        elsewhere = [key for key in setting_names() if key.split(".")[-1] == location[-1]]
+        advice = near[0] if near else (elsewhere[0] if elsewhere else "")
+        full = ".".join([*location[:-1], advice]) if near else advice
+        return f"unknown setting `{name}`" + (f": did you mean `{full}`?" if advice else "")
+    if kind == "missing":
+        return f"`{name}` is missing: it has no default"
+    message = item["msg"].removeprefix("Value error, ")
+    if kind == "value_error" and isinstance(item.get("input"), (dict, BaseModel)):
+        return f"{name}: {message}" if name else message
+    return f"`{name}` is {item.get('input')!r}: {message}"
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _keys_at(location: Sequence[str]) -> list[str]:
+    model: type[BaseModel] | None = Config
+    for part in location:
+        if model is None or part not in model.model_fields:
+            return []
+        model = _section(model.model_fields[part].annotation)
+    return list(model.model_fields) if model else []
+
+
+def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, pydantic field) of every setting that is no section, in order."""
+    for name, field in model.model_fields.items():
+        section = _section(field.annotation)
+        if section is None:
+            yield prefix + name, field
+        else:
+            yield from fields(section, f"{prefix}{name}.")
+
+
+def setting_names() -> list[str]:
+    """Dotted names of all settings."""
+    return [name for name, _ in fields()]
+
+
+PLACES = ("policy.model", "prompts.source", "reward.model", "reward.function", "evaluation.source", "evaluation.gold")
+
+
+def absolute_places(config: Config, base: Path) -> Config:
+    """Places that exist become absolute: looked for beside the config file first, then in the working directory. What exists
+    in neither is left as it stands (a hub name, an importable module)."""
+    document = config.model_dump()
+    for place in PLACES:
+        section, key = place.split(".")
+        if document[section] is None or document[section][key] is None:
+            continue
+        document[section][key] = _absolute(document[section][key], base, function=key in ("function", "gold"))
+    return Config.model_validate(document)
+
+
+def _absolute(value: str, base: Path, *, function: bool) -> str:
+    path, colon, name = value.rpartition(":") if function else (value, "", "")
+    if function and not path.endswith(".py"):
+        if "." in path:
+            return value  # a module inside a package is imported, not found as a file
+        path += ".py"
+    for folder in (base, Path.cwd()):
+        found = folder / Path(path).expanduser()
+        if found.is_file() or (not function and found.is_dir()):
+            return f"{found.resolve()}{colon}{name}"
+    return value
+
+
+def looks_like_path(value: str) -> bool:
+    """Whether a place that does not exist was meant as a path and not as a hub name (`org/name` or `name`)."""
+    return value.startswith((".", "/", "~")) or value.count("/") > 1 or value.endswith((".jsonl", ".json", ".csv", ".parquet", ".gz"))

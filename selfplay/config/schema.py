@@ -1,0 +1,273 @@
+"""The YAML schema of a run: frozen pydantic models, unknown keys forbidden, every field tagged (see tags.py).
+
+Defaults are the field's neutral values; what a recipe wants it says. A setting that does nothing in its combination is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from selfplay.config.tags import content, identity, resource, tagged
+
+Metric = Literal[
+    "random", "full", "explicit_margin", "implicit_margin_small", "implicit_margin_large", "alignment_potential"
+]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, unknown keys refused, no coercion of strings to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
+
+
+def _refuse(section: Section, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if name in section.model_fields_set and getattr(section, name) != type(section).model_fields[name].default:
+            raise ValueError(f"`{name}` {why}")
+
+
+class PolicyConfig(Section):
+    """The starting policy."""
+
+    model: str = content(..., "folder or hub name of the starting policy")
+    revision: str | None = identity(None, "hub revision; resolved to a commit and recorded")
+    dtype: Literal["auto", "float32", "bfloat16"] = identity(
+        "auto", "dtype of the engine: auto is float32 on a CPU, bfloat16 on a GPU; training keeps float32 weights"
+    )
+    chat_template: str | None = identity(
+        None, "none: the tokenizer's own; `none` (the word): a base model, prompts as plain text; else a Jinja template"
+    )
+    chat_template_kwargs: dict[str, Any] = identity({}, "passed to the chat template, as in {enable_thinking: false}")
+    system_prompt: str | None = identity(None, "put before every prompt that has no system message")
+    trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.trust_remote_code and not _is_commit(self.revision):
+            raise ValueError("trust_remote_code needs `revision` to be a full commit sha (40 hex digits)")
+        return self
+
+
+class PromptsConfig(Section):
+    """Where prompts come from."""
+
+    source: str = content(..., "JSONL, JSON, CSV or Parquet file, a save_to_disk folder, or a hub dataset name")
+    split: str | None = identity(None, "split of a hub dataset (required there)")
+    subset: str | None = identity(None, "subset of a hub dataset")
+    revision: str | None = identity(None, "revision of a hub dataset")
+    column: str = identity("prompt", "column that holds the prompt: text or chat messages")
+    id_column: str | None = identity(None, "column with unique ids; without it ids are hashes of the messages")
+    per_round: int = identity(..., "prompts a round", ge=1)
+    order: Literal["fresh", "same"] = identity(
+        "fresh", "fresh: disjoint slices round by round; same: one slice for all"
+    )
+
+
+class SamplingConfig(Section):
+    """How responses are sampled; unset fields are vLLM's neutral values, never the model's generation_config."""
+
+    num_responses: int = identity(5, "responses for each prompt", ge=1, le=1024)
+    temperature: float = identity(1.0, "sampling temperature", gt=0)
+    top_p: float = identity(1.0, "nucleus", gt=0, le=1)
+    top_k: int = identity(0, "0: off", ge=0)
+    min_p: float = identity(0.0, "0: off", ge=0, le=1)
+    repetition_penalty: float = identity(1.0, "1: off", gt=0)
+    presence_penalty: float = identity(0.0, "0: off")
+    frequency_penalty: float = identity(0.0, "0: off")
+    max_tokens: int = identity(..., "longest response, in tokens", ge=1)
+    shard_size: int = identity(64, "prompts in a shard, the unit that is kept when a run is killed", ge=1)
+    engine: dict[str, Any] = identity({}, "passed through to vLLM's engine")
+
+
+class RewardConfig(Section):
+    """What labels the responses: a reward model or a Python function."""
+
+    model: str | None = content(None, "folder or hub name of a sequence-classification reward model with one label")
+    function: str | None = content(None, "module:function or file.py:function")
+    revision: str | None = identity(None, "hub revision of the model; resolved and recorded")
+    sees: Literal["final", "full"] = identity("final", "final: without the thinking part; full: everything")
+    max_length: int | None = identity(None, "longest conversation in tokens; the model's own limit if not set", ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = identity("auto", "auto: float32 on a CPU, bfloat16 on a GPU")
+    batched: bool = identity(False, "the function takes lists and returns a list")
+    max_failed: float = identity(0.1, "stop when more than this fraction of a shard fails", ge=0, le=1)
+    batch_tokens: int = resource(16384, "tokens in a padded batch of the model", ge=1)
+    trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.model is None) == (self.function is None):
+            raise ValueError("give exactly one of `model` and `function`")
+        if self.function is not None:
+            _refuse(self, ("revision", "sees", "max_length", "dtype", "trust_remote_code"), "goes with reward.model")
+        elif self.batched:
+            raise ValueError("`batched` goes with reward.function")
+        if self.trust_remote_code and not _is_commit(self.revision):
+            raise ValueError("trust_remote_code needs `revision` to be a full commit sha (40 hex digits)")
+        return self
+
+
+class PairsConfig(Section):
+    """How pairs are built from the responses of a prompt."""
+
+    build: Literal["best_worst"] = identity("best_worst", "chosen: highest reward, rejected: lowest")
+
+
+class SelectionConfig(Section):
+    """Which pairs are kept."""
+
+    metric: Metric = identity("alignment_potential", "what ranks the pairs")
+    weight: float = identity(1.0, "weight of the implicit margin in the alignment potential", ge=0)
+    form: Literal["simpo", "dpo"] = identity(
+        "simpo", "implicit margin: difference of mean log-probs (simpo) or beta times log-ratio difference (dpo)"
+    )
+    standardize: bool = identity(True, "z-score both margins over the pool")
+    beta: float | None = identity(None, "beta of the dpo form; training.beta if not set", gt=0)
+    keep: float | int = identity(1.0, "fraction (0.4) or number (500) of the ranked pairs")
+    first_round_metric: Metric | None = identity(
+        None, "what ranks in round 1 when the dpo form is not defined there (policy = reference = initial)"
+    )
+
+    @model_validator(mode="after")
+    def _keep_range(self) -> Self:
+        if isinstance(self.keep, bool) or self.keep <= 0:
+            raise ValueError("`keep` is a fraction above 0 up to 1.0, or a number of pairs")
+        if isinstance(self.keep, float) and self.keep > 1 and not self.keep.is_integer():
+            raise ValueError(f"`keep: {self.keep}` is neither a fraction up to 1.0 nor a whole number of pairs")
+        if isinstance(self.keep, int) and self.keep == 1:
+            raise ValueError("`keep: 1` may mean one pair or all: write 1.0 for all pairs")
+        if self.form == "simpo":
+            _refuse(self, ("beta", "first_round_metric"), "goes with form: dpo")
+        if self.metric == "full" and self.keep != 1.0:
+            raise ValueError("metric: full keeps every pair: leave `keep` out, or choose another metric")
+        return self
+
+
+class LoraConfig(Section):
+    """Low-rank adapters; they are merged in float32 into each round's policy."""
+
+    r: int = identity(16, "rank", ge=1)
+    alpha: float = identity(32.0, "scale", gt=0)
+    dropout: float = identity(0.0, "dropout of the adapter's input", ge=0, lt=1)
+    target_modules: str | list[str] = identity("all-linear", "as in peft")
+
+
+class TrainingConfig(Section):
+    """One round of preference training."""
+
+    loss: Literal["dpo", "simpo"] = identity("dpo", "preference loss")
+    start: Literal["previous", "initial"] = identity("previous", "policy that is trained")
+    reference: Literal["previous", "initial"] = identity("previous", "previous: the policy that sampled; initial: round 0")
+    data: Literal["latest", "accumulated"] = identity("latest", "kept pairs of this round, or of all rounds")
+    beta: float = identity(..., "strength of the preference loss", gt=0)
+    simpo_gamma_beta_ratio: float | None = identity(None, "target margin of SimPO over beta", ge=0)
+    learning_rate: float = identity(..., "peak learning rate of AdamW", gt=0)
+    epochs: int = identity(1, "passes over the kept pairs", ge=1)
+    batch_size: int = identity(..., "pairs in an optimizer step, over all devices", ge=1)
+    micro_batch_size: int | None = resource(None, "pairs in one forward pass; batch_size if not set", ge=1)
+    max_length: int | None = identity(None, "longest prompt + response in tokens; the context if not set", ge=2)
+    warmup_ratio: float = identity(0.1, "fraction of the steps that warm up", ge=0, lt=1)
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = identity("cosine", "learning-rate schedule")
+    precision: Literal["auto", "float32", "bf16"] = identity(
+        "auto", "autocast of the forward pass (auto: float32 on a CPU, bf16 on a GPU); weights stay float32"
+    )
+    gradient_checkpointing: bool = resource(False, "less memory for about a third more time")
+    checkpoint_every: int = resource(0, "optimizer steps between trainer checkpoints; 0: none inside a round", ge=0)
+    lora: LoraConfig | None = identity(None, "train adapters instead of all weights")
+    trl: dict[str, Any] = identity({}, "passed through to TRL's config")
+
+    @model_validator(mode="after")
+    def _combination(self) -> Self:
+        if self.loss == "simpo":
+            _refuse(self, ("reference",), "does nothing with loss: simpo, which has no reference")
+            if self.simpo_gamma_beta_ratio is None:
+                raise ValueError("loss: simpo needs `simpo_gamma_beta_ratio` (0.3 to 0.5 in published recipes)")
+        elif self.simpo_gamma_beta_ratio is not None:
+            raise ValueError("`simpo_gamma_beta_ratio` goes with loss: simpo")
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation of the policy after every round."""
+
+    source: str = content(..., "prompts held out from training, in any form that prompts.source takes")
+    split: str | None = identity(None, "split of a hub dataset (required there)")
+    subset: str | None = identity(None, "subset of a hub dataset")
+    revision: str | None = identity(None, "revision of a hub dataset")
+    column: str = identity("prompt", "column that holds the prompt")
+    id_column: str | None = identity(None, "column with unique ids")
+    num_prompts: int | None = identity(None, "how many of them, chosen by the seed; all if not set", ge=1)
+    num_responses: int = identity(1, "sampled responses for each prompt", ge=1)
+    greedy: bool = identity(True, "one greedy response for each prompt as well")
+    max_tokens: int | None = identity(None, "longest response; sampling.max_tokens if not set", ge=1)
+    gold: str | None = content(None, "module:function of a judge that is never trained on")
+
+
+class RoleConfig(Section):
+    """Worker processes of one kind."""
+
+    replicas: int = resource(1, "worker processes", ge=1)
+    num_cpus: float = resource(0, "CPUs that Ray reserves for each; 0: workers take turns on the same cores", ge=0)
+    num_gpus: float | None = resource(None, "GPUs that Ray reserves for each; not set: what the machine has is shared", ge=0)
+    threads: int = resource(1, "threads of one process", ge=1)
+    resources: dict[str, float] = resource({}, "custom Ray resources for each")
+
+
+class ClusterConfig(Section):
+    """Where the work runs."""
+
+    address: str | None = resource(None, "address of a Ray cluster; not set: a local one is started")
+    sampler: RoleConfig = resource(RoleConfig(), "vLLM engines")
+    scorer: RoleConfig = resource(RoleConfig(), "reward models and functions")
+    logprobs: RoleConfig = resource(RoleConfig(), "teacher-forced log-probs")
+    trainer: RoleConfig = resource(RoleConfig(), "the trainer (one process)")
+    retries: int = resource(2, "times a worker that died is replaced in one stage", ge=0)
+    start_timeout: float = resource(300.0, "seconds a worker may take to start", gt=0)
+
+    @model_validator(mode="after")
+    def _one_trainer(self) -> Self:
+        if self.trainer.replicas != 1:
+            raise ValueError("training runs in one process: trainer.replicas is 1")
+        return self
+
+
+class Config(Section):
+    """A whole run."""
+
+    policy: PolicyConfig = identity(..., "the starting policy")
+    prompts: PromptsConfig = identity(..., "where prompts come from")
+    sampling: SamplingConfig = identity(..., "how responses are sampled")
+    reward: RewardConfig = identity(..., "what labels the responses")
+    pairs: PairsConfig = identity(PairsConfig(), "how pairs are built")
+    selection: SelectionConfig = identity(SelectionConfig(), "which pairs are kept")
+    training: TrainingConfig = identity(..., "one round of preference training")
+    evaluation: EvaluationConfig | None = identity(None, "held-out evaluation")
+    cluster: ClusterConfig = resource(ClusterConfig(), "where the work runs")
+    rounds: int = tagged("extendable", ..., "rounds to run", ge=1)
+    seed: int = identity(0, "seed of everything that is random", ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.selection.form == "dpo":
+            if self.training.loss == "simpo" or self.training.reference == "previous":
+                raise ValueError(
+                    "selection.form: dpo needs a reference that differs from the policy: with the reference reset to the "
+                    "policy every implicit margin is 0. Use form: simpo, or training.reference: initial"
+                )
+            if self.selection.first_round_metric is None:
+                raise ValueError(
+                    "selection.form: dpo is not defined in round 1, where policy and reference are both the initial "
+                    "policy: say what ranks there with selection.first_round_metric (explicit_margin, random, ...)"
+                )
+            if self.training.start == "initial":
+                raise ValueError("selection.form: dpo with training.start: initial and reference: initial is always 0")
+        if self.sampling.num_responses < 2:
+            raise ValueError("sampling.num_responses must be 2 or more: a pair takes two responses")
+        return self

@@ -1,0 +1,53 @@
+"""What a change of a setting means for a run that has begun: the tag every config field carries.
+
+identity    the run is another run with another value: refused on resume, a fork is offered
+content     a place (file, folder, hub name, function): may move, but its content digest is identity
+extendable  may grow on resume
+resource    devices, batch splits, budgets: may change freely, results do not depend on it
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+Tag = Literal["identity", "content", "extendable", "resource"]
+
+# Engine keys that change where and how fast vLLM works, not what it answers. Any other pass-through key is identity.
+ENGINE_RESOURCES = frozenset(
+    {
+        "block_size",
+        "cpu_offload_gb",
+        "disable_log_stats",
+        "distributed_executor_backend",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "pipeline_parallel_size",
+        "tensor_parallel_size",
+    }
+)
+TRL_RESOURCES = frozenset({"dataloader_num_workers", "dataloader_pin_memory", "gradient_checkpointing_kwargs"})
+
+
+def tagged(tag: Tag, default: Any, description: str, **constraints: Any) -> Any:
+    """A pydantic field with its tag; `...` as the default makes it required."""
+    return Field(default, description=description, json_schema_extra={"tag": tag}, **constraints)
+
+
+def identity(default: Any, description: str, **constraints: Any) -> Any:
+    """See the module's docstring."""
+    return tagged("identity", default, description, **constraints)
+
+
+def content(default: Any, description: str, **constraints: Any) -> Any:
+    """See the module's docstring."""
+    return tagged("content", default, description, **constraints)
+
+
+def resource(default: Any, description: str, **constraints: Any) -> Any:
+    """See the module's docstring."""
+    return tagged("resource", default, description, **constraints)

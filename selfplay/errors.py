@@ -1,0 +1,85 @@
+"""The one exception hierarchy.
+
+Every error that a user can meet derives from `SelfplayError`: it carries the message, a hint that says what to do, and the
+exit code of the command that ends with it. All of them pickle (they cross Ray's process boundary).
+"""
+
+from __future__ import annotations
+
+
+class SelfplayError(Exception):
+    """Base of all errors shown to a user. `hint` is the way out, one or two sentences."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type[SelfplayError], tuple[str, str]]:
+        return (type(self), (self.message, self.hint))
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  -> {self.hint}" if self.hint else self.message
+
+
+class ConfigError(SelfplayError):
+    """A setting, a command line or an input file that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(ConfigError):
+    """An input file whose rows cannot be used; the message names file and row."""
+
+
+class ModelError(ConfigError):
+    """A model folder that is missing, incomplete or of the wrong kind."""
+
+
+class ResourceError(SelfplayError):
+    """The machine or cluster lacks what the run asks for (memory, disk, devices)."""
+
+
+class LockedError(SelfplayError):
+    """Another driver holds the run."""
+
+    exit_code = 3
+
+
+class DriftError(SelfplayError):
+    """The configuration or an input's content differs from what the run was started with."""
+
+    exit_code = 4
+
+
+class CorruptionError(SelfplayError):
+    """A committed file is not what its commit says."""
+
+    exit_code = 5
+
+
+class BackendError(SelfplayError):
+    """A sampler, reward model or trainer failed; the message names it and its last words."""
+
+
+class WeightChangeError(BackendError):
+    """An engine could not take over new weights, or did not pass the canary after it."""
+
+
+class EmptyRoundsError(SelfplayError):
+    """Two rounds in a row kept no pair."""
+
+
+class Interrupted(SelfplayError):
+    """The run was asked to stop and did so at a safe point."""
+
+    exit_code = 130
+
+    def __init__(self, message: str, hint: str = "", exit_code: int = 130) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[type[SelfplayError], tuple]:  # type: ignore[type-arg]
+        return (type(self), (self.message, self.hint, self.exit_code))

@@ -1,0 +1,72 @@
+"""The recipe of the small world: how its two models are made, and the settings of the run that starts from them.
+
+The one place for these numbers: `world.py` writes `config.yaml` from here and passes the sizes to the process that trains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large the world is and how long its models are trained. Counts; a step is one optimizer step."""
+
+    vocabulary: int = 1024
+    hidden: int = 128
+    layers: int = 2
+    heads: int = 4
+    feed_forward: int = 256
+    context: int = 2048
+    fine_tuning_steps: int = 2000
+    fine_tuning_batch: int = 16
+    fine_tuning_learning_rate: float = 3e-3
+    curve_points: int = 8
+    curve_prompts: int = 200
+    reward_pairs: int = 5000
+    reward_held_out_pairs: int = 500
+    reward_batch: int = 32
+    reward_learning_rate: float = 1e-3
+    max_response_tokens: int = 64
+    prompts: int = 4096
+    eval_prompts: int = 512
+
+
+TINY = Sizes(
+    vocabulary=400, hidden=32, layers=1, heads=2, feed_forward=64, fine_tuning_steps=20, fine_tuning_batch=8, curve_points=1,
+    curve_prompts=8, reward_pairs=32, reward_held_out_pairs=16, reward_batch=8, max_response_tokens=8, prompts=64, eval_prompts=16,
+)  # fmt: skip
+"""A world that is made in seconds and answers nonsense: for tests of the machinery around it."""
+
+
+def run_config(seed: int) -> dict[str, Any]:
+    """The configuration of the quickstart's run, as `config.yaml` holds it. Paths are relative to the world's folder."""
+    return {
+        "policy": {"model": "policy"},
+        "prompts": {"source": "prompts.jsonl", "column": "prompt", "per_round": 256},
+        "sampling": {"num_responses": 5, "temperature": 0.8, "top_p": 0.95, "max_tokens": 64},
+        "reward": {"model": "reward_model"},
+        "pairs": {"build": "best_worst"},
+        "selection": {"metric": "alignment_potential", "weight": 2.5, "keep": 0.4},
+        "training": {
+            "loss": "dpo",
+            "start": "previous",
+            "reference": "previous",
+            "data": "latest",
+            "beta": 0.1,
+            "learning_rate": 1.0e-4,
+            "epochs": 3,
+            "batch_size": 16,
+        },
+        "evaluation": {
+            "source": "eval_prompts.jsonl",
+            "column": "prompt",
+            "num_prompts": 256,
+            "num_responses": 2,
+            "greedy": True,
+            "gold": "selfplay.quickstart.tasks:gold",
+        },
+        "rounds": 3,
+        "seed": seed,
+    }

@@ -1,0 +1,187 @@
+"""The typed records that pass between stages, and their Arrow schemas.
+
+One frozen dataclass per table; `schema(cls)` is its Arrow schema, `to_table(cls, rows)` and `from_table(cls, table)` convert.
+Null is allowed only where the annotation says `| None`. Token ids, not text, are what sampler, log-probs and trainer exchange.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import pyarrow as pa
+
+
+class Message(TypedDict):
+    """One chat message: {"role": "user", "content": "Say hello."}"""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of one round (stage *prompts*); a row with a `drop_reason` is not sampled from.
+
+    Example: Prompt("9f2c...", 1, "train.jsonl", 17, [{"role": "user", "content": "Say hello."}], [1, 52, 9], 3, "{}", None)
+    """
+
+    prompt_id: str
+    round: int
+    source_file: str
+    source_row: int
+    messages: list[Message]
+    prompt_token_ids: list[int]
+    num_prompt_tokens: int
+    columns_json: str
+    drop_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One sampled response (stage *sample*). `token_ids` ends with the sampled end token when `finish_reason` is "stop".
+
+    Example: Response("9f2c...-r001-0", "9f2c...", 1, 0, 123456, [7, 8, 2], 3, "hello", "stop")
+    """
+
+    response_id: str
+    prompt_id: str
+    round: int
+    response_index: int
+    seed: int
+    token_ids: list[int]
+    num_tokens: int
+    text: str
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """The reward of one response (stage *score*): null with a `drop_reason` when it could not be scored.
+
+    Example: Reward("9f2c...-r001-0", 0.73, None, None)
+    """
+
+    response_id: str
+    reward: float | None
+    gold_reward: float | None = None
+    drop_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """A response that is in no pair, and why (stage *pair*). Example: Unused("9f2c...-r001-3", "not_extreme")"""
+
+    response_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Teacher-forced log-probs of one response (stage *logprobs*): sums over its tokens at temperature 1, natural log, the
+    sampled end token included. `reference_logp` is null when the reference is the policy itself only if it was not asked for.
+
+    Example: Logprobs("9f2c...-r001-0", -12.5, -12.5, 3)
+    """
+
+    response_id: str
+    policy_logp: float
+    reference_logp: float | None
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One preference pair with everything that ranked it (stage *select*); see docs/data.md for each column.
+
+    Example: Pair("9f2c...-r001-0-3", 1, "9f2c...", [user], [assistant], [assistant], "...-0", "...-3", 0.9, 0.1, 0.8, ...)
+    """
+
+    pair_id: str
+    round: int
+    prompt_id: str
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    chosen_response_id: str
+    rejected_response_id: str
+    reward_chosen: float
+    reward_rejected: float
+    explicit_margin: float
+    policy_logp_chosen: float | None = None
+    policy_logp_rejected: float | None = None
+    reference_logp_chosen: float | None = None
+    reference_logp_rejected: float | None = None
+    num_tokens_chosen: int = 0
+    num_tokens_rejected: int = 0
+    implicit_margin: float | None = None
+    alignment_potential: float | None = None
+    metric_value: float | None = None
+    rank: int | None = None
+    kept: bool = False
+    drop_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResponse:
+    """One response of the held-out evaluation (stage *evaluate*), `mode` is "sampled" or "greedy".
+
+    Example: EvaluationResponse("9f2c...-e001-s0", "9f2c...", 1, "sampled", 0, 123456, [7, 2], 2, "hello", "stop", .7, .9, None)
+    """
+
+    response_id: str
+    prompt_id: str
+    round: int
+    mode: str
+    response_index: int
+    seed: int
+    token_ids: list[int]
+    num_tokens: int
+    text: str
+    finish_reason: str
+    reward: float | None = None
+    gold_reward: float | None = None
+    drop_reason: str | None = None
+
+
+_MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
+_ARROW: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    list[int]: pa.list_(pa.int32()),
+    list[Message]: _MESSAGES,
+}
+
+
+@functools.cache
+def schema(record: type) -> pa.Schema:
+    """Arrow schema of a record class: one field per dataclass field, nullable only where the annotation says `| None`."""
+    hints = typing.get_type_hints(record)
+    fields = []
+    for field in dataclasses.fields(record):
+        hint = hints[field.name]
+        members = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        nullable = type(None) in typing.get_args(hint)
+        fields.append(pa.field(field.name, _ARROW[members[0] if nullable else hint], nullable=nullable))
+    return pa.schema(fields)
+
+
+def to_table(record: type, rows: Iterable[Any]) -> pa.Table:
+    """Rows of one record class as an Arrow table with its schema (also when there is no row)."""
+    rows = list(rows)
+    shape = schema(record)
+    columns = [pa.array([getattr(row, field.name) for row in rows], type=field.type) for field in shape]
+    return pa.Table.from_arrays(columns, schema=shape)
+
+
+def from_table(record: type, table: pa.Table) -> list[Any]:
+    """The rows of a table as records; columns that the record does not know (parts of a reward) are left out."""
+    names = [field.name for field in dataclasses.fields(record)]
+    columns = [table.column(name).to_pylist() for name in names]
+    return [record(*values) for values in zip(*columns, strict=True)]

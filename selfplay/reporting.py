@@ -1,0 +1,149 @@
+"""What a run says while it works: to people on stderr (bars on a terminal, a line a minute without one) and to the attempt's log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TextIO
+
+from selfplay.store.run import now
+
+LINE_EVERY = 60.0
+
+
+class Reporter:
+    """See stages.context.Reporter. Without a log file (before an attempt begins) it only speaks to people."""
+
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._quiet = quiet
+        self._terminal = self._stream.isatty() and not quiet
+        self._log: IO[str] | None = None
+        self._events: IO[str] | None = None
+        self._title = ""
+        self._unit = ""
+        self._total = self._done = self._adopted = 0
+        self._started = self._shown = 0.0
+        self._note = ""
+
+    def open_log(self, log: Path, events: Path) -> None:
+        """Write to an attempt's log from here on."""
+        # append-only diagnostics, not a record anything depends on
+        self._log = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._events = open(events, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+
+    @contextlib.contextmanager
+    def speaking_to(self, stream: TextIO) -> Iterator[None]:
+        """Speak on another stream for a while (the real stderr, while the process's own goes to a log)."""
+        before, self._stream = self._stream, stream
+        try:
+            yield
+        finally:
+            self._stream = before
+
+    def log(self, text: str) -> None:
+        """To the log only."""
+        if self._log is not None:
+            self._log.write(f"{now()} {text.rstrip()}\n")
+
+    def event(self, kind: str, **fields: object) -> None:
+        """One line of events.jsonl."""
+        if self._events is not None:
+            self._events.write(json.dumps({"time": now(), "event": kind, **fields}) + "\n")
+
+    def say(self, message: str) -> None:
+        """One line for people, and in the log."""
+        self.log(message)
+        self.event("message", text=message)
+        if not self._quiet:
+            self._clear()
+            self._stream.write(message + "\n")
+            self._stream.flush()
+
+    def stage(self, round_number: int, stage: str) -> None:
+        """A stage begins."""
+        self.log(f"round {round_number} {stage} begins")
+        self.event("stage", round=round_number, stage=stage)
+        if not self._quiet and not self._terminal:
+            self._stream.write(f"round {round_number} {stage}\n")
+            self._stream.flush()
+
+    def begin(self, title: str, total: int, done: int, unit: str) -> None:
+        """See stages.context.Reporter."""
+        self._title, self._total, self._done, self._unit, self._note = title, total, done, unit, ""
+        self._adopted = done
+        self._started = self._shown = time.monotonic()
+        self._draw()
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """See stages.context.Reporter."""
+        self._done += amount
+        self._note = note
+        self.event("progress", title=self._title, done=self._done, total=self._total)
+        if self._terminal:
+            self._draw()
+        elif not self._quiet and time.monotonic() - self._shown >= LINE_EVERY:
+            self._shown = time.monotonic()
+            self._stream.write(self._line() + "\n")
+            self._stream.flush()
+
+    def end(self) -> None:
+        """See stages.context.Reporter."""
+        self.log(self._line())
+        if self._terminal:
+            self._clear()
+            self._stream.write(self._line() + "\n")
+            self._stream.flush()
+        self._title = ""
+
+    def _line(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        rate = (self._done - self._adopted) / seconds
+        left = (self._total - self._done) / rate if rate > 0 and self._done < self._total else 0
+        parts = [f"{self._title}: {self._done}/{self._total} {self._unit}"]
+        if rate > 0:
+            parts.append(f"{rate:.1f}/s")
+        parts.append(f"{left:.0f} s left" if left else f"{seconds:.1f} s")
+        if self._note:
+            parts.append(self._note)
+        return ", ".join(parts)
+
+    def _draw(self) -> None:
+        if self._terminal:
+            width = 24
+            filled = round(width * self._done / self._total) if self._total else width
+            self._stream.write(f"\r\x1b[2K{'#' * filled}{'.' * (width - filled)} {self._line()}")
+            self._stream.flush()
+
+    def _clear(self) -> None:
+        if self._terminal:
+            self._stream.write("\r\x1b[2K")
+
+
+@contextlib.contextmanager
+def libraries_to(log: Path) -> Iterator[TextIO]:
+    """File descriptors 1 and 2 go to `log` while this is open (libraries, Ray's own threads and C code write there); yields a
+    stream on the real stderr for people."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    real_out, real_err = os.dup(1), os.dup(2)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    people = os.fdopen(os.dup(real_err), "w", buffering=1, encoding="utf-8", errors="replace")
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    try:
+        yield people
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(real_out, 1)
+        os.dup2(real_err, 2)
+        for descriptor in (real_out, real_err, target):
+            os.close(descriptor)
+        people.close()

@@ -1,0 +1,120 @@
+"""Explicit and implicit reward margins, and the alignment potential of a pair.
+
+Source: Huang et al., "Larger or Smaller Reward Margins to Select Preferences for LLM Alignment?", ICML 2025
+(arXiv 2503.01864), and the authors' released code, which ranks by z(R) - w z(|L|) with the SimPO-form L.
+Departures: means and standard deviations are taken over pairs that can be ranked at all (ties, identical and
+non-finite pairs left out), and a column without spread counts as zero instead of dividing by zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfplay.selection.arrays import Bools, Floats, Ints
+
+# A standard deviation below this share of the largest magnitude is rounding noise: a column of equal values has one
+# of about 1e-16, and dividing by it would turn the noise into z-scores of order one.
+NOISE = 1e-12
+
+
+def explicit_margin(reward_chosen_P: Floats, reward_rejected_P: Floats) -> Floats:
+    """R = r(x, y_w) - r(x, y_l), in the reward's unit. Not negative for best-versus-worst pairs."""
+    return reward_chosen_P - reward_rejected_P
+
+
+def simpo_margin(
+    policy_logp_chosen_P: Floats, policy_logp_rejected_P: Floats, num_tokens_chosen_P: Ints, num_tokens_rejected_P: Ints
+) -> Floats:
+    """Signed implicit margin, SimPO form: difference of mean log-probs (nats per token; no beta, no reference).
+
+    Log-probs are sums over the response's tokens; a response without tokens makes the margin non-finite.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        margin_P: Floats = policy_logp_chosen_P / num_tokens_chosen_P - policy_logp_rejected_P / num_tokens_rejected_P
+    return margin_P
+
+
+def dpo_margin(
+    policy_logp_chosen_P: Floats,
+    policy_logp_rejected_P: Floats,
+    reference_logp_chosen_P: Floats,
+    reference_logp_rejected_P: Floats,
+    beta: float,
+) -> Floats:
+    """Signed implicit margin, DPO form: beta times the difference of log-ratios to the reference (nats, summed)."""
+    ratio_chosen_P = policy_logp_chosen_P - reference_logp_chosen_P
+    ratio_rejected_P = policy_logp_rejected_P - reference_logp_rejected_P
+    return beta * (ratio_chosen_P - ratio_rejected_P)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and population standard deviation of a column over a pool; `std` is 0 where there is nothing but noise."""
+
+    mean: float
+    std: float
+
+
+def spread(values_P: Floats) -> Spread:
+    """Mean and population standard deviation (ddof 0) of finite values; zeros for an empty pool.
+
+    The values are summed in sorted order, so that the result, and with it the last bit of every z-score, does not
+    depend on the order of rows.
+    """
+    if not len(values_P):
+        return Spread(0.0, 0.0)
+    ordered_P = np.sort(values_P)
+    largest = max(abs(float(ordered_P[0])), abs(float(ordered_P[-1])))
+    mean, std = float(ordered_P.mean()), float(ordered_P.std())
+    return Spread(mean, std if std > NOISE * largest else 0.0)
+
+
+def z_scores(values_P: Floats, over: Spread) -> Floats:
+    """(value - mean) / std; zeros where the pool has no spread (non-finite values stay non-finite)."""
+    return (values_P - over.mean) / over.std if over.std > 0 else 0.0 * values_P
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentPotential:
+    """Alignment potential of P pairs and the numbers behind it, to be recorded with the pairs.
+
+    Statistics are over the `num_pool` pairs of the pool; `implicit` is of the absolute implicit margin.
+    `effective_beta` is the b for which ranking by R - b |L| is the same ranking: w std(R) / std(|L|) when
+    standardised, w when raw. It depends on the pool; None where either column has no spread, since the other one
+    then ranks alone (or nothing does).
+    """
+
+    values_P: Floats
+    num_pool: int
+    explicit: Spread
+    implicit: Spread
+    effective_beta: float | None
+
+
+def alignment_potential(
+    explicit_margin_P: Floats,
+    implicit_margin_P: Floats,
+    pool_P: Bools,
+    *,
+    weight: float = 1.0,
+    standardize: bool = True,
+) -> AlignmentPotential:
+    """Alignment potential: z(R) - weight z(|L|) when standardised (the released code's rule), else |R| - weight |L|.
+
+    z-scores use means and standard deviations over the pairs of `pool_P` with two finite margins; the pairs outside
+    the pool get their value by the same numbers. Non-finite margins give non-finite values.
+    """
+    size_P = np.abs(implicit_margin_P)
+    pool_P = pool_P & np.isfinite(explicit_margin_P) & np.isfinite(implicit_margin_P)
+    explicit, implicit = spread(explicit_margin_P[pool_P]), spread(size_P[pool_P])
+    with np.errstate(invalid="ignore"):
+        if standardize:
+            values_P = z_scores(explicit_margin_P, explicit) - weight * z_scores(size_P, implicit)
+            flat = explicit.std == 0 or implicit.std == 0
+            effective_beta = None if flat else weight * explicit.std / implicit.std
+        else:
+            values_P = np.abs(explicit_margin_P) - weight * size_P
+            effective_beta = weight
+    return AlignmentPotential(values_P, int(pool_P.sum()), explicit, implicit, effective_beta)

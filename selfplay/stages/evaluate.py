@@ -1,0 +1,120 @@
+"""Stage *evaluate*: the policy after a round on held-out prompts, with the same prompts and seeds every round.
+
+The engine takes over the new weights here first, which is also the proof that they load; without an `evaluation` section that
+is all that happens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from selfplay.protocols import SamplingSettings
+from selfplay.records import EvaluationResponse, Prompt, schema
+from selfplay.stages.context import Context, cut, derive_seed, run_shards
+from selfplay.stages.evaluation_metrics import summarize
+from selfplay.stages.prompts import admitted
+from selfplay.stages.sample import policy_reads, requests, sampling_settings
+from selfplay.stages.score import check_failures, judged, score_items
+
+MODES = ("sampled", "greedy")
+
+
+def run(context: Context, round_number: int) -> None:
+    """Write the evaluation table and metrics of the policy after a round."""
+    started = time.monotonic()
+    reads = [(0, "prompts"), *policy_reads(round_number)]
+    if round_number > 0:
+        reads += [(number, "evaluate") for number in sorted({0, round_number - 1})]
+    writer = context.writer(round_number, "evaluate", reads)
+    changes = context.serve(round_number)
+    prompts = {prompt.prompt_id: prompt for prompt in admitted(context, 0)}
+    shards = cut(list(prompts.values()), context.config.sampling.shard_size)
+    for mode in _modes(context):
+        settings = _settings(context, mode)
+        run_shards(
+            context, writer, context.workers.sampler, "sample", shards,
+            lambda shard, settings=settings: (requests(context, shard, "evaluation"), settings),  # type: ignore[misc]
+            lambda _, table, mode=mode: _sampled(table, round_number, mode),  # type: ignore[misc]
+            title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}",
+        )  # fmt: skip
+    rows = [
+        row
+        for mode in _modes(context)
+        for index in sorted(writer.shards(f".{mode}"))
+        for row in writer.read_shard(index, f".{mode}").to_pylist()
+    ]
+    _score(context, writer, round_number, cut(rows, 4 * context.config.sampling.shard_size), prompts)
+    table = pa.concat_tables([writer.read_shard(index) for index in sorted(writer.shards())])
+    metrics: dict[str, Any] = {"weight_changes": changes, "policy_digest": context.policy(round_number).digest}
+    if table.num_rows:
+        seed = derive_seed(context.config.seed, "bootstrap")
+        initial = context.store.table(0, "evaluate") if round_number > 0 else None
+        previous = context.store.table(round_number - 1, "evaluate") if round_number > 0 else None
+        metrics |= summarize(table, initial, previous, seed)
+    context.commit(writer, started, metrics)
+
+
+def _modes(context: Context) -> Sequence[str]:
+    evaluation = context.config.evaluation
+    if evaluation is None:
+        return ()
+    return MODES if evaluation.greedy else MODES[:1]
+
+
+def _settings(context: Context, mode: str) -> SamplingSettings:
+    evaluation = context.config.evaluation
+    assert evaluation is not None
+    settings = sampling_settings(context)
+    settings = replace(settings, max_tokens=evaluation.max_tokens or settings.max_tokens)
+    if mode == "greedy":
+        return replace(settings, num_responses=1, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+    return replace(settings, num_responses=evaluation.num_responses)
+
+
+def _sampled(table: pa.Table | None, round_number: int, mode: str) -> pa.Table:
+    shape = schema(EvaluationResponse)
+    if table is None:
+        return shape.empty_table()
+    count = table.num_rows
+    ids = [
+        f"{prompt_id}-e{round_number:03d}-{mode[0]}{index}"
+        for prompt_id, index in zip(table["prompt_id"].to_pylist(), table["response_index"].to_pylist(), strict=True)
+    ]
+    columns = {
+        "response_id": pa.array(ids, pa.string()),
+        "round": pa.array([round_number] * count, pa.int64()),
+        "mode": pa.array([mode] * count, pa.string()),
+        "reward": pa.nulls(count, pa.float64()),
+        "gold_reward": pa.nulls(count, pa.float64()),
+        "drop_reason": pa.nulls(count, pa.string()),
+    }
+    return pa.table({name: columns[name] if name in columns else table[name] for name in shape.names}).cast(shape)
+
+
+def _score(
+    context: Context, writer: Any, round_number: int, shards: Sequence[Sequence[dict[str, Any]]], prompts: dict[str, Prompt]
+) -> None:
+    def rewarded(index: int, scores: pa.Table | None) -> pa.Table:
+        shape = schema(EvaluationResponse)
+        table = pa.Table.from_pylist(list(shards[index]), schema=shape)
+        if scores is None:
+            return table
+        check_failures(context, scores)
+        gold = writer.read_shard(index, ".gold")["gold_reward"] if context.workers.gold else table["gold_reward"]
+        columns = {"reward": scores["reward"], "gold_reward": gold, "drop_reason": scores["drop_reason"]}
+        return pa.table({name: columns.get(name, table[name]) for name in shape.names}).cast(shape)
+
+    if context.workers.gold is not None:
+        run_shards(
+            context, writer, context.workers.gold, "score", shards, lambda shard: (score_items(shard, prompts),),
+            lambda _, table: judged(table), title=f"round {round_number} evaluate, gold", unit="responses", table=".gold",
+        )  # fmt: skip
+    run_shards(
+        context, writer, context.workers.scorer, "score", shards, lambda shard: (score_items(shard, prompts),),
+        rewarded, title=f"round {round_number} evaluate, reward", unit="responses",
+    )  # fmt: skip

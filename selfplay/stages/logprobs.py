@@ -1,0 +1,128 @@
+"""Stage *logprobs*: teacher-forced log-probs of the responses that are in a pair, under the policy about to be trained and under
+the reference; one pass where the two are the same weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from selfplay.protocols import LogprobItem
+from selfplay.records import Logprobs, schema
+from selfplay.stages.context import Context, Policy, cut, run_shards
+from selfplay.stages.pair import CANDIDATES
+from selfplay.stages.sample import policy_reads
+
+REFERENCE = ".reference"
+
+
+def run(context: Context, round_number: int) -> None:
+    """Write the log-probs table of a round: its candidates and, with accumulated data, the pairs kept in earlier rounds."""
+    started = time.monotonic()
+    policy, reference = trained_policy(context, round_number), reference_policy(context, round_number)
+    rounds = data_rounds(context, round_number)
+    reads = [(number, stage) for number in rounds for stage in ("prompts", "sample")]
+    reads += [(number, "select") for number in rounds if number != round_number]
+    reads += [(round_number, "pair"), *policy_reads(policy.round)]
+    if reference is not None:
+        reads += policy_reads(reference.round)
+    writer = context.writer(round_number, "logprobs", sorted(set(reads)))
+    shards = cut(_items(context, round_number, rounds), context.config.sampling.shard_size)
+    if reference is not None and reference.digest != policy.digest:
+        _forward(context, round_number, writer, reference, shards, REFERENCE)
+    other = reference is not None and reference.digest != policy.digest
+    run_shards(
+        context, writer, context.workers.logprobs, "logprobs", shards,
+        lambda shard: (policy.folder, policy.digest, list(shard)),
+        lambda index, table: _complete(
+            table, writer.read_shard(index, REFERENCE) if other else (table if reference is not None else None)
+        ),
+        title=f"round {round_number} logprobs", unit="responses",
+    )  # fmt: skip
+    context.workers.logprobs.everyone("release")
+    metrics = {
+        "num_responses": sum(len(shard) for shard in shards),
+        "policy_digest": policy.digest,
+        "reference_digest": reference.digest if reference else None,
+        "reference_is_policy": reference is not None and not other,
+    }
+    context.commit(writer, started, metrics)
+
+
+def trained_policy(context: Context, round_number: int) -> Policy:
+    """The policy that this round trains."""
+    return context.policy(round_number - 1 if context.config.training.start == "previous" else 0)
+
+
+def reference_policy(context: Context, round_number: int) -> Policy | None:
+    """The reference of this round's loss; None where the loss has none."""
+    training = context.config.training
+    if training.loss == "simpo":
+        return None
+    return context.policy(round_number - 1 if training.reference == "previous" else 0)
+
+
+def data_rounds(context: Context, round_number: int) -> list[int]:
+    """Rounds whose kept pairs this round trains on, this one last."""
+    first = 1 if context.config.training.data == "accumulated" else round_number
+    return list(range(first, round_number + 1))
+
+
+def _items(context: Context, round_number: int, rounds: Sequence[int]) -> list[LogprobItem]:
+    items = []
+    for number in rounds:
+        if number == round_number:
+            pairs = context.store.table(number, "pair", CANDIDATES)
+        else:
+            pairs = context.store.table(
+                number, "select", columns=["chosen_response_id", "rejected_response_id", "kept"]
+            )
+            pairs = pairs.filter(pairs["kept"])
+        wanted = {*pairs["chosen_response_id"].to_pylist(), *pairs["rejected_response_id"].to_pylist()}
+        tokens = dict(_two_columns(context, number, "prompts", "prompt_id", "prompt_token_ids"))
+        responses = context.store.table(number, "sample", columns=["response_id", "prompt_id", "token_ids"]).to_pylist()
+        items += [
+            LogprobItem(row["response_id"], tokens[row["prompt_id"]], row["token_ids"])
+            for row in responses
+            if row["response_id"] in wanted
+        ]
+    return sorted(items, key=lambda item: item.response_id)
+
+
+def _two_columns(context: Context, number: int, stage: str, key: str, value: str) -> zip:  # type: ignore[type-arg]
+    table = context.store.table(number, stage, columns=[key, value])
+    return zip(table[key].to_pylist(), table[value].to_pylist(), strict=True)
+
+
+def _forward(
+    context: Context, round_number: int, writer: object, model: Policy, shards: Sequence[Sequence[LogprobItem]], table: str
+) -> None:
+    run_shards(
+        context, writer, context.workers.logprobs, "logprobs", shards,  # type: ignore[arg-type]
+        lambda shard: (model.folder, model.digest, list(shard)),
+        lambda _, result: result if result is not None else _EMPTY,
+        title=f"round {round_number} reference logprobs", unit="responses", table=table,
+    )  # fmt: skip
+
+
+_EMPTY = pa.table(
+    {"response_id": pa.array([], pa.string()), "logp": pa.array([], pa.float64()), "num_tokens": pa.array([], pa.int64())}
+)
+
+
+def _complete(policy: pa.Table | None, reference: pa.Table | None) -> pa.Table:
+    shape = schema(Logprobs)
+    if policy is None:
+        return shape.empty_table()
+    if reference is not None:
+        assert reference["response_id"].equals(policy["response_id"]), "reference rows are not the policy's"
+    return pa.table(
+        {
+            "response_id": policy["response_id"],
+            "policy_logp": policy["logp"],
+            "reference_logp": reference["logp"] if reference is not None else pa.nulls(policy.num_rows, pa.float64()),
+            "num_tokens": policy["num_tokens"],
+        }
+    ).cast(shape)

@@ -1,0 +1,158 @@
+"""Stage *train*: one DPO (or SimPO) round on the kept pairs, in a trainer's own scratch; its policy is sealed and adopted here.
+
+A round that kept no pair carries the policy over by reference. Two in a row stop the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selfplay.errors import EmptyRoundsError
+from selfplay.protocols import StepMetrics, TrainJob, TrainPair, TrainResult
+from selfplay.stages.context import Context, Policy, derive_seed
+from selfplay.stages.logprobs import data_rounds, reference_policy, trained_policy
+from selfplay.stages.prompts import admitted
+from selfplay.stages.sample import policy_reads
+from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
+
+NUM_CANARIES = 4
+
+
+def run(context: Context, round_number: int) -> None:
+    """Write a round's policy (`policy/`, and `engine/` where the engine has another dtype) and how it was trained."""
+    started = time.monotonic()
+    policy = trained_policy(context, round_number)
+    rounds = data_rounds(context, round_number)
+    reads = [(number, stage) for number in rounds for stage in ("prompts", "sample", "select")]
+    writer = context.writer(round_number, "train", [*reads, (round_number, "logprobs"), *policy_reads(policy.round)])
+    pairs = _pairs(context, round_number, rounds)
+    if not pairs:
+        _check_not_stuck(context, round_number)
+        previous = context.policy(round_number - 1)
+        context.reporter.say(f"round {round_number}: no pair was kept; the policy of round {previous.round} is carried over")
+        metrics: dict[str, Any] = {
+            "skipped": True, "policy_round": previous.round, "policy_digest": previous.digest, "optimizer_steps": 0,
+        }  # fmt: skip
+        context.commit(writer, started, metrics)
+        return
+    scratch = context.store.scratch(round_number)
+    result = _train(context, _job(context, round_number, pairs, policy, scratch), round_number)
+    for name in ("policy", "engine"):
+        if (scratch / "output" / name).is_dir() or (writer.folder / name).is_dir():
+            writer.adopt_folder(scratch / "output" / name, name)
+    document = dataclasses.asdict(result)
+    digest = _digest(writer.folder / "policy")
+    metrics = {"skipped": False, "policy_round": round_number, "policy_digest": digest, "num_pairs": len(pairs), **document}
+    context.commit(writer, started, metrics)
+    context.store.drop_scratch(round_number)
+
+
+def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> list[TrainPair]:
+    """Kept pairs as token ids, with the log-probs of this round's models, by pair id."""
+    logprobs = {
+        row["response_id"]: (row["policy_logp"], row["reference_logp"])
+        for row in context.store.table(round_number, "logprobs").to_pylist()
+    }
+    pairs = []
+    for number in rounds:
+        prompts = {prompt.prompt_id: prompt.prompt_token_ids for prompt in admitted(context, number)}
+        columns = ["pair_id", "prompt_id", "chosen_response_id", "rejected_response_id", "kept"]
+        kept = context.store.table(number, "select", columns=columns)
+        kept = kept.filter(kept["kept"])
+        wanted = {*kept["chosen_response_id"].to_pylist(), *kept["rejected_response_id"].to_pylist()}
+        responses = context.store.table(number, "sample", columns=["response_id", "token_ids"])
+        names = responses["response_id"].to_pylist()
+        tokens = {
+            name: responses["token_ids"][row].as_py() for row, name in enumerate(names) if name in wanted
+        }
+        for pair in kept.to_pylist():
+            chosen, rejected = pair["chosen_response_id"], pair["rejected_response_id"]
+            pairs.append(
+                TrainPair(
+                    pair_id=pair["pair_id"],
+                    prompt_token_ids=prompts[pair["prompt_id"]],
+                    chosen_token_ids=tokens[chosen],
+                    rejected_token_ids=tokens[rejected],
+                    policy_logp_chosen=logprobs[chosen][0],
+                    policy_logp_rejected=logprobs[rejected][0],
+                    reference_logp_chosen=logprobs[chosen][1],
+                    reference_logp_rejected=logprobs[rejected][1],
+                )
+            )
+    return sorted(pairs, key=lambda pair: pair.pair_id)
+
+
+def _check_not_stuck(context: Context, round_number: int) -> None:
+    if round_number > 1 and context.store.metrics(round_number - 1, "train")["skipped"]:
+        funnel = {
+            "responses": context.store.metrics(round_number, "sample")["num_responses"],
+            "unused": context.store.metrics(round_number, "pair")["unused_reasons"],
+            "pairs": context.store.metrics(round_number, "pair")["num_pairs"],
+            "dropped": context.store.metrics(round_number, "select")["drop_reasons"],
+        }
+        raise EmptyRoundsError(
+            f"rounds {round_number - 1} and {round_number} kept no pair; the funnel of round {round_number}: {funnel}",
+            "Look at the responses (`selfplay show RUN ROUND`): the reason that is most frequent says what to change.",
+        )
+
+
+def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Policy, scratch: Path) -> TrainJob:
+    training = context.config.training
+    reference = reference_policy(context, round_number)
+    return TrainJob(
+        pairs=pairs,
+        policy_dir=policy.folder,
+        output_dir=str(scratch / "output"),
+        checkpoint_dir=str(scratch / "checkpoints"),
+        seed=derive_seed(context.config.seed, "train", round_number),
+        loss=training.loss,
+        beta=training.beta,
+        gamma_beta_ratio=training.simpo_gamma_beta_ratio,
+        learning_rate=training.learning_rate,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        micro_batch_size=training.micro_batch_size or training.batch_size,
+        max_length=context.inputs.max_length,
+        warmup_ratio=training.warmup_ratio,
+        schedule=training.schedule,
+        precision=context.precision,
+        engine_dtype=context.engine_dtype,
+        checkpoint_every=training.checkpoint_every,
+        reference_is_policy=reference is not None and reference.digest == policy.digest,
+        lora=training.lora.model_dump() if training.lora else None,
+        gradient_checkpointing=training.gradient_checkpointing,
+        trl=dict(training.trl),
+        canary_prompts=[pair.prompt_token_ids for pair in pairs[:NUM_CANARIES]],
+    )
+
+
+def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
+    result: TrainResult | None = None
+    started = False
+    try:
+        for event in context.workers.trainer.stream("train", job):
+            if isinstance(event, StepMetrics):
+                if not started:
+                    context.reporter.begin(f"round {round_number} train", event.num_steps, event.step - 1, "steps")
+                    started = True
+                context.reporter.advance(1, f"loss {event.loss:.4f}")
+                context.stop.check()
+            else:
+                result = event
+    finally:
+        if started:
+            context.reporter.end()
+    assert result is not None, "a trainer's stream ends with its result"
+    for note in result.notes:
+        context.reporter.say(f"round {round_number} train: {note}")
+    return result
+
+
+def _digest(folder: Path) -> str:
+    """Identity of a policy's files: sha256 over names and contents."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return sha256_bytes(canonical_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files]))

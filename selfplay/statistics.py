@@ -1,0 +1,133 @@
+"""Evaluation statistics: intervals over prompts, paired comparisons, diversity (stage *evaluate*, `compare`).
+
+The prompt is the unit throughout: several responses of one prompt are first reduced to one number, because they are
+not independent of each other. Intervals are percentile bootstrap over prompts (Efron 1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_DRAWS_AT_ONCE = 4_000_000
+"""Bounds the memory of the bootstrap: about 64 MB, whatever the number of prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over prompts with its bootstrap interval. Example: Estimate(0.61, 0.58, 0.64, num_prompts=256)"""
+
+    mean: float
+    ci_low: float
+    ci_high: float
+    num_prompts: int
+
+
+def prompt_means(prompt_ids: Sequence[str], values: Sequence[float | None] | Floats) -> dict[str, float]:
+    """Mean value of each prompt's responses, of those that are finite; a prompt that has none is left out."""
+    # Sorted, so that the last bit does not depend on the order of rows.
+    return {prompt_id: float(np.mean(sorted(found))) for prompt_id, found in _by_prompt(prompt_ids, values).items()}
+
+
+def bootstrap_mean(values_Q: Floats, *, seed: int, num_resamples: int = 10_000, level: float = 0.95) -> Estimate | None:
+    """Mean of one finite value a prompt (shape Q) with a percentile bootstrap interval; None if there is no prompt."""
+    if not len(values_Q):
+        return None
+    if not np.isfinite(values_Q).all():
+        raise ValueError("bootstrap_mean takes finite values; reduce responses with prompt_means first")
+    generator = np.random.default_rng(seed)
+    rows = max(1, _DRAWS_AT_ONCE // len(values_Q))
+    parts = []
+    for first in range(0, num_resamples, rows):
+        draws = generator.integers(
+            len(values_Q), size=(min(rows, num_resamples - first), len(values_Q)), dtype=np.int32
+        )
+        parts.append(values_Q[draws].mean(axis=1))
+    low, high = np.quantile(np.concatenate(parts), [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(values_Q.mean()), float(low), float(high), len(values_Q))
+
+
+def mean_over_prompts(
+    prompt_ids: Sequence[str], values: Sequence[float | None] | Floats, *, seed: int
+) -> Estimate | None:
+    """Mean over prompts of the mean over each prompt's responses, with its interval."""
+    return bootstrap_mean(_sorted_values(prompt_means(prompt_ids, values)), seed=seed)
+
+
+def paired_difference(
+    prompt_ids: Sequence[str],
+    values: Sequence[float | None] | Floats,
+    other_prompt_ids: Sequence[str],
+    other_values: Sequence[float | None] | Floats,
+    *,
+    seed: int,
+) -> Estimate | None:
+    """Mean over the prompts that both have of (mean value - mean other value), with its interval."""
+    ours, others = prompt_means(prompt_ids, values), prompt_means(other_prompt_ids, other_values)
+    both = {prompt_id: ours[prompt_id] - others[prompt_id] for prompt_id in ours.keys() & others.keys()}
+    return bootstrap_mean(_sorted_values(both), seed=seed)
+
+
+def paired_win_rate(
+    prompt_ids: Sequence[str],
+    values: Sequence[float | None] | Floats,
+    other_prompt_ids: Sequence[str],
+    other_values: Sequence[float | None] | Floats,
+    *,
+    seed: int,
+) -> Estimate | None:
+    """Share of comparisons won, a tie counting half, with its interval; 0.5 against oneself.
+
+    On a prompt with several responses every response is compared with every response of the other side, and the
+    prompt counts once. Only prompts that both sides have count.
+    """
+    ours, others = _by_prompt(prompt_ids, values), _by_prompt(other_prompt_ids, other_values)
+    both = {}
+    for prompt_id in ours.keys() & others.keys():
+        difference = np.subtract.outer(ours[prompt_id], others[prompt_id])
+        both[prompt_id] = float(np.mean(np.sign(difference)) / 2 + 0.5)
+    return bootstrap_mean(_sorted_values(both), seed=seed)
+
+
+def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int) -> float | None:
+    """Distinct n-grams over all n-grams of the sequences (token ids or words) together; None if there is none.
+
+    Source: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016. It falls
+    with the amount of text, so compare like with like.
+    """
+    seen: set[tuple[Hashable, ...]] = set()
+    total = 0
+    for sequence in sequences:
+        grams = list(zip(*(sequence[shift:] for shift in range(n)), strict=False))
+        seen.update(grams)
+        total += len(grams)
+    return len(seen) / total if total else None
+
+
+def distinct_fraction(texts: Sequence[str]) -> float | None:
+    """Distinct texts over all texts; None if there is none. 1.0 = no two responses say the same."""
+    return len(set(texts)) / len(texts) if texts else None
+
+
+def truncated_fraction(finish_reasons: Sequence[str]) -> float | None:
+    """Share of responses that did not end by themselves (finish_reason other than "stop"); None if there is none."""
+    return sum(reason != "stop" for reason in finish_reasons) / len(finish_reasons) if finish_reasons else None
+
+
+def _by_prompt(prompt_ids: Sequence[str], values: Sequence[float | None] | Floats) -> dict[str, list[float]]:
+    """The finite values of each prompt."""
+    found: dict[str, list[float]] = {}
+    for prompt_id, value in zip(prompt_ids, np.asarray(values, dtype=np.float64).tolist(), strict=True):
+        if np.isfinite(value):
+            found.setdefault(prompt_id, []).append(value)
+    return found
+
+
+def _sorted_values(by_prompt: Mapping[str, float]) -> Floats:
+    """Values in order of prompt id: the same seed then gives the same interval whatever the order of rows."""
+    return np.array([by_prompt[prompt_id] for prompt_id in sorted(by_prompt)], dtype=np.float64)

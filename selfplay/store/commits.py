@@ -1,0 +1,96 @@
+"""A stage's commit: the file that says which files belong to it, with sizes, digests and rows, and what it was made from.
+
+A stage is committed when its folder stands under its final name: the folder is renamed there only after everything in it, this
+file last, is on disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfplay.errors import CorruptionError
+from selfplay.store.durable import sha256_bytes, sha256_file
+from selfplay.store.layout import COMMIT, SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One committed file: path relative to the stage's folder, size in bytes, hex sha256, rows (null when it is no table)."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """`.COMMIT.json`. `inputs` maps "ROUND/STAGE" to the digest of that stage's commit, so that lineage is a chain."""
+
+    round: int
+    stage: str
+    fingerprint: str
+    inputs: dict[str, str]
+    files: list[FileEntry]
+    attempt: int
+    created: str
+    seconds: float
+    versions: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """As written."""
+        return dataclasses.asdict(self)
+
+
+def read_commit(folder: Path) -> tuple[Commit, str]:
+    """The commit of a stage folder and its digest. Raises CorruptionError if it is not readable as one."""
+    path = folder / COMMIT
+    try:
+        data = path.read_bytes()
+        document = json.loads(data)
+        files = [FileEntry(**entry) for entry in document.pop("files")]
+        commit = Commit(files=files, **document)
+    except FileNotFoundError:
+        raise CorruptionError(f"{folder} has no {COMMIT}", _remedy(folder)) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CorruptionError(f"{path} is damaged ({error})", _remedy(folder)) from None
+    for entry in files:
+        if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
+            raise CorruptionError(f"{path} names a file outside its folder: {entry.path!r}", _remedy(folder))
+    return commit, sha256_bytes(data)
+
+
+def check_shape(folder: Path, commit: Commit) -> None:
+    """Presence and sizes of the committed files, and that there are no others (cheap: every read)."""
+    for entry in commit.files:
+        path = folder / entry.path
+        if path.is_symlink() or not path.is_file():
+            raise CorruptionError(f"{path} is missing", _remedy(folder))
+        size = path.stat().st_size
+        if size != entry.num_bytes:
+            raise CorruptionError(f"{path} has {size} bytes, its commit says {entry.num_bytes}", _remedy(folder))
+    known = {entry.path for entry in commit.files} | {COMMIT}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_dir() and name not in known and not path.name.startswith("."):
+            raise CorruptionError(f"{path} is not in the commit of its stage", f"Remove it: {folder} is read as a whole.")
+
+
+def check_digests(folder: Path, commit: Commit) -> None:
+    """Content of the committed files (once per attempt before they are used, and in `verify`)."""
+    for entry in commit.files:
+        path = folder / entry.path
+        if sha256_file(path) != entry.sha256:
+            raise CorruptionError(f"{path} is not what was committed: its sha256 differs", _remedy(folder))
+
+
+def _remedy(folder: Path) -> str:
+    return (
+        f"Restore it from a backup, or remove {folder} and everything made from it "
+        "(later stages of its round and all later rounds) and resume: it will be made again."
+    )

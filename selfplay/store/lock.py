@@ -1,0 +1,77 @@
+"""One driver at a time: an flock on run.lock, held for the life of the driver.
+
+The kernel lets go of it when the driver dies, however it dies. Python opens files close-on-exec, so no process the driver starts
+inherits it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from selfplay.errors import LockedError
+
+
+class RunLock:
+    """Context manager; entering raises LockedError when another driver holds the run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> RunLock:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        # `status` probes with a shared lock for an instant: one refusal is not yet a driver
+        for _ in range(20):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+        else:
+            holder = read_holder(self._path)
+            os.close(descriptor)
+            who = f" (process {holder['pid']} on {holder['host']})" if holder else ""
+            raise LockedError(
+                f"{self._path.parent} is in use by another driver{who}",
+                "Wait for it, stop it (Ctrl-C or SIGTERM: it commits and stops), or use another --run-dir.",
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._descriptor is not None
+        os.close(self._descriptor)
+        self._descriptor = None
+
+
+def read_holder(path: Path) -> dict[str, Any] | None:
+    """Who wrote the lock file last: {"pid", "host"}; None when it says nothing readable."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def is_held(path: Path) -> bool:
+    """Whether a driver holds the lock now."""
+    if not path.is_file():
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

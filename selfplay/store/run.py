@@ -1,0 +1,192 @@
+"""A run directory: created, opened, read, and written through stage writers. Where a run stands is what its commits say."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from selfplay.errors import ConfigError, CorruptionError, SelfplayError
+from selfplay.store import durable
+from selfplay.store.commits import Commit, check_digests, check_shape, read_commit
+from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present
+from selfplay.store.writer import StageInputs, StageWriter, read_parquet
+
+
+def now() -> str:
+    """UTC time stamp, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def refuse_occupied(root: Path) -> None:
+    """Raise ConfigError unless `root` is absent or empty: a run never overwrites anything."""
+    if not root.exists() or (root.is_dir() and all(path.name == "run.lock" for path in root.iterdir())):
+        return
+    if (root / "RUN.json").is_file():
+        raise ConfigError(
+            f"{root} holds a run already",
+            f"Go on with `selfplay resume {root}`, look at it with `selfplay rounds {root}`, or choose another --run-dir.",
+        )
+    raise ConfigError(f"{root} is there already and is not empty", "Choose another --run-dir, or remove it.")
+
+
+@dataclass
+class Store:
+    """Reads and writes the run at `layout.root`. Writing needs the run's lock, which the driver holds."""
+
+    layout: Layout
+    run_id: str
+    created: str
+    _checked: set[tuple[int, str]] = field(default_factory=set)
+    _commits: dict[tuple[int, str], tuple[Commit, str]] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, root: Path, files: dict[str, bytes]) -> Store:
+        """A new run directory with the files of `config/`. It must be absent or empty; RUN.json is written last."""
+        root = root.absolute()
+        refuse_occupied(root)
+        layout = Layout(root)
+        for folder in (layout.config, layout.attempts, layout.rounds, layout.work):
+            durable.make_folder(folder)
+        for name, data in files.items():
+            durable.write_file(layout.config / name, data)
+        identity = {
+            "id": secrets.token_hex(8), "schema_version": SCHEMA_VERSION, "created": now(), "forked_from": None,
+        }  # fmt: skip
+        durable.write_file(layout.identity, durable.pretty_json(identity))
+        return cls(layout, identity["id"], identity["created"])
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """The run at `root`. Raises ConfigError when there is none or a newer version wrote it."""
+        layout = Layout(root.absolute())
+        if not layout.identity.is_file():
+            what = "is not a run" if root.is_dir() else "does not exist"
+            raise ConfigError(f"{root} {what} (no RUN.json)", "Give the folder that `selfplay run` named.")
+        try:
+            identity = json.loads(layout.identity.read_bytes())
+            version = int(identity["schema_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptionError(f"{layout.identity} is damaged ({error})", "Restore it from a backup.") from None
+        if version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"{root} was written in schema version {version}; this selfplay reads up to {SCHEMA_VERSION}",
+                "Upgrade selfplay.",
+            )
+        return cls(layout, identity["id"], identity["created"])
+
+    def config_file(self, name: str) -> bytes:
+        """A file of `config/`."""
+        path = self.layout.config / name
+        if not path.is_file():
+            raise CorruptionError(f"{path} is missing", "Restore it from a backup.")
+        return path.read_bytes()
+
+    # ------------------------------------------------------------------ attempts
+
+    def begin_attempt(self, document: dict[str, Any]) -> int:
+        """A new attempt's folder with `attempt.json`; returns its number."""
+        number = (attempts_present(self.layout) or [0])[-1] + 1
+        folder = self.layout.attempt(number)
+        durable.make_folder(folder)
+        durable.write_file(folder / "attempt.json", durable.pretty_json({"attempt": number, "started": now(), **document}))
+        return number
+
+    def end_attempt(self, number: int, outcome: str, message: str = "") -> None:
+        """How an attempt ended: complete, interrupted or failed. A killed one has no such file."""
+        end = {"ended": now(), "outcome": outcome, "message": message}
+        durable.write_file(self.layout.attempt(number) / "end.json", durable.pretty_json(end))
+
+    def attempt_documents(self) -> list[dict[str, Any]]:
+        """attempt.json of every attempt with its `end` (null when it did not come to one), oldest first."""
+        documents = []
+        for number in attempts_present(self.layout):
+            folder = self.layout.attempt(number)
+            if (folder / "attempt.json").is_file():  # a crash may leave a folder without it
+                end = folder / "end.json"
+                document = json.loads((folder / "attempt.json").read_bytes())
+                documents.append({**document, "end": json.loads(end.read_bytes()) if end.is_file() else None})
+        return documents
+
+    # ------------------------------------------------------------------ reading
+
+    def rounds(self) -> list[int]:
+        """Rounds with at least one committed stage."""
+        return rounds_present(self.layout)
+
+    def is_committed(self, round_number: int, stage: str) -> bool:
+        """Whether the stage's folder stands under its final name."""
+        return self.layout.stage(round_number, stage).is_dir()
+
+    def commit_of(self, round_number: int, stage: str) -> Commit:
+        """The commit of a stage, its files' presence and sizes checked."""
+        return self._read(round_number, stage)[0]
+
+    def digest_of(self, round_number: int, stage: str) -> str:
+        """sha256 of the stage's `.COMMIT.json`: what later commits name as their input."""
+        return self._read(round_number, stage)[1]
+
+    def _read(self, round_number: int, stage: str) -> tuple[Commit, str]:
+        key = (round_number, stage)
+        if key not in self._commits:
+            folder = self.layout.stage(round_number, stage)
+            if not folder.is_dir():
+                raise SelfplayError(
+                    f"stage {stage} of round {round_number} is not committed in {self.layout.root}",
+                    "`selfplay status` says where the run stands; `selfplay resume` goes on.",
+                )
+            commit, digest = read_commit(folder)
+            check_shape(folder, commit)
+            self._commits[key] = (commit, digest)
+        return self._commits[key]
+
+    def require(self, round_number: int, stage: str) -> None:
+        """Check the digests of a stage's files, once in the life of this object: before it is used as an input."""
+        if (round_number, stage) not in self._checked:
+            check_digests(self.layout.stage(round_number, stage), self.commit_of(round_number, stage))
+            self._checked.add((round_number, stage))
+
+    def metrics(self, round_number: int, stage: str) -> dict[str, Any]:
+        """What the stage said of itself when it was committed."""
+        self.commit_of(round_number, stage)
+        return dict(json.loads((self.layout.stage(round_number, stage) / METRICS).read_bytes()))
+
+    def table(
+        self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None
+    ) -> pa.Table:
+        """A committed table, all shards in order. `table` names a table inside the stage's folder."""
+        folder = self.layout.stage(round_number, stage)
+        prefix = f"{table}/" if table else ""
+        parts = [
+            entry.path
+            for entry in self.commit_of(round_number, stage).files
+            if entry.rows is not None and entry.path.rpartition("/")[0] == prefix.rstrip("/")
+        ]
+        if not parts:
+            raise CorruptionError(f"{folder} has no table {table!r}", "Restore it from a backup.")
+        return pa.concat_tables([read_parquet(folder / part, columns) for part in sorted(parts)])
+
+    # ------------------------------------------------------------------ writing
+
+    def writer(self, round_number: int, stage: str, fingerprint: str, reads: Sequence[tuple[int, str]]) -> StageWriter:
+        """A writer for a stage made from the commits in `reads`; each is digest-checked first."""
+        for source in reads:
+            self.require(*source)
+        commits = {f"{number:03d}/{name}": self.digest_of(number, name) for number, name in sorted(reads)}
+        return StageWriter(self.layout, round_number, stage, StageInputs(fingerprint, commits))
+
+    def scratch(self, round_number: int) -> Path:
+        """A trainer's own folder: what it keeps there between attempts is its business."""
+        folder = self.layout.trainer_scratch(round_number)
+        durable.make_folder(folder)
+        return folder
+
+    def drop_scratch(self, round_number: int) -> None:
+        """Remove a trainer's folder once its policy is committed."""
+        durable.remove_tree(self.layout.trainer_scratch(round_number))

@@ -1,0 +1,132 @@
+"""Writing one stage: shards kept one by one in `.work/`, then everything committed at once."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfplay.errors import CorruptionError
+from selfplay.store import durable
+from selfplay.store.commits import Commit, FileEntry
+from selfplay.store.layout import COMMIT, METRICS, Layout, part_name, sidecar_name
+
+STAGE_MARK = ".stage.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StageInputs:
+    """What a stage is made from: the run's fingerprint and the digests of the commits it reads ("ROUND/STAGE" -> digest)."""
+
+    fingerprint: str
+    commits: dict[str, str]
+
+    def key(self) -> dict[str, Any]:
+        return {"fingerprint": self.fingerprint, "inputs": self.commits}
+
+
+class StageWriter:
+    """The work folder of one stage. A shard that was kept by an earlier attempt is adopted after its digest is checked."""
+
+    def __init__(self, layout: Layout, round_number: int, stage: str, inputs: StageInputs) -> None:
+        self.round = round_number
+        self.stage = stage
+        self.folder = layout.stage_work(round_number, stage)
+        self._target = layout.stage(round_number, stage)
+        self._inputs = inputs
+        self._entries: dict[str, FileEntry] = {}
+        self._open()
+        self.adopted = sum(len(self.shards(table)) for table in self._tables_present())
+
+    def _open(self) -> None:
+        mark = self.folder / STAGE_MARK
+        wanted = durable.canonical_json(self._inputs.key())
+        if mark.is_file() and mark.read_bytes() != wanted:
+            # The inputs of a stage are immutable commits, so this is scratch of another history: not ours to adopt.
+            durable.remove_tree(self.folder)
+        durable.make_folder(self.folder)
+        if not mark.is_file():
+            durable.write_file(mark, wanted)
+
+    def _tables_present(self) -> list[str]:
+        marks = self.folder.rglob(".part-*.json")
+        return sorted({path.parent.relative_to(self.folder).as_posix() for path in marks})
+
+    def _table_folder(self, table: str) -> Path:
+        return self.folder / table if table not in ("", ".") else self.folder
+
+    def shards(self, table: str = "") -> set[int]:
+        """Indices of the shards of a table that are kept already (digest-checked the first time they are seen)."""
+        found = set()
+        folder = self._table_folder(table)
+        for sidecar in sorted(folder.glob(".part-*.json")):
+            index = int(sidecar.stem.removeprefix(".part-"))
+            self._adopt(folder / part_name(index), sidecar)
+            found.add(index)
+        return found
+
+    def _adopt(self, path: Path, sidecar: Path) -> None:
+        name = path.relative_to(self.folder).as_posix()
+        if name in self._entries:
+            return
+        remedy = f"Remove {sidecar} (and {path.name} beside it) and resume: that shard will be made again."
+        try:
+            entry = FileEntry(**{**json.loads(sidecar.read_bytes()), "path": name})
+        except (ValueError, TypeError) as error:
+            raise CorruptionError(f"{sidecar} is damaged ({error})", remedy) from None
+        if not path.is_file() or durable.sha256_file(path) != entry.sha256:
+            raise CorruptionError(f"{path} is missing or not what was kept: its sha256 differs", remedy)
+        self._entries[name] = entry
+
+    def write_shard(self, index: int, rows: pa.Table, table: str = "") -> None:
+        """Keep one shard: durable when this returns."""
+        folder = self._table_folder(table)
+        durable.make_folder(folder)
+        path = folder / part_name(index)
+        data = durable.encode_parquet(rows)
+        name = path.relative_to(self.folder).as_posix()
+        entry = FileEntry(name, len(data), durable.sha256_bytes(data), rows.num_rows)
+        durable.write_file(path, data)
+        sidecar = {"num_bytes": entry.num_bytes, "sha256": entry.sha256, "rows": entry.rows}
+        durable.write_file(folder / sidecar_name(index), durable.pretty_json(sidecar))
+        self._entries[name] = entry
+
+    def read_shard(self, index: int, table: str = "") -> pa.Table:
+        """A shard kept before, by this attempt or an earlier one."""
+        return read_parquet(self._table_folder(table) / part_name(index))
+
+    def adopt_folder(self, source: Path, name: str) -> None:
+        """Move a finished folder of files (a policy) into the stage; it is fsynced and digested here."""
+        target = self.folder / name
+        if source.is_dir():
+            durable.remove_tree(target)
+            durable.sync_tree(source)
+            source.rename(target)
+            durable.fsync_folder(self.folder)
+        for path in sorted(target.rglob("*")):
+            if path.is_file():
+                relative = path.relative_to(self.folder).as_posix()
+                self._entries[relative] = FileEntry(relative, path.stat().st_size, durable.sha256_file(path))
+
+    def commit(self, attempt: int, created: str, seconds: float, metrics: dict[str, Any]) -> Commit:
+        """Write the metrics and the commit, and publish the folder under its final name. `seconds` is this attempt's share."""
+        data = durable.pretty_json(metrics)
+        durable.write_file(self.folder / METRICS, data)
+        self._entries[METRICS] = FileEntry(METRICS, len(data), durable.sha256_bytes(data))
+        files = [self._entries[name] for name in sorted(self._entries)]
+        commit = Commit(
+            self.round, self.stage, self._inputs.fingerprint, self._inputs.commits, files, attempt, created, seconds
+        )
+        durable.write_file(self.folder / COMMIT, durable.pretty_json(commit.to_json()))
+        durable.publish_folder(self.folder, self._target)
+        return commit
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file, without datasets' cache (it can serve stale data) and without hive partitions from folder names."""
+    return pq.read_table(io.BytesIO(path.read_bytes()) if columns is None else path, columns=columns, partitioning=None)

@@ -1,0 +1,57 @@
+"""Shared fixtures: a tiny policy and reward model made once a session, prompt files, and a config that runs with them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "backends"))
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `policy/`, `reward_model/` (random weights), `prompts.jsonl` and `eval_prompts.jsonl`."""
+    from tiny import make_tiny_llama, make_tiny_reward_model
+
+    root = tmp_path_factory.mktemp("world")
+    make_tiny_llama(root / "policy")
+    make_tiny_reward_model(root / "reward_model")
+    for name, count in (("prompts", 60), ("eval_prompts", 12)):
+        rows = [{"prompt": f"{name} number {i}: say something.", "topic": i % 3} for i in range(count)]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.fixture
+def write_config(tiny_world: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Write a small config; keyword arguments replace or add sections."""
+
+    def write(**sections: Any) -> Path:
+        document: dict[str, Any] = {
+            "policy": {"model": str(tiny_world / "policy")},
+            "prompts": {"source": str(tiny_world / "prompts.jsonl"), "per_round": 20},
+            "sampling": {"num_responses": 4, "temperature": 0.8, "max_tokens": 8, "shard_size": 6},
+            "reward": {"model": str(tiny_world / "reward_model")},
+            "selection": {"weight": 1.0, "keep": 0.5},
+            "training": {"beta": 0.1, "learning_rate": 1e-3, "batch_size": 2},
+            "evaluation": {"source": str(tiny_world / "eval_prompts.jsonl"), "num_prompts": 10, "num_responses": 2},
+            "rounds": 2,
+            "seed": 0,
+        }
+        for name, section in sections.items():
+            if isinstance(section, dict) and isinstance(document.get(name), dict):
+                document[name] = {**document[name], **section}
+            else:
+                document[name] = section
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    return write

@@ -1,0 +1,210 @@
+"""The loop on fakes: every stage commits, a resume adopts, nothing is asked twice, empty rounds are handled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import Fakes, FakeScorer
+
+from selfplay import driver, loop
+from selfplay.config.load import load_config, validate
+from selfplay.errors import ConfigError, DriftError, EmptyRoundsError, LockedError
+from selfplay.protocols import StepMetrics, TrainJob
+from selfplay.records import Pair, schema
+from selfplay.reporting import Reporter
+from selfplay.store.lock import RunLock
+from selfplay.store.run import Store
+
+WriteConfig = Callable[..., Path]
+
+
+def start(config: Path, run_dir: Path, fakes: Fakes, overrides: list[str] | None = None) -> Store:
+    settings = load_config(config, overrides or [])
+    prepared = driver.prepare(settings, config.parent, run_dir)
+    return driver.start(prepared, config.read_text(), overrides or [], Reporter(quiet=True), workers=fakes)
+
+
+def resume(run_dir: Path, fakes: Fakes, **changes: Any) -> Store:
+    store = Store.open(run_dir)
+    document = store.attempt_documents()[-1]["config"]
+    before = validate(document, "before")
+    after = validate({**document, **changes}, "after")
+    pins = json.loads(store.config_file("pins.json"))
+    search_path = Path(json.loads(store.config_file("search_path.json")))
+    driver.go_on(store, driver.prepare(after, search_path, run_dir), before, pins, Reporter(quiet=True), workers=fakes)
+    return Store.open(run_dir)
+
+
+def digests(store: Store) -> dict[str, list[str]]:
+    """Digests of the committed rows, stage by stage."""
+    found = {}
+    for number in store.rounds():
+        for name in loop.ROUND if number else loop.FIRST:
+            if store.is_committed(number, name):
+                files = store.commit_of(number, name).files
+                found[f"{number}/{name}"] = [entry.sha256 for entry in files if entry.rows is not None]
+    return found
+
+
+def test_every_stage_commits_and_rows_agree(write_config: WriteConfig, tmp_path: Path) -> None:
+    fakes = Fakes()
+    store = start(write_config(), tmp_path / "run", fakes)
+    assert [*digests(store)] == [f"{number}/{name}" for number, name, _ in loop.plan(2)]
+    responses = store.table(1, "sample")
+    assert responses.num_rows == 80
+    assert len(set(responses["response_id"].to_pylist())) == 80
+    pairs = store.table(1, "select")
+    assert pairs.schema.equals(schema(Pair))
+    kept = [row for row in pairs.to_pylist() if row["kept"]]
+    assert len(kept) == round(0.5 * sum(row["rank"] is not None for row in pairs.to_pylist())) > 0
+    assert sorted(pair.pair_id for pair in fakes.trainer.jobs[0].pairs) == sorted(row["pair_id"] for row in kept)
+    unused = store.table(1, "pair")["response_id"].to_pylist()
+    paired = {*pairs["chosen_response_id"].to_pylist(), *pairs["rejected_response_id"].to_pylist()}
+    assert sorted([*unused, *paired]) == sorted(responses["response_id"].to_pylist())
+    # fresh slices: no prompt twice
+    assert not {*store.table(1, "prompts")["prompt_id"].to_pylist()} & {*store.table(2, "prompts")["prompt_id"].to_pylist()}
+    # round 2 samples from the policy that round 1 trained
+    assert store.metrics(2, "sample")["policy_digest"] == store.metrics(1, "train")["policy_digest"]
+    assert store.metrics(1, "train")["policy_digest"] in fakes.sampler.loaded
+
+
+@pytest.mark.parametrize("stage", ["sample", "score", "logprobs", "train", "evaluate"])
+def test_resume_adopts_shards_and_ends_with_the_same_rows(write_config: WriteConfig, tmp_path: Path, stage: str) -> None:
+    config = write_config()
+    whole = digests(start(config, tmp_path / "whole", Fakes()))
+
+    broken = Fakes()
+    victim, method = {
+        "sample": (broken.sampler, "sample"),
+        "evaluate": (broken.sampler, "sample"),
+        "score": (broken.scorer, "score"),
+        "logprobs": (broken.logprobs, "logprobs"),
+        "train": (broken.trainer, "train"),
+    }[stage]
+    real = getattr(victim, method)
+    # evaluation of round 0 takes 2 sampled and 2 greedy calls and 2 scoring calls
+    allowed = {"sample": 6, "evaluate": 3, "score": 4, "logprobs": 2, "train": 0}[stage]
+    calls = []
+
+    def dying(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) > allowed:
+            raise MemoryError("killed here")
+        return real(*args)
+
+    setattr(victim, method, dying)
+    with pytest.raises(Exception, match="killed here"):
+        start(config, tmp_path / "run", broken)
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("part-*.parquet")}
+    asked = list(broken.sampler.requests)
+
+    second = Fakes()
+    store = resume(tmp_path / "run", second)
+    assert digests(store) == whole
+    now = {path.read_bytes() for path in (tmp_path / "run").rglob("part-*.parquet")}
+    assert {*kept.values()} <= now
+    if stage == "sample":
+        # three evaluations of 10 prompts, sampled and greedy, and two rounds of 20 prompts: each asked once in all
+        assert len(asked) + len(second.sampler.requests) == 3 * 2 * 10 + 2 * 20
+
+
+def test_second_driver_is_refused(write_config: WriteConfig, tmp_path: Path) -> None:
+    store = start(write_config(rounds=1), tmp_path / "run", Fakes())
+    with RunLock(store.layout.lock), pytest.raises(LockedError, match="in use by another driver"):
+        resume(tmp_path / "run", Fakes())
+
+
+def test_existing_run_is_never_overwritten(write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config(rounds=1)
+    start(config, tmp_path / "run", Fakes())
+    before = digests(Store.open(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        start(config, tmp_path / "run", Fakes())
+    assert digests(Store.open(tmp_path / "run")) == before
+
+
+def test_rounds_extend_and_identity_is_refused(write_config: WriteConfig, tmp_path: Path) -> None:
+    store = start(write_config(rounds=1), tmp_path / "run", Fakes())
+    first = digests(store)
+    fakes = Fakes()
+    store = resume(tmp_path / "run", fakes, rounds=2)
+    assert first.items() <= digests(store).items()
+    assert store.is_committed(2, "evaluate")
+    with pytest.raises(DriftError, match=r"seed: 0 -> 1"):
+        resume(tmp_path / "run", Fakes(), seed=1)
+
+
+def test_changed_prompt_file_is_refused(write_config: WriteConfig, tiny_world: Path, tmp_path: Path) -> None:
+    source = tmp_path / "prompts.jsonl"
+    source.write_bytes((tiny_world / "prompts.jsonl").read_bytes())
+    start(write_config(prompts={"source": str(source)}, rounds=1), tmp_path / "run", Fakes())
+    source.write_text(source.read_text().replace("number 3:", "number three:"))
+    with pytest.raises(DriftError, match=r"content of prompts\.source has changed"):
+        resume(tmp_path / "run", Fakes(), rounds=2)
+
+
+def test_too_few_prompts_is_said_before_the_start(write_config: WriteConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="4 rounds of 20 prompts need 80 prompts"):
+        start(write_config(rounds=4), tmp_path / "run", Fakes())
+    assert not (tmp_path / "run").exists()
+
+
+class EqualScorer(FakeScorer):
+    def score(self, items: Any) -> Any:
+        table = super().score(items)
+        return table.set_column(1, "reward", [[1.0] * table.num_rows])
+
+
+def test_round_without_pairs_carries_the_policy_over_and_two_stop(write_config: WriteConfig, tmp_path: Path) -> None:
+    fakes = Fakes()
+    fakes.scorer = EqualScorer()
+    with pytest.raises(EmptyRoundsError, match="rounds 1 and 2 kept no pair"):
+        start(write_config(), tmp_path / "run", fakes)
+    store = Store.open(tmp_path / "run")
+    metrics = store.metrics(1, "train")
+    assert metrics["skipped"]
+    assert metrics["policy_round"] == 0
+    assert store.is_committed(1, "evaluate")
+    assert not fakes.trainer.jobs
+    assert {*store.table(1, "pair")["reason"].to_pylist()} <= {"zero_margin", "truncated", "empty", "identical_responses",
+                                                              "prompt_has_too_few_responses"}  # fmt: skip
+
+
+def test_accumulated_data_trains_on_all_rounds(write_config: WriteConfig, tmp_path: Path) -> None:
+    fakes = Fakes()
+    training = {"data": "accumulated", "reference": "initial"}
+    start(write_config(training=training), tmp_path / "run", fakes)
+    first, second = fakes.trainer.jobs
+    assert {pair.pair_id for pair in first.pairs} < {pair.pair_id for pair in second.pairs}
+    assert first.reference_is_policy
+    assert not second.reference_is_policy
+    assert all(pair.reference_logp_chosen != pair.policy_logp_chosen for pair in second.pairs)
+
+
+def test_stop_request_ends_at_a_safe_point(write_config: WriteConfig, tmp_path: Path) -> None:
+    import os
+    import signal
+
+    from selfplay.errors import Interrupted
+
+    fakes = Fakes()
+    real = fakes.trainer.train
+
+    def train(job: TrainJob, progress: Callable[[StepMetrics], None]) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(job, progress)
+
+    fakes.trainer.train = train  # type: ignore[method-assign]
+    with pytest.raises(Interrupted) as stopped:
+        start(write_config(), tmp_path / "run", fakes)
+    assert stopped.value.exit_code == 143
+    store = Store.open(tmp_path / "run")
+    assert store.attempt_documents()[-1]["end"]["outcome"] == "interrupted"
+    assert store.is_committed(1, "select")
+    assert not store.is_committed(1, "train")
+    resume(tmp_path / "run", Fakes())
+    assert Store.open(tmp_path / "run").is_committed(2, "evaluate")
