@@ -177,8 +177,7 @@ def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float,
             _signals(stop, grace, reporter),
             make(prepared, folder) as workers,
         ):
-            dtype = config.policy.dtype if config.policy.dtype != "auto" else ("bfloat16" if gpu_memory() else "float32")
-            precision = config.training.precision
+            device = Device.of(config)
             context = Context(
                 store=store,
                 config=config,
@@ -188,8 +187,8 @@ def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float,
                 attempt=number,
                 reporter=reporter,
                 stop=stop,
-                engine_dtype=dtype,
-                precision=precision if precision != "auto" else ("bf16" if gpu_memory() else "float32"),
+                engine_dtype=device.engine_dtype,
+                precision=device.precision,
             )
             loop.run(context, reporter.stage)
     except Interrupted as error:
@@ -254,10 +253,32 @@ def ray_workers(prepared: Prepared, folder: Path) -> Iterator[Workers]:
         yield workers
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What follows from having a GPU or not: dtype of the engine, autocast of the trainer, size of padded batches."""
+
+    engine_dtype: str
+    precision: str
+    batch_tokens: int
+
+    @classmethod
+    def of(cls, config: Config) -> Device:
+        """By what nvidia-smi finds where the settings say auto."""
+        gpu = bool(gpu_memory())
+        dtype, precision = config.policy.dtype, config.training.precision
+        return cls(
+            engine_dtype=dtype if dtype != "auto" else ("bfloat16" if gpu else "float32"),
+            precision=precision if precision != "auto" else ("bf16" if gpu else "float32"),
+            # small batches waste less padding, and only a GPU gains from large ones
+            batch_tokens=16384 if gpu else 2048,
+        )
+
+
 def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
     """Which backend each role runs, and with what."""
     search_path = str(inputs.search_path)
     trust = config.policy.trust_remote_code
+    device = Device.of(config)
     specs = {
         "sampler": BackendSpec(
             "selfplay.backends.vllm_sampler:VllmSampler",
@@ -272,10 +293,17 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
         ),
         "logprobs": BackendSpec(
             "selfplay.backends.logprobs:TorchLogprobs",
-            {"threads": config.cluster.logprobs.threads, "trust_remote_code": trust},
+            {
+                # the trainer's precision, whose own log-probs must agree with these
+                "dtype": "bfloat16" if device.precision == "bf16" else "float32",
+                "batch_tokens": device.batch_tokens,
+                "threads": config.cluster.logprobs.threads,
+                "trust_remote_code": trust,
+            },
         ),
         "trainer": BackendSpec(
-            "selfplay.backends.trl_trainer:TrlTrainer", {"threads": config.cluster.trainer.threads}
+            "selfplay.backends.trl_trainer:TrlTrainer",
+            {"threads": config.cluster.trainer.threads, "trust_remote_code": trust},
         ),
     }
     reward = config.reward
@@ -285,7 +313,7 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
             {
                 "model": str(inputs.reward.folder),
                 "dtype": reward.dtype,
-                "batch_tokens": reward.batch_tokens,
+                "batch_tokens": reward.batch_tokens or device.batch_tokens,
                 "max_length": reward.max_length,
                 "sees": reward.sees,
                 "trust_remote_code": reward.trust_remote_code,

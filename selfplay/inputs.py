@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfplay.backends.chat import ChatRenderer, load_tokenizer, stop_token_ids
+from selfplay.backends.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
 from selfplay.backends.model_files import model_folder
 from selfplay.backends.preflight import (
     PolicyInfo,
@@ -64,7 +64,7 @@ def resolve(config: Config, search_path: Path) -> Inputs:
     """Find, check and digest all inputs. `search_path` is the config's folder. Raises ConfigError, ModelError, DataError."""
     policy_settings = config.policy
     policy_folder = model_folder(policy_settings.model, policy_settings.revision)
-    template = _template(policy_settings.chat_template, search_path)
+    template = read_chat_template(policy_settings.chat_template, search_path)
     info = check_policy(policy_folder, chat_template_needed=template is None)
     reward = reward_info = None
     if config.reward.model is not None:
@@ -129,19 +129,6 @@ def model_digest(folder: Path) -> str:
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )  # fmt: skip
     return sha256_bytes(canonical_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files]))
-
-
-def _template(setting: str | None, base: Path) -> str | None:
-    """A template's text: the word `none`, a Jinja file, or the template itself."""
-    if setting is None or setting == "none" or "{" in setting:
-        return setting
-    path = base / Path(setting).expanduser()
-    if not path.is_file():
-        raise ConfigError(
-            f"policy.chat_template: no file {path}",
-            "Give a Jinja file, the template itself, or the word none for a base model.",
-        )
-    return path.read_text(encoding="utf-8")
 
 
 def _lengths(config: Config, info: PolicyInfo) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """With which arguments and environment the sampler's engine is built: defaults, the user's keys, and who owns which.
 
-Beside `vllm_sampler.py`, which builds the engine; nothing here imports vllm, so that the rules are tested by themselves.
+Beside `vllm_sampler.py`, which builds the engine; nothing here imports vllm, so the rules can be tested by themselves.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def engine_arguments(
 
 
 def _cpu_defaults(config: Any, max_model_len: int) -> dict[str, Any]:
-    """As measured on tiny models: eager loads ten times faster than compiled and samples as fast; blocks of 32 do best."""
+    """Measured on tiny models: eager loads ten times faster than compiled and samples as fast; blocks of 32 do best."""
     return {
         "enforce_eager": True,
         "block_size": 32,

@@ -1,11 +1,11 @@
 """The small world's tokenizer: byte-level BPE, so that any UTF-8 text is encodable and comes back unchanged.
 
 Used by `small_world.py` only. Four control tokens and a padding token frame a conversation:
-`<|user|>text<|end|><|assistant|>text<|end|>`. `<|end|>` is the end of a turn and of a response; there is no token before a
-conversation, and nothing after `<|end|>`, so re-rendered text and sampled tokens agree.
+`<|user|>text<|end|><|assistant|>text<|end|>`. `<|end|>` is the end of a turn and of a response; there is no
+token before a conversation, and nothing after `<|end|>`, so re-rendered text and sampled tokens agree.
 
-Text cannot smuggle in a control token: the chat template puts a space into every `<|` of a message ("<|end|>" becomes
-"< |end|>"). Only text that is encoded without the template is taken at its word.
+Text cannot smuggle in a control token: the chat template puts a space into every `<|` of a message ("<|end|>"
+becomes "< |end|>"). Only text that is encoded without the template is taken at its word.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocabulary` tokens (256 bytes, 5 control tokens, the rest merges learned from `texts`)."""
+    """A tokenizer of at most `vocabulary` tokens (256 bytes, 5 control tokens, the rest merges learned from
+    `texts`).
+    """
     tokenizer = Tokenizer(models.BPE())
     # One token a digit, so that sums are learnt from digits and not from memory of each number.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -137,8 +137,8 @@ def record_canaries(model: Any, job: TrainJob, end_ids: frozenset[int]) -> list[
     """Greedy continuations of `job.canary_prompts` by the final weights: up to `canary_tokens` positions
     each, the end token included, each with its five best ids and log-probs (float32, temperature 1).
 
-    Each position is a forward pass over the whole sequence: slower than a cache, and nothing that could
-    itself be stale.
+    Raises BackendError when they are not finite. Each position is a forward pass over the whole sequence:
+    slower than a cache, and nothing that could itself be stale.
     """
     model.eval()
     canaries = []
@@ -148,6 +148,11 @@ def record_canaries(model: Any, job: TrainJob, end_ids: frozenset[int]) -> list[
             with torch.no_grad():
                 logits_V = model(torch.tensor([token_ids], device=model.device), use_cache=False).logits[0, -1]
             top = torch.log_softmax(logits_V.float(), dim=-1).topk(min(_TOP_K, logits_V.numel()))
+            if not bool(torch.isfinite(top.values).all()):
+                raise BackendError(
+                    "the trained policy's log-probs are not finite: training diverged; the starting policy is kept",
+                    "Lower training.learning_rate.",
+                )
             positions.append(CanaryPosition(top.indices.tolist(), top.values.tolist()))
             token_ids.append(positions[-1].top_ids[0])
             if token_ids[-1] in end_ids:

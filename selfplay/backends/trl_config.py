@@ -4,6 +4,7 @@ stepped around."""
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -146,19 +147,7 @@ def make_peft_config(job: TrainJob, model: nn.Module) -> LoraConfig | None:
         return None
     targets = job.lora["target_modules"]
     if targets != "all-linear":
-        linear = sorted(
-            {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        )
-        names = [name for name, _ in model.named_modules()]
-        wanted = [targets] if isinstance(targets, str) else targets
-        unknown = [want for want in wanted if not any(name == want or name.endswith(f".{want}") for name in names)]
-        if unknown or "lm_head" in wanted:
-            bad = ", ".join(unknown) or "lm_head"
-            raise ConfigError(
-                f"training.lora.target_modules: {bad} cannot be adapted in this policy",
-                f"Use all-linear or a list from {', '.join(name for name in linear if name != 'lm_head')}.",
-            )
-        targets = wanted
+        _check_targets(targets, model)
     return LoraConfig(
         r=job.lora["r"],
         lora_alpha=job.lora["alpha"],
@@ -168,6 +157,23 @@ def make_peft_config(job: TrainJob, model: nn.Module) -> LoraConfig | None:
     )
 
 
+def _check_targets(targets: str | list[str], model: nn.Module) -> None:
+    """Raises ConfigError unless every target (a list of names, or one regular expression, as in peft) meets a
+    module, and none meets the output layer, whose weight the fused log-probs read without any adapter."""
+    names = [name for name, _ in model.named_modules()]
+    if isinstance(targets, str):
+        met = {targets: [name for name in names if re.fullmatch(targets, name)]}
+    else:
+        met = {want: [name for name in names if name == want or name.endswith(f".{want}")] for want in targets}
+    bad = [want for want, found in met.items() if not found or "lm_head" in found]
+    if bad:
+        linear = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        raise ConfigError(
+            f"training.lora.target_modules: {', '.join(bad)} cannot be adapted in this policy",
+            f"Use all-linear or a list from {', '.join(sorted(linear - {'lm_head'}))}.",
+        )
+
+
 def expected_first_loss(job: TrainJob) -> float | None:
     """The loss when every policy log-prob equals its reference; None where that is not so or the value is not
     tabled.
@@ -175,7 +181,7 @@ def expected_first_loss(job: TrainJob) -> float | None:
     Defined for DPO whose reference is the starting policy: ln 2 for the sigmoid losses, 1 for hinge, 1 / (4
     beta^2) for IPO.
     """
-    if job.loss != "dpo" or not job.reference_is_policy:
+    if job.loss != "dpo" or not job.reference_is_policy or job.trl.get("use_weighting", False):
         return None
     values = _AT_ZERO_MARGIN | {"ipo": 1 / (4 * job.beta**2)}
     names = loss_types(job.trl)

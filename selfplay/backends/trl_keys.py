@@ -58,7 +58,6 @@ _REFUSED = {
     "ld_alpha": "it needs the reference's log-prob of every token, and only their sum is kept",
     "padding_free": "TRL ignores it",
     "pad_token": "rows are token ids and their padding is masked",
-    "use_weighting": "its weights come from the policy being trained, so the loss at the start has no known value",
     "cpo_alpha": "SimPO has no likelihood term",
     "alpha": "that is AlphaPO, another loss",
     "is_encoder_decoder": "policies are decoders",
@@ -72,7 +71,6 @@ _REFUSED = {
     "remove_unused_columns": "selfplay builds the rows",
     "dataset_num_proc": "rows are tokenised already",
     "average_tokens_across_devices": "training runs in one process",
-    "neftune_noise_alpha": "its hook would change the log-probs that are checked before training",
 }
 # Whole families that make no sense here: reporting, hub, logging, several devices, loaders.
 _REFUSED_PREFIXES = (
@@ -88,6 +86,7 @@ _PAIR_LOSSES = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "apo_zero", "apo_down",
     "discopop", "sigmoid_norm",
 )  # fmt: skip
+_F_DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 # key -> DPO losses that read it; with others TRL ignores it
 _READ_BY = {"label_smoothing": ("robust", "exo_pair"), "discopop_tau": ("discopop",)}
 
@@ -159,6 +158,8 @@ def _dpo_combination(trl: dict[str, Any]) -> list[str]:
                 f"training.trl.{key}: TRL ignores it with loss_type {', '.join(losses)}; "
                 f"set training.trl.loss_type to {' or '.join(readers)}, or leave it out"
             )
+    if (divergence := trl.get("f_divergence_type", "reverse_kl")) not in _F_DIVERGENCES:
+        problems.append(f"training.trl.f_divergence_type: unknown {divergence!r}; TRL has {', '.join(_F_DIVERGENCES)}")
     if "f_alpha_divergence_coef" in trl and trl.get("f_divergence_type") != "alpha_divergence":
         problems.append(
             "training.trl.f_alpha_divergence_coef: TRL ignores it without f_divergence_type: alpha_divergence"

@@ -18,7 +18,7 @@ from trl import DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 
 from selfplay.backends.trl_rows import IGNORED_LABEL, RowOrder, dpo_columns, simpo_row
-from selfplay.errors import BackendError
+from selfplay.errors import BackendError, ConfigError
 from selfplay.protocols import TrainJob
 
 
@@ -149,7 +149,7 @@ class PairSimPOTrainer(_Pairs, CPOTrainer):
 
 
 def make_trainer(job: TrainJob, args: Any, model: Any, tokenizer: Any, peft_config: Any) -> Any:
-    """The trainer of `job.loss` around `model`; `args` is its DPOConfig or CPOConfig."""
+    """The trainer of `job.loss` around `model`; `args` is its DPOConfig or CPOConfig. Raises ConfigError."""
     common = {
         "model": model,
         "args": args,
@@ -157,6 +157,12 @@ def make_trainer(job: TrainJob, args: Any, model: Any, tokenizer: Any, peft_conf
         "peft_config": peft_config,
         "row_order": RowOrder(job.pairs, job.seed, job.batch_size),
     }
-    if job.loss == "simpo":
-        return PairSimPOTrainer(train_dataset=_Rows([simpo_row(pair) for pair in job.pairs]), **common)
-    return PairDPOTrainer(train_dataset=Dataset.from_dict(dpo_columns(job.pairs)), **common)
+    try:
+        if job.loss == "simpo":
+            return PairSimPOTrainer(train_dataset=_Rows([simpo_row(pair) for pair in job.pairs]), **common)
+        return PairDPOTrainer(train_dataset=Dataset.from_dict(dpo_columns(job.pairs)), **common)
+    except (ValueError, NotImplementedError) as error:
+        # TRL checks some values and combinations only here
+        raise ConfigError(
+            f"TRL refuses the training's settings: {error}", "Look at the keys under training.trl."
+        ) from error

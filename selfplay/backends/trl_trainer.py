@@ -4,6 +4,8 @@ The order of events: settings and pairs are checked; the policy is loaded in flo
 against the table; TRL trains, from the last intact checkpoint where there is one; the update is measured; the
 policy is written; canaries are recorded for the engine that will load it. A failure on the way leaves
 `output_dir` without a policy, and the starting policy as it was.
+
+torch and TRL are imported inside the functions: the driver names and checks this class without loading them.
 """
 
 from __future__ import annotations
@@ -104,8 +106,8 @@ def _train(job: TrainJob, device: Any, progress: Callable[[StepMetrics], None], 
     notes: list[str] = []
     check_job(job, device)
     source, output = Path(job.policy_dir), Path(job.output_dir)
-    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     model = load_policy(source, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     fitted = _fit(job, model, tokenizer, device, progress, notes)
     model = fitted.model
     update = measure_update(model, job, trust_remote_code=trust_remote_code)

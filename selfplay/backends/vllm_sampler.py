@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from selfplay.backends.canary import MAX_TOP_LOGPS, TOLERANCES, CanaryVerdict, EngineToken, compare
 from selfplay.backends.engine_args import engine_arguments, key_problems, prepare_environment, resolve_dtype
+from selfplay.backends.sample_checks import check_requests, check_settings
 from selfplay.backends.weights import PolicyFolder, check_finite, check_same_architecture, read_policy_folder
-from selfplay.errors import BackendError, ConfigError, DataError, WeightChangeError
+from selfplay.errors import BackendError, ConfigError, WeightChangeError
 from selfplay.protocols import Canary, SampleRequest, SamplingSettings, WeightChange
 from selfplay.records import Response, schema
 
@@ -28,11 +29,10 @@ if TYPE_CHECKING:
 _COLUMNS = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
 SAMPLE_SCHEMA = pa.schema([schema(Response).field(name) for name in _COLUMNS])
 _SEEDS = 2**31
-_COLDEST = 0.01  # vLLM raises a lower temperature to this one without failing
 
 
 def check_engine_keys(engine: dict[str, Any]) -> list[str]:
-    """What is wrong with the keys of `sampling.engine` for the installed vLLM: one message a key, empty when all are good."""
+    """What is wrong with the keys of `sampling.engine` for the installed vLLM: a message each, none if all are good."""
     prepare_environment()
     from vllm.engine.arg_utils import EngineArgs
 
@@ -70,8 +70,10 @@ class VllmSampler:
         self._request_numbers = itertools.count()
 
     def check(self) -> None:
-        """Refuse pass-through keys that the installed vLLM does not know or that selfplay sets: before a run begins. Raises
-        ConfigError."""
+        """Refuse, before a run begins, engine keys that the installed vLLM does not know or that selfplay sets itself.
+
+        Raises ConfigError.
+        """
         if problems := check_engine_keys(self._engine_keys):
             raise ConfigError("; ".join(problems), "See vLLM's engine arguments.")
 
@@ -93,8 +95,8 @@ class VllmSampler:
     def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightChange:
         """Serve the policy in `folder`; when `digest` is served already, only report how that came about (0 seconds).
 
-        Raises ModelError for a folder that cannot be served (the engine keeps serving what it served), WeightChangeError
-        when not even a fresh engine loads it or agrees with the canaries (nothing is served then).
+        Raises ModelError for a folder that cannot be served (the engine keeps serving what it served), and
+        WeightChangeError when not even a fresh engine loads it or agrees with the canaries (nothing is served then).
         """
         started = time.perf_counter()
         if self._served is not None and self._served.digest == digest:
@@ -126,12 +128,19 @@ class VllmSampler:
 
         A response ends with the first of `stop_token_ids` (kept as its last token id, finish_reason "stop"; the model's
         own end token does not stop unless it is among them) or after `max_tokens` ("length"). `text` leaves out special
-        tokens and the stop token. Raises ConfigError or DataError before anything is sampled, BackendError when the engine
-        fails (it is gone then: load a policy again).
+        tokens and the stop token. Raises ConfigError or DataError before anything is sampled, BackendError when the
+        engine fails (it is gone then: load a policy again).
         """
         if self._llm is None or self._served is None:
             raise BackendError("the sampler serves no policy", "Call load_policy first.")
-        self._check_requests(requests, settings)
+        check_settings(settings)
+        try:
+            _sampling_params(settings, 0)
+        except _refusals() as error:
+            raise ConfigError(f"vLLM refuses the sampling settings: {error}") from error
+        model = self._llm.llm_engine.model_config
+        vocab_size = model.get_vocab_size()
+        check_requests(requests, settings.max_tokens, max_model_len=model.max_model_len, vocab_size=vocab_size)
         greedy = settings.temperature == 0
         jobs = [(r, i, (r.seed + i) % _SEEDS) for r in requests for i in range(settings.num_responses)]
         work = ((r.prompt_token_ids, _sampling_params(settings, None if greedy else seed)) for r, _, seed in jobs)
@@ -158,7 +167,7 @@ class VllmSampler:
     # ---- weights
 
     def _change_live(self, folder: str, canaries: Sequence[Canary]) -> tuple[str, str, CanaryVerdict | None]:
-        """New weights in the running engine: ("reloaded", "", verdict), or ("rebuilt", why it takes a rebuild, None)."""
+        """New weights in the running engine: ("reloaded", "", verdict), or ("rebuilt", why it is needed, None)."""
         try:
             # With the old weights, so that the canary can only pass if the prefix cache is really emptied after it.
             self._continue_canaries(canaries)
@@ -241,7 +250,7 @@ class VllmSampler:
         return compare(canaries, self._continue_canaries(canaries), TOLERANCES[self._dtype]) if canaries else None
 
     def _continue_canaries(self, canaries: Sequence[Canary]) -> list[list[EngineToken]]:
-        """The engine's greedy continuations of the canaries' prompts, as long as the trainer's or up to the context's end."""
+        """The engine's greedy continuations of the canaries' prompts, as long as the trainer's if there is room."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -302,35 +311,6 @@ class VllmSampler:
             if running:
                 del engine
                 self._drop_engine()
-
-    def _check_requests(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> None:
-        """Refuse what vLLM would cut in silence, or fail on for the whole call."""
-        assert self._llm is not None
-        if settings.temperature == 0 and settings.num_responses != 1:
-            raise ConfigError("greedy sampling gives one response a prompt", "Set num_responses to 1 or a temperature.")
-        if 0 < settings.temperature < _COLDEST:
-            raise ConfigError(f"temperature {settings.temperature} is below {_COLDEST}", "Set 0 for greedy sampling.")
-        try:
-            _sampling_params(settings, 0)
-        except _refusals() as error:
-            raise ConfigError(f"vLLM refuses the sampling settings: {error}") from error
-        model = self._llm.llm_engine.model_config
-        longest, vocab_size = model.max_model_len - settings.max_tokens, model.get_vocab_size()
-        for request in requests:
-            ids = request.prompt_token_ids
-            if not ids:
-                raise DataError(f"prompt {request.prompt_id} is empty", "Drop it before sampling.")
-            if len(ids) > longest:
-                raise DataError(
-                    f"prompt {request.prompt_id} has {len(ids)} tokens; with max_tokens {settings.max_tokens} it exceeds "
-                    f"the engine's max_model_len of {model.max_model_len}",
-                    "Drop the prompt, lower sampling.max_tokens or raise sampling.engine.max_model_len.",
-                )
-            if not 0 <= min(ids) <= max(ids) < vocab_size:
-                raise DataError(
-                    f"prompt {request.prompt_id} has token ids outside of the model's vocabulary of {vocab_size}",
-                    "Tokenize it with the policy's own tokenizer.",
-                )
 
     def _max_num_seqs(self) -> int:
         assert self._llm is not None

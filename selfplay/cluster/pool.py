@@ -1,6 +1,6 @@
 """What stages see of workers: a pool of equal workers that each hold one backend object.
 
-Two kinds: `LocalPool` (in this process: fakes in tests) and the Ray pool (ray_pool.py). Neither knows what the calls mean.
+Two kinds: `LocalPool` (in this process: fakes in tests) and the Ray pool (ray_pool.py). Neither knows what calls mean.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
-    """How a worker makes its backend: `target` is "module:Class", called with `kwargs` in the worker's own process, after
-    `setup` ("module:function", optional: environment variables that must be set before an import)."""
+    """How a worker makes its backend: `target` is "module:Class", called with `kwargs` in the worker's own process,
+    after `setup` ("module:function", optional: environment variables that must be set before an import)."""
 
     target: str
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -35,15 +35,15 @@ class Pool(Protocol):
         """Begin to start the workers, without waiting for them."""
 
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
-        """Run the calls on any worker; results in the order of completion. Few calls are in flight at a time. Closing the
-        iterator drops the calls that have not begun."""
+        """Run the calls on any worker; results in the order of completion. Few calls are in flight at a time. Closing
+        the iterator drops the calls that have not begun."""
 
     def everyone(self, method: str, *args: Any) -> list[Any]:
         """Run on every worker, and again on each later replacement of one."""
 
     def stream(self, method: str, *args: Any) -> Iterator[Any]:
-        """Run on one worker with a `progress` callback as the last argument: yields what it was called with, then, last,
-        the result."""
+        """Run on one worker with a `progress` callback as the last argument: yields what it was called with, then,
+        last, the result."""
 
 
 class LocalPool:

@@ -6,6 +6,8 @@ Ray is started without a dashboard, on loopback, and quiet; its processes end wi
 from __future__ import annotations
 
 import os
+import signal
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -35,29 +37,33 @@ class RayCluster:
         self._pools: list[RayPool] = []
 
     def __enter__(self) -> RayCluster:
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        # otherwise Ray overrules what a worker sees of the GPUs when it reserves none
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if self._config.address is None:
-            # a private cluster on loopback: a token would only leave a file in the user's home
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        _set_environment(local=self._config.address is None)
         import ray
 
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             if self._config.address is None:
+                # read at the first import of ray, which a reward function's module may have made before
+                ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
                 ray.init(
-                    address="local", include_dashboard=False, object_store_memory=512 << 20,
-                    _node_ip_address="127.0.0.1", **common,
-                )  # fmt: skip
+                    address="local",
+                    include_dashboard=False,
+                    object_store_memory=512 << 20,
+                    _node_ip_address="127.0.0.1",
+                    **common,
+                )
             else:
+                _check_reachable(self._config.address)
                 ray.init(address=self._config.address, **common)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
+            what = "start Ray here" if self._config.address is None else f"join {self._config.address}"
             raise ResourceError(
-                f"could not {'start Ray here' if self._config.address is None else 'join ' + self._config.address}: {error}",
-                "`selfplay doctor` checks the environment; `ray status` the cluster.",
+                f"could not {what}: {error}", "`selfplay doctor` checks the environment; `ray status` the cluster."
             ) from error
+        finally:
+            # ray.init takes SIGTERM from the driver, whose own handler stops a run at a safe point
+            signal.signal(signal.SIGTERM, on_sigterm)
         return self
 
     def __exit__(
@@ -98,16 +104,16 @@ class RayCluster:
                 total[name] = total.get(name, 0) + amount
         if short := {name: amount for name, amount in need.items() if amount > total.get(name, 0) + 1e-9}:
             raise ResourceError(
-                f"the workers together need {_amounts(need)}; the cluster has {_amounts({n: total.get(n, 0) for n in need})}"
-                f" ({', '.join(short)} is short)",
+                f"the workers together need {_amounts(need)}; the cluster has "
+                f"{_amounts({name: total.get(name, 0) for name in need})} ({', '.join(short)} is short)",
                 "Lower the replicas or reservations under cluster: (num_cpus: 0 lets workers take turns).",
             )
 
     def _demand(self, role: RoleConfig) -> dict[str, float]:
         gpus = role.num_gpus
         if gpus is None:
-            # One device shared by all roles in turn, or one each when there are enough: only Ray's bookkeeping, memory is
-            # the engine's gpu_memory_utilization.
+            # One device shared by all roles in turn, or one each when there are enough: only Ray's bookkeeping, memory
+            # is the engine's gpu_memory_utilization.
             available = self.num_gpus()
             workers = sum(getattr(self._config, name).replicas for name in ROLES)
             gpus = 0.0 if available == 0 else (1.0 if available >= workers else round(available / (2 * workers), 4))
@@ -115,14 +121,18 @@ class RayCluster:
         return {name: amount for name, amount in demand.items() if amount > 0}
 
     def pool(self, role: str, spec: BackendSpec, *, env: Mapping[str, str] | None = None, name: str = "") -> RayPool:
-        """The pool of a role; workers start with `start()` or at the first call."""
+        """The pool of a role; workers start with `start()` or at the first call.
+
+        A second pool of a role has a `name` of its own (gold, beside scorer) and reserves nothing: `check_resources`
+        counts every role once.
+        """
         config: RoleConfig = getattr(self._config, role)
         threads = {"OMP_NUM_THREADS": str(config.threads), "MKL_NUM_THREADS": str(config.threads)}
         pool = RayPool(
             name=name or role,
             spec=spec,
             replicas=config.replicas,
-            demand=self._demand(config),
+            demand={} if name else self._demand(config),
             env={**QUIET, **threads, **(env or {})},
             log_folder=self._log_folder,
             retries=self._config.retries,
@@ -132,9 +142,28 @@ class RayCluster:
         return pool
 
 
+def _set_environment(*, local: bool) -> None:
+    """What Ray reads from the environment, in this process and in all that it starts."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    # otherwise Ray overrules what a worker sees of the GPUs when it reserves none
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if local:
+        # a private cluster on loopback: a token would only leave a file in the user's home
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Despite its name it counts on Linux too: without it Ray puts the machine's outward address in the place of
+        # 127.0.0.1, and all its processes listen there.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError when nothing listens at "host:port" or "ray://host:port": Ray itself tries for two minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
 def _amounts(resources: Mapping[str, float]) -> str:
-    shown = {name: value for name, value in resources.items() if not name.startswith(("node:", "memory", "object_store"))}
-    return ", ".join(f"{value:g} {name}" for name, value in sorted(shown.items())) or "nothing"
-
-
-
+    hidden = ("node:", "memory", "object_store")
+    shown = {name: value for name, value in sorted(resources.items()) if not name.startswith(hidden)}
+    return ", ".join(f"{value:g} {name}" for name, value in shown.items()) or "nothing"

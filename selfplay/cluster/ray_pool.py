@@ -1,8 +1,14 @@
-"""A pool of Ray actors of one role: bounded work in flight, replacements for actors that die, errors that name the worker."""
+"""A pool of Ray actors of one role: bounded work in flight, actors that die replaced, errors that name the worker.
+
+Only a start has a deadline, a call has none: how long a shard may take depends on models, lengths and machine, and a
+working engine that is killed costs more than a wait. A worker that hangs is ended from outside: Ctrl-C twice, or
+SIGTERM and its grace, end the driver and every worker with it, and only the shards in flight are asked again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,8 @@ IN_FLIGHT = 2
 
 
 class RayPool:
-    """See `Pool`. Actors are started by `start()`, stay alive across rounds, and are replaced at most `retries` times."""
+    """See `Pool`. Actors are started by `start()`, stay alive across rounds, and are replaced at most `retries` times
+    in one `map` or `everyone`."""
 
     def __init__(
         self,
@@ -66,13 +73,19 @@ class RayPool:
         )
         return remote.remote(self._spec, str(self._log_path(index)))
 
-    def _wait_ready(self) -> None:
+    def _begin(self) -> None:
+        """Before `map`, `everyone` and `stream`: the actors are there, and replacements are counted anew."""
         self.start()
-        if self._ready:
-            return
+        if not self._ready:
+            self._await_start(range(self._replicas))
+            self._ready = True
+        self._replaced = 0
+
+    def _await_start(self, indices: Sequence[int]) -> None:
+        """Wait until these workers have made their backends. Raises what the making raised, or BackendError."""
         import ray
 
-        waiting = {actor.ready.remote(): index for index, actor in enumerate(self._actors)}
+        waiting = {self._actors[index].ready.remote(): index for index in indices}
         done, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=self._start_timeout)
         for reference in done:
             index = waiting[reference]
@@ -87,9 +100,9 @@ class RayPool:
             names = ", ".join(f"{self._name} {waiting[reference]}" for reference in late)
             raise BackendError(
                 f"not started within {self._start_timeout:g} s: {names}{self._last_words(waiting[late[0]])}",
-                "See the log; raise cluster.start_timeout if the machine is only slow.",
+                f"See {self._log_path(waiting[late[0]])}; raise cluster.start_timeout if the machine is only slow. "
+                "Where others share the cluster, its devices may be taken: `ray status` says.",
             )
-        self._ready = True
 
     def _result(self, reference: Any, index: int) -> Any:
         """ray.get with our own errors instead of Ray's wrappers; a dead actor raises _WorkerDied."""
@@ -115,34 +128,38 @@ class RayPool:
         tail = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-lines:]
         return ("\n  its last words:\n    " + "\n    ".join(tail)) if tail else ""
 
-    def _replace(self, index: int, died: _WorkerDied) -> None:
-        self._replaced += 1
-        if self._replaced > self._retries:
-            raise BackendError(
-                f"{self._name} worker {index} died {self._replaced} times ({died}){self._last_words(index)}",
-                f"Committed work is safe. Its log is {self._log_path(index)}; out of memory is the usual reason. "
-                "Mend the cause, then `selfplay resume`.",
-            )
-        self._actors[index] = self._create(index)
-        try:
-            self._result(self._actors[index].ready.remote(), index)
-            for method, args in self._told.items():
-                self._result(self._actors[index].call.remote(method, args), index)
-        except _WorkerDied as again:
-            self._replace(index, again)
+    def _replace(self, index: int, died: _WorkerDied) -> dict[str, Any]:
+        """An actor in the place of one that died, told all that everyone was told; returns its answers by method."""
+        while True:
+            self._replaced += 1
+            if self._replaced > self._retries:
+                raise BackendError(
+                    f"{self._name} worker {index} died ({died}); {self._name} workers died {self._replaced} times "
+                    f"in this stage, cluster.retries is {self._retries}{self._last_words(index)}",
+                    f"Committed work is safe. Its log is {self._log_path(index)}; out of memory is the usual reason. "
+                    "Mend the cause, then `selfplay resume`.",
+                )
+            self._actors[index] = self._create(index)
+            self._await_start([index])
+            try:
+                return {
+                    method: self._result(self._actors[index].call.remote(method, args), index)
+                    for method, args in self._told.items()
+                }
+            except _WorkerDied as again:
+                died = again
 
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
         """See `Pool.map`. A call whose worker died is run again on the replacement."""
         import ray
 
-        self._wait_ready()
-        self._replaced = 0
+        self._begin()
         queue = iter(calls)
-        again: list[Call] = []
+        again: deque[Call] = deque()
         running: dict[Any, tuple[int, Call]] = {}
 
         def submit(index: int) -> None:
-            call = again.pop() if again else next(queue, None)
+            call = again.popleft() if again else next(queue, None)
             if call is not None:
                 running[self._actors[index].call.remote(method, call.args)] = (index, call)
 
@@ -166,12 +183,13 @@ class RayPool:
                 submit(index)
                 yield call.key, result
         finally:
+            # drops what has not begun; a call under way runs to its end and its result is dropped
             for reference in running:
                 ray.cancel(reference)
 
     def everyone(self, method: str, *args: Any) -> list[Any]:
-        """See `Pool.everyone`."""
-        self._wait_ready()
+        """See `Pool.everyone`. A worker that dies in it is replaced."""
+        self._begin()
         self._told[method] = args
         references = [actor.call.remote(method, args) for actor in self._actors]
         results = []
@@ -179,24 +197,21 @@ class RayPool:
             try:
                 results.append(self._result(reference, index))
             except _WorkerDied as died:
-                self._replaced = 0
-                self._replace(index, died)
-                results.append(self._result(self._actors[index].call.remote(method, args), index))
+                results.append(self._replace(index, died)[method])
         return results
 
     def stream(self, method: str, *args: Any) -> Iterator[Any]:
-        """See `Pool.stream`. A worker that dies in it is not retried: what it had done is in its own scratch."""
-        self._wait_ready()
+        """See `Pool.stream`. A worker that dies in it is not replaced: what it had done is in its own scratch."""
+        self._begin()
         generator = self._actors[0].stream.options(num_returns="streaming").remote(method, args)
         try:
             for reference in generator:
                 yield self._result(reference, 0)
         except _WorkerDied as died:
-            self._actors[0] = self._create(0)
-            self._ready = False
             raise BackendError(
                 f"the {self._name} died ({died}){self._last_words(0)}",
-                f"Committed work is safe. Its log is {self._log_path(0)}. `selfplay resume` goes on from its last checkpoint.",
+                f"Committed work is safe. Its log is {self._log_path(0)}. "
+                "`selfplay resume` goes on from its last checkpoint.",
             ) from None
 
     def close(self) -> None:
@@ -210,6 +225,3 @@ class RayPool:
 
 class _WorkerDied(Exception):
     """Inside this module only: the process behind an actor is gone."""
-
-
-

@@ -1,4 +1,4 @@
-"""The process side of a Ray worker: makes its backend and runs calls on it. Imported inside the actor's process only."""
+"""The process side of a Ray worker: makes its backend and runs calls on it. Imported in the actor's process only."""
 
 from __future__ import annotations
 
@@ -59,8 +59,9 @@ class Worker:
         def work() -> None:
             try:
                 with _telling():
-                    events.put(("result", getattr(self._backend, method)(*args, lambda item: events.put(("item", item)))))
-            except BaseException as error:  # noqa: BLE001 - handed to the caller's side and raised there
+                    result = getattr(self._backend, method)(*args, lambda item: events.put(("item", item)))
+                events.put(("result", result))
+            except BaseException as error:  # handed to the caller's side and raised there
                 events.put(("error", error))
 
         threading.Thread(target=work, daemon=True).start()
@@ -74,7 +75,7 @@ class Worker:
 
 
 class _telling:
-    """Errors of libraries cross the process boundary as BackendError with their last line; the traceback goes to the log."""
+    """Errors of libraries cross the process boundary as BackendError with their last line; the traceback is logged."""
 
     def __enter__(self) -> None:
         return None

@@ -96,7 +96,7 @@ class RewardConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = identity("auto", "auto: float32 on a CPU, bfloat16 on a GPU")
     batched: bool = identity(False, "the function takes lists and returns a list")
     max_failed: float = identity(0.1, "stop when more than this fraction of a shard fails", ge=0, le=1)
-    batch_tokens: int = resource(16384, "tokens in a padded batch of the model", ge=1)
+    batch_tokens: int | None = resource(None, "tokens in a padded batch of the model; by the device if not set", ge=1)
     trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
 
     @model_validator(mode="after")

@@ -1,14 +1,16 @@
 """Noisy demonstrations: the answers that the small world's first policy is fine-tuned on.
 
-What they leave to be found decides what the loop can do. Corrupted copies of good answers give a policy whose likeliest answer
-is already good, and rounds of training then only make it surer. So here the *usual* answer is mediocre: its content is mostly
-right, while greeting, thanks, connecting words, describing words, the right mood and the right length are mostly missing. Each of
-them is there now and then, so a best of several samples has something to find.
+What they leave to be found decides what the loop can do. Corrupted copies of good answers give a policy whose
+likeliest answer is already good, and rounds of training then only make it surer. So here the *usual* answer is
+mediocre: its content is mostly right, while greeting, thanks, connecting words, describing words, the right
+mood and the right length are mostly missing. Each of them is there now and then, so a best of several samples
+has something to find.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfplay.quickstart import words as w
@@ -35,7 +37,7 @@ class _Writer:
         """`text` if the author bothers with this element, else nothing."""
         return text if self.rng.random() < STYLE_CHANCE[self.careful] else ""
 
-    def any_of(self, choices: tuple[str, ...] | list[str]) -> str:
+    def any_of(self, choices: Sequence[str]) -> str:
         return self.rng.choice(choices)
 
     def slips(self) -> bool:
@@ -76,7 +78,9 @@ def _reply(fields: Fields, at: _Writer) -> str:
     thanks = at.style(at.any_of(("thank you for asking. ", "thanks for the note. ")))
     if not greeting:
         thanks = thanks.capitalize()
-    answer = at.any_of((f"Here is the {item}", f"I will bring the {item}", f"You can have the {item}", f"No {item} now"))
+    answer = at.any_of(
+        (f"Here is the {item}", f"I will bring the {item}", f"You can have the {item}", f"No {item} now")
+    )
     named = "" if greeting else at.any_of(("", f", {name}"))
     closing = at.style(f". {at.any_of(w.CLOSINGS).capitalize()}")
     return greeting + thanks + answer + named + closing + at.style(".")
@@ -104,7 +108,7 @@ def _feelings(mood: str) -> tuple[str, ...]:
 def _count(fields: Fields, at: _Writer) -> str:
     total = int(fields["had"]) + int(fields["more"])
     if at.slips():
-        total += at.any_of([-1, 1, 2])
+        total += at.rng.choice((-1, 1, 2))
     worked = at.style(f"{fields['had']} + {fields['more']} = ")
     subject = at.style(f"{fields['name']} has ")
     thing = at.any_of((f" {fields['thing']}s", f" {fields['thing']}s", ""))

@@ -1,6 +1,8 @@
-"""The recipe of the small world: how its two models are made, and the settings of the run that starts from them.
+"""The recipe of the small world: how its two models are made, and the settings of the run that starts from
+them.
 
-The one place for these numbers: `world.py` writes `config.yaml` from here and passes the sizes to the process that trains.
+The one place for these numbers: `world.py` writes `config.yaml` from here and passes the sizes to the process
+that trains.
 """
 
 from __future__ import annotations
@@ -34,28 +36,31 @@ class Sizes:
 
 
 TINY = Sizes(
-    vocabulary=400, hidden=32, layers=1, heads=2, feed_forward=64, fine_tuning_steps=20, fine_tuning_batch=8, curve_points=1,
-    curve_prompts=8, reward_pairs=32, reward_held_out_pairs=16, reward_batch=8, max_response_tokens=8, prompts=64, eval_prompts=16,
+    vocabulary=600, hidden=64, layers=1, heads=2, feed_forward=64, fine_tuning_steps=150, fine_tuning_batch=16,
+    curve_points=1, curve_prompts=8, reward_pairs=200, reward_held_out_pairs=16, reward_batch=8,
+    max_response_tokens=24, prompts=64, eval_prompts=16,
 )  # fmt: skip
-"""A world that is made in seconds and answers nonsense: for tests of the machinery around it."""
+"""A world that is made in seconds and answers mostly nonsense: for tests of the machinery around it."""
 
 
 def run_config(seed: int) -> dict[str, Any]:
-    """The configuration of the quickstart's run, as `config.yaml` holds it. Paths are relative to the world's folder."""
+    """The configuration of the quickstart's run, as `config.yaml` holds it. Paths are relative to the world's
+    folder.
+    """
     return {
         "policy": {"model": "policy"},
         "prompts": {"source": "prompts.jsonl", "column": "prompt", "per_round": 256},
         "sampling": {"num_responses": 5, "temperature": 0.8, "top_p": 0.95, "max_tokens": 64},
         "reward": {"model": "reward_model"},
         "pairs": {"build": "best_worst"},
-        "selection": {"metric": "alignment_potential", "weight": 2.5, "keep": 0.4},
+        "selection": {"metric": "alignment_potential", "weight": 1.0, "keep": 0.5},
         "training": {
             "loss": "dpo",
             "start": "previous",
             "reference": "previous",
             "data": "latest",
             "beta": 0.1,
-            "learning_rate": 1.0e-4,
+            "learning_rate": 3.0e-4,
             "epochs": 3,
             "batch_size": 16,
         },

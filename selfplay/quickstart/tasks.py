@@ -1,8 +1,9 @@
-"""The requests of the small world: five skills, what asks for each, and the gold reward that judges the answers.
+"""The requests of the small world: five skills, and the gold reward that judges the answers.
 
-`selfplay quickstart` makes its own world to run the loop in. This file is the outside of that world: it draws prompts, splits
-them into disjoint parts, and judges responses by rules (`gold`), which is what makes the effect of the loop measurable. The
-answers that the first policy learns from are in `demonstrations.py`. Pure Python: nothing here imports torch, ray or vllm.
+`selfplay quickstart` makes its own world to run the loop in. This file is the outside of that world: it draws
+prompts, splits them into disjoint parts, and judges responses by rules (`gold`), which is what makes the effect
+of the loop measurable. The answers that the first policy learns from are in `demonstrations.py`. Pure Python:
+nothing here imports torch, ray or vllm.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from typing import Any
 from selfplay.quickstart import words as w
 
 SPLITS = {"fine_tuning": 0.4, "reward_model": 0.2, "rounds": 0.3, "evaluation": 0.1}
-"""Share of the prompt space that each split owns. A prompt's split is a property of its text, so no two can share one."""
+"""Share of the prompt space that each split owns. A prompt's split is a property of its text, so no two can
+share one.
+"""
 
 MAX_JUDGED_CHARACTERS = 2000
-"""Text beyond this is not read: a good answer has less than 200 characters, and the judge must not be slowed by a hostile one."""
+"""Text beyond this is not read: a good answer has less than 200 characters, and the judge must not be slowed by
+a hostile one.
+"""
 
 CORRECT_WEIGHT, STYLE_WEIGHT, LENGTH_WEIGHT = 0.4, 0.4, 0.2
 
@@ -29,10 +34,11 @@ Fields = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """One kind of request. `templates` hold `{field}` places; `draw` fills them; `correct` and `style` judge a response.
+    """One kind of request. `templates` hold `{field}` places; `draw` fills them; `correct` and `style` judge a
+    response.
 
-    `correct(fields, text)` and `style(fields, text)` return a number in [0, 1]; `length` is the range of words that is
-    neither too short nor too long.
+    `correct(fields, text)` and `style(fields, text)` return a number in [0, 1]; `length` is the range of words
+    that is neither too short nor too long.
     """
 
     name: str
@@ -97,7 +103,9 @@ def _correct_sentence(fields: Fields, text: str) -> float:
 
 
 def _style_sentence(fields: Fields, text: str) -> float:
-    described = [_has(text, *(f"{adjective} {fields[key]}" for adjective in w.ADJECTIVES)) for key in ("first", "second")]
+    described = [
+        _has(text, *(f"{adjective} {fields[key]}" for adjective in w.ADJECTIVES)) for key in ("first", "second")
+    ]
     return _mean(*described, _has(text, *w.PLACES), _finished(text))
 
 
@@ -168,7 +176,10 @@ SKILLS: dict[str, Skill] = {
         ),
         Skill(
             "reply",
-            ("Reply politely to {name}, who asks for a {look} {item}.", "{name} asks for a {look} {item}. Write a polite reply."),
+            (
+                "Reply politely to {name}, who asks for a {look} {item}.",
+                "{name} asks for a {look} {item}. Write a polite reply.",
+            ),
             _draw_reply, _correct_reply, _style_reply, (11, 18),
         ),
         Skill(
@@ -193,8 +204,9 @@ SKILLS: dict[str, Skill] = {
 
 
 def _matcher(template: str) -> re.Pattern[str]:
-    """`template` as a pattern: each `{field}` becomes a group of lower-case words, a name or a number; a field that comes
-    twice must hold the same text both times."""
+    """`template` as a pattern: each `{field}` becomes a group of lower-case words, a name or a number; a field
+    that comes twice must hold the same text both times.
+    """
     seen: set[str] = set()
     pattern = ""
     for piece in re.split(r"(\{\w+\})", template):
@@ -227,7 +239,9 @@ def parse(prompt: str) -> tuple[Skill, Fields] | None:
 
 
 def _length(num_words: int, wanted: tuple[int, int]) -> float:
-    """1.0 inside the wanted range, falling in a straight line to 0.0 at half the lower and twice the upper end."""
+    """1.0 inside the wanted range, falling in a straight line to 0.0 at half the lower and twice the upper
+    end.
+    """
     low, high = wanted
     if num_words < low:
         return max(0.0, (num_words - low / 2) / (low / 2))
@@ -237,9 +251,9 @@ def _length(num_words: int, wanted: tuple[int, int]) -> float:
 def gold(prompt: str, response: str, **columns: Any) -> float:
     """How good `response` is as an answer to `prompt`, in [0, 1]: `correct * (0.4 + 0.4 style + 0.2 length)`.
 
-    Correctness is a factor, so that style alone earns nothing. A name or thing that was not asked about costs a quarter of
-    it. Any text is judged and none raises; a prompt that this world did not make gets 0.0. `columns` (the prompt's other
-    columns, such as its skill) are not used: the prompt carries all that is needed.
+    Correctness is a factor, so that style alone earns nothing. A name or thing that was not asked about costs a
+    quarter of it. Any text is judged and none raises; a prompt that this world did not make gets 0.0. `columns`
+    (the prompt's other columns, such as its skill) are not used: the prompt carries all that is needed.
     """
     del columns
     parsed = parse(prompt)
@@ -280,6 +294,6 @@ def prompts(split: str, num: int, seed: int) -> list[dict[str, str]]:
         if split_of(prompt) == split:
             rows.setdefault(prompt, {"prompt": prompt, "skill": skill.name})
         draws += 1
-        if draws > 1000 + 200 * num:
+        if draws > 1000 + 60 * num:
             raise ValueError(f"the split {split!r} does not hold {num} distinct prompts (found {len(rows)})")
     return list(rows.values())

@@ -1,17 +1,23 @@
 """The words of the small world: what requests are about, and what the gold reward looks for in answers.
 
-Read by `tasks.py` (requests and gold reward) and `demonstrations.py` (the answers that the first policy learns from).
+Read by `tasks.py` (requests and gold reward) and `demonstrations.py` (the answers that the first policy learns
+from).
 """
 
 from __future__ import annotations
 
-NAMES = "Anna Ben Carl Dora Emma Finn Gina Hugo Iris Jack Kate Liam Mona Noah Olga Paul Rosa Sam Tina Vera Will Zoe Adam Clara".split()
+NAMES = (
+    "Anna", "Ben", "Carl", "Dora", "Emma", "Finn", "Gina", "Hugo", "Iris", "Jack", "Kate", "Liam", "Mona",
+    "Noah", "Olga", "Paul", "Rosa", "Sam", "Tina", "Vera", "Max", "Zoe", "Adam", "Clara",
+)  # fmt: skip
 
 THINGS = (
-    "lamp river stone map cup dog cat bird tree boat book chair table garden window door letter song cake kite drum "
-    "coat hat ring bell clock train road hill cloud star moon field forest bridge basket bottle blanket pencil mirror "
-    "candle flower feather button carrot pillow hammer tower"
-).split()
+    "lamp", "river", "stone", "map", "cup", "dog", "cat", "bird", "tree", "boat", "book", "chair", "table",
+    "garden", "window", "door", "letter", "song", "cake", "kite", "drum", "coat", "hat", "ring", "bell",
+    "clock", "train", "road", "hill", "cloud", "star", "moon", "field", "forest", "bridge", "basket", "bottle",
+    "blanket", "pencil", "mirror", "candle", "flower", "feather", "button", "carrot", "pillow", "hammer",
+    "tower",
+)  # fmt: skip
 """All take "a" before them and "s" behind them, so that requests stay plain English."""
 
 KNOWN = {word.lower() for word in NAMES} | set(THINGS) | {thing + "s" for thing in THINGS}

@@ -1,9 +1,9 @@
-"""Prepares the small world: a folder with a policy, a reward model, prompts and a configuration that runs as it is.
+"""Prepares the small world: a folder with a policy, a reward model, prompts and a configuration that runs.
 
-`selfplay quickstart` starts here, then takes the same way as any user's run. The two models are trained by a child process
-(`backends/small_world.py`), so that nothing here imports torch, and kept in the user's cache, so that it happens once for each
-seed and recipe. A world appears under its name in one step, complete and with digests: what was interrupted is never taken for
-finished, and what was damaged is made again.
+`selfplay quickstart` starts here, then takes the same way as any user's run. The two models are trained by a
+child process (`backends/small_world.py`), so that nothing here imports torch, and kept in the user's cache, so
+that it happens once for each seed and recipe. A world appears under its name in one step, complete and with
+digests: what was interrupted is never taken for finished, and what was damaged is made again.
 """
 
 from __future__ import annotations
@@ -31,22 +31,24 @@ from selfplay.quickstart.recipe import Sizes, run_config
 from selfplay.quickstart.tasks import prompts
 
 Progress = Callable[[dict[str, Any]], None]
-"""Takes one report of progress: `stage` (a word for people) and numbers such as `step`, `steps`, `loss`, `seconds`."""
+"""Takes one report of progress: `stage` (a word for people) and numbers such as `step`, `steps`, `loss`,
+`seconds`.
+"""
 
 MARKER = "world.json"
 """Written last: key, seed, sizes and the digest of every other file."""
 
 PACKAGE = Path(__file__).parents[1]
-RECIPE_SOURCES = [PACKAGE / "quickstart" / name for name in ("tasks.py", "words.py", "demonstrations.py", "recipe.py", "world.py")] + [
-    PACKAGE / "backends" / name for name in ("small_world.py", "small_tokenizer.py")
-]
+RECIPE_SOURCES = sorted([*(PACKAGE / "quickstart").glob("*.py"), *(PACKAGE / "backends").glob("small_*.py")])
 LIBRARIES = ("torch", "transformers", "tokenizers", "trl")
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A prepared world. `folder` holds all of it; `from_cache` says that nothing was trained for it this time; `record` is what was
-    measured when it was made (learning curve, accuracy of the reward model, seconds by part)."""
+    """A prepared world. `folder` holds all of it; `from_cache` says that nothing was trained for it this time;
+    `record` is what was measured when it was made (learning curve, accuracy of the reward model, seconds by
+    part).
+    """
 
     folder: Path
     seed: int
@@ -67,7 +69,9 @@ def default_cache_dir() -> Path:
 
 
 def world_key(seed: int, sizes: Sizes) -> str:
-    """What a cached world depends on, as 16 hex digits: seed, sizes, the source of the recipe, and the libraries' versions."""
+    """What a cached world depends on, as 16 hex digits: seed, sizes, the source of the recipe, and the
+    libraries' versions.
+    """
     parts = [str(seed), json.dumps(asdict(sizes), sort_keys=True)]
     parts += [hashlib.sha256(source.read_bytes()).hexdigest() for source in RECIPE_SOURCES]
     parts += [f"{library} {metadata.version(library)}" for library in LIBRARIES]
@@ -82,11 +86,11 @@ def prepare(
     progress: Progress = lambda report: None,
     sizes: Sizes | None = None,
 ) -> World:
-    """Make the world of `seed` in `world_dir`: `policy/`, `reward_model/`, `prompts.jsonl`, `eval_prompts.jsonl`, `config.yaml`,
-    `learning_curve.json`, `world.json`.
+    """Make the world of `seed` in `world_dir`: `policy/`, `reward_model/`, `prompts.jsonl`,
+    `eval_prompts.jsonl`, `config.yaml`, `learning_curve.json`, `world.json`.
 
-    A world of the same seed and recipe that is there already, whole, is kept as it is. `sizes` is for tests. Raises ConfigError
-    when `world_dir` holds anything else, and BackendError when training fails.
+    A world of the same seed and recipe that is there already, whole, is kept as it is. `sizes` is for tests.
+    Raises ConfigError when `world_dir` holds anything else, and BackendError when training fails.
     """
     sizes = sizes or Sizes()
     key = world_key(seed, sizes)
@@ -102,7 +106,9 @@ def prepare(
     worlds = cache / "worlds"
     worlds.mkdir(parents=True, exist_ok=True)
     cached = worlds / key
-    with _locked(worlds / f".{key}.lock", lambda: progress({"stage": "waiting for another process that makes this world"})):
+    with _locked(
+        worlds / f".{key}.lock", lambda: progress({"stage": "waiting for another process that makes this world"})
+    ):
         from_cache = _is_world(cached, key)
         if not from_cache:
             _remove_leftovers(worlds, key)
@@ -164,17 +170,17 @@ def _train_models(folder: Path, seed: int, sizes: Sizes, progress: Progress) -> 
 
 @contextlib.contextmanager
 def _appearing_as(target: Path) -> Iterator[Path]:
-    """A scratch folder beside `target` that takes its name, synced to disk, when the block ends well; else it is removed."""
+    """A scratch folder beside `target` that takes its name, synced to disk, when the block ends well; else it
+    is removed.
+    """
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         yield scratch
         scratch.chmod(0o755)
         for path in [*scratch.rglob("*"), scratch]:
             _sync(path)
-        if target.exists():
-            # Either an empty folder, which os.rename replaces, or a damaged world in the cache.
-            if not _is_empty_folder(target):
-                shutil.rmtree(target)
+        if target.exists() and not _is_empty_folder(target):
+            shutil.rmtree(target)  # a damaged world in the cache: `prepare` lets no other folder come this far
         scratch.rename(target)
         _sync(target.parent)
     finally:
@@ -202,7 +208,9 @@ def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 
 def _remove_leftovers(worlds: Path, key: str) -> None:
-    """Remove what a killed preparation of this world left. Called with its lock held, so no live one is touched."""
+    """Remove what a killed preparation of this world left. Called with its lock held, so no live one is
+    touched.
+    """
     for leftover in worlds.glob(f".{key}.*.partial"):
         shutil.rmtree(leftover)
 
@@ -218,8 +226,10 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _is_world(folder: Path, key: str) -> bool:
-    """Whether `folder` is the whole world of that key: every file of the marker is there and unchanged. Added files are allowed
-    (a user may keep settings of their own beside it); an edited `config.yaml` is theirs to edit and not checked."""
+    """Whether `folder` is the whole world of that key: every file of the marker is there and unchanged. Added
+    files are allowed (a user may keep settings of their own beside it); an edited `config.yaml` is theirs to
+    edit and not checked.
+    """
     marker = folder / MARKER
     if not marker.is_file():
         return False

@@ -20,6 +20,8 @@ from selfplay.stages.sample import policy_reads
 from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
 
 NUM_CANARIES = 4
+# Longer than two blocks of the engine's prefix cache: a shorter prompt would not be cached, and a stale cache not be seen.
+CANARY_TOKENS = 80
 
 
 def run(context: Context, round_number: int) -> None:
@@ -126,8 +128,22 @@ def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Po
         lora=training.lora.model_dump() if training.lora else None,
         gradient_checkpointing=training.gradient_checkpointing,
         trl=dict(training.trl),
-        canary_prompts=[pair.prompt_token_ids for pair in pairs[:NUM_CANARIES]],
+        canary_prompts=canary_prompts(pairs, context.inputs.max_length),
     )
+
+
+def canary_prompts(pairs: Sequence[TrainPair], max_length: int) -> list[list[int]]:
+    """Token sequences to compare engine and trainer on: prompts with their chosen responses, strung together until they are
+    long enough to be in the engine's prefix cache."""
+    prompts = []
+    for first in range(min(NUM_CANARIES, len(pairs))):
+        tokens: list[int] = []
+        for pair in pairs[first:]:
+            tokens += pair.prompt_token_ids + pair.chosen_token_ids
+            if len(tokens) >= CANARY_TOKENS:
+                break
+        prompts.append(tokens[: max(CANARY_TOKENS, len(pairs[first].prompt_token_ids))][: max_length // 2])
+    return prompts
 
 
 def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:

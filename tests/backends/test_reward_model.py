@@ -1,4 +1,4 @@
-"""The reward model with real tiny models: the plain forward's numbers in any batch, and a reason where there is none."""
+"""The reward model with real tiny models: the plain forward's numbers in any batch, a reason where there is none."""
 
 import shutil
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from selfplay.errors import BackendError, ConfigError, ModelError
 from tiny import make_tiny_llama
-from training import END, largest_difference, make_job, make_pairs, train, weights
+from training import largest_difference, make_job, make_pairs, train, weights
 
 LORA = {"r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": "all-linear"}
 
@@ -33,9 +32,10 @@ def pairs(policy: Path) -> list:
 
 def test_cached_reference_equals_stock_dpo_trainer_with_a_reference_model(policy, other, tmp_path):
     from datasets import Dataset
-    from selfplay.backends.trl_rows import RowOrder
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
+
+    from selfplay.backends.trl_rows import RowOrder
 
     pairs = make_pairs(policy, 16, reference=other)
     job = make_job(tmp_path, policy, pairs, reference_is_policy=False)
@@ -165,69 +165,6 @@ def test_order_of_pairs_does_not_change_the_result(policy, pairs, tmp_path):
     assert largest_difference(weights(tmp_path / "a/output/policy"), weights(tmp_path / "b/output/policy")) == 0
 
 
-def test_another_models_log_probs_are_refused(policy, other, tmp_path):
-    with pytest.raises(BackendError, match="policy_logp") as caught:
-        train(make_job(tmp_path, policy, make_pairs(other, 8)))
-    assert "logprobs" in caught.value.hint
-    assert not (tmp_path / "output").exists()
-
-
-def test_another_models_reference_is_refused_where_it_must_be_the_policy(policy, other, tmp_path):
-    pairs = make_pairs(policy, 8, reference=other)
-    with pytest.raises(BackendError, match="must be 0.693147"):
-        train(make_job(tmp_path, policy, pairs))
-
-
-def test_nan_log_prob_in_the_table_is_refused(policy, pairs, tmp_path):
-    broken = [*pairs[:7], dataclasses.replace(pairs[7], policy_logp_chosen=math.nan)]
-    with pytest.raises(BackendError, match="pair07"):
-        train(make_job(tmp_path, policy, broken))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"chosen_token_ids": [64] * 70 + [END]}, "max_length is 64"),
-        ({"rejected_token_ids": []}, "no tokens"),
-        ({"chosen_token_ids": [320, END]}, "vocabulary of 320"),
-        ({"reference_logp_chosen": None}, "reference log-prob"),
-        ({"pair_id": "pair00"}, "twice"),
-    ],
-)
-def test_a_pair_that_cannot_be_trained_on_is_named(policy, pairs, tmp_path, change, message):
-    bad = dataclasses.replace(pairs[1], **change)
-    with pytest.raises(BackendError, match=rf"pair {bad.pair_id} .*{message}"):
-        train(make_job(tmp_path, policy, [pairs[0], bad]))
-
-
-def test_lora_is_merged_and_leaves_no_adapter(policy, pairs, tmp_path):
-    from transformers import AutoModelForCausalLM
-
-    lora = LORA | {"dropout": 0.1}
-    result = train(make_job(tmp_path, policy, pairs, lora=lora, learning_rate=1e-2, epochs=2))
-    start, final = weights(policy), weights(tmp_path / "output/policy")
-    assert start.keys() == final.keys()
-    assert {t.dtype for t in final.values()} == {torch.float32}
-    adapted = [name for name in start if not torch.equal(start[name], final[name])]
-    assert adapted and all("_proj" in name for name in adapted)
-    assert result.steps[-1].loss < 0.6
-    assert 0 < result.changed_fraction < 1
-    AutoModelForCausalLM.from_pretrained(tmp_path / "output/policy", dtype=torch.float32)
-    assert not list((tmp_path / "output").rglob("adapter*"))
-
-
-def test_lora_dropout_is_not_switched_off(policy, pairs, tmp_path):
-    train(make_job(tmp_path / "with", policy, pairs, lora=LORA | {"dropout": 0.5}, learning_rate=1e-2))
-    train(make_job(tmp_path / "without", policy, pairs, lora=LORA, learning_rate=1e-2))
-    assert largest_difference(weights(tmp_path / "with/output/policy"), weights(tmp_path / "without/output/policy")) > 0
-
-
-def test_lora_targets_that_do_not_exist_are_named(policy, pairs, tmp_path):
-    with pytest.raises(ConfigError, match="query_key_value") as caught:
-        train(make_job(tmp_path, policy, pairs, lora=LORA | {"target_modules": ["q_proj", "query_key_value"]}))
-    assert "q_proj" in caught.value.hint
-
-
 def test_tied_embeddings_stay_tied(tmp_path):
     policy = make_tiny_llama(tmp_path / "tied", tied=True)
     pairs = make_pairs(policy, 8)
@@ -263,75 +200,16 @@ def test_simpo_needs_no_reference_and_its_lora_works(policy, pairs, tmp_path):
     assert result.changed_fraction > 0
 
 
-def test_a_policy_of_nan_stops_before_training(pairs, tmp_path):
-    policy = make_tiny_llama(tmp_path / "nan")
-    from safetensors.torch import save_file
-
-    tensors = weights(policy)
-    tensors["model.norm.weight"][0] = math.nan
-    save_file(tensors, policy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BackendError, match="nan"):
-        train(make_job(tmp_path, policy, pairs))
-
-
-def test_a_loss_that_is_not_a_number_stops_at_its_step(policy, pairs, tmp_path, monkeypatch):
-    from selfplay.backends.trl_losses import PairDPOTrainer
-
-    real = PairDPOTrainer.compute_loss
-
-    def poisoned(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss = real(self, model, inputs, return_outputs, num_items_in_batch)
-        return loss * math.nan if self.state.global_step == 1 else loss
-
-    monkeypatch.setattr(PairDPOTrainer, "compute_loss", poisoned)
-    before = (policy / "model.safetensors").read_bytes()
-    with pytest.raises(BackendError, match="step 2 of 3: the loss is nan"):
-        train(make_job(tmp_path, policy, pairs, checkpoint_every=1))
-    assert (policy / "model.safetensors").read_bytes() == before
-    assert not (tmp_path / "output").exists()
-    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-1"]
-
-
-def test_an_update_that_bf16_cannot_hold_is_an_error(policy, pairs, tmp_path):
-    with pytest.raises(BackendError, match="none of .* in bfloat16"):
-        train(make_job(tmp_path, policy, pairs[:8], learning_rate=1e-12, engine_dtype="bfloat16"))
-    assert not (tmp_path / "output").exists()
-
-
 def test_one_step_is_not_spent_on_warming_up(policy, pairs, tmp_path):
     result = train(make_job(tmp_path, policy, pairs[:8]))
     assert [step.learning_rate for step in result.steps] == [1e-3]
     assert any("warm-up" in note for note in result.notes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"micro_batch_size": 3}, "does not divide"),
-        ({"loss": "dp0"}, "unknown loss"),
-        ({"loss": "simpo"}, "simpo_gamma_beta_ratio"),
-        ({"schedule": "constant"}, "schedule"),
-        ({"precision": "bf16"}, "CPU"),
-        ({"precision": "float16"}, "precision"),
-        ({"trl": {"weight_decai": 0.1}}, "weight_decay"),
-        ({"trl": {"loss_type": "sigmoid", "loss_weights": [1.0]}}, "loss_weights"),
-        ({"trl": {"f_divergence_type": "alpha", "loss_type": ["sigmoid", "nca_pair"]}}, "f_divergence_type"),
-    ],
-)
-def test_settings_that_cannot_work(policy, pairs, tmp_path, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        train(make_job(tmp_path, policy, pairs, **changes))
-
-
 def test_pass_through_keys_arrive(policy, pairs, tmp_path):
     result = train(make_job(tmp_path, policy, pairs, trl={"loss_type": "ipo", "max_grad_norm": 0.0}))
     assert result.first_loss == pytest.approx(25.0, abs=1e-4)  # 1 / (4 beta^2)
     assert result.expected_first_loss == pytest.approx(25.0)
-
-
-def test_a_missing_policy_folder(pairs, tmp_path):
-    with pytest.raises(ModelError, match="no policy folder"):
-        train(make_job(tmp_path, tmp_path / "nowhere", pairs))
 
 
 def test_the_model_is_released(policy, pairs, tmp_path):
@@ -353,3 +231,59 @@ def test_the_model_is_released(policy, pairs, tmp_path):
             train(make_job(tmp_path / str(number), policy, pairs[:8]))
     gc.collect()
     assert models and all(model() is None for model in models)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_gradient_checkpointing_is_only_a_resource(policy, pairs, tmp_path, lora):
+    for name, on in (("on", True), ("off", False)):
+        train(make_job(tmp_path / name, policy, pairs, lora=lora, gradient_checkpointing=on))
+    assert largest_difference(weights(tmp_path / "on/output/policy"), weights(tmp_path / "off/output/policy")) < 1e-6
+
+
+def test_under_bf16_autocast_weights_moments_and_canaries_stay_float32(policy, pairs, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    from selfplay.backends import trl_config
+
+    # as on a GPU: a CPU has the same autocast, only slowly
+    monkeypatch.setattr(trl_config, "uses_bf16", lambda job, device: True)
+    prompt = pairs[0].prompt_token_ids
+    job = make_job(tmp_path, policy, pairs, precision="auto", checkpoint_every=3, canary_prompts=[prompt])
+    result = train(job)
+    assert result.logp_error_max > 1e-4 and result.logp_error_mean < 0.02
+    assert {t.dtype for t in weights(tmp_path / "output/policy").values()} == {torch.float32}
+    optimizer = torch.load(tmp_path / "checkpoints/checkpoint-3/optimizer.pt", weights_only=True)
+    assert {m.dtype for state in optimizer["state"].values() for m in state.values()} == {torch.float32}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "output/policy", dtype=torch.float32)
+    logps = torch.log_softmax(model(torch.tensor([prompt])).logits[0, -1], dim=-1)
+    first = result.canaries[0].positions[0]
+    assert first.top_logps == pytest.approx(logps[first.top_ids].tolist(), abs=1e-5)
+
+
+def test_nothing_is_printed_and_nothing_is_sent(policy, pairs, tmp_path, capfd, monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("telemetry")
+
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", forbidden)
+    for _ in range(2):
+        train(make_job(tmp_path, policy, pairs, checkpoint_every=1))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_bf16_policy_with_an_odd_generation_config(tmp_path):
+    policy = make_tiny_llama(tmp_path / "bf16", dtype="bfloat16")
+    # transformers refuses to save such a generation config; published models have them
+    (policy / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "eos_token_id": [257, 3]}')
+    (policy / ".COMMIT.json").write_text("{}")
+    (policy / "original").mkdir()
+    train(make_job(tmp_path, policy, make_pairs(policy, 8), checkpoint_every=1, learning_rate=1e-6))
+    made = tmp_path / "output/policy"
+    final, start = weights(made), weights(policy)
+    assert {t.dtype for t in start.values()} == {torch.bfloat16} and {t.dtype for t in final.values()} == {
+        torch.float32
+    }
+    # at this learning rate the update is smaller than bf16's spacing, and float32 keeps it
+    assert 0 < largest_difference(final, {name: t.float() for name, t in start.items()}) < 1e-5
+    assert (made / "generation_config.json").read_bytes() == (policy / "generation_config.json").read_bytes()
+    assert json.loads((made / "config.json").read_text())["dtype"] == "float32"
+    assert not (made / ".COMMIT.json").exists() and not (made / "original").exists()

@@ -1,0 +1,12 @@
+"""Arguments that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")]
+Round = Annotated[int, typer.Argument(metavar="ROUND", help="Number of the round; 0 is the starting policy.", min=0)]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

@@ -1,0 +1,64 @@
+"""`selfplay config show|validate|schema`: the settings of a run or a file, whether they hold, and which there are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfplay.cli.arguments import Json
+from selfplay.cli.terminal import note, safe_text, write, write_json
+
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of a run.")]
+_Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, with dots.")]
+
+
+def show(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A run's directory or a YAML file.")],
+    json_output: Json = False,
+) -> None:
+    """Show all settings of a run or a file, as YAML.
+
+    Defaults are filled in; of a run, the settings of its newest attempt. `selfplay run` takes the output.
+    """
+    import yaml
+
+    from selfplay.inspect.settings import show_document
+
+    document = show_document(source)
+    if json_output:
+        write_json(document)
+    else:
+        # escapes everything beyond ASCII, so it is harmless on a terminal and the same when read back
+        write(yaml.safe_dump(document, sort_keys=False, allow_unicode=False).rstrip())
+
+
+def validate(config: _File, overrides: _Overrides = None, json_output: Json = False) -> None:
+    """Check a file and overrides against the schema."""
+    from selfplay.config.load import load_config
+
+    settings = load_config(config, overrides or [])
+    if json_output:
+        write_json({"schema_version": 1, "ok": True, "config": settings.model_dump(mode="json")})
+    else:
+        name = safe_text(str(config))
+        note(f"{name} is valid; `selfplay run {name} --dry-run` checks models, prompts and memory too")
+
+
+def schema(json_output: Json = False) -> None:
+    """List every setting.
+
+    Each with its type, default, tag (what a change of it means for a run that has begun) and what it does.
+    """
+    from selfplay.inspect.settings import schema_document
+
+    document = schema_document()
+    if json_output:
+        write_json(document)
+        return
+    for setting in document["settings"]:
+        default = "required" if setting["required"] else f"default {json.dumps(setting['default'])}"
+        rule = f", {setting['rule']}" if setting["rule"] else ""
+        write(f"{setting['name']}: {setting['type']}{rule} ({default}; {setting['tag']})\n    {setting['description']}")

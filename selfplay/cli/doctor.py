@@ -1,0 +1,32 @@
+"""`selfplay doctor`: does this machine have what a run needs?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from selfplay.cli.arguments import Json
+from selfplay.cli.terminal import safe_text, write, write_json
+
+
+def command(
+    quick: Annotated[bool, typer.Option("--quick", help="Without the trial import, which takes some seconds.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Check whether this machine can run it.
+
+    Python, packages, memory, disk and GPUs; what fails (the exit code is then 1) comes with what to do.
+    """
+    from selfplay.inspect.doctor import doctor_document
+
+    document = doctor_document(quick=quick)
+    if json_output:
+        write_json(document)
+    else:
+        for finding in document["findings"]:
+            write(f"{finding['state']:<4}  {finding['name']}: {safe_text(finding['message'])}")
+            if finding["hint"]:
+                write(f"      -> {safe_text(finding['hint'])}")
+    if not document["ok"]:
+        raise SystemExit(1)

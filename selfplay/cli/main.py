@@ -1,0 +1,101 @@
+"""The console script `selfplay`: its commands, and the one place where an error becomes a message and an exit code.
+
+Importing the command modules costs little: each imports what it needs inside its function.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from selfplay import __version__
+from selfplay.cli import config, doctor, pair, pairs, quickstart, resume, rounds, run, show, status, verify
+from selfplay.cli.terminal import note, safe_text
+from selfplay.errors import SelfplayError
+
+# rich's help and tracebacks would cost a third of the start-up, and read markup out of texts that are none
+_PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(no_args_is_help=True, context_settings=_HELP, **_PLAIN)
+config_app = typer.Typer(no_args_is_help=True, help="Show, check and list settings.", **_PLAIN)
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with every way to fail turned into a message on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def run_it(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except SelfplayError as error:
+            _explain(error.message, error.hint)
+            raise SystemExit(error.exit_code) from None
+        except BrokenPipeError:
+            # who read our output has enough of it (`| head`); what is left in the buffer must not fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except Exception as error:
+            last = str(error).strip().splitlines()
+            said = f"{type(error).__name__}: {last[0]}" if last else type(error).__name__
+            _explain(f"unexpected {said}", "This is a fault in selfplay: SELFPLAY_DEBUG=1 shows where.")
+            raise SystemExit(1) from None
+
+    return run_it
+
+
+def _explain(message: str, hint: str) -> None:
+    if os.environ.get("SELFPLAY_DEBUG") == "1":
+        note(safe_text(traceback.format_exc(), lines=True).rstrip())
+    note(f"error: {safe_text(message, lines=True)}")
+    if hint:
+        note(f"  -> {safe_text(hint, lines=True)}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"selfplay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _selfplay(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Iterative self-play data generation: sample, score, keep the pairs of highest alignment potential, train, repeat.
+
+    Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 locked by another driver, 4 drift, 5 corruption,
+    130 interrupted (safe to resume).
+    """
+
+
+for _name, _module in (
+    ("quickstart", quickstart),
+    ("run", run),
+    ("resume", resume),
+    ("status", status),
+    ("rounds", rounds),
+    ("show", show),
+    ("pairs", pairs),
+    ("pair", pair),
+    ("verify", verify),
+    ("doctor", doctor),
+):
+    app.command(_name)(guarded(_module.command))
+for _name, _function in (("show", config.show), ("validate", config.validate), ("schema", config.schema)):
+    config_app.command(_name)(guarded(_function))
+app.add_typer(config_app, name="config")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="selfplay")

@@ -1,0 +1,62 @@
+"""`selfplay pair RUN PAIR_ID`: one pair, its prompt, and all the responses of that prompt."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from selfplay.cli.arguments import Json, Run
+from selfplay.cli.pairs import messages_text
+from selfplay.cli.terminal import number, safe_text, write, write_json
+
+_NUMBERS = (
+    "explicit_margin", "implicit_margin", "alignment_potential", "metric_value", "policy_logp_chosen",
+    "policy_logp_rejected", "reference_logp_chosen", "reference_logp_rejected",
+)  # fmt: skip
+
+_RESPONSE = (("gold", "gold_reward"), ("policy log-prob", "policy_logp"), ("reference log-prob", "reference_logp"))
+
+
+def command(
+    run: Run,
+    pair_id: Annotated[str, typer.Argument(metavar="PAIR_ID", help="Id of a pair, as `pairs` lists it.")],
+    json_output: Json = False,
+) -> None:
+    """Show one pair with all responses of its prompt.
+
+    Rewards, log-probs, what became of each response, and the pair's numbers; dropped pairs too.
+    """
+    from selfplay.inspect.pair import pair_document
+    from selfplay.store.run import Store
+
+    document = pair_document(Store.open(run), pair_id)
+    if json_output:
+        write_json(document)
+    else:
+        write(_text(document))
+
+
+def _text(document: dict[str, Any]) -> str:
+    pair, prompt = document["pair"], document["prompt"]
+    outcome = "kept" if pair["kept"] else f"dropped ({safe_text(pair['drop_reason'])})"
+    source = f"{safe_text(prompt['source_file'])} row {prompt['source_row']}"
+    lines = [
+        f"pair {safe_text(pair['pair_id'])} of round {document['round']}: {outcome}, rank {number(pair['rank'])}",
+        *(f"  {name} {number(pair[name], 4)}" for name in _NUMBERS if pair[name] is not None),
+        "",
+        f"== prompt, {prompt['num_prompt_tokens']} tokens, from {source}",
+        *messages_text(prompt["messages"]),
+    ]
+    for response in document["responses"]:
+        reason = f" ({safe_text(response['reason'])})" if response["reason"] else ""
+        use = response["use"].replace("_", " ")
+        facts = [f"reward {number(response['reward'], 4)}"]
+        facts += [f"{label} {number(response[name], 4)}" for label, name in _RESPONSE if response[name] is not None]
+        facts += [f"{response['num_tokens']} tokens", f"ended by {safe_text(response['finish_reason'])}"]
+        lines += [
+            "",
+            f"== response {response['response_index']}: {use}{reason}, {', '.join(facts)}",
+            safe_text(response["text"], lines=True),
+        ]
+    return "\n".join(lines)

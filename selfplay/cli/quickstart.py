@@ -1,0 +1,91 @@
+"""`selfplay quickstart`: make the small world, then run the loop in it as any user's run would."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def command(
+    rounds: Annotated[int, typer.Option(help="Rounds to run.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the world and of the run.", min=0)] = 0,
+    run_dir: Annotated[Path, typer.Option(help="Where the run goes; the world goes beside it, as NAME-world.")] = Path(
+        "runs/quickstart"
+    ),
+    world: Annotated[Path | None, typer.Option(help="Folder for the world.")] = None,
+    prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Make the world, and stop.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
+    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.")] = 25.0,
+) -> None:
+    """The whole loop on this machine, with models made on the spot: no GPU, no download."""
+    from selfplay.cli.run import finish
+    from selfplay.config.load import load_config
+    from selfplay.driver import prepare, start
+    from selfplay.quickstart.world import prepare as prepare_world
+    from selfplay.reporting import Reporter
+
+    reporter = Reporter()
+    if not prepare_only and (run_dir / "RUN.json").is_file():
+        _what_is_there(run_dir)
+        return
+    world_dir = world or run_dir.with_name(run_dir.name + "-world")
+    reporter.say(f"the small world of seed {seed}: prompts, a policy and a reward model, in {world_dir}")
+    started = time.monotonic()
+    progress = _Progress(reporter)
+    made = prepare_world(world_dir, seed, progress=progress)
+    seconds = time.monotonic() - started
+    reporter.say(
+        f"the world was made before and is taken as it is ({seconds:.0f} s)" if made.from_cache else f"made in {seconds:.0f} s"
+    )
+    if prepare_only:
+        reporter.say(f"try your own settings: selfplay run {made.config} selection.keep=0.5")
+        return
+    overrides = [f"rounds={rounds}"]
+    prepared = prepare(load_config(made.config, overrides), made.folder.resolve(), run_dir)
+    for line in prepared.plan.lines():
+        reporter.say(line)
+    reporter.say(f"run directory: {run_dir}")
+    start(prepared, made.config.read_text(encoding="utf-8"), overrides, reporter, grace)
+    finish(run_dir, json_output)
+
+
+class _Progress:
+    """Says each part of the preparation once, then at most every ten seconds."""
+
+    def __init__(self, reporter: Any) -> None:
+        self._reporter = reporter
+        self._stage = ""
+        self._said = 0.0
+
+    def __call__(self, report: dict[str, Any]) -> None:
+        stage = str(report.get("stage", ""))
+        if stage == self._stage and time.monotonic() - self._said < 10:
+            return
+        self._stage, self._said = stage, time.monotonic()
+        numbers = ", ".join(
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in report.items()
+            if name not in ("stage", "elapsed") and isinstance(value, int | float)
+        )
+        self._reporter.say(f"  {report.get('elapsed', 0):>5} s  {stage}" + (f"  ({numbers})" if numbers else ""))
+
+
+def _what_is_there(run_dir: Path) -> None:
+    """A second quickstart neither fails nor overwrites: it says what stands there and how to go on."""
+    from selfplay.cli.rounds import command as rounds
+    from selfplay.inspect.status import status_document
+
+    state = status_document(run_dir)
+    sys.stderr.write(
+        f"{run_dir} holds a quickstart run already: {state['state']}, {state['rounds_done']} of {state['rounds_planned']} rounds.\n"
+    )
+    rounds(run_dir, json_output=False)
+    sys.stderr.write(
+        f"\nGo on with it:      selfplay resume {run_dir}            (or rounds={state['rounds_planned'] + 2} for two more)\n"
+        f"Look into it:       selfplay show {run_dir} 1\n"
+        f"Start another one:  selfplay quickstart --run-dir {run_dir}-2 --seed 1\n"
+    )

@@ -1,0 +1,114 @@
+"""`selfplay show RUN ROUND`: one round as a whole, warnings first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selfplay.cli.arguments import Json, Round, Run
+from selfplay.cli.terminal import bar, duration, number, safe_text, table, write, write_json
+
+_TRAINING = (
+    "optimizer_steps", "num_pairs", "first_loss", "expected_first_loss", "checked_pairs", "logp_error_mean",
+    "logp_error_max", "update_norm", "changed_fraction", "resumed_from_step",
+)  # fmt: skip
+_EVALUATION = (
+    "eval_num_prompts", "eval_judge", "eval_reward_mean", "eval_reward_greedy_mean",
+    "eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high", "eval_gold_greedy_mean",
+    "eval_win_rate_vs_initial", "eval_win_rate_vs_previous", "eval_gain_vs_initial", "eval_gain_vs_previous",
+    "eval_num_tokens_mean", "eval_truncated_fraction", "eval_distinct_fraction", "eval_distinct_2",
+    "eval_num_unscored",
+)  # fmt: skip
+_SELECTION = (
+    "metric", "form", "weight", "beta", "standardize", "keep", "effective_beta", "cut_value", "num_ranked", "num_kept",
+    "explicit_margin_mean", "explicit_margin_std", "implicit_margin_abs_mean", "implicit_margin_abs_std",
+    "length_gap_mean", "length_gap_kept_mean",
+)  # fmt: skip
+
+_LAST_STEP = ("loss", "rewards_accuracy", "rewards_margin", "grad_norm")
+
+
+def command(run: Run, round_number: Round, json_output: Json = False) -> None:
+    """Show one round as a whole, warnings first.
+
+    The way from prompts to kept pairs with reasons, distributions, selection, training and evaluation.
+    """
+    from selfplay.inspect.show import show_document
+    from selfplay.store.run import Store
+
+    document = show_document(Store.open(run), round_number)
+    if json_output:
+        write_json(document)
+    else:
+        write("\n\n".join(_sections(document)))
+
+
+def _sections(document: dict[str, Any]) -> list[str]:
+    state = "" if document["complete"] else f" (not complete: {', '.join(document['stages'])} are committed)"
+    sections = [f"round {document['round']}{state}, {duration(document['seconds'])}"]
+    if document["warnings"]:
+        sections.append("\n".join(_warning(warning) for warning in document["warnings"]))
+    if document["funnel"]:
+        sections.append("funnel\n" + _funnel(document["funnel"]))
+    sections += [_distribution(name, found) for name, found in document["distributions"].items()]
+    if document["selection"] is not None:
+        sections.append(_numbers("selection", document["selection"], _SELECTION))
+    if document["training"] is not None:
+        sections.append(_training(document["training"]))
+    if document["evaluation"] is not None:
+        sections.append(_evaluation(document["evaluation"]))
+    return sections
+
+
+def _warning(warning: dict[str, str]) -> str:
+    return f"WARNING {warning['name']}: {safe_text(warning['message'])}\n  -> {safe_text(warning['hint'])}"
+
+
+def _funnel(steps: list[dict[str, Any]]) -> str:
+    most = max(step["count"] for step in steps)
+    rows = []
+    for step in steps:
+        lost = ", ".join(f"{reason} {count}" for reason, count in step["lost"].items())
+        unit = "responses in no pair: " if step["step"] == "paired" and lost else ("without: " if lost else "")
+        rows.append([step["step"], str(step["count"]), step["unit"], bar(step["count"], most), safe_text(unit + lost)])
+    return table([], rows, left=(0, 2, 3, 4))
+
+
+def _distribution(name: str, found: dict[str, Any]) -> str:
+    moments = ", ".join(f"{key} {number(found[key])}" for key in ("mean", "std", "min", "median", "max"))
+    most = max(row["count"] for row in found["histogram"])
+    rows = []
+    for row in found["histogram"]:
+        drawn = bar(row["count"], most)
+        if "num_kept" in row and row["count"]:
+            kept = round(len(drawn) * row["num_kept"] / row["count"])
+            drawn = "#" * kept + "." * (len(drawn) - kept)
+        rows.append([number(row["low"]), number(row["high"]), str(row["count"]), drawn])
+    legend = "   (# kept, . dropped)" if "num_kept" in found["histogram"][0] else ""
+    return f"{name}: {found['count']} values, {moments}{legend}\n" + table(["from", "to", "count", ""], rows, left=(3,))
+
+
+def _numbers(title: str, document: dict[str, Any], names: tuple[str, ...], prefix: str = "") -> str:
+    rows = [[name.removeprefix(prefix), number(document[name], 4)] for name in names if document.get(name) is not None]
+    return f"{title}\n" + table([], rows, left=(0, 1))
+
+
+def _training(training: dict[str, Any]) -> str:
+    if training["skipped"]:
+        return f"training\nskipped: the policy is that of round {training['policy_round']}"
+    lines = [_numbers("training", training, _TRAINING)]
+    if training["last_step"] is not None:
+        last = training["last_step"]
+        shown = ", ".join(f"{name} {number(last[name], 4)}" for name in _LAST_STEP)
+        lines.append(f"last step: {shown}")
+    lines += [f"note: {safe_text(text)}" for text in training["notes"]]
+    return "\n".join(lines)
+
+
+def _evaluation(evaluation: dict[str, Any]) -> str:
+    lines = [_numbers("evaluation of the policy after this round", evaluation, _EVALUATION, "eval_")]
+    for change in evaluation["weight_changes"]:
+        error = change["canary_error"]
+        canary = "no canary" if error is None else f"canary error {number(error, 5)} a token"
+        reason = f", {change['reason']}" if change["reason"] else ""
+        lines.append(safe_text(f"engine: {change['how']} in {change['seconds']:.2f} s, {canary}{reason}"))
+    return "\n".join(lines)

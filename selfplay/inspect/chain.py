@@ -1,0 +1,101 @@
+"""Commits and the chain between them: what can be checked without opening a table (`status`, `verify`).
+
+Every commit names the commits it was made from by digest. A stage folder that was removed, replaced or moved shows
+here, even when everything that is left is intact by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfplay.errors import CorruptionError
+from selfplay.store.commits import Commit, read_commit
+from selfplay.store.layout import COMMIT, Layout, rounds_present
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One injury of a run. `kind` is a stable word: missing, size, digest, extra, damaged, misplaced, chain, rows,
+    shard."""
+
+    kind: str
+    file: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A stage folder whose commit can be read."""
+
+    folder: Path
+    commit: Commit
+    digest: str
+
+
+Commits = dict[tuple[int, str], Committed]
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a stage that is not what was committed."""
+    return (
+        f"Restore it from a backup, or remove {folder} and everything made from it "
+        "(later stages of its round and all later rounds) and resume: it will be made again."
+    )
+
+
+def read_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
+    """Every stage folder's commit, and a problem for each that has none to read or is not at its place."""
+    commits: Commits = {}
+    problems: list[Problem] = []
+    for number in rounds_present(layout):
+        for folder in sorted(path for path in (layout.rounds / f"{number:03d}").iterdir() if path.is_dir()):
+            if folder.is_symlink():
+                hint = "Put the folder itself in its place: a run holds its own files."
+                problems.append(Problem("misplaced", str(folder), f"{folder} is a symbolic link", hint))
+                continue
+            try:
+                commit, digest = read_commit(folder)
+            except CorruptionError as error:
+                problems.append(Problem("damaged", str(folder / COMMIT), error.message, error.hint))
+                continue
+            if (commit.round, commit.stage) != (number, folder.name):
+                message = f"{folder} holds the commit of round {commit.round} {commit.stage}"
+                hint = "Move the folder back to where it belongs, or restore the run from a backup."
+                problems.append(Problem("misplaced", str(folder / COMMIT), message, hint))
+                continue
+            commits[number, folder.name] = Committed(folder, commit, digest)
+    return commits, problems
+
+
+def check_chain(layout: Layout, commits: Commits, unreadable: set[tuple[int, str]]) -> Iterator[Problem]:
+    """A problem for each input of a commit that is gone or is not the one it was made from. Inputs in `unreadable`
+    have a problem of their own already."""
+    for (number, stage), committed in commits.items():
+        for name, digest in committed.commit.inputs.items():
+            source = (int(name.partition("/")[0]), name.partition("/")[2])
+            folder = layout.stage(*source)
+            made = f"round {number} {stage} was made from it"
+            if source in commits and commits[source].digest != digest:
+                yield Problem(
+                    "chain",
+                    str(folder / COMMIT),
+                    f"{folder} is another commit than the one that round {number} {stage} was made from",
+                    remedy(committed.folder),
+                )
+            elif source not in commits and source not in unreadable:
+                yield Problem("missing", str(folder), f"{folder} is missing, but {made}", remedy(folder))
+
+
+def problems_of_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
+    """All commits that can be read, and everything wrong with commits and chain."""
+    commits, problems = read_commits(layout)
+    unreadable = {
+        (number, path.name)
+        for number in rounds_present(layout)
+        for path in (layout.rounds / f"{number:03d}").iterdir()
+        if (number, path.name) not in commits
+    }
+    return commits, problems + list(check_chain(layout, commits, unreadable))

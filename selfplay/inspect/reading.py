@@ -1,0 +1,104 @@
+"""Opening a run for reading, and the few facts that every inspection command asks for. Nothing here writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from selfplay.errors import ConfigError, CorruptionError
+from selfplay.store.layout import FIRST_ROUND_STAGES, STAGES
+from selfplay.store.run import Store
+
+SCHEMA_VERSION = 1
+"""Of the JSON documents that inspection commands print. Keys are added under the same number, never renamed or
+removed."""
+
+
+def stages_of(round_number: int) -> tuple[str, ...]:
+    """The stages of a round, in order."""
+    return STAGES if round_number else FIRST_ROUND_STAGES
+
+
+def attempts(store: Store) -> list[dict[str, Any]]:
+    """attempt.json of every attempt with its `end`, oldest first. Raises CorruptionError where one cannot be read."""
+    try:
+        return store.attempt_documents()
+    except (OSError, ValueError) as error:
+        bad = [path for path in sorted(store.layout.attempts.glob("*/*.json")) if not _is_json(path)]
+        raise CorruptionError(
+            f"{bad[0] if bad else store.layout.attempts} is damaged ({error})",
+            "Restore it from a backup; attempts are a record of what happened, no row depends on them.",
+        ) from None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def config_in_force(store: Store) -> dict[str, Any]:
+    """The configuration of the newest attempt; that of the start where no attempt has begun."""
+    found = attempts(store)
+    if found:
+        return dict(found[-1]["config"])
+    try:
+        return dict(json.loads(store.config_file("resolved.json")))
+    except ValueError as error:
+        path = store.layout.config / "resolved.json"
+        raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
+
+
+def next_stage(store: Store, rounds: int) -> tuple[int, str] | None:
+    """The first stage of the plan that is not committed; None when all are."""
+    for number in range(rounds + 1):
+        for stage in stages_of(number):
+            if not store.is_committed(number, stage):
+                return number, stage
+    return None
+
+
+def metrics_if_committed(store: Store, round_number: int, stage: str) -> dict[str, Any]:
+    """The stage's metrics; empty where it is not committed."""
+    return store.metrics(round_number, stage) if store.is_committed(round_number, stage) else {}
+
+
+def require_round(store: Store, round_number: int, stage: str | None = None) -> None:
+    """Raise ConfigError, naming what there is, unless the round (and the stage of it) has something committed."""
+    present = [number for number in store.rounds() if stage is None or store.is_committed(number, stage)]
+    if round_number in present:
+        return
+    what = f"round {round_number}" if stage is None else f"stage {stage} of round {round_number}"
+    if stage is not None and round_number == 0:
+        raise ConfigError(
+            f"round 0 has no {stage}: it is the starting policy, which is only evaluated",
+            f"Rounds with one: {_list(present)}.",
+        )
+    raise ConfigError(
+        f"{what} is not committed in {store.layout.root}",
+        f"There is: {_list(present)}. `selfplay status {store.layout.root}` says where the run stands.",
+    )
+
+
+def _list(numbers: list[int]) -> str:
+    return ", ".join(f"round {number}" for number in numbers) or "none yet"
+
+
+def finite(value: Any) -> Any:
+    """The value as JSON can hold it: NaN and infinity become null, in lists and dicts too."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return value
+
+
+def relative(store: Store, path: Path) -> str:
+    """A path inside the run as people read it."""
+    return path.relative_to(store.layout.root).as_posix()

@@ -1,0 +1,140 @@
+"""Is everything in a run what was committed? All injuries are reported, not only the first (`verify`).
+
+The shallow check reads no row: identity, commits and the chain between them, names, sizes, rows in the Parquet
+footers, shards kept in `.work/`. The deep one adds the sha256 of every file and what must hold between the rows of
+the tables.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfplay.errors import CorruptionError
+from selfplay.inspect.chain import Committed, Problem, problems_of_commits, remedy
+from selfplay.inspect.reading import SCHEMA_VERSION, attempts, config_in_force
+from selfplay.inspect.verify_rows import check_rows
+from selfplay.store.commits import FileEntry
+from selfplay.store.durable import sha256_file
+from selfplay.store.layout import COMMIT, Layout, part_name
+from selfplay.store.lock import is_held
+from selfplay.store.run import Store
+
+
+def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
+    """The document of `verify --json`; `ok` is false when `problems` holds any. Raises ConfigError where there is no
+    run."""
+    try:
+        store = Store.open(root)
+    except CorruptionError as error:
+        problem = Problem("damaged", str(root.absolute() / "RUN.json"), error.message, error.hint)
+        return _document(root.absolute(), deep, [], [problem], work=False)
+    commits, problems = problems_of_commits(store.layout)
+    problems += _outside_of_rounds(store)
+    sound = set()
+    for key, committed in commits.items():
+        found = list(_check_files(committed, deep))
+        problems += found
+        if not found:
+            sound.add(key)
+    if deep:
+        problems += check_rows(store, sound)
+    # a driver at work moves shards about while they are looked at: they are its own to check
+    work = not is_held(store.layout.lock)
+    if work:
+        problems += _check_work(store.layout, deep)
+    return _document(store.layout.root, deep, list(commits.values()), problems, work=work)
+
+
+def _document(
+    root: Path, deep: bool, commits: list[Committed], problems: list[Problem], *, work: bool
+) -> dict[str, Any]:
+    files = [entry for committed in commits for entry in committed.commit.files]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": str(root),
+        "deep": deep,
+        "ok": not problems,
+        "num_commits": len(commits),
+        "num_files": len(files),
+        "num_bytes": sum(entry.num_bytes for entry in files),
+        "work_checked": work,
+        "problems": [asdict(problem) for problem in problems],
+    }
+
+
+def _outside_of_rounds(store: Store) -> Iterator[Problem]:
+    """Configuration and attempts: small files that no commit covers, but that a resume reads."""
+    for read in (attempts, config_in_force):
+        try:
+            read(store)
+        except CorruptionError as error:
+            yield Problem("damaged", str(store.layout.root), error.message, error.hint)
+            return
+    for name in ("resolved.json", "pins.json"):
+        path = store.layout.config / name
+        try:
+            json.loads(store.config_file(name))
+        except CorruptionError as error:
+            yield Problem("missing", str(path), error.message, error.hint)
+        except ValueError as error:
+            yield Problem("damaged", str(path), f"{path} is damaged ({error})", "Restore it from a backup.")
+
+
+def _check_files(committed: Committed, deep: bool) -> Iterator[Problem]:
+    folder, entries = committed.folder, committed.commit.files
+    for entry in entries:
+        yield from _check_file(folder, entry, deep)
+    known = {entry.path for entry in entries} | {COMMIT}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name not in known and (path.is_symlink() or not path.is_dir()) and not path.name.startswith("."):
+            hint = f"Remove it: {folder} is read as a whole."
+            yield Problem("extra", str(path), f"{path} is not in the commit of its stage", hint)
+
+
+def _check_file(folder: Path, entry: FileEntry, deep: bool) -> Iterator[Problem]:
+    path = folder / entry.path
+    if path.is_symlink() or not path.is_file():
+        yield Problem("missing", str(path), f"{path} is missing", remedy(folder))
+        return
+    size = path.stat().st_size
+    if size != entry.num_bytes:
+        yield Problem("size", str(path), f"{path} has {size} bytes, its commit says {entry.num_bytes}", remedy(folder))
+        return
+    if deep and sha256_file(path) != entry.sha256:
+        yield Problem("digest", str(path), f"{path} is not what was committed: its sha256 differs", remedy(folder))
+        return
+    if entry.rows is not None:
+        try:
+            rows = pq.read_metadata(path).num_rows
+        except (pa.ArrowException, OSError) as error:
+            yield Problem("damaged", str(path), f"{path} cannot be read as Parquet ({error})", remedy(folder))
+            return
+        if rows != entry.rows:
+            yield Problem("rows", str(path), f"{path} has {rows} rows, its commit says {entry.rows}", remedy(folder))
+
+
+def _check_work(layout: Layout, deep: bool) -> Iterator[Problem]:
+    """Shards that an attempt kept for a stage that is not committed yet: a resume adopts them."""
+    for sidecar in sorted(layout.work.glob("*-*/**/.part-*.json")):
+        part = sidecar.with_name(part_name(int(sidecar.stem.removeprefix(".part-"))))
+        hint = f"Remove {sidecar} (and {part.name} beside it) and resume: that shard will be made again."
+        try:
+            document = json.loads(sidecar.read_bytes())
+            num_bytes, sha256 = document["num_bytes"], document["sha256"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            yield Problem("shard", str(sidecar), f"{sidecar} is damaged ({error})", hint)
+            continue
+        if not part.is_file():
+            yield Problem("shard", str(part), f"{part} is missing, but was kept", hint)
+        elif part.stat().st_size != num_bytes:
+            yield Problem("shard", str(part), f"{part} has {part.stat().st_size} bytes, {num_bytes} were kept", hint)
+        elif deep and sha256_file(part) != sha256:
+            yield Problem("shard", str(part), f"{part} is not what was kept: its sha256 differs", hint)

@@ -1,0 +1,159 @@
+"""What a person should look at first in a round: each warning has a stable name, a sentence with the numbers, and a
+way out.
+
+They are read off the metrics; the thresholds are rules of thumb, named here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+TRUNCATED = 0.3
+FEW_STEPS = 10
+FEW_PAIRS = 0.5
+LONGER = 1.3
+REPEATED = 0.5
+FEW_CHANGED = 0.01
+
+Metrics = Mapping[str, Mapping[str, Any]]
+
+
+def round_warnings(metrics: Metrics, previous: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Warnings of a round from its metrics by stage (absent: not committed) and the evaluation metrics of the round
+    before (empty: none); rows of name, message, hint, the gravest first."""
+    checks = (
+        _over_optimised(metrics, previous),
+        _training(metrics),
+        _engine(metrics),
+        _data(metrics),
+        _drift(metrics, previous),
+    )
+    return [{"name": name, "message": message, "hint": hint} for check in checks for name, message, hint in check]
+
+
+Found = Iterator[tuple[str, str, str]]
+
+
+def _over_optimised(metrics: Metrics, previous: Mapping[str, Any]) -> Found:
+    now = metrics.get("evaluate", {})
+    keys = ("eval_reward_mean", "eval_gold_mean")
+    if any(side.get(key) is None for side in (now, previous) for key in keys):
+        return
+    reward, gold = (now[key] - previous[key] for key in keys)
+    if reward > 0 and gold <= 0:
+        low, high = now.get("eval_gain_vs_previous_ci_low"), now.get("eval_gain_vs_previous_ci_high")
+        interval = f", 95 % interval {low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
+        yield (
+            "over_optimised",
+            f"held-out: the reward rose ({reward:+.3f}) while the gold reward did not ({gold:+.3f}{interval})",
+            "The policy may be learning the reward's faults: compare responses; lower the learning rate.",
+        )
+
+
+def _training(metrics: Metrics) -> Found:
+    train = metrics.get("train")
+    if not train:
+        return
+    if train["skipped"]:
+        yield (
+            "training_skipped",
+            f"no pair was kept, so nothing was trained; the policy is that of round {train['policy_round']}",
+            "The funnel says where the responses went: the reason that is most frequent is what to change.",
+        )
+        return
+    if train["optimizer_steps"] < FEW_STEPS:
+        yield (
+            "few_steps",
+            f"only {train['optimizer_steps']} optimizer steps: such a short schedule teaches little",
+            "Lower training.batch_size, or raise epochs, selection.keep or prompts.per_round.",
+        )
+    if train["changed_fraction"] < FEW_CHANGED:
+        yield (
+            "few_weights_changed",
+            f"only {train['changed_fraction']:.2%} of the weights changed in the engine's dtype",
+            "The updates are smaller than the dtype can show: raise the learning rate or the number of steps.",
+        )
+
+
+def _engine(metrics: Metrics) -> Found:
+    for stage in ("sample", "evaluate"):
+        rebuilt = [change for change in metrics.get(stage, {}).get("weight_changes", []) if change["how"] == "rebuilt"]
+        if rebuilt:
+            yield (
+                "engine_rebuilt",
+                f"{stage}: {len(rebuilt)} engines refused the new weights and were rebuilt: {rebuilt[0]['reason']}",
+                "The responses are of the right policy. If it happens every round, report it.",
+            )
+
+
+def _data(metrics: Metrics) -> Found:
+    prompts, sample, score = (metrics.get(stage, {}) for stage in ("prompts", "sample", "score"))
+    if prompts.get("drop_reasons"):
+        yield (
+            "prompts_dropped",
+            f"prompts dropped, of {prompts['num_prompts']}: {_counts(prompts['drop_reasons'])}",
+            "The prompts table says which, with file and row.",
+        )
+    if prompts.get("num_bad_rows"):
+        first = prompts["bad_rows"][0]
+        yield (
+            "bad_rows",
+            f"{prompts['num_bad_rows']} rows of the prompt file cannot be used; the first is "
+            f"{first['file']} row {first['row']}: {first['reason']}",
+            "Mend the file for the next run; they are not in this one.",
+        )
+    if sample.get("num_responses") and sample["num_truncated"] > TRUNCATED * sample["num_responses"]:
+        yield (
+            "truncated",
+            f"{sample['num_truncated'] / sample['num_responses']:.0%} of the responses were cut at the length limit",
+            "They are in no pair. Raise sampling.max_tokens, or ask for shorter answers.",
+        )
+    if score.get("drop_reasons"):
+        yield (
+            "unscored",
+            f"responses without a reward, of {score['num_responses']}: {_counts(score['drop_reasons'])}",
+            "They are in no pair, and counted as nothing.",
+        )
+    pair, select = metrics.get("pair", {}), metrics.get("select", {})
+    admitted = prompts.get("num_admitted") or 0
+    if pair and admitted and pair["num_pairs"] < FEW_PAIRS * admitted:
+        yield (
+            "few_pairs",
+            f"{pair['num_pairs']} pairs from {admitted} prompts; in no pair: {_counts(pair['unused_reasons'])}",
+            "Ties and identical responses ask for more responses or temperature, truncated ones for more max_tokens.",
+        )
+    if select.get("implicit_margin_all_zero"):
+        yield (
+            "implicit_margin_zero",
+            f"every implicit margin is 0, so {select['metric']} ranked without it",
+            "Policy and reference were the same weights: use selection.form: simpo, or training.reference: initial.",
+        )
+
+
+def _drift(metrics: Metrics, previous: Mapping[str, Any]) -> Found:
+    now = metrics.get("evaluate", {})
+    cut, distinct = now.get("eval_truncated_fraction"), now.get("eval_distinct_fraction")
+    if cut is not None and cut > TRUNCATED:
+        yield (
+            "evaluation_truncated",
+            f"{cut:.0%} of the held-out responses were cut at the length limit",
+            "Raise evaluation.max_tokens (or sampling.max_tokens): a cut answer is judged as it stands.",
+        )
+    if distinct is not None and distinct < REPEATED:
+        yield (
+            "repeated_responses",
+            f"only {distinct:.0%} of the held-out responses are distinct",
+            "The policy may be collapsing: lower the learning rate, raise training.beta, or sample hotter.",
+        )
+    length, before = now.get("eval_num_tokens_mean"), previous.get("eval_num_tokens_mean")
+    if length and before and length > LONGER * before:
+        yield (
+            "longer_responses",
+            f"held-out responses grew from {before:.1f} to {length:.1f} tokens in one round",
+            "The reward may favour length: look at the length gap of the kept pairs.",
+        )
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))

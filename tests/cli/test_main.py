@@ -1,0 +1,107 @@
+"""The console script: what it imports, how it fails, which commands there are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from selfplay import __version__
+from selfplay.cli import main
+from selfplay.errors import LockedError
+
+Call = Callable[..., Result]
+
+COMMANDS = [
+    "quickstart", "run", "resume", "status", "rounds", "show", "pairs", "pair", "verify", "doctor", "config",
+]  # fmt: skip
+HEAVY = ("torch", "vllm", "ray", "transformers", "datasets", "trl", "peft")
+LIBRARIES = ("pyarrow", "numpy", "pydantic", "yaml", "rich")
+
+
+def test_command_surface() -> None:
+    names = [command.name for command in main.app.registered_commands]
+    assert [*names, *(group.name for group in main.app.registered_groups)] == COMMANDS
+    assert [command.name for command in main.config_app.registered_commands] == ["show", "validate", "schema"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--help", "status RUN", "rounds RUN", "show RUN 1", "pairs RUN 1 --content", "pair RUN p1-002-r001-2-1",
+        "verify RUN --deep", "config schema", "config show RUN", "doctor --quick",
+    ],
+)  # fmt: skip
+def test_inspection_imports_nothing_heavy(whole_run: Path, line: str) -> None:
+    program = (
+        "import sys\nfrom selfplay.cli.main import main\ntry:\n    main()\nexcept SystemExit: pass\n"
+        f"sys.exit(' '.join(name for name in {HEAVY} if name in sys.modules) or 0)"
+    )
+    given = [str(whole_run) if word == "RUN" else word for word in line.split()]
+    done = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_help_imports_no_table_library(whole_run: Path) -> None:
+    program = (
+        "import sys\nfrom selfplay.cli.main import main\ntry:\n    main()\nexcept SystemExit: pass\n"
+        f"sys.exit(' '.join(name for name in {LIBRARIES} if name in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "quickstart" in done.stdout
+
+
+def test_version_and_usage(selfplay: Call) -> None:
+    assert selfplay("--version").stdout.strip() == f"selfplay {__version__}"
+    assert selfplay("no-such-command").exit_code == 2
+    assert selfplay("pairs").exit_code == 2
+    assert selfplay("pairs", "x", "-1").exit_code == 2
+
+
+def invoke(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Result:
+    def fail(*_: object) -> None:
+        raise error
+
+    import typer
+
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(main.guarded(lambda: fail()))
+    return CliRunner().invoke(app, [])
+
+
+def test_errors_become_a_message_and_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = invoke(monkeypatch, LockedError("held by \x1b[1mme", "wait"))
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr == "error: held by \\x1b[1mme\n  -> wait\n"
+    result = invoke(monkeypatch, KeyError("x"))
+    assert result.exit_code == 1
+    assert "unexpected KeyError: 'x'" in result.stderr
+    assert "SELFPLAY_DEBUG=1" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert invoke(monkeypatch, KeyboardInterrupt()).exit_code == 130
+    monkeypatch.setenv("SELFPLAY_DEBUG", "1")
+    assert "Traceback" in invoke(monkeypatch, KeyError("x")).stderr
+
+
+def test_reader_that_has_enough(whole_run: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    program = "from selfplay.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "pairs", str(whole_run), "1", "--json"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_summaries_are_shown_whole(selfplay: Call) -> None:
+    lines = selfplay("--help").stdout.splitlines()
+    ours = [line for line in lines if line.split()[:1] and line.split()[0] in COMMANDS[3:]]
+    assert len(ours) == len(COMMANDS[3:])
+    assert not any(line.endswith("...") for line in ours)

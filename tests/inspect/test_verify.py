@@ -1,0 +1,199 @@
+"""Every injury is found and named, alone and together with others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from make_run import Maker, make_run
+
+from selfplay.inspect.verify import verify_document
+from selfplay.records import Response, Unused, to_table
+from selfplay.store.lock import RunLock
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def kinds(document: dict[str, Any], name: str = "") -> set[str]:
+    return {problem["kind"] for problem in document["problems"] if name in problem["file"]}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_sound_run(whole_run: Path, deep: bool) -> None:
+    document = verify_document(whole_run, deep=deep)
+    assert list(document) == [
+        "schema_version", "run", "deep", "ok", "num_commits", "num_files", "num_bytes", "work_checked", "problems",
+    ]  # fmt: skip
+    assert document["ok"], document["problems"]
+    assert document["num_commits"] == 18
+
+
+PART = "rounds/001/sample/part-00000.parquet"
+
+
+@pytest.mark.parametrize(
+    ("file", "injure", "kind"),
+    [
+        (PART, lambda path: path.write_bytes(path.read_bytes()[:-9]), "size"),
+        (PART, Path.unlink, "missing"),
+        ("rounds/001/select/part-00007.parquet", lambda path: path.write_bytes(b"x"), "extra"),
+        ("rounds/001/train/policy/pickle.bin", lambda path: path.write_bytes(b"x"), "extra"),
+        ("rounds/001/select/link.parquet", lambda path: path.symlink_to("/etc/passwd"), "extra"),
+        ("rounds/002/score/.COMMIT.json", flip, "chain"),
+        ("rounds/002/score/.COMMIT.json", lambda path: path.write_text("{"), "damaged"),
+        ("rounds/002/score/.COMMIT.json", Path.unlink, "damaged"),
+        ("rounds/001/score", shutil.rmtree, "missing"),
+        ("config/pins.json", Path.unlink, "missing"),
+        ("attempts/0001/attempt.json", lambda path: path.write_text("{"), "damaged"),
+        ("RUN.json", lambda path: path.write_text("{"), "damaged"),
+    ],
+)
+def test_shape_finds(run_copy: Path, file: str, injure: Callable[[Path], Any], kind: str) -> None:
+    path = run_copy / file
+    if file.endswith("score/.COMMIT.json") and injure is flip:
+        # a commit that reads well, but is not the one that later stages were made from
+        document = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**document, "seconds": 99.0}))
+    else:
+        injure(path)
+    document = verify_document(run_copy, deep=False)
+    assert not document["ok"]
+    assert kind in kinds(document)
+    assert all(problem["hint"] and problem["message"] for problem in document["problems"])
+
+
+@pytest.mark.parametrize("file", [PART, "rounds/002/train/policy/model.safetensors", "rounds/001/select/.metrics.json"])
+def test_flipped_bit_is_found_by_digest_only(run_copy: Path, file: str) -> None:
+    flip(run_copy / file)
+    document = verify_document(run_copy, deep=True)
+    assert kinds(document, file) == {"digest"}
+    assert {problem["file"] for problem in document["problems"]} == {str(run_copy / file)}
+
+
+def test_files_of_two_stages_swapped(run_copy: Path) -> None:
+    one, two = (run_copy / f"rounds/00{number}/select/part-00000.parquet" for number in (1, 2))
+    content = one.read_bytes(), two.read_bytes()
+    one.write_bytes(content[1])
+    two.write_bytes(content[0])
+    document = verify_document(run_copy, deep=True)
+    assert {problem["file"] for problem in document["problems"]} == {str(one), str(two)}
+
+
+def test_stage_folders_swapped(run_copy: Path) -> None:
+    one, two, aside = run_copy / "rounds/001/score", run_copy / "rounds/002/score", run_copy / "aside"
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+    assert "misplaced" in kinds(verify_document(run_copy, deep=False), "score")
+
+
+def test_stage_folder_that_is_a_link(run_copy: Path, tmp_path: Path) -> None:
+    folder = run_copy / "rounds/001/score"
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert kinds(verify_document(run_copy, deep=True), "001/score") == {"misplaced"}
+
+
+def test_all_injuries_are_reported(run_copy: Path) -> None:
+    flip(run_copy / PART)
+    (run_copy / "rounds/002/select/part-00000.parquet").unlink()
+    (run_copy / "rounds/000/evaluate/stray.txt").write_text("x")
+    document = verify_document(run_copy, deep=True)
+    assert kinds(document) == {"digest", "missing", "extra"}
+    assert len(document["problems"]) == 3
+
+
+def test_shards_kept_of_a_stage_under_way(tmp_path: Path) -> None:
+    store = make_run(tmp_path / "run", stop=(1, "sample"), outcome=None)
+    writer = store.writer(1, "sample", "f" * 64, [])
+    for index in range(4):
+        writer.write_shard(index, to_table(Response, []))
+    root = store.layout.root
+    assert verify_document(root, deep=True)["ok"]
+    flip(writer.folder / "part-00000.parquet")
+    (writer.folder / "part-00001.parquet").unlink()
+    (writer.folder / ".part-00002.json").write_text("{")
+    assert len(verify_document(root, deep=False)["problems"]) == 2
+    document = verify_document(root, deep=True)
+    assert kinds(document) == {"shard"}
+    assert len(document["problems"]) == 3
+    with RunLock(store.layout.lock):
+        locked = verify_document(root, deep=True)
+    assert locked["ok"]
+    assert not locked["work_checked"]
+
+
+class Doubled(Maker):
+    """A response stands twice."""
+
+    def _responses(self, number: int) -> list[Any]:
+        rows = super()._responses(number)
+        return [*rows, rows[-1]] if self.fields.get("double") else rows  # type: ignore[call-overload]
+
+    def sample(self, number: int) -> None:
+        self.fields["double"] = {"on": True}  # type: ignore[index]
+        super().sample(number)
+        del self.fields["double"]  # type: ignore[arg-type]
+
+
+class Forgotten(Maker):
+    """The last unused response has no place."""
+
+    def _commit(self, number: int, stage: str, reads: Any, rows: Any, metrics: Any) -> None:
+        if stage == "pair":
+            rows = [(name, [table.slice(0, table.num_rows - 1) if not name else table]) for name, (table,) in rows]
+        super()._commit(number, stage, reads, rows, metrics)
+
+
+class Unexplained(Maker):
+    """Rewards without a number or a reason, and log-probs that are NaN."""
+
+    def _commit(self, number: int, stage: str, reads: Any, rows: Any, metrics: Any) -> None:
+        if stage in ("score", "logprobs"):
+            ((name, (table,)),) = rows
+            column = "drop_reason" if stage == "score" else "policy_logp"
+            empty = (
+                pa.nulls(table.num_rows, pa.string()) if stage == "score" else pa.array([float("nan")] * table.num_rows)
+            )
+            position = table.schema.get_field_index(column)
+            rows = [(name, [table.set_column(position, column, empty)])]
+        super()._commit(number, stage, reads, rows, metrics)
+
+
+class Mistyped(Maker):
+    """A table of another schema."""
+
+    def _commit(self, number: int, stage: str, reads: Any, rows: Any, metrics: Any) -> None:
+        if stage == "pair":
+            rows = [rows[0], ("", [to_table(Unused, []).rename_columns(["response_id", "why"])])]
+        super()._commit(number, stage, reads, rows, metrics)
+
+
+@pytest.mark.parametrize(
+    ("maker", "said"),
+    [
+        (Doubled, "response id 'p1-010-r001-3' stands more than once"),
+        (Forgotten, "1 responses that are not among the pairs and unused together"),
+        (Unexplained, "1 responses with neither a finite reward nor a reason"),
+        (Unexplained, "22 log-probs that are not finite"),
+        (Mistyped, "columns missing or of another type: reason"),
+    ],
+)
+def test_deep_finds_rows_that_do_not_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maker: type[Maker], said: str
+) -> None:
+    monkeypatch.setattr("make_run.Maker", maker)
+    root = make_run(tmp_path / "run", rounds=1).layout.root
+    assert verify_document(root, deep=False)["ok"]
+    document = verify_document(root, deep=True)
+    assert kinds(document) == {"rows"}
+    assert any(said in problem["message"] for problem in document["problems"]), document["problems"]
