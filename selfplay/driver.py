@@ -86,10 +86,12 @@ def check_drift(store: Store, before: Config, prepared: Prepared, pins: dict[str
     found = changes(before, prepared.config)
     refused = [change for change in found if change.tag == "identity"]
     lines = [f"{change.name}: {change.before} -> {change.after}" for change in refused]
+    found_pins = prepared.inputs.pins
     lines += [
-        f"the content of {name} has changed (sha256 {pins.get(name, 'none')[:12]} -> {prepared.inputs.pins.get(name, 'none')[:12]})"
-        for name in sorted({*pins, *prepared.inputs.pins})
-        if pins.get(name) != prepared.inputs.pins.get(name)
+        f"the content of {name} has changed "
+        f"(sha256 {pins.get(name, 'none')[:12]} -> {found_pins.get(name, 'none')[:12]})"
+        for name in sorted({*pins, *found_pins})
+        if pins.get(name) != found_pins.get(name)
     ]
     if lines:
         raise DriftError(
@@ -196,7 +198,9 @@ def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float,
         raise
     except KeyboardInterrupt:
         store.end_attempt(number, "interrupted", "stopped at once")
-        raise Interrupted("stopped at once; what was committed is kept", f"`selfplay resume {store.layout.root}`") from None
+        raise Interrupted(
+            "stopped at once; what was committed is kept", f"`selfplay resume {store.layout.root}`"
+        ) from None
     except SelfplayError as error:
         store.end_attempt(number, "failed", error.message)
         raise

@@ -134,9 +134,7 @@ def model_digest(folder: Path) -> str:
 def _lengths(config: Config, info: PolicyInfo) -> dict[str, int]:
     context = config.sampling.engine.get("max_model_len") or info.max_position_embeddings
     if context is None:
-        raise ConfigError(
-            "the policy's config names no longest context", "Say it with sampling.engine.max_model_len."
-        )
+        raise ConfigError("the policy's config names no longest context", "Say it with sampling.engine.max_model_len.")
     if info.max_position_embeddings is not None and context > info.max_position_embeddings:
         raise ConfigError(
             f"sampling.engine.max_model_len is {context}; the policy has positions for {info.max_position_embeddings} tokens",
@@ -151,7 +149,11 @@ def _lengths(config: Config, info: PolicyInfo) -> dict[str, int]:
     evaluation = config.evaluation
     for name, tokens, limit in (
         ("prompt_limit", config.sampling.max_tokens, max_length),
-        ("evaluation_prompt_limit", (evaluation.max_tokens if evaluation else None) or config.sampling.max_tokens, context),
+        (
+            "evaluation_prompt_limit",
+            (evaluation.max_tokens if evaluation else None) or config.sampling.max_tokens,
+            context,
+        ),
     ):
         if tokens >= limit:
             raise ConfigError(

@@ -1,5 +1,6 @@
-"""What a run will do, counted before it starts: prompts, responses, pairs, optimizer steps, memory, disk. What cannot be is refused.
-"""
+"""What a run will do, counted before it starts: prompts, responses, pairs, optimizer steps, memory, disk.
+
+What cannot be is refused here, with the sum."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class Plan:
             + (f", {self.bad_rows} bad rows (reported in round 1's prompts)" if self.bad_rows else "")
             + f"; evaluation: {self.evaluation_prompts} prompts, {self.evaluation_responses} responses each time",
             f"memory: training takes about {_bytes(self.training_bytes)} ({self.policy_parameters / 1e6:.1f} M parameters), "
-            f"{_bytes(self.available_bytes)} are there; disk: about {_bytes(self.disk_bytes)} of {_bytes(self.free_disk_bytes)} free",
+            f"{_bytes(self.available_bytes)} are there; "
+            f"disk: about {_bytes(self.disk_bytes)} of {_bytes(self.free_disk_bytes)} free",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
 
@@ -103,7 +105,10 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path) -> Plan:
     responses = per_round * config.sampling.num_responses
     row_bytes = 6 * config.sampling.max_tokens + 500
     policy_bytes = parameters * 4
-    disk = config.rounds * (policy_bytes + (responses + evaluation_responses) * row_bytes) + evaluation_responses * row_bytes
+    disk = (
+        config.rounds * (policy_bytes + (responses + evaluation_responses) * row_bytes)
+        + evaluation_responses * row_bytes
+    )
     if config.training.checkpoint_every:
         disk += 2 * parameters * 12
     memory = available_memory()

@@ -1,5 +1,4 @@
-"""What a run says while it works: to people on stderr (bars on a terminal, a line a minute without one) and to the attempt's log.
-"""
+"""What a run says while it works: to people on stderr (bars on a terminal, a line a minute without one) and to its log."""
 
 from __future__ import annotations
 

@@ -116,21 +116,26 @@ class FakeTrainer:
         shutil.copytree(job.policy_dir, output)
         weights = load_file(output / "model.safetensors")
         shift = np.float32(0.001 * len(job.pairs) + 1e-6 * sum(map(ord, job.pairs[0].pair_id)))
-        save_file({name: value + shift for name, value in weights.items()}, output / "model.safetensors", {"format": "pt"})
+        save_file(
+            {name: value + shift for name, value in weights.items()}, output / "model.safetensors", {"format": "pt"}
+        )
         steps = -(-len(job.pairs) // job.batch_size) * job.epochs
         log = [StepMetrics(step, steps, 0.69, job.learning_rate, 1.0, 0.5, 0.0) for step in range(1, steps + 1)]
         for line in log:
             progress(line)
-        return TrainResult(
-            steps, 0, 0.6931, 0.6931, len(job.pairs), 0.0, 0.0, 1.0, 1.0, 0.1, log, [], {"fake": "1"}
-        )
+        return TrainResult(steps, 0, 0.6931, 0.6931, len(job.pairs), 0.0, 0.0, 1.0, 1.0, 0.1, log, [], {"fake": "1"})
 
 
 class Fakes:
     """One set of fakes, and the workers made of them."""
 
     def __init__(self, gold: bool = True) -> None:
-        self.sampler, self.scorer, self.logprobs, self.trainer = FakeSampler(), FakeScorer(), FakeLogprobs(), FakeTrainer()
+        self.sampler, self.scorer, self.logprobs, self.trainer = (
+            FakeSampler(),
+            FakeScorer(),
+            FakeLogprobs(),
+            FakeTrainer(),
+        )
         self.gold = FakeScorer(0.1) if gold else None
 
     @contextlib.contextmanager

@@ -66,14 +66,18 @@ def test_every_stage_commits_and_rows_agree(write_config: WriteConfig, tmp_path:
     paired = {*pairs["chosen_response_id"].to_pylist(), *pairs["rejected_response_id"].to_pylist()}
     assert sorted([*unused, *paired]) == sorted(responses["response_id"].to_pylist())
     # fresh slices: no prompt twice
-    assert not {*store.table(1, "prompts")["prompt_id"].to_pylist()} & {*store.table(2, "prompts")["prompt_id"].to_pylist()}
+    assert not {*store.table(1, "prompts")["prompt_id"].to_pylist()} & {
+        *store.table(2, "prompts")["prompt_id"].to_pylist()
+    }
     # round 2 samples from the policy that round 1 trained
     assert store.metrics(2, "sample")["policy_digest"] == store.metrics(1, "train")["policy_digest"]
     assert store.metrics(1, "train")["policy_digest"] in fakes.sampler.loaded
 
 
 @pytest.mark.parametrize("stage", ["sample", "score", "logprobs", "train", "evaluate"])
-def test_resume_adopts_shards_and_ends_with_the_same_rows(write_config: WriteConfig, tmp_path: Path, stage: str) -> None:
+def test_resume_adopts_shards_and_ends_with_the_same_rows(
+    write_config: WriteConfig, tmp_path: Path, stage: str
+) -> None:
     config = write_config()
     whole = digests(start(config, tmp_path / "whole", Fakes()))
 

@@ -21,7 +21,7 @@ def command(
     json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.")] = 25.0,
 ) -> None:
-    """The whole loop on this machine, with models made on the spot: no GPU, no download."""
+    """Run the whole loop here, on models made on the spot."""
     from selfplay.cli.run import finish
     from selfplay.config.load import load_config
     from selfplay.driver import prepare, start
@@ -39,7 +39,9 @@ def command(
     made = prepare_world(world_dir, seed, progress=progress)
     seconds = time.monotonic() - started
     reporter.say(
-        f"the world was made before and is taken as it is ({seconds:.0f} s)" if made.from_cache else f"made in {seconds:.0f} s"
+        f"the world was made before and is taken as it is ({seconds:.0f} s)"
+        if made.from_cache
+        else f"made in {seconds:.0f} s"
     )
     if prepare_only:
         reporter.say(f"try your own settings: selfplay run {made.config} selection.keep=0.5")
@@ -81,7 +83,8 @@ def _what_is_there(run_dir: Path) -> None:
 
     state = status_document(run_dir)
     sys.stderr.write(
-        f"{run_dir} holds a quickstart run already: {state['state']}, {state['rounds_done']} of {state['rounds_planned']} rounds.\n"
+        f"{run_dir} holds a quickstart run already: {state['state']}, "
+        f"{state['rounds_done']} of {state['rounds_planned']} rounds.\n"
     )
     rounds(run_dir, json_output=False)
     sys.stderr.write(

@@ -19,12 +19,12 @@ def command(
     from selfplay.cli.run import finish
     from selfplay.config.load import absolute_places, apply_override, validate
     from selfplay.driver import go_on, prepare
+    from selfplay.inspect.reading import config_in_force
     from selfplay.reporting import Reporter
     from selfplay.store.run import Store
 
     store = Store.open(run_dir)
-    attempts = store.attempt_documents()
-    document = attempts[-1]["config"] if attempts else json.loads(store.config_file("resolved.json"))
+    document = config_in_force(store)
     before = validate(document, f"{run_dir}/config/resolved.json")
     for override in overrides or []:
         apply_override(document, override)

@@ -14,9 +14,13 @@ import typer
 def command(
     config: Annotated[Path, typer.Argument(help="YAML file of the run; see configs/ and `selfplay config schema`.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value, with dots.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where the run goes; runs/NAME-OF-THE-CONFIG by default.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the run goes; runs/NAME-OF-THE-CONFIG by default.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, and stop.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="The plan (dry run) or the rounds as JSON on stdout.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="The plan (dry run) or the rounds as JSON on stdout.")
+    ] = False,
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.")] = 25.0,
 ) -> None:
     """Start a multi-round run."""

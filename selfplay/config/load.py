@@ -17,7 +17,9 @@ from selfplay.errors import ConfigError
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read, override, validate, and make the places in it absolute. Raises ConfigError."""
     if not path.is_file():
-        hint = "Give the path of a YAML file; configs/ has examples and `selfplay quickstart --prepare-only` writes one."
+        hint = (
+            "Give the path of a YAML file; configs/ has examples and `selfplay quickstart --prepare-only` writes one."
+        )
         raise ConfigError(f"no config file at {path}", hint)
     try:
         text = path.read_text(encoding="utf-8")
@@ -138,4 +140,8 @@ def _absolute(value: str, base: Path, *, function: bool) -> str:
 
 def looks_like_path(value: str) -> bool:
     """Whether a place that does not exist was meant as a path and not as a hub name (`org/name` or `name`)."""
-    return value.startswith((".", "/", "~")) or value.count("/") > 1 or value.endswith((".jsonl", ".json", ".csv", ".parquet", ".gz"))
+    return (
+        value.startswith((".", "/", "~"))
+        or value.count("/") > 1
+        or value.endswith((".jsonl", ".json", ".csv", ".parquet", ".gz"))
+    )

@@ -17,9 +17,9 @@ Metric = Literal[
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, unknown keys refused, no coercion of strings to numbers."""
+    """Base of every section: immutable, unknown keys refused, no coercion ("3" is no number, `no` is no flag)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _is_commit(revision: str | None) -> bool:
@@ -162,7 +162,9 @@ class TrainingConfig(Section):
 
     loss: Literal["dpo", "simpo"] = identity("dpo", "preference loss")
     start: Literal["previous", "initial"] = identity("previous", "policy that is trained")
-    reference: Literal["previous", "initial"] = identity("previous", "previous: the policy that sampled; initial: round 0")
+    reference: Literal["previous", "initial"] = identity(
+        "previous", "previous: the policy that sampled; initial: round 0"
+    )
     data: Literal["latest", "accumulated"] = identity("latest", "kept pairs of this round, or of all rounds")
     beta: float = identity(..., "strength of the preference loss", gt=0)
     simpo_gamma_beta_ratio: float | None = identity(None, "target margin of SimPO over beta", ge=0)
@@ -215,7 +217,9 @@ class RoleConfig(Section):
 
     replicas: int = resource(1, "worker processes", ge=1)
     num_cpus: float = resource(0, "CPUs that Ray reserves for each; 0: workers take turns on the same cores", ge=0)
-    num_gpus: float | None = resource(None, "GPUs that Ray reserves for each; not set: what the machine has is shared", ge=0)
+    num_gpus: float | None = resource(
+        None, "GPUs that Ray reserves for each; not set: what the machine has is shared", ge=0
+    )
     threads: int = resource(1, "threads of one process", ge=1)
     resources: dict[str, float] = resource({}, "custom Ray resources for each")
 

@@ -35,12 +35,15 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) 
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise ConfigError(f"line {line}: the key {key!r} is no word", "Keys are words; quote it if it is meant as one.")
         if key in seen:
-            line = key_node.start_mark.line + 1
             raise ConfigError(
-                f"the key `{key}` stands twice (lines {seen[key]} and {line})", "Keep one of the two: the other would be lost."
+                f"the key `{key}` stands twice (lines {seen[key]} and {line})",
+                "Keep one of the two: the other would be lost.",
             )
-        seen[key] = key_node.start_mark.line + 1
+        seen[key] = line
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
@@ -56,6 +59,9 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:int", _integer)
 def parse(text: str, where: str) -> Any:
     """The document in `text`; `where` names it in errors (ConfigError)."""
     try:
+        for event in yaml.parse(text, _StrictLoader):
+            if (tag := getattr(event, "tag", None)) is not None:
+                raise ConfigError(f"line {event.start_mark.line + 1}: the tag `{tag}`", "Tags are not read: write the value.")
         return yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of SafeLoader
     except ConfigError as error:
         raise ConfigError(f"{where}: {error.message}", error.hint) from None

@@ -46,7 +46,9 @@ class StopFlag:
     def check(self) -> None:
         """Raise Interrupted when a stop was asked for."""
         if self.exit_code is not None:
-            raise Interrupted("stopped as asked; what was committed is kept", "`selfplay resume` goes on.", self.exit_code)
+            raise Interrupted(
+                "stopped as asked; what was committed is kept", "`selfplay resume` goes on.", self.exit_code
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,8 @@ class Context:
     def policy(self, round_number: int) -> Policy:
         """The policy after a round: the starting one for round 0; that of an earlier round where training was skipped."""
         if round_number == 0:
-            folder = str(self.inputs.policy.folder)
-            return Policy(folder, folder, self.inputs.policy.digest, 0)
+            given = str(self.inputs.policy.folder)
+            return Policy(given, given, self.inputs.policy.digest, 0)
         metrics = self.store.metrics(round_number, "train")
         if metrics["policy_round"] != round_number:
             return self.policy(metrics["policy_round"])
@@ -112,7 +114,9 @@ class Context:
         """A writer for a stage; says what it adopts of an earlier attempt."""
         writer = self.store.writer(round_number, stage, self.fingerprint, reads)
         if writer.adopted:
-            self.reporter.say(f"round {round_number} {stage}: {writer.adopted} shards of an earlier attempt are adopted")
+            self.reporter.say(
+                f"round {round_number} {stage}: {writer.adopted} shards of an earlier attempt are adopted"
+            )
         return writer
 
     def commit(self, writer: StageWriter, started: float, metrics: dict[str, Any]) -> None:

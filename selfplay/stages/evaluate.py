@@ -97,7 +97,11 @@ def _sampled(table: pa.Table | None, round_number: int, mode: str) -> pa.Table:
 
 
 def _score(
-    context: Context, writer: Any, round_number: int, shards: Sequence[Sequence[dict[str, Any]]], prompts: dict[str, Prompt]
+    context: Context,
+    writer: Any,
+    round_number: int,
+    shards: Sequence[Sequence[dict[str, Any]]],
+    prompts: dict[str, Prompt],
 ) -> None:
     def rewarded(index: int, scores: pa.Table | None) -> pa.Table:
         shape = schema(EvaluationResponse)

@@ -48,7 +48,12 @@ def _mean(table: pa.Table, column: str, seed: int) -> dict[str, float]:
 
 
 def _against(name: str, judge: str, sampled: pa.Table, other: pa.Table | None, seed: int) -> dict[str, Any]:
-    keys = (f"eval_win_rate_vs_{name}", f"eval_gain_vs_{name}", f"eval_gain_vs_{name}_ci_low", f"eval_gain_vs_{name}_ci_high")
+    keys = (
+        f"eval_win_rate_vs_{name}",
+        f"eval_gain_vs_{name}",
+        f"eval_gain_vs_{name}_ci_low",
+        f"eval_gain_vs_{name}_ci_high",
+    )
     if other is None:
         return dict.fromkeys(keys)
     other = other.filter(pc.equal(other["mode"], "sampled"))

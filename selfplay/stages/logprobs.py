@@ -97,7 +97,12 @@ def _two_columns(context: Context, number: int, stage: str, key: str, value: str
 
 
 def _forward(
-    context: Context, round_number: int, writer: object, model: Policy, shards: Sequence[Sequence[LogprobItem]], table: str
+    context: Context,
+    round_number: int,
+    writer: object,
+    model: Policy,
+    shards: Sequence[Sequence[LogprobItem]],
+    table: str,
 ) -> None:
     run_shards(
         context, writer, context.workers.logprobs, "logprobs", shards,  # type: ignore[arg-type]
@@ -108,7 +113,11 @@ def _forward(
 
 
 _EMPTY = pa.table(
-    {"response_id": pa.array([], pa.string()), "logp": pa.array([], pa.float64()), "num_tokens": pa.array([], pa.int64())}
+    {
+        "response_id": pa.array([], pa.string()),
+        "logp": pa.array([], pa.float64()),
+        "num_tokens": pa.array([], pa.int64()),
+    }
 )
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfplay.errors import DataError
-from selfplay.sources import RawPrompt
 from selfplay.records import Prompt, from_table, to_table
+from selfplay.sources import RawPrompt
 from selfplay.stages.context import Context, derive_seed
 
 TOO_LONG = "too_long_for_context"
@@ -39,7 +39,9 @@ def run(context: Context, round_number: int) -> None:
             "Shorten max_tokens, or look at the prompts' length.",
         )
     if reasons:
-        context.reporter.say(f"round {round_number}: {sum(reasons.values())} of {len(rows)} prompts dropped: {dict(reasons)}")
+        context.reporter.say(
+            f"round {round_number}: {sum(reasons.values())} of {len(rows)} prompts dropped: {dict(reasons)}"
+        )
     if not writer.shards():
         writer.write_shard(0, to_table(Prompt, sorted(rows, key=lambda row: row.prompt_id)))
     metrics: dict[str, Any] = {

@@ -93,9 +93,9 @@ def complete(table: pa.Table | None, round_number: int) -> pa.Table:
         for prompt_id, index in zip(table["prompt_id"].to_pylist(), table["response_index"].to_pylist(), strict=True)
     ]
     columns = {"response_id": pa.array(ids), "round": pa.array([round_number] * len(ids), pa.int64())}
-    return pa.table({name: columns.get(name, table[name] if name in table.column_names else None) for name in shape.names}).cast(
-        shape
-    )
+    return pa.table(
+        {name: columns.get(name, table[name] if name in table.column_names else None) for name in shape.names}
+    ).cast(shape)
 
 
 def response_id(prompt_id: str, round_number: int, index: int) -> str:

@@ -29,16 +29,16 @@ def run(context: Context, round_number: int) -> None:
     responses = _responses(context, round_number)
     candidates = context.store.table(round_number, "pair", CANDIDATES).to_pylist()
     pairs = [
-        _pair(
-            round_number, prompts, responses[row["chosen_response_id"]], responses[row["rejected_response_id"]]
-        )
+        _pair(round_number, prompts, responses[row["chosen_response_id"]], responses[row["rejected_response_id"]])
         for row in candidates
     ]
     pairs.sort(key=lambda pair: pair.pair_id)
     selection = _select(context, round_number, pairs, prompts)
     ranked = [_with_outcome(pair, selection, row) for row, pair in enumerate(pairs)]
     if not writer.shards():
-        writer.write_shard(0, to_table(Pair, sorted(ranked, key=lambda pair: (pair.rank is None, pair.rank, pair.pair_id))))
+        writer.write_shard(
+            0, to_table(Pair, sorted(ranked, key=lambda pair: (pair.rank is None, pair.rank, pair.pair_id)))
+        )
     summary = dataclasses.asdict(selection.summary)
     if summary["implicit_margin_all_zero"]:
         context.reporter.say(f"round {round_number}: every implicit margin is 0; {summary['metric']} ranks without it")
@@ -89,7 +89,9 @@ def _select(context: Context, round_number: int, pairs: list[Pair], prompts: Map
         metric = settings.first_round_metric
 
     def column(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.array([math.nan if (value := getattr(pair, name)) is None else value for pair in pairs], dtype=np.float64)
+        return np.array(
+            [math.nan if (value := getattr(pair, name)) is None else value for pair in pairs], dtype=np.float64
+        )
 
     chosen = np.array([pair.num_tokens_chosen for pair in pairs], dtype=np.int64)
     rejected = np.array([pair.num_tokens_rejected for pair in pairs], dtype=np.int64)

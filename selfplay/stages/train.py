@@ -35,7 +35,9 @@ def run(context: Context, round_number: int) -> None:
     if not pairs:
         _check_not_stuck(context, round_number)
         previous = context.policy(round_number - 1)
-        context.reporter.say(f"round {round_number}: no pair was kept; the policy of round {previous.round} is carried over")
+        context.reporter.say(
+            f"round {round_number}: no pair was kept; the policy of round {previous.round} is carried over"
+        )
         metrics: dict[str, Any] = {
             "skipped": True, "policy_round": previous.round, "policy_digest": previous.digest, "optimizer_steps": 0,
         }  # fmt: skip
@@ -48,7 +50,13 @@ def run(context: Context, round_number: int) -> None:
             writer.adopt_folder(scratch / "output" / name, name)
     document = dataclasses.asdict(result)
     digest = _digest(writer.folder / "policy")
-    metrics = {"skipped": False, "policy_round": round_number, "policy_digest": digest, "num_pairs": len(pairs), **document}
+    metrics = {
+        "skipped": False,
+        "policy_round": round_number,
+        "policy_digest": digest,
+        "num_pairs": len(pairs),
+        **document,
+    }
     context.commit(writer, started, metrics)
     context.store.drop_scratch(round_number)
 
@@ -68,9 +76,7 @@ def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> list[T
         wanted = {*kept["chosen_response_id"].to_pylist(), *kept["rejected_response_id"].to_pylist()}
         responses = context.store.table(number, "sample", columns=["response_id", "token_ids"])
         names = responses["response_id"].to_pylist()
-        tokens = {
-            name: responses["token_ids"][row].as_py() for row, name in enumerate(names) if name in wanted
-        }
+        tokens = {name: responses["token_ids"][row].as_py() for row, name in enumerate(names) if name in wanted}
         for pair in kept.to_pylist():
             chosen, rejected = pair["chosen_response_id"], pair["rejected_response_id"]
             pairs.append(

@@ -78,7 +78,9 @@ def check_shape(folder: Path, commit: Commit) -> None:
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if not path.is_dir() and name not in known and not path.name.startswith("."):
-            raise CorruptionError(f"{path} is not in the commit of its stage", f"Remove it: {folder} is read as a whole.")
+            raise CorruptionError(
+                f"{path} is not in the commit of its stage", f"Remove it: {folder} is read as a whole."
+            )
 
 
 def check_digests(folder: Path, commit: Commit) -> None:

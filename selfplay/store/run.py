@@ -56,7 +56,7 @@ class Store:
             durable.make_folder(folder)
         for name, data in files.items():
             durable.write_file(layout.config / name, data)
-        identity = {
+        identity: dict[str, Any] = {
             "id": secrets.token_hex(8), "schema_version": SCHEMA_VERSION, "created": now(), "forked_from": None,
         }  # fmt: skip
         durable.write_file(layout.identity, durable.pretty_json(identity))
@@ -95,7 +95,9 @@ class Store:
         number = (attempts_present(self.layout) or [0])[-1] + 1
         folder = self.layout.attempt(number)
         durable.make_folder(folder)
-        durable.write_file(folder / "attempt.json", durable.pretty_json({"attempt": number, "started": now(), **document}))
+        durable.write_file(
+            folder / "attempt.json", durable.pretty_json({"attempt": number, "started": now(), **document})
+        )
         return number
 
     def end_attempt(self, number: int, outcome: str, message: str = "") -> None:
@@ -157,20 +159,26 @@ class Store:
         self.commit_of(round_number, stage)
         return dict(json.loads((self.layout.stage(round_number, stage) / METRICS).read_bytes()))
 
-    def table(
-        self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None
-    ) -> pa.Table:
+    def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""
         folder = self.layout.stage(round_number, stage)
         prefix = f"{table}/" if table else ""
-        parts = [
-            entry.path
+        parts = sorted(
+            (entry.path, entry.rows)
             for entry in self.commit_of(round_number, stage).files
             if entry.rows is not None and entry.path.rpartition("/")[0] == prefix.rstrip("/")
-        ]
+        )
         if not parts:
             raise CorruptionError(f"{folder} has no table {table!r}", "Restore it from a backup.")
-        return pa.concat_tables([read_parquet(folder / part, columns) for part in sorted(parts)])
+        tables = []
+        for part, rows in parts:
+            read = read_parquet(folder / part, columns)
+            if read.num_rows != rows:
+                raise CorruptionError(
+                    f"{folder / part} has {read.num_rows} rows, its commit says {rows}", "Restore it from a backup."
+                )
+            tables.append(read)
+        return pa.concat_tables(tables)
 
     # ------------------------------------------------------------------ writing
 

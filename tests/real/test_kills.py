@@ -100,7 +100,9 @@ def test_kills_in_every_stage_lose_nothing(config: Path, tmp_path: Path, selfpla
         now = shards(run)
         assert before.items() <= now.items(), "a shard that was kept before the kill is not there, or is another"
         before = now
-    assert Store.open(run).metrics(1, "train")["resumed_from_step"] > 0, "training began anew instead of from its checkpoint"
+    assert Store.open(run).metrics(1, "train")["resumed_from_step"] > 0, (
+        "training began anew instead of from its checkpoint"
+    )
     selfplay(["resume", run])
     assert before.items() <= shards(run).items()
 
@@ -109,7 +111,9 @@ def test_kills_in_every_stage_lose_nothing(config: Path, tmp_path: Path, selfpla
     assert committed_rows(run) == committed_rows(whole)
 
     samples = pq.read_table(run / "rounds/001/sample", partitioning=None).to_pylist()
-    rewards = {row["response_id"]: row for row in pq.read_table(run / "rounds/001/score", partitioning=None).to_pylist()}
+    rewards = {
+        row["response_id"]: row for row in pq.read_table(run / "rounds/001/score", partitioning=None).to_pylist()
+    }
     ids = [row["response_id"] for row in samples]
     assert len(ids) == len(set(ids)) == 160 * 4
     for row in samples:
