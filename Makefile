@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Where the CPU build of torch is published; asked only when the configured sources do not have it.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help env quickstart test chaos check format clean
+.PHONY: help env quickstart test check format clean
 
 help:
 	@echo "make quickstart   the whole loop on this machine, into runs/quickstart"

@@ -167,6 +167,12 @@ def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float,
             "host": socket.gethostname(),
             "config": config.model_dump(mode="json"),
             "versions": versions(),
+            # a hub model's folder is named by the commit that its revision resolved to
+            "folders": {
+                name: str(model.folder)
+                for name, model in (("policy", prepared.inputs.policy), ("reward", prepared.inputs.reward))
+                if model is not None
+            },
         }
     )
     folder = store.layout.attempt(number)
@@ -199,7 +205,9 @@ def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float,
     except KeyboardInterrupt:
         store.end_attempt(number, "interrupted", "stopped at once")
         raise Interrupted(
-            "stopped at once; what was committed is kept", f"`selfplay resume {store.layout.root}`"
+            "stopped at once; what was committed is kept",
+            f"`selfplay resume {store.layout.root}` goes on.",
+            stop.exit_code or 130,
         ) from None
     except SelfplayError as error:
         store.end_attempt(number, "failed", error.message)

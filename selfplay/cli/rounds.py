@@ -72,6 +72,14 @@ def rounds_text(rows: list[Row]) -> str:
     if judges:
         judge = "gold reward" if "gold" in judges else "reward"
         lines.append(f"win rates are judged by the {judge}; held-out numbers are of the policy after the round")
+    gains = [row for row in rows if row["eval_gain_vs_initial"] is not None]
+    if gains:
+        last = gains[-1]
+        low, high = last["eval_gain_vs_initial_ci_low"], last["eval_gain_vs_initial_ci_high"]
+        lines.append(
+            f"round {last['round']} over round 0, sampled, paired by prompt: "
+            f"{last['eval_gain_vs_initial']:+.3f} [{low:+.3f}, {high:+.3f}] (95 % interval)"
+        )
     stages = _stages(rows)
     seconds = [[str(row["round"]), *(duration(row["stage_seconds"].get(stage)) for stage in stages)] for row in rows]
     lines += ["", "time by stage", table(["round", *stages], seconds)]

@@ -54,16 +54,24 @@ def validate(document: Mapping[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(document)
     except ValidationError as error:
-        problems = [_explain(item) for item in error.errors(include_url=False)]
+        items = error.errors(include_url=False)
+        # one for each setting: a value that fits none of several types has a problem with each of them
+        problems = list({_setting(item): _explain(item) for item in reversed(items)}.values())[::-1]
         raise ConfigError(
             f"{where}: " + ("; ".join(problems) if len(problems) == 1 else "\n  - " + "\n  - ".join(problems)),
             "`selfplay config schema` lists every setting.",
         ) from None
 
 
+def _setting(item: Any) -> str:
+    """Dotted name of what a problem is about; pydantic adds the name of the type it tried."""
+    name = ".".join(str(part) for part in item["loc"])
+    return next((known for known in setting_names() if name.startswith(known + ".")), name)
+
+
 def _explain(item: Any) -> str:
     location = [str(part) for part in item["loc"]]
-    name = ".".join(location)
+    name = _setting(item)
     kind = item["type"]
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(location[-1], _keys_at(location[:-1]), n=1, cutoff=0.5)

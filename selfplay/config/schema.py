@@ -137,8 +137,10 @@ class SelectionConfig(Section):
     def _keep_range(self) -> Self:
         if isinstance(self.keep, bool) or self.keep <= 0:
             raise ValueError("`keep` is a fraction above 0 up to 1.0, or a number of pairs")
-        if isinstance(self.keep, float) and self.keep > 1 and not self.keep.is_integer():
-            raise ValueError(f"`keep: {self.keep}` is neither a fraction up to 1.0 nor a whole number of pairs")
+        if isinstance(self.keep, float) and self.keep > 1:
+            raise ValueError(
+                f"`keep: {self.keep}` is no fraction up to 1.0; a number of pairs is written without a point"
+            )
         if isinstance(self.keep, int) and self.keep == 1:
             raise ValueError("`keep: 1` may mean one pair or all: write 1.0 for all pairs")
         if self.form == "simpo":

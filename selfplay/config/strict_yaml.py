@@ -37,7 +37,9 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) 
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
-            raise ConfigError(f"line {line}: the key {key!r} is no word", "Keys are words; quote it if it is meant as one.")
+            raise ConfigError(
+                f"line {line}: the key {key!r} is no word", "Keys are words; quote it if it is meant as one."
+            )
         if key in seen:
             raise ConfigError(
                 f"the key `{key}` stands twice (lines {seen[key]} and {line})",
@@ -61,7 +63,10 @@ def parse(text: str, where: str) -> Any:
     try:
         for event in yaml.parse(text, _StrictLoader):
             if (tag := getattr(event, "tag", None)) is not None:
-                raise ConfigError(f"line {event.start_mark.line + 1}: the tag `{tag}`", "Tags are not read: write the value.")
+                assert event.start_mark is not None, "events of a text have their place in it"
+                raise ConfigError(
+                    f"line {event.start_mark.line + 1}: the tag `{tag}`", "Tags are not read: write the value."
+                )
         return yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of SafeLoader
     except ConfigError as error:
         raise ConfigError(f"{where}: {error.message}", error.hint) from None

@@ -26,6 +26,9 @@ _SOURCES = {
     "eval_num_tokens_mean": ("evaluate", "eval_num_tokens_mean"),
     "eval_truncated_fraction": ("evaluate", "eval_truncated_fraction"),
     "eval_distinct_fraction": ("evaluate", "eval_distinct_fraction"),
+    "eval_gain_vs_initial": ("evaluate", "eval_gain_vs_initial"),
+    "eval_gain_vs_initial_ci_low": ("evaluate", "eval_gain_vs_initial_ci_low"),
+    "eval_gain_vs_initial_ci_high": ("evaluate", "eval_gain_vs_initial_ci_high"),
     "optimizer_steps": ("train", "optimizer_steps"),
     "skipped_training": ("train", "skipped"),
 }

@@ -56,12 +56,13 @@ def read_commit(folder: Path) -> tuple[Commit, str]:
         files = [FileEntry(**entry) for entry in document.pop("files")]
         commit = Commit(files=files, **document)
     except FileNotFoundError:
-        raise CorruptionError(f"{folder} has no {COMMIT}", _remedy(folder)) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CorruptionError(f"{path} is damaged ({error})", _remedy(folder)) from None
+        raise CorruptionError(f"{folder} has no {COMMIT}", remedy(folder)) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CorruptionError(f"{path} is damaged ({error})", remedy(folder)) from None
     for entry in files:
-        if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
-            raise CorruptionError(f"{path} names a file outside its folder: {entry.path!r}", _remedy(folder))
+        name = entry.path
+        if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CorruptionError(f"{path} names a file outside its folder: {name!r}", remedy(folder))
     return commit, sha256_bytes(data)
 
 
@@ -70,10 +71,10 @@ def check_shape(folder: Path, commit: Commit) -> None:
     for entry in commit.files:
         path = folder / entry.path
         if path.is_symlink() or not path.is_file():
-            raise CorruptionError(f"{path} is missing", _remedy(folder))
+            raise CorruptionError(f"{path} is missing", remedy(folder))
         size = path.stat().st_size
         if size != entry.num_bytes:
-            raise CorruptionError(f"{path} has {size} bytes, its commit says {entry.num_bytes}", _remedy(folder))
+            raise CorruptionError(f"{path} has {size} bytes, its commit says {entry.num_bytes}", remedy(folder))
     known = {entry.path for entry in commit.files} | {COMMIT}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
@@ -88,10 +89,11 @@ def check_digests(folder: Path, commit: Commit) -> None:
     for entry in commit.files:
         path = folder / entry.path
         if sha256_file(path) != entry.sha256:
-            raise CorruptionError(f"{path} is not what was committed: its sha256 differs", _remedy(folder))
+            raise CorruptionError(f"{path} is not what was committed: its sha256 differs", remedy(folder))
 
 
-def _remedy(folder: Path) -> str:
+def remedy(folder: Path) -> str:
+    """The way out of corruption in a stage's folder."""
     return (
         f"Restore it from a backup, or remove {folder} and everything made from it "
         "(later stages of its round and all later rounds) and resume: it will be made again."

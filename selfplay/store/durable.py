@@ -114,8 +114,9 @@ def publish_folder(source: Path, target: Path) -> None:
 
 def remove_tree(folder: Path) -> None:
     """Remove scratch: renamed first, so that a half-removed folder is never met under its name."""
-    if not folder.exists():
-        return
-    trash = folder.with_name(f".trash-{folder.name}-{os.getpid()}")
-    folder.rename(trash)
-    shutil.rmtree(trash)
+    trash = folder.with_name(f".trash-{folder.name}")
+    if trash.exists():  # a crash left it
+        shutil.rmtree(trash)
+    if folder.exists():
+        folder.rename(trash)
+        shutil.rmtree(trash)

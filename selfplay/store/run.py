@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from selfplay.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.store import durable
-from selfplay.store.commits import Commit, check_digests, check_shape, read_commit
+from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present
 from selfplay.store.writer import StageInputs, StageWriter, read_parquet
 
@@ -169,13 +169,16 @@ class Store:
             if entry.rows is not None and entry.path.rpartition("/")[0] == prefix.rstrip("/")
         )
         if not parts:
-            raise CorruptionError(f"{folder} has no table {table!r}", "Restore it from a backup.")
+            raise CorruptionError(f"{folder} has no table {table!r}", remedy(folder))
         tables = []
         for part, rows in parts:
-            read = read_parquet(folder / part, columns)
+            try:
+                read = read_parquet(folder / part, columns)
+            except (pa.ArrowException, OSError) as error:
+                raise CorruptionError(f"{folder / part} cannot be read ({error})", remedy(folder)) from None
             if read.num_rows != rows:
                 raise CorruptionError(
-                    f"{folder / part} has {read.num_rows} rows, its commit says {rows}", "Restore it from a backup."
+                    f"{folder / part} has {read.num_rows} rows, its commit says {rows}", remedy(folder)
                 )
             tables.append(read)
         return pa.concat_tables(tables)

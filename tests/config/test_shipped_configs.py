@@ -51,7 +51,11 @@ def test_recipes_are_the_released_one_where_they_can_be(name: str) -> None:
 
 
 def test_losses_and_rates_of_each_recipe() -> None:
-    llama, gemma, qwen = load("llama3-8b-dpo").training, load("gemma2-9b-simpo").training, load("qwen3-8b-lora").training
+    llama, gemma, qwen = (
+        load("llama3-8b-dpo").training,
+        load("gemma2-9b-simpo").training,
+        load("qwen3-8b-lora").training,
+    )
     assert (llama.loss, llama.beta, llama.learning_rate, llama.lora) == ("dpo", 0.01, 3e-7, None)
     assert (gemma.loss, gemma.beta, gemma.simpo_gamma_beta_ratio, gemma.learning_rate) == ("simpo", 10, 0.5, 8e-7)
     assert qwen.loss == "dpo"

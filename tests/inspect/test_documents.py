@@ -22,7 +22,8 @@ ROUND_KEYS = [
     "round", "num_prompts", "num_responses", "num_pairs", "num_kept", "train_reward_mean", "eval_reward_mean",
     "eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high", "eval_gold_greedy_mean", "eval_win_rate_vs_initial",
     "eval_win_rate_vs_previous", "eval_judge", "eval_num_tokens_mean", "eval_truncated_fraction",
-    "eval_distinct_fraction", "optimizer_steps", "skipped_training", "seconds", "stage_seconds", "complete",
+    "eval_distinct_fraction", "eval_gain_vs_initial", "eval_gain_vs_initial_ci_low",
+    "eval_gain_vs_initial_ci_high", "optimizer_steps", "skipped_training", "seconds", "stage_seconds", "complete",
 ]  # fmt: skip
 SHOW_KEYS = [
     "schema_version", "round", "complete", "stages", "warnings", "funnel", "distributions", "sampling", "selection",
@@ -47,7 +48,8 @@ def test_rounds_have_the_frozen_keys_and_null_for_what_is_not_there(whole_run: P
     missing = {name for name, value in zero.items() if value is None}
     assert missing == {
         "num_prompts", "num_responses", "num_pairs", "num_kept", "train_reward_mean", "eval_win_rate_vs_initial",
-        "eval_win_rate_vs_previous", "optimizer_steps", "skipped_training",
+        "eval_win_rate_vs_previous", "optimizer_steps", "skipped_training", "eval_gain_vs_initial",
+            "eval_gain_vs_initial_ci_low", "eval_gain_vs_initial_ci_high",
     }  # fmt: skip
     assert (one["num_prompts"], one["num_responses"], one["num_pairs"], one["num_kept"]) == (12, 44, 11, 6)
     assert two["eval_gold_mean"] > one["eval_gold_mean"] > zero["eval_gold_mean"]

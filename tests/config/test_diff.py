@@ -1,0 +1,187 @@
+"""What a change of each setting means: the table of all tags, frozen here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from selfplay.config.diff import Change, changes, flatten, identity_document, tag_of
+from selfplay.config.load import setting_names, validate
+from selfplay.config.schema import Config
+from selfplay.config.tags import ENGINE_RESOURCES, TRL_RESOURCES, Tag
+
+BASE: dict[str, Any] = {
+    "policy": {"model": "org/policy", "revision": "0" * 40},
+    "prompts": {"source": "org/prompts", "per_round": 8},
+    "sampling": {"max_tokens": 8, "engine": {"max_num_seqs": 4}},
+    "reward": {"model": "org/reward", "revision": "0" * 40},
+    "training": {"beta": 0.1, "learning_rate": 1e-5, "batch_size": 4, "lora": {}, "reference": "initial"},
+    "evaluation": {"source": "org/held"},
+    "rounds": 2,
+}
+FUNCTION = {"reward": {"function": "m:reward"}}
+SIMPO = {
+    "training": {"beta": 1.0, "learning_rate": 1e-5, "batch_size": 4, "loss": "simpo", "simpo_gamma_beta_ratio": 0.3}
+}
+DPO_FORM = {"selection": {"form": "dpo", "first_round_metric": "random"}}
+
+# setting -> (tag, another value, sections of the base in which that value is allowed)
+ROLE: dict[str, Any] = {"replicas": 2, "num_cpus": 1.0, "num_gpus": 1.0, "threads": 2, "resources": {"x": 1.0}}
+SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
+    "policy.model": ("content", "org/other", {}),
+    "policy.revision": ("identity", "1" * 40, {}),
+    "policy.dtype": ("identity", "float32", {}),
+    "policy.chat_template": ("identity", "none", {}),
+    "policy.chat_template_kwargs": ("identity", {"enable_thinking": False}, {}),
+    "policy.system_prompt": ("identity", "Be brief.", {}),
+    "policy.trust_remote_code": ("identity", True, {}),
+    "prompts.source": ("content", "org/more", {}),
+    "prompts.split": ("identity", "train", {}),
+    "prompts.subset": ("identity", "main", {}),
+    "prompts.revision": ("identity", "v2", {}),
+    "prompts.column": ("identity", "question", {}),
+    "prompts.id_column": ("identity", "id", {}),
+    "prompts.per_round": ("identity", 9, {}),
+    "prompts.order": ("identity", "same", {}),
+    "sampling.num_responses": ("identity", 4, {}),
+    "sampling.temperature": ("identity", 0.8, {}),
+    "sampling.top_p": ("identity", 0.9, {}),
+    "sampling.top_k": ("identity", 5, {}),
+    "sampling.min_p": ("identity", 0.1, {}),
+    "sampling.repetition_penalty": ("identity", 1.1, {}),
+    "sampling.presence_penalty": ("identity", 0.1, {}),
+    "sampling.frequency_penalty": ("identity", 0.1, {}),
+    "sampling.max_tokens": ("identity", 9, {}),
+    "sampling.shard_size": ("identity", 8, {}),
+    "reward.model": ("content", "org/other", {}),
+    "reward.function": ("content", "m:other", FUNCTION),
+    "reward.revision": ("identity", "1" * 40, {}),
+    "reward.sees": ("identity", "full", {}),
+    "reward.max_length": ("identity", 99, {}),
+    "reward.dtype": ("identity", "float32", {}),
+    "reward.batched": ("identity", True, FUNCTION),
+    "reward.max_failed": ("identity", 0.5, {}),
+    "reward.batch_tokens": ("resource", 4096, {}),
+    "reward.trust_remote_code": ("identity", True, {}),
+    "selection.metric": ("identity", "random", {}),
+    "selection.weight": ("identity", 2.5, {}),
+    "selection.form": ("identity", "dpo", {}),
+    "selection.standardize": ("identity", False, {}),
+    "selection.beta": ("identity", 0.3, DPO_FORM),
+    "selection.keep": ("identity", 0.4, {}),
+    "selection.first_round_metric": ("identity", "full", DPO_FORM),
+    "training.loss": ("identity", "simpo", {}),
+    "training.start": ("identity", "initial", {}),
+    "training.reference": ("identity", "previous", {}),
+    "training.data": ("identity", "accumulated", {}),
+    "training.beta": ("identity", 0.2, {}),
+    "training.simpo_gamma_beta_ratio": ("identity", 0.5, SIMPO),
+    "training.learning_rate": ("identity", 1e-6, {}),
+    "training.epochs": ("identity", 2, {}),
+    "training.batch_size": ("identity", 8, {}),
+    "training.micro_batch_size": ("resource", 2, {}),
+    "training.max_length": ("identity", 64, {}),
+    "training.warmup_ratio": ("identity", 0.0, {}),
+    "training.schedule": ("identity", "linear", {}),
+    "training.precision": ("identity", "float32", {}),
+    "training.gradient_checkpointing": ("resource", True, {}),
+    "training.checkpoint_every": ("resource", 5, {}),
+    "training.lora.r": ("identity", 8, {}),
+    "training.lora.alpha": ("identity", 8.0, {}),
+    "training.lora.dropout": ("identity", 0.1, {}),
+    "training.lora.target_modules": ("identity", ["q_proj"], {}),
+    "evaluation.source": ("content", "org/other", {}),
+    "evaluation.split": ("identity", "test", {}),
+    "evaluation.subset": ("identity", "main", {}),
+    "evaluation.revision": ("identity", "v2", {}),
+    "evaluation.column": ("identity", "question", {}),
+    "evaluation.id_column": ("identity", "id", {}),
+    "evaluation.num_prompts": ("identity", 3, {}),
+    "evaluation.num_responses": ("identity", 2, {}),
+    "evaluation.greedy": ("identity", False, {}),
+    "evaluation.max_tokens": ("identity", 4, {}),
+    "evaluation.gold": ("content", "m:gold", {}),
+    "cluster.address": ("resource", "10.0.0.1:6379", {}),
+    **{f"cluster.sampler.{key}": ("resource", value, {}) for key, value in ROLE.items()},
+    **{f"cluster.scorer.{key}": ("resource", value, {}) for key, value in ROLE.items()},
+    **{f"cluster.logprobs.{key}": ("resource", value, {}) for key, value in ROLE.items()},
+    **{f"cluster.trainer.{key}": ("resource", value, {}) for key, value in ROLE.items() if key != "replicas"},
+    "cluster.retries": ("resource", 5, {}),
+    "cluster.start_timeout": ("resource", 60.0, {}),
+    "rounds": ("extendable", 3, {}),
+    "seed": ("identity", 1, {}),
+}  # fmt: skip
+# what has one value only, and what passes through key by key (tested below)
+NOT_TO_BE_CHANGED = {"pairs.build", "cluster.trainer.replicas", "sampling.engine", "training.trl"}
+# a value that is allowed only together with another one
+TOGETHER: dict[str, dict[str, Any]] = {
+    "selection.form": {"selection.first_round_metric": "random"},
+    "training.loss": {"training.simpo_gamma_beta_ratio": 0.3, "training.reference": "previous"},
+}
+
+
+def config(document: dict[str, Any], **settings: Any) -> Config:
+    """`document` with dotted settings replaced."""
+    sections = {name: dict(value) if isinstance(value, dict) else value for name, value in document.items()}
+    for name, value in settings.items():
+        *parents, last = name.split(".")
+        target = sections
+        for parent in parents:
+            target[parent] = dict(target.get(parent) or {})
+            target = target[parent]
+        target[last] = value
+    return validate(sections, "here")
+
+
+def test_the_table_has_every_setting() -> None:
+    assert {*SETTINGS} | NOT_TO_BE_CHANGED == {*setting_names()}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_changed_setting_is_found_with_its_tag(name: str) -> None:
+    tag, value, sections = SETTINGS[name]
+    base = BASE | sections
+    before, after = config(base), config(base, **{name: value, **TOGETHER.get(name, {})})
+    found = {change.name: change for change in changes(before, after)}
+    assert found[name] == Change(name, flatten(before)[name], value, tag)
+    assert tag_of(name) == tag
+    assert {*found} - {name} <= {*TOGETHER.get(name, {})}
+    # only what is identity makes another run
+    assert (identity_document(before) != identity_document(after)) is (tag == "identity")
+    assert changes(before, before) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "tag"),
+    [
+        *(("sampling.engine", key, "resource") for key in sorted(ENGINE_RESOURCES)),
+        *(("training.trl", key, "resource") for key in sorted(TRL_RESOURCES)),
+        ("sampling.engine", "max_model_len", "identity"),
+        ("sampling.engine", "quantization", "identity"),
+        ("sampling.engine", "unheard_of", "identity"),
+        ("training.trl", "label_smoothing", "identity"),
+        ("training.trl", "max_grad_norm", "identity"),
+    ],
+)
+def test_keys_that_pass_through_have_a_tag_each(section: str, key: str, tag: Tag) -> None:
+    before = config(BASE, **{section: {}})
+    after = config(BASE, **{section: {key: 5}})
+    again = config(BASE, **{section: {key: 6}})
+    assert changes(before, after) == [Change(f"{section}.{key}", None, 5, tag)]
+    assert changes(after, again) == [Change(f"{section}.{key}", 5, 6, tag)]
+    assert changes(after, before) == [Change(f"{section}.{key}", 5, None, tag)]
+
+
+def test_a_section_with_its_defaults_is_not_no_section() -> None:
+    training = {key: value for key, value in BASE["training"].items() if key != "lora"}
+    without = config(BASE | {"training": training})
+    found = {change.name: change for change in changes(without, config(BASE))}
+    assert found["training.lora"] == Change("training.lora", False, True, "identity")
+    gone = {change.name: change.tag for change in changes(config(BASE), config(BASE | {"evaluation": None}))}
+    assert gone["evaluation"] == "identity"
+
+
+def test_the_kind_of_reward_cannot_change_unseen() -> None:
+    found = {change.name: change.tag for change in changes(config(BASE), config(BASE | FUNCTION))}
+    assert found == {"reward.model": "content", "reward.function": "content", "reward.revision": "identity"}

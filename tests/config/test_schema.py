@@ -1,0 +1,140 @@
+"""Which combinations the schema refuses, with what words; every field has its tag and a description."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from selfplay.config.load import fields, validate
+from selfplay.config.schema import Config
+from selfplay.config.tags import Tag
+from selfplay.errors import ConfigError
+
+SMALL: dict[str, Any] = {
+    "policy": {"model": "org/policy"},
+    "prompts": {"source": "org/prompts", "per_round": 8},
+    "sampling": {"max_tokens": 8},
+    "reward": {"model": "org/reward"},
+    "training": {"beta": 0.1, "learning_rate": 1e-5, "batch_size": 4},
+    "evaluation": {"source": "org/held"},
+    "rounds": 1,
+}
+SHA = "0123456789abcdef" * 2 + "01234567"
+
+
+def config(**sections: Any) -> Config:
+    """The small config with keys of sections added or replaced."""
+    document = {
+        name: {**SMALL.get(name, {}), **value} if isinstance(value, dict) else value for name, value in sections.items()
+    }
+    return validate(SMALL | document, "here")
+
+
+def test_every_field_has_a_tag_and_a_description() -> None:
+    for name, field in fields():
+        assert (field.json_schema_extra or {}).get("tag") in get_args(Tag), name
+        assert field.description, name
+
+
+def test_defaults_are_neutral() -> None:
+    small = config()
+    sampling = small.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (1.0, 1.0, 0, 0.0)
+    assert (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1.0, 0.0, 0.0)
+    assert small.selection.keep == 1.0
+    assert not small.policy.trust_remote_code
+    assert not small.reward.trust_remote_code
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        config().training.beta = 0.2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"reward": {"function": "m:f"}}, "exactly one of `model` and `function`"),
+        ({"reward": {"model": None}}, "exactly one of `model` and `function`"),
+        ({"reward": {"batched": True}}, "`batched` goes with reward.function"),
+        ({"reward": {"model": None, "function": "m:f", "sees": "full"}}, "`sees` goes with reward.model"),
+        ({"reward": {"model": None, "function": "m:f", "max_length": 9}}, "`max_length` goes with reward.model"),
+        ({"reward": {"model": None, "function": "m:f", "dtype": "float32"}}, "`dtype` goes with reward.model"),
+        ({"reward": {"model": None, "function": "m:f", "revision": SHA}}, "`revision` goes with reward.model"),
+        ({"policy": {"trust_remote_code": True}}, "trust_remote_code needs `revision`"),
+        ({"policy": {"trust_remote_code": True, "revision": "main"}}, "trust_remote_code needs `revision`"),
+        ({"reward": {"trust_remote_code": True}}, "trust_remote_code needs `revision`"),
+        ({"selection": {"keep": 0}}, "`keep` is a fraction above 0"),
+        ({"selection": {"keep": -3}}, "`keep` is a fraction above 0"),
+        ({"selection": {"keep": 1}}, "write 1.0 for all pairs"),
+        ({"selection": {"keep": 1.5}}, "is no fraction up to 1.0"),
+        ({"selection": {"keep": 500.0}}, "a number of pairs is written without a point"),
+        ({"selection": {"keep": True}}, "selection.keep` is True"),
+        ({"selection": {"metric": "full", "keep": 0.5}}, "metric: full keeps every pair"),
+        ({"selection": {"metric": "loudest"}}, "selection.metric` is 'loudest'"),
+        ({"selection": {"beta": 0.1}}, "`beta` goes with form: dpo"),
+        ({"selection": {"first_round_metric": "random"}}, "`first_round_metric` goes with form: dpo"),
+        ({"selection": {"form": "dpo"}}, "needs a reference that differs from the policy"),
+        ({"selection": {"form": "dpo"}, "training": {"reference": "initial"}}, "not defined in round 1"),
+        (
+            {
+                "selection": {"form": "dpo", "first_round_metric": "random"},
+                "training": {"reference": "initial", "start": "initial"},
+            },
+            "is always 0",
+        ),
+        (
+            {
+                "selection": {"form": "dpo", "first_round_metric": "random"},
+                "training": {"loss": "simpo", "simpo_gamma_beta_ratio": 0.3},
+            },
+            "needs a reference that differs from the policy",
+        ),
+        ({"training": {"loss": "simpo"}}, "needs `simpo_gamma_beta_ratio`"),
+        ({"training": {"simpo_gamma_beta_ratio": 0.3}}, "`simpo_gamma_beta_ratio` goes with loss: simpo"),
+        (
+            {"training": {"loss": "simpo", "simpo_gamma_beta_ratio": 0.3, "reference": "initial"}},
+            "`reference` does nothing with loss: simpo",
+        ),
+        ({"training": {"micro_batch_size": 3}}, "micro_batch_size 3 does not divide batch_size 4"),
+        ({"training": {"beta": 0}}, "training.beta` is 0"),
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate` is nan"),
+        ({"training": {"warmup_ratio": 1}}, "training.warmup_ratio` is 1"),
+        ({"sampling": {"num_responses": 1}}, "a pair takes two responses"),
+        ({"sampling": {"temperature": 0}}, "sampling.temperature` is 0"),
+        ({"sampling": {"top_p": 0}}, "sampling.top_p` is 0"),
+        ({"cluster": {"trainer": {"replicas": 2}}}, "trainer.replicas is 1"),
+        ({"cluster": {"sampler": {"replicas": 0}}}, "cluster.sampler.replicas` is 0"),
+        ({"seed": -1}, "`seed` is -1"),
+        ({"seed": 2**63}, "`seed` is"),
+        ({"rounds": 0}, "`rounds` is 0"),
+    ],
+)
+def test_refusals(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config(**sections)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"policy": {"trust_remote_code": True, "revision": SHA}},
+        {"reward": {"model": None, "function": "m:f", "batched": True}},
+        {"selection": {"keep": 500}},
+        {"selection": {"keep": 0.4}},
+        {"selection": {"metric": "full"}},
+        {
+            "selection": {"form": "dpo", "first_round_metric": "random", "beta": 0.2},
+            "training": {"reference": "initial"},
+        },
+        {"training": {"loss": "simpo", "simpo_gamma_beta_ratio": 0.0}},
+        {"training": {"micro_batch_size": 2}},
+        {"evaluation": None},
+        {"seed": 2**63 - 1},
+    ],
+)
+def test_what_is_allowed(sections: dict[str, Any]) -> None:
+    config(**sections)

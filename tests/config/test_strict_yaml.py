@@ -1,0 +1,71 @@
+"""YAML as people mean it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from selfplay.config.strict_yaml import parse
+from selfplay.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("5E7", 5e7),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-2.5e+3", -2500.0),
+        ("12", 12),
+        ("-3", -3),
+        ("010", 10),
+        ("no", "no"),
+        ("on", "on"),
+        ("y", "y"),
+        ("Off", "Off"),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("none", "none"),
+        ("1_000", "1_000"),
+        ("0x10", "0x10"),
+        ("1:30", "1:30"),
+        ("2026-01-02", "2026-01-02"),
+        ("1e", "1e"),
+        ('"5"', "5"),
+        ("[1, 1e-5, no]", [1, 1e-5, "no"]),
+        ("{a: {b: 1}}", {"a": {"b": 1}}),
+        ("{a: &x 3, b: *x}", {"a": 3, "b": 3}),
+    ],
+)
+def test_values(text: str, value: Any) -> None:
+    found = parse(text, "here")
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3", r"the key `a` stands twice \(lines 1 and 3\)"),
+        ("top:\n  a: 1\n  a: 1", r"the key `a` stands twice \(lines 2 and 3\)"),
+        ("[{a: 1, a: 2}]", "the key `a` stands twice"),
+        ("a: !!int '3'", "line 1: the tag `tag:yaml.org,2002:int`"),
+        ("b: 1\na: !!python/object/apply:os.system ['true']", "line 2: the tag"),
+        ("a: !mine 3", "the tag `!mine`"),
+        ("a: {1: 2}", "the key 1 is no word"),
+        ("? [1]\n: 2", r"the key \[1\] is no word"),
+        ("a: [1", "not valid YAML"),
+        ("a: 1\n---\nb: 2", "not valid YAML"),
+        ("a: &x {b: *x}", "not valid YAML"),
+        ("a: \x00", "not valid YAML"),
+    ],
+)
+def test_refusals_say_where(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s)^here.*{message}") as error:
+        parse(text, "here")
+    assert error.value.hint

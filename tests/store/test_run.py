@@ -1,0 +1,113 @@
+"""The run directory: made once, opened, its attempts, and tables that `datasets` reads as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from fakes import Fakes
+
+from selfplay import driver, loop
+from selfplay.config.load import load_config
+from selfplay.errors import ConfigError, CorruptionError, SelfplayError
+from selfplay.reporting import Reporter
+from selfplay.store.run import Store, refuse_occupied
+
+
+def test_create_then_open(tmp_path: Path) -> None:
+    made = Store.create(tmp_path / "a/run", {"given.yaml": b"rounds: 1\n"})
+    opened = Store.open(tmp_path / "a/run")
+    assert (opened.run_id, opened.created) == (made.run_id, made.created)
+    assert opened.config_file("given.yaml") == b"rounds: 1\n"
+    assert opened.rounds() == []
+    with pytest.raises(CorruptionError, match=r"pins\.json is missing"):
+        opened.config_file("pins.json")
+    assert Store.create(tmp_path / "b", {}).run_id != made.run_id
+
+
+def test_what_is_there_is_never_taken_for_a_new_run(tmp_path: Path) -> None:
+    Store.create(tmp_path / "run", {})
+    with pytest.raises(ConfigError, match="holds a run already") as error:
+        Store.create(tmp_path / "run", {})
+    assert "selfplay resume" in error.value.hint
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.tex").touch()
+    (tmp_path / "file").touch()
+    for name in ("full", "file"):
+        with pytest.raises(ConfigError, match="is there already and is not empty"):
+            Store.create(tmp_path / name, {})
+    assert [*(tmp_path / "full").iterdir()] == [tmp_path / "full/thesis.tex"]
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked/run.lock").touch()
+    for name in ("locked", "absent"):
+        refuse_occupied(tmp_path / name)
+
+
+def test_what_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent does not exist \(no RUN.json\)"):
+        Store.open(tmp_path / "absent")
+    with pytest.raises(ConfigError, match=r"is not a run \(no RUN.json\)"):
+        Store.open(tmp_path)
+    identity = Store.create(tmp_path / "run", {}).layout.identity
+    document = json.loads(identity.read_bytes())
+    identity.write_text(json.dumps(document | {"schema_version": 99}))
+    with pytest.raises(ConfigError, match="schema version 99") as newer:
+        Store.open(tmp_path / "run")
+    assert "Upgrade" in newer.value.hint
+    for damage in ("{", "[]", json.dumps({"id": "x"}), json.dumps(document | {"schema_version": "one"})):
+        identity.write_text(damage)
+        with pytest.raises(CorruptionError, match=r"RUN\.json is damaged"):
+            Store.open(tmp_path / "run")
+
+
+def test_attempts_are_counted_and_a_killed_one_has_no_end(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "run", {})
+    assert store.begin_attempt({"pid": 1}) == 1
+    store.end_attempt(1, "failed", "out of disk")
+    assert store.begin_attempt({"pid": 2}) == 2
+    (store.layout.attempt(3)).mkdir()  # killed before it had said anything
+    assert store.begin_attempt({"pid": 4}) == 4
+    first, second, fourth = store.attempt_documents()
+    assert (first["pid"], first["end"]["outcome"], first["end"]["message"]) == (1, "failed", "out of disk")
+    assert (second["attempt"], second["end"], fourth["attempt"]) == (2, None, 4)
+
+
+def test_a_stage_that_was_not_committed_is_not_corruption(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "run", {})
+    with pytest.raises(SelfplayError, match="stage sample of round 1 is not committed") as error:
+        store.table(1, "sample")
+    assert not isinstance(error.value, CorruptionError)
+    assert not store.is_committed(1, "sample")
+    with pytest.raises(SelfplayError, match="not committed"):
+        store.writer(1, "score", "f", [(1, "sample")])
+
+
+def test_scratch_is_kept_until_it_is_dropped(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "run", {})
+    (store.scratch(1) / "checkpoint").touch()
+    assert (store.scratch(1) / "checkpoint").is_file()
+    store.drop_scratch(1)
+    assert not store.layout.trainer_scratch(1).exists()
+
+
+def test_every_table_is_read_by_load_dataset_as_it_is(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    config = write_config(rounds=1)
+    prepared = driver.prepare(load_config(config), config.parent, tmp_path / "run")
+    store = driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=Fakes())
+    from datasets import load_dataset
+
+    read = []
+    for number, name, _ in loop.plan(1):
+        if name == "train":
+            continue  # a policy, not a table
+        table = store.table(number, name)
+        folder = str(store.layout.stage(number, name))
+        dataset = load_dataset(folder, split="train", cache_dir=str(tmp_path / "cache"))
+        assert dataset.column_names == table.column_names
+        assert dataset.num_rows == table.num_rows > 0
+        assert pa.table(dataset.to_dict(), schema=table.schema).equals(table)
+        read.append(name)
+    assert read == ["prompts", "evaluate", "prompts", "sample", "score", "pair", "logprobs", "select", "evaluate"]

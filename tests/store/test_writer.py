@@ -1,0 +1,166 @@
+"""Shards in `.work/`: what a crash leaves, what is adopted, and what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from selfplay.errors import CorruptionError, SelfplayError
+from selfplay.store import durable, writer
+from selfplay.store.commits import read_commit
+from selfplay.store.layout import Layout
+from selfplay.store.writer import StageInputs, StageWriter
+
+
+def rows(index: int, size: int = 3) -> pa.Table:
+    return pa.table({"x": [index * 10 + i for i in range(size)]})
+
+
+def open_writer(root: Path, fingerprint: str = "f", **commits: str) -> StageWriter:
+    return StageWriter(Layout(root), 1, "sample", StageInputs(fingerprint, commits))
+
+
+def test_a_stage_is_nowhere_until_it_is_committed_and_whole_then(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    first = open_writer(tmp_path)
+    for index in (1, 0):
+        first.write_shard(index, rows(index))
+    assert not layout.stage(1, "sample").exists()
+    assert first.shards() == {0, 1}
+    commit = first.commit(1, "2026-01-01T00:00:00Z", 1.5, {"num": 6})
+    folder = layout.stage(1, "sample")
+    assert read_commit(folder)[0] == commit
+    assert [(entry.path, entry.rows) for entry in commit.files] == [
+        (".metrics.json", None),
+        ("part-00000.parquet", 3),
+        ("part-00001.parquet", 3),
+    ]
+    assert not layout.stage_work(1, "sample").exists()
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+    ]
+
+
+def test_shards_of_an_earlier_attempt_are_adopted(tmp_path: Path) -> None:
+    first = open_writer(tmp_path, prompts="d1")
+    first.write_shard(2, rows(2))
+    first.write_shard(0, rows(0), ".sampled")
+    second = open_writer(tmp_path, prompts="d1")
+    assert second.adopted == 2
+    assert (second.shards(), second.shards(".sampled"), second.shards(".greedy")) == ({2}, {0}, set())
+    assert second.read_shard(2).equals(rows(2))
+    assert second.read_shard(0, ".sampled").equals(rows(0))
+    assert {entry.path for entry in second.commit(2, "now", 0.0, {}).files} == {
+        ".metrics.json",
+        ".sampled/part-00000.parquet",
+        "part-00002.parquet",
+    }
+
+
+@pytest.mark.parametrize("other", [{"fingerprint": "g"}, {"prompts": "d2"}, {"select": "d1"}])
+def test_a_work_folder_of_other_inputs_is_not_adopted(tmp_path: Path, other: dict[str, str]) -> None:
+    open_writer(tmp_path, prompts="d1").write_shard(0, rows(0))
+    second = open_writer(tmp_path, **{"prompts": "d1", **other})
+    assert second.adopted == 0
+    assert second.shards() == set()
+    assert [*second.folder.glob("part-*")] == []
+
+
+def test_a_shard_without_its_sidecar_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_writer(tmp_path)
+    real = durable.write_file
+
+    def crash_before_sidecar(path: Path, data: bytes) -> None:
+        if path.name.startswith(".part-"):
+            raise KeyboardInterrupt
+        real(path, data)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writer.durable, "write_file", crash_before_sidecar)
+        first.write_shard(0, rows(99))
+    assert (first.folder / "part-00000.parquet").is_file()
+    second = open_writer(tmp_path)
+    assert second.adopted == 0
+    second.write_shard(0, rows(0))
+    assert open_writer(tmp_path).read_shard(0).equals(rows(0))
+
+
+def test_a_crash_before_the_rename_leaves_shards_that_are_committed_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_writer(tmp_path)
+    first.write_shard(0, rows(0))
+
+    def crash(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writer.durable, "publish_folder", crash)
+        first.commit(1, "then", 0.0, {"attempt": 1})
+    assert (first.folder / ".COMMIT.json").is_file()
+    assert not Layout(tmp_path).stage(1, "sample").exists()
+    second = open_writer(tmp_path)
+    assert second.adopted == 1
+    second.write_shard(1, rows(1))
+    commit = second.commit(2, "now", 0.0, {"attempt": 2})
+    found, _ = read_commit(Layout(tmp_path).stage(1, "sample"))
+    assert found == commit
+    assert (found.attempt, len(found.files)) == (2, 3)
+
+
+def test_what_is_committed_is_never_overwritten(tmp_path: Path) -> None:
+    first = open_writer(tmp_path)
+    first.write_shard(0, rows(0))
+    first.commit(1, "now", 0.0, {})
+    before = read_commit(Layout(tmp_path).stage(1, "sample"))
+    second = open_writer(tmp_path)
+    second.write_shard(0, rows(5))
+    with pytest.raises(SelfplayError, match="is there already"):
+        second.commit(2, "now", 0.0, {})
+    assert read_commit(Layout(tmp_path).stage(1, "sample")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("part-00000.parquet", b"PAR1 something else", "its sha256 differs"),
+        ("part-00000.parquet", None, "missing"),
+        (".part-00000.json", b"{", r"\.part-00000\.json is damaged"),
+        (".part-00000.json", b'["rows"]', r"\.part-00000\.json is damaged"),
+        (".part-00000.json", b'{"rows": 3}', r"\.part-00000\.json is damaged"),
+    ],
+)
+def test_a_damaged_shard_in_work_is_corruption_not_missing(tmp_path: Path, name: str, data: Any, message: str) -> None:
+    first = open_writer(tmp_path)
+    first.write_shard(0, rows(0))
+    path = first.folder / name
+    path.unlink() if data is None else path.write_bytes(data)
+    with pytest.raises(CorruptionError, match=message) as error:
+        open_writer(tmp_path)
+    assert ".part-00000.json" in error.value.hint
+    assert "that shard will be made again" in error.value.hint
+
+
+def test_a_policy_is_sealed_and_adopted_again_after_a_crash(tmp_path: Path) -> None:
+    def train(content: str) -> Path:
+        (tmp_path / "out/policy").mkdir(parents=True)
+        (tmp_path / "out/policy/model.safetensors").write_text(content)
+        return tmp_path / "out/policy"
+
+    open_writer(tmp_path).adopt_folder(train("first"), "policy")
+    assert not (tmp_path / "out/policy").exists()
+    # what a crash in the middle of a replacement leaves must not be published
+    second = open_writer(tmp_path)
+    (second.folder / "policy").rename(second.folder / ".trash-policy")
+    second.adopt_folder(train("second"), "policy")
+    commit = second.commit(2, "now", 0.0, {})
+    folder = Layout(tmp_path).stage(1, "sample")
+    assert [entry.path for entry in commit.files] == [".metrics.json", "policy/model.safetensors"]
+    assert (folder / "policy/model.safetensors").read_text() == "second"
+    assert not (folder / ".trash-policy").exists()
+    assert commit.files[1].rows is None
+    assert commit.files[1].sha256 == durable.sha256_bytes(b"second")

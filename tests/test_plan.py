@@ -1,0 +1,153 @@
+"""What a run will do, counted before it starts; what cannot be is refused with the sum and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from selfplay import plan
+from selfplay.config.load import load_config
+from selfplay.errors import ConfigError, ResourceError
+from selfplay.inputs import Inputs, resolve
+
+WriteConfig = Callable[..., Path]
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def make(path: Path, *overrides: str, run_dir: Path | None = None) -> plan.Plan:
+    config = load_config(path, overrides)
+    return plan.make_plan(config, inputs_of(path, *overrides), run_dir or path.parent / "run")
+
+
+def inputs_of(path: Path, *overrides: str) -> Inputs:
+    return resolve(load_config(path, overrides), path.parent)
+
+
+def test_counts(write_config: WriteConfig) -> None:
+    found = make(write_config())
+    assert (found.rounds, found.prompts_per_round, found.prompts_available) == (2, 20, 60)
+    assert (found.responses_per_round, found.pairs_per_round, found.kept_per_round) == (80, 20, 10)
+    assert found.optimizer_steps_per_round == 5
+    assert (found.evaluation_prompts, found.evaluation_responses) == (10, 30)
+    assert found.training_bytes == 16 * found.policy_parameters > 0
+    assert 0 < found.disk_bytes < found.free_disk_bytes
+    assert found.document()["kept_per_round"] == 10
+    text = "\n".join(found.lines())
+    assert "2 rounds: 20 prompts, 80 responses, 20 pairs, 10 kept, 5 optimizer steps a round" in text
+    assert "warning: only 5 optimizer steps a round" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept", "steps"),
+    [
+        (["selection.keep=1.0"], 20, 10),
+        (["selection.keep=7"], 7, 4),
+        (["selection.keep=500"], 20, 10),
+        (["training.epochs=3"], 10, 15),
+        (["training.data=accumulated", "training.reference=initial"], 10, 10),
+        (["training.batch_size=3"], 10, 4),
+    ],
+)
+def test_kept_pairs_and_steps(write_config: WriteConfig, overrides: list[str], kept: int, steps: int) -> None:
+    found = make(write_config(), *overrides)
+    assert (found.kept_per_round, found.optimizer_steps_per_round) == (kept, steps)
+    assert bool(found.warnings) is (steps < 10)
+
+
+def test_no_evaluation_no_evaluation_responses(write_config: WriteConfig) -> None:
+    found = make(write_config(evaluation=None))
+    assert (found.evaluation_prompts, found.evaluation_responses) == (0, 0)
+    assert make(write_config(), "evaluation.greedy=false").evaluation_responses == 20
+
+
+def test_bad_rows_are_told(write_config: WriteConfig, tiny_world: Path, tmp_path: Path) -> None:
+    source = tmp_path / "prompts.jsonl"
+    source.write_text((tiny_world / "prompts.jsonl").read_text() + '{"prompt": ""}\n')
+    found = make(write_config(prompts={"source": str(source)}))
+    assert found.bad_rows == 1
+    assert "60 usable, 1 bad rows" in "\n".join(found.lines())
+
+
+def test_too_few_prompts(write_config: WriteConfig) -> None:
+    path = write_config()
+    with pytest.raises(ConfigError, match=r"4 rounds of 20 prompts need 80 prompts; .* has 60") as fresh:
+        make(path, "rounds=4")
+    assert "per_round to 15" in fresh.value.hint
+    assert "order: same" in fresh.value.hint
+    assert make(path, "rounds=4", "prompts.order=same").rounds == 4
+    with pytest.raises(ConfigError, match=r"prompts\.per_round is 61; .* has 60 usable prompts") as same:
+        make(path, "prompts.per_round=61", "prompts.order=same")
+    assert "per_round to 60 or less" in same.value.hint
+
+
+def test_too_few_prompts_to_evaluate_on(write_config: WriteConfig) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.num_prompts is 13; .* has 12 usable ones") as error:
+        make(write_config(), "evaluation.num_prompts=13")
+    assert "12 or less" in error.value.hint
+    assert make(write_config(), "evaluation.num_prompts=null").evaluation_prompts == 12
+
+
+def test_training_that_cannot_fit_is_refused_with_the_sum(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = make(write_config()).training_bytes
+    monkeypatch.setattr(plan, "available_memory", lambda: needed - 1)
+    with pytest.raises(ResourceError, match=r"16 bytes a parameter.*are there") as error:
+        make(write_config())
+    assert "training.lora" in error.value.hint
+    # adapters take 4 bytes a parameter and a little more
+    assert needed / 4 < make(write_config(), "training.lora.r=4").training_bytes < needed / 3
+    monkeypatch.setattr(plan, "available_memory", lambda: needed)
+    assert make(write_config()).available_bytes == needed
+
+
+def test_a_disk_that_is_too_small_is_refused(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def usage(path: Path) -> Usage:
+        asked.append(Path(path))
+        return Usage(1000, 0, 1000)
+
+    monkeypatch.setattr(plan.shutil, "disk_usage", usage)
+    with pytest.raises(ResourceError, match=r"the run will write about 1\.\d MB; 1 KB are free at") as error:
+        make(write_config(), run_dir=tmp_path / "not/there/yet")
+    assert "--run-dir" in error.value.hint
+    # asked of the folder that will hold the run, whose parents may be missing
+    assert asked == [tmp_path]
+
+
+def test_memory_of_a_gpu_goes_before_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "gpu_memory", lambda: [16 << 30, 80 << 30])
+    assert plan.available_memory() == 80 << 30
+    monkeypatch.setattr(plan, "gpu_memory", list)
+    assert 0 < plan.available_memory() < 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo 81559; echo 143771", [81559 << 20, 143771 << 20]),
+        ("echo '[N/A]'", []),
+        ("echo 'no devices were found'; exit 9", []),
+    ],
+)
+def test_gpus_are_what_nvidia_smi_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: list[int]
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert plan.gpu_memory() == found
+    tool.unlink()
+    assert plan.gpu_memory() == []
