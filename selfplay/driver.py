@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from selfplay import loop
+from selfplay.backends.check_keys import find_problems
 from selfplay.cluster.pool import BackendSpec, Workers
 from selfplay.config.diff import changes
 from selfplay.config.schema import Config
-from selfplay.errors import DriftError, Interrupted, SelfplayError
+from selfplay.errors import ConfigError, DriftError, Interrupted, SelfplayError
 from selfplay.inputs import Inputs, resolve
+from selfplay.inspect.reading import next_stage
 from selfplay.plan import Plan, gpu_memory, make_plan
 from selfplay.reporting import Reporter, libraries_to
 from selfplay.stages.context import Context, StopFlag
@@ -51,7 +53,10 @@ MakeWorkers = Callable[[Prepared, Path], AbstractContextManager[Workers]]
 def prepare(config: Config, search_path: Path, run_dir: Path) -> Prepared:
     """Resolve and check the inputs and count what will be done."""
     inputs = resolve(config, search_path)
-    return Prepared(config, inputs, make_plan(config, inputs, run_dir), run_dir, search_path)
+    prepared = Prepared(config, inputs, make_plan(config, inputs, run_dir), run_dir, search_path)
+    if problems := find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl)):
+        raise ConfigError("; ".join(problems), "These keys go to vLLM and TRL as they are: see their documentation.")
+    return prepared
 
 
 def start(
@@ -120,19 +125,18 @@ def go_on(
     with RunLock(store.layout.lock):
         for line in check_drift(store, before, prepared, pins):
             reporter.say(f"changed: {line}")
+        store.clean_work()
         for line in adopted(store, prepared.config):
             reporter.say(line)
+        if next_stage(store, prepared.config.rounds) is None:
+            return
         _attempt(store, prepared, reporter, grace, workers or ray_workers)
 
 
 def adopted(store: Store, config: Config) -> list[str]:
     """What a resume finds: committed stages, shards kept of the stage that was under way, and what comes next."""
     lines = []
-    next_stage = None
-    for number, name, _ in loop.plan(config.rounds):
-        if not store.is_committed(number, name):
-            next_stage = (number, name)
-            break
+    following = next_stage(store, config.rounds)
     done = [
         (number, [name for name in names if store.is_committed(number, name)])
         for number, names in ((n, loop.ROUND if n else loop.FIRST) for n in store.rounds())
@@ -140,13 +144,13 @@ def adopted(store: Store, config: Config) -> list[str]:
     for number, names in done:
         if names:
             lines.append(f"adopted: round {number}: {', '.join(names)}")
-    if next_stage is None:
-        lines.append("nothing is left to do")
+    if following is None:
+        lines.append("nothing is left to do; rounds=N adds rounds")
     else:
-        work = store.layout.stage_work(*next_stage)
+        work = store.layout.stage_work(*following)
         kept = len(list(work.rglob(".part-*.json"))) if work.is_dir() else 0
         under_way = f" ({kept} shards of it are kept)" if kept else ""
-        lines.append(f"next: round {next_stage[0]} {next_stage[1]}{under_way}")
+        lines.append(f"next: round {following[0]} {following[1]}{under_way}")
     return lines
 
 
@@ -193,6 +197,7 @@ def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float,
                 workers=workers,
                 fingerprint=prepared.inputs.fingerprint(config),
                 attempt=number,
+                versions=versions(),
                 reporter=reporter,
                 stop=stop,
                 engine_dtype=device.engine_dtype,
@@ -200,25 +205,33 @@ def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float,
             )
             loop.run(context, reporter.stage)
     except Interrupted as error:
-        store.end_attempt(number, "interrupted", error.message)
+        _end(store, number, "interrupted", error.message)
         raise
     except KeyboardInterrupt:
-        store.end_attempt(number, "interrupted", "stopped at once")
+        _end(store, number, "interrupted", "stopped at once")
         raise Interrupted(
             "stopped at once; what was committed is kept",
             f"`selfplay resume {store.layout.root}` goes on.",
             stop.exit_code or 130,
         ) from None
     except SelfplayError as error:
-        store.end_attempt(number, "failed", error.message)
+        reporter.log("".join(traceback.format_exception(error)))
+        _end(store, number, "failed", error.message)
+        error.hint = f"{error.hint}\n  -> The run is {store.layout.root}, its log {folder / 'log.txt'}.".lstrip()
         raise
     except Exception as error:
         reporter.log("".join(traceback.format_exception(error)))
-        store.end_attempt(number, "failed", f"{type(error).__name__}: {error}")
+        _end(store, number, "failed", f"{type(error).__name__}: {error}")
         raise SelfplayError(
             f"unexpected {type(error).__name__}: {error}", f"The whole story is in {folder / 'log.txt'}."
         ) from error
     store.end_attempt(number, "complete")
+
+
+def _end(store: Store, number: int, outcome: str, message: str) -> None:
+    """Record how an attempt ended. Where even that cannot be written, the error that ended it matters more."""
+    with contextlib.suppress(SelfplayError):
+        store.end_attempt(number, outcome, message)
 
 
 @contextlib.contextmanager
@@ -228,9 +241,9 @@ def _signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]
     def interrupt(number: int, frame: Any) -> None:
         if number == signal.SIGALRM or (number == signal.SIGINT and stop.exit_code is not None):
             raise KeyboardInterrupt
+        if number == signal.SIGTERM and stop.exit_code != 143:
+            signal.setitimer(signal.ITIMER_REAL, grace)  # armed once: a second SIGTERM must not put it off
         stop.exit_code = 143 if number == signal.SIGTERM else 130
-        if number == signal.SIGTERM:
-            signal.setitimer(signal.ITIMER_REAL, grace)
         reporter.say("stopping: what is under way is finished and kept (Ctrl-C again: at once, just as safely)")
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
@@ -245,7 +258,7 @@ def _signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]
 
 @contextlib.contextmanager
 def ray_workers(prepared: Prepared, folder: Path) -> Iterator[Workers]:
-    """Ray and the pools of this run, started together; settings that only a worker can check are checked first."""
+    """Ray and the pools of this run, started together: imports of one role hide behind the work of another."""
     from selfplay.cluster.ray_cluster import RayCluster
 
     config, inputs = prepared.config, prepared.inputs
@@ -260,8 +273,6 @@ def ray_workers(prepared: Prepared, folder: Path) -> Iterator[Workers]:
             gold=cluster.pool("scorer", specs["gold"], name="gold") if "gold" in specs else None,
         )
         workers.start()
-        workers.sampler.everyone("check")
-        workers.trainer.everyone("check", config.training.loss, dict(config.training.trl))
         yield workers
 
 

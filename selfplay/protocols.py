@@ -138,7 +138,8 @@ class TrainPair:
 class TrainJob:
     """One round's training. Folders are absolute. `policy_dir` is a Hugging Face folder with the starting weights,
     `output_dir` an empty scratch folder that will hold `policy/` (float32, tokenizer included) and, when `engine_dtype` is
-    bfloat16, `engine/` (the copy the engine loads). `checkpoint_dir` keeps sealed trainer checkpoints for a resume."""
+    bfloat16, `engine/` (the copy the engine loads). `checkpoint_dir` keeps sealed trainer checkpoints for a resume. Once
+    `stop_file` exists the trainer seals a checkpoint after the step under way and raises Interrupted."""
 
     pairs: Sequence[TrainPair]
     policy_dir: str
@@ -164,6 +165,7 @@ class TrainJob:
     trl: dict[str, Any] = field(default_factory=dict)
     canary_prompts: Sequence[list[int]] = ()
     canary_tokens: int = 8
+    stop_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

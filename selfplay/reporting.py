@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -117,7 +118,10 @@ class Reporter:
         if self._terminal:
             width = 24
             filled = round(width * self._done / self._total) if self._total else width
-            self._stream.write(f"\r\x1b[2K{'#' * filled}{'.' * (width - filled)} {self._line()}")
+            line = f"{'#' * filled}{'.' * (width - filled)} {self._line()}"
+            # a wrapped line could not be cleared: only its last row would go
+            columns = shutil.get_terminal_size().columns
+            self._stream.write(f"\r\x1b[2K{line[: columns - 1]}")
             self._stream.flush()
 
     def _clear(self) -> None:

@@ -105,9 +105,6 @@ class FakeTrainer:
     def __init__(self) -> None:
         self.jobs: list[TrainJob] = []
 
-    def check(self, loss: str, trl: dict[str, Any]) -> None:
-        pass
-
     def train(self, job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
         self.jobs.append(job)
         output = Path(job.output_dir, "policy")

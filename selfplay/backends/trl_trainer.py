@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.backends import checkpoints
-from selfplay.backends.trl_keys import check_trl_keys
-from selfplay.errors import ConfigError
 from selfplay.protocols import StepMetrics, TrainJob, TrainResult
 
 _VERSIONS = ("trl", "transformers", "torch", "peft", "accelerate")
@@ -40,13 +38,6 @@ class TrlTrainer:
         if threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
         self._threads, self._trust_remote_code = threads, trust_remote_code
-
-    def check(self, loss: str, trl: dict[str, Any]) -> None:
-        """Refuse pass-through keys that the installed TRL does not know or that selfplay sets: before a run
-        begins. Raises ConfigError."""
-        _quiet()
-        if problems := check_trl_keys(loss, trl):
-            raise ConfigError("; ".join(problems), "See TRL's documentation of its config for the loss in use.")
 
     def train(self, job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
         """Train one round; see `TrainJob` and `TrainResult`. What `progress` raises stops the training and
@@ -164,7 +155,7 @@ def _fit(
     trainer.remove_callback(PrinterCallback)
     start = check_start(trainer, job, bf16=uses_bf16(job, device))
     job_fingerprint = checkpoints.fingerprint(job)
-    trainer.add_callback(Watch(progress, job_fingerprint))
+    trainer.add_callback(Watch(progress, job_fingerprint, job.stop_file))
     found = _resume_point(job, job_fingerprint, notes)
     trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
     # without the autocast that accelerate wraps around a bf16 forward

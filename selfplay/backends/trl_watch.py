@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from selfplay.backends.checkpoints import PREFIX, remove_all_but_newest, seal
-from selfplay.errors import BackendError
+from selfplay.errors import BackendError, Interrupted
 from selfplay.protocols import StepMetrics
 
 KEPT_CHECKPOINTS = 2
@@ -31,14 +31,22 @@ def step_metrics(log: Mapping[str, Any], step: int, num_steps: int) -> StepMetri
 
 
 class Watch(TrainerCallback):
-    """Reports each step to `progress`, stops at the first one that is not a number, and seals each
-    checkpoint.
+    """Reports each step to `progress`, stops at the first one that is not a number, seals each checkpoint, and
+    stops after sealing one when `stop_file` has appeared.
 
     transformers logs a step before it saves it, so weights that are not numbers never get into a checkpoint.
     """
 
-    def __init__(self, progress: Callable[[StepMetrics], None], job_fingerprint: str) -> None:
+    def __init__(self, progress: Callable[[StepMetrics], None], job_fingerprint: str, stop_file: str = "") -> None:
         self._progress, self._fingerprint = progress, job_fingerprint
+        self._stop_file = Path(stop_file) if stop_file else None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._stop_asked() and state.global_step < state.max_steps:
+            control.should_save = True
+
+    def _stop_asked(self) -> bool:
+        return self._stop_file is not None and self._stop_file.exists()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
         if "loss" not in logs:  # the summary at the end of a training
@@ -57,3 +65,5 @@ class Watch(TrainerCallback):
         folder = Path(args.output_dir)
         seal(folder / f"{PREFIX}{state.global_step}", state.global_step, self._fingerprint)
         remove_all_but_newest(folder, KEPT_CHECKPOINTS)
+        if self._stop_asked() and state.global_step < state.max_steps:
+            raise Interrupted(f"training stopped as asked; step {state.global_step} of {state.max_steps} is kept")

@@ -69,14 +69,6 @@ class VllmSampler:
         self._tokenizer: Any = None
         self._request_numbers = itertools.count()
 
-    def check(self) -> None:
-        """Refuse, before a run begins, engine keys that the installed vLLM does not know or that selfplay sets itself.
-
-        Raises ConfigError.
-        """
-        if problems := check_engine_keys(self._engine_keys):
-            raise ConfigError("; ".join(problems), "See vLLM's engine arguments.")
-
     def describe(self) -> dict[str, Any]:
         """Versions, device, dtype; max_model_len and max_num_seqs once there is an engine (null before)."""
         import torch

@@ -19,19 +19,23 @@ def command(
     world: Annotated[Path | None, typer.Option(help="Folder for the world.")] = None,
     prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Make the world, and stop.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
-    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.")] = 25.0,
+    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
 ) -> None:
     """Run the whole loop here, on models made on the spot."""
     from selfplay.cli.run import finish
+    from selfplay.cli.terminal import program
     from selfplay.config.load import load_config
     from selfplay.driver import prepare, start
     from selfplay.quickstart.world import prepare as prepare_world
     from selfplay.reporting import Reporter
+    from selfplay.store.run import refuse_occupied
 
     reporter = Reporter()
     if not prepare_only and (run_dir / "RUN.json").is_file():
-        _what_is_there(run_dir)
+        _what_is_there(run_dir, json_output)
         return
+    if not prepare_only:
+        refuse_occupied(run_dir)
     world_dir = world or run_dir.with_name(run_dir.name + "-world")
     reporter.say(f"the small world of seed {seed}: prompts, a policy and a reward model, in {world_dir}")
     started = time.monotonic()
@@ -44,7 +48,7 @@ def command(
         else f"made in {seconds:.0f} s"
     )
     if prepare_only:
-        reporter.say(f"try your own settings: selfplay run {made.config} selection.keep=0.5")
+        reporter.say(f"try your own settings: {program()} run {made.config} selection.keep=0.5")
         return
     overrides = [f"rounds={rounds}"]
     prepared = prepare(load_config(made.config, overrides), made.folder.resolve(), run_dir)
@@ -76,9 +80,10 @@ class _Progress:
         self._reporter.say(f"  {report.get('elapsed', 0):>5} s  {stage}" + (f"  ({numbers})" if numbers else ""))
 
 
-def _what_is_there(run_dir: Path) -> None:
+def _what_is_there(run_dir: Path, json_output: bool) -> None:
     """A second quickstart neither fails nor overwrites: it says what stands there and how to go on."""
     from selfplay.cli.rounds import command as rounds
+    from selfplay.cli.terminal import program
     from selfplay.inspect.status import status_document
 
     state = status_document(run_dir)
@@ -86,9 +91,10 @@ def _what_is_there(run_dir: Path) -> None:
         f"{run_dir} holds a quickstart run already: {state['state']}, "
         f"{state['rounds_done']} of {state['rounds_planned']} rounds.\n"
     )
-    rounds(run_dir, json_output=False)
+    rounds(run_dir, json_output=json_output)
+    me = program()
     sys.stderr.write(
-        f"\nGo on with it:      selfplay resume {run_dir}            (or rounds={state['rounds_planned'] + 2} for two more)\n"
-        f"Look into it:       selfplay show {run_dir} 1\n"
-        f"Start another one:  selfplay quickstart --run-dir {run_dir}-2 --seed 1\n"
+        f"\nGo on with it:      {me} resume {run_dir}            (or rounds={state['rounds_planned'] + 2} for two more)\n"
+        f"Look into it:       {me} show {run_dir} 1\n"
+        f"Start another one:  {me} quickstart --run-dir {run_dir}-2 --seed 1\n"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +12,13 @@ def command(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="rounds=N, or resource settings as key=value.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
-    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.")] = 25.0,
+    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
 ) -> None:
     """Continue a run: print what is adopted, then do the rest."""
     from selfplay.cli.run import finish
     from selfplay.config.load import absolute_places, apply_override, validate
     from selfplay.driver import go_on, prepare
+    from selfplay.errors import DataError, ModelError
     from selfplay.inspect.reading import config_in_force
     from selfplay.reporting import Reporter
     from selfplay.store.run import Store
@@ -28,9 +28,13 @@ def command(
     before = validate(document, f"{run_dir}/config/resolved.json")
     for override in overrides or []:
         apply_override(document, override)
-    search_path = Path(json.loads(store.config_file("search_path.json")))
+    search_path = Path(store.config_json("search_path.json", str))
     after = absolute_places(validate(document, "the command line"), search_path)
     reporter = Reporter()
-    prepared = prepare(after, search_path, store.layout.root)
-    go_on(store, prepared, before, json.loads(store.config_file("pins.json")), reporter, grace)
+    try:
+        prepared = prepare(after, search_path, store.layout.root)
+    except (ModelError, DataError) as error:
+        error.hint += f" If it has moved: selfplay resume {run_dir} policy.model=NEW-PLACE (its content is compared)."
+        raise
+    go_on(store, prepared, before, store.config_json("pins.json", dict), reporter, grace)
     finish(run_dir, json_output)

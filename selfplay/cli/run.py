@@ -21,9 +21,10 @@ def command(
     json_output: Annotated[
         bool, typer.Option("--json", help="The plan (dry run) or the rounds as JSON on stdout.")
     ] = False,
-    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.")] = 25.0,
+    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
 ) -> None:
     """Start a multi-round run."""
+    from selfplay.cli.terminal import note
     from selfplay.config.load import load_config
     from selfplay.driver import prepare, start
     from selfplay.reporting import Reporter
@@ -33,6 +34,8 @@ def command(
     settings = load_config(config, overrides or [])
     if not dry_run:
         refuse_occupied(target)
+    elif (target / "RUN.json").is_file():
+        note(f"note: {target} holds a run already; this one would need another --run-dir")
     prepared = prepare(settings, config.resolve().parent, target)
     reporter = Reporter()
     for line in prepared.plan.lines():
@@ -49,10 +52,10 @@ def command(
 def finish(run_dir: Path, json_output: bool) -> None:
     """The table of rounds at the end of a run, and where to look next."""
     from selfplay.cli.rounds import command as rounds
+    from selfplay.cli.terminal import note, program
 
     rounds(run_dir, json_output=json_output)
     if not json_output:
         shown = os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else run_dir
-        sys.stderr.write(
-            f"\nnext: selfplay show {shown} 1   |   selfplay pairs {shown} 1 --content   |   selfplay resume {shown} rounds=N\n"
-        )
+        me = program()
+        note(f"\nnext: {me} show {shown} 1   |   {me} pairs {shown} 1 --content   |   {me} resume {shown} rounds=N")

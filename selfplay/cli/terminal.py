@@ -7,6 +7,7 @@ rewrite what stands on the screen. They are shown as escapes (`\\x1b`), never se
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import unicodedata
@@ -140,6 +141,15 @@ def _blocks(widths: Sequence[int], screen: int) -> list[list[int]]:
 def _pad(text: str, width: int, left: bool) -> str:
     space = " " * (width - width_of(text))
     return text + space if left else space + text
+
+
+def program() -> str:
+    """How this program was called, for commands that are shown to be typed: a bare name only where that would be found."""
+    called = sys.argv[0]
+    if shutil.which("selfplay") or not called.endswith("selfplay"):
+        return "selfplay"
+    relative = os.path.relpath(called)
+    return relative if not relative.startswith("..") else called
 
 
 def write(text: str) -> None:

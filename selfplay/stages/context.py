@@ -73,6 +73,7 @@ class Context:
     workers: Workers
     fingerprint: str
     attempt: int
+    versions: dict[str, str]
     reporter: Reporter
     stop: StopFlag = field(default_factory=StopFlag)
     engine_dtype: str = "float32"
@@ -122,7 +123,8 @@ class Context:
     def commit(self, writer: StageWriter, started: float, metrics: dict[str, Any]) -> None:
         """Commit a stage; `started` is the monotonic time at which this attempt began it."""
         seconds = time.monotonic() - started
-        writer.commit(self.attempt, now(), round(seconds, 3), {**metrics, "adopted_shards": writer.adopted})
+        document = {**metrics, "adopted_shards": writer.adopted}
+        writer.commit(self.attempt, now(), round(seconds, 3), document, self.versions)
 
 
 def derive_seed(*parts: object) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfplay.errors import EmptyRoundsError
+from selfplay.errors import EmptyRoundsError, Interrupted
 from selfplay.protocols import StepMetrics, TrainJob, TrainPair, TrainResult
 from selfplay.stages.context import Context, Policy, derive_seed
 from selfplay.stages.logprobs import data_rounds, reference_policy, trained_policy
@@ -44,9 +44,11 @@ def run(context: Context, round_number: int) -> None:
         context.commit(writer, started, metrics)
         return
     scratch = context.store.scratch(round_number)
+    for name in ("policy", "engine"):
+        writer.discard(name)
     result = _train(context, _job(context, round_number, pairs, policy, scratch), round_number)
     for name in ("policy", "engine"):
-        if (scratch / "output" / name).is_dir() or (writer.folder / name).is_dir():
+        if (scratch / "output" / name).is_dir():
             writer.adopt_folder(scratch / "output" / name, name)
     document = dataclasses.asdict(result)
     digest = _digest(writer.folder / "policy")
@@ -135,6 +137,7 @@ def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Po
         gradient_checkpointing=training.gradient_checkpointing,
         trl=dict(training.trl),
         canary_prompts=canary_prompts(pairs, context.inputs.max_length),
+        stop_file=str(context.store.stop_file(round_number)),
     )
 
 
@@ -153,8 +156,9 @@ def canary_prompts(pairs: Sequence[TrainPair], max_length: int) -> list[list[int
 
 
 def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
+    """Train in the worker. A stop that is asked for is handed on: the trainer seals a checkpoint first."""
     result: TrainResult | None = None
-    started = False
+    started = asked = False
     try:
         for event in context.workers.trainer.stream("train", job):
             if isinstance(event, StepMetrics):
@@ -162,9 +166,15 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
                     context.reporter.begin(f"round {round_number} train", event.num_steps, event.step - 1, "steps")
                     started = True
                 context.reporter.advance(1, f"loss {event.loss:.4f}")
-                context.stop.check()
+                if context.stop.exit_code is not None and not asked:
+                    context.store.request_stop(round_number)
+                    asked = True
             else:
                 result = event
+    except Interrupted as stopped:
+        context.reporter.say(f"round {round_number} train: {stopped.message}")
+        context.stop.check()
+        raise
     finally:
         if started:
             context.reporter.end()

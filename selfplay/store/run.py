@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,8 +16,11 @@ import pyarrow as pa
 from selfplay.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.store import durable
 from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
-from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present
+from selfplay.store.layout import METRICS, SCHEMA_VERSION, STAGES, Layout, attempts_present, rounds_present
 from selfplay.store.writer import StageInputs, StageWriter, read_parquet
+
+STOP = "STOP"
+SKELETON = {"run.lock", "config", "attempts", "rounds", ".work"}
 
 
 def now() -> str:
@@ -26,7 +30,7 @@ def now() -> str:
 
 def refuse_occupied(root: Path) -> None:
     """Raise ConfigError unless `root` is absent or empty: a run never overwrites anything."""
-    if not root.exists() or (root.is_dir() and all(path.name == "run.lock" for path in root.iterdir())):
+    if not root.exists() or _is_bare_skeleton(root):
         return
     if (root / "RUN.json").is_file():
         raise ConfigError(
@@ -34,6 +38,13 @@ def refuse_occupied(root: Path) -> None:
             f"Go on with `selfplay resume {root}`, look at it with `selfplay rounds {root}`, or choose another --run-dir.",
         )
     raise ConfigError(f"{root} is there already and is not empty", "Choose another --run-dir, or remove it.")
+
+
+def _is_bare_skeleton(root: Path) -> bool:
+    """Whether the folder is empty, or holds only what a creation that was killed had made before RUN.json."""
+    if not root.is_dir() or not {path.name for path in root.iterdir()} <= SKELETON:
+        return False
+    return not any((root / name).is_dir() and any((root / name).iterdir()) for name in ("attempts", "rounds", ".work"))
 
 
 @dataclass
@@ -67,6 +78,10 @@ class Store:
         """The run at `root`. Raises ConfigError when there is none or a newer version wrote it."""
         layout = Layout(root.absolute())
         if not layout.identity.is_file():
+            if root.is_dir() and any(root.iterdir()) and _is_bare_skeleton(root):
+                raise ConfigError(
+                    f"{root} holds no run yet: its creation was interrupted", "Start it again with `selfplay run`."
+                )
             what = "is not a run" if root.is_dir() else "does not exist"
             raise ConfigError(f"{root} {what} (no RUN.json)", "Give the folder that `selfplay run` named.")
         try:
@@ -87,6 +102,17 @@ class Store:
         if not path.is_file():
             raise CorruptionError(f"{path} is missing", "Restore it from a backup.")
         return path.read_bytes()
+
+    def config_json(self, name: str, kind: type[Any]) -> Any:
+        """A JSON file of `config/` whose value is a `kind`. Raises CorruptionError."""
+        path = self.layout.config / name
+        try:
+            value = json.loads(self.config_file(name))
+        except ValueError as error:
+            raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
+        if not isinstance(value, kind):
+            raise CorruptionError(f"{path} is damaged: it holds a {type(value).__name__}", "Restore it from a backup.")
+        return value
 
     # ------------------------------------------------------------------ attempts
 
@@ -120,7 +146,7 @@ class Store:
 
     def rounds(self) -> list[int]:
         """Rounds with at least one committed stage."""
-        return rounds_present(self.layout)
+        return [number for number in rounds_present(self.layout) if any(self.is_committed(number, s) for s in STAGES)]
 
     def is_committed(self, round_number: int, stage: str) -> bool:
         """Whether the stage's folder stands under its final name."""
@@ -197,6 +223,25 @@ class Store:
         folder = self.layout.trainer_scratch(round_number)
         durable.make_folder(folder)
         return folder
+
+    def stop_file(self, round_number: int) -> Path:
+        """Where a request to stop is put for a trainer; absent when this returns."""
+        path = self.scratch(round_number) / STOP
+        path.unlink(missing_ok=True)
+        return path
+
+    def request_stop(self, round_number: int) -> None:
+        """Ask the trainer of a round to seal a checkpoint and stop."""
+        durable.write_file(self.scratch(round_number) / STOP, b"")
+
+    def clean_work(self) -> None:
+        """Remove what a kill left in `.work/` that no stage will pick up: scratch of committed stages, half-removed folders."""
+        for path in sorted(self.layout.work.iterdir()):
+            number, _, name = path.name.partition("-")
+            stage = "train" if name == "trainer" else name
+            stale = number.isdigit() and self.is_committed(int(number), stage)
+            if stale or path.name.startswith((".trash", ".tmp")):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def drop_scratch(self, round_number: int) -> None:
         """Remove a trainer's folder once its policy is committed."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -103,24 +105,42 @@ class StageWriter:
     def adopt_folder(self, source: Path, name: str) -> None:
         """Move a finished folder of files (a policy) into the stage; it is fsynced and digested here."""
         target = self.folder / name
-        if source.is_dir():
-            durable.remove_tree(target)
-            durable.sync_tree(source)
-            source.rename(target)
-            durable.fsync_folder(self.folder)
+        durable.remove_tree(target)
+        durable.sync_tree(source)
+        source.rename(target)
+        durable.fsync_folder(self.folder)
         for path in sorted(target.rglob("*")):
             if path.is_file():
                 relative = path.relative_to(self.folder).as_posix()
                 self._entries[relative] = FileEntry(relative, path.stat().st_size, durable.sha256_file(path))
 
-    def commit(self, attempt: int, created: str, seconds: float, metrics: dict[str, Any]) -> Commit:
+    def discard(self, name: str) -> None:
+        """Remove a folder that an earlier attempt adopted before it was killed: this attempt brings its own."""
+        durable.remove_tree(self.folder / name)
+
+    def commit(
+        self,
+        attempt: int,
+        created: str,
+        seconds: float,
+        metrics: dict[str, Any],
+        versions: Mapping[str, str] = MappingProxyType({}),
+    ) -> Commit:
         """Write the metrics and the commit, and publish the folder under its final name. `seconds` is this attempt's share."""
         data = durable.pretty_json(metrics)
         durable.write_file(self.folder / METRICS, data)
         self._entries[METRICS] = FileEntry(METRICS, len(data), durable.sha256_bytes(data))
         files = [self._entries[name] for name in sorted(self._entries)]
         commit = Commit(
-            self.round, self.stage, self._inputs.fingerprint, self._inputs.commits, files, attempt, created, seconds
+            round=self.round,
+            stage=self.stage,
+            fingerprint=self._inputs.fingerprint,
+            inputs=self._inputs.commits,
+            files=files,
+            attempt=attempt,
+            created=created,
+            seconds=seconds,
+            versions=dict(versions),
         )
         durable.write_file(self.folder / COMMIT, durable.pretty_json(commit.to_json()))
         durable.publish_folder(self.folder, self._target)
