@@ -17,7 +17,8 @@ import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
 from selfplay.cluster.pool import LocalPool, Workers
-from selfplay.driver import Prepared
+from selfplay.config.schema import Config
+from selfplay.inputs import Inputs
 from selfplay.protocols import (
     Canary,
     LogprobItem,
@@ -136,7 +137,7 @@ class Fakes:
         self.gold = FakeScorer(0.1) if gold else None
 
     @contextlib.contextmanager
-    def __call__(self, prepared: Prepared, folder: Path) -> Iterator[Workers]:
+    def __call__(self, config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
         yield Workers(
             LocalPool(self.sampler),
             LocalPool(self.scorer),

@@ -14,7 +14,8 @@ from tiny import make_tiny_llama
 from training import largest_difference, make_job, make_pairs, stop_at, train, weights
 
 from selfplay.backends import checkpoints
-from selfplay.protocols import TrainJob
+from selfplay.errors import Interrupted
+from selfplay.protocols import StepMetrics, TrainJob
 
 LORA = {"r": 4, "alpha": 8.0, "dropout": 0.1, "target_modules": "all-linear"}
 JOB = {"epochs": 2, "checkpoint_every": 1}  # 19 pairs in steps of 8: 6 steps, the third and sixth with 3 pairs
@@ -64,6 +65,25 @@ def test_a_resumed_round_ends_with_the_same_bits(policy, pairs, stopped, uninter
     ).read_bytes()
     assert result.update_norm == whole.update_norm
     assert "resumed from the trainer checkpoint of step 4" in result.notes
+
+
+def test_asked_to_stop_it_seals_a_checkpoint_first(policy, pairs, uninterrupted, tmp_path):
+    # no checkpoints of its own accord: the one that is sealed is the stop's
+    settings = {**JOB, "checkpoint_every": 0, "stop_file": str(tmp_path / "STOP")}
+    job = make_job(tmp_path, policy, pairs, **settings)
+
+    def ask(metrics: StepMetrics) -> None:
+        if metrics.step == 2:
+            (tmp_path / "STOP").touch()
+
+    with pytest.raises(Interrupted, match=r"step [23] of 6 is kept"):
+        train(job, ask)
+    assert not (tmp_path / "output/policy").exists()
+    (tmp_path / "STOP").unlink()
+    result, folder = uninterrupted
+    again = train(job)
+    assert again.resumed_from_step in (2, 3)
+    assert largest_difference(weights(tmp_path / "output/policy"), weights(folder / "output/policy")) == 0.0
 
 
 def test_a_resume_at_the_end_of_an_epoch(policy, pairs, stopped, uninterrupted, tmp_path):
@@ -187,7 +207,7 @@ def test_every_field_of_a_job_is_in_its_fingerprint_or_known_not_to_matter(polic
     free = {
         "policy_dir": "elsewhere", "output_dir": "elsewhere", "checkpoint_dir": "elsewhere", "micro_batch_size": 2,
         "engine_dtype": "bfloat16", "checkpoint_every": 3, "gradient_checkpointing": True, "canary_prompts": [[1]],
-        "canary_tokens": 1,
+        "canary_tokens": 1, "stop_file": "elsewhere",
     }  # fmt: skip
     bound = {
         "pairs": pairs[1:], "seed": 8, "loss": "simpo", "beta": 0.2, "gamma_beta_ratio": 0.3, "learning_rate": 1.0,
