@@ -5,6 +5,7 @@ Ray is started without a dashboard, on loopback, and quiet; its processes end wi
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -108,15 +109,22 @@ class RayCluster:
                 f"{_amounts({name: total.get(name, 0) for name in need})} ({', '.join(short)} is short)",
                 "Lower the replicas or reservations under cluster: (num_cpus: 0 lets workers take turns).",
             )
+        free = ray.available_resources()
+        if taken := {name: amount for name, amount in need.items() if amount > free.get(name, 0) + 1e-9}:
+            raise ResourceError(
+                f"the workers together need {_amounts(need)}; others hold so much of the cluster that "
+                f"{_amounts({name: free.get(name, 0) for name in taken})} of {_amounts({name: total[name] for name in taken})}"
+                " is free",
+                "Wait for them (`ray status` shows who), or lower the replicas or reservations under cluster:.",
+            )
 
     def _demand(self, role: RoleConfig) -> dict[str, float]:
         gpus = role.num_gpus
         if gpus is None:
-            # One device shared by all roles in turn, or one each when there are enough: only Ray's bookkeeping, memory
-            # is the engine's gpu_memory_utilization.
-            available = self.num_gpus()
-            workers = sum(getattr(self._config, name).replicas for name in ROLES)
-            gpus = 0.0 if available == 0 else (1.0 if available >= workers else round(available / (2 * workers), 4))
+            replicas = {name: getattr(self._config, name).replicas for name in ROLES}
+            engines = replicas.pop("sampler")
+            is_engine = role is self._config.sampler
+            gpus = gpu_share(self.num_gpus(), engines, sum(replicas.values()), is_engine=is_engine)
         demand = {"CPU": role.num_cpus, "GPU": gpus, **role.resources}
         return {name: amount for name, amount in demand.items() if amount > 0}
 
@@ -140,6 +148,27 @@ class RayCluster:
         )
         self._pools.append(pool)
         return pool
+
+
+def gpu_share(num_gpus: float, num_engines: int, num_others: int, *, is_engine: bool) -> float:
+    """GPUs to reserve for one worker where `num_gpus` is not set: only Ray's bookkeeping (an engine's memory is its
+    gpu_memory_utilization). With enough devices one each; else engines have their own, and the rest share what is left; a
+    single device is shared by all in turn.
+
+    Shares are unit fractions, so that they fill whole devices.
+    """
+    devices = int(num_gpus)
+    if devices == 0:
+        return 0.0
+    if devices >= num_engines + num_others:
+        return 1.0
+    if devices > num_engines:
+        return 1.0 if is_engine else _unit_share(devices - num_engines, num_others)
+    return _unit_share(devices, num_engines + num_others)
+
+
+def _unit_share(devices: int, workers: int) -> float:
+    return math.floor(1e4 / math.ceil(workers / devices)) / 1e4
 
 
 def _set_environment(*, local: bool) -> None:
