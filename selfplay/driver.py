@@ -51,10 +51,13 @@ class Prepared:
 MakeWorkers = Callable[[Config, Inputs, Path], AbstractContextManager[Workers]]
 
 
-def prepare(config: Config, search_path: Path, run_dir: Path) -> Prepared:
-    """Resolve and check the inputs and count what will be done."""
-    inputs = resolve(config, search_path)
-    prepared = Prepared(config, inputs, make_plan(config, inputs, run_dir), run_dir, search_path)
+def prepare(config: Config, search_path: Path, run_dir: Path, store: Store | None = None) -> Prepared:
+    """Resolve and check the inputs and count what will be done. `store`: the run that goes on, whose hub models stay the
+    commits they were and whose finished rounds need no more room."""
+    inputs = resolve(config, search_path, store.config_json("revisions.json", dict) if store else None)
+    done = [number for number in store.rounds() if number and store.is_committed(number, "evaluate")] if store else []
+    plan = make_plan(config, inputs, run_dir, rounds_done=len(done))
+    prepared = Prepared(config, inputs, plan, run_dir, search_path)
     if problems := find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl)):
         raise ConfigError("; ".join(problems), "These keys go to vLLM and TRL as they are: see their documentation.")
     return prepared
@@ -80,6 +83,7 @@ def start(
                 "overrides.json": pretty_json(overrides),
                 "resolved.json": pretty_json(config.model_dump(mode="json")),
                 "pins.json": pretty_json(prepared.inputs.pins),
+                "revisions.json": pretty_json(prepared.inputs.revisions),
                 "search_path.json": pretty_json(str(prepared.search_path)),
             },
         )

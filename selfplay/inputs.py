@@ -5,12 +5,14 @@ Cheap checks come first, so that a missing folder or a reward model without a sc
 
 from __future__ import annotations
 
-import json
+import contextlib
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfplay.backends.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
-from selfplay.backends.model_files import model_folder
+from selfplay.backends.model_files import loaded_files, model_folder, snapshot_commit
 from selfplay.backends.preflight import (
     PolicyInfo,
     RewardModelInfo,
@@ -20,7 +22,7 @@ from selfplay.backends.preflight import (
 )
 from selfplay.backends.reward_function import RewardFunction, source_digest
 from selfplay.config.diff import identity_document
-from selfplay.config.schema import Config, EvaluationConfig, PromptsConfig
+from selfplay.config.schema import Config, EvaluationConfig, PolicyConfig, PromptsConfig, RewardConfig
 from selfplay.errors import ConfigError
 from selfplay.source_rows import digest as data_digest
 from selfplay.sources import PromptSource, load_prompts
@@ -37,8 +39,11 @@ class PinnedModel:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything outside the run directory that a run reads. Lengths are in tokens; `pins` maps a setting's name to the sha256
-    of what it named."""
+    """Everything outside the run directory that a run reads. Lengths are in tokens.
+
+    `pins` maps a setting's name to the sha256 of what it named, `revisions` to NAME@COMMIT where that was a hub model.
+    `gold_lacks`: columns that the gold judge requires and only the evaluation's prompts have.
+    """
 
     policy: PinnedModel
     policy_info: PolicyInfo
@@ -54,21 +59,31 @@ class Inputs:
     evaluation_prompt_limit: int
     search_path: Path
     pins: dict[str, str]
+    revisions: dict[str, str]
+    gold_lacks: tuple[str, ...]
+
+    @property
+    def gold_on_training(self) -> bool:
+        """Whether the gold judge can judge training responses too (beside the held-out ones, for which it is there)."""
+        return not self.gold_lacks
 
     def fingerprint(self, config: Config) -> str:
         """Identity of the run: its identity settings and the content of its inputs."""
         return sha256_bytes(canonical_json({"config": identity_document(config), "pins": self.pins}))
 
 
-def resolve(config: Config, search_path: Path) -> Inputs:
-    """Find, check and digest all inputs. `search_path` is the config's folder. Raises ConfigError, ModelError, DataError."""
+def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | None = None) -> Inputs:
+    """Find, check and digest all inputs. `search_path` is the config's folder; `revisions` are those that an earlier attempt
+    found (`Inputs.revisions`), so that a hub model stays the one it was. Raises ConfigError, ModelError, DataError."""
     policy_settings = config.policy
-    policy_folder = model_folder(policy_settings.model, policy_settings.revision)
+    known = dict(revisions or {})
+    found: dict[str, str] = {}
+    policy_folder = _model("policy.model", policy_settings, known, found)
     template = read_chat_template(policy_settings.chat_template, search_path)
     info = check_policy(policy_folder, chat_template_needed=template is None)
     reward = reward_info = None
     if config.reward.model is not None:
-        reward_folder = model_folder(config.reward.model, config.reward.revision)
+        reward_folder = _model("reward.model", config.reward, known, found)
         reward_info = check_reward_model(reward_folder, trust_remote_code=config.reward.trust_remote_code)
         reward = PinnedModel(reward_folder, model_digest(reward_folder))
     prompts = _load(config.prompts, policy_settings.system_prompt, search_path)
@@ -77,16 +92,10 @@ def resolve(config: Config, search_path: Path) -> Inputs:
     pins["prompts.source"] = _data_pin(config.prompts, search_path)
     if reward is not None:
         pins["reward.model"] = reward.digest
-    if config.reward.function is not None:
-        pins["reward.function"] = source_digest(config.reward.function, search_path)
-        RewardFunction(config.reward.function, search_path, batched=config.reward.batched).check_columns(
-            columns_of(prompts) | (columns_of(evaluation) if evaluation else set())
-        )
-    if config.evaluation is not None and evaluation is not None:
+    if config.evaluation is not None:
         pins["evaluation.source"] = _data_pin(config.evaluation, search_path)
-        if config.evaluation.gold is not None:
-            pins["evaluation.gold"] = source_digest(config.evaluation.gold, search_path)
-            RewardFunction(config.evaluation.gold, search_path).check_columns(columns_of(evaluation))
+    pins |= _function_pins(config, search_path)
+    gold_lacks = _check_functions(config, search_path, prompts, evaluation)
     if template is not None:
         pins["policy.chat_template"] = sha256_bytes(template.encode())
     tokenizer = load_tokenizer(policy_folder, trust_remote_code=policy_settings.trust_remote_code)
@@ -102,6 +111,8 @@ def resolve(config: Config, search_path: Path) -> Inputs:
         stop_token_ids=stop_token_ids(tokenizer, generation_eos_ids(policy_folder)),
         search_path=search_path,
         pins=pins,
+        revisions=found,
+        gold_lacks=gold_lacks,
         **lengths,
     )
 
@@ -117,22 +128,65 @@ def _data_pin(section: PromptsConfig | EvaluationConfig, base: Path) -> str:
     return data_digest(section.source, section.split, base, subset=section.subset, revision=section.revision)
 
 
-def columns_of(source: PromptSource) -> set[str]:
-    """Names of the other columns that the prompts of a source have."""
-    return {name for prompt in source.prompts[:100] for name in json.loads(prompt.columns_json)}
+def _model(name: str, section: PolicyConfig | RewardConfig, known: Mapping[str, str], found: dict[str, str]) -> Path:
+    """The folder of the model that a section names. That of a hub name is noted in `found`, and is the commit in `known`
+    where this name was resolved before: a branch may have moved since."""
+    assert section.model is not None, "the section names a model"
+    model, _, commit = known.get(name, "").rpartition("@")
+    is_known = model == section.model and not Path(model).expanduser().is_dir()
+    folder = model_folder(section.model, commit if is_known else section.revision)
+    if not Path(section.model).expanduser().is_dir() and (commit := snapshot_commit(folder) or ""):
+        found[name] = f"{section.model}@{commit}"
+    return folder
+
+
+def _function_pins(config: Config, search_path: Path) -> dict[str, str]:
+    gold = config.evaluation.gold if config.evaluation else None
+    functions = {"reward.function": config.reward.function, "evaluation.gold": gold}
+    # finding a module in a package runs the package, which may print; stdout is for data
+    with contextlib.redirect_stdout(sys.stderr):
+        return {name: source_digest(spec, search_path) for name, spec in functions.items() if spec is not None}
+
+
+def _check_functions(
+    config: Config, search_path: Path, prompts: PromptSource, evaluation: PromptSource | None
+) -> tuple[str, ...]:
+    """Check the user's functions against each source whose responses they are given. Returns the columns that the gold judge
+    lacks in the training prompts: it is there for the held-out ones, and left out of training then."""
+    training = columns_of(prompts, config.prompts.column)
+    with contextlib.redirect_stdout(sys.stderr):
+        if config.reward.function is not None:
+            function = RewardFunction(config.reward.function, search_path, batched=config.reward.batched)
+            function.check_columns(training, f"prompts.source ({config.prompts.source})")
+            if config.evaluation is not None and evaluation is not None:
+                held_out = columns_of(evaluation, config.evaluation.column)
+                function.check_columns(held_out, f"evaluation.source ({config.evaluation.source})")
+        if config.evaluation is None or evaluation is None or config.evaluation.gold is None:
+            return ()
+        gold = RewardFunction(config.evaluation.gold, search_path)
+    held_out = columns_of(evaluation, config.evaluation.column)
+    gold.check_columns(held_out, f"evaluation.source ({config.evaluation.source})")
+    return tuple(gold.lacking(training))
+
+
+def columns_of(source: PromptSource, column: str) -> set[str]:
+    """Names of the columns that a source's rows have beside that of the prompt."""
+    return {*source.columns} - {column}
 
 
 def model_digest(folder: Path) -> str:
-    """sha256 over the names and contents of a model folder's files (hidden ones and caches left out)."""
-    files = sorted(
-        path for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )  # fmt: skip
-    return sha256_bytes(canonical_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files]))
+    """sha256 over the names and contents of the files that loading a model may read (see `loaded_files`)."""
+    return sha256_bytes(canonical_json([[path.name, sha256_file(path)] for path in loaded_files(folder)]))
 
 
 def _lengths(config: Config, info: PolicyInfo) -> dict[str, int]:
-    context = config.sampling.engine.get("max_model_len") or info.max_position_embeddings
+    given = config.sampling.engine.get("max_model_len")
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 2):
+        raise ConfigError(
+            f"sampling.engine.max_model_len is {given!r}, which is no number of tokens",
+            "Give a whole number of tokens, as in 4096, or leave it out for the policy's own.",
+        )
+    context = given or info.max_position_embeddings
     if context is None:
         raise ConfigError("the policy's config names no longest context", "Say it with sampling.engine.max_model_len.")
     if info.max_position_embeddings is not None and context > info.max_position_embeddings:

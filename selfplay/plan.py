@@ -1,12 +1,13 @@
 """What a run will do, counted before it starts: prompts, responses, pairs, optimizer steps, memory, disk.
 
-What cannot be is refused here, with the sum."""
+What cannot be is refused here, with the sum. On a resume only what is still to be done counts.
+"""
 
 from __future__ import annotations
 
 import math
-import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,36 @@ from typing import Any
 from selfplay.config.schema import Config
 from selfplay.errors import ConfigError, ResourceError
 from selfplay.inputs import Inputs
+from selfplay.memory import (
+    EngineMemory,
+    available_memory,
+    cpu_engine_memory,
+    engine_dtype,
+    gpu_memory,
+    human_bytes,
+    training_bytes,
+)
+from selfplay.sources import BadRow, PromptSource
+
+__all__ = ["FEW_STEPS", "Plan", "available_memory", "gpu_memory", "make_plan"]
 
 FEW_STEPS = 10
-# float32 weights, gradients and the two moments of Adam
-TRAINING_BYTES_PER_PARAMETER = 16
-LORA_BYTES_PER_PARAMETER = 4
-LORA_SHARE = 0.02
+SHOWN_BAD_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Counts are upper bounds: ties, drops and stops make them smaller. Bytes are of one process or of the whole run."""
+    """Counts are upper bounds: ties, drops and stops make them smaller. Bytes of memory are of one process; `engine_bytes`
+    are those of an engine on a CPU (0 on a GPU, where it takes the share that it is given); `disk_bytes` is what is still
+    to be written. `bad_rows_shown` names the first bad rows of both sources."""
 
     rounds: int
+    rounds_done: int
     prompts_per_round: int
     prompts_available: int
     bad_rows: int
+    evaluation_bad_rows: int
+    bad_rows_shown: list[str]
     responses_per_round: int
     pairs_per_round: int
     kept_per_round: int
@@ -38,6 +53,7 @@ class Plan:
     evaluation_responses: int
     policy_parameters: int
     training_bytes: int
+    engine_bytes: int
     available_bytes: int
     disk_bytes: int
     free_disk_bytes: int
@@ -50,26 +66,76 @@ class Plan:
     def lines(self) -> list[str]:
         """For people."""
         kept = f"{self.pairs_per_round} pairs, {self.kept_per_round} kept"
+        engine = f", the engine {human_bytes(self.engine_bytes)} (weights and cache)" if self.engine_bytes else ""
+        done = f" ({self.rounds_done} of them done)" if self.rounds_done else ""
         return [
-            f"{self.rounds} rounds: {self.prompts_per_round} prompts, {self.responses_per_round} responses, {kept}, "
+            f"{self.rounds} rounds{done}: {self.prompts_per_round} prompts, {self.responses_per_round} responses, {kept}, "
             f"{self.optimizer_steps_per_round} optimizer steps a round (at most)",
-            f"prompts: {self.prompts_available} usable"
-            + (f", {self.bad_rows} bad rows (reported in round 1's prompts)" if self.bad_rows else "")
-            + f"; evaluation: {self.evaluation_prompts} prompts, {self.evaluation_responses} responses each time",
-            f"memory: training takes about {_bytes(self.training_bytes)} ({self.policy_parameters / 1e6:.1f} M parameters), "
-            f"{_bytes(self.available_bytes)} are there; "
-            f"disk: about {_bytes(self.disk_bytes)} of {_bytes(self.free_disk_bytes)} free",
+            f"prompts: {self.prompts_available} usable{_bad(self.bad_rows)}; evaluation: {self.evaluation_prompts} prompts"
+            f"{_bad(self.evaluation_bad_rows)}, {self.evaluation_responses} responses each time",
+            *(f"bad row: {row}" for row in self.bad_rows_shown),
+            f"memory: training takes about {human_bytes(self.training_bytes)} "
+            f"({self.policy_parameters / 1e6:.1f} M parameters){engine}, {human_bytes(self.available_bytes)} are there; "
+            f"disk: about {human_bytes(self.disk_bytes)} to be written, {human_bytes(self.free_disk_bytes)} free",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
 
 
-def make_plan(config: Config, inputs: Inputs, run_dir: Path) -> Plan:
-    """Count, and raise ConfigError/ResourceError for what cannot be."""
-    per_round = config.prompts.per_round
+def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 0) -> Plan:
+    """Count, and raise ConfigError/ResourceError for what cannot be. `rounds_done`: complete rounds of a run that goes on;
+    nothing is refused for want of memory or disk when all are."""
     available = len(inputs.prompts.prompts)
-    needed = per_round * (config.rounds if config.prompts.order == "fresh" else 1)
+    _check_prompts(config, available)
+    evaluation_prompts, evaluation_responses = _evaluation(config, inputs)
+    per_round = config.prompts.per_round
+    keep = config.selection.keep
+    kept = min(per_round, keep) if isinstance(keep, int) else round(keep * per_round)
+    data = kept * (config.rounds if config.training.data == "accumulated" else 1)
+    steps = math.ceil(data / config.training.batch_size) * config.training.epochs
+    responses = per_round * config.sampling.num_responses
+    parameters = inputs.policy_info.num_params
+    training = training_bytes(config, parameters)
+    gpu = bool(gpu_memory())
+    engine = None if gpu else cpu_engine_memory(config, inputs)
+    disk = _disk_bytes(config, parameters, responses, evaluation_responses, rounds_done, gpu=gpu)
+    memory = available_memory()
+    free = shutil.disk_usage(_existing(run_dir)).free
+    if rounds_done < config.rounds:
+        _check_memory(config, inputs, training, engine, memory)
+        if disk > free:
+            raise ResourceError(
+                f"the run will write about {human_bytes(disk)}; {human_bytes(free)} are free at {_existing(run_dir)}",
+                "Make room, lower rounds or prompts.per_round, or choose another --run-dir.",
+            )
+    return Plan(
+        rounds=config.rounds,
+        rounds_done=min(rounds_done, config.rounds),
+        prompts_per_round=per_round,
+        prompts_available=available,
+        bad_rows=len(inputs.prompts.bad_rows),
+        evaluation_bad_rows=len(inputs.evaluation.bad_rows) if inputs.evaluation else 0,
+        bad_rows_shown=[*_bad_lines(inputs.prompts, 1), *_bad_lines(inputs.evaluation, 0)],
+        responses_per_round=responses,
+        pairs_per_round=per_round,
+        kept_per_round=kept,
+        optimizer_steps_per_round=steps,
+        evaluation_prompts=evaluation_prompts,
+        evaluation_responses=evaluation_responses,
+        policy_parameters=parameters,
+        training_bytes=training,
+        engine_bytes=engine.total if engine else 0,
+        available_bytes=memory,
+        disk_bytes=disk,
+        free_disk_bytes=free,
+        warnings=list(_warnings(config, inputs, steps, training, engine, memory)),
+    )
+
+
+def _check_prompts(config: Config, available: int) -> None:
+    per_round = config.prompts.per_round
+    fresh = config.prompts.order == "fresh"
+    needed = per_round * (config.rounds if fresh else 1)
     if needed > available:
-        fresh = config.prompts.order == "fresh"
         raise ConfigError(
             f"{config.rounds} rounds of {per_round} prompts need {needed} prompts; {config.prompts.source} has {available}"
             if fresh
@@ -77,99 +143,114 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path) -> Plan:
             f"Set prompts.per_round to {available // config.rounds if fresh else available} or less"
             + (", fewer rounds, or prompts.order: same to ask the same prompts every round." if fresh else "."),
         )
-    keep = config.selection.keep
-    pairs = per_round
-    kept = min(pairs, keep) if isinstance(keep, int) else round(keep * pairs)
-    data = kept * (config.rounds if config.training.data == "accumulated" else 1)
-    steps = math.ceil(data / config.training.batch_size) * config.training.epochs
-    warnings = []
+
+
+def _evaluation(config: Config, inputs: Inputs) -> tuple[int, int]:
+    """Prompts of one evaluation and the responses to them."""
+    evaluation = config.evaluation
+    if evaluation is None or inputs.evaluation is None:
+        return 0, 0
+    available = len(inputs.evaluation.prompts)
+    if evaluation.num_prompts is not None and evaluation.num_prompts > available:
+        raise ConfigError(
+            f"evaluation.num_prompts is {evaluation.num_prompts}; {evaluation.source} has {available} usable ones",
+            f"Set it to {available} or less, or leave it out for all.",
+        )
+    prompts = evaluation.num_prompts or available
+    return prompts, prompts * (evaluation.num_responses + evaluation.greedy)
+
+
+def _disk_bytes(
+    config: Config, parameters: int, responses: int, evaluation_responses: int, rounds_done: int, *, gpu: bool
+) -> int:
+    """What the rounds that are left will write: policies, tables, and the trainer's checkpoints while it works."""
+    left = max(config.rounds - rounds_done, 0)
+    if left == 0:
+        return 0
+    row = 6 * config.sampling.max_tokens + 500
+    # a policy is kept in float32, and beside it in the engine's dtype where that is another one
+    policy = parameters * (6 if engine_dtype(config, gpu=gpu) == "bfloat16" else 4)
+    disk = left * (policy + (responses + evaluation_responses) * row)
+    if rounds_done == 0:
+        disk += evaluation_responses * row
+    if config.training.checkpoint_every:
+        disk += 2 * parameters * 12
+    return disk
+
+
+def _check_memory(config: Config, inputs: Inputs, training: int, engine: EngineMemory | None, memory: int) -> None:
+    parameters = inputs.policy_info.num_params
+    if training > memory:
+        lora = config.training.lora is not None
+        kept = "its weights in float32, gradients and Adam's moments of the adapters alone" if lora else (
+            "float32 weights, gradients and Adam's moments"
+        )  # fmt: skip
+        raise ResourceError(
+            f"training {parameters / 1e9:.2f} B parameters takes about {human_bytes(training)} "
+            f"({training / parameters:.3g} bytes a parameter: {kept}); {human_bytes(memory)} are there",
+            ("Use" if lora else "Train adapters (training.lora), use")
+            + " a smaller policy or a machine with more memory.",
+        )
+    if engine is not None and engine.weights + engine.least_cache > memory:
+        raise ResourceError(
+            f"the engine takes {human_bytes(engine.weights)} for weights and {human_bytes(engine.least_cache)} for the keys "
+            f"and values of one sequence of {inputs.context_length} tokens, the whole context; "
+            f"{human_bytes(memory)} are there",
+            "Set sampling.engine.max_model_len to what prompt and response need together, as in 4096.",
+        )
+
+
+def _warnings(
+    config: Config, inputs: Inputs, steps: int, training: int, engine: EngineMemory | None, memory: int
+) -> Iterator[str]:
     if steps < FEW_STEPS:
-        warnings.append(
+        yield (
             f"only {steps} optimizer steps a round: such a short schedule teaches little; lower training.batch_size, raise "
             "epochs, keep or prompts.per_round"
         )
-    evaluation = config.evaluation
-    evaluation_prompts = len(inputs.evaluation.prompts) if inputs.evaluation else 0
-    evaluation_responses = 0
-    if evaluation is not None:
-        if evaluation.num_prompts is not None and evaluation.num_prompts > evaluation_prompts:
-            raise ConfigError(
-                f"evaluation.num_prompts is {evaluation.num_prompts}; {evaluation.source} has {evaluation_prompts} usable ones",
-                f"Set it to {evaluation_prompts} or less, or leave it out for all.",
-            )
-        evaluation_prompts = evaluation.num_prompts or evaluation_prompts
-        evaluation_responses = evaluation_prompts * (evaluation.num_responses + evaluation.greedy)
-    parameters = inputs.policy_info.num_params
-    per_parameter = LORA_BYTES_PER_PARAMETER + LORA_SHARE * 16 if config.training.lora else TRAINING_BYTES_PER_PARAMETER
-    training = int(parameters * per_parameter)
-    responses = per_round * config.sampling.num_responses
-    row_bytes = 6 * config.sampling.max_tokens + 500
-    policy_bytes = parameters * 4
-    disk = (
-        config.rounds * (policy_bytes + (responses + evaluation_responses) * row_bytes)
-        + evaluation_responses * row_bytes
-    )
-    if config.training.checkpoint_every:
-        disk += 2 * parameters * 12
-    memory = available_memory()
-    free = shutil.disk_usage(_existing(run_dir)).free
-    if training > memory:
-        raise ResourceError(
-            f"training {parameters / 1e9:.2f} B parameters takes about {_bytes(training)} "
-            f"({per_parameter:g} bytes a parameter: float32 weights, gradients and Adam's moments); {_bytes(memory)} are there",
-            "Train adapters (training.lora), use a smaller policy or a machine with more memory.",
+    if engine is not None and engine.total + training > memory:
+        yield (
+            f"training ({human_bytes(training)}) and the engine that stays beside it ({human_bytes(engine.total)}) together "
+            f"take more than the {human_bytes(memory)} that are there; lower sampling.engine.max_model_len or "
+            "sampling.engine.kv_cache_memory_bytes"
         )
-    if disk > free:
-        raise ResourceError(
-            f"the run will write about {_bytes(disk)}; {_bytes(free)} are free at {_existing(run_dir)}",
-            "Make room, lower rounds or prompts.per_round, or choose another --run-dir.",
+    overlap = _overlap(inputs)
+    if overlap:
+        assert inputs.evaluation is not None
+        yield (
+            f"{overlap} of the {len(inputs.evaluation.prompts)} prompts of evaluation.source are in prompts.source too: "
+            "what is trained on is not held out; take them out of one of the two"
         )
-    return Plan(
-        rounds=config.rounds,
-        prompts_per_round=per_round,
-        prompts_available=available,
-        bad_rows=len(inputs.prompts.bad_rows),
-        responses_per_round=responses,
-        pairs_per_round=pairs,
-        kept_per_round=kept,
-        optimizer_steps_per_round=steps,
-        evaluation_prompts=evaluation_prompts,
-        evaluation_responses=evaluation_responses,
-        policy_parameters=parameters,
-        training_bytes=training,
-        available_bytes=memory,
-        disk_bytes=disk,
-        free_disk_bytes=free,
-        warnings=warnings,
-    )
+    if inputs.gold_lacks:
+        yield (
+            f"the training responses get no gold reward: the judge needs {', '.join(inputs.gold_lacks)}, which "
+            "prompts.source has no column for (the held-out responses get it)"
+        )
 
 
-def available_memory() -> int:
-    """Bytes a training could take: the largest GPU's memory where there is one, else what the kernel calls available, within
-    the limit of this process's control group."""
-    gpu = gpu_memory()
-    if gpu:
-        return max(gpu)
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    values = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    available = int(values["MemAvailable"].split()[0]) * 1024
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        available = min(available, int(text))
-    return available
+def _overlap(inputs: Inputs) -> int:
+    """How many prompts of the evaluation have the messages of a training prompt."""
+    if inputs.evaluation is None:
+        return 0
+    training = {_key(prompt.messages) for prompt in inputs.prompts.prompts}
+    return sum(_key(prompt.messages) in training for prompt in inputs.evaluation.prompts)
 
 
-def gpu_memory() -> list[int]:
-    """Total bytes of each NVIDIA GPU, by nvidia-smi; empty where there is none."""
-    import subprocess
+def _key(messages: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((message["role"], message["content"]) for message in messages)
 
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    found = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    return [int(line) << 20 for line in found.stdout.split() if line.isdigit()] if found.returncode == 0 else []
+
+def _bad(count: int) -> str:
+    return f", {count} bad rows" if count else ""
+
+
+def _bad_lines(source: PromptSource | None, round_number: int) -> Iterator[str]:
+    """The first bad rows of a source, and in which round's prompts the others are listed."""
+    rows: list[BadRow] = source.bad_rows if source else []
+    for row in rows[:SHOWN_BAD_ROWS]:
+        yield f"{row.file} row {row.row}: {row.reason}"
+    if len(rows) > SHOWN_BAD_ROWS:
+        yield f"... and {len(rows) - SHOWN_BAD_ROWS} more (listed in the metrics of round {round_number}'s prompts)"
 
 
 def _existing(path: Path) -> Path:
@@ -177,11 +258,3 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit in ("B", "KB") else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def test_what_is_found(write_config: WriteConfig, tiny_world: Path) -> None:
     assert (found.context_length, found.max_length) == (512, 512)
     assert (found.prompt_limit, found.evaluation_prompt_limit) == (504, 504)
     assert len(found.prompts.prompts) == 60
-    assert columns_of(found.prompts) == {"topic"}
+    assert columns_of(found.prompts, "prompt") == {"topic"}
     assert {*found.pins} == {"policy.model", "prompts.source", "reward.model", "evaluation.source"}
     assert all(len(pin) == 64 for pin in found.pins.values())
 
@@ -100,6 +100,8 @@ def test_a_missing_chat_template_must_be_said(world: Path, write_config: WriteCo
         (["training.max_length=8"], "max_tokens 8 leaves no room for a prompt in 8 tokens"),
         (["evaluation.max_tokens=600"], "max_tokens 600 leaves no room for a prompt in 512 tokens"),
         (["training.max_length=513"], r"training\.max_length is 513, but the context has 512 tokens"),
+        (["sampling.engine={max_model_len: abc}"], r"max_model_len is 'abc', which is no number of tokens"),
+        (["sampling.engine.max_model_len=true"], "max_model_len is True, which is no number of tokens"),
         (["sampling.engine.max_model_len=1024"], r"max_model_len is 1024; the policy has positions for 512 tokens"),
         (["sampling.engine.max_model_len=64", "training.max_length=65"], "the context has 64 tokens"),
     ],
@@ -107,7 +109,7 @@ def test_a_missing_chat_template_must_be_said(world: Path, write_config: WriteCo
 def test_lengths_that_cannot_be(write_config: WriteConfig, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         inputs(write_config(), *overrides)
-    assert "ower" in error.value.hint
+    assert "ower" in error.value.hint or "leave it out" in error.value.hint
 
 
 def test_lengths(write_config: WriteConfig) -> None:
@@ -160,10 +162,124 @@ def test_a_function_that_is_not_there(write_config: WriteConfig, tmp_path: Path,
     assert error.value.exit_code == 2
 
 
-def test_hidden_files_and_caches_are_no_part_of_a_model(world: Path) -> None:
-    before = model_digest(world / "policy")
-    (world / "policy/.cache").mkdir()
-    (world / "policy/.cache/lock").touch()
-    assert model_digest(world / "policy") == before
-    (world / "policy/README.md").touch()
-    assert model_digest(world / "policy") != before
+def test_only_what_loading_reads_is_a_part_of_a_model(world: Path) -> None:
+    policy = world / "policy"
+    before = model_digest(policy)
+    for name in (
+        ".cache/lock.json",
+        "original/weights.safetensors",
+        "README.md",
+        "README.txt",
+        "optimizer.pt",
+        ".x.json",
+    ):
+        (policy / name).parent.mkdir(exist_ok=True)
+        (policy / name).write_text("something")
+    assert model_digest(policy) == before
+    found = {before}
+    for name in ("chat_template.jinja", "merges.txt", "modeling_own.py", "added_tokens.json", "tokenizer.model"):
+        (policy / name).write_text("something else")
+        found.add(model_digest(policy))
+    assert len(found) == 6
+
+
+def functions(folder: Path, **code: str) -> None:
+    for name, text in code.items():
+        (folder / f"{name}.py").write_text(text)
+
+
+def with_column(world: Path, name: str, column: str, rows: Iterable[int] | None = None) -> None:
+    """Add a column to (some) rows of a prompt file."""
+    path = world / f"{name}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in range(len(lines)) if rows is None else rows:
+        lines[row][column] = "4"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+NEEDS_ANSWER = "def reward(prompt, response, answer):\n    return float(response == answer)\n"
+
+
+@pytest.mark.parametrize("lacks", ["prompts", "eval_prompts"])
+def test_a_reward_function_needs_its_columns_in_both_sources(
+    world: Path, write_config: WriteConfig, tmp_path: Path, lacks: str
+) -> None:
+    functions(tmp_path, rewards=NEEDS_ANSWER)
+    with_column(world, "prompts" if lacks == "eval_prompts" else "eval_prompts", "answer")
+    path = config_of(world, write_config, reward={"model": None, "function": "rewards.py:reward"})
+    section = "evaluation" if lacks == "eval_prompts" else "prompts"
+    with pytest.raises(ConfigError, match=rf"requires 'answer', which is no column of {section}\.source \(.*{lacks}"):
+        inputs(path)
+    with_column(world, lacks, "answer")
+    inputs(path)
+
+
+def test_a_judge_needs_its_columns_on_held_out_prompts_only(
+    world: Path, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    functions(tmp_path, gold=NEEDS_ANSWER)
+    path = config_of(
+        world, write_config, evaluation={"source": str(world / "eval_prompts.jsonl"), "gold": "gold.py:reward"}
+    )
+    with pytest.raises(ConfigError, match=r"requires 'answer', which is no column of evaluation\.source"):
+        inputs(path)
+    with_column(world, "eval_prompts", "answer")
+    found = inputs(path)
+    assert (found.gold_on_training, found.gold_lacks) == (False, ("answer",))
+    with_column(world, "prompts", "answer")
+    found = inputs(path)
+    assert (found.gold_on_training, found.gold_lacks) == (True, ())
+
+
+def test_a_column_may_first_come_late_in_the_file(world: Path, write_config: WriteConfig) -> None:
+    source = world / "prompts.jsonl"
+    source.write_text(source.read_text() * 3)
+    with_column(world, "prompts", "answer", [179])
+    found = inputs(config_of(world, write_config))
+    assert columns_of(found.prompts, "prompt") == {"topic", "answer"}
+    assert columns_of(found.prompts, "topic") == {"prompt", "answer"}
+
+
+def test_what_a_users_module_prints_is_no_output(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    functions(tmp_path, loud="print('loading')\ndef reward(prompt, response):\n    return 0.0\n")
+    inputs(write_config(reward={"model": None, "function": "loud.py:reward"}, evaluation={"gold": "loud.py:reward"}))
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "loading" in said.err
+
+
+def test_a_hub_name_keeps_the_commit_that_it_was_resolved_to(
+    world: Path, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    first, second = "a" * 40, "b" * 40
+    for commit in (first, second):
+        shutil.copytree(world / "policy", world / "snapshots" / commit)
+    asked: list[tuple[str, str | None]] = []
+
+    def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
+        assert "*.safetensors" in allow_patterns
+        # the branch has moved on: whoever names no commit gets the second
+        return str(world / "snapshots" / (revision if revision and len(revision) == 40 else second))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    path = config_of(world, write_config, policy={"model": "org/policy"})
+    config = load_config(path)
+    before = {"policy.model": f"org/policy@{first}"}
+    found = resolve(config, path.parent, before)
+    assert asked == [("org/policy", first)]
+    assert found.policy.folder.name == first
+    assert found.revisions == before
+    # a run that begins notes what it got; folders have no revision
+    assert resolve(config, path.parent).revisions == {"policy.model": f"org/policy@{second}"}
+    assert inputs(config_of(world, write_config)).revisions == {}
+    # what was noted of another name says nothing of this one; of a folder that took the name's place neither
+    assert resolve(config, path.parent, {"policy.model": f"org/other@{first}"}).policy.folder.name == second
+    local = config_of(world, write_config)
+    assert resolve(load_config(local), local.parent, before).policy.folder == world / "policy"
+    branch = config_of(world, write_config, policy={"model": "org/policy", "revision": "main"})
+    assert resolve(load_config(branch), branch.parent, before).policy.folder.name == first

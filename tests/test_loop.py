@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from fakes import Fakes, FakeScorer
 
 from selfplay import driver, loop
 from selfplay.config.load import load_config, validate
-from selfplay.errors import ConfigError, DriftError, EmptyRoundsError, LockedError
+from selfplay.errors import BackendError, ConfigError, DriftError, EmptyRoundsError, LockedError
 from selfplay.protocols import StepMetrics, TrainJob
 from selfplay.records import Pair, schema
 from selfplay.reporting import Reporter
@@ -35,7 +36,9 @@ def resume(run_dir: Path, fakes: Fakes, **changes: Any) -> Store:
     after = validate({**document, **changes}, "after")
     pins = json.loads(store.config_file("pins.json"))
     search_path = Path(json.loads(store.config_file("search_path.json")))
-    driver.go_on(store, driver.prepare(after, search_path, run_dir), before, pins, Reporter(quiet=True), workers=fakes)
+    driver.go_on(
+        store, driver.prepare(after, search_path, run_dir, store), before, pins, Reporter(quiet=True), workers=fakes
+    )
     return Store.open(run_dir)
 
 
@@ -213,3 +216,94 @@ def test_stop_request_ends_at_a_safe_point(write_config: WriteConfig, tmp_path: 
     assert not store.is_committed(1, "evaluate")
     resume(tmp_path / "run", Fakes())
     assert Store.open(tmp_path / "run").is_committed(2, "evaluate")
+
+
+class FailingScorer(FakeScorer):
+    """A judge that has no answer to every `every`-th response it is asked about."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__(0.1)
+        self.every = every
+
+    def score(self, items: Any) -> Any:
+        table = super().score(items)
+        failed = [row % self.every == 0 for row in range(table.num_rows)]
+        rewards = [None if bad else value for bad, value in zip(failed, table["reward"].to_pylist(), strict=True)]
+        reasons = ["reward_error: KeyError: 'answer'" if bad else None for bad in failed]
+        columns = [table["response_id"], pa.array(rewards, pa.float64()), pa.array(reasons, pa.string())]
+        return pa.table(columns, names=table.column_names)
+
+
+def test_a_judge_that_fails_stops_the_run_by_its_name(write_config: WriteConfig, tmp_path: Path) -> None:
+    fakes = Fakes()
+    fakes.gold = FailingScorer(every=1)
+    with pytest.raises(BackendError, match=r"the gold judge \(evaluation\.gold\) failed for .* KeyError") as error:
+        start(write_config(), tmp_path / "run", fakes)
+    assert f"`selfplay resume {tmp_path / 'run'} reward.max_failed=0.5`" in error.value.hint
+    # what the hint says is possible
+    document = Store.open(tmp_path / "run").attempt_documents()[-1]["config"]
+    fakes = Fakes()
+    fakes.gold = FailingScorer(every=3)
+    store = resume(tmp_path / "run", fakes, reward={**document["reward"], "max_failed": 0.9})
+    score, evaluate = store.metrics(1, "score"), store.metrics(1, "evaluate")
+    assert score["num_gold"] + sum(score["gold_drop_reasons"].values()) == score["num_responses"] == 80
+    assert set(score["gold_drop_reasons"]) == {"reward_error: KeyError: 'answer'"}
+    assert evaluate["eval_judge"] == "gold"
+    assert evaluate["eval_num_ungolded"] == sum(evaluate["eval_gold_drop_reasons"].values()) > 0
+    assert score["drop_reasons"] == {}
+
+
+def test_a_judge_that_failed_everywhere_is_still_the_judge(write_config: WriteConfig, tmp_path: Path) -> None:
+    fakes = Fakes()
+    fakes.gold = FailingScorer(every=1)
+    store = start(write_config(rounds=1, reward={"max_failed": 1.0}), tmp_path / "run", fakes)
+    evaluate = store.metrics(1, "evaluate")
+    assert evaluate["eval_judge"] == "gold"
+    assert evaluate["eval_num_ungolded"] == store.table(1, "evaluate").num_rows
+    assert evaluate["eval_win_rate_vs_initial"] is None
+    without = start(write_config(rounds=1), tmp_path / "without", Fakes(gold=False))
+    evaluate = without.metrics(1, "evaluate")
+    assert (evaluate["eval_judge"], evaluate["eval_num_ungolded"], evaluate["eval_gold_drop_reasons"]) == (
+        "reward", 0, {},
+    )  # fmt: skip
+
+
+def test_a_reward_that_fails_is_named_with_a_hint_that_holds(write_config: WriteConfig, tmp_path: Path) -> None:
+    fakes = Fakes()
+    fakes.scorer = FailingScorer(every=1)
+    with pytest.raises(BackendError, match=r"the reward \(reward\.model\) failed for") as error:
+        start(write_config(), tmp_path / "model", fakes)
+    assert "source is pinned" not in error.value.hint
+    (tmp_path / "rewards.py").write_text("def reward(prompt, response):\n    return 0.0\n")
+    config = write_config(reward={"model": None, "function": "rewards.py:reward"})
+    with pytest.raises(BackendError, match=r"the reward \(reward\.function\) failed for") as error:
+        start(config, tmp_path / "function", fakes)
+    assert "another run: its source is pinned" in error.value.hint
+
+
+def test_a_judge_of_held_out_prompts_only_leaves_training_responses_alone(
+    write_config: WriteConfig, tiny_world: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (tiny_world / "eval_prompts.jsonl").read_text().splitlines()]
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text("".join(json.dumps({**row, "answer": "4"}) + "\n" for row in rows))
+    (tmp_path / "judge.py").write_text("def gold(prompt, response, answer):\n    return len(response)\n")
+    fakes = Fakes()
+    config = write_config(rounds=1, evaluation={"source": str(held_out), "gold": "judge.py:gold"})
+    store = start(config, tmp_path / "run", fakes)
+    assert fakes.gold is not None
+    assert all("-e00" in response_id for response_id in fakes.gold.scored)
+    assert store.table(1, "score")["gold_reward"].null_count == 80
+    assert store.metrics(1, "score")["gold_lacks"] == ["answer"]
+    assert store.metrics(1, "evaluate")["eval_gold_mean"] is not None
+
+
+def test_a_base_model_drops_what_it_cannot_write(write_config: WriteConfig, tiny_world: Path, tmp_path: Path) -> None:
+    source = tmp_path / "prompts.jsonl"
+    turns = [{"role": role, "content": "Hello."} for role in ("user", "assistant", "user")]
+    source.write_text((tiny_world / "prompts.jsonl").read_text() + json.dumps({"prompt": turns}) + "\n")
+    sections = {"policy": {"chat_template": "none"}, "prompts": {"source": str(source), "per_round": 61}}
+    store = start(write_config(rounds=1, **sections), tmp_path / "run", Fakes())
+    reasons = [reason for reason in store.table(1, "prompts")["drop_reason"].to_pylist() if reason]
+    assert len(reasons) == 1
+    assert reasons[0].startswith("template_refused: chat_template: none takes one user message a prompt")

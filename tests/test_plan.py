@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import pytest
 
-from selfplay import plan
+from selfplay import memory, plan
 from selfplay.config.load import load_config
 from selfplay.errors import ConfigError, ResourceError
 from selfplay.inputs import Inputs, resolve
+from selfplay.memory import EngineMemory
 
 WriteConfig = Callable[..., Path]
 
@@ -73,7 +74,21 @@ def test_bad_rows_are_told(write_config: WriteConfig, tiny_world: Path, tmp_path
     source.write_text((tiny_world / "prompts.jsonl").read_text() + '{"prompt": ""}\n')
     found = make(write_config(prompts={"source": str(source)}))
     assert found.bad_rows == 1
-    assert "60 usable, 1 bad rows" in "\n".join(found.lines())
+    text = "\n".join(found.lines())
+    assert "60 usable, 1 bad rows" in text
+    assert "bad row: prompts.jsonl row 61: column 'prompt' is empty" in text
+    source.write_text(source.read_text() + '{"prompt": ""}\n' * 4)
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text((tiny_world / "eval_prompts.jsonl").read_text() + "[]\n")
+    found = make(write_config(prompts={"source": str(source)}, evaluation={"source": str(held_out)}))
+    assert (found.bad_rows, found.evaluation_bad_rows) == (5, 1)
+    assert [row.split(": ")[0] for row in found.bad_rows_shown] == [
+        "prompts.jsonl row 61",
+        "prompts.jsonl row 62",
+        "prompts.jsonl row 63",
+        "... and 2 more (listed in the metrics of round 1's prompts)",
+        "held.jsonl row 13",
+    ]
 
 
 def test_too_few_prompts(write_config: WriteConfig) -> None:
@@ -103,6 +118,14 @@ def test_training_that_cannot_fit_is_refused_with_the_sum(
     with pytest.raises(ResourceError, match=r"16 bytes a parameter.*are there") as error:
         make(write_config())
     assert "training.lora" in error.value.hint
+    monkeypatch.setattr(plan, "available_memory", lambda: needed // 4)
+    with pytest.raises(ResourceError, match=r"4\.32 bytes a parameter: .* of the adapters alone") as adapters:
+        make(write_config(), "training.lora.r=4")
+    assert "training.lora" not in adapters.value.hint
+    # what is done needs no memory
+    prepared = inputs_of(write_config())
+    assert plan.make_plan(load_config(write_config()), prepared, Path("run"), rounds_done=2).rounds_done == 2
+    monkeypatch.setattr(plan, "available_memory", lambda: needed - 1)
     # adapters take 4 bytes a parameter and a little more
     assert needed / 4 < make(write_config(), "training.lora.r=4").training_bytes < needed / 3
     monkeypatch.setattr(plan, "available_memory", lambda: needed)
@@ -126,10 +149,86 @@ def test_a_disk_that_is_too_small_is_refused(
     assert asked == [tmp_path]
 
 
-def test_memory_of_a_gpu_goes_before_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "gpu_memory", lambda: [16 << 30, 80 << 30])
-    assert plan.available_memory() == 80 << 30
+def test_disk_counts_what_is_still_to_be_written(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_config()
+    config, prepared = load_config(path), inputs_of(path)
+
+    def needed(done: int) -> int:
+        return plan.make_plan(config, prepared, path.parent / "run", rounds_done=done).disk_bytes
+
+    whole, half = needed(0), needed(1)
+    # round 0 has an evaluation of its own
+    assert half == (whole - 30 * (6 * 8 + 500)) // 2
+    assert (needed(2), needed(3)) == (0, 0)
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: Usage(half, 0, half))
+    with pytest.raises(ResourceError, match="are free at"):
+        needed(0)
+    assert needed(1) == half
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: Usage(0, 0, 0))
+    assert needed(2) == 0
+
+
+def test_disk_has_the_engines_copy_where_its_dtype_is_another(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config()
+    plain, copied = make(path), make(path, "policy.dtype=bfloat16")
+    assert copied.disk_bytes - plain.disk_bytes == 2 * 2 * plain.policy_parameters
+    monkeypatch.setattr(plan, "gpu_memory", lambda: [80 << 30])
+    assert make(path).disk_bytes == copied.disk_bytes
+    assert make(path, "policy.dtype=float32").disk_bytes == plain.disk_bytes
+
+
+def test_the_engine_is_counted_on_a_cpu(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "gpu_memory", list)
+    path = write_config()
+    found = make(path)
+    assert found.engine_bytes == 4 * found.policy_parameters + (64 << 20)
+    assert "the engine 6" in "\n".join(found.lines())
+    given = make(path, "sampling.engine.kv_cache_memory_bytes=33554432")
+    assert found.engine_bytes - given.engine_bytes == 32 << 20
+    monkeypatch.setattr(plan, "available_memory", lambda: found.engine_bytes)
+    (warning,) = [line for line in make(path).warnings if "stays beside it" in line]
+    assert "max_model_len" in warning
+    monkeypatch.setattr(plan, "gpu_memory", lambda: [80 << 30])
+    assert make(path).engine_bytes == 0
+
+
+def test_a_context_of_which_not_one_sequence_fits_is_refused(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "gpu_memory", list)
+    huge = EngineMemory(weights=1000, cache=10**13, least_cache=10**13)
+    monkeypatch.setattr(plan, "cpu_engine_memory", lambda config, inputs: huge)
+    with pytest.raises(ResourceError, match=r"10\.0 TB for the keys and values of one sequence of 512 tokens") as error:
+        make(write_config())
+    assert "sampling.engine.max_model_len" in error.value.hint
+
+
+def test_prompts_that_are_held_out_and_trained_on(write_config: WriteConfig, tiny_world: Path, tmp_path: Path) -> None:
+    source = tmp_path / "held.jsonl"
+    trained = (tiny_world / "prompts.jsonl").read_text().splitlines(keepends=True)[:3]
+    source.write_text("".join(trained) + (tiny_world / "eval_prompts.jsonl").read_text())
+    (warning,) = [
+        line for line in make(write_config(evaluation={"source": str(source)})).warnings if "held out" in line
+    ]
+    assert warning.startswith("3 of the 15 prompts of evaluation.source are in prompts.source too")
+    assert not [line for line in make(write_config()).warnings if "held out" in line]
+
+
+def test_a_judge_that_cannot_judge_training_responses_is_said(write_config: WriteConfig, tmp_path: Path) -> None:
+    (tmp_path / "gold.py").write_text("def gold(prompt, response, answer):\n    return 1.0\n")
+    source = tmp_path / "held.jsonl"
+    source.write_text('{"prompt": "2 + 2?", "answer": "4"}\n' * 10)
+    path = write_config(evaluation={"source": str(source), "gold": "gold.py:gold"})
+    (warning,) = [line for line in make(path).warnings if "gold" in line]
+    assert "the judge needs answer" in warning
+
+
+def test_memory_of_a_gpu_goes_before_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "gpu_memory", lambda: [16 << 30, 80 << 30])
+    assert plan.available_memory() == 80 << 30
+    monkeypatch.setattr(memory, "gpu_memory", list)
     assert 0 < plan.available_memory() < 1 << 50
 
 

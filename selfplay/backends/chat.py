@@ -70,7 +70,7 @@ class ChatRenderer:
         """Token ids of a conversation that ends in a user turn, up to where the assistant's turn begins.
 
         Raises DataError when the template refuses the messages (a role or an order of roles that it does not
-        know).
+        know), or when there is none and they are more than one user message.
         """
         return self._plain(messages) if self._template is None else self._render(messages, True)
 
@@ -111,7 +111,7 @@ class ChatRenderer:
     def _plain(self, messages: Sequence[Message]) -> list[int]:
         if len(messages) != 1 or messages[0]["role"] != "user":
             roles = ", ".join(message["role"] for message in messages)
-            raise ConfigError(
+            raise DataError(
                 f"chat_template: none takes one user message a prompt, this one has the roles {roles}",
                 "Without a template there is no way to write several turns or a system prompt; give a chat_template.",
             )

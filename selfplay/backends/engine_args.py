@@ -14,6 +14,8 @@ from typing import Any
 from selfplay.errors import ConfigError
 
 _MIB = 1 << 20
+_GIB = 1 << 30
+_BLOCK = 32
 _WEIGHTS = "the policy's folder and its weight changes are selfplay's"
 _TOKENS = "token ids go in and come out, the engine needs no tokenizer"
 _NEUTRAL = "unset sampling fields are vLLM's neutral values, stop ids come with each request"
@@ -125,7 +127,7 @@ def engine_arguments(
     if cpu_config is not None:
         text = cpu_config.get_text_config()
         max_model_len = text.max_position_embeddings if max_model_len is None else max_model_len
-        arguments |= _cpu_defaults(text, max_model_len)
+        arguments |= _cpu_defaults(text, max_model_len, dtype)
     arguments |= engine
     if cpu_config is not None:
         _check_whole_prefills(arguments, max_model_len)
@@ -143,29 +145,54 @@ def engine_arguments(
     }
 
 
-def _cpu_defaults(config: Any, max_model_len: int) -> dict[str, Any]:
+def cpu_cache_bytes(engine: Mapping[str, Any], config: Any, max_model_len: int, dtype: str) -> tuple[int, int]:
+    """Bytes of the cache for keys and values that an engine on a CPU is given, and the least that one sequence of
+    `max_model_len` tokens takes. `config` is a transformers config, `dtype` resolved.
+
+    Raises ConfigError for a kv_cache_memory_bytes that is no number of bytes.
+    """
+    least = _kv_cache_bytes(config.get_text_config(), max_model_len, dtype)
+    given = engine.get("kv_cache_memory_bytes")
+    if given is None:
+        return _default_cache_bytes(least), least
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise ConfigError(f"sampling.engine.kv_cache_memory_bytes is {given!r}, which is no number of bytes")
+    return given, least
+
+
+def _default_cache_bytes(one_sequence: int) -> int:
+    """Four full sequences while that is small; never less than one, which vLLM would refuse."""
+    return max(64 * _MIB, min(4 * one_sequence, max(one_sequence, _GIB)))
+
+
+def _cpu_defaults(config: Any, max_model_len: int, dtype: str) -> dict[str, Any]:
     """Measured on tiny models: eager loads ten times faster than compiled and samples as fast; blocks of 32 do best."""
     return {
         "enforce_eager": True,
-        "block_size": 32,
-        "kv_cache_memory_bytes": max(64 * _MIB, 4 * _kv_cache_bytes(config, max_model_len)),
+        "block_size": _BLOCK,
+        "kv_cache_memory_bytes": _default_cache_bytes(_kv_cache_bytes(config, max_model_len, dtype)),
         # A seeded request whose prefill is split over two steps kills the engine on a CPU: never split one.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(2048, max_model_len),
     }
 
 
-def _kv_cache_bytes(config: Any, num_tokens: int) -> int:
-    """Bytes that keys and values of `num_tokens` tokens take in float32, block rounding included."""
+def _kv_cache_bytes(config: Any, num_tokens: int, dtype: str) -> int:
+    """Bytes that keys and values of `num_tokens` tokens take, rounding to blocks and the block that vLLM keeps empty
+    included."""
     # Both are optional in a config: without them there is one head of keys for each head of queries.
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * size * 4 * (num_tokens + 32)
+    width = 4 if dtype == "float32" else 2
+    return 2 * config.num_hidden_layers * heads * size * width * (num_tokens + 2 * _BLOCK)
 
 
 def _check_whole_prefills(arguments: Mapping[str, Any], max_model_len: int | None) -> None:
     assert max_model_len is not None
-    if arguments["enable_chunked_prefill"] or arguments["max_num_batched_tokens"] < max_model_len:
+    batched = arguments["max_num_batched_tokens"]
+    if isinstance(batched, bool) or not isinstance(batched, int):
+        raise ConfigError(f"sampling.engine.max_num_batched_tokens is {batched!r}, which is no number of tokens")
+    if arguments["enable_chunked_prefill"] or batched < max_model_len:
         raise ConfigError(
             "on a CPU sampling.engine must not split prefills: seeded requests die of it",
             f"Leave out enable_chunked_prefill, and max_num_batched_tokens or set it to {max_model_len} or more.",

@@ -8,13 +8,16 @@ never read.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfplay.errors import ModelError
 
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py"]
+# Of a model's folder, what loading it reads.
+_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,30 @@ def model_folder(model: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_PATTERNS))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=[f"*{suffix}" for suffix in _SUFFIXES]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"{model!r} is no folder here and could not be had from the Hugging Face hub: {_one_line(error)}",
             "Check the spelling, the network and HF_TOKEN for gated models, or download it and give the folder.",
         ) from error
+
+
+def snapshot_commit(folder: Path) -> str | None:
+    """The commit of a hub model's folder in the cache, which is named by it; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
+
+
+def loaded_files(folder: Path) -> list[Path]:
+    """The files of a model's folder that loading it may read, sorted: those that are visible, on its top level and of a
+    suffix that matters. A README is none of them."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in _SUFFIXES
+        and not path.name.startswith(".")
+        and path.stem.upper() not in ("README", "LICENSE")
+        and path.is_file()
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -30,9 +30,9 @@ __all__ = ["RewardFunction", "source_digest"]
 
 
 class RewardFunction:
-    """A reward function. `prompt` is the text of the user's turn where the prompt was plain text, else the list
-    of messages; `response` is the text; of the prompt's other columns those that the function's signature names
-    are passed by name, or all of them where it takes **kwargs.
+    """A reward function. `prompt` is the user's text where the conversation is one user turn (a system prompt aside),
+    however it was written in the source, else the list of messages; `response` is the text; of the prompt's other
+    columns those that the function's signature names are passed by name, or all of them where it takes **kwargs.
 
     `batched`: called with lists (prompts, responses, each column as a list with None where a row lacks it) and
     expected to return as many rewards; where such a call fails it is repeated one row at a time, as lists of
@@ -46,27 +46,29 @@ class RewardFunction:
         self._function = load_function(spec, search_path)
         self._columns = _Columns(spec, self._function)
 
-    def check_columns(self, columns: Iterable[str]) -> None:
+    def check_columns(self, columns: Iterable[str], source: str = "the prompts") -> None:
         """Raise ConfigError when the function requires a parameter that is none of these columns: to be asked
-        before a run."""
-        self._columns.check(columns)
+        before a run. `source` is what has the columns, for the message."""
+        self._columns.check(columns, source)
+
+    def lacking(self, columns: Iterable[str]) -> list[str]:
+        """The parameters that the function requires and that are none of these columns."""
+        return self._columns.lacking(dict.fromkeys(columns))
 
     def score(self, items: Sequence[ScoreItem]) -> pa.Table:
         """Columns response_id, reward, drop_reason, in the order of `items`: a reward or a drop_reason, never
         both.
 
-        Reasons: "reward_error: TypeName: message" (one line), "reward_not_finite", "reward_none". Raises
-        ConfigError when a required parameter is a column of no item.
+        Reasons: "reward_error: TypeName: message" (one line), "reward_error: row has no column NAME",
+        "reward_not_finite", "reward_none".
         """
-        if items:
-            self.check_columns(dict.fromkeys(name for item in items for name in item.columns))
         outcomes = self._score_batch(items) if self._batched else [self._score_one(item) for item in items]
         return score_table(items, outcomes)
 
     def _score_one(self, item: ScoreItem) -> Outcome:
         lacking = self._columns.lacking(item.columns)
         if lacking:
-            return None, f"reward_error: row has no column {lacking!r}"
+            return None, f"reward_error: row has no column {lacking[0]!r}"
         try:
             value = self._function(_prompt(item), item.response, **self._columns.select(item.columns))
             return _outcome(value)
@@ -78,7 +80,7 @@ class RewardFunction:
         ready = []
         for item in items:
             lacking = self._columns.lacking(item.columns)
-            outcomes.append((None, f"reward_error: row has no column {lacking!r}" if lacking else None))
+            outcomes.append((None, f"reward_error: row has no column {lacking[0]!r}" if lacking else None))
             if not lacking:
                 ready.append(len(outcomes) - 1)
         if not ready:
@@ -147,25 +149,25 @@ class _Columns:
             if name not in self._taken and (self._all or name in self._named)
         }
 
-    def lacking(self, columns: dict[str, Any]) -> str | None:
-        return next((name for name in self._required if name not in columns), None)
+    def lacking(self, columns: dict[str, Any]) -> list[str]:
+        return [name for name in self._required if name not in columns]
 
-    def check(self, columns: Iterable[str]) -> None:
+    def check(self, columns: Iterable[str], source: str) -> None:
         names = sorted(columns)
         lacking = self.lacking(dict.fromkeys(names))
-        if lacking is not None:
-            near = difflib.get_close_matches(lacking, names, 1)
+        if lacking:
+            near = difflib.get_close_matches(lacking[0], names, 1)
             raise ConfigError(
-                f"the reward function {self._spec} requires {lacking!r}, which is no column of the prompts; "
-                f"they have {', '.join(names) or 'no other columns'}",
+                f"the reward function {self._spec} requires {lacking[0]!r}, which is no column of {source}; "
+                f"besides the prompt there are {', '.join(names) or 'no columns'}",
                 (f"Did you mean {near[0]!r}? " if near else "")
                 + "Rename the parameter, give it a default, or add the column to the prompts.",
             )
 
 
 def _prompt(item: ScoreItem) -> str | list[Message]:
-    users = [message["content"] for message in item.messages if message["role"] == "user"]
-    return users[0] if item.plain_prompt and len(users) == 1 else item.messages
+    turns = [message for message in item.messages if message["role"] != "system"]
+    return turns[0]["content"] if len(turns) == 1 else item.messages
 
 
 def _outcome(value: Any) -> Outcome:

@@ -32,7 +32,7 @@ def command(
     after = absolute_places(validate(document, "the command line"), search_path)
     reporter = Reporter()
     try:
-        prepared = prepare(after, search_path, store.layout.root)
+        prepared = prepare(after, search_path, store.layout.root, store)
     except (ModelError, DataError) as error:
         error.hint += f" If it has moved: selfplay resume {run_dir} policy.model=NEW-PLACE (its content is compared)."
         raise

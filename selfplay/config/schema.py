@@ -53,6 +53,12 @@ class PolicyConfig(Section):
             raise ValueError("trust_remote_code needs `revision` to be a full commit sha (40 hex digits)")
         return self
 
+    @model_validator(mode="after")
+    def _plain(self) -> Self:
+        if self.chat_template == "none" and self.system_prompt is not None:
+            raise ValueError("`system_prompt` needs a chat template to be written with: chat_template is none")
+        return self
+
 
 class PromptsConfig(Section):
     """Where prompts come from."""
@@ -95,7 +101,7 @@ class RewardConfig(Section):
     max_length: int | None = identity(None, "longest conversation in tokens; the model's own limit if not set", ge=1)
     dtype: Literal["auto", "float32", "bfloat16"] = identity("auto", "auto: float32 on a CPU, bfloat16 on a GPU")
     batched: bool = identity(False, "the function takes lists and returns a list")
-    max_failed: float = identity(0.1, "stop when more than this fraction of a shard fails", ge=0, le=1)
+    max_failed: float = resource(0.1, "stop when more than this fraction of a shard fails", ge=0, le=1)
     batch_tokens: int | None = resource(None, "tokens in a padded batch of the model; by the device if not set", ge=1)
     trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
 

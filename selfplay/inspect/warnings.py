@@ -15,6 +15,7 @@ FEW_PAIRS = 0.5
 LONGER = 1.3
 REPEATED = 0.5
 FEW_CHANGED = 0.01
+SHOWN = 5
 
 Metrics = Mapping[str, Mapping[str, Any]]
 
@@ -24,6 +25,7 @@ def round_warnings(metrics: Metrics, previous: Mapping[str, Any]) -> list[dict[s
     before (empty: none); rows of name, message, hint, the gravest first."""
     checks = (
         _over_optimised(metrics, previous),
+        _judge(metrics),
         _training(metrics),
         _engine(metrics),
         _data(metrics),
@@ -48,6 +50,27 @@ def _over_optimised(metrics: Metrics, previous: Mapping[str, Any]) -> Found:
             "over_optimised",
             f"held-out: the reward rose ({reward:+.3f}) while the gold reward did not ({gold:+.3f}{interval})",
             "The policy may be learning the reward's faults: compare responses; lower the learning rate.",
+        )
+
+
+def _judge(metrics: Metrics) -> Found:
+    score, now = metrics.get("score", {}), metrics.get("evaluate", {})
+    found = (
+        ("responses", score.get("gold_drop_reasons"), score.get("num_responses")),
+        ("held-out responses", now.get("eval_gold_drop_reasons"), None),
+    )
+    for what, reasons, count in found:
+        if reasons:
+            yield (
+                "ungolded",
+                f"{what} that the gold judge failed for{f', of {count}' if count else ''}: {_counts(reasons)}",
+                "Gold means and win-rates leave them out: do not compare them with those of rounds where it answered.",
+            )
+    if score.get("gold_lacks"):
+        yield (
+            "gold_not_on_training",
+            f"the training responses have no gold reward: their prompts lack {', '.join(score['gold_lacks'])}",
+            "The held-out ones have it. Add the columns to the training prompts, in another run, to see both.",
         )
 
 
@@ -156,4 +179,7 @@ def _drift(metrics: Metrics, previous: Mapping[str, Any]) -> Found:
 
 
 def _counts(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
+    """The most frequent reasons; errors of a user's function may be all different."""
+    ordered = sorted(reasons.items(), key=lambda item: -item[1])
+    more = f", and {sum(count for _, count in ordered[SHOWN:])} for other reasons" if len(ordered) > SHOWN else ""
+    return ", ".join(f"{reason} {count}" for reason, count in ordered[:SHOWN]) + more

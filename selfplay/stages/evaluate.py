@@ -19,7 +19,8 @@ from selfplay.stages.context import Context, cut, derive_seed, run_shards
 from selfplay.stages.evaluation_metrics import summarize
 from selfplay.stages.prompts import admitted
 from selfplay.stages.sample import policy_reads, requests, sampling_settings
-from selfplay.stages.score import check_failures, judged, score_items
+from selfplay.stages.score import check_failures, gold_drop_reasons, judged, score_items
+from selfplay.store.writer import StageWriter
 
 MODES = ("sampled", "greedy")
 
@@ -55,7 +56,9 @@ def run(context: Context, round_number: int) -> None:
         seed = derive_seed(context.config.seed, "bootstrap")
         initial = context.store.table(0, "evaluate") if round_number > 0 else None
         previous = context.store.table(round_number - 1, "evaluate") if round_number > 0 else None
-        metrics |= summarize(table, initial, previous, seed)
+        gold = context.workers.gold is not None
+        metrics |= summarize(table, initial, previous, seed, gold=gold)
+        metrics["eval_gold_drop_reasons"] = gold_drop_reasons(writer)
     context.commit(writer, started, metrics)
 
 
@@ -98,7 +101,7 @@ def _sampled(table: pa.Table | None, round_number: int, mode: str) -> pa.Table:
 
 def _score(
     context: Context,
-    writer: Any,
+    writer: StageWriter,
     round_number: int,
     shards: Sequence[Sequence[dict[str, Any]]],
     prompts: dict[str, Prompt],
@@ -116,7 +119,8 @@ def _score(
     if context.workers.gold is not None:
         run_shards(
             context, writer, context.workers.gold, "score", shards, lambda shard: (score_items(shard, prompts),),
-            lambda _, table: judged(table), title=f"round {round_number} evaluate, gold", unit="responses", table=".gold",
+            lambda _, table: judged(context, table),
+            title=f"round {round_number} evaluate, gold", unit="responses", table=".gold",
         )  # fmt: skip
     run_shards(
         context, writer, context.workers.scorer, "score", shards, lambda shard: (score_items(shard, prompts),),

@@ -14,13 +14,18 @@ import pyarrow.compute as pc
 from selfplay import statistics
 
 
-def summarize(table: pa.Table, initial: pa.Table | None, previous: pa.Table | None, seed: int) -> dict[str, Any]:
-    """Metrics of an evaluation table (`EvaluationResponse` rows); for round 0 `initial` and `previous` are None."""
+def summarize(
+    table: pa.Table, initial: pa.Table | None, previous: pa.Table | None, seed: int, *, gold: bool
+) -> dict[str, Any]:
+    """Metrics of an evaluation table (`EvaluationResponse` rows); for round 0 `initial` and `previous` are None.
+
+    `gold`: whether the run has a gold judge, which then judges, also where it failed; `eval_num_ungolded` counts that.
+    """
     sampled = table.filter(pc.equal(table["mode"], "sampled"))
     greedy = table.filter(pc.equal(table["mode"], "greedy"))
-    judge = "gold_reward" if pc.count(sampled["gold_reward"]).as_py() else "reward"
+    judge = "gold_reward" if gold else "reward"
     metrics: dict[str, Any] = {
-        "eval_judge": "gold" if judge == "gold_reward" else "reward",
+        "eval_judge": "gold" if gold else "reward",
         "eval_num_prompts": len(set(sampled["prompt_id"].to_pylist())),
         "eval_reward_mean": _mean(sampled, "reward", seed).get("mean"),
         "eval_reward_greedy_mean": _mean(greedy, "reward", seed).get("mean"),
@@ -30,11 +35,12 @@ def summarize(table: pa.Table, initial: pa.Table | None, previous: pa.Table | No
         "eval_distinct_fraction": statistics.distinct_fraction(sampled["text"].to_pylist()),
         "eval_distinct_2": statistics.distinct_n(sampled["token_ids"].to_pylist(), 2),
     }
-    gold = _mean(sampled, "gold_reward", seed)
+    golds = _mean(sampled, "gold_reward", seed)
     metrics |= {
-        "eval_gold_mean": gold.get("mean"),
-        "eval_gold_ci_low": gold.get("ci_low"),
-        "eval_gold_ci_high": gold.get("ci_high"),
+        "eval_num_ungolded": table.num_rows - int(pc.count(table["gold_reward"]).as_py()) if gold else 0,
+        "eval_gold_mean": golds.get("mean"),
+        "eval_gold_ci_low": golds.get("ci_low"),
+        "eval_gold_ci_high": golds.get("ci_high"),
         "eval_gold_greedy_mean": _mean(greedy, "gold_reward", seed).get("mean"),
     }
     for name, other in (("initial", initial), ("previous", previous)):

@@ -80,7 +80,7 @@ def test_asked_to_stop_it_seals_a_checkpoint_first(policy, pairs, uninterrupted,
         train(job, ask)
     assert not (tmp_path / "output/policy").exists()
     (tmp_path / "STOP").unlink()
-    result, folder = uninterrupted
+    _, folder = uninterrupted
     again = train(job)
     assert again.resumed_from_step in (2, 3)
     assert largest_difference(weights(tmp_path / "output/policy"), weights(folder / "output/policy")) == 0.0

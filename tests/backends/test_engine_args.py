@@ -8,6 +8,7 @@ from transformers import LlamaConfig
 
 from selfplay.backends.engine_args import (
     OWNED_KEYS,
+    cpu_cache_bytes,
     engine_arguments,
     key_problems,
     prepare_environment,
@@ -40,7 +41,32 @@ def test_cpu_never_splits_a_prefill():
 
 def test_cpu_cache_grows_with_the_context_so_that_a_full_sequence_fits():
     wide = LlamaConfig(hidden_size=2048, num_attention_heads=16, num_hidden_layers=24, max_position_embeddings=4096)
-    assert arguments({}, cpu_config=wide)["kv_cache_memory_bytes"] > 4 * 4096 * 24 * 2 * 2048 * 4
+    one = 4096 * 24 * 2 * 2048 * 4
+    assert one < arguments({}, cpu_config=wide)["kv_cache_memory_bytes"] < 1.1 * one
+
+
+def test_cpu_cache_holds_four_sequences_only_while_they_are_small():
+    def sizes(length, dtype="float32"):
+        return cpu_cache_bytes({}, config, length, dtype)
+
+    # the shape of a small model with a long context: 24 layers, 2 heads of keys, 64 wide
+    config = LlamaConfig(hidden_size=896, num_attention_heads=14, num_key_value_heads=2, num_hidden_layers=24)
+    token = 2 * 24 * 2 * 64 * 4
+    assert sizes(512) == (64 << 20, token * 576)
+    assert sizes(4096) == (4 * token * 4160, token * 4160)
+    assert sizes(16384) == (1 << 30, token * 16448)
+    assert sizes(131072) == (token * 131136, token * 131136)
+    assert sizes(131072, "bfloat16")[1] == sizes(131072)[1] // 2
+    assert cpu_cache_bytes({"kv_cache_memory_bytes": 5}, config, 512, "float32")[0] == 5
+
+
+@pytest.mark.parametrize("value", ["4GB", True, 0, 1.5])
+def test_sizes_that_are_none(value):
+    with pytest.raises(ConfigError, match=r"kv_cache_memory_bytes is .* no number of bytes"):
+        cpu_cache_bytes({"kv_cache_memory_bytes": value}, CONFIG, 512, "float32")
+    if value != 0:
+        with pytest.raises(ConfigError, match=r"max_num_batched_tokens is .* no number of tokens"):
+            arguments({"max_num_batched_tokens": value})
 
 
 def test_gpu_keeps_vllms_own_sizes():

@@ -61,7 +61,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "reward.max_length": ("identity", 99, {}),
     "reward.dtype": ("identity", "float32", {}),
     "reward.batched": ("identity", True, FUNCTION),
-    "reward.max_failed": ("identity", 0.5, {}),
+    "reward.max_failed": ("resource", 0.5, {}),
     "reward.batch_tokens": ("resource", 4096, {}),
     "reward.trust_remote_code": ("identity", True, {}),
     "selection.metric": ("identity", "random", {}),

@@ -69,6 +69,10 @@ def test_a_config_cannot_be_changed() -> None:
         ({"reward": {"trust_remote_code": True}}, "trust_remote_code needs `revision`"),
         ({"selection": {"keep": 0}}, "`keep` is a fraction above 0"),
         ({"selection": {"keep": -3}}, "`keep` is a fraction above 0"),
+        (
+            {"policy": {"chat_template": "none", "system_prompt": "Be brief."}},
+            "`system_prompt` needs a chat template to be written with",
+        ),
         ({"selection": {"keep": 1}}, "write 1.0 for all pairs"),
         ({"selection": {"keep": 1.5}}, "is no fraction up to 1.0"),
         ({"selection": {"keep": 500.0}}, "a number of pairs is written without a point"),

@@ -284,7 +284,7 @@ class Maker:
         initial, previous = (self._evaluation(other) for other in (0, number - 1)) if number else (None, None)
         metrics = {
             "weight_changes": [_change("reloaded" if number else "loaded")], "policy_digest": "b" * 64,
-            **summarize(table, initial, previous, 0),
+            **summarize(table, initial, previous, 0, gold=True),
         }  # fmt: skip
         reads = [(0, "prompts"), *([(0, "evaluate"), (number - 1, "evaluate"), (number, "train")] if number else [])]
         self._commit(number, "evaluate", sorted(set(reads)), [("", [table])], metrics)

@@ -38,6 +38,14 @@ def test_over_optimisation_is_flagged_first(tmp_path: Path, gold_gain: float, fl
     assert not any(warning["name"] == "over_optimised" for warning in show_document(store, 0)["warnings"])
 
 
+def test_a_judge_that_failed_is_named_with_its_reasons() -> None:
+    reasons = {f"reward_error: KeyError: {number}": 1 for number in range(40)} | {"reward_none": 7}
+    metrics = {"score": {"num_responses": 400, "gold_drop_reasons": reasons}}
+    (found,) = warnings.round_warnings(metrics, {})
+    assert found["message"].startswith("responses that the gold judge failed for, of 400: reward_none 7, reward_error")
+    assert found["message"].endswith(", and 36 for other reasons")
+
+
 REBUILT = {"how": "rebuilt", "seconds": 1.0, "canary_error": None, "canary_positions": 0, "reason": "NaN in a tensor"}
 
 
@@ -52,6 +60,9 @@ REBUILT = {"how": "rebuilt", "seconds": 1.0, "canary_error": None, "canary_posit
         ("prompts", {"num_bad_rows": 1, "bad_rows": [{"file": "a", "row": 3, "reason": "empty"}]}, "bad_rows"),
         ("pair", {"num_pairs": 2, "unused_reasons": {"zero_margin": 40}}, "few_pairs"),
         ("select", {"implicit_margin_all_zero": True}, "implicit_margin_zero"),
+        ("score", {"gold_drop_reasons": {"reward_none": 3}}, "ungolded"),
+        ("score", {"gold_lacks": ["answer"]}, "gold_not_on_training"),
+        ("evaluate", {"eval_gold_drop_reasons": {"reward_none": 3}}, "ungolded"),
         ("evaluate", {"eval_truncated_fraction": 0.5}, "evaluation_truncated"),
         ("evaluate", {"eval_distinct_fraction": 0.2}, "repeated_responses"),
         ("evaluate", {"eval_num_tokens_mean": 30.0}, "longer_responses"),

@@ -1,0 +1,105 @@
+"""Memory that is there and memory that a run takes, in bytes, counted before it starts (part of the plan)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfplay.config.schema import Config
+from selfplay.errors import ModelError
+from selfplay.inputs import Inputs
+
+# float32 weights, gradients and the two moments of Adam
+TRAINING_BYTES_PER_PARAMETER = 16
+# the frozen weights in float32; gradients and moments of the adapters alone, about a fiftieth of the parameters
+LORA_BYTES_PER_PARAMETER = 4
+LORA_SHARE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMemory:
+    """What an engine on a CPU takes: weights, its cache of keys and values, and the least cache that serves one sequence of
+    the whole context."""
+
+    weights: int
+    cache: int
+    least_cache: int
+
+    @property
+    def total(self) -> int:
+        """Weights and cache."""
+        return self.weights + self.cache
+
+
+def training_bytes(config: Config, num_params: int) -> int:
+    """What weights, gradients and optimizer take in training; activations come on top."""
+    if config.training.lora is None:
+        return num_params * TRAINING_BYTES_PER_PARAMETER
+    return int(num_params * (LORA_BYTES_PER_PARAMETER + LORA_SHARE * TRAINING_BYTES_PER_PARAMETER))
+
+
+def engine_dtype(config: Config, *, gpu: bool) -> str:
+    """The dtype of the engine: `auto` is float32 on a CPU, bfloat16 on a GPU."""
+    if config.policy.dtype != "auto":
+        return config.policy.dtype
+    return "bfloat16" if gpu else "float32"
+
+
+def cpu_engine_memory(config: Config, inputs: Inputs) -> EngineMemory:
+    """Memory of one engine on a CPU. Raises ModelError for a config that transformers does not know, ConfigError for a cache
+    size that is no number."""
+    from transformers import AutoConfig
+
+    from selfplay.backends.engine_args import cpu_cache_bytes
+
+    dtype = engine_dtype(config, gpu=False)
+    folder = inputs.policy.folder
+    try:
+        model = AutoConfig.from_pretrained(
+            str(folder), trust_remote_code=config.policy.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"transformers cannot read {folder / 'config.json'}: {str(error).splitlines()[0]}",
+            "Its model type may need a newer transformers, or policy.trust_remote_code with a pinned revision.",
+        ) from error
+    cache, least = cpu_cache_bytes(config.sampling.engine, model, inputs.context_length, dtype)
+    return EngineMemory(inputs.policy_info.num_params * (4 if dtype == "float32" else 2), cache, least)
+
+
+def available_memory() -> int:
+    """Bytes a training could take: the largest GPU's memory where there is one, else what the kernel calls available, within
+    the limit of this process's control group."""
+    gpu = gpu_memory()
+    if gpu:
+        return max(gpu)
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    values = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    available = int(values["MemAvailable"].split()[0]) * 1024
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        available = min(available, int(text))
+    return available
+
+
+def gpu_memory() -> list[int]:
+    """Total bytes of each NVIDIA GPU, by nvidia-smi; empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    found = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    return [int(line) << 20 for line in found.stdout.split() if line.isdigit()] if found.returncode == 0 else []
+
+
+def human_bytes(number: float) -> str:
+    """For people: 13.4 MB."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit in ("B", "KB") else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
