@@ -239,7 +239,7 @@ def test_a_judge_that_fails_stops_the_run_by_its_name(write_config: WriteConfig,
     fakes.gold = FailingScorer(every=1)
     with pytest.raises(BackendError, match=r"the gold judge \(evaluation\.gold\) failed for .* KeyError") as error:
         start(write_config(), tmp_path / "run", fakes)
-    assert f"`selfplay resume {tmp_path / 'run'} reward.max_failed=0.5`" in error.value.hint
+    assert f"`selfplay resume {tmp_path / 'run'} reward.max_failed=1.0`" in error.value.hint
     # what the hint says is possible
     document = Store.open(tmp_path / "run").attempt_documents()[-1]["config"]
     fakes = Fakes()

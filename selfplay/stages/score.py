@@ -104,11 +104,12 @@ def check_failures(context: Context, table: pa.Table, *, judge: bool = False) ->
         setting = "reward.function"
     name = f"the gold judge ({setting})" if judge else f"the reward ({setting})"
     again = f"`selfplay resume {context.store.layout.root}"
+    enough = 0.5 if len(reasons) <= 0.5 * table.num_rows else 1.0
     raise BackendError(
         f"{name} failed for {len(reasons)} of {table.num_rows} responses of a shard; most often ({count}): {common}",
         f"If something it calls was out of order for a while, {again}` scores the rest. "
         + ("A changed function makes another run: its source is pinned. " if function is not None else "")
-        + f"{again} reward.max_failed=0.5` allows more failures.",
+        + f"{again} reward.max_failed={enough}` allows more failures.",
     )
 
 
