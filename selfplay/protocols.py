@@ -93,7 +93,6 @@ class ScoreItem:
     response: str
     finish_reason: str = "stop"
     columns: dict[str, Any] = field(default_factory=dict)
-    plain_prompt: bool = True
 
 
 class Scorer(Protocol):

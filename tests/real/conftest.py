@@ -40,7 +40,7 @@ def config(world: Path, tmp_path: Path) -> Path:
     document["prompts"]["per_round"] = 160
     document["sampling"] |= {"num_responses": 4, "max_tokens": 48, "shard_size": 8}
     document["selection"] = {"keep": 0.5}
-    document["training"] |= {"epochs": 3, "batch_size": 4, "learning_rate": 5e-4, "checkpoint_every": 6}
+    document["training"] |= {"epochs": 6, "batch_size": 4, "learning_rate": 5e-4, "checkpoint_every": 4}
     document["evaluation"] |= {"num_prompts": 16, "num_responses": 1}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(document))
