@@ -6,6 +6,7 @@ Holds the run's lock, starts the workers, walks the loop, and writes how it ende
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import signal
@@ -30,6 +31,7 @@ from selfplay.plan import Plan, make_plan
 from selfplay.reporting import Reporter, libraries_to
 from selfplay.stages.context import Context, StopFlag
 from selfplay.store.durable import make_folder, pretty_json
+from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
 from selfplay.workers import Device, ray_workers
@@ -70,8 +72,14 @@ def start(
     reporter: Reporter,
     grace: float = 25.0,
     workers: MakeWorkers | None = None,
+    *,
+    forked_from: Fork | None = None,
+    stop: StopFlag | None = None,
+    until: tuple[int, str] | None = None,
 ) -> Store:
-    """Begin a new run and walk it to its end. `workers` replaces the Ray workers (tests)."""
+    """Begin a new run and walk it to its end. `workers` replaces the Ray workers (tests, `compare`); `forked_from` names stages
+    of another run that are taken over; `stop` is the flag of a caller that handles the signals itself; `until` (a round and a
+    stage) is the last stage to run."""
     config = prepared.config
     run_dir = prepared.run_dir.absolute()
     make_folder(run_dir)
@@ -86,8 +94,10 @@ def start(
                 "revisions.json": pretty_json(prepared.inputs.revisions),
                 "search_path.json": pretty_json(str(prepared.search_path)),
             },
+            forked_from,
         )
-        _attempt(store, prepared, reporter, grace, workers or ray_workers)
+        store.inherit()
+        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until)
     return store
 
 
@@ -125,17 +135,21 @@ def go_on(
     reporter: Reporter,
     grace: float = 25.0,
     workers: MakeWorkers | None = None,
+    *,
+    stop: StopFlag | None = None,
+    until: tuple[int, str] | None = None,
 ) -> None:
-    """Another attempt at a run: adopt what is committed, do the rest."""
+    """Another attempt at a run: adopt what is committed, do the rest. See `start` for the arguments."""
     with RunLock(store.layout.lock):
         for line in check_drift(store, before, prepared, pins):
             reporter.say(f"changed: {line}")
         store.clean_work()
+        store.inherit()
         for line in adopted(store, prepared.config):
             reporter.say(line)
         if next_stage(store, prepared.config.rounds) is None:
             return
-        _attempt(store, prepared, reporter, grace, workers or ray_workers)
+        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until)
 
 
 def adopted(store: Store, config: Config) -> list[str]:
@@ -159,6 +173,7 @@ def adopted(store: Store, config: Config) -> list[str]:
     return lines
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what a run's results may depend on."""
     found = {"python": platform.python_version()}
@@ -168,7 +183,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float, make: MakeWorkers) -> None:
+def _attempt(
+    store: Store,
+    prepared: Prepared,
+    reporter: Reporter,
+    grace: float,
+    make: MakeWorkers,
+    given_stop: StopFlag | None,
+    until: tuple[int, str] | None,
+) -> None:
     config = prepared.config
     number = store.begin_attempt(
         {
@@ -179,19 +202,18 @@ def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float,
             # a hub model's folder is named by the commit that its revision resolved to
             "folders": {
                 name: str(model.folder)
-                for name, model in (("policy", prepared.inputs.policy), ("reward", prepared.inputs.reward))
-                if model is not None
+                for name, model in {"policy": prepared.inputs.policy, **prepared.inputs.rewards}.items()
             },
         }
     )
     folder = store.layout.attempt(number)
     reporter.open_log(folder / "log.txt", folder / "events.jsonl")
-    stop = StopFlag()
+    stop = given_stop or StopFlag()
     try:
         with (
             libraries_to(folder / "libraries.log") as people,
             reporter.speaking_to(people),
-            _signals(stop, grace, reporter),
+            contextlib.nullcontext() if given_stop else signals(stop, grace, reporter),
             make(config, prepared.inputs, folder) as workers,
         ):
             device = Device.of(config)
@@ -208,7 +230,7 @@ def _attempt(store: Store, prepared: Prepared, reporter: Reporter, grace: float,
                 engine_dtype=device.engine_dtype,
                 precision=device.precision,
             )
-            loop.run(context, reporter.stage)
+            loop.run(context, reporter.stage, until)
     except Interrupted as error:
         _end(store, number, "interrupted", error.message)
         raise
@@ -240,7 +262,7 @@ def _end(store: Store, number: int, outcome: str, message: str) -> None:
 
 
 @contextlib.contextmanager
-def _signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
+def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
     """First Ctrl-C or SIGTERM: stop at the next safe point. Second Ctrl-C, or SIGTERM's deadline: at once."""
 
     def interrupt(number: int, frame: Any) -> None:

@@ -22,8 +22,9 @@ from selfplay.backends.preflight import (
 )
 from selfplay.backends.reward_function import RewardFunction, source_digest
 from selfplay.config.diff import identity_document
-from selfplay.config.schema import Config, EvaluationConfig, PolicyConfig, PromptsConfig, RewardConfig
+from selfplay.config.schema import Config, EvaluationConfig, MixConfig, PolicyConfig, PromptsConfig, RewardSource
 from selfplay.errors import ConfigError
+from selfplay.ranking import Ranking, ranking_pins, resolve_ranking
 from selfplay.source_rows import digest as data_digest
 from selfplay.sources import PromptSource, load_prompts
 from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
@@ -42,13 +43,14 @@ class Inputs:
     """Everything outside the run directory that a run reads. Lengths are in tokens.
 
     `pins` maps a setting's name to the sha256 of what it named, `revisions` to NAME@COMMIT where that was a hub model.
+    `rewards` are the reward models by their section (`reward`, or `reward.parts.NAME`); functions are none of them.
     `gold_lacks`: columns that the gold judge requires and only the evaluation's prompts have.
     """
 
     policy: PinnedModel
     policy_info: PolicyInfo
-    reward: PinnedModel | None
-    reward_info: RewardModelInfo | None
+    rewards: dict[str, PinnedModel]
+    reward_infos: dict[str, RewardModelInfo]
     prompts: PromptSource
     evaluation: PromptSource | None
     renderer: ChatRenderer
@@ -61,6 +63,8 @@ class Inputs:
     pins: dict[str, str]
     revisions: dict[str, str]
     gold_lacks: tuple[str, ...]
+    ranking: Ranking
+    mix: PinnedModel | None = None
 
     @property
     def gold_on_training(self) -> bool:
@@ -81,38 +85,46 @@ def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | No
     policy_folder = _model("policy.model", policy_settings, known, found)
     template = read_chat_template(policy_settings.chat_template, search_path)
     info = check_policy(policy_folder, chat_template_needed=template is None)
-    reward = reward_info = None
-    if config.reward.model is not None:
-        reward_folder = _model("reward.model", config.reward, known, found)
-        reward_info = check_reward_model(reward_folder, trust_remote_code=config.reward.trust_remote_code)
-        reward = PinnedModel(reward_folder, model_digest(reward_folder))
+    rewards: dict[str, PinnedModel] = {}
+    reward_infos: dict[str, RewardModelInfo] = {}
+    for section, source in config.reward.sources().items():
+        if source.model is not None:
+            folder = _model(f"{section}.model", source, known, found)
+            reward_infos[section] = check_reward_model(folder, trust_remote_code=source.trust_remote_code)
+            rewards[section] = PinnedModel(folder, model_digest(folder))
     prompts = _load(config.prompts, policy_settings.system_prompt, search_path)
     evaluation = _load(config.evaluation, policy_settings.system_prompt, search_path) if config.evaluation else None
     pins = {"policy.model": model_digest(policy_folder)}
     pins["prompts.source"] = _data_pin(config.prompts, search_path)
-    if reward is not None:
-        pins["reward.model"] = reward.digest
+    mix = _mixed_model(config, policy_folder, info, known, found)
+    if mix is not None:
+        pins["sampling.mix.model"] = mix.digest
+    pins |= {f"{section}.model": model.digest for section, model in rewards.items()}
     if config.evaluation is not None:
         pins["evaluation.source"] = _data_pin(config.evaluation, search_path)
-    pins |= _function_pins(config, search_path)
+    pins |= _function_pins(config, search_path) | ranking_pins(config, search_path)
     gold_lacks = _check_functions(config, search_path, prompts, evaluation)
     if template is not None:
         pins["policy.chat_template"] = sha256_bytes(template.encode())
     tokenizer = load_tokenizer(policy_folder, trust_remote_code=policy_settings.trust_remote_code)
     lengths = _lengths(config, info)
+    renderer = ChatRenderer(tokenizer, template, policy_settings.chat_template_kwargs)
+    ranking = resolve_ranking(config, search_path, prompts, renderer, lengths["context_length"])
     return Inputs(
         policy=PinnedModel(policy_folder, pins["policy.model"]),
         policy_info=info,
-        reward=reward,
-        reward_info=reward_info,
+        rewards=rewards,
+        reward_infos=reward_infos,
         prompts=prompts,
         evaluation=evaluation,
-        renderer=ChatRenderer(tokenizer, template, policy_settings.chat_template_kwargs),
+        renderer=renderer,
         stop_token_ids=stop_token_ids(tokenizer, generation_eos_ids(policy_folder)),
         search_path=search_path,
         pins=pins,
         revisions=found,
         gold_lacks=gold_lacks,
+        ranking=ranking,
+        mix=mix,
         **lengths,
     )
 
@@ -128,7 +140,26 @@ def _data_pin(section: PromptsConfig | EvaluationConfig, base: Path) -> str:
     return data_digest(section.source, section.split, base, subset=section.subset, revision=section.revision)
 
 
-def _model(name: str, section: PolicyConfig | RewardConfig, known: Mapping[str, str], found: dict[str, str]) -> Path:
+def _mixed_model(
+    config: Config, policy_folder: Path, policy: PolicyInfo, known: Mapping[str, str], found: dict[str, str]
+) -> PinnedModel | None:
+    """The second model that responses are sampled from. It is another training of the policy: its token ids go through the
+    policy for log-probs and training, and one engine serves both in turn. Raises ConfigError where it is not."""
+    if config.sampling.mix is None:
+        return None
+    folder = _model("sampling.mix.model", config.sampling.mix, known, found)
+    info = check_policy(folder, chat_template_needed=False)
+    tokenizers = [(path / "tokenizer.json").read_bytes() for path in (folder, policy_folder)]
+    differs = [name for name in ("architecture", "num_params", "vocab_size") if getattr(info, name) != getattr(policy, name)]
+    if tokenizers[0] != tokenizers[1] or differs:
+        raise ConfigError(
+            f"sampling.mix.model {folder} differs from the policy in its {', '.join(differs) or 'tokenizer'}",
+            "Its responses go through the policy token by token: take another training of the same model.",
+        )
+    return PinnedModel(folder, model_digest(folder))
+
+
+def _model(name: str, section: PolicyConfig | RewardSource | MixConfig, known: Mapping[str, str], found: dict[str, str]) -> Path:
     """The folder of the model that a section names. That of a hub name is noted in `found`, and is the commit in `known`
     where this name was resolved before: a branch may have moved since."""
     assert section.model is not None, "the section names a model"
@@ -142,7 +173,8 @@ def _model(name: str, section: PolicyConfig | RewardConfig, known: Mapping[str, 
 
 def _function_pins(config: Config, search_path: Path) -> dict[str, str]:
     gold = config.evaluation.gold if config.evaluation else None
-    functions = {"reward.function": config.reward.function, "evaluation.gold": gold}
+    functions = {f"{section}.function": source.function for section, source in config.reward.sources().items()}
+    functions["evaluation.gold"] = gold
     # finding a module in a package runs the package, which may print; stdout is for data
     with contextlib.redirect_stdout(sys.stderr):
         return {name: source_digest(spec, search_path) for name, spec in functions.items() if spec is not None}
@@ -155,8 +187,10 @@ def _check_functions(
     lacks in the training prompts: it is there for the held-out ones, and left out of training then."""
     training = columns_of(prompts, config.prompts.column)
     with contextlib.redirect_stdout(sys.stderr):
-        if config.reward.function is not None:
-            function = RewardFunction(config.reward.function, search_path, batched=config.reward.batched)
+        for source in config.reward.sources().values():
+            if source.function is None:
+                continue
+            function = RewardFunction(source.function, search_path, batched=source.batched)
             function.check_columns(training, f"prompts.source ({config.prompts.source})")
             if config.evaluation is not None and evaluation is not None:
                 held_out = columns_of(evaluation, config.evaluation.column)

@@ -30,10 +30,12 @@ def plan(rounds: int) -> Iterator[tuple[int, str, Stage]]:
             yield number, name, stage
 
 
-def run(context: Context, on_stage: Callable[[int, str], None]) -> None:
-    """Walk to the end of the plan. `on_stage` is called as each stage begins."""
+def run(context: Context, on_stage: Callable[[int, str], None], until: tuple[int, str] | None = None) -> None:
+    """Walk to the end of the plan, or to the stage `until`. `on_stage` is called as each stage begins."""
     for number, name, stage in plan(context.config.rounds):
         if not context.store.is_committed(number, name):
             context.stop.check()
             on_stage(number, name)
             stage(context, number)
+        if (number, name) == until:
+            return

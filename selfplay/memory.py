@@ -48,6 +48,16 @@ def engine_dtype(config: Config, *, gpu: bool) -> str:
     return "bfloat16" if gpu else "float32"
 
 
+def reward_bytes(config: Config, inputs: Inputs, *, gpu: bool) -> int:
+    """Memory of the weights of all reward models, which stay loaded in their workers; functions take what they take."""
+    total = 0
+    for section, source in config.reward.sources().items():
+        if section in inputs.reward_infos:
+            half = source.dtype == "bfloat16" or (source.dtype == "auto" and gpu)
+            total += inputs.reward_infos[section].num_params * (2 if half else 4)
+    return total * config.cluster.scorer.replicas
+
+
 def cpu_engine_memory(config: Config, inputs: Inputs) -> EngineMemory:
     """Memory of one engine on a CPU. Raises ModelError for a config that transformers does not know, ConfigError for a cache
     size that is no number."""

@@ -22,8 +22,10 @@ from selfplay.memory import (
     engine_dtype,
     gpu_memory,
     human_bytes,
+    reward_bytes,
     training_bytes,
 )
+from selfplay.selection.pair_rules import pairs_per_prompt
 from selfplay.sources import BadRow, PromptSource
 
 __all__ = ["FEW_STEPS", "Plan", "available_memory", "gpu_memory", "make_plan"]
@@ -35,8 +37,9 @@ SHOWN_BAD_ROWS = 3
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Counts are upper bounds: ties, drops and stops make them smaller. Bytes of memory are of one process; `engine_bytes`
-    are those of an engine on a CPU (0 on a GPU, where it takes the share that it is given); `disk_bytes` is what is still
-    to be written. `bad_rows_shown` names the first bad rows of both sources."""
+    are those of an engine on a CPU (0 on a GPU, where it takes the share that it is given); `reward_bytes` those of the
+    weights of all reward models together; `disk_bytes` is what is still to be written. `bad_rows_shown`
+    names the first bad rows of both sources."""
 
     rounds: int
     rounds_done: int
@@ -54,6 +57,7 @@ class Plan:
     policy_parameters: int
     training_bytes: int
     engine_bytes: int
+    reward_bytes: int
     available_bytes: int
     disk_bytes: int
     free_disk_bytes: int
@@ -67,6 +71,7 @@ class Plan:
         """For people."""
         kept = f"{self.pairs_per_round} pairs, {self.kept_per_round} kept"
         engine = f", the engine {human_bytes(self.engine_bytes)} (weights and cache)" if self.engine_bytes else ""
+        rewards = f", reward models {human_bytes(self.reward_bytes)} (weights)" if self.reward_bytes else ""
         done = f" ({self.rounds_done} of them done)" if self.rounds_done else ""
         return [
             f"{self.rounds} rounds{done}: {self.prompts_per_round} prompts, {self.responses_per_round} responses, {kept}, "
@@ -75,7 +80,7 @@ class Plan:
             f"{_bad(self.evaluation_bad_rows)}, {self.evaluation_responses} responses each time",
             *(f"bad row: {row}" for row in self.bad_rows_shown),
             f"memory: training takes about {human_bytes(self.training_bytes)} "
-            f"({self.policy_parameters / 1e6:.1f} M parameters){engine}, {human_bytes(self.available_bytes)} are there; "
+            f"({self.policy_parameters / 1e6:.1f} M parameters){engine}{rewards}, {human_bytes(self.available_bytes)} are there; "
             f"disk: about {human_bytes(self.disk_bytes)} to be written, {human_bytes(self.free_disk_bytes)} free",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
@@ -89,14 +94,16 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 
     evaluation_prompts, evaluation_responses = _evaluation(config, inputs)
     per_round = config.prompts.per_round
     keep = config.selection.keep
-    kept = min(per_round, keep) if isinstance(keep, int) else round(keep * per_round)
+    pairs = per_round * pairs_per_prompt(config.pairs.rules(), config.sampling.num_responses)
+    kept = min(pairs, keep) if isinstance(keep, int) else round(keep * pairs)
     data = kept * (config.rounds if config.training.data == "accumulated" else 1)
-    steps = math.ceil(data / config.training.batch_size) * config.training.epochs
+    steps = config.training.max_steps or math.ceil(data / config.training.batch_size) * config.training.epochs
     responses = per_round * config.sampling.num_responses
     parameters = inputs.policy_info.num_params
     training = training_bytes(config, parameters)
     gpu = bool(gpu_memory())
     engine = None if gpu else cpu_engine_memory(config, inputs)
+    rewards = reward_bytes(config, inputs, gpu=gpu)
     disk = _disk_bytes(config, parameters, responses, evaluation_responses, rounds_done, gpu=gpu)
     memory = available_memory()
     free = shutil.disk_usage(_existing(run_dir)).free
@@ -116,7 +123,7 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 
         evaluation_bad_rows=len(inputs.evaluation.bad_rows) if inputs.evaluation else 0,
         bad_rows_shown=[*_bad_lines(inputs.prompts, 1), *_bad_lines(inputs.evaluation, 0)],
         responses_per_round=responses,
-        pairs_per_round=per_round,
+        pairs_per_round=pairs,
         kept_per_round=kept,
         optimizer_steps_per_round=steps,
         evaluation_prompts=evaluation_prompts,
@@ -124,10 +131,11 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 
         policy_parameters=parameters,
         training_bytes=training,
         engine_bytes=engine.total if engine else 0,
+        reward_bytes=rewards,
         available_bytes=memory,
         disk_bytes=disk,
         free_disk_bytes=free,
-        warnings=list(_warnings(config, inputs, steps, training, engine, memory)),
+        warnings=list(_warnings(config, inputs, steps, training, engine, rewards, memory)),
     )
 
 
@@ -201,17 +209,24 @@ def _check_memory(config: Config, inputs: Inputs, training: int, engine: EngineM
 
 
 def _warnings(
-    config: Config, inputs: Inputs, steps: int, training: int, engine: EngineMemory | None, memory: int
+    config: Config,
+    inputs: Inputs,
+    steps: int,
+    training: int,
+    engine: EngineMemory | None,
+    rewards: int,
+    memory: int,
 ) -> Iterator[str]:
     if steps < FEW_STEPS:
         yield (
             f"only {steps} optimizer steps a round: such a short schedule teaches little; lower training.batch_size, raise "
-            "epochs, keep or prompts.per_round"
+            "epochs (or max_steps), keep or prompts.per_round"
         )
-    if engine is not None and engine.total + training > memory:
+    if engine is not None and engine.total + rewards + training > memory:
+        scorers = f", and reward models of {human_bytes(rewards)}," if rewards else ""
         yield (
-            f"training ({human_bytes(training)}) and the engine that stays beside it ({human_bytes(engine.total)}) together "
-            f"take more than the {human_bytes(memory)} that are there; lower sampling.engine.max_model_len or "
+            f"training ({human_bytes(training)}) and the engine that stays beside it ({human_bytes(engine.total)}){scorers} "
+            f"together take more than the {human_bytes(memory)} that are there; lower sampling.engine.max_model_len or "
             "sampling.engine.kv_cache_memory_bytes"
         )
     overlap = _overlap(inputs)

@@ -17,11 +17,19 @@ from selfplay.records import Message
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One prompt to sample from. `seed` is a 31-bit integer; response i uses seed + i (mod 2**31)."""
+    """One prompt to sample from. `seed` is a 31-bit integer; response i uses seed + i (mod 2**31). `num_responses` and
+    `first_index` are set where a prompt's responses are shared out: i runs from `first_index` then, over that many."""
 
     prompt_id: str
     prompt_token_ids: list[int]
     seed: int
+    num_responses: int | None = None
+    first_index: int = 0
+
+    def indices(self, settings: SamplingSettings) -> range:
+        """The response indices asked for."""
+        num = settings.num_responses if self.num_responses is None else self.num_responses
+        return range(self.first_index, self.first_index + num)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +88,8 @@ class Sampler(Protocol):
         """Serve the policy in `folder`. A no-op that still reports when `digest` is being served already."""
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
-        """Columns prompt_id, response_index, seed, token_ids, num_tokens, text, finish_reason: `num_responses` rows a
-        request, in the order of the requests, indexed from 0."""
+        """Columns prompt_id, response_index, seed, token_ids, num_tokens, text, finish_reason: a row for each of a
+        request's indices, in the order of the requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +120,34 @@ class LogprobItem:
     token_ids: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A rendered question about a response: the next token is the answer's first."""
+
+    response_id: str
+    prompt_token_ids: list[int]
+
+
 class LogprobModel(Protocol):
-    """Teacher-forced log-probs under a policy folder."""
+    """Teacher-forced log-probs under a policy folder, and what else metrics read of it; each is asked for by itself."""
 
     def logprobs(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
         """Columns response_id, logp (float64, sum over the response's tokens, temperature 1), num_tokens, in item order."""
+
+    def logprobs_alone(self, folder: str, digest: str, items: Sequence[LogprobItem], start_token_id: int) -> pa.Table:
+        """As `logprobs`, with `start_token_id` alone in the place of each prompt."""
+
+    def yes_probability(
+        self, folder: str, digest: str, questions: Sequence[Question], answers: Sequence[Sequence[int]]
+    ) -> pa.Table:
+        """Columns response_id, probability (float64 in [0, 1]: that one of the `answers` comes next), in question order."""
+
+    def embeddings(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
+        """Columns response_id, embedding (fixed-size list of float32: mean of the last hidden states over prompt and
+        response), in item order."""
+
+    def release(self) -> None:
+        """Free the model's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +169,8 @@ class TrainJob:
     """One round's training. Folders are absolute. `policy_dir` is a Hugging Face folder with the starting weights,
     `output_dir` an empty scratch folder that will hold `policy/` (float32, tokenizer included) and, when `engine_dtype` is
     bfloat16, `engine/` (the copy the engine loads). `checkpoint_dir` keeps sealed trainer checkpoints for a resume. Once
-    `stop_file` exists the trainer seals a checkpoint after the step under way and raises Interrupted."""
+    `stop_file` exists the trainer seals a checkpoint after the step under way and raises Interrupted. `max_steps`: optimizer
+    steps, instead of `epochs`."""
 
     pairs: Sequence[TrainPair]
     policy_dir: str
@@ -165,6 +197,7 @@ class TrainJob:
     canary_prompts: Sequence[list[int]] = ()
     canary_tokens: int = 8
     stop_file: str = ""
+    max_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

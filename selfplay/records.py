@@ -44,6 +44,7 @@ class Prompt:
 @dataclass(frozen=True, slots=True)
 class Response:
     """One sampled response (stage *sample*). `token_ids` ends with the sampled end token when `finish_reason` is "stop".
+    `origin` is null for the policy's own, "mix" for one of the second model (`sampling.mix`).
 
     Example: Response("9f2c...-r001-0", "9f2c...", 1, 0, 123456, [7, 8, 2], 3, "hello", "stop")
     """
@@ -57,6 +58,7 @@ class Response:
     num_tokens: int
     text: str
     finish_reason: str
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,23 @@ def schema(record: type) -> pa.Schema:
     return pa.schema(fields)
 
 
+def part_column(name: str) -> str:
+    """The column that holds a part of a combined reward (`reward.parts.NAME`) as its scorer gave it."""
+    return f"reward_{name}"
+
+
+def with_parts(shape: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    """A schema with `reward` (rewards, responses of the evaluation) with the columns of the parts behind it, by name."""
+    fields = [pa.field(part_column(name), pa.float64()) for name in sorted(names)]
+    at = shape.get_field_index("reward") + 1
+    return pa.schema([*list(shape)[:at], *fields, *list(shape)[at:]])
+
+
+def part_columns(names: Iterable[str]) -> list[str]:
+    """Which columns of such a table hold parts of a reward."""
+    return [name for name in names if name.startswith("reward_")]
+
+
 def to_table(record: type, rows: Iterable[Any]) -> pa.Table:
     """Rows of one record class as an Arrow table with its schema (also when there is no row)."""
     rows = list(rows)
@@ -181,7 +200,13 @@ def to_table(record: type, rows: Iterable[Any]) -> pa.Table:
 
 
 def from_table(record: type, table: pa.Table) -> list[Any]:
-    """The rows of a table as records; columns that the record does not know (parts of a reward) are left out."""
-    names = [field.name for field in dataclasses.fields(record)]
-    columns = [table.column(name).to_pylist() for name in names]
+    """The rows of a table as records; columns that the record does not know (parts of a reward) are left out. A nullable
+    column that the table does not have is null: an earlier version wrote it."""
+    shape = schema(record)
+    columns = [
+        [None] * table.num_rows
+        if field.nullable and field.name not in table.column_names
+        else table.column(field.name).to_pylist()
+        for field in shape
+    ]
     return [record(*values) for values in zip(*columns, strict=True)]

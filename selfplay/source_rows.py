@@ -1,5 +1,5 @@
-"""The rows of a prompt source, whatever it is kept in: the reading half of the *prompts* stage (`sources.py` is
-the other).
+"""The rows of a source, whatever it is kept in: the reading half of the *prompts* stage (`sources.py` is the
+other) and of `selfplay select` (`offline/`).
 
 Files are read with pyarrow and the standard library; only a name on the Hub needs `datasets`, imported when it
 is asked for. Row numbers are 1-based: in JSON Lines the line of the file (blank lines count, but are no rows),
@@ -9,14 +9,14 @@ elsewhere the record, a CSV's header not counted.
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import hashlib
 import io
 import json
-import re
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -25,19 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.errors import DataError
+from selfplay.source_files import WHAT_IS_READ, file_digest, file_format, local_path, source_files
 
-_FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_WHAT_IS_READ = (
-    "Sources are .jsonl, .json, .csv, .tsv (each also .gz), .parquet, a save_to_disk folder, or a Hub dataset."
-)
+_BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +43,120 @@ class SourceRow:
     problem: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An opened source: its data files in reading order or, without files, a Hub dataset with what it was asked for
+    as (`hub_key`). `name` is for people."""
+
+    name: str
+    files: Sequence[Path]
+    hub: Any = None
+    hub_key: str = ""
+
+    @property
+    def is_arrow(self) -> bool:
+        """Whether it is kept in columns (Parquet, Arrow, the Hub's cache): `schemas` and `tables` work."""
+        return self.hub is not None or all(file_format(file) in ("parquet", "arrow") for file in self.files)
+
+    def rows(self) -> Iterator[SourceRow]:
+        """The rows in the source's own order; a row that cannot be read comes with its problem. Raises DataError
+        for a file that is unreadable as a whole."""
+        if self.is_arrow:
+            for file, first, table in self.tables(batch_size=_BATCH):
+                yield from _table_rows(file, first, table)
+            return
+        for path in self.files:
+            with _readable(path):
+                yield from _read_file(path)
+
+    def columns(self) -> list[str]:
+        """The names of the columns in any row, in the order of their first appearance. Reads the whole source
+        where it is JSON. Raises DataError for two columns of one name."""
+        if self.is_arrow:
+            names = [name for schema in self.schemas() for name in schema.names]
+        elif all(file_format(file) in ("csv", "tsv") for file in self.files):
+            names = []
+            for path in self.files:
+                with _readable(path), _open(path) as file:
+                    names += _csv_header(path.name, _csv_reader(path, file)) or []
+        else:
+            found: dict[str, None] = {}
+            for row in self.rows():
+                if row.values is not None:
+                    found.update(dict.fromkeys(row.values))
+            return list(found)
+        return list(dict.fromkeys(names))
+
+    def schemas(self) -> list[pa.Schema]:
+        """The Arrow schema of every file (of a Hub dataset: the one). Raises DataError for two columns of one name."""
+        if self.hub is not None:
+            return [self.hub.data.table.schema]
+        found = []
+        for path in self.files:
+            with _readable(path), _arrow_file(path) as file:
+                schema = file.schema_arrow if isinstance(file, pq.ParquetFile) else file.schema
+            _refuse_double_names(path.name, schema.names)
+            found.append(schema)
+        return found
+
+    def num_rows(self) -> int:
+        """Rows of a source in columns, without reading them."""
+        if self.hub is not None:
+            return int(self.hub.num_rows)
+        total = 0
+        for path in self.files:
+            with _readable(path), _arrow_file(path) as file:
+                if isinstance(file, pq.ParquetFile):
+                    total += file.metadata.num_rows
+                else:
+                    total += sum(batch.num_rows for batch in file)
+        return total
+
+    def tables(
+        self, columns: Sequence[str] | None = None, batch_size: int | None = None
+    ) -> Iterator[tuple[str, int, pa.Table]]:
+        """The rows as pieces of Arrow tables, each with its file and the number of its first row. `columns`: only
+        these; `batch_size`: at most so many rows a piece, else pieces as they are kept. For sources in columns."""
+        if self.hub is not None:
+            yield from _hub_tables(self.name, self.hub, columns, batch_size)
+            return
+        for path in self.files:
+            first = 1
+            with _readable(path), _arrow_file(path) as file:
+                for table in _pieces(file, columns, batch_size):
+                    yield path.name, first, table
+                    first += table.num_rows
+
+    def digest(self) -> str:
+        """sha256 (hex) that changes when the content does; see `digest`."""
+        if self.hub is not None:
+            return hashlib.sha256(f"{self.hub_key} {self.hub._fingerprint}".encode()).hexdigest()
+        if len(self.files) == 1 and file_format(self.files[0]) != "arrow":
+            return file_digest(self.files[0])
+        total = hashlib.sha256()
+        for file in self.files:
+            total.update(f"{file.name} {file_digest(file)}\n".encode())
+        return total.hexdigest()
+
+
+def open_source(
+    source: str,
+    split: str | None = None,
+    base_dir: str | Path = ".",
+    *,
+    subset: str | None = None,
+    revision: str | None = None,
+) -> Source:
+    """Find what a source is; nothing is read but a Hub dataset loaded. Arguments and errors as in `read_rows`."""
+    path = local_path(source, base_dir)
+    if path is None:
+        hub = _load_hub(source, split, subset, revision)
+        return Source(f"{source}:{split}", (), hub, f"{source} {subset} {split}")
+    if subset is not None or revision is not None:
+        raise DataError(f"{path} is local: it has no subset and no revision", "Remove the setting.")
+    return Source(str(path), source_files(path, split))
+
+
 def read_rows(
     source: str,
     split: str | None = None,
@@ -64,26 +168,10 @@ def read_rows(
     """The rows of a source in its own order; a row that cannot be read comes with its problem.
 
     `source` is a path, relative to `base_dir`, or the name of a `datasets` dataset (then `split` is required,
-    `subset` and `revision` are allowed). A save_to_disk folder of several splits takes `split` too. Raises
-    DataError for what is missing, unreadable as a whole, or named by a setting that does nothing there.
+    `subset` and `revision` are allowed). A folder of several splits takes `split` too. Raises DataError for what
+    is missing, unreadable as a whole, or named by a setting that does nothing there.
     """
-    path = _local_path(source, base_dir)
-    if path is None:
-        yield from _read_hub(source, split, subset, revision)
-        return
-    if subset is not None or revision is not None:
-        raise DataError(f"{path} is local: it has no subset and no revision", "Remove the setting.")
-    if path.is_dir():
-        yield from _read_saved(path, split)
-        return
-    if split is not None:
-        raise DataError(f"split {split!r} is given, but {path} is a file and has no splits", "Remove split.")
-    try:
-        yield from _read_file(path)
-    except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", "Check that the file is complete and of its suffix."
-        ) from error
+    yield from open_source(source, split, base_dir, subset=subset, revision=revision).rows()
 
 
 def digest(
@@ -94,51 +182,20 @@ def digest(
     subset: str | None = None,
     revision: str | None = None,
 ) -> str:
-    """sha256 (hex) that changes when the source's content does: of a file's bytes, of a saved folder's data
-    files with their names, of a Hub dataset's fingerprint (its builder, revision and files, as `datasets`
-    tracks them)."""
-    path = _local_path(source, base_dir)
-    if path is None:
-        name = f"{source} {subset} {split} {_load_hub(source, split, subset, revision)._fingerprint}"
-        return hashlib.sha256(name.encode()).hexdigest()
-    if path.is_file():
-        return _file_digest(path)
-    total = hashlib.sha256()
-    for file in _saved_files(path, split):
-        total.update(f"{file.name} {_file_digest(file)}\n".encode())
-    return total.hexdigest()
+    """sha256 (hex) that changes when the source's content does: of a file's bytes, of a folder's data files with
+    their names, of a Hub dataset's fingerprint (its builder, revision and files, as `datasets` tracks them)."""
+    return open_source(source, split, base_dir, subset=subset, revision=revision).digest()
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _local_path(source: str, base_dir: str | Path) -> Path | None:
-    """The path that a source names, None for the name of a Hub dataset. Raises DataError for a path that is not
-    there."""
-    path = Path(base_dir, Path(source).expanduser())
-    if path.exists():
-        return path
-    if not source.startswith((".", "~", "/")) and _format(path) is None and _HUB_NAME.fullmatch(source):
-        return None
-    folder = path.parent
-    if not folder.is_dir():
-        raise DataError(f"no such file: {path}", f"There is no folder {folder} either; check the path.")
-    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], 1)
-    raise DataError(
-        f"no such file: {path}",
-        f"Did you mean {near[0]}?" if near else "The path is relative to the config's folder; check it.",
-    )
-
-
-def _format(path: Path) -> str | None:
-    """What a file holds by its suffix, None where that is not known."""
-    suffixes = path.suffixes
-    if suffixes and suffixes[-1] == ".gz":
-        found = _FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
-        return None if found == "parquet" else found
-    return _FORMATS.get(suffixes[-1]) if suffixes else None
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what readers raise for a broken file into a DataError that names it."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}", "Check that the file is complete and of its suffix."
+        ) from error
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -147,25 +204,72 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _read_file(path: Path) -> Iterator[SourceRow]:
-    kind = _format(path)
+    kind = file_format(path)
     if kind == "jsonl":
         with _open(path) as file:
             yield from _read_json_lines(path.name, file)
     elif kind == "json":
         yield from _read_json(path)
-    elif kind in ("csv", "tsv"):
-        with _open(path) as file:
-            yield from _read_csv(path.name, file, "," if kind == "csv" else "\t")
-    elif kind == "parquet":
-        batches = pq.ParquetFile(path).iter_batches(batch_size=1024)
-        yield from _number(path.name, (row for batch in batches for row in batch.to_pylist()))
     else:
-        raise DataError(f"{path} is of no kind that is known", _WHAT_IS_READ)
+        with _open(path) as file:
+            yield from _read_csv(path, file)
 
 
-def _number(file: str, rows: Iterator[dict[str, Any]]) -> Iterator[SourceRow]:
-    for number, values in enumerate(rows, 1):
-        yield SourceRow(file, number, values, None)
+@contextmanager
+def _arrow_file(path: Path) -> Iterator[Any]:
+    """A Parquet file, or a reader of an Arrow stream."""
+    if file_format(path) == "arrow":
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+            yield reader
+    elif path.suffix == ".gz":
+        with gzip.open(path, "rb") as packed:
+            content = pa.BufferReader(packed.read())
+        yield pq.ParquetFile(content)
+    else:
+        with pq.ParquetFile(path) as parquet:
+            yield parquet
+
+
+def _pieces(file: Any, columns: Sequence[str] | None, batch_size: int | None) -> Iterator[pa.Table]:
+    if not isinstance(file, pq.ParquetFile):
+        for batch in file:
+            table = pa.Table.from_batches([batch])
+            yield table if columns is None else table.select(list(columns))
+    elif batch_size is None:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=None if columns is None else list(columns))
+    else:
+        for batch in file.iter_batches(batch_size=batch_size, columns=None if columns is None else list(columns)):
+            yield pa.Table.from_batches([batch])
+
+
+def _hub_tables(
+    name: str, dataset: Any, columns: Sequence[str] | None, batch_size: int | None
+) -> Iterator[tuple[str, int, pa.Table]]:
+    first = 1
+    chosen = dataset if columns is None else dataset.select_columns(list(columns))
+    for table in chosen.with_format("arrow").iter(batch_size=batch_size or 100_000):
+        yield name, first, table
+        first += table.num_rows
+
+
+def _table_rows(file: str, first: int, table: pa.Table) -> Iterator[SourceRow]:
+    try:
+        rows = table.to_pylist()
+    except (ValueError, OverflowError):
+        rows = None
+    if rows is not None:
+        for number, values in enumerate(rows, first):
+            yield SourceRow(file, number, values, None)
+        return
+    # One value that Python cannot hold (bytes that are not UTF-8) makes one bad row, not a bad file.
+    for index in range(table.num_rows):
+        try:
+            yield SourceRow(file, first + index, table.slice(index, 1).to_pylist()[0], None)
+        except UnicodeDecodeError:
+            yield SourceRow(file, first + index, None, "not UTF-8")
+        except (ValueError, OverflowError) as error:
+            yield SourceRow(file, first + index, None, f"not convertible: {error}")
 
 
 def _read_json_lines(name: str, lines: IO[bytes]) -> Iterator[SourceRow]:
@@ -197,12 +301,16 @@ def _read_json(path: Path) -> Iterator[SourceRow]:
             yield from _read_json_lines(path.name, io.BytesIO(content))
             return
         raise DataError(f"{path} is not valid JSON: {error}", "Mend the file, or write one object a line.") from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, lists nested thousands deep
+        raise DataError(
+            f"{path} cannot be read as JSON: {error}", "Mend the file, or write one object a line."
+        ) from error
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
     elif isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
-        raise DataError(f"{path} is neither a list of objects nor an object with a list under 'data'", _WHAT_IS_READ)
+        raise DataError(f"{path} is neither a list of objects nor an object with a list under 'data'", WHAT_IS_READ)
     for number, row in enumerate(value, 1):
         yield _json_row(path.name, number, row)
 
@@ -213,57 +321,38 @@ def _json_row(name: str, number: int, value: Any) -> SourceRow:
     return SourceRow(name, number, None, f"not a JSON object but {type(value).__name__}")
 
 
-def _read_csv(name: str, file: IO[bytes], delimiter: str) -> Iterator[SourceRow]:
+def _csv_reader(path: Path, file: IO[bytes]) -> Any:
+    # A long response is longer than the module's limit of 131,072 characters a field.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     # Bytes that are not UTF-8 come through as lone surrogates, so that one bad row is one bad row.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    header = next(reader, None)
+    return csv.reader(text, delimiter="\t" if file_format(path) == "tsv" else ",", strict=True)
+
+
+def _csv_header(name: str, reader: Any) -> list[str] | None:
+    header: list[str] | None = next(reader, None)
+    if header is not None:
+        _refuse_double_names(name, header)
+    return header
+
+
+def _read_csv(path: Path, file: IO[bytes]) -> Iterator[SourceRow]:
+    reader = _csv_reader(path, file)
+    header = _csv_header(path.name, reader)
     if header is None:
         return
-    if len(set(header)) < len(header):
-        twice = next(column for column in header if header.count(column) > 1)
-        raise DataError(f"{name} has two columns called {twice!r}", "Rename one of them in the header.")
     for number, record in enumerate((record for record in reader if record), 1):
         if len(record) != len(header):
             problem = f"{len(record)} fields, the header has {len(header)}"
-            yield SourceRow(name, number, None, problem)
+            yield SourceRow(path.name, number, None, problem)
         else:
-            yield SourceRow(name, number, dict(zip(header, record, strict=True)), None)
+            yield SourceRow(path.name, number, dict(zip(header, record, strict=True)), None)
 
 
-def _saved_files(folder: Path, split: str | None) -> list[Path]:
-    """The Arrow files of a save_to_disk folder, of its split where it has several."""
-    listing = folder / "dataset_dict.json"
-    if listing.is_file():
-        splits = json.loads(listing.read_text(encoding="utf-8"))["splits"]
-        if split not in splits:
-            said = f"has no split {split!r}" if split else "has several splits"
-            raise DataError(f"{folder} {said}; there are {', '.join(splits)}", "Set split to one of them.")
-        folder = folder / str(split)
-    elif split is not None:
-        raise DataError(f"split {split!r} is given, but {folder} holds one dataset without splits", "Remove split.")
-    state = folder / "state.json"
-    if not state.is_file():
-        raise DataError(f"{folder} is no folder of Dataset.save_to_disk", _WHAT_IS_READ)
-    files = [folder / entry["filename"] for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise DataError(f"{folder} lacks {', '.join(absent[:3])}", "Save or copy the dataset again.")
-    return files
-
-
-def _read_saved(folder: Path, split: str | None) -> Iterator[SourceRow]:
-    for path in _saved_files(folder, split):
-        try:
-            with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
-                yield from _number(path.name, (row for batch in batches for row in batch.to_pylist()))
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} cannot be read: {error}", "Save or copy the dataset again.") from error
-
-
-def _read_hub(source: str, split: str | None, subset: str | None, revision: str | None) -> Iterator[SourceRow]:
-    dataset = _load_hub(source, split, subset, revision)
-    yield from _number(f"{source}:{split}", iter(dataset))
+def _refuse_double_names(file: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{file} has two columns called {twice!r}", "Rename one of them.")
 
 
 def _load_hub(source: str, split: str | None, subset: str | None, revision: str | None) -> Any:

@@ -6,11 +6,12 @@ Backends are named, not imported: they live in the workers' processes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from selfplay.cluster.pool import BackendSpec, Workers
+from selfplay.cluster.pool import BackendSpec, Pool, Workers
 from selfplay.config.schema import Config
 from selfplay.inputs import Inputs
 from selfplay.plan import gpu_memory
@@ -21,18 +22,46 @@ def ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Worker
     """Ray and the pools of this run, started together: imports of one role hide behind the work of another."""
     from selfplay.cluster.ray_cluster import RayCluster
 
-    with RayCluster(config.cluster, folder) as cluster:
+    with RayCluster(config.cluster, folder, scorers=len(config.reward.sources())) as cluster:
         cluster.check_resources()
         specs = worker_specs(config, inputs)
-        workers = Workers(
-            sampler=cluster.pool("sampler", specs["sampler"]),
-            scorer=cluster.pool("scorer", specs["scorer"]),
-            logprobs=cluster.pool("logprobs", specs["logprobs"]),
-            trainer=cluster.pool("trainer", specs["trainer"]),
-            gold=cluster.pool("scorer", specs["gold"], name="gold") if "gold" in specs else None,
-        )
+        workers = workers_of({key: make_pool(cluster, key, spec) for key, spec in specs.items()})
         workers.start()
         yield workers
+
+
+class Cluster(Protocol):
+    """What is asked of a `RayCluster` that has been entered."""
+
+    def check_resources(self) -> None:
+        """Raise ResourceError when the workers together can never be placed."""
+
+    def pool(self, role: str, spec: BackendSpec, *, name: str = "", reserves: bool = True) -> Any:
+        """The pool of a role."""
+
+
+_PART = "reward.parts."
+
+
+def make_pool(cluster: Cluster, key: str, spec: BackendSpec) -> Any:
+    """The pool of one of `worker_specs`, by its key."""
+    if key.startswith(_PART):
+        return cluster.pool("scorer", spec, name=f"scorer-{key.removeprefix(_PART)}")
+    if key == "gold":
+        return cluster.pool("scorer", spec, name="gold", reserves=False)
+    return cluster.pool("scorer" if key == "reward" else key, spec)
+
+
+def workers_of(pools: Mapping[str, Pool]) -> Workers:
+    """The pools of a run, which stand by the keys of `worker_specs`, as stages see them."""
+    return Workers(
+        sampler=pools["sampler"],
+        scorer=pools.get("reward"),
+        parts={key.removeprefix(_PART): pools[key] for key in sorted(pools) if key.startswith(_PART)},
+        logprobs=pools["logprobs"],
+        trainer=pools["trainer"],
+        gold=pools.get("gold"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +86,8 @@ class Device:
 
 
 def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
-    """Which backend each role runs, and with what."""
+    """Which backend each role runs, and with what; scorers stand under the sections of their rewards (see
+    `RewardConfig.sources`)."""
     search_path = str(inputs.search_path)
     trust = config.policy.trust_remote_code
     device = Device.of(config)
@@ -88,23 +118,22 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
             {"threads": config.cluster.trainer.threads, "trust_remote_code": trust},
         ),
     }
-    reward = config.reward
-    if inputs.reward is not None:
-        specs["scorer"] = BackendSpec(
+    for section, source in config.reward.sources().items():
+        if source.function is not None:
+            specs[section] = _function(source.function, search_path, source.batched)
+            continue
+        specs[section] = BackendSpec(
             "selfplay.backends.reward_model:RewardModel",
             {
-                "model": str(inputs.reward.folder),
-                "dtype": reward.dtype,
-                "batch_tokens": reward.batch_tokens or device.batch_tokens,
-                "max_length": reward.max_length,
-                "sees": reward.sees,
-                "trust_remote_code": reward.trust_remote_code,
+                "model": str(inputs.rewards[section].folder),
+                "dtype": source.dtype,
+                "batch_tokens": config.reward.batch_tokens or device.batch_tokens,
+                "max_length": source.max_length,
+                "sees": source.sees,
+                "trust_remote_code": source.trust_remote_code,
                 "threads": config.cluster.scorer.threads,
             },
         )
-    else:
-        assert reward.function is not None, "the config has a reward model or a reward function"
-        specs["scorer"] = _function(reward.function, search_path, reward.batched)
     if config.evaluation is not None and config.evaluation.gold is not None:
         specs["gold"] = _function(config.evaluation.gold, search_path, False)
     return specs

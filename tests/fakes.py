@@ -22,6 +22,7 @@ from selfplay.inputs import Inputs
 from selfplay.protocols import (
     Canary,
     LogprobItem,
+    Question,
     SampleRequest,
     SamplingSettings,
     ScoreItem,
@@ -51,7 +52,7 @@ class FakeSampler:
         rows = []
         for request in requests:
             self.requests.append(request.prompt_id)
-            for index in range(settings.num_responses):
+            for index in request.indices(settings):
                 seed = (request.seed + index) % 2**31
                 length = random.Random(seed).randint(1, settings.max_tokens + 2)
                 finish = "stop" if length <= settings.max_tokens else "length"
@@ -84,6 +85,8 @@ class FakeScorer:
 class FakeLogprobs:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
+        # what only some metrics ask for: (method, response id)
+        self.made: list[tuple[str, str]] = []
 
     def logprobs(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
         self.calls += [(digest, item.response_id) for item in items]
@@ -95,6 +98,31 @@ class FakeLogprobs:
                 "num_tokens": pa.array([len(item.token_ids) for item in items], pa.int64()),
             }
         )
+
+    def logprobs_alone(self, folder: str, digest: str, items: Sequence[LogprobItem], start_token_id: int) -> pa.Table:
+        self.made += [("logprobs_alone", item.response_id) for item in items]
+        logps = [-0.15 * sum(item.token_ids) / 7 - 0.001 * start_token_id for item in items]
+        return pa.table(
+            {
+                "response_id": [item.response_id for item in items],
+                "logp": pa.array(logps, pa.float64()),
+                "num_tokens": pa.array([len(item.token_ids) for item in items], pa.int64()),
+            }
+        )
+
+    def yes_probability(
+        self, folder: str, digest: str, questions: Sequence[Question], answers: Sequence[Sequence[int]]
+    ) -> pa.Table:
+        self.made += [("yes_probability", question.response_id) for question in questions]
+        values = [(sum(question.prompt_token_ids) % 97) / 97 for question in questions]
+        ids = pa.array([question.response_id for question in questions], pa.string())
+        return pa.table({"response_id": ids, "probability": pa.array(values, pa.float64())})
+
+    def embeddings(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
+        self.made += [("embeddings", item.response_id) for item in items]
+        rows = [[float(len(item.token_ids)), float(item.token_ids[0] % 7), float(item.token_ids[-1])] for item in items]
+        ids = pa.array([item.response_id for item in items], pa.string())
+        return pa.table({"response_id": ids, "embedding": pa.array(rows, pa.list_(pa.float32(), 3))})
 
     def release(self) -> None:
         pass
@@ -117,7 +145,7 @@ class FakeTrainer:
         save_file(
             {name: value + shift for name, value in weights.items()}, output / "model.safetensors", {"format": "pt"}
         )
-        steps = -(-len(job.pairs) // job.batch_size) * job.epochs
+        steps = job.max_steps or -(-len(job.pairs) // job.batch_size) * job.epochs
         log = [StepMetrics(step, steps, 0.69, job.learning_rate, 1.0, 0.5, 0.0) for step in range(1, steps + 1)]
         for line in log:
             progress(line)
@@ -135,13 +163,16 @@ class Fakes:
             FakeTrainer(),
         )
         self.gold = FakeScorer(0.1) if gold else None
+        # of a combined reward, by name; what a test does not put here is made when the workers are
+        self.parts: dict[str, FakeScorer] = {}
 
     @contextlib.contextmanager
     def __call__(self, config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
         yield Workers(
             LocalPool(self.sampler),
-            LocalPool(self.scorer),
+            None if config.reward.parts else LocalPool(self.scorer),
             LocalPool(self.logprobs),
             LocalPool(self.trainer),
             LocalPool(self.gold) if self.gold else None,
+            {name: LocalPool(self.parts.setdefault(name, FakeScorer())) for name in config.reward.parts},
         )

@@ -13,6 +13,7 @@ import pytest
 from selfplay.config.load import load_config
 from selfplay.errors import ConfigError, DataError, ModelError, SelfplayError
 from selfplay.inputs import Inputs, columns_of, model_digest, resolve
+from selfplay.workers import worker_specs
 
 WriteConfig = Callable[..., Path]
 
@@ -40,8 +41,7 @@ def config_of(world: Path, write_config: WriteConfig, **sections: Any) -> Path:
 def test_what_is_found(write_config: WriteConfig, tiny_world: Path) -> None:
     found = inputs(write_config())
     assert found.policy.folder == tiny_world / "policy"
-    assert found.reward is not None
-    assert found.reward.folder == tiny_world / "reward_model"
+    assert found.rewards["reward"].folder == tiny_world / "reward_model"
     assert (found.context_length, found.max_length) == (512, 512)
     assert (found.prompt_limit, found.evaluation_prompt_limit) == (504, 504)
     assert len(found.prompts.prompts) == 60
@@ -147,11 +147,63 @@ def test_functions_are_pinned_by_their_source(write_config: WriteConfig, tmp_pat
     source.write_text("def reward(prompt, response):\n    return len(response)\n")
     path = write_config(reward={"model": None, "function": "rewards.py:reward"})
     first = inputs(path)
-    assert first.reward is None
+    assert first.rewards == {}
     source.write_text("def reward(prompt, response):\n    return -len(response)\n")
     second = inputs(path)
     assert first.pins.keys() == second.pins.keys()
     assert first.pins["reward.function"] != second.pins["reward.function"]
+
+
+def test_parts_of_a_reward_are_found_checked_and_pinned_each(
+    world: Path, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    functions(tmp_path, rewards="def short(prompt, response):\n    return -len(response)\n")
+    model = {"model": str(world / "reward_model")}
+    sections: dict[str, Any] = {"helpful": model, "honest": model, "short": {"function": "rewards.py:short"}}
+
+    def found(**others: Any) -> Inputs:
+        return inputs(config_of(world, write_config, reward={"model": None, "parts": {**sections, **others}}))
+
+    first = found()
+    assert {name: model.folder for name, model in first.rewards.items()} == {
+        "reward.parts.helpful": world / "reward_model", "reward.parts.honest": world / "reward_model",
+    }  # fmt: skip
+    assert {*first.reward_infos} == {*first.rewards}
+    assert {name for name in first.pins if name.startswith("reward")} == {
+        "reward.parts.helpful.model", "reward.parts.honest.model", "reward.parts.short.function",
+    }  # fmt: skip
+    copy = shutil.copytree(world / "reward_model", world / "copy")
+    assert found(honest={"model": str(copy)}).pins == first.pins
+    (copy / "tokenizer_config.json").write_text((copy / "tokenizer_config.json").read_text() + " ")
+    functions(tmp_path, rewards="def short(prompt, response):\n    return 0\n")
+    second = found(honest={"model": str(copy)})
+    assert {name for name in first.pins if first.pins[name] != second.pins[name]} == {
+        "reward.parts.honest.model", "reward.parts.short.function",
+    }  # fmt: skip
+    with pytest.raises(ModelError, match="it has no score head"):
+        found(honest={"model": str(world / "policy")})
+    functions(tmp_path, needs=NEEDS_ANSWER)
+    with pytest.raises(ConfigError, match=r"needs\.py:reward requires 'answer', which is no column of prompts\.source"):
+        found(honest={"function": "needs.py:reward"})
+
+
+def test_every_part_of_a_reward_has_a_scorer_of_its_own(
+    write_config: WriteConfig, tiny_world: Path, tmp_path: Path
+) -> None:
+    functions(tmp_path, rewards="def short(prompt, response):\n    return -len(response)\n")
+    model = {"model": str(tiny_world / "reward_model"), "sees": "full", "max_length": 99}
+    sections: dict[str, Any] = {"helpful": model, "short": {"function": "rewards.py:short", "batched": True}}
+    path = write_config(reward={"model": None, "parts": sections, "batch_tokens": 77})
+    specs = worker_specs(load_config(path), inputs(path))
+    assert {*specs} == {"sampler", "logprobs", "trainer", "reward.parts.helpful", "reward.parts.short"}
+    helpful, short = specs["reward.parts.helpful"], specs["reward.parts.short"]
+    assert helpful.target.endswith(":RewardModel")
+    assert helpful.kwargs["model"] == str(tiny_world / "reward_model")
+    assert (helpful.kwargs["sees"], helpful.kwargs["max_length"], helpful.kwargs["batch_tokens"]) == ("full", 99, 77)
+    assert short.target.endswith(":RewardFunction")
+    assert short.kwargs["batched"] is True
+    path = write_config()
+    assert "reward" in worker_specs(load_config(path), inputs(path))
 
 
 @pytest.mark.parametrize("function", ["absent.py:reward", "rewards.py:absent"])
@@ -283,3 +335,12 @@ def test_a_hub_name_keeps_the_commit_that_it_was_resolved_to(
     assert resolve(load_config(local), local.parent, before).policy.folder == world / "policy"
     branch = config_of(world, write_config, policy={"model": "org/policy", "revision": "main"})
     assert resolve(load_config(branch), branch.parent, before).policy.folder.name == first
+    # a part of a reward is resolved and kept by its own name
+    for commit in (first, second):
+        shutil.rmtree(world / "snapshots" / commit)
+        shutil.copytree(world / "reward_model", world / "snapshots" / commit)
+    parts = config_of(world, write_config, reward={"model": None, "parts": {"helpful": {"model": "org/reward"}}})
+    before = {"reward.parts.helpful.model": f"org/reward@{first}"}
+    found = resolve(load_config(parts), parts.parent, before)
+    assert found.revisions == before
+    assert found.rewards["reward.parts.helpful"].folder.name == first

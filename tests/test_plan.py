@@ -12,7 +12,7 @@ from selfplay import memory, plan
 from selfplay.config.load import load_config
 from selfplay.errors import ConfigError, ResourceError
 from selfplay.inputs import Inputs, resolve
-from selfplay.memory import EngineMemory
+from selfplay.memory import EngineMemory, human_bytes
 
 WriteConfig = Callable[..., Path]
 
@@ -55,6 +55,8 @@ def test_counts(write_config: WriteConfig) -> None:
         (["training.epochs=3"], 10, 15),
         (["training.data=accumulated", "training.reference=initial"], 10, 10),
         (["training.batch_size=3"], 10, 4),
+        (["pairs.build=all"], 60, 30),
+        (["pairs.build=all", "pairs.max_per_prompt=2"], 20, 10),
     ],
 )
 def test_kept_pairs_and_steps(write_config: WriteConfig, overrides: list[str], kept: int, steps: int) -> None:
@@ -192,6 +194,29 @@ def test_the_engine_is_counted_on_a_cpu(write_config: WriteConfig, monkeypatch: 
     assert "max_model_len" in warning
     monkeypatch.setattr(plan, "gpu_memory", lambda: [80 << 30])
     assert make(path).engine_bytes == 0
+
+
+def test_every_reward_model_is_counted(
+    write_config: WriteConfig, tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "gpu_memory", list)
+    path = write_config()
+    one = make(path)
+    size = inputs_of(path).reward_infos["reward"].num_params
+    assert one.reward_bytes == 4 * size > 0
+    assert f"reward models {human_bytes(4 * size)} (weights)" in "\n".join(one.lines())
+    (tmp_path / "rewards.py").write_text("def short(prompt, response):\n    return -len(response)\n")
+    model = {"model": str(tiny_world / "reward_model")}
+    sections = {"a": model, "b": {**model, "dtype": "bfloat16"}, "short": {"function": "rewards.py:short"}}
+    several = write_config(reward={"model": None, "parts": sections})
+    assert make(several).reward_bytes == (4 + 2) * size
+    assert make(several, "cluster.scorer.replicas=2").reward_bytes == 2 * (4 + 2) * size
+    monkeypatch.setattr(plan, "available_memory", lambda: one.engine_bytes + one.training_bytes)
+    (warning,) = [line for line in make(path).warnings if "stays beside it" in line]
+    assert "reward models of" in warning
+    function = write_config(reward={"model": None, "function": "rewards.py:short"})
+    assert make(function).reward_bytes == 0
+    assert "reward models" not in "\n".join(make(function).lines())
 
 
 def test_a_context_of_which_not_one_sequence_fits_is_refused(

@@ -66,6 +66,11 @@ class ChatRenderer:
         self._own_start = whole[: next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)]
         self._tokenizer_adds_bos = tokenizer.bos_token_id in self._own_start
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that it renders with."""
+        return self._tokenizer
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation that ends in a user turn, up to where the assistant's turn begins.
 
@@ -82,6 +87,17 @@ class ChatRenderer:
                 "chat_template: none is for the prompts of a base model only.",
             )
         return self._render(messages, False)
+
+    def text(self, text: str) -> list[int]:
+        """Token ids of a text by itself: nothing is put before or after it, and strings that spell control tokens
+        are encoded as text. Raises DataError where the tokenizer cannot do that."""
+        replaced, typed, marks = self._hide_specials([{"role": "assistant", "content": text}])
+        return self._encode(replaced[0]["content"], typed, marks)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether conversations are written by a chat template (else as the plain text of a base model)."""
+        return self._template is not None
 
     def typed_specials(self, messages: Sequence[Message]) -> list[str]:
         """The strings in the messages that spell a special token, in order: to be counted and shown, not to be

@@ -25,7 +25,7 @@ PREFIX = "checkpoint-"
 REQUIRED = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 # The settings that decide the weights. Left out: folders, canaries, and resources, which a resume may change.
 _IDENTITY = (
-    "seed", "loss", "beta", "gamma_beta_ratio", "learning_rate", "epochs", "batch_size", "max_length",
+    "seed", "loss", "beta", "gamma_beta_ratio", "learning_rate", "epochs", "max_steps", "batch_size", "max_length",
     "warmup_ratio", "schedule", "precision", "reference_is_policy", "lora", "trl",
 )  # fmt: skip
 _CHUNK = 1 << 22

@@ -1,107 +1,26 @@
-"""Where a reward function lives: finding, pinning and importing the user's file. Nothing here imports torch."""
+"""Where a reward function lives; see `selfplay/user_code.py`. Nothing here imports torch."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import importlib
-import importlib.util
-import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from selfplay.errors import ConfigError
+from selfplay import user_code
+
+_WHAT = "reward function"
 
 
 def source_file(spec: str, search_path: str | Path) -> Path:
     """The file that holds the function of `spec`. Raises ConfigError when there is none."""
-    module, _ = _split(spec)
-    base = Path(search_path)
-    if module.endswith(".py"):
-        path = Path(base, Path(module).expanduser())
-        if not path.is_file():
-            raise ConfigError(f"reward function {spec}: no such file: {path}", "The path is relative to the config.")
-        return path.resolve()
-    parts = base.joinpath(*module.split("."))
-    for path in (parts.with_name(parts.name + ".py"), parts / "__init__.py"):
-        if path.is_file():
-            return path.resolve()
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"reward function {spec}: {error}", f"Put the module in {base} or install it in this environment."
-        ) from error
-    if found is None or found.origin is None or not Path(found.origin).is_file():
-        raise ConfigError(
-            f"reward function {spec}: no module {module!r} in {base} or on sys.path",
-            f"Write module:function with the file {module.replace('.', '/')}.py in {base}, or file.py:function.",
-        )
-    return Path(found.origin).resolve()
+    return user_code.source_file(spec, search_path, what=_WHAT)
 
 
 def source_digest(spec: str, search_path: str | Path) -> str:
-    """sha256 (hex) of the file that holds the function, to pin a run to it. What that file imports is not
-    covered."""
-    return hashlib.sha256(source_file(spec, search_path).read_bytes()).hexdigest()
-
-
-def _split(spec: str) -> tuple[str, str]:
-    module, colon, function = spec.rpartition(":")
-    if not colon or not module or not function.isidentifier():
-        raise ConfigError(
-            f"reward function {spec!r} is not module:function",
-            "For example my_rewards:reward or rewards/format.py:reward.",
-        )
-    return module, function
+    """sha256 (hex) of the file that holds the function, to pin a run to it. What that file imports is not covered."""
+    return user_code.source_digest(spec, search_path, what=_WHAT)
 
 
 def load_function(spec: str, search_path: str | Path) -> Callable[..., Any]:
     """The function of `spec`, imported. Raises ConfigError when there is none or its file does not import."""
-    module_name, name = _split(spec)
-    path = source_file(spec, search_path)
-    try:
-        module = _import(module_name, path, Path(search_path).resolve())
-    except Exception as error:  # the user's module may raise anything while it is imported
-        raise ConfigError(
-            f"reward function {spec}: importing {path} failed: {type(error).__name__}: {error}",
-            "Run the file by itself with python to see where.",
-        ) from error
-    functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-    if name not in vars(module):
-        near = difflib.get_close_matches(name, functions, 1)
-        raise ConfigError(
-            f"{path} has no function {name!r}; it has {', '.join(functions) or 'none'}",
-            f"Did you mean {near[0]!r}?" if near else "Check the name after the colon.",
-        )
-    function = vars(module)[name]
-    if not callable(function) or inspect.iscoroutinefunction(function):
-        raise ConfigError(
-            f"{spec} is {'an async function' if callable(function) else 'no function'}",
-            "A reward function is an ordinary function that returns a number.",
-        )
-    return function
-
-
-def _import(name: str, path: Path, search_path: Path) -> ModuleType:
-    """The module in `path`. A single file beside the config is loaded under a name of its own, so that two
-    runs' files of the same name never meet; packages are imported by name. Either way the file's neighbours can
-    be imported."""
-    for folder in (search_path, path.parent) if name.endswith(".py") else (search_path,):
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
-    if not name.endswith(".py") and ("." in name or path.parent != search_path):
-        module = importlib.import_module(name)
-        if Path(module.__file__ or "").resolve() != path:
-            raise ImportError(f"the name {name} already belongs to {module.__file__}; rename the module")
-        return module
-    unique = f"_selfplay_reward_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(unique, path)
-    assert spec is not None and spec.loader is not None, "a .py file always has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = module
-    spec.loader.exec_module(module)
-    return module
+    return user_code.load_function(spec, search_path, what=_WHAT)

@@ -139,10 +139,15 @@ def new_policy(tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> LlamaForCaus
 
 
 def fine_tune(
-    tokenizer: PreTrainedTokenizerFast, shown: Sequence[tuple[str, str]], seed: int, sizes: Sizes, report: Report
+    tokenizer: PreTrainedTokenizerFast,
+    shown: Sequence[tuple[str, str]],
+    seed: int,
+    sizes: Sizes,
+    report: Report,
+    keep_early: Callable[[LlamaForCausalLM], None] = lambda model: None,
 ) -> tuple[LlamaForCausalLM, list[dict[str, float]]]:
     """The policy, and its learning curve: at `curve_points` steps, the loss and the gold reward (sampled, greedy) on
-    held-out prompts.
+    held-out prompts. `keep_early` is given the half-taught model at the first of these points.
 
     Adam with a warmup of a twentieth of the steps, then a straight line down to zero. The held-out prompts are
     the reward model's: the policy never trains on those.
@@ -178,5 +183,7 @@ def fine_tune(
             sampled = mean_gold(model, tokenizer, asked, sizes, do_sample=True, temperature=0.8, top_p=0.95, top_k=0)
             greedy = mean_gold(model, tokenizer, asked, sizes, do_sample=False)
             curve.append({"step": step, "loss": held_out_loss, "gold_sampled": sampled, "gold_greedy": greedy})
+            if len(curve) == 1:
+                keep_early(model)
             report("learning curve", **curve[-1])
     return model, curve

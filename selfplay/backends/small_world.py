@@ -3,7 +3,8 @@
 Runs as a process of its own (`python -m selfplay.backends.small_world --out DIR --seed N`), started by
 `quickstart/world.py`, so that the command line stays free of torch. It writes ordinary Hugging Face folders,
 `DIR/policy` and `DIR/reward_model`, and `DIR/learning_curve.json`: what was measured on the way. Progress goes
-to stdout, one JSON object a line.
+to stdout, one JSON object a line. `DIR/early_policy` is the policy half-taught, for runs that mix a weaker model's
+responses in (`sampling.mix`).
 
 1. The policy, a Llama of half a million to a few million parameters, is fine-tuned on noisy demonstrations.
 2. The reward model starts from the policy's weights and learns, with TRL's RewardTrainer, which of two of the
@@ -36,7 +37,7 @@ def say(stage: str, **facts: Any) -> None:
 
 
 def make(out: Path, seed: int, sizes: Sizes) -> None:
-    """Write `out/policy`, `out/reward_model` and `out/learning_curve.json`. `out` must exist and be empty."""
+    """Write `out/policy`, `out/early_policy`, `out/reward_model` and `out/learning_curve.json`. `out` must exist and be empty."""
     torch.manual_seed(seed)
     seconds: dict[str, float] = {}
     clock = time.monotonic()
@@ -51,7 +52,10 @@ def make(out: Path, seed: int, sizes: Sizes) -> None:
     shown = demonstrations(sizes.fine_tuning_steps * sizes.fine_tuning_batch, seed, "fine_tuning")
     tokenizer = make_tokenizer((text for pair in shown for text in pair), sizes.vocabulary, sizes.context)
     lap("tokenizer")
-    model, curve = fine_tune(tokenizer, shown, seed, sizes, say)
+    model, curve = fine_tune(
+        tokenizer, shown, seed, sizes, say, lambda early: early.save_pretrained(out / "early_policy")
+    )
+    tokenizer.save_pretrained(out / "early_policy")
     model.save_pretrained(out / "policy")
     tokenizer.save_pretrained(out / "policy")
     lap("policy")

@@ -71,6 +71,8 @@ def make_args(job: TrainJob, device: torch.device, notes: list[str]) -> DPOConfi
         "beta": job.beta,
         "learning_rate": job.learning_rate,
         "num_train_epochs": job.epochs,
+        # above 0 it overrules the epochs; rows are shuffled anew for each pass over them
+        "max_steps": job.max_steps or -1,
         "per_device_train_batch_size": job.micro_batch_size,
         "gradient_accumulation_steps": job.batch_size // job.micro_batch_size,
         "warmup_steps": _warmup(job, notes),
@@ -127,7 +129,7 @@ def _construct(config: type[Any], settings: dict[str, Any]) -> Any:
 
 def num_steps(job: TrainJob) -> int:
     """Optimizer steps of a job: the last step of an epoch may hold fewer pairs."""
-    return job.epochs * math.ceil(len(job.pairs) / job.batch_size)
+    return job.max_steps or job.epochs * math.ceil(len(job.pairs) / job.batch_size)
 
 
 def _warmup(job: TrainJob, notes: list[str]) -> float:

@@ -21,7 +21,7 @@ _OWNED = {
     "simpo_gamma": "training.simpo_gamma_beta_ratio (a ratio to beta)",
     "learning_rate": "training.learning_rate",
     "num_train_epochs": "training.epochs",
-    "max_steps": "training.epochs and selection.keep",
+    "max_steps": "training.max_steps",
     "per_device_train_batch_size": "training.micro_batch_size",
     "gradient_accumulation_steps": "training.batch_size and training.micro_batch_size",
     "auto_find_batch_size": "training.micro_batch_size",

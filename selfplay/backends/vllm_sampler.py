@@ -116,7 +116,7 @@ class VllmSampler:
         return self._served
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
-        """Sample `settings.num_responses` responses to each request; see `Sampler.sample` for the table.
+        """Sample the responses that each request asks for; see `Sampler.sample` for the table.
 
         A response ends with the first of `stop_token_ids` (kept as its last token id, finish_reason "stop"; the model's
         own end token does not stop unless it is among them) or after `max_tokens` ("length"). `text` leaves out special
@@ -134,7 +134,7 @@ class VllmSampler:
         vocab_size = model.get_vocab_size()
         check_requests(requests, settings.max_tokens, max_model_len=model.max_model_len, vocab_size=vocab_size)
         greedy = settings.temperature == 0
-        jobs = [(r, i, (r.seed + i) % _SEEDS) for r in requests for i in range(settings.num_responses)]
+        jobs = [(r, i, (r.seed + i) % _SEEDS) for r in requests for i in r.indices(settings)]
         work = ((r.prompt_token_ids, _sampling_params(settings, None if greedy else seed)) for r, _, seed in jobs)
         outputs: list[tuple[list[int], str]] = [([], "")] * len(jobs)
         for number, output in self._stream(work):

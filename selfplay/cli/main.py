@@ -15,7 +15,22 @@ from typing import Annotated, Any
 import typer
 
 from selfplay import __version__
-from selfplay.cli import config, doctor, pair, pairs, quickstart, resume, rounds, run, show, status, verify
+from selfplay.cli import (
+    compare,
+    config,
+    doctor,
+    metrics,
+    pair,
+    pairs,
+    quickstart,
+    resume,
+    rounds,
+    run,
+    select,
+    show,
+    status,
+    verify,
+)
 from selfplay.cli.terminal import note, safe_text
 from selfplay.errors import SelfplayError
 
@@ -87,6 +102,9 @@ for _name, _module in (
     ("show", show),
     ("pairs", pairs),
     ("pair", pair),
+    ("compare", compare),
+    ("select", select),
+    ("metrics", metrics),
     ("verify", verify),
     ("doctor", doctor),
 ):

@@ -38,6 +38,8 @@ def command(
 
 
 def _text(document: dict[str, Any]) -> str:
+    from selfplay.records import part_columns
+
     pair, prompt = document["pair"], document["prompt"]
     outcome = "kept" if pair["kept"] else f"dropped ({safe_text(pair['drop_reason'])})"
     source = f"{safe_text(prompt['source_file'])} row {prompt['source_row']}"
@@ -51,7 +53,8 @@ def _text(document: dict[str, Any]) -> str:
     for response in document["responses"]:
         reason = f" ({safe_text(response['reason'])})" if response["reason"] else ""
         use = response["use"].replace("_", " ")
-        facts = [f"reward {number(response['reward'], 4)}"]
+        parts = [f"{name.removeprefix('reward_')} {number(response[name], 4)}" for name in part_columns(response)]
+        facts = [f"reward {number(response['reward'], 4)}" + (f" ({', '.join(parts)})" if parts else "")]
         facts += [f"{label} {number(response[name], 4)}" for label, name in _RESPONSE if response[name] is not None]
         facts += [f"{response['num_tokens']} tokens", f"ended by {safe_text(response['finish_reason'])}"]
         lines += [

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from selfplay.cli.arguments import Json, Round, Run
+from selfplay.cli.selection_view import diagnostic_lines, warning_lines
 from selfplay.cli.terminal import bar, duration, number, safe_text, table, write, write_json
 
 _TRAINING = (
@@ -27,15 +30,24 @@ _SELECTION = (
 _LAST_STEP = ("loss", "rewards_accuracy", "rewards_margin", "grad_norm")
 
 
-def command(run: Run, round_number: Round, json_output: Json = False) -> None:
+By = Annotated[
+    str | None,
+    typer.Option(
+        "--by", metavar="COLUMN", help="A column of the prompts: how evenly the kept pairs fall on its values."
+    ),
+]
+
+
+def command(run: Run, round_number: Round, by: By = None, json_output: Json = False) -> None:
     """Show one round as a whole, warnings first.
 
-    The way from prompts to kept pairs with reasons, distributions, selection, training and evaluation.
+    The way from prompts to kept pairs with reasons, distributions, selection (what other metrics would have kept, groups,
+    how far the pool is from the policy), training and evaluation.
     """
     from selfplay.inspect.show import show_document
     from selfplay.store.run import Store
 
-    document = show_document(Store.open(run), round_number)
+    document = show_document(Store.open(run), round_number, by)
     if json_output:
         write_json(document)
     else:
@@ -46,21 +58,19 @@ def _sections(document: dict[str, Any]) -> list[str]:
     state = "" if document["complete"] else f" (not complete: {', '.join(document['stages'])} are committed)"
     sections = [f"round {document['round']}{state}, {duration(document['seconds'])}"]
     if document["warnings"]:
-        sections.append("\n".join(_warning(warning) for warning in document["warnings"]))
+        sections.append("\n".join(warning_lines(document)))
     if document["funnel"]:
         sections.append("funnel\n" + _funnel(document["funnel"]))
     sections += [_distribution(name, found) for name, found in document["distributions"].items()]
     if document["selection"] is not None:
         sections.append(_numbers("selection", document["selection"], _SELECTION))
+    if document["diagnostics"] is not None:
+        sections += diagnostic_lines(document["diagnostics"])
     if document["training"] is not None:
         sections.append(_training(document["training"]))
     if document["evaluation"] is not None:
         sections.append(_evaluation(document["evaluation"]))
     return sections
-
-
-def _warning(warning: dict[str, str]) -> str:
-    return f"WARNING {warning['name']}: {safe_text(warning['message'])}\n  -> {safe_text(warning['hint'])}"
 
 
 def _funnel(steps: list[dict[str, Any]]) -> str:

@@ -68,6 +68,10 @@ def clip(text: str, width: int) -> str:
     return "".join(taken) + "…"
 
 
+# a mean that is 0 comes out as what is left of rounding, as that of z-scores
+ROUNDING = 1e-13
+
+
 def number(value: Any, digits: int = 3) -> str:
     """A number, flag or word as a table shows it; `-` for what is not there."""
     if value is None:
@@ -75,6 +79,8 @@ def number(value: Any, digits: int = 3) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
+        if abs(value) < ROUNDING:
+            value = 0.0
         if value != 0 and (abs(value) < 10**-digits or abs(value) >= 1e6):
             return f"{value:.{digits - 1}e}"
         return f"{value:.{digits}f}"

@@ -5,7 +5,7 @@ Two kinds: `LocalPool` (in this process: fakes in tests) and the Ray pool (ray_p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -75,16 +75,18 @@ class LocalPool:
 
 @dataclass(frozen=True)
 class Workers:
-    """The pools of a run. `gold` is the judge, when there is one."""
+    """The pools of a run. `gold` is the judge, when there is one. Rewards come from `scorer`, or from the pools of `parts` by
+    name where several are combined: then `scorer` is None."""
 
     sampler: Pool
-    scorer: Pool
+    scorer: Pool | None
     logprobs: Pool
     trainer: Pool
     gold: Pool | None = None
+    parts: Mapping[str, Pool] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start everything at once: imports of one role hide behind the work of another."""
-        for pool in (self.sampler, self.scorer, self.gold, self.logprobs, self.trainer):
+        for pool in (self.sampler, self.scorer, *self.parts.values(), self.gold, self.logprobs, self.trainer):
             if pool is not None:
                 pool.start()

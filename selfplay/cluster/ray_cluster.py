@@ -30,10 +30,12 @@ ROLES = ("sampler", "scorer", "logprobs", "trainer")
 
 
 class RayCluster:
-    """Context manager around ray.init/shutdown."""
+    """Context manager around ray.init/shutdown. `scorers`: how many pools of role scorer there will be (a reward that is
+    combined has one for each part), each with the replicas and reservations of `cluster.scorer`."""
 
-    def __init__(self, config: ClusterConfig, log_folder: Path) -> None:
+    def __init__(self, config: ClusterConfig, log_folder: Path, *, scorers: int = 1) -> None:
         self._config = config
+        self._scorers = scorers
         self._log_folder = log_folder
         self._pools: list[RayPool] = []
 
@@ -92,7 +94,7 @@ class RayCluster:
             config: RoleConfig = getattr(self._config, role)
             demand = self._demand(config)
             for name, amount in demand.items():
-                need[name] = need.get(name, 0) + amount * config.replicas
+                need[name] = need.get(name, 0) + amount * self._replicas(role)
             if not any(all(node.get(name, 0) >= amount for name, amount in demand.items()) for node in nodes):
                 raise ResourceError(
                     f"no node can hold one {role} worker: it needs {_amounts(demand)}; the largest node has "
@@ -118,21 +120,34 @@ class RayCluster:
                 "Wait for them (`ray status` shows who), or lower the replicas or reservations under cluster:.",
             )
 
+    def _replicas(self, role: str) -> int:
+        """Workers of a role, over all its pools."""
+        config: RoleConfig = getattr(self._config, role)
+        return config.replicas * (self._scorers if role == "scorer" else 1)
+
     def _demand(self, role: RoleConfig) -> dict[str, float]:
         gpus = role.num_gpus
         if gpus is None:
-            replicas = {name: getattr(self._config, name).replicas for name in ROLES}
+            replicas = {name: self._replicas(name) for name in ROLES}
             engines = replicas.pop("sampler")
             is_engine = role is self._config.sampler
             gpus = gpu_share(self.num_gpus(), engines, sum(replicas.values()), is_engine=is_engine)
         demand = {"CPU": role.num_cpus, "GPU": gpus, **role.resources}
         return {name: amount for name, amount in demand.items() if amount > 0}
 
-    def pool(self, role: str, spec: BackendSpec, *, env: Mapping[str, str] | None = None, name: str = "") -> RayPool:
+    def pool(
+        self,
+        role: str,
+        spec: BackendSpec,
+        *,
+        env: Mapping[str, str] | None = None,
+        name: str = "",
+        reserves: bool = True,
+    ) -> RayPool:
         """The pool of a role; workers start with `start()` or at the first call.
 
-        A second pool of a role has a `name` of its own (gold, beside scorer) and reserves nothing: `check_resources`
-        counts every role once.
+        A second pool of a role has a `name` of its own. One that `check_resources` does not count (gold, beside scorer)
+        reserves nothing.
         """
         config: RoleConfig = getattr(self._config, role)
         threads = {"OMP_NUM_THREADS": str(config.threads), "MKL_NUM_THREADS": str(config.threads)}
@@ -140,7 +155,7 @@ class RayCluster:
             name=name or role,
             spec=spec,
             replicas=config.replicas,
-            demand={} if name else self._demand(config),
+            demand=self._demand(config) if reserves else {},
             env={**QUIET, **threads, **(env or {})},
             log_folder=self._log_folder,
             retries=self._config.retries,

@@ -214,6 +214,17 @@ class RayPool:
                 "`selfplay resume` goes on from its last checkpoint.",
             ) from None
 
+    def heal(self) -> None:
+        """Replace workers that died since the last call: before another run uses the pool."""
+        if not self._ready:
+            return
+        self._replaced = 0
+        for index, actor in enumerate(self._actors):
+            try:
+                self._result(actor.ready.remote(), index)
+            except _WorkerDied as died:
+                self._replace(index, died)
+
     def close(self) -> None:
         """End the actors now, whatever they are doing."""
         import ray

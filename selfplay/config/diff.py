@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfplay.config.load import fields
+from selfplay.config.load import NAMED, fields
 from selfplay.config.schema import Config
 from selfplay.config.tags import ENGINE_RESOURCES, TRL_RESOURCES, Tag
 
@@ -23,32 +25,49 @@ class Change:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Dotted name -> value of every setting; pass-through keys one by one; a section that is not there gives nulls."""
+    """Dotted name -> value of every setting; pass-through keys and named sections one by one; a section that is not there
+    gives nulls."""
     document = config.model_dump()
     flat: dict[str, Any] = {}
-    for name, _ in fields():
-        value: Any = document
-        for part in name.split("."):
-            value = value[part] if isinstance(value, dict) else None
-        if name in PASS_THROUGH:
-            flat.update({f"{name}.{key}": inner for key, inner in (value or {}).items()})
-        else:
-            flat[name] = value
+    for schematic, _ in fields():
+        for name, value in _values(document, schematic.split(".")):
+            if name in PASS_THROUGH:
+                flat.update({f"{name}.{key}": inner for key, inner in (value or {}).items()})
+            else:
+                flat[name] = value
     # a section given with all its defaults differs from no section at all
     flat["training.lora"] = config.training.lora is not None
+    flat["sampling.mix"] = config.sampling.mix is not None
     flat["evaluation"] = config.evaluation is not None
     return flat
 
 
+def _values(section: Any, names: Sequence[str], above: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of a setting: several where NAMED is in its name, null where its section is not there."""
+    if not names:
+        yield above, section
+        return
+    inner = section or {}
+    for name in inner if names[0] == NAMED else names[:1]:
+        yield from _values(inner.get(name), names[1:], f"{above}.{name}" if above else name)
+
+
+def _stands_for(schematic: str, name: str) -> bool:
+    """Whether a setting's name in the schema is that of a dotted setting."""
+    known, given = schematic.split("."), name.split(".")
+    return len(known) == len(given) and all(one in (NAMED, other) for one, other in zip(known, given, strict=True))
+
+
+@functools.cache
 def tag_of(name: str) -> Tag:
     """The tag of a dotted setting, pass-through keys included."""
     for prefix, resources in PASS_THROUGH.items():
         if name.startswith(prefix + "."):
             return "resource" if name.removeprefix(prefix + ".") in resources else "identity"
     for known, field in fields():
-        if known == name:
+        if _stands_for(known, name):
             return field.json_schema_extra["tag"]  # type: ignore[no-any-return]
-    assert name in ("training.lora", "evaluation"), name
+    assert name in ("training.lora", "sampling.mix", "evaluation"), name
     return "identity"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -94,21 +94,37 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+# stands in a setting's dotted name where a person puts a name of their own, as in reward.parts.NAME.weight
+NAMED = "NAME"
+
+
+def _is_named(annotation: Any) -> bool:
+    """Whether a field holds sections by names that a person gives them."""
+    return get_origin(annotation) is dict and _section(annotation) is not None
+
+
 def _keys_at(location: Sequence[str]) -> list[str]:
     model: type[BaseModel] | None = Config
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         if model is None or part not in model.model_fields:
             return []
-        model = _section(model.model_fields[part].annotation)
+        annotation = model.model_fields[part].annotation
+        model = _section(annotation)
+        if _is_named(annotation) and next(parts, None) is None:
+            return []
     return list(model.model_fields) if model else []
 
 
 def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, pydantic field) of every setting that is no section, in order."""
+    """(dotted name, pydantic field) of every setting that is no section, in order; NAMED stands for names that are a person's
+    own."""
     for name, field in model.model_fields.items():
         section = _section(field.annotation)
         if section is None:
             yield prefix + name, field
+        elif _is_named(field.annotation):
+            yield from fields(section, f"{prefix}{name}.{NAMED}.")
         else:
             yield from fields(section, f"{prefix}{name}.")
 
@@ -118,7 +134,10 @@ def setting_names() -> list[str]:
     return [name for name, _ in fields()]
 
 
-PLACES = ("policy.model", "prompts.source", "reward.model", "reward.function", "evaluation.source", "evaluation.gold")
+PLACES = (
+    "policy.model", "prompts.source", "sampling.mix.model", "reward.model", "reward.function",
+    "reward.parts.NAME.model", "reward.parts.NAME.function", "evaluation.source", "evaluation.gold",
+)  # fmt: skip
 
 
 def absolute_places(config: Config, base: Path) -> Config:
@@ -126,11 +145,22 @@ def absolute_places(config: Config, base: Path) -> Config:
     in neither is left as it stands (a hub name, an importable module)."""
     document = config.model_dump()
     for place in PLACES:
-        section, key = place.split(".")
-        if document[section] is None or document[section][key] is None:
-            continue
-        document[section][key] = _absolute(document[section][key], base, function=key in ("function", "gold"))
+        *sections, key = place.split(".")
+        for section in _sections(document, sections):
+            if section[key] is not None:
+                section[key] = _absolute(section[key], base, function=key in ("function", "gold"))
     return Config.model_validate(document)
+
+
+def _sections(document: dict[str, Any] | None, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The sections of a document under a dotted name: none where it is not given, several where NAMED is in the name."""
+    if document is None:
+        return
+    if not names:
+        yield document
+        return
+    for name in document if names[0] == NAMED else names[:1]:
+        yield from _sections(document[name], names[1:])
 
 
 def _absolute(value: str, base: Path, *, function: bool) -> str:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from selfplay.config.tags import content, identity, resource, tagged
-
-Metric = Literal[
-    "random", "full", "explicit_margin", "implicit_margin_small", "implicit_margin_large", "alignment_potential"
-]
+from selfplay.errors import ConfigError
+from selfplay.selection.pair_rules import Build, PairRules
 
 
 class Section(BaseModel):
@@ -75,6 +73,15 @@ class PromptsConfig(Section):
     )
 
 
+class MixConfig(Section):
+    """Responses of a second model among the policy's: what makes a pool of mixed origin."""
+
+    model: str = content(..., "folder or hub name of the second model; its tokenizer is the policy's")
+    revision: str | None = identity(None, "hub revision; resolved to a commit and recorded")
+    num_responses: int = identity(1, "of sampling.num_responses, how many of a prompt's come from it (the last ones)", ge=1)
+    share: float = identity(1.0, "fraction of the prompts that get them, chosen by the seed", gt=0, le=1)
+
+
 class SamplingConfig(Section):
     """How responses are sampled; unset fields are vLLM's neutral values, never the model's generation_config."""
 
@@ -87,12 +94,21 @@ class SamplingConfig(Section):
     presence_penalty: float = identity(0.0, "0: off")
     frequency_penalty: float = identity(0.0, "0: off")
     max_tokens: int = identity(..., "longest response, in tokens", ge=1)
+    mix: MixConfig | None = identity(None, "responses of a second model among the policy's")
     shard_size: int = identity(64, "prompts in a shard, the unit that is kept when a run is killed", ge=1)
     engine: dict[str, Any] = identity({}, "passed through to vLLM's engine")
 
+    @model_validator(mode="after")
+    def _mixed(self) -> Self:
+        if self.mix is not None and self.mix.num_responses > self.num_responses:
+            raise ValueError(
+                f"`mix.num_responses` is {self.mix.num_responses}, but a prompt has {self.num_responses} responses in all"
+            )
+        return self
 
-class RewardConfig(Section):
-    """What labels the responses: a reward model or a Python function."""
+
+class RewardSource(Section):
+    """One reward: a model or a Python function."""
 
     model: str | None = content(None, "folder or hub name of a sequence-classification reward model with one label")
     function: str | None = content(None, "module:function or file.py:function")
@@ -101,33 +117,118 @@ class RewardConfig(Section):
     max_length: int | None = identity(None, "longest conversation in tokens; the model's own limit if not set", ge=1)
     dtype: Literal["auto", "float32", "bfloat16"] = identity("auto", "auto: float32 on a CPU, bfloat16 on a GPU")
     batched: bool = identity(False, "the function takes lists and returns a list")
-    max_failed: float = resource(0.1, "stop when more than this fraction of a shard fails", ge=0, le=1)
-    batch_tokens: int | None = resource(None, "tokens in a padded batch of the model; by the device if not set", ge=1)
     trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if (self.model is None) == (self.function is None):
-            raise ValueError("give exactly one of `model` and `function`")
+    def _fits_its_kind(self) -> Self:
         if self.function is not None:
             _refuse(self, ("revision", "sees", "max_length", "dtype", "trust_remote_code"), "goes with reward.model")
-        elif self.batched:
+        if self.model is not None and self.batched:
             raise ValueError("`batched` goes with reward.function")
         if self.trust_remote_code and not _is_commit(self.revision):
             raise ValueError("trust_remote_code needs `revision` to be a full commit sha (40 hex digits)")
         return self
 
 
+class RewardPart(RewardSource):
+    """One of several rewards that are combined."""
+
+    weight: float = identity(1.0, "what its normalised reward is multiplied by; negative: a penalty")
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if (self.model is None) == (self.function is None):
+            raise ValueError("give exactly one of `model` and `function`")
+        if self.weight == 0:
+            raise ValueError("`weight: 0` makes the part count for nothing: leave it out, or give it a weight")
+        return self
+
+
+# `reward_NAME` is a column: these are columns with another meaning
+_NO_PART_NAMES = ("reward", "gold", "chosen", "rejected", "fresh")
+
+
+class RewardConfig(RewardSource):
+    """What labels the responses: a reward model, a Python function, or several of them combined."""
+
+    parts: dict[str, RewardPart] = identity(
+        {}, "several rewards by name, in the place of `model` and `function`: their weighted sum is the reward"
+    )
+    normalize: Literal["zscore", "none"] = identity(
+        "zscore", "of the parts, before they are weighted: zscore over the round's responses, or the raw numbers"
+    )
+    max_failed: float = resource(
+        0.1, "stop when more than this fraction of a shard fails (of each part by itself)", ge=0, le=1
+    )
+    batch_tokens: int | None = resource(None, "tokens in a padded batch of a model; by the device if not set", ge=1)
+
+    def sources(self) -> dict[str, RewardSource]:
+        """What gives rewards, by the dotted name of its section: `reward` itself, or each part, in the order of their names."""
+        if not self.parts:
+            return {"reward": self}
+        return {f"reward.parts.{name}": self.parts[name] for name in sorted(self.parts)}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if sum((self.model is not None, self.function is not None, bool(self.parts))) != 1:
+            raise ValueError("give exactly one of `model` and `function`, or several rewards under `parts`")
+        if not self.parts:
+            _refuse(self, ("normalize",), "goes with reward.parts")
+            return self
+        theirs = ("revision", "sees", "max_length", "dtype", "batched", "trust_remote_code")
+        _refuse(self, theirs, "belongs to a part: say it under reward.parts.NAME")
+        for name in self.parts:
+            if not (name.isascii() and name.isidentifier()) or name in _NO_PART_NAMES:
+                raise ValueError(
+                    f"{name!r} cannot be the name of a part: its column is reward_NAME, so take letters, digits and _ "
+                    f"(no digit first), and none of {', '.join(_NO_PART_NAMES)}"
+                )
+        return self
+
+
 class PairsConfig(Section):
     """How pairs are built from the responses of a prompt."""
 
-    build: Literal["best_worst"] = identity("best_worst", "chosen: highest reward, rejected: lowest")
+    build: Build = identity(
+        "best_worst",
+        "chosen: highest reward; rejected: the lowest, a random other one, the median or the one nearest mean - 2 std "
+        "(best_worst, best_random, best_median, sweet_spot); or all, random_pair, minimum_gap",
+    )
+    max_per_prompt: int | None = identity(None, "pairs of a prompt, those of the largest margin (build: all)", ge=1)
+    min_gap: float = identity(0.0, "the explicit margin must exceed it; 0 drops ties only", ge=0)
+    max_similarity: float = identity(1.0, "pairs whose texts are more alike are dropped; 1 drops none", gt=0, le=1)
+    max_length_gap: int | None = identity(None, "most tokens by which chosen and rejected may differ", ge=0)
+    min_reward_chosen: float | None = identity(None, "pairs whose chosen reward is below it are dropped")
+    max_reward_rejected: float | None = identity(None, "pairs whose rejected reward is above it are dropped")
+    length_penalty: float | Literal["auto"] = identity(
+        0.0, "taken off the reward for each token; auto: fitted so that chosen and rejected are equally long on average"
+    )
+    allow_truncated: bool = identity(False, "pair responses that were cut at the length limit too")
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        self.rules()
+        return self
+
+    def rules(self) -> PairRules:
+        """As `selection.pairing` takes them. ValueError for what does nothing in its combination."""
+        return PairRules(**self.model_dump())
+
+
+# metrics that compare the policy with the reference whatever the form of the implicit margin
+_OF_THE_REFERENCE = ("dpo_gap",)
 
 
 class SelectionConfig(Section):
     """Which pairs are kept."""
 
-    metric: Metric = identity("alignment_potential", "what ranks the pairs")
+    metric: str = identity(
+        "alignment_potential", "what ranks the pairs: a name that `selfplay metrics` lists, or file.py:function"
+    )
+    options: dict[str, float] = identity({}, "numbers that the metric takes, as in {tau: 2.0} for rs_dpo")
+    group_column: str | None = identity(
+        None, "column of the prompts (topic, source, ...): pairs are ranked by z-scores within its groups"
+    )
     weight: float = identity(1.0, "weight of the implicit margin in the alignment potential", ge=0)
     form: Literal["simpo", "dpo"] = identity(
         "simpo", "implicit margin: difference of mean log-probs (simpo) or beta times log-ratio difference (dpo)"
@@ -135,9 +236,23 @@ class SelectionConfig(Section):
     standardize: bool = identity(True, "z-score both margins over the pool")
     beta: float | None = identity(None, "beta of the dpo form; training.beta if not set", gt=0)
     keep: float | int = identity(1.0, "fraction (0.4) or number (500) of the ranked pairs")
-    first_round_metric: Metric | None = identity(
-        None, "what ranks in round 1 when the dpo form is not defined there (policy = reference = initial)"
+    first_round_metric: str | None = identity(
+        None, "what ranks in round 1, where policy = reference = initial, when the metric compares the two (a name)"
     )
+
+    @field_validator("metric", "first_round_metric")
+    @classmethod
+    def _known(cls, name: str | None, info: ValidationInfo) -> str | None:
+        from selfplay.selection.metrics import find_metric  # numpy: not before a configuration is read
+
+        own = name is not None and ":" in name  # looked for where a run begins: its folder is not known here
+        if name is None or (own and info.field_name == "metric"):
+            return name
+        try:
+            find_metric(name)
+        except ConfigError as error:
+            raise ValueError(f"{error.message}. {error.hint}") from None
+        return name
 
     @model_validator(mode="after")
     def _keep_range(self) -> Self:
@@ -150,9 +265,13 @@ class SelectionConfig(Section):
         if isinstance(self.keep, int) and self.keep == 1:
             raise ValueError("`keep: 1` may mean one pair or all: write 1.0 for all pairs")
         if self.form == "simpo":
-            _refuse(self, ("beta", "first_round_metric"), "goes with form: dpo")
-        if self.metric == "full" and self.keep != 1.0:
+            _refuse(self, ("beta",), "goes with form: dpo")
+            if ":" not in self.metric and self.metric not in _OF_THE_REFERENCE:
+                _refuse(self, ("first_round_metric",), "goes with form: dpo, or with a metric that reads the reference")
+        if "full" in (self.metric, self.first_round_metric) and self.keep != 1.0:
             raise ValueError("metric: full keeps every pair: leave `keep` out, or choose another metric")
+        if self.metric == "full" and self.group_column is not None:
+            raise ValueError("metric: full keeps every pair, whatever its group: leave `group_column` out")
         return self
 
 
@@ -178,6 +297,9 @@ class TrainingConfig(Section):
     simpo_gamma_beta_ratio: float | None = identity(None, "target margin of SimPO over beta", ge=0)
     learning_rate: float = identity(..., "peak learning rate of AdamW", gt=0)
     epochs: int = identity(1, "passes over the kept pairs", ge=1)
+    max_steps: int | None = identity(
+        None, "optimizer steps of a round instead of epochs: the pairs are passed over as often as that takes", ge=1
+    )
     batch_size: int = identity(..., "pairs in an optimizer step, over all devices", ge=1)
     micro_batch_size: int | None = resource(None, "pairs in one forward pass; batch_size if not set", ge=1)
     max_length: int | None = identity(None, "longest prompt + response in tokens; the context if not set", ge=2)
@@ -199,6 +321,8 @@ class TrainingConfig(Section):
                 raise ValueError("loss: simpo needs `simpo_gamma_beta_ratio` (0.3 to 0.5 in published recipes)")
         elif self.simpo_gamma_beta_ratio is not None:
             raise ValueError("`simpo_gamma_beta_ratio` goes with loss: simpo")
+        if self.max_steps is not None:
+            _refuse(self, ("epochs",), "and `max_steps` both say how long to train: give one of them")
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         return self
@@ -282,4 +406,5 @@ class Config(Section):
                 raise ValueError("selection.form: dpo with training.start: initial and reference: initial is always 0")
         if self.sampling.num_responses < 2:
             raise ValueError("sampling.num_responses must be 2 or more: a pair takes two responses")
+        self.pairs.rules().check_num_responses(self.sampling.num_responses)
         return self

@@ -13,6 +13,7 @@ from pathlib import Path
 from selfplay.errors import CorruptionError
 from selfplay.store.commits import Commit, read_commit
 from selfplay.store.layout import COMMIT, Layout, rounds_present
+from selfplay.store.run import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,25 @@ def check_chain(layout: Layout, commits: Commits, unreadable: set[tuple[int, str
                 yield Problem("missing", str(folder), f"{folder} is missing, but {made}", remedy(folder))
 
 
+def check_inherited(layout: Layout, commits: Commits) -> Iterator[Problem]:
+    """A problem for each stage that the run was forked with and that is here as another commit. (One that is gone shows as a
+    missing input of what was made from it, or is taken over again by a resume.)"""
+    try:
+        fork = Store.open(layout.root).forked_from
+    except CorruptionError as error:
+        yield Problem("damaged", str(layout.identity), error.message, error.hint)
+        return
+    for (number, stage), digest in (fork.keys() if fork else {}).items():
+        found = commits.get((number, stage))
+        if found is not None and found.digest != digest:
+            yield Problem(
+                "chain",
+                str(found.folder / COMMIT),
+                f"{found.folder} is another commit than the one that the run was forked with",
+                remedy(found.folder),
+            )
+
+
 def problems_of_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
     """All commits that can be read, and everything wrong with commits and chain."""
     commits, problems = read_commits(layout)
@@ -98,4 +118,5 @@ def problems_of_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
         for path in (layout.rounds / f"{number:03d}").iterdir()
         if (number, path.name) not in commits
     }
+    problems += check_inherited(layout, commits)
     return commits, problems + list(check_chain(layout, commits, unreadable))

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from selfplay.errors import ConfigError
 from selfplay.inspect.reading import SCHEMA_VERSION, finite
 from selfplay.inspect.tables import rows_where, take_rows
+from selfplay.records import part_columns
 from selfplay.store.run import Store
 
 _PROMPT = ["prompt_id", "source_file", "source_row", "messages", "num_prompt_tokens", "columns_json"]
@@ -22,7 +23,7 @@ _NEAR = 2000
 
 
 def pair_document(store: Store, pair_id: str) -> dict[str, Any]:
-    """The document of `pair --json`: `pair` (all its columns), `prompt`, `responses` (each with reward, log-probs,
+    """The document of `pair --json`: `pair` (all its columns), `prompt`, `responses` (each with reward, its parts, log-probs,
     `use` chosen, rejected or unused, and the reason). Dropped pairs are found too. Raises ConfigError with the
     nearest ids."""
     found = _find(store, pair_id)
@@ -79,6 +80,7 @@ def _responses(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str
         reward, logprob = rewards[name], logprobs.get(name, {})
         response |= {
             "reward": reward["reward"],
+            **{name: reward[name] for name in part_columns(reward)},
             "gold_reward": reward["gold_reward"],
             "policy_logp": logprob.get("policy_logp"),
             "reference_logp": logprob.get("reference_logp"),

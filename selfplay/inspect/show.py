@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from selfplay.inspect.distributions import distributions
 from selfplay.inspect.funnel import funnel
 from selfplay.inspect.reading import SCHEMA_VERSION, finite, metrics_if_committed, require_round, stages_of
 from selfplay.inspect.rounds import round_row
+from selfplay.inspect.selection import selection_diagnostics
 from selfplay.inspect.warnings import round_warnings
 from selfplay.store.run import Store
 
 # token ids and per-step lines are for programs that read the metrics file, not for a summary
 _LEFT_OUT = ("canaries", "steps")
+# of the diagnostics: the document has a funnel and distributions of the whole round, and one list of warnings
+_ELSEWHERE = ("funnel", "distributions", "warnings")
 
 
-def show_document(store: Store, round_number: int) -> dict[str, Any]:
-    """The document of `show --json`. Raises ConfigError for a round that is not there, CorruptionError."""
+def show_document(store: Store, round_number: int, by: str | None = None) -> dict[str, Any]:
+    """The document of `show --json`; `by` names a column of the prompts whose groups' shares are looked at.
+
+    Raises ConfigError for a round or a column that is not there, CorruptionError.
+    """
     require_round(store, round_number)
     metrics = {
         stage: found for stage in stages_of(round_number) if (found := metrics_if_committed(store, round_number, stage))
     }
     previous = metrics_if_committed(store, round_number - 1, "evaluate") if round_number else {}
     row = round_row(store, round_number)
+    diagnostics = _diagnostics(store, round_number, by) if "select" in metrics else None
     return dict(
         finite(
             {
@@ -30,11 +38,12 @@ def show_document(store: Store, round_number: int) -> dict[str, Any]:
                 "round": round_number,
                 "complete": row["complete"],
                 "stages": list(metrics),
-                "warnings": round_warnings(metrics, previous),
+                "warnings": _warnings(round_warnings(metrics, previous), diagnostics),
                 "funnel": funnel(metrics) if round_number else [],
                 "distributions": distributions(store, round_number) if round_number else {},
                 "sampling": metrics.get("sample"),
                 "selection": metrics.get("select"),
+                "diagnostics": _without(diagnostics),
                 "training": _training(metrics.get("train")),
                 "evaluation": metrics.get("evaluate"),
                 "stage_seconds": row["stage_seconds"],
@@ -42,6 +51,23 @@ def show_document(store: Store, round_number: int) -> dict[str, Any]:
             }
         )
     )
+
+
+def _diagnostics(store: Store, round_number: int, by: str | None) -> dict[str, Any]:
+    return dataclasses.asdict(selection_diagnostics(store, round_number, by))
+
+
+def _without(diagnostics: dict[str, Any] | None) -> dict[str, Any] | None:
+    if diagnostics is None:
+        return None
+    return {name: value for name, value in diagnostics.items() if name not in _ELSEWHERE}
+
+
+def _warnings(of_round: list[dict[str, str]], diagnostics: dict[str, Any] | None) -> list[dict[str, str]]:
+    """Those of the round's metrics first; what both say is said once."""
+    said = {warning["name"] for warning in of_round}
+    of_selection = diagnostics["warnings"] if diagnostics is not None else ()
+    return [*of_round, *(dict(warning) for warning in of_selection if warning["name"] not in said)]
 
 
 def _training(train: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -44,6 +44,18 @@ def take_rows(
     return found.take(pa.array([position[int(number)] for number in wanted]))
 
 
+def column_names(store: Store, round_number: int, stage: str, table: str = "") -> list[str]:
+    """The columns of a committed table as it was written; empty where the stage has no such table."""
+    entries = [
+        entry
+        for entry in store.commit_of(round_number, stage).files
+        if entry.rows is not None and entry.path.rpartition("/")[0] == table
+    ]
+    if not entries:
+        return []
+    return list(pq.read_schema(store.layout.stage(round_number, stage) / min(entry.path for entry in entries)).names)
+
+
 def rows_where(store: Store, round_number: int, stage: str, column: str, values: Sequence[str]) -> list[int]:
     """Numbers of the rows whose `column` is one of `values`."""
     found = store.table(round_number, stage, columns=[column])[column]

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from selfplay.inspect.chain import Problem, remedy
 from selfplay.inspect.reading import config_in_force
 from selfplay.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
+from selfplay.stages.pair import CANDIDATES
 from selfplay.store.run import Store
 
 _RECORDS = {
@@ -109,6 +110,39 @@ def _pairs(store: Store, number: int) -> Iterator[str]:
         yield f"{found[0]} pairs, {found[1]} of them kept; recorded were {recorded[0]} and {recorded[1]}"
 
 
+def _pairs_are_of_their_responses(store: Store, number: int) -> Iterator[str]:
+    columns = ["prompt_id", "chosen_response_id", "rejected_response_id", "reward_chosen", "reward_rejected"]
+    table = store.table(number, "select", columns=columns)
+    sample = store.table(number, "sample", columns=["response_id", "prompt_id", "num_tokens"])
+    score = store.table(number, "score", columns=["response_id", "reward"])
+    # a run that was made before there was a penalty recorded none
+    penalty = store.metrics(number, "pair").get("length_penalty", 0.0)
+    for side in ("chosen", "rejected"):
+        ids = table[f"{side}_response_id"]
+        row, scored = (pc.index_in(ids, other["response_id"].combine_chunks()) for other in (sample, score))
+        unknown = row.null_count + scored.null_count
+        if unknown:
+            yield f"{unknown} {side} responses that were not sampled or not scored"
+            continue
+        strangers = pc.not_equal(sample["prompt_id"].take(row), table["prompt_id"])
+        yield from _count(_true(strangers), f"pairs whose {side} response is another prompt's")
+        reward = score["reward"].take(scored).to_numpy() - penalty * sample["num_tokens"].take(row).to_numpy()
+        wrong = int((reward != table[f"reward_{side}"].to_numpy()).sum())
+        off = f" less {penalty!r} a token" if penalty else ""
+        yield from _count(wrong, f"pairs whose reward_{side} is not the response's reward{off}")
+    not_better = pc.less_equal(table["reward_chosen"], table["reward_rejected"])
+    yield from _count(_true(not_better), "pairs whose chosen response has no higher reward")
+    candidates = store.table(number, "pair", CANDIDATES)
+    if candidates.num_rows != table.num_rows:
+        yield f"{table.num_rows} pairs of {candidates.num_rows} candidates"
+    rules = config_in_force(store)["pairs"]
+    # of a builder that gives one pair a prompt there is no such setting
+    most = rules.get("max_per_prompt") if rules["build"] == "all" else 1
+    if most is not None:
+        over = pc.greater(table["prompt_id"].value_counts().field("counts"), most)
+        yield from _count(_true(over), f"prompts with more than {most} pairs")
+
+
 def _every_response_has_one_place(store: Store, number: int) -> Iterator[str]:
     pairs = store.table(number, "select", columns=["chosen_response_id", "rejected_response_id"])
     sides = [*pairs["chosen_response_id"].chunks, *pairs["rejected_response_id"].chunks]
@@ -143,6 +177,7 @@ _RULES = (
     (("sample", "prompts"), _responses),
     (("score", "sample"), _rewards),
     (("select",), _pairs),
+    (("select", "pair", "sample", "score"), _pairs_are_of_their_responses),
     (("pair", "select", "sample"), _every_response_has_one_place),
     (("logprobs", "select"), _logprobs),
     (("evaluate",), _evaluation),

@@ -140,7 +140,9 @@ def _data(metrics: Metrics) -> Found:
         )
     pair, select = metrics.get("pair", {}), metrics.get("select", {})
     admitted = prompts.get("num_admitted") or 0
-    if pair and admitted and pair["num_pairs"] < FEW_PAIRS * admitted:
+    # a prompt may have several pairs; runs of an earlier version, which made one a prompt, did not record this number
+    paired = pair.get("num_prompts_paired", pair.get("num_pairs", 0))
+    if pair and admitted and paired < FEW_PAIRS * admitted:
         yield (
             "few_pairs",
             f"{pair['num_pairs']} pairs from {admitted} prompts; in no pair: {_counts(pair['unused_reasons'])}",

@@ -86,7 +86,7 @@ def prepare(
     progress: Progress = lambda report: None,
     sizes: Sizes | None = None,
 ) -> World:
-    """Make the world of `seed` in `world_dir`: `policy/`, `reward_model/`, `prompts.jsonl`,
+    """Make the world of `seed` in `world_dir`: `policy/`, `early_policy/`, `reward_model/`, `prompts.jsonl`,
     `eval_prompts.jsonl`, `config.yaml`, `learning_curve.json`, `world.json`.
 
     A world of the same seed and recipe that is there already, whole, is kept as it is. `sizes` is for tests.

@@ -8,11 +8,12 @@ non-finite pairs left out), and a column without spread counts as zero instead o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from selfplay.selection.arrays import Bools, Floats, Ints
+from selfplay.selection.arrays import Bools, Floats, Ints, in_blocks, starts_of_runs
 
 # A standard deviation below this share of the largest magnitude is rounding noise: a column of equal values has one
 # of about 1e-16, and dividing by it would turn the noise into z-scores of order one.
@@ -21,7 +22,8 @@ NOISE = 1e-12
 
 def explicit_margin(reward_chosen_P: Floats, reward_rejected_P: Floats) -> Floats:
     """R = r(x, y_w) - r(x, y_l), in the reward's unit. Not negative for best-versus-worst pairs."""
-    return reward_chosen_P - reward_rejected_P
+    with np.errstate(invalid="ignore"):
+        return in_blocks(np.subtract, reward_chosen_P, reward_rejected_P)
 
 
 def simpo_margin(
@@ -31,9 +33,14 @@ def simpo_margin(
 
     Log-probs are sums over the response's tokens; a response without tokens makes the margin non-finite.
     """
+
+    def margin(logp_chosen: Floats, logp_rejected: Floats, num_chosen: Floats, num_rejected: Floats) -> Floats:
+        return logp_chosen / num_chosen - logp_rejected / num_rejected
+
     with np.errstate(divide="ignore", invalid="ignore"):
-        margin_P: Floats = policy_logp_chosen_P / num_tokens_chosen_P - policy_logp_rejected_P / num_tokens_rejected_P
-    return margin_P
+        return in_blocks(
+            margin, policy_logp_chosen_P, policy_logp_rejected_P, num_tokens_chosen_P, num_tokens_rejected_P
+        )
 
 
 def dpo_margin(
@@ -44,9 +51,16 @@ def dpo_margin(
     beta: float,
 ) -> Floats:
     """Signed implicit margin, DPO form: beta times the difference of log-ratios to the reference (nats, summed)."""
-    ratio_chosen_P = policy_logp_chosen_P - reference_logp_chosen_P
-    ratio_rejected_P = policy_logp_rejected_P - reference_logp_rejected_P
-    return beta * (ratio_chosen_P - ratio_rejected_P)
+
+    def margin(
+        policy_chosen: Floats, policy_rejected: Floats, reference_chosen: Floats, reference_rejected: Floats
+    ) -> Floats:
+        return beta * ((policy_chosen - reference_chosen) - (policy_rejected - reference_rejected))
+
+    with np.errstate(invalid="ignore"):
+        return in_blocks(
+            margin, policy_logp_chosen_P, policy_logp_rejected_P, reference_logp_chosen_P, reference_logp_rejected_P
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +77,49 @@ def spread(values_P: Floats) -> Spread:
     The values are summed in sorted order, so that the result, and with it the last bit of every z-score, does not
     depend on the order of rows.
     """
+    return _spread_of_own(np.array(values_P, dtype=np.float64))
+
+
+def _spread_of_own(values_P: Floats) -> Spread:
+    """`spread` of an array that nobody else needs: it is used up."""
     if not len(values_P):
         return Spread(0.0, 0.0)
-    ordered_P = np.sort(values_P)
-    largest = max(abs(float(ordered_P[0])), abs(float(ordered_P[-1])))
-    mean, std = float(ordered_P.mean()), float(ordered_P.std())
+    values_P.sort()
+    largest = max(abs(float(values_P[0])), abs(float(values_P[-1])))
+    mean = float(values_P.mean())
+    values_P -= mean
+    np.square(values_P, out=values_P)
+    std = math.sqrt(float(values_P.mean()))
     return Spread(mean, std if std > NOISE * largest else 0.0)
 
 
 def z_scores(values_P: Floats, over: Spread) -> Floats:
     """(value - mean) / std; zeros where the pool has no spread (non-finite values stay non-finite)."""
     return (values_P - over.mean) / over.std if over.std > 0 else 0.0 * values_P
+
+
+def z_scores_in_groups(values_P: Floats, group_P: Ints) -> Floats:
+    """z-scores with the mean and the population standard deviation of each group's finite values.
+
+    Zeros in a group without spread, as in one of a single value; non-finite values stay as they are. `group_P` are
+    integer codes. Like `spread`, independent of row order to the last bit.
+    """
+    z_P = np.array(values_P, dtype=np.float64)
+    rows = np.flatnonzero(np.isfinite(values_P))
+    if not len(rows):
+        return z_P
+    # by group, and by value inside it: sums in an order of their own
+    rows = rows[np.lexsort((values_P[rows], group_P[rows]))]
+    value, start_G = values_P[rows], starts_of_runs(group_P[rows])
+    size_G = np.diff(start_G, append=len(rows))
+    mean_G = np.add.reduceat(value, start_G) / size_G
+    group = np.repeat(np.arange(len(start_G)), size_G)
+    centred = value - mean_G[group]
+    std_G = np.sqrt(np.add.reduceat(centred**2, start_G) / size_G)
+    largest_G = np.maximum(np.abs(value[start_G]), np.abs(value[start_G + size_G - 1]))
+    flat_G = std_G <= NOISE * largest_G
+    z_P[rows] = np.where(flat_G[group], 0.0, centred / np.where(flat_G, 1.0, std_G)[group])
+    return z_P
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +129,7 @@ class AlignmentPotential:
     Statistics are over the `num_pool` pairs of the pool; `implicit` is of the absolute implicit margin.
     `effective_beta` is the b for which ranking by R - b |L| is the same ranking: w std(R) / std(|L|) when
     standardised, w when raw. It depends on the pool; None where either column has no spread, since the other one
-    then ranks alone (or nothing does).
+    then ranks alone (or nothing does), and None with groups, each of which has one of its own.
     """
 
     values_P: Floats
@@ -100,21 +146,39 @@ def alignment_potential(
     *,
     weight: float = 1.0,
     standardize: bool = True,
+    group_P: Ints | None = None,
 ) -> AlignmentPotential:
     """Alignment potential: z(R) - weight z(|L|) when standardised (the released code's rule), else |R| - weight |L|.
 
     z-scores use means and standard deviations over the pairs of `pool_P` with two finite margins; the pairs outside
     the pool get their value by the same numbers. Non-finite margins give non-finite values.
+
+    With `group_P` (integer codes) the z-scores are taken within each group of the pool; pairs outside the pool get no
+    value then (NaN). The raw form knows no groups.
     """
-    size_P = np.abs(implicit_margin_P)
     pool_P = pool_P & np.isfinite(explicit_margin_P) & np.isfinite(implicit_margin_P)
-    explicit, implicit = spread(explicit_margin_P[pool_P]), spread(size_P[pool_P])
+    explicit = _spread_of_own(explicit_margin_P[pool_P])
+    sizes = implicit_margin_P[pool_P]
+    implicit = _spread_of_own(np.abs(sizes, out=sizes))
+    del sizes
+    effective_beta: float | None
+
+    def standardized(margin: Floats, implicit_margin: Floats) -> Floats:
+        return z_scores(margin, explicit) - weight * z_scores(np.abs(implicit_margin), implicit)
+
+    def raw(margin: Floats, implicit_margin: Floats) -> Floats:
+        return np.abs(margin) - weight * np.abs(implicit_margin)
+
     with np.errstate(invalid="ignore"):
-        if standardize:
-            values_P = z_scores(explicit_margin_P, explicit) - weight * z_scores(size_P, implicit)
+        if standardize and group_P is not None:
+            z_P = z_scores_in_groups(np.where(pool_P, explicit_margin_P, np.nan), group_P)
+            values_P = z_P - weight * z_scores_in_groups(np.where(pool_P, np.abs(implicit_margin_P), np.nan), group_P)
+            effective_beta = None
+        elif standardize:
+            values_P = in_blocks(standardized, explicit_margin_P, implicit_margin_P)
             flat = explicit.std == 0 or implicit.std == 0
             effective_beta = None if flat else weight * explicit.std / implicit.std
         else:
-            values_P = np.abs(explicit_margin_P) - weight * size_P
+            values_P = in_blocks(raw, explicit_margin_P, implicit_margin_P)
             effective_beta = weight
     return AlignmentPotential(values_P, int(pool_P.sum()), explicit, implicit, effective_beta)

@@ -7,9 +7,14 @@ listed here.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from selfplay.selection.arrays import Bools, Reasons
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.selection.arrays import Bools, Ints
 
 # A response is in no pair.
 EMPTY = "empty"
@@ -19,10 +24,20 @@ PROMPT_HAS_TOO_FEW_RESPONSES = "prompt_has_too_few_responses"
 IDENTICAL_RESPONSES = "identical_responses"
 ZERO_MARGIN = "zero_margin"
 NOT_EXTREME = "not_extreme"
-
-# A pair is not kept (ZERO_MARGIN and IDENTICAL_RESPONSES too, where pairs come from outside a run).
+NOT_PICKED = "not_picked"
+OVER_MAX_PER_PROMPT = "over_max_per_prompt"
+# Filters of pair building: of responses in a run, of pairs that come ready made.
+GAP_TOO_SMALL = "gap_too_small"
+REWARD_CHOSEN_TOO_LOW = "reward_chosen_too_low"
+REWARD_REJECTED_TOO_HIGH = "reward_rejected_too_high"
+LENGTH_GAP_TOO_LARGE = "length_gap_too_large"
+NEAR_IDENTICAL_RESPONSES = "near_identical_responses"
 TOO_LONG_FOR_TRAINING = "too_long_for_training"
+
+# A pair is not kept (EMPTY, REWARD_NOT_FINITE, ZERO_MARGIN and IDENTICAL_RESPONSES too, where pairs come from outside a run).
+IDENTICAL_AFTER_TRUNCATION = "identical_after_truncation"
 METRIC_NOT_FINITE = "metric_not_finite"
+EXCLUDED_BY_METRIC = "excluded_by_metric"
 NOT_SELECTED = "not_selected"
 
 RESPONSE_REASONS: dict[str, str] = {
@@ -30,33 +45,116 @@ RESPONSE_REASONS: dict[str, str] = {
     TRUNCATED: "the response was cut (finish_reason other than stop), so it must not be taught as an ending",
     REWARD_NOT_FINITE: "the reward is missing, NaN or infinite, and scoring gave no reason of its own",
     PROMPT_HAS_TOO_FEW_RESPONSES: "the only usable response of its prompt",
-    IDENTICAL_RESPONSES: "the prompt's usable responses, or its best and its worst, have the same text",
-    ZERO_MARGIN: "the prompt's best and worst response have the same reward",
+    IDENTICAL_RESPONSES: "the prompt's usable responses, or the two that would make the pair, have the same text",
+    ZERO_MARGIN: "the prompt's usable responses, or the two that would make the pair, have the same reward",
     NOT_EXTREME: "usable, but other responses of the prompt were taken as its best and its worst",
+    NOT_PICKED: "usable, but the builder took other responses of the prompt",
+    OVER_MAX_PER_PROMPT: "its pairs were left out for those of larger margin: a prompt gives pairs.max_per_prompt at most",
+    GAP_TOO_SMALL: "the rewards of the prompt, or of the two that would make the pair, differ by pairs.min_gap or less",
+    REWARD_CHOSEN_TOO_LOW: "the chosen response of its pair is below pairs.min_reward_chosen",
+    REWARD_REJECTED_TOO_HIGH: "the rejected response of its pair is above pairs.max_reward_rejected",
+    LENGTH_GAP_TOO_LARGE: "the responses of its pair differ by more than pairs.max_length_gap tokens",
+    NEAR_IDENTICAL_RESPONSES: "the responses of its pair are more alike than pairs.max_similarity",
+    TOO_LONG_FOR_TRAINING: "the prompt and the response exceed the training length",
 }
 
 PAIR_REASONS: dict[str, str] = {
+    EMPTY: "chosen or rejected has no text",
+    REWARD_NOT_FINITE: "the reward of chosen or rejected is missing, NaN or infinite",
     ZERO_MARGIN: "chosen and rejected have the same reward",
     IDENTICAL_RESPONSES: "chosen and rejected have the same text",
+    GAP_TOO_SMALL: "the explicit margin is min_gap or less",
+    REWARD_CHOSEN_TOO_LOW: "the reward of chosen is below min_reward_chosen",
+    REWARD_REJECTED_TOO_HIGH: "the reward of rejected is above max_reward_rejected",
+    LENGTH_GAP_TOO_LARGE: "chosen and rejected differ by more than max_length_gap tokens",
+    NEAR_IDENTICAL_RESPONSES: "chosen and rejected are more alike than max_similarity",
+    IDENTICAL_AFTER_TRUNCATION: "cut to the training length, chosen and rejected are the same",
     TOO_LONG_FOR_TRAINING: "the prompt and one of its responses exceed the training length",
     METRIC_NOT_FINITE: "the metric has no finite value for the pair",
+    EXCLUDED_BY_METRIC: "the metric's own rule leaves the pair out, whatever the cut",
     NOT_SELECTED: "ranked, but below the cut",
 }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Reasons:
+    """One `str | None` a row: None where there is nothing to object to.
+
+    Held as small integers (`code_P`: 0 for None, else 1 + position in `names`), so that ten million rows take 20 MB
+    and no Python object each. Never changed in place.
+
+    Example: Reasons.of([None, "empty", None]).counts() == {"empty": 1}
+    """
+
+    code_P: NDArray[np.int16] | NDArray[np.int32]
+    names: tuple[str, ...]
+
+    @staticmethod
+    def of(reasons: Sequence[str | None]) -> Reasons:
+        """Reasons row by row."""
+        seen: dict[str | None, int] = {None: 0}
+        codes = [seen.setdefault(reason, len(seen)) for reason in reasons]
+        names = tuple(name for name in seen if name is not None)
+        return Reasons(np.array(codes, dtype=_code_type(names)), names)
+
+    def __len__(self) -> int:
+        return len(self.code_P)
+
+    def __getitem__(self, row: int) -> str | None:
+        code = int(self.code_P[row])
+        return self.names[code - 1] if code else None
+
+    def __iter__(self) -> Iterator[str | None]:
+        named = (None, *self.names)
+        return (named[code] for code in self.code_P.tolist())
+
+    def tolist(self) -> list[str | None]:
+        """One `str | None` a row."""
+        return list(self)
+
+    def counts(self, where: Bools | None = None) -> dict[str, int]:
+        """Rows (of `where`) by reason, sorted by name; reasons that no row has are left out."""
+        code = self.code_P if where is None else self.code_P[where]
+        num = np.bincount(code, minlength=len(self.names) + 1)[1:].tolist()
+        return {name: rows for name, rows in sorted(zip(self.names, num, strict=True)) if rows}
+
+    def is_reason(self, name: str) -> Bools:
+        """True in the rows that have this reason."""
+        if name not in self.names:
+            return np.zeros(len(self), dtype=np.bool_)
+        return np.asarray(self.code_P == self.names.index(name) + 1, dtype=np.bool_)
+
+    def at(self, rows: Ints | Bools) -> Reasons:
+        """The reasons of these rows (positions, or a mask), in that order."""
+        return Reasons(self.code_P[rows], self.names)
+
+    def put(self, rows: Ints, reasons: Reasons) -> Reasons:
+        """A copy in which `rows` (positions, each once) have `reasons` instead of their own."""
+        names = (*self.names, *(name for name in reasons.names if name not in self.names))
+        code_of = np.array([0, *(names.index(name) + 1 for name in reasons.names)], dtype=_code_type(names))
+        code_P = self.code_P.astype(_code_type(names))
+        code_P[rows] = code_of[reasons.code_P]
+        return Reasons(code_P, names)
+
+
+def _code_type(names: Sequence[str]) -> Any:
+    # Scoring may give each failed reward call a reason of its own, so there is no bound on the names.
+    return np.int16 if len(names) < np.iinfo(np.int16).max else np.int32
+
+
 def no_reasons(num_rows: int) -> Reasons:
     """`num_rows` times None."""
-    return np.full(num_rows, None, dtype=object)
+    return Reasons(np.zeros(num_rows, dtype=np.int16), ())
 
 
 def is_free(reasons: Reasons) -> Bools:
     """True where there is no reason yet."""
-    free: Bools = np.equal(reasons, np.array(None, dtype=object)).astype(np.bool_)
-    return free
+    return np.asarray(reasons.code_P == 0, dtype=np.bool_)
 
 
-def give_reason(reasons: Reasons, where: Bools, reason: str) -> Reasons:
-    """A copy of `reasons` with `reason` in the rows of `where` that have none: the first reason given stays."""
-    given = reasons.copy()
-    given[where & is_free(reasons)] = reason
-    return given
+def give_reason(reasons: Reasons, where_P: Bools, name: str) -> Reasons:
+    """A copy of `reasons` with `name` in the rows of `where_P` that have none: the first reason given stays."""
+    names = reasons.names if name in reasons.names else (*reasons.names, name)
+    code_P = reasons.code_P.astype(_code_type(names))
+    code_P[where_P & (code_P == 0)] = names.index(name) + 1
+    return Reasons(code_P, names)

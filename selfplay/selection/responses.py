@@ -1,4 +1,8 @@
-"""The responses of a round as arrays, each with what makes it unusable by itself (stage *pair*, first half)."""
+"""The responses of a round as arrays, and what makes a response unusable by itself (stage *pair*, first half).
+
+Offline data with several responses a prompt comes through here too: what it does not say (why a response ended, how long
+it is) is left out.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfplay.selection.arrays import Bools, Floats, Ints, Reasons, codes
-from selfplay.selection.reasons import EMPTY, REWARD_NOT_FINITE, TRUNCATED, give_reason, is_free
+from selfplay.selection.arrays import Bools, Floats, Ints
+from selfplay.selection.reasons import (
+    EMPTY,
+    REWARD_NOT_FINITE,
+    TOO_LONG_FOR_TRAINING,
+    TRUNCATED,
+    Reasons,
+    give_reason,
+    no_reasons,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ResponsePool:
     """What pair builders see of R responses, in any row order. Built by `response_pool`.
 
-    `prompt_R` and `text_R` are codes: equal numbers mean the same prompt *id* (never prompt text: equal texts may
-    stay two prompts) and exactly the same response text. Text and not token ids decides identity, because text is
-    what the reward model judged. `response_index_R` is unique within a prompt. `rewards_R` is in the reward's own
-    unit. `reason_R` is None where the response is usable.
+    `prompt_R` and `text_R` are codes into `prompt_ids` and `texts`: equal numbers mean the same prompt *id* (never prompt
+    text: equal texts may stay two prompts) and exactly the same response text. Text and not token ids decides identity,
+    because text is what the reward model judged. `response_index_R` is unique within a prompt. `rewards_R` is in the
+    reward's own unit, NaN where it is missing. `drop_reason_R` is what scoring said. Lengths are in the policy's tokens;
+    None where they are not known.
     """
 
     prompt_R: Ints
     response_index_R: Ints
     rewards_R: Floats
     text_R: Ints
-    reason_R: Reasons
+    truncated_R: Bools
+    drop_reason_R: Reasons
+    prompt_ids: Sequence[str]
+    texts: Sequence[str]
+    num_tokens_R: Ints | None = None
+    num_prompt_tokens_R: Ints | None = None
 
-    @property
-    def usable_R(self) -> Bools:
-        return is_free(self.reason_R)
+    def __len__(self) -> int:
+        return len(self.prompt_R)
 
 
 def response_pool(
@@ -38,29 +55,80 @@ def response_pool(
     response_index: Sequence[int] | Ints,
     rewards: Sequence[float | None] | Floats,
     texts: Sequence[str],
-    finish_reasons: Sequence[str],
-    drop_reasons: Sequence[str | None],
+    finish_reasons: Sequence[str] | None = None,
+    drop_reasons: Sequence[str | None] | None = None,
+    num_tokens: Sequence[int] | Ints | None = None,
+    num_prompt_tokens: Sequence[int] | Ints | None = None,
 ) -> ResponsePool:
     """Columns of R responses, row by row, as a pool. A missing reward is None or NaN.
 
-    Where several reasons apply, the first of these is given: scoring's own `drop_reasons`, empty, truncated, reward
-    not finite. Raises ValueError for columns of different lengths and for a response index that is twice in a
-    prompt.
+    Without `finish_reasons` every response counts as finished; `num_prompt_tokens` is the prompt's length, response by
+    response. Raises ValueError for columns of different lengths and for a response index that is twice in a prompt.
     """
-    columns = (prompt_ids, response_index, rewards, texts, finish_reasons, drop_reasons)
-    if len({len(column) for column in columns}) != 1:
-        raise ValueError(f"columns of responses differ in length: {[len(column) for column in columns]}")
+    columns = {
+        "prompt_ids": prompt_ids, "response_index": response_index, "rewards": rewards, "texts": texts,
+        "finish_reasons": finish_reasons, "drop_reasons": drop_reasons, "num_tokens": num_tokens,
+        "num_prompt_tokens": num_prompt_tokens,
+    }  # fmt: skip
+    sizes = {name: len(column) for name, column in columns.items() if column is not None}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"columns of responses differ in length: {sizes}")
     rewards_R = np.asarray(rewards, dtype=np.float64)
-    reason_R: Reasons = np.array(drop_reasons, dtype=object)
+    num_responses = len(rewards_R)
+    prompt_R, distinct_prompts = _coded(prompt_ids)
+    text_R, distinct_texts = _coded(texts)
+    index_R = np.asarray(response_index, dtype=np.int64)
+    _check_unique(prompt_R, index_R, distinct_prompts)
+    if finish_reasons is None:
+        truncated_R = np.zeros(num_responses, dtype=np.bool_)
+    else:
+        truncated_R = np.fromiter((reason != "stop" for reason in finish_reasons), np.bool_, num_responses)
+    return ResponsePool(
+        prompt_R=prompt_R,
+        response_index_R=index_R,
+        rewards_R=rewards_R,
+        text_R=text_R,
+        truncated_R=truncated_R,
+        drop_reason_R=no_reasons(num_responses) if drop_reasons is None else Reasons.of(drop_reasons),
+        prompt_ids=distinct_prompts,
+        texts=distinct_texts,
+        num_tokens_R=None if num_tokens is None else np.asarray(num_tokens, dtype=np.int64),
+        num_prompt_tokens_R=None if num_prompt_tokens is None else np.asarray(num_prompt_tokens, dtype=np.int64),
+    )
+
+
+def faults(pool: ResponsePool, *, allow_truncated: bool = False, max_length: int | None = None) -> Reasons:
+    """Why a response can be in no pair, whatever the others are; None where it is usable.
+
+    Where several reasons apply, the first of these is given: scoring's own, empty, truncated (unless allowed), reward not
+    finite, too long for training (prompt and response have more than `max_length` tokens together, the end token
+    included). What is too long is left out before pairs are built and not cut: a cut response would be taught as an
+    ending, and two that share a long beginning may become identical once cut. ValueError for a `max_length` where
+    lengths are not known.
+    """
+    reason_R = give_reason(pool.drop_reason_R, empty_texts(pool.texts)[pool.text_R], EMPTY)
+    if not allow_truncated:
+        reason_R = give_reason(reason_R, pool.truncated_R, TRUNCATED)
+    reason_R = give_reason(reason_R, ~np.isfinite(pool.rewards_R), REWARD_NOT_FINITE)
+    if max_length is not None:
+        if pool.num_tokens_R is None or pool.num_prompt_tokens_R is None:
+            raise ValueError("a max_length needs num_tokens and num_prompt_tokens of the responses")
+        long_R = pool.num_prompt_tokens_R + pool.num_tokens_R > max_length
+        reason_R = give_reason(reason_R, long_R, TOO_LONG_FOR_TRAINING)
+    return reason_R
+
+
+def empty_texts(texts: Sequence[str]) -> Bools:
+    """True where a text is empty or white space only."""
     # `isspace` stops at the first letter, where `strip` would copy the text.
-    empty_R = np.array([not text or text.isspace() for text in texts], dtype=np.bool_)
-    truncated_R = np.array([reason != "stop" for reason in finish_reasons], dtype=np.bool_)
-    reason_R = give_reason(reason_R, empty_R, EMPTY)
-    reason_R = give_reason(reason_R, truncated_R, TRUNCATED)
-    reason_R = give_reason(reason_R, ~np.isfinite(rewards_R), REWARD_NOT_FINITE)
-    prompt_R, index_R = codes(prompt_ids), np.asarray(response_index, dtype=np.int64)
-    _check_unique(prompt_R, index_R, prompt_ids)
-    return ResponsePool(prompt_R, index_R, rewards_R, codes(texts), reason_R)
+    return np.fromiter((not text or text.isspace() for text in texts), np.bool_, len(texts))
+
+
+def _coded(values: Sequence[str]) -> tuple[Ints, list[str]]:
+    """Codes by first appearance, and the value behind each."""
+    seen: dict[str, int] = {}
+    code = np.fromiter((seen.setdefault(value, len(seen)) for value in values), np.int64, len(values))
+    return code, list(seen)
 
 
 def _check_unique(prompt_R: Ints, index_R: Ints, prompt_ids: Sequence[str]) -> None:
@@ -68,4 +136,4 @@ def _check_unique(prompt_R: Ints, index_R: Ints, prompt_ids: Sequence[str]) -> N
     repeated = (np.diff(prompt_R[order]) == 0) & (np.diff(index_R[order]) == 0)
     if repeated.any():
         row = order[1:][repeated][0]
-        raise ValueError(f"prompt {prompt_ids[row]!r} has response_index {index_R[row]} more than once")
+        raise ValueError(f"prompt {prompt_ids[prompt_R[row]]!r} has response_index {index_R[row]} more than once")

@@ -51,6 +51,16 @@ class StopFlag:
             )
 
 
+class UnderWay(Protocol):
+    """What work by shards needs of its surroundings; a run's `Context` is one."""
+
+    @property
+    def reporter(self) -> Reporter: ...
+
+    @property
+    def stop(self) -> StopFlag: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A policy as the loop knows it: `folder` holds float32 weights (or the user's own folder in round 0), `engine_folder`
@@ -139,7 +149,7 @@ def cut(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 
 def run_shards(
-    context: Context,
+    context: UnderWay,
     writer: StageWriter,
     pool: Pool,
     method: str,

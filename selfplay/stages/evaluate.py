@@ -14,12 +14,13 @@ from typing import Any
 import pyarrow as pa
 
 from selfplay.protocols import SamplingSettings
-from selfplay.records import EvaluationResponse, Prompt, schema
+from selfplay.records import EvaluationResponse, Prompt, schema, with_parts
+from selfplay.selection.margins import Spread
 from selfplay.stages.context import Context, cut, derive_seed, run_shards
 from selfplay.stages.evaluation_metrics import summarize
 from selfplay.stages.prompts import admitted
 from selfplay.stages.sample import policy_reads, requests, sampling_settings
-from selfplay.stages.score import check_failures, gold_drop_reasons, judged, score_items
+from selfplay.stages.scoring import GOLD, gold_drop_reasons, judge_shards, reward_shards
 from selfplay.store.writer import StageWriter
 
 MODES = ("sampled", "greedy")
@@ -49,9 +50,10 @@ def run(context: Context, round_number: int) -> None:
         for index in sorted(writer.shards(f".{mode}"))
         for row in writer.read_shard(index, f".{mode}").to_pylist()
     ]
-    _score(context, writer, round_number, cut(rows, 4 * context.config.sampling.shard_size), prompts)
+    parts = _score(context, writer, round_number, cut(rows, 4 * context.config.sampling.shard_size), prompts)
     table = pa.concat_tables([writer.read_shard(index) for index in sorted(writer.shards())])
     metrics: dict[str, Any] = {"weight_changes": changes, "policy_digest": context.policy(round_number).digest}
+    metrics |= parts
     if table.num_rows:
         seed = derive_seed(context.config.seed, "bootstrap")
         initial = context.store.table(0, "evaluate") if round_number > 0 else None
@@ -105,24 +107,30 @@ def _score(
     round_number: int,
     shards: Sequence[Sequence[dict[str, Any]]],
     prompts: dict[str, Prompt],
-) -> None:
+) -> dict[str, Any]:
+    shape = with_parts(schema(EvaluationResponse), context.config.reward.parts)
+
     def rewarded(index: int, scores: pa.Table | None) -> pa.Table:
-        shape = schema(EvaluationResponse)
-        table = pa.Table.from_pylist(list(shards[index]), schema=shape)
         if scores is None:
-            return table
-        check_failures(context, scores)
-        gold = writer.read_shard(index, ".gold")["gold_reward"] if context.workers.gold else table["gold_reward"]
-        columns = {"reward": scores["reward"], "gold_reward": gold, "drop_reason": scores["drop_reason"]}
-        return pa.table({name: columns.get(name, table[name]) for name in shape.names}).cast(shape)
+            return shape.empty_table()
+        table = pa.Table.from_pylist(list(shards[index]), schema=schema(EvaluationResponse))
+        gold = writer.read_shard(index, GOLD)["gold_reward"] if context.workers.gold else table["gold_reward"]
+        columns = {name: scores[name] for name in scores.column_names if name in shape.names} | {"gold_reward": gold}
+        return pa.table({name: columns[name] if name in columns else table[name] for name in shape.names}).cast(shape)
 
     if context.workers.gold is not None:
-        run_shards(
-            context, writer, context.workers.gold, "score", shards, lambda shard: (score_items(shard, prompts),),
-            lambda _, table: judged(context, table),
-            title=f"round {round_number} evaluate, gold", unit="responses", table=".gold",
-        )  # fmt: skip
-    run_shards(
-        context, writer, context.workers.scorer, "score", shards, lambda shard: (score_items(shard, prompts),),
-        rewarded, title=f"round {round_number} evaluate, reward", unit="responses",
+        title = f"round {round_number} evaluate, gold"
+        judge_shards(context, writer, context.workers.gold, shards, prompts, title=title)
+    return reward_shards(
+        context, writer, shards, prompts, rewarded, title=f"round {round_number} evaluate, reward",
+        statistics=_first_statistics(context, round_number), measured=lambda row: row["mode"] == "sampled",
     )  # fmt: skip
+
+
+def _first_statistics(context: Context, round_number: int) -> dict[str, Spread] | None:
+    """What normalises the parts of a combined reward in every evaluation: their means and standard deviations over the sampled
+    responses of the starting policy. Those of each round's own would put every round's mean at 0. None: not there yet."""
+    if round_number == 0 or not context.config.reward.parts:
+        return None
+    recorded = context.store.metrics(0, "evaluate")["reward_parts"]
+    return {name: Spread(part["mean"], part["std"]) for name, part in recorded.items()}

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay import statistics
+from selfplay.records import part_columns
 
 
 def summarize(
@@ -35,6 +36,15 @@ def summarize(
         "eval_distinct_fraction": statistics.distinct_fraction(sampled["text"].to_pylist()),
         "eval_distinct_2": statistics.distinct_n(sampled["token_ids"].to_pylist(), 2),
     }
+    parts = part_columns(table.column_names)
+    if parts:
+        metrics["eval_reward_parts"] = {
+            name.removeprefix("reward_"): {
+                "mean": _mean(sampled, name, seed).get("mean"),
+                "greedy_mean": _mean(greedy, name, seed).get("mean"),
+            }
+            for name in parts
+        }
     golds = _mean(sampled, "gold_reward", seed)
     metrics |= {
         "eval_num_ungolded": table.num_rows - int(pc.count(table["gold_reward"]).as_py()) if gold else 0,

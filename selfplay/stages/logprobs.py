@@ -1,5 +1,5 @@
 """Stage *logprobs*: teacher-forced log-probs of the responses that are in a pair, under the policy about to be trained and under
-the reference; one pass where the two are the same weights.
+the reference; one pass where the two are the same weights. What else the round's metric reads of the policy is made here too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from selfplay.protocols import LogprobItem
 from selfplay.records import Logprobs, schema
+from selfplay.stages import metric_inputs
 from selfplay.stages.context import Context, Policy, cut, run_shards
 from selfplay.stages.pair import CANDIDATES
 from selfplay.stages.sample import policy_reads
@@ -41,12 +42,14 @@ def run(context: Context, round_number: int) -> None:
         ),
         title=f"round {round_number} logprobs", unit="responses",
     )  # fmt: skip
+    made = metric_inputs.make(context, round_number, writer, policy)
     context.workers.logprobs.everyone("release")
     metrics = {
         "num_responses": sum(len(shard) for shard in shards),
         "policy_digest": policy.digest,
         "reference_digest": reference.digest if reference else None,
         "reference_is_policy": reference is not None and not other,
+        "made_for_metric": made,
     }
     context.commit(writer, started, metrics)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +13,9 @@ from selfplay.protocols import SampleRequest, SamplingSettings
 from selfplay.records import Prompt, Response, schema
 from selfplay.stages.context import Context, cut, derive_seed, run_shards
 from selfplay.stages.prompts import admitted
+from selfplay.store.writer import StageWriter
+
+MIXED = ".mixed"
 
 
 def run(context: Context, round_number: int) -> None:
@@ -19,20 +23,19 @@ def run(context: Context, round_number: int) -> None:
     started = time.monotonic()
     writer = context.writer(round_number, "sample", [(round_number, "prompts"), *policy_reads(round_number - 1)])
     prompts = admitted(context, round_number)
+    mixed = context.config.sampling.mix is not None
+    if mixed:
+        _sample_mixed(context, writer, round_number, prompts)
     changes = context.serve(round_number - 1)
     settings = sampling_settings(context)
     serving = time.monotonic()
+    shards = cut(prompts, context.config.sampling.shard_size)
     run_shards(
-        context,
-        writer,
-        context.workers.sampler,
-        "sample",
-        cut(prompts, context.config.sampling.shard_size),
-        lambda shard: (requests(context, shard, "sample", round_number), settings),
-        lambda _, table: complete(table, round_number),
-        title=f"round {round_number} sample",
-        unit="prompts",
-    )
+        context, writer, context.workers.sampler, "sample", shards,
+        lambda shard: (share(context, requests(context, shard, "sample", round_number), mixed=False), settings),
+        lambda index, table: _with_mixed(complete(table, round_number), writer, index, mixed),
+        title=f"round {round_number} sample", unit="prompts",
+    )  # fmt: skip
     lengths = pa.concat_tables(
         [writer.read_shard(index).select(["num_tokens", "finish_reason"]) for index in sorted(writer.shards())]
     )
@@ -47,9 +50,52 @@ def run(context: Context, round_number: int) -> None:
         "weight_changes": changes,
         "engines": context.workers.sampler.everyone("describe"),
         "sampling_seconds": round(time.monotonic() - serving, 3),
+        "num_mixed": sum(writer.read_shard(index, MIXED).num_rows for index in writer.shards(MIXED)),
         "stop_token_ids": list(settings.stop_token_ids),
     }
     context.commit(writer, started, metrics)
+
+
+def _sample_mixed(context: Context, writer: StageWriter, round_number: int, prompts: Sequence[Prompt]) -> None:
+    """The second model's responses, in hidden shards cut as the policy's are: before the engines serve the policy."""
+    shards = cut(prompts, context.config.sampling.shard_size)
+    if len(writer.shards(MIXED)) == len(shards):
+        return
+    model = context.inputs.mix
+    assert model is not None, "the second model of sampling.mix is resolved with the inputs"
+    context.workers.sampler.everyone("load_policy", str(model.folder), model.digest, ())
+    settings = sampling_settings(context)
+    run_shards(
+        context, writer, context.workers.sampler, "sample", shards,
+        lambda shard: (share(context, requests(context, shard, "mix", round_number), mixed=True), settings),
+        lambda _, table: complete(table, round_number, origin="mix"),
+        title=f"round {round_number} sample, second model", unit="prompts", table=MIXED,
+    )  # fmt: skip
+
+
+def share(context: Context, asked: Sequence[SampleRequest], *, mixed: bool) -> list[SampleRequest]:
+    """The part of each request that falls to the second model (`mixed`) or to the policy. Which prompts are shared out
+    follows from the run's seed and the prompt's id alone, the same in every round."""
+    sampling = context.config.sampling
+    if sampling.mix is None:
+        return list(asked)
+    parts = []
+    for request in asked:
+        drawn = derive_seed(context.config.seed, "mixed", request.prompt_id) / 2**31
+        theirs = sampling.mix.num_responses if drawn < sampling.mix.share else 0
+        ours = sampling.num_responses - theirs
+        count, first = (theirs, ours) if mixed else (ours, 0)
+        if count:
+            parts.append(replace(request, num_responses=count, first_index=first))
+    return parts
+
+
+def _with_mixed(table: pa.Table, writer: StageWriter, index: int, mixed: bool) -> pa.Table:
+    """A shard of the policy's responses with the second model's in their places, by prompt and response index."""
+    if not mixed:
+        return table
+    whole = pa.concat_tables([table, writer.read_shard(index, MIXED)])
+    return whole.sort_by([("prompt_id", "ascending"), ("response_index", "ascending")])
 
 
 def policy_reads(round_number: int) -> list[tuple[int, str]]:
@@ -83,8 +129,8 @@ def requests(context: Context, prompts: Sequence[Prompt], *purpose: object) -> l
     ]
 
 
-def complete(table: pa.Table | None, round_number: int) -> pa.Table:
-    """A sampler's rows as rows of the responses table: ids and round added."""
+def complete(table: pa.Table | None, round_number: int, origin: str | None = None) -> pa.Table:
+    """A sampler's rows as rows of the responses table: ids, round and origin added."""
     shape = schema(Response)
     if table is None:
         return shape.empty_table()
@@ -92,7 +138,11 @@ def complete(table: pa.Table | None, round_number: int) -> pa.Table:
         response_id(prompt_id, round_number, index)
         for prompt_id, index in zip(table["prompt_id"].to_pylist(), table["response_index"].to_pylist(), strict=True)
     ]
-    columns = {"response_id": pa.array(ids), "round": pa.array([round_number] * len(ids), pa.int64())}
+    columns = {
+        "response_id": pa.array(ids, pa.string()),
+        "round": pa.array([round_number] * len(ids), pa.int64()),
+        "origin": pa.array([origin] * len(ids), pa.string()),
+    }
     return pa.table(
         {name: columns.get(name, table[name] if name in table.column_names else None) for name in shape.names}
     ).cast(shape)

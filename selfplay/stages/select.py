@@ -1,139 +1,255 @@
 """Stage *select*: margins, alignment potential, ranks, and which pairs are kept. The table is complete: TRL and
-`datasets.load_dataset` read the folder as it is.
+`datasets.load_dataset` read the folder as it is. What else the metric read lies hidden beside it (`.read/`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from selfplay.records import Pair, Prompt, from_table, to_table
-from selfplay.selection.lengths import too_long_for_training
-from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, give_reason, no_reasons
+from selfplay.ranking import EMBEDDING, group_name, prompt_number
+from selfplay.records import Pair, schema
+from selfplay.selection.arrays import Floats, Ints, codes
+from selfplay.selection.metrics import columns_needed
 from selfplay.selection.selecting import PairPool, Selection, select
+from selfplay.stages import metric_inputs
 from selfplay.stages.context import Context
 from selfplay.stages.pair import CANDIDATES
+
+# What the metric read that the pairs table has no column for: pair_id, the columns by name, and `group`.
+READ = ".read"
+# Pairs in a shard: their texts are in memory at a time.
+SHARD_PAIRS = 25_000
+
+_FROM_RESPONSES = {
+    "policy_logp": ("policy_logp_chosen", "policy_logp_rejected"),
+    "reference_logp": ("reference_logp_chosen", "reference_logp_rejected"),
+    "num_tokens": ("num_tokens_chosen", "num_tokens_rejected"),
+}
+_OF_CANDIDATES = ("reward_chosen", "reward_rejected", "prompt_reward_mean", "prompt_reward_std")
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """The P candidate pairs of a round by id: `columns` are P numbers each, `*_row_P` rows of the responses and prompts."""
+
+    pair_id: pa.Array
+    chosen_id: pa.ChunkedArray
+    rejected_id: pa.ChunkedArray
+    columns: dict[str, Any]
+    chosen_row_P: Ints
+    rejected_row_P: Ints
+    prompt_row_P: Ints
 
 
 def run(context: Context, round_number: int) -> None:
     """Write the pairs table of a round, kept pairs and dropped ones."""
     started = time.monotonic()
-    reads = [(round_number, stage) for stage in ("prompts", "sample", "score", "pair", "logprobs")]
+    reads = [(round_number, stage) for stage in ("prompts", "sample", "pair", "logprobs")]
     writer = context.writer(round_number, "select", reads)
-    prompts = {row.prompt_id: row for row in from_table(Prompt, context.store.table(round_number, "prompts"))}
-    responses = _responses(context, round_number)
-    candidates = context.store.table(round_number, "pair", CANDIDATES).to_pylist()
-    pairs = [
-        _pair(round_number, prompts, responses[row["chosen_response_id"]], responses[row["rejected_response_id"]])
-        for row in candidates
-    ]
-    pairs.sort(key=lambda pair: pair.pair_id)
-    selection = _select(context, round_number, pairs, prompts)
-    ranked = [_with_outcome(pair, selection, row) for row, pair in enumerate(pairs)]
-    if not writer.shards():
-        writer.write_shard(
-            0, to_table(Pair, sorted(ranked, key=lambda pair: (pair.rank is None, pair.rank, pair.pair_id)))
-        )
+    candidates = _candidates(context, round_number)
+    extra, groups = _metric_columns(context, round_number, candidates)
+    selection = _select(context, round_number, candidates, extra, groups)
+    # kept pairs first, by rank, then those without one; candidates are by id already
+    rank_P = np.where(selection.rank_P > 0, selection.rank_P, len(selection.rank_P) + 1)
+    order = np.argsort(rank_P, kind="stable")
+    kept = {name: writer.shards(name) for name in ("", READ)}
+    read = _read_columns(context, round_number, candidates.columns | extra, groups)
+    texts = _Texts(context, round_number)
+    for index, start in enumerate(range(0, max(len(order), 1), SHARD_PAIRS)):
+        rows = order[start : start + SHARD_PAIRS]
+        if read and index not in kept[READ]:
+            taken = {name: pa.array(column).take(pa.array(rows)) for name, column in read.items()}
+            writer.write_shard(index, pa.table({"pair_id": candidates.pair_id.take(pa.array(rows)), **taken}), READ)
+        if index not in kept[""]:
+            writer.write_shard(index, _rows(round_number, candidates, selection, texts, rows))
     summary = dataclasses.asdict(selection.summary)
     if summary["implicit_margin_all_zero"]:
         context.reporter.say(f"round {round_number}: every implicit margin is 0; {summary['metric']} ranks without it")
-    context.commit(writer, started, {"num_pairs": len(pairs), **summary})
+    for note in summary["notes"]:
+        context.reporter.say(f"round {round_number} select: {note}")
+    context.commit(writer, started, {"num_pairs": len(rank_P), **summary})
 
 
-def _responses(context: Context, number: int) -> dict[str, dict[str, Any]]:
-    """The paired responses of a round by id: text, token count, reward, log-probs."""
-    logprobs = {row["response_id"]: row for row in context.store.table(number, "logprobs").to_pylist()}
-    rewards = context.store.table(number, "score", columns=["response_id", "reward"]).to_pylist()
-    columns = ["response_id", "prompt_id", "response_index", "text", "num_tokens"]
-    rows = context.store.table(number, "sample", columns=columns).to_pylist()
-    return {
-        row["response_id"]: {**row, **reward, **logprobs[row["response_id"]]}
-        for row, reward in zip(rows, rewards, strict=True)
-        if row["response_id"] in logprobs
-    }
-
-
-def _pair(round_number: int, prompts: Mapping[str, Prompt], chosen: dict[str, Any], rejected: dict[str, Any]) -> Pair:
-    prompt_id = chosen["prompt_id"]
-    return Pair(
-        pair_id=f"{prompt_id}-r{round_number:03d}-{chosen['response_index']}-{rejected['response_index']}",
-        round=round_number,
-        prompt_id=prompt_id,
-        prompt=prompts[prompt_id].messages,
-        chosen=[{"role": "assistant", "content": chosen["text"]}],
-        rejected=[{"role": "assistant", "content": rejected["text"]}],
-        chosen_response_id=chosen["response_id"],
-        rejected_response_id=rejected["response_id"],
-        reward_chosen=chosen["reward"],
-        reward_rejected=rejected["reward"],
-        explicit_margin=chosen["reward"] - rejected["reward"],
-        policy_logp_chosen=chosen["policy_logp"],
-        policy_logp_rejected=rejected["policy_logp"],
-        reference_logp_chosen=chosen["reference_logp"],
-        reference_logp_rejected=rejected["reference_logp"],
-        num_tokens_chosen=chosen["num_tokens"],
-        num_tokens_rejected=rejected["num_tokens"],
+def _candidates(context: Context, number: int) -> _Candidates:
+    store = context.store
+    table = store.table(number, "pair", CANDIDATES)
+    chosen_id, rejected_id = table["chosen_response_id"], table["rejected_response_id"]
+    sample = store.table(number, "sample", columns=["response_id", "prompt_id", "response_index"])
+    chosen_P, rejected_P = (_index(ids, sample["response_id"]) for ids in (chosen_id, rejected_id))
+    prompt_id = sample["prompt_id"].take(pa.array(chosen_P))
+    index = sample["response_index"].cast(pa.string())
+    ids = [prompt_id, f"r{number:03d}", *(index.take(pa.array(rows)) for rows in (chosen_P, rejected_P))]
+    pair_id = pc.binary_join_element_wise(*ids, "-").combine_chunks()
+    by_id = pc.sort_indices(pair_id)
+    order = by_id.to_numpy()
+    columns = {name: table[name].to_numpy()[order] for name in _OF_CANDIDATES}
+    chosen_id, rejected_id = chosen_id.take(by_id), rejected_id.take(by_id)
+    logprobs = store.table(number, "logprobs")
+    for source, names in _FROM_RESPONSES.items():
+        values = _numbers(logprobs[source])
+        for name, side in zip(names, (chosen_id, rejected_id), strict=True):
+            columns[name] = values[_index(side, logprobs["response_id"])]
+    prompts = store.table(number, "prompts", columns=["prompt_id", "num_prompt_tokens"])
+    prompt_P = _index(prompt_id.take(by_id), prompts["prompt_id"])
+    columns["num_prompt_tokens"] = prompts["num_prompt_tokens"].to_numpy()[prompt_P]
+    return _Candidates(
+        pair_id.take(by_id), chosen_id, rejected_id, columns, chosen_P[order], rejected_P[order], prompt_P
     )
 
 
-def _select(context: Context, round_number: int, pairs: list[Pair], prompts: Mapping[str, Prompt]) -> Selection:
-    settings, training = context.config.selection, context.config.training
-    metric: str = settings.metric
-    if round_number == 1 and settings.form == "dpo":
-        assert settings.first_round_metric is not None  # the config requires it
-        metric = settings.first_round_metric
+def _index(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
+    """The row of each id among others, all of which are there."""
+    found = pc.index_in(ids, value_set=among.combine_chunks())
+    assert not found.null_count, "an id of a later table is in the table that it comes from"
+    return np.asarray(found.to_numpy(), dtype=np.int64)
 
-    def column(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.array(
-            [math.nan if (value := getattr(pair, name)) is None else value for pair in pairs], dtype=np.float64
-        )
 
-    chosen = np.array([pair.num_tokens_chosen for pair in pairs], dtype=np.int64)
-    rejected = np.array([pair.num_tokens_rejected for pair in pairs], dtype=np.int64)
-    prompt = np.array([prompts[pair.prompt_id].num_prompt_tokens for pair in pairs], dtype=np.int64)
-    long = too_long_for_training(prompt, chosen, rejected, context.inputs.max_length)
+def _numbers(column: pa.ChunkedArray) -> Any:
+    """Numbers with NaN for null; integers stay integers."""
+    return column.cast(pa.float64()).to_numpy() if column.null_count else column.to_numpy()
+
+
+def _metric_columns(
+    context: Context, number: int, candidates: _Candidates
+) -> tuple[dict[str, Any], list[str | None] | None]:
+    """What only this round's metric reads: columns made for it, number columns of the prompts; and the pairs' groups."""
+    ranking, settings = context.inputs.ranking, context.config.selection
+    columns: dict[str, Any] = {}
+    for name in sorted(ranking.made_for(number)):
+        columns[name] = metric_inputs.read(context, number, name, candidates.chosen_id, candidates.prompt_row_P)
+    own = [name for name in ranking.prompt_columns if name in ranking.of_round(number).inputs]
+    if not own and settings.group_column is None:
+        return columns, None
+    documents = context.store.table(number, "prompts", columns=["columns_json"])["columns_json"].to_pylist()
+    prompts: list[Mapping[str, object]] = [json.loads(document) for document in documents]
+    for name in own:
+        values = [prompt_number(prompt, name) for prompt in prompts]
+        columns[name] = np.array([np.nan if value is None else value for value in values])[candidates.prompt_row_P]
+    if settings.group_column is None:
+        return columns, None
+    names = [group_name(prompt, settings.group_column) for prompt in prompts]
+    return columns, [names[row] for row in candidates.prompt_row_P.tolist()]
+
+
+def _select(
+    context: Context, number: int, candidates: _Candidates, extra: dict[str, Any], groups: list[str | None] | None
+) -> Selection:
+    settings, training, ranking = context.config.selection, context.config.training, context.inputs.ranking
+    metric = ranking.of_round(number)
     has_reference = training.loss != "simpo"
-    pool = PairPool(
-        pair_id=[pair.pair_id for pair in pairs],
-        reward_chosen_P=column("reward_chosen"),
-        reward_rejected_P=column("reward_rejected"),
-        num_tokens_chosen_P=chosen,
-        num_tokens_rejected_P=rejected,
-        policy_logp_chosen_P=column("policy_logp_chosen"),
-        policy_logp_rejected_P=column("policy_logp_rejected"),
-        reference_logp_chosen_P=column("reference_logp_chosen") if has_reference else None,
-        reference_logp_rejected_P=column("reference_logp_rejected") if has_reference else None,
-        drop_reason_P=give_reason(no_reasons(len(pairs)), long, TOO_LONG_FOR_TRAINING),
-    )
+    columns = {
+        name: values
+        for name, values in candidates.columns.items()
+        if has_reference or not name.startswith("reference_")
+    }
+    if groups is not None and (num_without := groups.count(None)):
+        context.reporter.say(
+            f"round {number} select: {num_without} of {len(groups)} pairs have no {settings.group_column}: "
+            "they are a group of their own"
+        )
     return select(
-        pool,
+        PairPool(
+            pair_id=candidates.pair_id,
+            columns=columns | extra,
+            group_P=None if groups is None else codes(groups),
+        ),
         metric=metric,
         keep=settings.keep,
         form=settings.form,
         weight=settings.weight,
         standardize=settings.standardize,
         beta=(settings.beta or training.beta) if settings.form == "dpo" else None,
-        seed=context.config.seed + round_number,
-        allow_equal_reference=settings.form == "dpo" and round_number == 1,
+        seed=context.config.seed + number,
+        options=settings.options if metric is ranking.metric else {},
+        allow_equal_reference=settings.form == "dpo" and number == 1,
     )
 
 
-def _with_outcome(pair: Pair, selection: Selection, row: int) -> Pair:
-    def value(column: Any) -> float | None:
-        return None if column is None or not math.isfinite(column[row]) else float(column[row])
+def _read_columns(
+    context: Context, number: int, columns: Mapping[str, Any], groups: list[str | None] | None
+) -> dict[str, Any]:
+    """The columns of READ, P values each. An embedding stays where it was made."""
+    ranking = context.inputs.ranking
+    needed = columns_needed(ranking.of_round(number), ranking.form)
+    read = {name: columns[name] for name in needed if name not in {*schema(Pair).names, EMBEDDING}}
+    return read if groups is None else read | {"group": pa.array(groups, pa.string())}
 
-    rank = int(selection.rank_P[row])
-    return dataclasses.replace(
-        pair,
-        implicit_margin=value(selection.implicit_margin_P),
-        alignment_potential=value(selection.alignment_potential_P),
-        metric_value=value(selection.metric_value_P),
-        rank=rank if rank > 0 else None,
-        kept=bool(selection.kept_P[row]),
-        drop_reason=selection.drop_reason_P[row],
-    )
+
+class _Texts:
+    """Texts of responses and messages of prompts, taken by row."""
+
+    def __init__(self, context: Context, number: int) -> None:
+        prompts = context.store.table(number, "prompts", columns=["prompt_id", "messages"])
+        self.prompt_id, self._messages = prompts["prompt_id"].combine_chunks(), prompts["messages"]
+        self._text = context.store.table(number, "sample", columns=["text"])["text"]
+
+    def prompts(self, rows: Ints) -> pa.Array:
+        """Conversations of prompts."""
+        return _take(self._messages, rows)
+
+    def responses(self, rows: Ints) -> pa.Array:
+        """Responses as conversations of one assistant turn."""
+        texts = _take(self._text, rows)
+        turns = pa.StructArray.from_arrays([pa.repeat("assistant", len(texts)), texts], ["role", "content"])
+        return pa.ListArray.from_arrays(pa.array(np.arange(len(texts) + 1), pa.int32()), turns)
+
+
+def _take(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
+    """These rows of a column, chunk by chunk: Arrow itself joins the chunks first, and fails where they pass 2 GB of text."""
+    order = np.argsort(rows, kind="stable")
+    starts = np.cumsum([0, *map(len, column.chunks)])
+    cuts = np.searchsorted(rows[order], starts)
+    pieces = [
+        chunk.take(pa.array(rows[order[cut:end]] - start))
+        for chunk, start, cut, end in zip(column.chunks, starts[:-1], cuts[:-1], cuts[1:], strict=True)
+        if end > cut
+    ]
+    if not pieces:
+        return pa.array([], column.type)
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return pa.concat_arrays(pieces).take(pa.array(back))
+
+
+def _rows(number: int, candidates: _Candidates, selection: Selection, texts: _Texts, rows: Ints) -> pa.Table:
+    """These rows of the pairs table."""
+    taken = pa.array(rows)
+    prompt_P = candidates.prompt_row_P[rows]
+    columns: dict[str, Any] = {
+        "pair_id": candidates.pair_id.take(taken),
+        "round": pa.repeat(number, len(rows)),
+        "prompt_id": texts.prompt_id.take(pa.array(prompt_P)),
+        "prompt": texts.prompts(prompt_P),
+        "chosen": texts.responses(candidates.chosen_row_P[rows]),
+        "rejected": texts.responses(candidates.rejected_row_P[rows]),
+        "chosen_response_id": candidates.chosen_id.take(taken),
+        "rejected_response_id": candidates.rejected_id.take(taken),
+        "rank": pa.array(selection.rank_P[rows], mask=selection.rank_P[rows] == 0),
+        "kept": selection.kept_P[rows],
+        "drop_reason": pa.array(selection.drop_reason_P.at(rows).tolist(), pa.string()),
+    }
+    outcome = {
+        "explicit_margin": selection.explicit_margin_P,
+        "implicit_margin": selection.implicit_margin_P,
+        "alignment_potential": selection.alignment_potential_P,
+        "metric_value": selection.metric_value_P,
+    }
+    for name, values in {**candidates.columns, **outcome}.items():
+        columns[name] = pa.nulls(len(rows), pa.float64()) if values is None else _finite(values[rows])
+    shape = schema(Pair)
+    assert {*shape.names} <= {*columns}, "every column of the pairs table is made here"
+    return pa.table({name: columns[name] for name in shape.names}).cast(shape)
+
+
+def _finite(values: Floats | Ints) -> pa.Array:
+    """Null where a value is not finite."""
+    return pa.array(values, mask=~np.isfinite(values))

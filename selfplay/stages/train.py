@@ -124,6 +124,7 @@ def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Po
         gamma_beta_ratio=training.simpo_gamma_beta_ratio,
         learning_rate=training.learning_rate,
         epochs=training.epochs,
+        max_steps=training.max_steps,
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size or training.batch_size,
         max_length=context.inputs.max_length,

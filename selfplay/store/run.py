@@ -16,6 +16,7 @@ import pyarrow as pa
 from selfplay.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.store import durable
 from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
+from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, STAGES, Layout, attempts_present, rounds_present
 from selfplay.store.writer import StageInputs, StageWriter, read_parquet
 
@@ -54,12 +55,14 @@ class Store:
     layout: Layout
     run_id: str
     created: str
+    forked_from: Fork | None = None
     _checked: set[tuple[int, str]] = field(default_factory=set)
     _commits: dict[tuple[int, str], tuple[Commit, str]] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, root: Path, files: dict[str, bytes]) -> Store:
-        """A new run directory with the files of `config/`. It must be absent or empty; RUN.json is written last."""
+    def create(cls, root: Path, files: dict[str, bytes], forked_from: Fork | None = None) -> Store:
+        """A new run directory with the files of `config/`. It must be absent or empty; RUN.json is written last. What
+        `forked_from` names is taken over by `inherit`."""
         root = root.absolute()
         refuse_occupied(root)
         layout = Layout(root)
@@ -68,10 +71,11 @@ class Store:
         for name, data in files.items():
             durable.write_file(layout.config / name, data)
         identity: dict[str, Any] = {
-            "id": secrets.token_hex(8), "schema_version": SCHEMA_VERSION, "created": now(), "forked_from": None,
+            "id": secrets.token_hex(8), "schema_version": SCHEMA_VERSION, "created": now(),
+            "forked_from": forked_from.to_json() if forked_from else None,
         }  # fmt: skip
         durable.write_file(layout.identity, durable.pretty_json(identity))
-        return cls(layout, identity["id"], identity["created"])
+        return cls(layout, identity["id"], identity["created"], forked_from)
 
     @classmethod
     def open(cls, root: Path) -> Store:
@@ -87,6 +91,7 @@ class Store:
         try:
             identity = json.loads(layout.identity.read_bytes())
             version = int(identity["schema_version"])
+            forked_from = Fork.from_json(identity["forked_from"]) if identity["forked_from"] else None
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptionError(f"{layout.identity} is damaged ({error})", "Restore it from a backup.") from None
         if version > SCHEMA_VERSION:
@@ -94,7 +99,11 @@ class Store:
                 f"{root} was written in schema version {version}; this selfplay reads up to {SCHEMA_VERSION}",
                 "Upgrade selfplay.",
             )
-        return cls(layout, identity["id"], identity["created"])
+        return cls(layout, identity["id"], identity["created"], forked_from)
+
+    def inherit(self) -> list[tuple[int, str]]:
+        """Take over what the run was forked from and does not have yet; returns the (round, stage) taken over."""
+        return inherit(self.layout, self.forked_from) if self.forked_from else []
 
     def config_file(self, name: str) -> bytes:
         """A file of `config/`."""

@@ -122,6 +122,24 @@ def test_lora_with_dropout_and_simpo_resume_to_the_same_bits(policy, pairs, tmp_
     assert largest_difference(whole, resumed) == 0
 
 
+def test_max_steps_repeat_the_pairs_and_resume_to_the_same_bits(policy, pairs, uninterrupted, tmp_path):
+    # 19 pairs in steps of 8: what two epochs take is the same training; 7 steps are two passes and a third's first
+    same = train(make_job(tmp_path / "same", policy, pairs, max_steps=6))
+    assert same.optimizer_steps == 6
+    whole = weights(uninterrupted[1] / "output/policy")
+    assert largest_difference(weights(tmp_path / "same/output/policy"), whole) == 0
+    settings = {"max_steps": 7, "checkpoint_every": 2}
+    result = train(make_job(tmp_path / "whole", policy, pairs, **settings))
+    assert (result.optimizer_steps, result.steps[-1].num_steps) == (7, 7)
+    assert result.steps[-1].learning_rate < result.steps[2].learning_rate
+    with pytest.raises(KeyboardInterrupt):
+        train(make_job(tmp_path / "killed", policy, pairs, **settings), stop_at(7))
+    resumed = train(make_job(tmp_path / "killed", policy, pairs, **settings))
+    assert (resumed.resumed_from_step, resumed.optimizer_steps) == (6, 7)
+    both = [weights(tmp_path / name / "output/policy") for name in ("whole", "killed")]
+    assert largest_difference(*both) == 0
+
+
 def _flip_bit(folder: Path, name: str) -> None:
     path = folder / name
     content = bytearray(path.read_bytes())
@@ -211,7 +229,7 @@ def test_every_field_of_a_job_is_in_its_fingerprint_or_known_not_to_matter(polic
     }  # fmt: skip
     bound = {
         "pairs": pairs[1:], "seed": 8, "loss": "simpo", "beta": 0.2, "gamma_beta_ratio": 0.3, "learning_rate": 1.0,
-        "epochs": 9, "batch_size": 16, "max_length": 65, "warmup_ratio": 0.2, "schedule": "linear",
+        "epochs": 9, "max_steps": 5, "batch_size": 16, "max_length": 65, "warmup_ratio": 0.2, "schedule": "linear",
         "precision": "bf16", "reference_is_policy": False, "lora": LORA, "trl": {"weight_decay": 0.1},
     }  # fmt: skip
     assert free.keys() | bound.keys() == {field.name for field in dataclasses.fields(TrainJob)}

@@ -18,7 +18,8 @@ from selfplay.errors import LockedError
 Call = Callable[..., Result]
 
 COMMANDS = [
-    "quickstart", "run", "resume", "status", "rounds", "show", "pairs", "pair", "verify", "doctor", "config",
+    "quickstart", "run", "resume", "status", "rounds", "show", "pairs", "pair", "compare", "select",
+    "metrics", "verify", "doctor", "config",
 ]  # fmt: skip
 HEAVY = ("torch", "vllm", "ray", "transformers", "datasets", "trl", "peft")
 LIBRARIES = ("pyarrow", "numpy", "pydantic", "yaml", "rich")
@@ -34,7 +35,7 @@ def test_command_surface() -> None:
     "line",
     [
         "--help", "status RUN", "rounds RUN", "show RUN 1", "pairs RUN 1 --content", "pair RUN p1-002-r001-2-1",
-        "verify RUN --deep", "config schema", "config show RUN", "doctor --quick",
+        "verify RUN --deep", "config schema", "config show RUN", "doctor --quick", "metrics",
     ],
 )  # fmt: skip
 def test_inspection_imports_nothing_heavy(whole_run: Path, line: str) -> None:

@@ -40,8 +40,8 @@ def test_widths_and_clipping() -> None:
 
 
 def test_numbers_are_short() -> None:
-    shown = [number(value) for value in (None, True, 3, 0.0, 0.12345, 1e-7, 2e9, "x\x1b")]
-    assert shown == ["-", "yes", "3", "0.000", "0.123", "1.00e-07", "2.00e+09", "x\\x1b"]
+    shown = [number(value) for value in (None, True, 3, 0.0, 0.12345, 1e-7, -9e-17, 2e9, "x\x1b")]
+    assert shown == ["-", "yes", "3", "0.000", "0.123", "1.00e-07", "0.000", "2.00e+09", "x\\x1b"]
     assert [duration(value) for value in (None, 4.24, 190.0, 7500.0)] == ["-", "4.2 s", "3 min 10 s", "2 h 05 min"]
 
 

@@ -223,9 +223,9 @@ def gone(processes: list[int], seconds: float = 10) -> bool:
     return True
 
 
-def check(cluster: RayCluster, tmp_path: Path, **roles: RoleConfig) -> None:
+def check(cluster: RayCluster, tmp_path: Path, scorers: int = 1, **roles: RoleConfig) -> None:
     """The check of another configuration against the Ray that runs already."""
-    RayCluster(ClusterConfig(**roles), tmp_path).check_resources()
+    RayCluster(ClusterConfig(**roles), tmp_path, scorers=scorers).check_resources()
 
 
 def test_what_can_never_be_placed_is_refused_at_once(cluster: RayCluster, tmp_path: Path) -> None:
@@ -238,6 +238,10 @@ def test_what_can_never_be_placed_is_refused_at_once(cluster: RayCluster, tmp_pa
         check(cluster, tmp_path, scorer=RoleConfig(resources={"tpu_of_mine": 1}))
     with pytest.raises(ResourceError, match=r"together need 1000 CPU; the cluster has \d+ CPU \(CPU is short\)"):
         check(cluster, tmp_path, sampler=RoleConfig(num_cpus=1, replicas=1000))
+    # each part of a combined reward has workers of its own
+    check(cluster, tmp_path, scorers=3)
+    with pytest.raises(ResourceError, match=r"together need 1200 CPU; the cluster has \d+ CPU \(CPU is short\)"):
+        check(cluster, tmp_path, scorers=3, scorer=RoleConfig(num_cpus=1, replicas=400))
     assert time.monotonic() - started < 5
 
 
@@ -249,7 +253,7 @@ def test_a_second_pool_of_a_role_reserves_nothing(tmp_path: Path, cluster: RayCl
     whole.check_resources()
     spec = BackendSpec("pool_backends:Counter")
     env = {"PYTHONPATH": str(Path(__file__).parent)}
-    pools = [whole.pool("scorer", spec, env=env), whole.pool("scorer", spec, env=env, name="gold")]
+    pools = [whole.pool("scorer", spec, env=env), whole.pool("scorer", spec, env=env, name="gold", reserves=False)]
     try:
         for pool in pools:
             pool.start()

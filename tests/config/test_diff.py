@@ -14,13 +14,15 @@ from selfplay.config.tags import ENGINE_RESOURCES, TRL_RESOURCES, Tag
 BASE: dict[str, Any] = {
     "policy": {"model": "org/policy", "revision": "0" * 40},
     "prompts": {"source": "org/prompts", "per_round": 8},
-    "sampling": {"max_tokens": 8, "engine": {"max_num_seqs": 4}},
+    "sampling": {"max_tokens": 8, "engine": {"max_num_seqs": 4}, "mix": {"model": "org/second"}},
     "reward": {"model": "org/reward", "revision": "0" * 40},
     "training": {"beta": 0.1, "learning_rate": 1e-5, "batch_size": 4, "lora": {}, "reference": "initial"},
     "evaluation": {"source": "org/held"},
     "rounds": 2,
 }
 FUNCTION = {"reward": {"function": "m:reward"}}
+PARTS = {"reward": {"parts": {"NAME": {"model": "org/reward", "revision": "0" * 40}, "short": {"function": "m:short"}}}}
+FUNCTION_PART = {"reward": {"parts": {"NAME": {"function": "m:reward"}, "short": {"function": "m:short"}}}}
 SIMPO = {
     "training": {"beta": 1.0, "learning_rate": 1e-5, "batch_size": 4, "loss": "simpo", "simpo_gamma_beta_ratio": 0.3}
 }
@@ -53,6 +55,10 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "sampling.presence_penalty": ("identity", 0.1, {}),
     "sampling.frequency_penalty": ("identity", 0.1, {}),
     "sampling.max_tokens": ("identity", 9, {}),
+    "sampling.mix.model": ("content", "org/other", {}),
+    "sampling.mix.revision": ("identity", "1" * 40, {}),
+    "sampling.mix.num_responses": ("identity", 2, {}),
+    "sampling.mix.share": ("identity", 0.5, {}),
     "sampling.shard_size": ("identity", 8, {}),
     "reward.model": ("content", "org/other", {}),
     "reward.function": ("content", "m:other", FUNCTION),
@@ -64,7 +70,28 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "reward.max_failed": ("resource", 0.5, {}),
     "reward.batch_tokens": ("resource", 4096, {}),
     "reward.trust_remote_code": ("identity", True, {}),
+    "reward.parts.NAME.model": ("content", "org/other", PARTS),
+    "reward.parts.NAME.function": ("content", "m:other", FUNCTION_PART),
+    "reward.parts.NAME.revision": ("identity", "1" * 40, PARTS),
+    "reward.parts.NAME.sees": ("identity", "full", PARTS),
+    "reward.parts.NAME.max_length": ("identity", 99, PARTS),
+    "reward.parts.NAME.dtype": ("identity", "float32", PARTS),
+    "reward.parts.NAME.batched": ("identity", True, FUNCTION_PART),
+    "reward.parts.NAME.trust_remote_code": ("identity", True, PARTS),
+    "reward.parts.NAME.weight": ("identity", -0.5, PARTS),
+    "reward.normalize": ("identity", "none", PARTS),
+    "pairs.build": ("identity", "all", {}),
+    "pairs.max_per_prompt": ("identity", 2, {"pairs": {"build": "all"}}),
+    "pairs.min_gap": ("identity", 0.1, {}),
+    "pairs.max_similarity": ("identity", 0.9, {}),
+    "pairs.max_length_gap": ("identity", 64, {}),
+    "pairs.min_reward_chosen": ("identity", 0.5, {}),
+    "pairs.max_reward_rejected": ("identity", 0.5, {}),
+    "pairs.length_penalty": ("identity", "auto", {}),
+    "pairs.allow_truncated": ("identity", True, {}),
     "selection.metric": ("identity", "random", {}),
+    "selection.options": ("identity", {"tau": 2.0}, {"selection": {"metric": "rs_dpo"}}),
+    "selection.group_column": ("identity", "topic", {}),
     "selection.weight": ("identity", 2.5, {}),
     "selection.form": ("identity", "dpo", {}),
     "selection.standardize": ("identity", False, {}),
@@ -79,6 +106,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "training.simpo_gamma_beta_ratio": ("identity", 0.5, SIMPO),
     "training.learning_rate": ("identity", 1e-6, {}),
     "training.epochs": ("identity", 2, {}),
+    "training.max_steps": ("identity", 7, {}),
     "training.batch_size": ("identity", 8, {}),
     "training.micro_batch_size": ("resource", 2, {}),
     "training.max_length": ("identity", 64, {}),
@@ -113,7 +141,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "seed": ("identity", 1, {}),
 }  # fmt: skip
 # what has one value only, and what passes through key by key (tested below)
-NOT_TO_BE_CHANGED = {"pairs.build", "cluster.trainer.replicas", "sampling.engine", "training.trl"}
+NOT_TO_BE_CHANGED = {"cluster.trainer.replicas", "sampling.engine", "training.trl"}
 # a value that is allowed only together with another one
 TOGETHER: dict[str, dict[str, Any]] = {
     "selection.form": {"selection.first_round_metric": "random"},
@@ -185,3 +213,23 @@ def test_a_section_with_its_defaults_is_not_no_section() -> None:
 def test_the_kind_of_reward_cannot_change_unseen() -> None:
     found = {change.name: change.tag for change in changes(config(BASE), config(BASE | FUNCTION))}
     assert found == {"reward.model": "content", "reward.function": "content", "reward.revision": "identity"}
+
+
+def test_each_part_of_a_reward_is_compared_by_its_name() -> None:
+    before = config(BASE | PARTS)
+    heavier = config(BASE | PARTS, **{"reward.parts.short.weight": -2.0})
+    assert changes(before, heavier) == [Change("reward.parts.short.weight", 1.0, -2.0, "identity")]
+    moved = config(BASE | PARTS, **{"reward.parts.short.function": "n:short"})
+    assert changes(before, moved) == [Change("reward.parts.short.function", "m:short", "n:short", "content")]
+    assert identity_document(moved) == identity_document(before)
+    # a part more, less, or of another name makes another reward
+    more = config(BASE | PARTS, **{"reward.parts.long.function": "m:long"})
+    for one, other in ((before, more), (more, before)):
+        found = {change.name: change.tag for change in changes(one, other)}
+        assert found["reward.parts.long.weight"] == "identity"
+        assert {name.rpartition(".")[0] for name in found} == {"reward.parts.long"}
+    reward = PARTS["reward"]["parts"]
+    turned = config(BASE | {"reward": {"parts": {name: reward[name] for name in reversed(reward)}}})
+    assert changes(before, turned) == []
+    assert identity_document(turned) == identity_document(before)
+    assert {change.tag for change in changes(config(BASE), before)} == {"identity", "content"}

@@ -163,6 +163,23 @@ def test_places_beside_the_config_come_first_then_the_working_directory(
     assert config.evaluation.gold == str(tmp_path / "cwd/judge.py") + ":gold"
 
 
+def test_places_of_parts_and_their_overrides(write: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "home/model").mkdir(parents=True)
+    (tmp_path / "home/rewards.py").touch()
+    parts = {"helpful": {"model": "model"}, "short": {"function": "rewards:short"}, "hub": {"model": "org/reward"}}
+    path = write("home", reward={"parts": parts})
+    config = load_config(path, ["reward.parts.short.weight=-0.5", "reward.parts.long={function: rewards:long}"])
+    found = {name: (part.model or part.function, part.weight) for name, part in config.reward.parts.items()}
+    assert found == {
+        "helpful": (str(tmp_path / "home/model"), 1.0), "short": (str(tmp_path / "home/rewards.py") + ":short", -0.5),
+        "hub": ("org/reward", 1.0), "long": (str(tmp_path / "home/rewards.py") + ":long", 1.0),
+    }  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=r"unknown setting `reward\.parts\.short\.wieght`: did you mean `reward\.parts\.short\.w"
+    ):
+        load_config(path, ["reward.parts.short.wieght=2.0"])
+
+
 def test_places_that_do_not_exist_stay_as_they_are(tmp_path: Path) -> None:
     document = SMALL | {
         "reward": {"function": "package.module:reward"},

@@ -33,6 +33,11 @@ def config(**sections: Any) -> Config:
     return validate(SMALL | document, "here")
 
 
+def parts(**sections: Any) -> dict[str, Any]:
+    """A reward that is combined of these."""
+    return {"reward": {"model": None, "parts": sections}}
+
+
 def test_every_field_has_a_tag_and_a_description() -> None:
     for name, field in fields():
         assert (field.json_schema_extra or {}).get("tag") in get_args(Tag), name
@@ -64,6 +69,28 @@ def test_a_config_cannot_be_changed() -> None:
         ({"reward": {"model": None, "function": "m:f", "max_length": 9}}, "`max_length` goes with reward.model"),
         ({"reward": {"model": None, "function": "m:f", "dtype": "float32"}}, "`dtype` goes with reward.model"),
         ({"reward": {"model": None, "function": "m:f", "revision": SHA}}, "`revision` goes with reward.model"),
+        ({"reward": {"parts": {"a": {"function": "m:f"}}}}, "or several rewards under `parts`"),
+        ({"reward": {"normalize": "none"}}, "`normalize` goes with reward.parts"),
+        (parts(a={}), "reward.parts.a: give exactly one of `model` and `function`"),
+        (parts(a={"model": "org/r", "function": "m:f"}), "reward.parts.a: give exactly one"),
+        (parts(a={"function": "m:f", "sees": "full"}), "reward.parts.a: `sees` goes with"),
+        (parts(a={"model": "org/r", "batched": True}), "reward.parts.a: `batched` goes with"),
+        (parts(a={"model": "org/r", "trust_remote_code": True}), "reward.parts.a: trust_remote_code needs `revision`"),
+        (parts(a={"function": "m:f", "weight": 0}), "`weight: 0` makes the part count for nothing"),
+        (parts(a={"function": "m:f", "weight": float("inf")}), "reward.parts.a.weight` is inf"),
+        (
+            parts(a={"function": "m:f", "wieght": 2.0}),
+            "unknown setting `reward.parts.a.wieght`: did you mean `reward.parts.a.weight`",
+        ),
+        (parts(gold={"function": "m:f"}), "'gold' cannot be the name of a part"),
+        (parts(reward={"function": "m:f"}), "'reward' cannot be the name of a part"),
+        (parts(chosen={"function": "m:f"}), "'chosen' cannot be the name of a part"),
+        (parts(**{"my part": {"function": "m:f"}}), "'my part' cannot be the name of a part"),
+        (parts(**{"kürze": {"function": "m:f"}}), "'kürze' cannot be the name of a part"),
+        (
+            {"reward": {**parts(a={"function": "m:f"})["reward"], "dtype": "float32"}},
+            "`dtype` belongs to a part: say it under reward.parts.NAME",
+        ),
         ({"policy": {"trust_remote_code": True}}, "trust_remote_code needs `revision`"),
         ({"policy": {"trust_remote_code": True, "revision": "main"}}, "trust_remote_code needs `revision`"),
         ({"reward": {"trust_remote_code": True}}, "trust_remote_code needs `revision`"),
@@ -73,6 +100,15 @@ def test_a_config_cannot_be_changed() -> None:
             {"policy": {"chat_template": "none", "system_prompt": "Be brief."}},
             "`system_prompt` needs a chat template to be written with",
         ),
+        ({"pairs": {"max_per_prompt": 3}}, "`max_per_prompt` goes with build: all"),
+        ({"pairs": {"build": "all", "max_per_prompt": 10}}, "5 responses give 10 pairs at most"),
+        ({"pairs": {"build": "best"}}, "pairs.build` is 'best'"),
+        ({"pairs": {"build": "sweet_spot"}}, "takes 6 or more responses a prompt (of five or fewer"),
+        ({"pairs": {"build": "best_median"}, "sampling": {"num_responses": 2}}, "takes 3 or more responses a prompt"),
+        ({"pairs": {"min_gap": -0.5}}, "pairs.min_gap` is -0.5"),
+        ({"pairs": {"max_similarity": 0}}, "pairs.max_similarity` is 0"),
+        ({"pairs": {"max_length_gap": -1}}, "pairs.max_length_gap` is -1"),
+        ({"pairs": {"length_penalty": "on"}}, "pairs.length_penalty"),
         ({"selection": {"keep": 1}}, "write 1.0 for all pairs"),
         ({"selection": {"keep": 1.5}}, "is no fraction up to 1.0"),
         ({"selection": {"keep": 500.0}}, "a number of pairs is written without a point"),
@@ -127,6 +163,13 @@ def test_refusals(sections: dict[str, Any], message: str) -> None:
     [
         {"policy": {"trust_remote_code": True, "revision": SHA}},
         {"reward": {"model": None, "function": "m:f", "batched": True}},
+        parts(a={"function": "m:f"}),
+        parts(a={"function": "m:f", "batched": True}, b={"model": "org/r", "weight": -0.5}),
+        {"reward": {**parts(a={"function": "m:f"})["reward"], "normalize": "none", "batch_tokens": 64}},
+        {"pairs": {"build": "all", "max_per_prompt": 9, "min_gap": 0.1, "max_similarity": 0.9, "max_length_gap": 0}},
+        {"pairs": {"build": "sweet_spot"}, "sampling": {"num_responses": 6}},
+        {"pairs": {"length_penalty": "auto", "min_reward_chosen": -1, "max_reward_rejected": 1.5}},
+        {"pairs": {"length_penalty": -0.01, "allow_truncated": True}},
         {"selection": {"keep": 500}},
         {"selection": {"keep": 0.4}},
         {"selection": {"metric": "full"}},

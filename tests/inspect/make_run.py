@@ -15,12 +15,12 @@ import numpy as np
 
 from selfplay.config.load import validate
 from selfplay.inspect.reading import stages_of
-from selfplay.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, to_table
-from selfplay.selection.pairing import best_worst
-from selfplay.selection.responses import response_pool
+from selfplay.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, to_table
+from selfplay.selection.pairing import Pairing, PairRules, build_pairs
+from selfplay.selection.responses import ResponsePool, response_pool
 from selfplay.selection.selecting import PairPool, select
 from selfplay.stages.evaluation_metrics import summarize
-from selfplay.stages.pair import CANDIDATES
+from selfplay.stages.pair import CANDIDATES, candidate_table, pairing_metrics, unused_table
 from selfplay.stages.score import reward_metrics
 from selfplay.store.durable import pretty_json
 from selfplay.store.run import Store, now
@@ -35,13 +35,14 @@ HOSTILE = (
 Rows = list[Any]
 
 
-def config(rounds: int) -> dict[str, Any]:
+def config(rounds: int, rules: PairRules) -> dict[str, Any]:
     """A valid configuration, as attempts record it."""
     document = {
         "policy": {"model": "/models/policy"},
         "prompts": {"source": "/data/train.jsonl", "column": "question", "per_round": NUM_PROMPTS},
         "sampling": {"num_responses": NUM_RESPONSES, "temperature": 0.8, "max_tokens": 8, "shard_size": 5},
         "reward": {"model": "/models/reward"},
+        "pairs": dataclasses.asdict(rules),
         "selection": {"keep": 0.5},
         "training": {"beta": 0.1, "learning_rate": 1e-4, "batch_size": 2},
         "evaluation": {"source": "/data/test.jsonl", "num_prompts": 6},
@@ -59,7 +60,7 @@ def make_run(
     **changes: Any,
 ) -> Store:
     """A run of `rounds`, ended before the stage `stop`; `outcome` None: killed. `changes` go to `Maker`."""
-    settings = pretty_json(config(rounds))
+    settings = pretty_json(config(rounds, changes.get("rules", PairRules())))
     files = {
         "given.yaml": b"rounds: 2\n", "overrides.json": b"[]\n", "resolved.json": settings, "pins.json": b"{}\n",
         "search_path.json": b'"/data"\n',
@@ -84,13 +85,14 @@ def make_run(
 class Maker:
     """Writes one stage after the other. `text` stands in the first prompt and its first response; `gold_gain` and
     `reward_gain` are what each round adds to the held-out means; `fields` change a stage's metrics ((round, stage) ->
-    metrics)."""
+    metrics); `rules` say how pairs are built."""
 
     store: Store
     text: str = "hello"
     gold_gain: float = 0.1
     reward_gain: float = 0.1
     fields: dict[tuple[int, str], dict[str, Any]] = dataclasses.field(default_factory=dict)
+    rules: PairRules = dataclasses.field(default_factory=PairRules)
 
     def _commit(
         self, number: int, stage: str, reads: list[tuple[int, str]], rows: list[Any], metrics: dict[str, Any]
@@ -175,44 +177,36 @@ class Maker:
             number, "score", reads, [("", [table])], {"num_responses": table.num_rows, **reward_metrics(table)}
         )
 
-    def _pairing(self, number: int) -> tuple[list[tuple[int, int]], Rows]:
+    def _pool(self, number: int) -> ResponsePool:
         responses, rewards = self._responses(number), self._rewards(number)
-        pairing = best_worst(
-            response_pool(
-                prompt_ids=[row.prompt_id for row in responses],
-                response_index=[row.response_index for row in responses],
-                rewards=[row.reward for row in rewards],
-                texts=[row.text for row in responses],
-                finish_reasons=[row.finish_reason for row in responses],
-                drop_reasons=[row.drop_reason for row in rewards],
-            )
+        return response_pool(
+            prompt_ids=[row.prompt_id for row in responses],
+            response_index=[row.response_index for row in responses],
+            rewards=[row.reward for row in rewards],
+            texts=[row.text for row in responses],
+            finish_reasons=[row.finish_reason for row in responses],
+            drop_reasons=[row.drop_reason for row in rewards],
+            num_tokens=[row.num_tokens for row in responses],
+            num_prompt_tokens=[3] * len(responses),
         )
-        reasons = zip(responses, pairing.reason_R, strict=True)
-        unused = [Unused(row.response_id, reason) for row, reason in reasons if reason is not None]
-        return list(zip(pairing.chosen_P.tolist(), pairing.rejected_P.tolist(), strict=True)), unused
+
+    def _pairing(self, number: int) -> Pairing:
+        return build_pairs(self._pool(number), self.rules, 0)
 
     def pair(self, number: int) -> None:
         import pyarrow as pa
 
-        pairs, unused = self._pairing(number)
-        ids = [row.response_id for row in self._responses(number)]
-        candidates = pa.table(
-            {
-                "chosen_response_id": pa.array([ids[chosen] for chosen, _ in pairs], pa.string()),
-                "rejected_response_id": pa.array([ids[rejected] for _, rejected in pairs], pa.string()),
-            }
-        )
-        reasons = [row.reason for row in unused]
-        metrics = {
-            "num_pairs": len(pairs),
-            "unused_reasons": {reason: reasons.count(reason) for reason in set(reasons)},
-        }
+        pairing = self._pairing(number)
+        ids = pa.array([row.response_id for row in self._responses(number)])
+        metrics = pairing_metrics(self._pool(number), pairing)
         reads = [(number, "sample"), (number, "score")]
-        self._commit(number, "pair", reads, [(CANDIDATES, [candidates]), ("", [to_table(Unused, unused)])], metrics)
+        tables = [(CANDIDATES, [candidate_table(ids, pairing)]), ("", [unused_table(ids, pairing)])]
+        self._commit(number, "pair", reads, tables, metrics)
 
     def _logprobs(self, number: int) -> Rows:
         responses = self._responses(number)
-        paired = sorted({row for pair in self._pairing(number)[0] for row in pair})
+        pairing = self._pairing(number)
+        paired = sorted({*pairing.chosen_P.tolist(), *pairing.rejected_P.tolist()})
         logps = {row: -2.0 * responses[row].num_tokens * random.Random(row).random() for row in paired}
         return [
             Logprobs(responses[row].response_id, logps[row], logps[row], responses[row].num_tokens) for row in paired
@@ -227,11 +221,13 @@ class Maker:
         self._commit(number, "logprobs", [(number, "pair"), (number, "sample")], [("", [table])], metrics)
 
     def select(self, number: int) -> None:
-        responses, rewards = self._responses(number), self._rewards(number)
+        responses, pairing = self._responses(number), self._pairing(number)
         logprobs = {row.response_id: row for row in self._logprobs(number)}
         prompts = {row.prompt_id: row for row in self._prompts(number)}
         pairs = []
-        for chosen, rejected in self._pairing(number)[0]:
+        rewards = zip(pairing.reward_chosen_P.tolist(), pairing.reward_rejected_P.tolist(), strict=True)
+        for chosen, rejected in zip(pairing.chosen_P.tolist(), pairing.rejected_P.tolist(), strict=True):
+            better, worse = next(rewards)
             one, two = responses[chosen], responses[rejected]
             first, second = logprobs[one.response_id], logprobs[two.response_id]
             pairs.append(
@@ -239,8 +235,7 @@ class Maker:
                     f"{one.prompt_id}-r{number:03d}-{one.response_index}-{two.response_index}", number, one.prompt_id,
                     prompts[one.prompt_id].messages, [{"role": "assistant", "content": one.text}],
                     [{"role": "assistant", "content": two.text}], one.response_id, two.response_id,
-                    rewards[chosen].reward,
-                    rewards[rejected].reward, rewards[chosen].reward - rewards[rejected].reward, first.policy_logp,
+                    better, worse, better - worse, first.policy_logp,
                     second.policy_logp, first.reference_logp, second.reference_logp, one.num_tokens, two.num_tokens,
                 )
             )  # fmt: skip
@@ -298,10 +293,9 @@ def _selected(pairs: Rows) -> tuple[Rows, dict[str, Any]]:
     def column(name: str) -> Any:
         return np.array([getattr(pair, name) for pair in pairs])
 
-    names = [field.name for field in dataclasses.fields(PairPool) if field.name not in ("pair_id", "drop_reason_P")]
-    pool = PairPool(
-        pair_id=[pair.pair_id for pair in pairs], **{name: column(name.removesuffix("_P")) for name in names}
-    )
+    numbers = ("reward", "num_tokens", "policy_logp", "reference_logp")
+    names = [f"{name}_{side}" for name in numbers for side in ("chosen", "rejected")]
+    pool = PairPool(pair_id=[pair.pair_id for pair in pairs], columns={name: column(name) for name in names})
     chosen = select(pool, metric="alignment_potential", keep=0.5)
     done = [
         dataclasses.replace(

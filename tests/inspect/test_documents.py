@@ -27,6 +27,7 @@ ROUND_KEYS = [
 ]  # fmt: skip
 SHOW_KEYS = [
     "schema_version", "round", "complete", "stages", "warnings", "funnel", "distributions", "sampling", "selection",
+    "diagnostics",
     "training", "evaluation", "stage_seconds", "seconds",
 ]  # fmt: skip
 RESPONSE_KEYS = [

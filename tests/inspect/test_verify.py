@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from make_run import Maker, make_run
 
 from selfplay.inspect.verify import verify_document
 from selfplay.records import Response, Unused, to_table
+from selfplay.selection.pairing import PairRules
 from selfplay.store.lock import RunLock
 
 
@@ -178,6 +180,80 @@ class Mistyped(Maker):
         super()._commit(number, stage, reads, rows, metrics)
 
 
+class Changed(Maker):
+    """Columns of the pairs table are not what pairing made."""
+
+    columns = ("reward_chosen", "reward_rejected")
+
+    def _commit(self, number: int, stage: str, reads: Any, rows: Any, metrics: Any) -> None:
+        if stage == "select":
+            ((name, (table,)),) = rows
+            one, other = (table.schema.get_field_index(column) for column in self.columns)
+            first, second = table.column(one), table.column(other)
+            table = table.set_column(one, self.columns[0], second).set_column(other, self.columns[1], first)
+            rows = [(name, [table])]
+        super()._commit(number, stage, reads, rows, metrics)
+
+
+class Turned(Changed):
+    """Chosen and rejected, rewards and all, are the wrong way round."""
+
+    columns = ("chosen_response_id", "rejected_response_id")
+
+
+class Crossed(Maker):
+    """The rejected responses are those of the next pair, of another prompt."""
+
+    def _commit(self, number: int, stage: str, reads: Any, rows: Any, metrics: Any) -> None:
+        if stage == "select":
+            ((name, (table,)),) = rows
+            position = table.schema.get_field_index("rejected_response_id")
+            ids = table["rejected_response_id"].to_pylist()
+            rows = [(name, [table.set_column(position, "rejected_response_id", [[*ids[1:], ids[0]]])])]
+        super()._commit(number, stage, reads, rows, metrics)
+
+
+class Shortened(Maker):
+    """A candidate is in no row of the pairs table."""
+
+    def _commit(self, number: int, stage: str, reads: Any, rows: Any, metrics: Any) -> None:
+        if stage == "select":
+            ((name, (table,)),) = rows
+            rows = [(name, [table.slice(1)])]
+            metrics = {**metrics, "num_pairs": table.num_rows - 1, "num_kept": sum(table["kept"].to_pylist()[1:])}
+        super()._commit(number, stage, reads, rows, metrics)
+
+
+def messages(root: Path) -> list[str]:
+    return [problem["message"] for problem in verify_document(root, deep=True)["problems"]]
+
+
+PENALTY = PairRules(length_penalty="auto")
+ALL = PairRules(build="all", max_per_prompt=2)
+
+
+@pytest.mark.parametrize("rules", [PENALTY, ALL, PairRules(build="random_pair", min_gap=0.1)])
+def test_runs_of_every_kind_of_pairs_are_sound(tmp_path: Path, rules: PairRules) -> None:
+    assert messages(make_run(tmp_path / "run", rounds=1, rules=rules).layout.root) == []
+
+
+def test_more_pairs_of_a_prompt_than_the_configuration_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("make_run.Maker", lambda store, rules: Maker(store, rules=PairRules(build="all")))
+    found = messages(make_run(tmp_path / "run", rounds=1, rules=ALL).layout.root)
+    assert len(found) == 1
+    assert re.search(r"round 1 select: \d+ prompts with more than 2 pairs", found[0])
+
+
+def test_rewards_of_pairs_are_less_the_penalty(tmp_path: Path) -> None:
+    # the penalty that was recorded is another
+    changes = {(1, "pair"): {"length_penalty": 0.25}}
+    found = messages(make_run(tmp_path / "run", rounds=1, rules=PENALTY, fields=changes).layout.root)
+    assert [message.partition(": ")[2] for message in found] == [
+        f"11 pairs whose reward_{side} is not the response's reward less 0.25 a token"
+        for side in ("chosen", "rejected")
+    ]
+
+
 @pytest.mark.parametrize(
     ("maker", "said"),
     [
@@ -186,6 +262,11 @@ class Mistyped(Maker):
         (Unexplained, "1 responses with neither a finite reward nor a reason"),
         (Unexplained, "22 log-probs that are not finite"),
         (Mistyped, "columns missing or of another type: reason"),
+        (Changed, "11 pairs whose reward_chosen is not the response's reward"),
+        (Changed, "11 pairs whose chosen response has no higher reward"),
+        (Turned, "11 pairs whose reward_rejected is not the response's reward"),
+        (Crossed, "11 pairs whose rejected response is another prompt's"),
+        (Shortened, "10 pairs of 11 candidates"),
     ],
 )
 def test_deep_finds_rows_that_do_not_agree(

@@ -58,7 +58,7 @@ REBUILT = {"how": "rebuilt", "seconds": 1.0, "canary_error": None, "canary_posit
         ("sample", {"weight_changes": [REBUILT]}, "engine_rebuilt"),
         ("sample", {"num_truncated": 20}, "truncated"),
         ("prompts", {"num_bad_rows": 1, "bad_rows": [{"file": "a", "row": 3, "reason": "empty"}]}, "bad_rows"),
-        ("pair", {"num_pairs": 2, "unused_reasons": {"zero_margin": 40}}, "few_pairs"),
+        ("pair", {"num_pairs": 50, "num_prompts_paired": 2, "unused_reasons": {"zero_margin": 40}}, "few_pairs"),
         ("select", {"implicit_margin_all_zero": True}, "implicit_margin_zero"),
         ("score", {"gold_drop_reasons": {"reward_none": 3}}, "ungolded"),
         ("score", {"gold_lacks": ["answer"]}, "gold_not_on_training"),

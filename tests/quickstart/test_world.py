@@ -119,7 +119,7 @@ def test_a_real_world_holds_ordinary_folders(tmp_path: Path) -> None:
     made = prepare(tmp_path / "w", 5, cache_dir=tmp_path / "cache", progress=reports.append, sizes=TINY)
     assert {"tokenizer", "policy", "labelled pairs", "reward model"} <= {report["stage"] for report in reports}
     assert sorted(path.name for path in made.folder.iterdir()) == [
-        "config.yaml", "eval_prompts.jsonl", "learning_curve.json", "policy", "prompts.jsonl", "reward_model",
+        "config.yaml", "early_policy", "eval_prompts.jsonl", "learning_curve.json", "policy", "prompts.jsonl", "reward_model",
         "world.json",
     ]  # fmt: skip
     assert yaml.safe_load(made.config.read_text()) == run_config(5)

@@ -1,0 +1,87 @@
+"""`selfplay compare CONFIG ...`: several ways to choose and train, from one start and one sampled pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from selfplay.cli.arguments import Json
+
+
+def command(
+    configs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CONFIG ... [key=value ...]", help="Configs (several base worlds) and settings for all arms."
+        ),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metrics", help="Arms by metric: random,full,explicit_margin,...")
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option("--arm", help='An arm: "NAME: key=value key=value" (pairs, selection and training settings).'),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds 0..N-1 of each config.", min=1)] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of each run; the config's if not given.", min=1)] = None,
+    equal: Annotated[
+        str | None, typer.Option(help="What all arms have equal in training: steps (default), epochs, or both.")
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="The arm that others are held against; random, else the first.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Column of the prompts whose groups are counted among the kept pairs.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the comparison goes, or is.")] = Path("runs/compare"),
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try arms again that failed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
+    json_output: Json = False,
+    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until it stops at once.", min=0.1)] = 25.0,
+) -> None:
+    """Compare arms that share start, evaluation and sampled pool. The same again goes on, or adds arms, seeds, configs."""
+    from selfplay.compare.arms import EQUAL, parse_arms
+    from selfplay.compare.main import compare
+    from selfplay.compare.settings import Wanted
+    from selfplay.errors import ConfigError
+
+    if equal not in (None, "both", *EQUAL):
+        raise ConfigError(f"--equal {equal!r} is not known", "Use steps, epochs or both.")
+    words = configs or []
+    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    wanted = Wanted(
+        configs=tuple(Path(word) for word in words if word not in overrides),
+        overrides=tuple(overrides),
+        arms=tuple(parse_arms(metrics or [], arm or [])),
+        num_seeds=seeds,
+        rounds=rounds,
+        equal=EQUAL if equal == "both" else (equal,) if equal else (),
+        control=control,
+        by=by,
+    )
+    document = compare(wanted, out, retry_failed=retry_failed, dry_run=dry_run, grace=grace)
+    _show(document, out, json_output=json_output, dry_run=dry_run)
+
+
+def _show(document: dict[str, Any], out: Path, *, json_output: bool, dry_run: bool) -> None:
+    from selfplay.cli.terminal import note, safe_text, table, write, write_json
+    from selfplay.compare.report import tables
+
+    if json_output:
+        write_json(document)
+        return
+    if dry_run:
+        return
+    for shown in tables(document):
+        write(shown.title)
+        write(
+            table([safe_text(cell) for cell in shown.header], [[safe_text(cell) for cell in row] for row in shown.rows])
+        )
+        for line in shown.notes:
+            write(f"  {line}")
+        write("")
+    note(
+        f"\nreport: {out / 'report.md'}   numbers: {out / 'results.json'}, {out / 'results.csv'}   runs: {out / 'runs'}"
+    )

@@ -1,0 +1,53 @@
+"""`selfplay metrics [NAME ...]`: the rules by which pairs can be ranked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from selfplay.cli.arguments import Json
+from selfplay.cli.terminal import safe_text, write, write_json
+
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="These alone; file.py:function for one of your own.")
+]
+
+
+def command(names: Names = None, json_output: Json = False) -> None:
+    """List the metrics: formula, inputs, options, source.
+
+    R is the explicit reward margin, L the implicit one, z the standard score over the pool. A metric of your own is a
+    function of named columns in a file: give its name as file.py:function wherever a metric is named.
+    """
+    from selfplay.selection.metrics import METRICS
+    from selfplay.selection.metrics.describe import describe
+    from selfplay.user_metrics import load_metric
+
+    metrics = describe([load_metric(name, Path.cwd()) for name in names] if names else METRICS.values())
+    if json_output:
+        write_json({"schema_version": 1, "metrics": metrics})
+        return
+    ways: dict[str, list[str]] = {}
+    for metric in metrics:
+        write("\n".join(_lines(metric)))
+        for column in metric["inputs"]:
+            ways.setdefault(column["how_to_get"], []).append(column["name"])
+    if ways:
+        write("inputs and how to get them")
+        for way, columns in ways.items():
+            write(f"  {', '.join(dict.fromkeys(columns))}\n      {safe_text(way)}")
+
+
+def _lines(metric: dict[str, Any]) -> list[str]:
+    options = ", ".join(f"{name} {default:g}" for name, default in metric["options"].items())
+    parts = {
+        "formula": metric["formula"],
+        "kept": metric["direction"],
+        "inputs": ", ".join(column["name"] for column in metric["inputs"]) or "none",
+        "options": options,
+        "source": metric["source"],
+    }
+    shown = [f"  {name:<8} {safe_text(text)}" for name, text in parts.items() if text]
+    return [safe_text(metric["name"]), *shown, ""]

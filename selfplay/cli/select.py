@@ -1,0 +1,139 @@
+"""`selfplay select DATASET`: rank an existing preference dataset by any metric and keep the best part."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def command(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            help="JSONL, JSON, CSV, Parquet (also .gz), a save_to_disk folder, or a dataset's name with --split."
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Further settings as key=value: cluster.logprobs.replicas=2, pairs.min_gap=0.1"),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What ranks: see `selfplay metrics`, or my_file.py:my_metric.")
+    ] = None,
+    keep: Annotated[str | None, typer.Option(help="Fraction (0.4) or number (500) of the ranked pairs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the result; not there yet, or an unfinished one.")] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Weight of the implicit margin in the alignment potential.")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option(help="Implicit margin: simpo (mean log-probs) or dpo (with a reference).")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="Beta of the dpo form.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Raw margins instead of z-scores.")] = False,
+    policy: Annotated[str | None, typer.Option(help="Folder or hub name of the policy, for what is missing.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Reference of the dpo form; not the policy itself.")] = None,
+    reward_model: Annotated[
+        str | None, typer.Option(help="Reward model with one label, where rewards are missing.")
+    ] = None,
+    reward_function: Annotated[str | None, typer.Option(help="module:function or file.py:function instead.")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="OURS=THEIRS[,...]: reward_chosen=my_col,reward_rejected=my_other_col")
+    ] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="How pairs are built from several responses: best_worst, all, random_pair, ...")
+    ] = None,
+    group_column: Annotated[str | None, typer.Option(help="Rank within the groups of this column.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="A number that the metric takes: tau=1.0")] = None,
+    embedding_model: Annotated[str | None, typer.Option(help="For metric density, instead of the policy.")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="Of the policy: `none` for a base model, or a Jinja file; its own if not given.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest prompt with response, in tokens of the policy.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a dataset by name, or of a save_to_disk folder.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Subset of a dataset by name.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a dataset by name.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of what is random.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file that says the same things; flags win.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="summary.json on stdout.")] = False,
+    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until it stops at once.", min=0.1)] = 25.0,
+) -> None:
+    """Rank an existing preference dataset and keep the best part.
+
+    Scores and log-probs that the dataset has are used; what is missing is computed with the given models, resumably. The
+    result is a folder that datasets.load_dataset, TRL, axolotl and LLaMA-Factory read.
+    """
+    from selfplay.cli.select_view import view
+    from selfplay.cli.terminal import note, safe_text, write, write_json
+    from selfplay.offline.pipeline import run
+    from selfplay.offline.settings import load_settings
+    from selfplay.reporting import Reporter
+
+    if dataset is not None and config is not None and "=" in dataset and not Path(dataset).exists():
+        overrides, dataset = [dataset, *(overrides or [])], None  # the file names the dataset: only overrides are left
+    flags: dict[str, Any] = {
+        "dataset": dataset, "metric": metric, "keep": _number(keep), "out": str(out) if out is not None else None,
+        "weight": weight, "form": form, "beta": beta, "raw": raw or None, "policy": policy, "reference": reference,
+        "reward_model": reward_model, "reward_function": reward_function,
+        "columns": _mapping("--columns", columns, empty=True) or None, "pairs": {"build": pairs} if pairs is not None else None,
+        "group_column": group_column, "embedding_model": embedding_model, "chat_template": chat_template,
+        "options": {name: _option(name, value) for name, value in _mapping("--option", option).items()} or None,
+        "max_length": max_length, "split": split, "subset": subset, "revision": revision, "seed": seed,
+    }  # fmt: skip
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings, notes = load_settings(given, overrides or [], config)
+    for line in notes:
+        note(f"note: {safe_text(line)}")
+    outcome = run(settings, Reporter(), grace=grace, command=_shown(sys.argv[1:]))
+    if outcome.was_there:
+        note(f"{safe_text(settings.out)} holds this selection already: nothing is left to do")
+    if json_output:
+        write_json(outcome.summary)
+    else:
+        write(view(outcome.summary))
+        note(f"\nin {safe_text(settings.out)}: kept/ and dropped/ (load_dataset reads them), summary.json, README.md")
+
+
+def _number(text: str | None) -> Any:
+    """As YAML reads it: 0.4 and 1.0 are fractions, 500 is a number of pairs."""
+    from selfplay.config.strict_yaml import parse
+
+    return None if text is None else parse(text, "--keep")
+
+
+def _option(name: str, text: str) -> Any:
+    from selfplay.config.strict_yaml import parse
+
+    return parse(text, f"--option {name}")
+
+
+def _mapping(flag: str, given: list[str] | None, *, empty: bool = False) -> dict[str, str]:
+    """`a=b,c=d`, given once or several times; `empty` allows `a=`. Raises ConfigError."""
+    from selfplay.errors import ConfigError
+
+    found: dict[str, str] = {}
+    for item in (part for text in given or [] for part in text.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip() or not (empty or value.strip()):
+            raise ConfigError(
+                f"{flag} {item!r} is not of the form NAME=VALUE", "Write for example reward_chosen=my_column."
+            )
+        if found.setdefault(name.strip(), value.strip()) != value.strip():
+            raise ConfigError(f"{flag} says {name.strip()} twice", "Say it once.")
+    return found
+
+
+def _shown(arguments: list[str]) -> str:
+    """The command as it may travel with the result: of paths only the last part."""
+    shown = []
+    for argument in arguments:
+        head, equals, tail = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        path, colon, function = tail.partition(":")
+        is_path = path.startswith(("/", "~", ".")) or (path.count("/") >= 1 and Path(path).exists())
+        shown.append(head + equals + (Path(path).name + colon + function if is_path else tail))
+    return "selfplay " + shlex.join(shown)

@@ -1,0 +1,58 @@
+"""The summary of a selection as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selfplay.cli.selection_view import diagnostic_lines, warning_lines
+from selfplay.cli.terminal import number, safe_text, table
+
+_SELECTION = (
+    "form", "weight", "beta", "standardize", "keep", "seed", "effective_beta", "cut_value", "explicit_margin_mean",
+    "explicit_margin_std", "implicit_margin_abs_mean", "implicit_margin_abs_std", "length_gap_mean", "length_gap_kept_mean",
+)  # fmt: skip
+_SHOWN = 5
+
+
+def view(summary: dict[str, Any]) -> str:
+    """All of it, warnings first."""
+    selection, metric, dataset = summary["selection"], summary["metric"], summary["dataset"]
+    blocks = [
+        safe_text(
+            f"{dataset['name']}: kept {selection['num_kept']} of {selection['num_ranked']} ranked pairs by {metric['name']}"
+            f" = {metric['formula']}; {metric['direction']}"
+        ),
+        "\n".join(warning_lines(summary["diagnostics"])),
+        _bad_rows(summary),
+        _building(summary["pair_building"]),
+        *diagnostic_lines(summary["diagnostics"]),
+        "selection\n"
+        + table(
+            [], [[name, number(selection[name], 4)] for name in _SELECTION if selection[name] is not None], left=(0, 1)
+        ),
+        "\n".join(safe_text(f"note: {text}") for text in summary["notes"]),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _bad_rows(summary: dict[str, Any]) -> str:
+    lines = [f"{row['file']} row {row['row']}: {row['detail']}" for row in summary["bad_rows"]["examples"][:_SHOWN]]
+    lines += [
+        f"{row.get('source_file', 'pair')} row {row.get('source_row', row['pair_id'])}: {row['reason']}"
+        for row in summary["dropped_examples"][:_SHOWN]
+    ]
+    return (
+        "rows that were not ranked, the first of them\n" + "\n".join(f"  {safe_text(line)}" for line in lines)
+        if lines
+        else ""
+    )
+
+
+def _building(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    lost = ", ".join(f"{name} {count}" for name, count in found["unused"].items())
+    return safe_text(
+        f"{found['num_pairs']} pairs of {found['num_responses']} responses to {found['num_prompts']} prompts"
+        + (f"; in no pair: {lost}" if lost else "")
+    )

@@ -1,0 +1,4 @@
+"""`selfplay compare`: several ways to choose and train, from one start and one sampled pool, side by side.
+
+arms -> settings -> running (sharing, warm) -> reading -> results -> report, plots
+"""

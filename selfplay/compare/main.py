@@ -1,0 +1,95 @@
+"""A comparison from its command line to its files: settings, runs, results. One process at a time in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selfplay import driver
+from selfplay.compare.report import write_results
+from selfplay.compare.results import results_document
+from selfplay.compare.running import Runner, arm_runs
+from selfplay.compare.settings import FILE, Comparison, Wanted, make_comparison, read_comparison, write_comparison
+from selfplay.compare.warm import WarmWorkers
+from selfplay.errors import ConfigError, Interrupted
+from selfplay.reporting import Reporter
+from selfplay.stages.context import StopFlag
+from selfplay.store.durable import make_folder
+from selfplay.store.lock import RunLock
+
+LOCK = "compare.lock"
+
+
+def compare(
+    wanted: Wanted,
+    out: Path,
+    *,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+    grace: float = 25.0,
+    workers: driver.MakeWorkers | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Begin a comparison, go on with it or add to it, and return its results (see `results_document`; on a dry run its
+    settings). `workers` replaces the warm Ray workers (tests). Raises Interrupted when stopped: the same call goes on."""
+    out = out.absolute()
+    if out.exists() and not (out / FILE).is_file() and any(path.name != LOCK for path in out.iterdir()):
+        raise ConfigError(f"{out} is there already and is no comparison", "Choose another --out.")
+    if dry_run:
+        comparison = make_comparison(wanted, read_comparison(out), out)
+        reporter = reporter or Reporter()
+        Runner(comparison, out, reporter, workers or WarmWorkers(out), StopFlag()).prepare_all()
+        _say_plan(comparison, out, reporter)
+        return comparison.document()
+    stop = StopFlag()
+    with _real_stderr() as people, contextlib.ExitStack() as stack:
+        reporter = reporter or Reporter(people)
+        made = workers or stack.enter_context(WarmWorkers(out / "workers" / str(os.getpid())))
+        planned = make_comparison(wanted, read_comparison(out), out)
+        runner = Runner(planned, out, reporter, made, stop, retry_failed=retry_failed)
+        runner.prepare_all()
+        make_folder(out)
+        with RunLock(out / LOCK):  # only while it is written: two processes may share the blocks of one comparison
+            comparison = make_comparison(wanted, read_comparison(out), out)
+            write_comparison(out, comparison)
+        _say_plan(comparison, out, reporter)
+        runner.comparison = comparison
+        try:
+            with driver.signals(stop, grace, reporter):
+                runner.run()
+        except KeyboardInterrupt:
+            code = stop.exit_code or 130
+            raise Interrupted("stopped at once; what was committed is kept", _again(out), code) from None
+        except Interrupted as stopped:
+            stopped.hint = _again(out)
+            raise
+    document = results_document(comparison, out)
+    write_results(document, out)
+    return document
+
+
+def _again(out: Path) -> str:
+    return f"`selfplay compare --out {out}` goes on."
+
+
+def _say_plan(comparison: Comparison, out: Path, reporter: Reporter) -> None:
+    for world in comparison.worlds:
+        steps = f"{comparison.steps(world)} optimizer steps a round in every arm" if "steps" in comparison.equal else ""
+        reporter.say(f"{world.name}: {world.path}" + (f"; {steps}" if steps else ""))
+    reporter.say(
+        f"{len(comparison.arms)} arms ({', '.join(arm.name for arm in comparison.arms)}), control {comparison.control}, "
+        f"{comparison.num_seeds} seeds, {comparison.rounds} rounds, equal {' and '.join(comparison.equal)}: "
+        f"{len(arm_runs(comparison, out))} runs in {out}"
+    )
+
+
+@contextlib.contextmanager
+def _real_stderr() -> Iterator[Any]:
+    """A stream for people that stays on the terminal while a run sends the process's own stderr to its log."""
+    sys.stderr.flush()
+    with os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace") as people:
+        yield people

@@ -1,0 +1,130 @@
+"""The numbers of one run of a comparison, round by round, from its committed tables and what its stages said of themselves."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selfplay.compare.statistics import Labels, labels, shares, standardized_gain
+from selfplay.errors import ConfigError
+from selfplay.inspect.reading import metrics_if_committed
+from selfplay.statistics import prompt_means
+from selfplay.store.run import Store
+
+GOLD, REWARD = "gold_reward", "reward"
+
+# number of the row -> (stage, what the stage called it)
+_SAID = {
+    "gold_mean": ("evaluate", "eval_gold_mean"),
+    "gold_low": ("evaluate", "eval_gold_ci_low"),
+    "gold_high": ("evaluate", "eval_gold_ci_high"),
+    "gold_greedy_mean": ("evaluate", "eval_gold_greedy_mean"),
+    "reward_mean": ("evaluate", "eval_reward_mean"),
+    "reward_greedy_mean": ("evaluate", "eval_reward_greedy_mean"),
+    "num_tokens_mean": ("evaluate", "eval_num_tokens_mean"),
+    "truncated_fraction": ("evaluate", "eval_truncated_fraction"),
+    "distinct_fraction": ("evaluate", "eval_distinct_fraction"),
+    "distinct_2": ("evaluate", "eval_distinct_2"),
+    "optimizer_steps": ("train", "optimizer_steps"),
+    "num_pairs": ("select", "num_pairs"),
+    "num_kept": ("select", "num_kept"),
+    "seconds_train": ("train", "seconds"),
+}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The held-out answers of a run after a round, reduced to one number a prompt: (mode, column) -> prompt -> mean."""
+
+    means: Mapping[tuple[str, str], dict[str, float]]
+
+    def of(self, mode: str, column: str) -> dict[str, float]:
+        """Prompt -> mean of the column over its responses of that mode; empty where there are none."""
+        return self.means.get((mode, column), {})
+
+
+class RunReader:
+    """Reads one run. What it reads is committed and never changes, so it is read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store.open(folder)
+
+    def rounds(self) -> list[int]:
+        """Rounds with a committed evaluation."""
+        return [number for number in self.store.rounds() if self.store.is_committed(number, "evaluate")]
+
+    @functools.cache  # noqa: B019 - the reader lives as long as its numbers are wanted
+    def evaluated(self, number: int) -> Evaluated:
+        """The evaluation after a round."""
+        table = self.store.table(number, "evaluate", columns=["prompt_id", "mode", REWARD, GOLD])
+        means = {}
+        for mode in ("sampled", "greedy"):
+            part = table.filter(pc.equal(table["mode"], mode))
+            ids = part["prompt_id"].to_pylist()
+            for column in (REWARD, GOLD):
+                means[mode, column] = prompt_means(ids, part[column].to_pylist())
+        return Evaluated(means)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """The round's own numbers; null is what it does not have."""
+        said = {stage: metrics_if_committed(self.store, number, stage) for stage in ("select", "train", "evaluate")}
+        row = {name: said[stage].get(key) for name, (stage, key) in _SAID.items()}
+        now, start = self.evaluated(number), self.evaluated(0)
+        reward = standardized_gain(now.of("sampled", REWARD), start.of("sampled", REWARD))
+        gold = standardized_gain(now.of("sampled", GOLD), start.of("sampled", GOLD))
+        row["reward_gain"], row["gold_gain"] = reward, gold
+        row["over_optimization"] = None if reward is None or gold is None else reward - gold
+        found = self.labels(number) if number else None
+        row["wrong_labels"], row["tied_labels"] = (found.wrong, found.tied) if found else (None, None)
+        return row
+
+    @functools.cache  # noqa: B019
+    def pairs(self, number: int) -> pa.Table:
+        """The round's pairs: ids and whether they are kept."""
+        columns = ["pair_id", "prompt_id", "chosen_response_id", "rejected_response_id", "kept"]
+        return self.store.table(number, "select", columns=columns)
+
+    def kept(self, number: int) -> set[str]:
+        """Ids of the pairs kept in a round."""
+        table = self.pairs(number)
+        return set(table.filter(table["kept"])["pair_id"].to_pylist())
+
+    def labels(self, number: int) -> Labels | None:
+        """What the judge says of the kept pairs; None where it did not judge training responses."""
+        table = self.pairs(number)
+        kept = table.filter(table["kept"])
+        scored = self.store.table(number, "score", columns=["response_id", GOLD])
+        if scored[GOLD].null_count == scored.num_rows:
+            return None
+        gold = dict(zip(scored["response_id"].to_pylist(), scored[GOLD].to_pylist(), strict=True))
+        sides = [
+            np.array([gold[name] for name in kept[f"{side}_response_id"].to_pylist()], dtype=np.float64)
+            for side in ("chosen", "rejected")
+        ]
+        return labels(*sides)
+
+    def group_shares(self, number: int, column: str) -> tuple[dict[str, float], dict[str, float]]:
+        """Share of each group, by the prompts' own column: among the kept pairs, and among all pairs. Raises ConfigError
+        where prompts have no such column."""
+        prompts = self.store.table(number, "prompts", columns=["prompt_id", "columns_json"])
+        group = {}
+        for prompt_id, text in zip(prompts["prompt_id"].to_pylist(), prompts["columns_json"].to_pylist(), strict=True):
+            columns = json.loads(text)
+            if column not in columns:
+                raise ConfigError(
+                    f"--by {column}: the prompts have no such column",
+                    f"There is: {', '.join(sorted(columns)) or 'none'}.",
+                )
+            group[prompt_id] = str(columns[column])
+        table = self.pairs(number)
+        kept = table.filter(table["kept"])
+        found = [shares([group[prompt_id] for prompt_id in part["prompt_id"].to_pylist()]) for part in (kept, table)]
+        return found[0], found[1]

@@ -1,0 +1,281 @@
+"""What a comparison shows: its tables (terminal and report.md), results.json, results.csv and the plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfplay.compare.svg import Curve, Point, line_chart
+from selfplay.store.durable import pretty_json, write_file
+
+Document = dict[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as text cells; `/` in a heading breaks its line. `notes` stand below it."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def write_results(document: Document, out: Path) -> None:
+    """results.json, results.csv, report.md and the plots, anew from the document."""
+    write_file(out / "results.json", pretty_json(document))
+    write_file(out / "results.csv", rows_csv(document["rows"]).encode())
+    plots = charts(document)
+    for name, drawing in plots.items():
+        write_file(out / name, drawing.encode())
+    write_file(out / "report.md", markdown(document, list(plots)).encode())
+
+
+def rows_csv(rows: Sequence[Row]) -> str:
+    """The rows as CSV; an empty cell is null."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def tables(document: Document) -> list[Table]:
+    """Everything that is shown, in order."""
+    found = []
+    for equal in document["equal"]:
+        found += [
+            _final(document, equal),
+            _by_round(document, equal, "difference"),
+            _by_round(document, equal, "level"),
+        ]
+    return [table for table in [*found, _overlap(document), _groups(document), _failed(document)] if table.rows]
+
+
+def _judge(document: Document) -> str:
+    return "gold reward" if document["judge"] == "gold" else "reward of the model that was trained on"
+
+
+def _final(document: Document, equal: str) -> Table:
+    rounds = document["rounds"]
+    rows = [row for row in document["summary"] if row["equal"] == equal and row["round"] == rounds]
+    level = "gold_mean" if document["judge"] == "gold" else "reward_mean"
+    greedy = "gold_greedy_mean" if document["judge"] == "gold" else "reward_greedy_mean"
+    columns: list[tuple[str, Callable[[Row], str]]] = [
+        ("arm", lambda row: str(row["arm"])),
+        ("blocks", lambda row: str(row["num_blocks"])),
+        ("sampled", lambda row: plus_minus(row[level])),
+        (f"over/{document['control']}", lambda row: interval(row["difference"])),
+        ("blocks/above", lambda row: above(row["difference"])),
+        ("greedy", lambda row: plus_minus(row.get(greedy))),
+        (f"greedy over/{document['control']}", lambda row: interval(row["difference_greedy"])),
+        ("reward/gain, sd", lambda row: plus_minus(row["reward_gain"], 2)),
+        ("gold/gain, sd", lambda row: plus_minus(row["gold_gain"], 2)),
+        ("over-opti-/mization", lambda row: plus_minus(row["over_optimization"], 2)),
+        ("tokens", lambda row: plain(row["num_tokens_mean"], 1)),
+        ("trun-/cated", lambda row: percent(row["truncated_fraction"])),
+        ("dis-/tinct", lambda row: percent(row["distinct_fraction"])),
+        ("steps", lambda row: plain(row["optimizer_steps"], 1)),
+        ("kept", lambda row: plain(row["num_kept"], 0)),
+        ("wrong/labels", lambda row: percent(row["wrong_labels"])),
+    ]
+    cells = [[cell(row) for _, cell in columns] for row in rows]
+    used = [column for column in range(len(columns)) if column == 0 or any(row[column] != "-" for row in cells)]
+    notes = [
+        f"held-out {_judge(document)} of the policy after round {rounds}; mean ± standard error over blocks (config, seed); "
+        "over: paired by block and prompt, with Student's 95 % interval over blocks",
+        "gain, sd: over round 0, in standard deviations of round 0; over-optimization: the reward's gain less the gold's",
+    ]
+    if (found := [row for row in rows if row["difference_over_worlds"]]) and document["control"]:
+        shown = "; ".join(f"{row['arm']} {interval(row['difference_over_worlds'])}" for row in found)
+        notes.append(f"each of {len(document['worlds'])} worlds counted once: {shown}")
+    steps = f", {_steps(document)} optimizer steps a round" if equal == "steps" else ""
+    return Table(
+        f"after round {rounds}, equal {equal}{steps}",
+        [columns[column][0] for column in used],
+        [[row[column] for column in used] for row in cells],
+        notes,
+    )
+
+
+def _steps(document: Document) -> str:
+    return " / ".join(str(steps) for steps in sorted(set(document["steps"].values())))
+
+
+def _by_round(document: Document, equal: str, what: str) -> Table:
+    """One number of every arm by round."""
+    level = "gold_mean" if document["judge"] == "gold" else "reward_mean"
+    name, show = (level, plus_minus) if what == "level" else ("difference", signed_plus_minus)
+    first = 0 if what == "level" else 1
+    rounds = range(first, document["rounds"] + 1)
+    found = {(row["arm"], row["round"]): row[name] for row in document["summary"] if row["equal"] == equal}
+    rows = [
+        [arm["name"], *(show(found.get((arm["name"], number))) for number in rounds)]
+        for arm in document["arms"]
+        if any(found.get((arm["name"], number)) for number in rounds)
+    ]
+    title = (
+        f"held-out {_judge(document)}, sampled, by round" if what == "level" else f"the same over {document['control']}"
+    )
+    if what == "difference":
+        title = f"sampled {_judge(document)} over {document['control']} by round"
+    notes = ["mean ± standard error over blocks"]
+    return Table(f"{title}, equal {equal}", ["arm", *(f"round {number}" for number in rounds)], rows, notes)
+
+
+def _overlap(document: Document) -> Table:
+    names = [arm["name"] for arm in document["arms"]]
+    found = {(row["arm"], row["other"]): row for row in document["overlap"]}
+    present = [name for name in names if any(name in pair for pair in found)]
+    rows = [
+        [name, *("·" if name == other else share(found.get((name, other))) for other in present)] for name in present
+    ]
+    return Table(
+        "kept in round 1 from the same pool: share of the row's pairs that the column keeps too",
+        ["arm", *(name.replace("/", "|") for name in present)],
+        rows,
+        [],
+    )
+
+
+def _groups(document: Document) -> Table:
+    groups = sorted({row["group"] for row in document["groups"]})
+    found = {(row["arm"], row["group"]): row for row in document["groups"]}
+    rows = [
+        [arm["name"], *(share(found.get((arm["name"], group)), "kept") for group in groups)]
+        for arm in document["arms"]
+        if any((arm["name"], group) in found for group in groups)
+    ]
+    if rows:
+        pool = next(arm["name"] for arm in document["arms"] if (arm["name"], groups[0]) in found)
+        rows.append(["(all pairs)", *(share(found[pool, group], "pool") for group in groups)])
+    return Table(f"share of each {document['by']} among the pairs kept in round 1", ["arm", *groups], rows, [])
+
+
+def _failed(document: Document) -> Table:
+    rows = [
+        [row["block"], row["arm"], row["equal"], str(row["rounds_done"]), " ".join(row["reason"].split())]
+        for row in document["failed"]
+    ]
+    notes = ["--retry-failed tries them again; their finished rounds are in the tables by round"]
+    return Table("failed", ["block", "arm", "equal", "rounds done", "reason"], rows, notes if rows else [])
+
+
+# ---------------------------------------------------------------------- cells
+
+
+def plus_minus(mean: Row | None, digits: int = 3) -> str:
+    """Mean ± standard error."""
+    if mean is None:
+        return "-"
+    return f"{mean['mean']:.{digits}f}" + (f" ± {mean['se']:.{digits}f}" if mean["se"] is not None else "")
+
+
+def signed_plus_minus(mean: Row | None) -> str:
+    """A difference ± its standard error."""
+    if mean is None:
+        return "-"
+    return f"{mean['mean']:+.3f}" + (f" ± {mean['se']:.3f}" if mean["se"] is not None else "")
+
+
+def interval(mean: Row | None) -> str:
+    """A difference with its interval."""
+    if mean is None:
+        return "-"
+    return f"{mean['mean']:+.3f}" + (f" [{mean['low']:+.3f}, {mean['high']:+.3f}]" if mean["low"] is not None else "")
+
+
+def above(mean: Row | None) -> str:
+    """How many blocks are above 0."""
+    return "-" if mean is None else f"{mean['num_above']}/{mean['num']}"
+
+
+def plain(mean: Row | None, digits: int) -> str:
+    """The mean alone."""
+    return "-" if mean is None else f"{mean['mean']:.{digits}f}"
+
+
+def percent(mean: Row | None) -> str:
+    """A mean fraction."""
+    return "-" if mean is None else f"{mean['mean']:.0%}"
+
+
+def share(row: Row | None, name: str = "share") -> str:
+    """A fraction."""
+    return "-" if row is None else f"{row[name]:.0%}"
+
+
+# ---------------------------------------------------------------------- report and plots
+
+
+def charts(document: Document) -> dict[str, str]:
+    """SVG by file name: the judge's reward by round, and over the control, for each budget."""
+    level = "gold_mean" if document["judge"] == "gold" else "reward_mean"
+    drawings = {}
+    for equal in document["equal"]:
+        for name, column, title in (
+            ("reward", level, f"held-out {_judge(document)} by round, equal {equal}"),
+            ("difference", "difference", f"{_judge(document)} over {document['control']}, equal {equal}"),
+        ):
+            curves = []
+            for arm in document["arms"]:
+                found = [
+                    (row["round"], row[column])
+                    for row in document["summary"]
+                    if (row["equal"], row["arm"]) == (equal, arm["name"])
+                    and row[column] is not None
+                    and not (name == "difference" and row["round"] == 0)
+                ]
+                points = [Point(number, mean["mean"], mean["low"], mean["high"]) for number, mean in found]
+                if points:
+                    curves.append(Curve(arm["name"], points))
+            if curves:
+                drawings[f"{name}-{equal}.svg"] = line_chart(
+                    title, "round", curves, baseline=0.0 if name == "difference" else None,
+                    note="95 % t-interval over blocks",
+                )  # fmt: skip
+    return drawings
+
+
+def markdown(document: Document, plots: Sequence[str]) -> str:
+    """report.md."""
+    done = f"{document['num_done']} of {document['num_runs']} runs are complete"
+    lines = [
+        "# Comparison",
+        "",
+        f"{len(document['arms'])} arms, {len(document['worlds'])} configs, {document['num_seeds']} seeds, "
+        f"{document['rounds']} rounds; {done}"
+        + (f", {len(document['failed'])} failed." if document["failed"] else "."),
+        f"Judge: {_judge(document)}. Control: {document['control']}.",
+        "",
+        *(f"- {arm['name']}: `{' '.join(arm['overrides'])}`" for arm in document["arms"]),
+    ]
+    for table in tables(document):
+        lines += [
+            "",
+            f"## {table.title}",
+            "",
+            *_markdown_table(table),
+            *("" if not table.notes else [""]),
+            *table.notes,
+        ]
+    for name in plots:
+        lines += ["", f"![{name}]({name})"]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(table: Table) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    header = [heading.replace("-/", "").replace("/", " ") for heading in table.header]
+    return [line(header), "|" + "---|" * len(header), *(line(row) for row in table.rows)]

@@ -1,0 +1,259 @@
+"""What a comparison compares: its configurations, arms, seeds and rounds, kept in OUT/compare.json.
+
+The file grows (more seeds, arms, configurations, rounds) and never changes otherwise: other settings for a name that is there
+are refused with a diff.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfplay.compare.arms import EQUAL, Arm, arm_config, block_config, check_names, equal_steps
+from selfplay.config.diff import changes
+from selfplay.config.load import load_config, validate
+from selfplay.config.schema import Config
+from selfplay.errors import ConfigError, CorruptionError, DriftError
+from selfplay.store.durable import pretty_json, write_file
+
+SCHEMA_VERSION = 1
+FILE = "compare.json"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One configuration of a comparison. `name` is part of its blocks' names, `given` the file's text, `document` the settings
+    with the command line's own; a block's seed and the rounds replace those in it."""
+
+    name: str
+    path: str
+    search_path: str
+    given: str
+    overrides: tuple[str, ...]
+    document: dict[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A configuration and a seed: what arms are paired in."""
+
+    world: World
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As in w0-s3."""
+        return f"{self.world.name}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A whole comparison. `control` is the arm that the others are held against; `steps` are the optimizer steps of a round
+    under `--equal steps`, by world; `by` is a column of the prompts whose groups are counted among the kept pairs."""
+
+    worlds: tuple[World, ...]
+    arms: tuple[Arm, ...]
+    num_seeds: int
+    rounds: int
+    equal: tuple[str, ...]
+    control: str
+    by: str | None
+
+    def blocks(self) -> list[Block]:
+        """Seed by seed, so that a comparison that is stopped early has all worlds."""
+        return [Block(world, seed) for seed in range(self.num_seeds) for world in self.worlds]
+
+    def config(self, block: Block, arm: Arm, equal: str) -> Config:
+        """The configuration of one arm's run."""
+        document = self.base(block)
+        return arm_config(document, arm, equal, self.steps(block.world), Path(block.world.search_path))
+
+    def base(self, block: Block) -> dict[str, Any]:
+        """The block's configuration, before any arm."""
+        return block_config(block.world.document, block.seed, self.rounds)
+
+    def steps(self, world: World) -> int:
+        """Optimizer steps of a round under `--equal steps`."""
+        return equal_steps(validate(world.document, world.name))
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def document(self) -> dict[str, Any]:
+        """As written."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "worlds": [
+                {
+                    "name": world.name, "path": world.path, "search_path": world.search_path, "given": world.given,
+                    "overrides": list(world.overrides), "document": world.document,
+                }
+                for world in self.worlds
+            ],
+            "arms": [{"name": arm.name, "overrides": list(arm.overrides)} for arm in self.arms],
+            "num_seeds": self.num_seeds,
+            "rounds": self.rounds,
+            "equal": list(self.equal),
+            "control": self.control,
+            "by": self.by,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a command line asks for; None: as it is, or the default."""
+
+    configs: tuple[Path, ...] = ()
+    overrides: tuple[str, ...] = ()
+    arms: tuple[Arm, ...] = ()
+    num_seeds: int | None = None
+    rounds: int | None = None
+    equal: tuple[str, ...] = ()
+    control: str | None = None
+    by: str | None = None
+
+
+def read_comparison(out: Path) -> Comparison | None:
+    """The comparison in OUT; None where there is none. Raises CorruptionError."""
+    path = out / FILE
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_bytes())
+        if document["schema_version"] > SCHEMA_VERSION:
+            raise ConfigError(f"{path} was written by a newer selfplay", "Upgrade selfplay.")
+        return Comparison(
+            worlds=tuple(World(**{**world, "overrides": tuple(world["overrides"])}) for world in document["worlds"]),
+            arms=tuple(Arm(arm["name"], tuple(arm["overrides"])) for arm in document["arms"]),
+            num_seeds=int(document["num_seeds"]),
+            rounds=int(document["rounds"]),
+            equal=tuple(document["equal"]),
+            control=document["control"],
+            by=document["by"],
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
+
+
+def write_comparison(out: Path, comparison: Comparison) -> None:
+    """Keep the comparison in OUT, durably."""
+    write_file(out / FILE, pretty_json(comparison.document()))
+
+
+def make_comparison(wanted: Wanted, before: Comparison | None, out: Path) -> Comparison:
+    """What a command line asks for, on top of what is in OUT. Raises ConfigError, and DriftError with a diff where it asks for
+    other settings than what is there was made with."""
+    if before is None and (not wanted.configs or not wanted.arms):
+        raise ConfigError(
+            f"there is no comparison in {out} yet: it needs a config and arms",
+            "Write for example: selfplay compare config.yaml --metrics random,explicit_margin --seeds 5",
+        )
+    worlds = _worlds(wanted, before)
+    arms = _arms(wanted.arms, before.arms if before else ())
+    rounds = max(wanted.rounds or 0, before.rounds if before else 0) or validate(worlds[0].document, "").rounds
+    equal = {*wanted.equal, *(before.equal if before else ())} or {"steps"}
+    found = Comparison(
+        worlds=worlds,
+        arms=arms,
+        num_seeds=max(wanted.num_seeds or 0, before.num_seeds if before else 0) or 1,
+        rounds=rounds,
+        equal=tuple(name for name in EQUAL if name in equal),
+        control=wanted.control or (before.control if before else _default_control(arms)),
+        by=wanted.by if wanted.by is not None else (before.by if before else None),
+    )
+    _check(found)
+    return found
+
+
+def _default_control(arms: Sequence[Arm]) -> str:
+    names = [arm.name for arm in arms]
+    return "random" if "random" in names else names[0]
+
+
+def _arms(wanted: Sequence[Arm], before: Sequence[Arm]) -> tuple[Arm, ...]:
+    known = {arm.name: arm for arm in before}
+    for arm in wanted:
+        there = known.get(arm.name)
+        if there is not None and {*there.overrides} != {*arm.overrides}:
+            raise DriftError(
+                f"arm {arm.name!r} is there with other settings:\n    {' '.join(there.overrides)} -> "
+                f"{' '.join(arm.overrides)}",
+                "Give the new one another name.",
+            )
+    arms = (*before, *(arm for arm in wanted if arm.name not in known))
+    check_names(arms)
+    return arms
+
+
+def _worlds(wanted: Wanted, before: Comparison | None) -> tuple[World, ...]:
+    worlds = list(before.worlds) if before else []
+    if not wanted.configs:
+        if wanted.overrides:
+            raise ConfigError("settings (key=value) need the config they belong to", "Name the config as well.")
+        return tuple(worlds)
+    for path in wanted.configs:
+        config = load_config(path, wanted.overrides)
+        document = config.model_dump(mode="json")
+        given = path.read_text(encoding="utf-8")
+        place = str(path.resolve())
+        known = next((index for index, world in enumerate(worlds) if world.path == place), None)
+        name = worlds[known].name if known is not None else _world_name(path, {world.name for world in worlds})
+        world = World(name, place, str(path.resolve().parent), given, wanted.overrides, document)
+        if known is None:
+            worlds.append(world)
+            continue
+        _check_same(worlds[known], world)
+        worlds[known] = world  # resources may be others
+    return tuple(worlds)
+
+
+def _world_name(path: Path, taken: set[str]) -> str:
+    """The file's name, or its folder's where the file is called config; with a number where that is taken."""
+    stem = path.resolve().parent.name if path.stem == "config" else path.stem
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}{number}"
+    return name
+
+
+def _check_same(before: World, after: World) -> None:
+    """Raises DriftError when a configuration that is there has other settings now (resources, seed and rounds apart)."""
+    found = [
+        change
+        for change in changes(validate(before.document, before.path), validate(after.document, after.path))
+        if change.tag in ("identity", "content") and change.name != "seed"
+    ]
+    if found:
+        lines = "\n    ".join(f"{change.name}: {change.before} -> {change.after}" for change in found)
+        raise DriftError(
+            f"{before.path} was compared with other settings:\n    {lines}",
+            "Compare with the settings it was started with, or give another --out.",
+        )
+
+
+def _check(comparison: Comparison) -> None:
+    if comparison.control not in {arm.name for arm in comparison.arms}:
+        names = ", ".join(arm.name for arm in comparison.arms)
+        raise ConfigError(f"--control {comparison.control!r} is none of the arms", f"There is: {names}.")
+    for world in comparison.worlds:
+        config = validate(world.document, world.path)
+        if config.evaluation is None:
+            raise ConfigError(
+                f"{world.path} has no evaluation, so arms could not be compared",
+                "Add held-out prompts: evaluation: {source: FILE, num_prompts: 256, gold: FILE:FUNCTION} "
+                "(gold: a judge that is never trained on).",
+            )
+        if "epochs" in comparison.equal and config.training.max_steps is not None:
+            raise ConfigError(
+                f"{world.path} sets training.max_steps, so there are no epochs to be equal in",
+                "Leave it out, or compare with --equal steps only.",
+            )
+        block = Block(world, 0)
+        for arm in comparison.arms:
+            for equal in comparison.equal:
+                comparison.config(block, arm, equal)

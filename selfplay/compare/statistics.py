@@ -1,0 +1,140 @@
+"""The mathematics of a comparison: paired differences inside a block and across blocks, overlaps, shares. Pure functions.
+
+Inside a block two arms answer the same prompts with the same seeds, so they are paired by prompt. Across blocks each block gives
+one number, and blocks are the unit: the interval is Student's t over them. Blocks of one world share its start; where there are
+several worlds the mean over worlds, each counted once, stands beside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean of `num` numbers with its standard error and 95 % t-interval (null with fewer than two); `num_above` of them are
+    above 0. Example: Mean(0.012, 0.004, 0.001, 0.023, 5, 5)"""
+
+    mean: float
+    se: float | None
+    low: float | None
+    high: float | None
+    num: int
+    num_above: int
+
+
+def mean_of(values: Sequence[float] | Floats, level: float = 0.95) -> Mean | None:
+    """Mean over the finite values (blocks, worlds or prompts); None where there is none."""
+    found = np.asarray(values, dtype=np.float64)
+    found = found[np.isfinite(found)]
+    num = len(found)
+    if not num:
+        return None
+    mean, above = float(found.mean()), int((found > 0).sum())
+    if num < 2:
+        return Mean(mean, None, None, None, num, above)
+    se = float(found.std(ddof=1)) / math.sqrt(num)
+    half = t_quantile((1 + level) / 2, num - 1) * se
+    return Mean(mean, se, mean - half, mean + half, num, above)
+
+
+def paired_by_prompt(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Mean | None:
+    """Mean over the prompts that both have of (ours - theirs)."""
+    return mean_of([ours[prompt] - theirs[prompt] for prompt in sorted(ours.keys() & theirs.keys())])
+
+
+def over_worlds(values: Sequence[float], worlds: Sequence[str]) -> Mean | None:
+    """Mean over worlds of the mean over a world's blocks; None with fewer than two worlds."""
+    by_world: dict[str, list[float]] = {}
+    for value, world in zip(values, worlds, strict=True):
+        by_world.setdefault(world, []).append(value)
+    if len(by_world) < 2:
+        return None
+    return mean_of([float(np.mean(by_world[world])) for world in sorted(by_world)])
+
+
+def t_quantile(probability: float, df: int) -> float:
+    """Quantile of Student's t with `df` degrees of freedom, for a probability of one half to 1 (exclusive)."""
+    if df < 1 or not 0.5 <= probability < 1:
+        raise ValueError(f"t_quantile of {probability} with {df} degrees of freedom")
+    low, high = 0.0, 1.0
+    while _t_cdf(high, df) < probability:
+        low, high = high, 2 * high
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_cdf(middle, df) < probability else (low, middle)
+    return (low + high) / 2
+
+
+def _t_cdf(t: float, df: int) -> float:
+    """P(T <= t) for t >= 0, by the finite series for integer degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+    theta = math.atan(t / math.sqrt(df))
+    sine, squared = math.sin(theta), math.cos(theta) ** 2
+    if df % 2 == 0:
+        # sin (1 + 1/2 cos^2 + 1*3/(2*4) cos^4 + ...), df / 2 terms
+        total, term = 0.0, 1.0
+        for step in range(2, df + 1, 2):
+            total += term
+            term *= squared * (step - 1) / step
+        return 0.5 + sine * total / 2
+    # theta + sin (cos + 2/3 cos^3 + 2*4/(3*5) cos^5 + ...), (df - 1) / 2 terms
+    total, term = 0.0, math.cos(theta)
+    for step in range(2, df, 2):
+        total += term
+        term *= squared * step / (step + 1)
+    return 0.5 + (theta + sine * total) / math.pi
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """How much two sets of kept pairs have in common: of their union, and of the first one."""
+
+    jaccard: float
+    share: float
+
+
+def overlap(ours: Set[Hashable], theirs: Set[Hashable]) -> Overlap | None:
+    """None where a set is empty."""
+    if not ours or not theirs:
+        return None
+    both = len(ours & theirs)
+    return Overlap(both / len(ours | theirs), both / len(ours))
+
+
+def shares(groups: Sequence[str]) -> dict[str, float]:
+    """Share of each group, by name."""
+    counts = Counter(groups)
+    return {name: counts[name] / len(groups) for name in sorted(counts)}
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What the judge says of pairs that the reward ordered: fractions of the `num` pairs whose two responses it judged."""
+
+    wrong: float
+    tied: float
+    num: int
+
+
+def labels(gold_chosen: Floats, gold_rejected: Floats) -> Labels | None:
+    """wrong: the judge finds the rejected response better than the chosen one; None where no pair was judged."""
+    margin = gold_chosen - gold_rejected
+    margin = margin[np.isfinite(margin)]
+    if not len(margin):
+        return None
+    return Labels(float((margin < 0).mean()), float((margin == 0).mean()), len(margin))
+
+
+def standardized_gain(now: Mapping[str, float], start: Mapping[str, float]) -> float | None:
+    """Mean gain over the start, in standard deviations of the start's prompt means; None where that is 0 or undefined."""
+    gain = paired_by_prompt(now, start)
+    spread = float(np.std([start[prompt] for prompt in sorted(start)])) if start else 0.0
+    return gain.mean / spread if gain is not None and spread > 0 else None

@@ -1,0 +1,86 @@
+"""The kept pairs as other trainers read them.
+
+TRL reads the Parquet files as they are (`prompt`, `chosen`, `rejected` as lists of messages). LLaMA-Factory wants a
+`dataset_info.json` beside its file, with `ranking: true`, and in the ShareGPT form one message object each for chosen and
+rejected (its converter tells pairs by that); axolotl's `chat_template.default` takes such a file too. So both read one JSONL
+file, in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+FOLDER = "formats"
+FILE = f"{FOLDER}/kept.jsonl"
+DATASET_INFO = f"{FOLDER}/dataset_info.json"
+AXOLOTL = f"{FOLDER}/axolotl.yaml"
+NAME = "kept"
+
+# Keys as in src/llamafactory/data/parser.py: roles and contents go by the names that our messages have.
+_INFO: dict[str, Any] = {
+    NAME: {
+        "file_name": "kept.jsonl",
+        "formatting": "sharegpt",
+        "ranking": True,
+        "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        },
+    }
+}
+
+# Keys as in src/axolotl/prompt_strategies/dpo/chat_template.py.
+_AXOLOTL = """\
+# To be put into an axolotl config. The path is relative to where axolotl is started.
+rl: dpo
+datasets:
+  - path: formats/kept.jsonl
+    ds_type: json
+    split: train
+    type: chat_template.default
+    field_messages: conversations
+    field_chosen: chosen
+    field_rejected: rejected
+    message_property_mappings:
+      role: role
+      content: content
+"""
+
+
+def dataset_info() -> bytes:
+    """`dataset_info.json` for LLaMA-Factory."""
+    return (json.dumps(_INFO, indent=2) + "\n").encode()
+
+
+def axolotl() -> bytes:
+    """The `datasets` section of an axolotl config."""
+    return _AXOLOTL.encode()
+
+
+def lines(table: pa.Table) -> Iterator[bytes]:
+    """The JSONL file's lines, from the kept pairs in order of rank."""
+    for batch in table.select(["prompt", "chosen", "rejected"]).to_batches(max_chunksize=1024):
+        for row in batch.to_pylist():
+            document = {"conversations": row["prompt"], "chosen": row["chosen"][-1], "rejected": row["rejected"][-1]}
+            yield (json.dumps(document, ensure_ascii=False) + "\n").encode()
+
+
+def num_not_alternating(table: pa.Table) -> int:
+    """Pairs whose prompt is not user and assistant in turn (a system message first is allowed), ending with the user:
+    LLaMA-Factory skips them."""
+    count = 0
+    for batch in table.select(["prompt"]).to_batches(max_chunksize=1024):
+        for prompt in batch["prompt"].to_pylist():
+            roles = [message["role"] for message in prompt]
+            turns = roles[1:] if roles[:1] == ["system"] else roles
+            expected = [("user", "assistant")[place % 2] for place in range(len(turns))]
+            count += turns != expected or len(turns) % 2 == 0
+    return count

@@ -1,0 +1,108 @@
+"""Pairs read row by row: texts in any form, or numbers kept in rows (CSV, JSON)."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from selfplay.offline.columns import Columns
+from selfplay.offline.conversations import read_pair
+from selfplay.offline.dataset import MESSAGES, BadRow, BadRowLog, BadValue
+from selfplay.offline.ids import PromptIds, RowIds
+from selfplay.offline.numbers import Numbers, check_numbers, good_rows
+from selfplay.offline.row_columns import Embeddings, RowColumn, group_of, other_columns
+from selfplay.offline.values import content_hash, number
+from selfplay.source_rows import Source
+
+
+class NumberColumns:
+    """Numbers of rows that are read one after the other; null is NaN here, for what is not finite does not get in."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._theirs = {ours: columns.names[ours] for ours in columns.numbers}
+        self._values = {ours: array("d") for ours in columns.numbers}
+
+    def read(self, values: dict[str, Any]) -> list[float]:
+        """The numbers of one row. Raises BadValue."""
+        found = (number(values.get(theirs), f"column {theirs!r}") for theirs in self._theirs.values())
+        return [np.nan if value is None else value for value in found]
+
+    def append(self, row: list[float]) -> None:
+        for column, value in zip(self._values.values(), row, strict=True):
+            column.append(value)
+
+    def done(self) -> dict[str, Numbers]:
+        found = {}
+        for ours, column in self._values.items():
+            values = np.frombuffer(column, np.float64) if len(column) else np.empty(0)
+            null_P = np.isnan(values)
+            found[ours] = Numbers(values, null_P if null_P.any() else None)
+        return found
+
+
+def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str]) -> tuple[pa.Table, int]:
+    """The table of pairs (see `dataset.OfflineDataset`) and the number of rows read. Raises DataError for ids that the
+    user named and that cannot be used."""
+    has_text = columns.shape == "pairs"
+    names = columns.names
+    numbers = NumberColumns(columns)
+    files, others, groups = RowColumn(pa.string()), RowColumn(pa.string()), RowColumn(pa.string())
+    source_rows = array("q")
+    prompts, chosens, rejecteds = RowColumn(MESSAGES), RowColumn(MESSAGES), RowColumn(MESSAGES)
+    ids = RowIds(source.name, "pair_id", columns)
+    prompt_ids = PromptIds(source.name, columns)
+    embeddings = Embeddings(names.get("embedding"))
+    total = 0
+    for item in source.rows():
+        total += 1
+        try:
+            if item.values is None:
+                raise BadValue("unreadable", item.problem or "unreadable")
+            values = item.values
+            row_numbers = numbers.read(values)
+            if has_text:
+                prompt, chosen, rejected = read_pair(
+                    values,
+                    names.get("prompt"),
+                    names["chosen"],
+                    names["rejected"],
+                    system=names.get("system"),
+                    added=names.get("input"),
+                )
+            embeddings.read(values)
+        except BadValue as error:
+            log.add(BadRow(item.file, item.row, error.reason, error.detail))
+            continue
+        numbers.append(row_numbers)
+        embeddings.append()
+        files.append(item.file)
+        source_rows.append(item.row)
+        if has_text:
+            prompts.append(prompt)
+            chosens.append(chosen)
+            rejecteds.append(rejected)
+            prompt_hash = prompt_ids.append(values, prompt)
+            ids.append(values, content_hash([prompt_hash, chosen[0]["content"], rejected[0]["content"]]))
+        else:
+            ids.append(values, f"{total:08d}")
+        if columns.others:
+            others.append(other_columns(values, columns))
+        if "group" in names:
+            groups.append(group_of(values, names["group"]))
+    file_P, row_P = files.done(), np.array(source_rows, np.int64)
+    kept, good = check_numbers(numbers.done(), names, log, lambda row: (file_P[row].as_py(), int(row_P[row])), notes)
+    fields: dict[str, Any] = {"pair_id": ids.done(notes)}
+    if has_text:
+        fields |= {"prompt_id": prompt_ids.done(notes), "source_file": file_P, "source_row": row_P}
+        fields |= {"prompt": prompts.done(), "chosen": chosens.done(), "rejected": rejecteds.done()}
+    if "group" in names:
+        fields["group"] = groups.done()
+    fields |= kept
+    if "embedding" in names:
+        fields["embedding"] = embeddings.done()
+    if columns.others:
+        fields["columns_json"] = others.done()
+    return good_rows(fields, good), total

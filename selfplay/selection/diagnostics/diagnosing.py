@@ -1,0 +1,221 @@
+"""What a selection did to its pool, in numbers: asked once by `select` and once by `show`, of arrays alone.
+
+The *pool* are the pairs that entered the ranking: after the filters, before the metric's own rule and the cut. Above
+SAMPLE pairs, whatever needs sorting is taken of a seeded sample of the rows, and `on` says so; the funnel, groups,
+prompts and ties at the cut are always counted over all pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.selection.arrays import Bools, Floats, Ints
+from selfplay.selection.diagnostics.advice import Advice, advice
+from selfplay.selection.diagnostics.agreement import Overlap, overlap
+from selfplay.selection.diagnostics.distributions import Distribution, distribution
+from selfplay.selection.diagnostics.groups import Grouping, GroupShares, group_shares
+from selfplay.selection.diagnostics.parts import (
+    Cut,
+    Funnel,
+    Labels,
+    Lengths,
+    Margins,
+    Prompts,
+    cut,
+    labels,
+    lengths,
+    margins,
+    prompts,
+)
+from selfplay.selection.ids import Ids
+from selfplay.selection.metrics import METRICS, columns_needed
+from selfplay.selection.metrics.inputs import POLICY_LOGPS, REFERENCE_LOGPS
+from selfplay.selection.reasons import EXCLUDED_BY_METRIC, METRIC_NOT_FINITE, NOT_SELECTED, Reasons
+from selfplay.selection.selecting import PairPool, Selection, select
+
+SAMPLE = 100_000
+# Kernel densities of embeddings cost more than all else here together: compared in pools up to this size.
+MOST_WITH_EMBEDDING = 20_000
+
+# A control is not compared: `full` keeps everything, and what `random` would share is `expected_at_random`.
+_CONTROLS = ("random", "full")
+_OF_THE_RANKING = (METRIC_NOT_FINITE, EXCLUDED_BY_METRIC)
+_INPUTS = ("reward_chosen", "reward_rejected", "num_tokens_chosen", "num_tokens_rejected")
+_GOLD = ("gold_reward_chosen", "gold_reward_rejected")
+
+Names = Sequence[str] | Grouping
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """A selection seen from outside. `dataclasses.asdict` is JSON: finite numbers or None.
+
+    `on` is "all", or "sample" where distributions, margins, lengths, labels and overlaps are of `num_seen` pairs drawn
+    from the pool. A part is None (or empty) where its inputs are missing or the pool is empty. `overlaps` are at the
+    same number of pairs, each metric with its default options; `groups` go by the name of the grouping; `warnings` have
+    the gravest first.
+    """
+
+    on: Literal["all", "sample"]
+    num_seen: int
+    funnel: Funnel
+    cut: Cut | None
+    margins: Margins | None
+    distributions: dict[str, Distribution]
+    lengths: Lengths | None
+    labels: Labels | None
+    prompts: Prompts | None
+    groups: dict[str, GroupShares]
+    overlaps: tuple[Overlap, ...]
+    warnings: tuple[Advice, ...] = ()
+
+
+def diagnose(
+    pool: PairPool,
+    selection: Selection,
+    *,
+    groups: Mapping[str, Names] | None = None,
+    prompt: Names | None = None,
+    num_read: int | None = None,
+    bad: Mapping[str, int] | None = None,
+    compare: Sequence[str] | None = None,
+) -> Diagnostics:
+    """What `selection` did to `pool`, which it was made from (same rows in the same order).
+
+    `groups` are groupings of the pairs by name (a name a row, or `Grouping` of codes), `prompt` the prompt of each
+    pair. `num_read` rows were read before the pool was made, of which `bad` (reason -> count) are not in it; for the
+    funnel only. `compare`: which metrics' kept sets to compare; None = each one whose inputs are there. The columns
+    `gold_reward_chosen` and `gold_reward_rejected` of the pool, where there, judge the labels.
+    Raises ValueError for a grouping of another length than the pool.
+    """
+    of_groups = {name: _grouping(values, len(pool), name) for name, values in (groups or {}).items()}
+    of_prompt = None if prompt is None else _grouping(prompt, len(pool), "prompt")
+    pool_P = entered(selection.drop_reason_P)
+    rows = sample_rows(pool_P)
+    kept_S = selection.kept_P[rows]
+    columns_S = _columns(pool, selection, rows)
+    shares = {name: group_shares(grouping, pool_P, selection.kept_P) for name, grouping in of_groups.items()}
+    found = Diagnostics(
+        on="all" if len(rows) == np.count_nonzero(pool_P) else "sample",
+        num_seen=len(rows),
+        funnel=_funnel(selection, int(np.count_nonzero(pool_P)), num_read, bad or {}),
+        cut=cut(selection, columns_S),
+        margins=margins(selection.summary, columns_S, kept_S, grouped=pool.group_P is not None),
+        distributions=_distributions(columns_S, kept_S),
+        lengths=lengths(columns_S, kept_S),
+        labels=labels(columns_S, kept_S),
+        prompts=None if of_prompt is None else prompts(of_prompt.code_P, pool_P, selection.kept_P),
+        groups={name: found for name, found in shares.items() if found is not None},
+        overlaps=_overlaps(pool, selection, rows, kept_S, compare),
+    )
+    return replace(found, warnings=advice(found, selection.summary))
+
+
+def entered(reasons: Reasons) -> Bools:
+    """True for the pairs that entered the ranking: kept, below the cut, or left out by the metric itself."""
+    names = (*_OF_THE_RANKING, NOT_SELECTED)
+    by_code = np.array([True, *(name in names for name in reasons.names)], dtype=np.bool_)
+    return np.asarray(by_code[reasons.code_P], dtype=np.bool_)
+
+
+def sample_rows(pool_P: Bools) -> Ints:
+    """Rows of the pool in ascending order; of more than SAMPLE a random choice of SAMPLE, always the same one."""
+    rows = np.flatnonzero(pool_P).astype(np.int64, copy=False)
+    if len(rows) <= SAMPLE:
+        return rows
+    return np.sort(rows[np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False, shuffle=False)])
+
+
+def _grouping(values: Names, num_pairs: int, name: str) -> Grouping:
+    grouping = values if isinstance(values, Grouping) else Grouping.of(values)
+    if len(grouping.code_P) != num_pairs:
+        raise ValueError(f"grouping {name!r} has {len(grouping.code_P)} rows, the pool {num_pairs}")
+    return grouping
+
+
+def _columns(pool: PairPool, selection: Selection, rows: Ints) -> dict[str, Floats]:
+    """The columns that are looked at, by name, of these rows."""
+    found: dict[str, NDArray[Any] | None] = {
+        "explicit_margin": selection.explicit_margin_P,
+        "implicit_margin": selection.implicit_margin_P,
+        "alignment_potential": selection.alignment_potential_P,
+        "metric_value": selection.metric_value_P,
+        **{name: pool.columns[name] for name in (*_INPUTS, *_GOLD) if name in pool.columns},
+    }
+    return {name: np.asarray(column[rows], dtype=np.float64) for name, column in found.items() if column is not None}
+
+
+def _funnel(selection: Selection, num_pool: int, num_read: int | None, bad: Mapping[str, int]) -> Funnel:
+    counts = selection.summary.drop_reasons
+    return Funnel(
+        num_read=num_read,
+        bad=dict(bad),
+        num_pairs=len(selection.kept_P),
+        filtered={name: num for name, num in counts.items() if name not in (*_OF_THE_RANKING, NOT_SELECTED)},
+        num_pool=num_pool,
+        left_out={name: num for name, num in counts.items() if name in _OF_THE_RANKING},
+        num_ranked=int(np.count_nonzero(selection.rank_P)),
+        num_kept=int(np.count_nonzero(selection.kept_P)),
+    )
+
+
+def _distributions(columns_S: Mapping[str, Floats], kept_S: Bools) -> dict[str, Distribution]:
+    found: dict[str, Distribution] = {}
+    for name, column_S in columns_S.items():
+        found[name] = distribution(column_S, kept_S)
+        if name == "implicit_margin":
+            found["implicit_margin_abs"] = distribution(np.abs(column_S), kept_S)
+    return {name: one for name, one in found.items() if one.pool.num}
+
+
+def _overlaps(
+    pool: PairPool, selection: Selection, rows: Ints, kept_S: Bools, compare: Sequence[str] | None
+) -> tuple[Overlap, ...]:
+    """Overlap with what `select` would have kept of these rows by each other metric, at the same number."""
+    asked, num_kept = selection.summary, int(kept_S.sum())
+    if not num_kept:
+        return ()
+    made = {
+        "explicit_margin": selection.explicit_margin_P is not None,
+        "implicit_margin": selection.implicit_margin_P is not None,
+        "alignment_potential": selection.alignment_potential_P is not None,
+        "dpo_implicit_margin": all(name in pool.columns for name in POLICY_LOGPS + REFERENCE_LOGPS),
+    }
+    there = {"pair_id", *(name for name in pool.columns if name not in made), *(name for name in made if made[name])}
+    metrics = [
+        METRICS[name]
+        for name in (METRICS if compare is None else compare)
+        if name not in (*_CONTROLS, asked.metric) and there.issuperset(METRICS[name].inputs)
+    ]
+    if len(rows) > MOST_WITH_EMBEDDING:
+        metrics = [metric for metric in metrics if "embedding" not in metric.inputs]
+    # "explicit_margin" itself for a table that has no rewards to make it of
+    needed = {"explicit_margin", *(column for metric in metrics for column in columns_needed(metric, asked.form))}
+    seen = PairPool(
+        pair_id=Ids.of(pool.pair_id).at(rows),
+        columns={name: pool.columns[name][rows] for name in sorted(needed) if name in pool.columns},
+        group_P=None if pool.group_P is None else pool.group_P[rows],
+    )
+    return tuple(
+        overlap(
+            metric.name,
+            kept_S,
+            select(
+                seen,
+                metric=metric,
+                keep=num_kept,
+                form="dpo" if asked.form == "dpo" else "simpo",
+                weight=asked.weight,
+                standardize=asked.standardize,
+                beta=asked.beta,
+                seed=asked.seed,
+                allow_equal_reference=True,
+            ).kept_P,
+        )
+        for metric in metrics
+    )

@@ -1,0 +1,7 @@
+"""Metrics: what a pair is worth. `metric.py` says what one is, `table.py` lists them, the rest are the rules."""
+
+from selfplay.selection.metrics.inputs import HOW_TO_GET, how_to_get, made_of
+from selfplay.selection.metrics.metric import Metric
+from selfplay.selection.metrics.table import METRICS, columns_needed, find_metric
+
+__all__ = ["HOW_TO_GET", "METRICS", "Metric", "columns_needed", "find_metric", "how_to_get", "made_of"]

@@ -1,0 +1,156 @@
+"""What a metric is: one small pure function of named columns, and what there is to say about it.
+
+The parameters of the function that have no default are the columns it reads (arrays over P pairs by the names of the
+pairs table; `pair_id` a sequence of strings). Parameters with a default are its options: numbers a user may set. Two
+names are special: `seed` is the selection's seed, `notes` a list to which the function may add sentences for the
+summary. It returns the `metric_value` by which pairs are ranked: larger = more worth keeping, whatever the sign of
+the quantity in the literature; NaN = cannot be ranked; -inf = the metric's own rule leaves the pair out.
+A person's own metric is such a function too; no base class.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from selfplay.errors import ConfigError
+from selfplay.selection.arrays import Floats
+from selfplay.selection.metrics.inputs import how_to_get
+
+SPECIAL = ("seed", "notes")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric and what there is to say about it. `direction` is in terms of the formula's own quantity.
+
+    `where` is the file of a person's own metric, whose errors are then told as theirs; None for ours, which give NaN
+    to every pair of which an input is not finite.
+
+    Example: Metric("mine", my_function, "R / num_tokens_chosen", "large is kept", "my_file.py")
+    """
+
+    name: str
+    function: Callable[..., Floats]
+    formula: str
+    direction: str
+    source: str
+    keeps_all: bool = False
+    where: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns it reads."""
+        return tuple(
+            name
+            for name, parameter in inspect.signature(self.function).parameters.items()
+            if name not in SPECIAL and parameter.default is parameter.empty
+        )
+
+    @property
+    def options(self) -> dict[str, float]:
+        """The numbers a user may set, with their defaults."""
+        parameters = inspect.signature(self.function).parameters.items()
+        return {
+            name: parameter.default
+            for name, parameter in parameters
+            if name not in SPECIAL and parameter.default is not parameter.empty
+        }
+
+    def check_options(self, options: Mapping[str, float]) -> None:
+        """ConfigError for an option that this metric does not have, or a value that is not a finite number."""
+        known = self.options
+        for name, value in options.items():
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                hint = f"Did you mean {nearest[0]!r}? It has: {_named(known)}." if nearest else "Leave the options out."
+                raise ConfigError(f"metric {self.name!r} has no option {name!r}", hint)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ConfigError(
+                    f"option {name!r} of metric {self.name!r} is {value!r}", "Give a finite number, as 0.5."
+                )
+
+    def missing(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        """The columns it reads that are not among `columns`."""
+        return tuple(name for name in self.inputs if name not in columns)
+
+    def check_inputs(self, columns: Mapping[str, Any]) -> None:
+        """ConfigError that names each column that is missing and how to get it."""
+        missing = self.missing(columns)
+        if missing:
+            ways = dict.fromkeys(how_to_get(name) for name in missing)
+            raise ConfigError(
+                f"metric {self.name!r} needs {', '.join(missing)}, which these pairs do not have", " ".join(ways)
+            )
+
+    def values(
+        self,
+        columns: Mapping[str, Any],
+        seed: int,
+        options: Mapping[str, float] | None = None,
+        notes: list[str] | None = None,
+    ) -> Floats:
+        """`metric_value` of every pair; `columns` holds `pair_id` at least. What the metric says goes to `notes`.
+
+        ConfigError if a column is missing, an option unknown, the function raises, or it returns anything but P numbers.
+        """
+        options = {} if options is None else options
+        self.check_options(options)
+        self.check_inputs(columns)
+        arguments = {name: columns[name] for name in self.inputs} | dict(options)
+        special = {"seed": seed, "notes": [] if notes is None else notes}
+        wanted = inspect.signature(self.function).parameters
+        arguments |= {name: value for name, value in special.items() if name in wanted}
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if self.where is None:
+                result = self.function(**arguments)
+            else:
+                result = self._theirs(arguments)
+        value_P = self._checked(result, len(columns["pair_id"]))
+        return value_P if self.where else _without_faults(value_P, [columns[name] for name in self.inputs])
+
+    def _theirs(self, arguments: dict[str, Any]) -> Any:
+        try:
+            return self.function(**arguments)
+        except Exception as error:  # a person's function may raise anything
+            raise ConfigError(
+                f"metric {self.name}: {self.function.__name__} in {self.where} failed: {type(error).__name__}: {error}",
+                f"It was called with arrays over {len(next(iter(arguments.values()), []))} pairs: "
+                f"{', '.join(arguments)}."
+                if arguments
+                else "It was called without arguments.",
+            ) from error
+
+    def _checked(self, result: Any, num_pairs: int) -> Floats:
+        hint = "A metric returns one number for each pair, larger for pairs more worth keeping."
+        try:
+            found = np.asarray(result)
+        except ValueError as error:  # lists of different lengths
+            raise ConfigError(f"metric {self.name!r} returned what is no array: {error}", hint) from error
+        if found.dtype.kind not in "biuf":
+            raise ConfigError(f"metric {self.name!r} returned {found.dtype} values, not numbers", hint)
+        if found.shape != (num_pairs,):
+            raise ConfigError(
+                f"metric {self.name!r} returned an array of shape {found.shape}, expected {(num_pairs,)}", hint
+            )
+        return found.astype(np.float64, copy=False)
+
+
+def _without_faults(value_P: Floats, inputs: Sequence[Any]) -> Floats:
+    """NaN where a number that one of our rules reads is not finite: a missing or infinite input is a fault of the data,
+    and no verdict of the rule. A person's own metric decides that itself."""
+    fault_P = np.zeros(len(value_P), dtype=np.bool_)
+    for column in inputs:
+        if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind == "f":
+            fault_P |= ~np.isfinite(column)
+    return np.where(fault_P, np.nan, value_P) if fault_P.any() else value_P
+
+
+def _named(options: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} ({default:g})" for name, default in options.items())

@@ -1,0 +1,102 @@
+"""Stages that a run did not make but took over from another one, as they were committed there (`compare`).
+
+RUN.json's `forked_from` names the other run and, for each stage, the digest of its commit. The folders are hard-linked, or
+copied where linking fails: committed files are never written to again, so two runs may share them, and either may be removed.
+The chain holds as it is, since commits name their inputs by digest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfplay.errors import CorruptionError, SelfplayError
+from selfplay.store import durable
+from selfplay.store.commits import check_shape, read_commit
+from selfplay.store.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where inherited stages come from. `root` is the other run's folder, relative to this run's; `stages` maps "ROUND/STAGE"
+    (as in "001/sample") to the digest of its commit. Example: Fork("9f2c...", "../pool", {"000/prompts": "ab12..."})"""
+
+    run_id: str
+    root: str
+    stages: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As written in RUN.json."""
+        return {"run": self.run_id, "root": self.root, "stages": self.stages}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Fork:
+        """As read from RUN.json. Raises KeyError or TypeError where it is not one."""
+        return cls(str(document["run"]), str(document["root"]), dict(document["stages"]))
+
+    def keys(self) -> dict[tuple[int, str], str]:
+        """(round, stage) -> digest of its commit, in order."""
+        found = {}
+        for name, digest in sorted(self.stages.items()):
+            number, _, stage = name.partition("/")
+            found[int(number), stage] = digest
+        return found
+
+
+def stage_name(round_number: int, stage: str) -> str:
+    """How a stage is named in `forked_from` and in a commit's inputs."""
+    return f"{round_number:03d}/{stage}"
+
+
+def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
+    """Take over the stages of `fork` that are not here yet; returns them. Raises SelfplayError when the other run no longer has
+    them, CorruptionError when it has others."""
+    source = Layout(Path(os.path.normpath(layout.root / fork.root)))
+    taken = []
+    for (number, stage), digest in fork.keys().items():
+        if layout.stage(number, stage).is_dir():
+            continue
+        folder = source.stage(number, stage)
+        if not folder.is_dir():
+            raise SelfplayError(
+                f"{layout.root} is to take over round {number} {stage} from {source.root}, which does not have it",
+                "Put that run back to where it was, or remove this one and start it again.",
+            )
+        commit, found = read_commit(folder)
+        check_shape(folder, commit)
+        if found != digest:
+            raise CorruptionError(
+                f"{folder} is another commit than the one that {layout.root} was forked from",
+                f"Remove {layout.root} and start it again: it will take over what is there now.",
+            )
+        work = layout.work / f".tmp-inherit-{number:03d}-{stage}"
+        if work.exists():  # a kill left it
+            shutil.rmtree(work)
+        _link_tree(folder, work)
+        durable.publish_folder(work, layout.stage(number, stage))
+        taken.append((number, stage))
+    return taken
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """The same files under another folder, every new folder durable."""
+    for path, folders, names in os.walk(source):
+        folders.sort()
+        here = target / Path(path).relative_to(source)
+        here.mkdir(parents=True)
+        for name in names:
+            _link(Path(path, name), here / name)
+    for path, _, _ in os.walk(target, topdown=False):
+        durable.fsync_folder(Path(path))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+        with open(target, "rb") as file:
+            os.fsync(file.fileno())
