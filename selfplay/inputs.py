@@ -150,7 +150,9 @@ def _mixed_model(
     folder = _model("sampling.mix.model", config.sampling.mix, known, found)
     info = check_policy(folder, chat_template_needed=False)
     tokenizers = [(path / "tokenizer.json").read_bytes() for path in (folder, policy_folder)]
-    differs = [name for name in ("architecture", "num_params", "vocab_size") if getattr(info, name) != getattr(policy, name)]
+    differs = [
+        name for name in ("architecture", "num_params", "vocab_size") if getattr(info, name) != getattr(policy, name)
+    ]
     if tokenizers[0] != tokenizers[1] or differs:
         raise ConfigError(
             f"sampling.mix.model {folder} differs from the policy in its {', '.join(differs) or 'tokenizer'}",
@@ -159,7 +161,9 @@ def _mixed_model(
     return PinnedModel(folder, model_digest(folder))
 
 
-def _model(name: str, section: PolicyConfig | RewardSource | MixConfig, known: Mapping[str, str], found: dict[str, str]) -> Path:
+def _model(
+    name: str, section: PolicyConfig | RewardSource | MixConfig, known: Mapping[str, str], found: dict[str, str]
+) -> Path:
     """The folder of the model that a section names. That of a hub name is noted in `found`, and is the commit in `known`
     where this name was resolved before: a branch may have moved since."""
     assert section.model is not None, "the section names a model"

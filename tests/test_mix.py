@@ -93,7 +93,12 @@ def test_a_killed_sampling_adopts_the_second_models_shards(
     prepared = prepare(config, tmp_path / "run")
     again = Fakes()
     driver.go_on(
-        store, prepared, prepared.config, json.loads(store.config_file("pins.json")), Reporter(quiet=True), workers=again
+        store,
+        prepared,
+        prepared.config,
+        json.loads(store.config_file("pins.json")),
+        Reporter(quiet=True),
+        workers=again,
     )
     assert Store.open(tmp_path / "run").table(1, "sample").equals(whole)
     assert json.loads(store.config_file("pins.json"))["sampling.mix.model"] not in again.sampler.loaded

@@ -78,7 +78,9 @@ class MixConfig(Section):
 
     model: str = content(..., "folder or hub name of the second model; its tokenizer is the policy's")
     revision: str | None = identity(None, "hub revision; resolved to a commit and recorded")
-    num_responses: int = identity(1, "of sampling.num_responses, how many of a prompt's come from it (the last ones)", ge=1)
+    num_responses: int = identity(
+        1, "of sampling.num_responses, how many of a prompt's come from it (the last ones)", ge=1
+    )
     share: float = identity(1.0, "fraction of the prompts that get them, chosen by the seed", gt=0, le=1)
 
 

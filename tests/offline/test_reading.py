@@ -308,3 +308,15 @@ def test_hh_dialogues_become_pairs():
 def test_reading_imports_no_torch():
     code = "import sys, selfplay.offline.reading; print([m for m in ('torch', 'datasets', 'ray') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_hub_dataset_by_rows_and_by_columns(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    for rows in (ROWS, [{"reward_chosen": 1.0, "reward_rejected": float(number)} for number in range(3)]):
+        hub = datasets.Dataset.from_list([*rows, rows[0]]).select(range(len(rows)))
+        monkeypatch.setattr("selfplay.source_rows._load_hub", lambda *args, hub=hub: hub)
+        dataset = read_dataset("someone/pairs", split="train")
+        assert dataset.pairs.num_rows == dataset.num_rows == len(rows)
+        assert dataset.digest == read_dataset("someone/pairs", split="train").digest
+    with pytest.raises(DataError, match="it has no subset"):
+        read_dataset(__file__, subset="a")
