@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.errors import SelfplayError
 from selfplay.ranking import EMBEDDING, group_name, prompt_number
 from selfplay.records import Pair, schema
 from selfplay.selection.arrays import Floats, Ints, codes
@@ -91,6 +92,11 @@ def _candidates(context: Context, number: int) -> _Candidates:
     pair_id = pc.binary_join_element_wise(*ids, "-").combine_chunks()
     by_id = pc.sort_indices(pair_id)
     order = by_id.to_numpy()
+    if missing := [name for name in _OF_CANDIDATES if name not in table.column_names]:
+        raise SelfplayError(
+            f"the candidate pairs of round {number} have no {', '.join(missing)}: an earlier version of selfplay built them",
+            "Finish this run with the version that began it, or start another one.",
+        )
     columns = {name: table[name].to_numpy()[order] for name in _OF_CANDIDATES}
     chosen_id, rejected_id = chosen_id.take(by_id), rejected_id.take(by_id)
     logprobs = store.table(number, "logprobs")
