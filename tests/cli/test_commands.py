@@ -12,6 +12,8 @@ import yaml
 from make_run import HOSTILE, config, make_run
 from typer.testing import Result
 
+from selfplay.selection.pair_rules import PairRules
+
 Call = Callable[..., Result]
 
 
@@ -129,7 +131,7 @@ def test_rounds_marks_what_is_not_complete_and_skipped_training(selfplay: Call, 
 
 def test_config_commands(selfplay: Call, whole_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(config(2)))
+    path.write_text(yaml.safe_dump(config(2, PairRules())))
     assert yaml.safe_load(selfplay("config", "show", path).stdout) == yaml.safe_load(
         selfplay("config", "show", whole_run).stdout
     )
