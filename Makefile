@@ -39,8 +39,10 @@ $(READY): $(LOCK) pyproject.toml
 quickstart: $(READY)
 	$(BIN)/selfplay quickstart --run-dir runs/quickstart
 
+# Whole files go to one of two processes; the order of collection is kept, so that the long files come first (tests/conftest.py).
+WORKERS ?= 2
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff format --check .
