@@ -35,8 +35,11 @@ def minimum_gap(explicit_margin: Floats, threshold: float = 0.0) -> Floats:
 
 
 def high_mean_low_variance(prompt_reward_mean: Floats, prompt_reward_std: Floats) -> Floats:
-    """z(mean) - z(std) of the rewards of the prompt's responses, z over the pairs of the pool."""
+    """z(mean) - z(std) of the rewards of the prompt's responses, z over the pairs of the pool.
+
+    Rounded to 12 decimals: prompts that are equal but for the last bits of a mean are ties, whatever the reward's unit.
+    """
     finite_P = np.isfinite(prompt_reward_mean) & np.isfinite(prompt_reward_std)
     mean_P = z_scores(prompt_reward_mean, spread(prompt_reward_mean[finite_P]))
     std_P = z_scores(prompt_reward_std, spread(prompt_reward_std[finite_P]))
-    return mean_P - std_P
+    return np.round(mean_P - std_P, 12)
