@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfplay.protocols import TrainJob
+from selfplay.store import durable
 
 SEAL = ".SEAL.json"
 PREFIX = "checkpoint-"
@@ -63,19 +63,14 @@ def seal(folder: Path, step: int, job_fingerprint: str) -> None:
     absent = [name for name in REQUIRED if name not in files]
     if absent:
         raise ValueError(f"{folder} cannot be sealed: it lacks {', '.join(absent)}")
+    durable.sync_tree(folder)
     listed = {}
     for name in files:
-        size, digest = _digest(folder / name, sync=True)
+        size, digest = _digest(folder / name)
         listed[name] = {"size": size, "sha256": digest}
     content = {"step": step, "fingerprint": job_fingerprint, "files": listed}
-    temporary = folder / f"{SEAL}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(folder / SEAL)
-    _sync_folder(folder)
-    _sync_folder(folder.parent)
+    durable.write_file(folder / SEAL, durable.pretty_json(content))
+    durable.fsync_folder(folder.parent)
 
 
 def find(checkpoint_dir: Path, job_fingerprint: str) -> Found:
@@ -139,7 +134,7 @@ def _fault(folder: Path, step: int, job_fingerprint: str) -> str:
         if (folder / name).stat().st_size != size:
             return f"{name} has {(folder / name).stat().st_size} bytes, its seal says {size}"
     for name, (_, sha256) in listed.items():
-        if _digest(folder / name, sync=False)[1] != sha256:
+        if _digest(folder / name)[1] != sha256:
             return f"{name} is damaged: its sha256 is not the sealed one"
     return "" if sealed_fingerprint == job_fingerprint else "it belongs to a job with other pairs or settings"
 
@@ -157,20 +152,10 @@ def _files(folder: Path) -> list[str]:
     return names
 
 
-def _digest(path: Path, *, sync: bool) -> tuple[int, str]:
+def _digest(path: Path) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
-        if sync:
-            os.fsync(file.fileno())
     return size, digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,15 +1,20 @@
 """Writing so that a crash leaves the old state or the new one, never half: the only module that writes run files.
 
 A file: temporary name, write, fsync, rename, fsync of the folder. A folder: every file in it fsynced, the folder fsynced, renamed
-to a name that must be absent, both parents fsynced.
+to a name that must be absent, both parents fsynced. All of it is made of the few `operations` below, one system call each.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import itertools
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,94 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.errors import SelfplayError
+
+Hook = Callable[[str, Path, int], None]
+
+
+class Operations:
+    """Every change that the store makes to a disk, one method for each kind: the seam at which tests watch, stop, kill and fail.
+
+    `before` and `after` are called around each operation with its name (create, write, fsync, rename, link, unlink, mkdir, rmdir,
+    fsync_folder), the path that it makes or changes (of a rename and a link: the new name) and its number in this process, from
+    0. Both are None in production. A forked child that is to die at its 17th operation does
+
+        def die(operation: str, path: Path, index: int) -> None:
+            if index == 17:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        durable.operations = durable.Operations(before=die)    # or after=die: the operation is done, nothing that follows it
+
+    and counts the operations of an undisturbed run in the same way. A hook may sleep, or raise an OSError, which is then what
+    that operation failed with. A test that wants more (half a write, what was written) derives from this class. Nobody keeps a
+    reference to `operations`: it is looked up in this module at each call, so that it can be replaced at any time.
+    """
+
+    def __init__(self, before: Hook | None = None, after: Hook | None = None) -> None:
+        self.before, self.after = before, after
+        self._numbers = itertools.count()
+
+    @contextmanager
+    def _told(self, operation: str, path: Path) -> Iterator[None]:
+        index = next(self._numbers)
+        if self.before is not None:
+            self.before(operation, path, index)
+        yield
+        if self.after is not None:
+            self.after(operation, path, index)
+
+    def create(self, path: Path) -> io.FileIO:
+        """A new file, or an old one made empty, open for writing."""
+        with self._told("create", path):
+            return open(path, "wb", buffering=0)
+
+    def write(self, file: io.FileIO, data: Any) -> None:
+        """All of `data` (bytes-like) at the end of a file from `create`."""
+        with self._told("write", Path(file.name)):
+            view = memoryview(data).cast("B")
+            while view:
+                view = view[file.write(view) :]
+
+    def fsync(self, file: io.FileIO) -> None:
+        """Make a file's content durable (not its name)."""
+        with self._told("fsync", Path(file.name)):
+            os.fsync(file.fileno())
+
+    def fsync_folder(self, folder: Path) -> None:
+        """Make the names inside a folder durable."""
+        with self._told("fsync_folder", folder):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Another name for a file or folder; a file of that name is replaced."""
+        with self._told("rename", target):
+            source.replace(target)
+
+    def link(self, source: Path, target: Path) -> None:
+        """A second name for a file."""
+        with self._told("link", target):
+            target.hardlink_to(source)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file or a symbolic link."""
+        with self._told("unlink", path):
+            path.unlink()
+
+    def mkdir(self, folder: Path) -> None:
+        """A new folder; its parent is there."""
+        with self._told("mkdir", folder):
+            folder.mkdir()
+
+    def rmdir(self, folder: Path) -> None:
+        """Remove an empty folder."""
+        with self._told("rmdir", folder):
+            folder.rmdir()
+
+
+operations = Operations()
 
 
 def canonical_json(value: Any) -> bytes:
@@ -40,13 +133,19 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def naming(path: Path, num_bytes: int = 0) -> Iterator[None]:
+    """An OSError inside is raised as a SelfplayError that names `path` and what it needed."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, num_bytes, error) from error
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames and creations inside a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with naming(folder):
+        operations.fsync_folder(folder)
 
 
 def make_folder(folder: Path) -> None:
@@ -56,31 +155,47 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):
-        path.mkdir()
-        fsync_folder(path.parent)
+        with naming(path):
+            operations.mkdir(path)
+            operations.fsync_folder(path.parent)
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace `path` with `data` atomically and durably. Raises SelfplayError naming the file and what it needed."""
     temporary = path.with_name(f".tmp-{path.name.lstrip('.')}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        raise write_error(path, len(data), error) from error
+    with naming(path, len(data)):
+        with operations.create(temporary) as file:
+            operations.write(file, data)
+            operations.fsync(file)
+        operations.rename(temporary, path)
+        operations.fsync_folder(path.parent)
 
 
 def write_error(path: Path, num_bytes: int, error: OSError) -> SelfplayError:
-    """What a failed write says: file, size, reason, and that nothing committed was touched."""
-    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+    """What a failed write says: file, size, reason, and that nothing committed was touched. `num_bytes` 0: no file but a name."""
+    needed = f" ({num_bytes / 1e6:.1f} MB)" if num_bytes else ""
     return SelfplayError(
-        f"could not write {path} ({num_bytes / 1e6:.1f} MB): {error.strerror}; {free / 1e6:.0f} MB are free there",
-        "What was committed before is safe. Make room (or make the folder writable), then `selfplay resume`.",
+        f"could not write {path}{needed}: {error.strerror}; {_free(path) / 1e6:.0f} MB are free there",
+        f"What was committed before is safe. {_way_out(error, path, num_bytes)}, then `selfplay resume`.",
     )
+
+
+def _way_out(error: OSError, path: Path, num_bytes: int) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = "your quota" if error.errno == errno.EDQUOT else "the disk"
+        return f"Make room on {what} (this file takes {num_bytes / 1e6:.1f} MB, those that follow more)"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"Make {path.parent} writable"
+    if error.errno == errno.EIO:
+        return "The disk failed (see the kernel's log): move the run's folder to a sound one"
+    return f"See to {path.parent}"
+
+
+def _free(path: Path) -> int:
+    """Free bytes where `path` is or would be."""
+    while not path.is_dir():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def encode_parquet(table: pa.Table) -> bytes:
@@ -93,13 +208,17 @@ def encode_parquet(table: pa.Table) -> bytes:
 def sync_tree(folder: Path) -> None:
     """fsync every file and folder below `folder`, itself included (files that others wrote into it)."""
     for path, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            descriptor = os.open(Path(path, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        for name in sorted(names):
+            with naming(Path(path, name)), open(Path(path, name), "rb", buffering=0) as file:
+                operations.fsync(file)
         fsync_folder(Path(path))
+
+
+def move(source: Path, target: Path) -> None:
+    """Another name for a finished file or folder; a file that has the name already is replaced, a folder must not have it."""
+    with naming(target):
+        operations.rename(source, target)
+        operations.fsync_folder(target.parent)
 
 
 def publish_folder(source: Path, target: Path) -> None:
@@ -107,16 +226,53 @@ def publish_folder(source: Path, target: Path) -> None:
     make_folder(target.parent)
     if target.exists():
         raise SelfplayError(f"{target} is there already", "Another driver may have written it: look before going on.")
-    source.rename(target)
-    fsync_folder(target.parent)
-    fsync_folder(source.parent)
+    with naming(target):
+        operations.rename(source, target)
+        operations.fsync_folder(target.parent)
+        operations.fsync_folder(source.parent)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """The files of `source` under another folder too, which must be absent: as hard links, or copied where linking fails.
+    Every new folder and copy is durable."""
+    for path, folders, names in os.walk(source):
+        folders.sort()
+        here = target / Path(path).relative_to(source)
+        with naming(here):
+            operations.mkdir(here)
+        for name in sorted(names):
+            _link(Path(path, name), here / name)
+    for path, _, _ in os.walk(target, topdown=False):
+        fsync_folder(Path(path))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        operations.link(source, target)
+    except OSError:  # another file system, or one without links
+        with naming(target, source.stat().st_size), operations.create(target) as file:
+            with open(source, "rb") as original:
+                while piece := original.read(1 << 22):
+                    operations.write(file, piece)
+            operations.fsync(file)
 
 
 def remove_tree(folder: Path) -> None:
     """Remove scratch: renamed first, so that a half-removed folder is never met under its name."""
     trash = folder.with_name(f".trash-{folder.name}")
-    if trash.exists():  # a crash left it
-        shutil.rmtree(trash)
+    discard(trash)  # a crash left it
     if folder.exists():
-        folder.rename(trash)
-        shutil.rmtree(trash)
+        with naming(folder):
+            operations.rename(folder, trash)
+        discard(trash)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, where there is one: for names that nobody reads."""
+    with naming(path):
+        if path.is_dir() and not path.is_symlink():
+            for entry in sorted(path.iterdir()):
+                discard(entry)
+            operations.rmdir(path)
+        elif path.exists() or path.is_symlink():
+            operations.unlink(path)

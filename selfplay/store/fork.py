@@ -8,7 +8,6 @@ The chain holds as it is, since commits name their inputs by digest.
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,30 +72,8 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
                 f"Remove {layout.root} and start it again: it will take over what is there now.",
             )
         work = layout.work / f".tmp-inherit-{number:03d}-{stage}"
-        if work.exists():  # a kill left it
-            shutil.rmtree(work)
-        _link_tree(folder, work)
+        durable.discard(work)  # a kill left it
+        durable.link_tree(folder, work)
         durable.publish_folder(work, layout.stage(number, stage))
         taken.append((number, stage))
     return taken
-
-
-def _link_tree(source: Path, target: Path) -> None:
-    """The same files under another folder, every new folder durable."""
-    for path, folders, names in os.walk(source):
-        folders.sort()
-        here = target / Path(path).relative_to(source)
-        here.mkdir(parents=True)
-        for name in names:
-            _link(Path(path, name), here / name)
-    for path, _, _ in os.walk(target, topdown=False):
-        durable.fsync_folder(Path(path))
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
-        with open(target, "rb") as file:
-            os.fsync(file.fileno())

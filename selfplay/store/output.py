@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -66,8 +65,7 @@ class OutputWriter:
             target = self._root / name
             if target.is_dir():
                 durable.remove_tree(target)
-            (self._scratch / name).replace(target)
-        durable.fsync_folder(self._root)
+            durable.move(self._scratch / name, target)
         listed = [
             {"path": entry.path, "num_bytes": entry.num_bytes, "sha256": entry.sha256, "rows": entry.rows}
             for entry in files
@@ -119,28 +117,21 @@ class _Hashed:
         self.closed = False
 
     def __enter__(self) -> _Hashed:
-        self._file = open(self._path, "wb", buffering=0)  # closed in __exit__
+        with durable.naming(self._path):
+            self._file = durable.operations.create(self._path)  # closed in __exit__
         return self
 
     def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
-        try:
+        with self._file, durable.naming(self._path, self.size):
             if value is None:
-                os.fsync(self._file.fileno())
-        except OSError as error:
-            raise durable.write_error(self._path, self.size, error) from error
-        finally:
-            self._file.close()
+                durable.operations.fsync(self._file)
 
     # what pyarrow asks of a Python file
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        try:
-            written = 0
-            while written < len(view):
-                written += self._file.write(view[written:]) or 0
-        except OSError as error:
-            raise durable.write_error(self._path, self.size, error) from error
+        with durable.naming(self._path, self.size + len(view)):
+            durable.operations.write(self._file, view)
         self._hash.update(view)
         self.size += len(view)
         return len(view)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -236,7 +235,7 @@ class Store:
     def stop_file(self, round_number: int) -> Path:
         """Where a request to stop is put for a trainer; absent when this returns."""
         path = self.scratch(round_number) / STOP
-        path.unlink(missing_ok=True)
+        durable.discard(path)
         return path
 
     def request_stop(self, round_number: int) -> None:
@@ -250,7 +249,7 @@ class Store:
             stage = "train" if name == "trainer" else name
             stale = number.isdigit() and self.is_committed(int(number), stage)
             if stale or path.name.startswith((".trash", ".tmp")):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                durable.discard(path)
 
     def drop_scratch(self, round_number: int) -> None:
         """Remove a trainer's folder once its policy is committed."""

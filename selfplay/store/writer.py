@@ -107,8 +107,7 @@ class StageWriter:
         target = self.folder / name
         durable.remove_tree(target)
         durable.sync_tree(source)
-        source.rename(target)
-        durable.fsync_folder(self.folder)
+        durable.move(source, target)
         for path in sorted(target.rglob("*")):
             if path.is_file():
                 relative = path.relative_to(self.folder).as_posix()

@@ -6,7 +6,6 @@ import errno
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,20 +35,79 @@ def test_write_file_replaces_whole_and_leaves_nothing_beside(tmp_path: Path) -> 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {".mark.json": b"new"}
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+@pytest.mark.parametrize("step", ["create", "write", "fsync", "rename"])
+@pytest.mark.parametrize(
+    ("code", "way_out"),
+    [
+        (errno.ENOSPC, "Make room on the disk (this file takes 2.0 MB, those that follow more)"),
+        (errno.EDQUOT, "Make room on your quota (this file takes 2.0 MB"),
+        (errno.EROFS, "writable"),
+        (errno.EACCES, "writable"),
+        (errno.EIO, "The disk failed"),
+        (errno.ENAMETOOLONG, "See to"),
+    ],
+)
+def test_a_write_that_fails_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int, way_out: str
+) -> None:
     durable.write_file(tmp_path / "file", b"old")
 
-    def full(*args: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(operation: str, path: Path, index: int) -> None:
+        if operation == step:
+            raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "fsync", full) if step == "fsync" else monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(durable, "operations", durable.Operations(before=fail))
     with pytest.raises(
-        SelfplayError, match=r"could not write .*file \(2\.0 MB\): No space left on device; \d+ MB are free"
+        SelfplayError, match=rf"could not write .*file \(2\.0 MB\): {os.strerror(code)}; \d+ MB are free"
     ) as error:
         durable.write_file(tmp_path / "file", b"x" * 2_000_000)
+    assert way_out in error.value.hint
     assert "resume" in error.value.hint
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_hooks_see_every_operation_in_order_around_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str, int, bool]] = []
+
+    def before(operation: str, path: Path, index: int) -> None:
+        seen.append((operation, path.name, index, path.exists()))
+
+    def after(operation: str, path: Path, index: int) -> None:
+        assert (operation, path.name, index) == seen[-1][:3]
+        seen[-1] += (path.exists(),)  # type: ignore[assignment]
+
+    monkeypatch.setattr(durable, "operations", durable.Operations(before, after))
+    root = tmp_path / "run"
+    durable.make_folder(root)
+    durable.write_file(root / "a", b"1")
+    durable.link_tree(root, tmp_path / "twin")
+    durable.publish_folder(tmp_path / "twin", tmp_path / "final")
+    durable.remove_tree(tmp_path / "final")
+    assert seen == [
+        (operation, name, index, *there)
+        for index, (operation, name, there) in enumerate(
+            [
+                ("mkdir", "run", (False, True)),
+                ("fsync_folder", tmp_path.name, (True, True)),
+                ("create", ".tmp-a", (False, True)),
+                ("write", ".tmp-a", (True, True)),
+                ("fsync", ".tmp-a", (True, True)),
+                ("rename", "a", (False, True)),
+                ("fsync_folder", "run", (True, True)),
+                ("mkdir", "twin", (False, True)),
+                ("link", "a", (False, True)),
+                ("fsync_folder", "twin", (True, True)),
+                ("rename", "final", (False, True)),
+                ("fsync_folder", tmp_path.name, (True, True)),
+                ("fsync_folder", tmp_path.name, (True, True)),
+                ("rename", ".trash-final", (False, True)),
+                ("unlink", "a", (True, False)),
+                ("rmdir", ".trash-final", (True, False)),
+            ]
+        )
+    ]
 
 
 def test_write_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -92,12 +150,13 @@ def test_remove_tree_takes_what_a_crash_left_of_an_earlier_one(tmp_path: Path, m
         (tmp_path / "scratch/file").touch()
         return tmp_path / "scratch"
 
-    def crash(path: Path) -> None:
-        raise KeyboardInterrupt
+    def crash(operation: str, path: Path, index: int) -> None:
+        if operation == "unlink":
+            raise KeyboardInterrupt
 
     folder = fill()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(durable.shutil, "rmtree", crash)
+        patch.setattr(durable, "operations", durable.Operations(before=crash))
         durable.remove_tree(folder)
     assert not folder.exists()
     durable.remove_tree(fill())

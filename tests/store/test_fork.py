@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from selfplay.errors import CorruptionError, SelfplayError
+from selfplay.store import durable
 from selfplay.store.fork import Fork, stage_name
 from selfplay.store.run import Store
 
@@ -54,10 +56,11 @@ def test_stages_are_linked_and_recorded(source: Store, tmp_path: Path) -> None:
 
 
 def test_where_linking_fails_files_are_copied(source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(self: Path, target: Path) -> None:
-        raise OSError(18, "Invalid cross-device link")
+    def no_links(operation: str, path: Path, index: int) -> None:
+        if operation == "link":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    monkeypatch.setattr(durable, "operations", durable.Operations(before=no_links))
     store = Store.create(tmp_path / "run", {}, fork(source, "prompts"))
     store.inherit()
     part = store.layout.stage(1, "prompts") / "part-00000.parquet"
