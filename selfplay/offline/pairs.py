@@ -14,31 +14,33 @@ from selfplay.offline.dataset import MESSAGES, BadRow, BadRowLog, BadValue
 from selfplay.offline.ids import PromptIds, RowIds
 from selfplay.offline.numbers import Numbers, check_numbers, good_rows
 from selfplay.offline.row_columns import Embeddings, RowColumn, group_of, other_columns
-from selfplay.offline.values import content_hash, number
+from selfplay.offline.values import any_number, content_hash
 from selfplay.source_rows import Source
 
 
 class NumberColumns:
-    """Numbers of rows that are read one after the other; null is NaN here, for what is not finite does not get in."""
+    """Numbers of rows that are read one after the other. NaN and infinity get in: whether a row is bad for them, and
+    whether a column is null in every row, is said of whole columns (`numbers.check_numbers`), as where they are read so."""
 
     def __init__(self, columns: Columns) -> None:
         self._theirs = {ours: columns.names[ours] for ours in columns.numbers}
         self._values = {ours: array("d") for ours in columns.numbers}
+        self._nulls = {ours: bytearray() for ours in columns.numbers}
 
-    def read(self, values: dict[str, Any]) -> list[float]:
-        """The numbers of one row. Raises BadValue."""
-        found = (number(values.get(theirs), f"column {theirs!r}") for theirs in self._theirs.values())
-        return [np.nan if value is None else value for value in found]
+    def read(self, values: dict[str, Any]) -> list[float | None]:
+        """The numbers of one row, None for null. Raises BadValue for what is no number."""
+        return [any_number(values.get(theirs), f"column {theirs!r}") for theirs in self._theirs.values()]
 
-    def append(self, row: list[float]) -> None:
-        for column, value in zip(self._values.values(), row, strict=True):
-            column.append(value)
+    def append(self, row: list[float | None]) -> None:
+        for column, nulls, value in zip(self._values.values(), self._nulls.values(), row, strict=True):
+            column.append(np.nan if value is None else value)
+            nulls.append(value is None)
 
     def done(self) -> dict[str, Numbers]:
         found = {}
         for ours, column in self._values.items():
             values = np.frombuffer(column, np.float64) if len(column) else np.empty(0)
-            null_P = np.isnan(values)
+            null_P = np.frombuffer(self._nulls[ours], np.bool_) if len(column) else np.empty(0, np.bool_)
             found[ours] = Numbers(values, null_P if null_P.any() else None)
         return found
 

@@ -31,6 +31,14 @@ def text(value: Any, name: str) -> str:
 def number(value: Any, name: str) -> float | None:
     """A finite number, from a number or a text that is one (CSV); None for null and for an empty field. Raises
     BadValue for everything else."""
+    found = any_number(value, name)
+    if found is not None and not math.isfinite(found):
+        raise BadValue("not_finite", f"{name} is {_shown(value)}")
+    return found
+
+
+def any_number(value: Any, name: str) -> float | None:
+    """`number`, with NaN and infinity as they are; what is too large is infinite."""
     if isinstance(value, str):
         value = value.strip()
         if value == "":
@@ -46,8 +54,6 @@ def number(value: Any, name: str) -> float | None:
         found = math.inf
     except (TypeError, ValueError):
         raise BadValue("not_a_number", f"{name} is no number but {_shown(value)}") from None
-    if not math.isfinite(found):
-        raise BadValue("not_finite", f"{name} is {_shown(value)}")
     return found
 
 

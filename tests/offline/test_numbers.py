@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from selfplay.errors import DataError
@@ -66,6 +66,7 @@ numbers = st.none() | st.floats(width=32) | st.integers(-3, 3).map(float)
 
 
 @given(st.lists(st.tuples(numbers, numbers, numbers, numbers), min_size=1, max_size=12))
+@example([(None, None, None, None), (None, None, None, math.inf)])  # null beside the one value that is bad itself
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_by_columns_and_row_by_row_give_the_same(tmp_path, rows):
     table = [dict(zip(NAMES, row, strict=True)) for row in rows]
@@ -78,9 +79,10 @@ def test_by_columns_and_row_by_row_give_the_same(tmp_path, rows):
             dataset = read_dataset(str(tmp_path / name))
         except DataError as error:
             assert "can be used" in error.message
-            found.append(None)
+            found.append(error.message.replace(name, "a"))
         else:
-            found.append((dataset.pairs.to_pylist(), dataset.bad_rows.count, dataset.num_rows))
+            examples = [(bad.row, bad.reason, bad.detail) for bad in dataset.bad_rows.examples]
+            found.append((dataset.pairs.to_pylist(), dataset.bad_rows.counts, examples, dataset.num_rows))
     assert found[0] == found[1]
 
 
