@@ -1,18 +1,17 @@
-"""A page of a round's pairs: sorted, filtered, limited; metadata, and text on request (`pairs`)."""
+"""A page of a round's pairs: filtered, sorted, limited; metadata, and text on request (`pairs`)."""
 
 from __future__ import annotations
 
-import difflib
+import functools
+import operator
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from selfplay.errors import ConfigError
-from selfplay.inspect.reading import SCHEMA_VERSION, finite, require_round
-from selfplay.inspect.tables import take_rows
+from selfplay.inspect.paging import page_of, parts_of
+from selfplay.inspect.reading import SCHEMA_VERSION, finite
+from selfplay.inspect.where import Where, parse_where
 from selfplay.records import Pair, schema
+from selfplay.store.parts import Parts
 from selfplay.store.run import Store
 
 CONTENT = ("prompt", "chosen", "rejected")
@@ -25,50 +24,52 @@ def pairs_document(
     store: Store,
     round_number: int,
     *,
+    where: str | None = None,
     sort: str | None = None,
     descending: bool | None = None,
     limit: int = 20,
+    offset: int = 0,
     kept: bool | None = None,
     content: bool = False,
 ) -> dict[str, Any]:
-    """The document of `pairs --json`: `num_pairs` of the round, `num_matching` the filter, and the first `limit` of
-    them.
+    """The document of `pairs --json`: `num_pairs` of the round, `num_matching` the filter (`where.py`), and `limit` of them
+    from `offset` on.
 
     Without `sort` the order is that of the table, by rank. Rows without a value in the sort column come last either
     way. Raises ConfigError for a column or a round that is not there.
     """
-    require_round(store, round_number, "select")
-    if sort is not None and sort not in METADATA:
-        near = difflib.get_close_matches(sort, METADATA, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"pairs cannot be sorted by {sort!r}", f"{hint}Columns: {', '.join(METADATA)}.")
-    flags = store.table(round_number, "select", columns=["kept"])["kept"].to_numpy()
-    rows = np.arange(len(flags)) if kept is None else np.flatnonzero(flags == kept)
-    if sort is not None:
-        descending = sort not in _SMALLEST_FIRST if descending is None else descending
-        rows = _sorted(store, round_number, rows, sort, descending)
-    elif descending:
-        rows = rows[::-1]
-    columns = [*METADATA, *CONTENT] if content else list(METADATA)
-    page = take_rows(store, round_number, "select", rows[:limit].tolist(), columns)
+    parts = parts_of(store, round_number, "pairs")
+    if sort in CONTENT:
+        raise ConfigError(f"pairs cannot be sorted by {sort!r}", f"Columns: {', '.join(METADATA)}.")
+    if sort is not None and descending is None:
+        descending = sort not in _SMALLEST_FIRST
+    found = page_of(
+        parts,
+        where=_test(parts, where, kept),
+        sort=sort,
+        descending=bool(descending),
+        offset=offset,
+        limit=limit,
+        columns=[*METADATA, *CONTENT] if content else list(METADATA),
+    )
     return {
         "schema_version": SCHEMA_VERSION,
         "round": round_number,
-        "num_pairs": len(flags),
-        "num_matching": len(rows),
+        "num_pairs": found.num_rows,
+        "num_matching": found.num_matching,
+        "where": where,
         "sort": sort,
         "descending": bool(descending),
+        "offset": offset,
         "limit": limit,
-        "pairs": finite(page.to_pylist()),
+        "pairs": finite(found.table.to_pylist()),
     }
 
 
-def _sorted(
-    store: Store, round_number: int, rows: np.ndarray[Any, Any], column: str, descending: bool
-) -> np.ndarray[Any, Any]:
-    values = store.table(round_number, "select", columns=[column])[column].combine_chunks()
-    values = values.take(pa.array(rows))
-    order = "descending" if descending else "ascending"
-    # a stable sort that puts null last either way
-    indices = pc.sort_indices(pa.table({"value": values}), sort_keys=[("value", order)])
-    return np.asarray(rows[indices.to_numpy()])
+def _test(parts: Parts, where: str | None, kept: bool | None) -> Where | None:
+    schema = parts.schema()
+    tests = [where] if where is not None else []
+    if kept is not None:
+        tests.append("kept" if kept else "not kept")
+    parsed = [parse_where(text, schema) for text in tests]
+    return functools.reduce(operator.and_, parsed) if parsed else None

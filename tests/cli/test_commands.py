@@ -129,6 +129,24 @@ def test_rounds_marks_what_is_not_complete_and_skipped_training(selfplay: Call, 
     assert "the policy is that of round 0" in selfplay("show", run, 1).stdout
 
 
+def test_pairs_are_filtered_and_paged(selfplay: Call, whole_run: Path) -> None:
+    line = ["pairs", whole_run, 1, "--where", "rank > 2 and not kept", "--sort", "explicit_margin"]
+    document = json.loads(selfplay(*line, "--limit", 2, "--offset", 1, "--json").stdout)
+    whole = json.loads(selfplay(*line, "--json").stdout)
+    assert (whole["num_pairs"], whole["num_matching"], len(whole["pairs"])) == (11, 5, 5)
+    assert document["pairs"] == whole["pairs"][1:3]
+    assert not any(pair["kept"] for pair in whole["pairs"])
+    said = selfplay(*line, "--limit", 2, "--offset", 1)
+    assert "2 to 3 of 5 pairs that match (of 11)" in said.stderr
+    assert len(said.stdout.splitlines()) == 4
+    assert "of 11 pairs 5 match; the page begins after 9" in selfplay(*line, "--offset", 9).stderr
+    both = json.loads(selfplay("pairs", whole_run, 1, "--where", "rank > 2 or kept", "--dropped", "--json").stdout)
+    assert both["num_matching"] == 5
+    wrong = selfplay("pairs", whole_run, 1, "--where", "rnak > 2")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "Did you mean rank?" in wrong.stderr
+
+
 def test_config_commands(selfplay: Call, whole_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config(2, PairRules())))
