@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfplay.compare.svg import Curve, Point, line_chart
 from selfplay.store.durable import pretty_json, write_file
+from selfplay.web.charts import Curve, Point, line_chart, standalone
 
 Document = dict[str, Any]
 Row = dict[str, Any]
@@ -239,10 +239,11 @@ def charts(document: Document) -> dict[str, str]:
                 if points:
                     curves.append(Curve(arm["name"], points))
             if curves:
-                drawings[f"{name}-{equal}.svg"] = line_chart(
-                    title, "round", curves, baseline=0.0 if name == "difference" else None,
-                    note="95 % t-interval over blocks",
+                chart = line_chart(
+                    f"{name}-{equal}", title, curves, x_title="round", y_title=_judge(document),
+                    baseline=0.0 if name == "difference" else None, height=300,
                 )  # fmt: skip
+                drawings[f"{name}-{equal}.svg"] = standalone(chart, title, "95 % t-interval over blocks")
     return drawings
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import statistics as slow
 import xml.etree.ElementTree as ElementTree
@@ -16,7 +15,6 @@ import pytest
 from comparing import run_compare
 
 from selfplay.compare.report import charts, markdown, tables
-from selfplay.compare.svg import nice_ticks
 from selfplay.errors import ConfigError
 from selfplay.store.run import Store
 
@@ -153,12 +151,3 @@ def test_charts_hold_every_arm(document: dict[str, Any]) -> None:
     assert {*drawings} == {"reward-steps.svg", "difference-steps.svg"}
     assert all(f">{name}<" in drawings["reward-steps.svg"] for name in ("random", "explicit_margin"))
     assert ">random<" not in drawings["difference-steps.svg"]
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.42, 0.71), (-0.013, 0.002), (5, 5), (0, 1000), (-3e-6, 2e-6)])
-def test_ticks_enclose_the_values_with_round_numbers(low: float, high: float) -> None:
-    ticks = nice_ticks(low, high)
-    assert ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12
-    assert 2 <= len(ticks) <= 9
-    steps = {round((b - a) / (ticks[1] - ticks[0]), 6) for a, b in itertools.pairwise(ticks)}
-    assert steps == {1.0}
