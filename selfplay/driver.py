@@ -147,6 +147,7 @@ def go_on(
         store.inherit()
         for line in adopted(store, prepared.config):
             reporter.say(line)
+        loop.tidy(store, prepared.config, reporter)
         if next_stage(store, prepared.config.rounds) is None:
             return
         _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until)

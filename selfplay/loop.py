@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from selfplay.config.schema import Config
+from selfplay.retention import collect
 from selfplay.stages import evaluate, logprobs, pair, prompts, sample, score, select, train
-from selfplay.stages.context import Context
+from selfplay.stages.context import Context, Reporter
+from selfplay.store.run import Store
 
 Stage = Callable[[Context, int], None]
 
@@ -19,6 +22,7 @@ ROUND: dict[str, Stage] = {
     "train": train.run,
     "evaluate": evaluate.run,
 }
+LAST = "evaluate"
 # Round 0 is the starting policy: it has only an evaluation.
 FIRST: dict[str, Stage] = {"prompts": prompts.run, "evaluate": evaluate.run}
 
@@ -37,5 +41,14 @@ def run(context: Context, on_stage: Callable[[int, str], None], until: tuple[int
             context.stop.check()
             on_stage(number, name)
             stage(context, number)
+            if name == LAST:
+                tidy(context.store, context.config, context.reporter)
         if (number, name) == until:
             return
+
+
+def tidy(store: Store, config: Config, reporter: Reporter) -> None:
+    """After a round, and where a run goes on: take away the policies that `storage.keep_policies` lets go."""
+    keep = config.storage.num_policies
+    for held in collect(store, keep, f"storage.keep_policies: {keep}"):
+        reporter.say(f"round {held.round}: its policy was taken away (storage.keep_policies: {keep} and the best)")

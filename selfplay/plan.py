@@ -38,8 +38,9 @@ SHOWN_BAD_ROWS = 3
 class Plan:
     """Counts are upper bounds: ties, drops and stops make them smaller. Bytes of memory are of one process; `engine_bytes`
     are those of an engine on a CPU (0 on a GPU, where it takes the share that it is given); `reward_bytes` those of the
-    weights of all reward models together; `disk_bytes` is what is still to be written. `bad_rows_shown`
-    names the first bad rows of both sources."""
+    weights of all reward models together; `disk_bytes` is what the rounds that are left take at their peak, beside what is
+    there already, `final_disk_bytes` what of it is left when `storage.keep_policies` has let go of the rest.
+    `bad_rows_shown` names the first bad rows of both sources."""
 
     rounds: int
     rounds_done: int
@@ -60,6 +61,7 @@ class Plan:
     reward_bytes: int
     available_bytes: int
     disk_bytes: int
+    final_disk_bytes: int
     free_disk_bytes: int
     warnings: list[str] = field(default_factory=list)
 
@@ -81,7 +83,8 @@ class Plan:
             *(f"bad row: {row}" for row in self.bad_rows_shown),
             f"memory: training takes about {human_bytes(self.training_bytes)} "
             f"({self.policy_parameters / 1e6:.1f} M parameters){engine}{rewards}, {human_bytes(self.available_bytes)} are there; "
-            f"disk: about {human_bytes(self.disk_bytes)} to be written, {human_bytes(self.free_disk_bytes)} free",
+            f"disk: about {human_bytes(self.disk_bytes)} at the peak, {human_bytes(self.final_disk_bytes)} in the end, "
+            f"{human_bytes(self.free_disk_bytes)} free",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
 
@@ -104,7 +107,7 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 
     gpu = bool(gpu_memory())
     engine = None if gpu else cpu_engine_memory(config, inputs)
     rewards = reward_bytes(config, inputs, gpu=gpu)
-    disk = _disk_bytes(config, parameters, responses, evaluation_responses, rounds_done, gpu=gpu)
+    disk, final = _disk_bytes(config, parameters, responses, evaluation_responses, rounds_done, gpu=gpu)
     memory = available_memory()
     free = shutil.disk_usage(_existing(run_dir)).free
     if rounds_done < config.rounds:
@@ -134,6 +137,7 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 
         reward_bytes=rewards,
         available_bytes=memory,
         disk_bytes=disk,
+        final_disk_bytes=final,
         free_disk_bytes=free,
         warnings=list(_warnings(config, inputs, steps, training, engine, rewards, memory)),
     )
@@ -170,20 +174,28 @@ def _evaluation(config: Config, inputs: Inputs) -> tuple[int, int]:
 
 def _disk_bytes(
     config: Config, parameters: int, responses: int, evaluation_responses: int, rounds_done: int, *, gpu: bool
-) -> int:
-    """What the rounds that are left will write: policies, tables, and the trainer's checkpoints while it works."""
+) -> tuple[int, int]:
+    """What the rounds that are left add, at their peak and in the end: tables, the policies that stay (the best may be none of
+    the newest), and at the peak the newest policy and the trainer's checkpoints beside those."""
     left = max(config.rounds - rounds_done, 0)
     if left == 0:
-        return 0
+        return 0, 0
     row = 6 * config.sampling.max_tokens + 500
     # a policy is kept in float32, and beside it in the engine's dtype where that is another one
     policy = parameters * (6 if engine_dtype(config, gpu=gpu) == "bfloat16" else 4)
-    disk = left * (policy + (responses + evaluation_responses) * row)
+    tables = left * (responses + evaluation_responses) * row
     if rounds_done == 0:
-        disk += evaluation_responses * row
-    if config.training.checkpoint_every:
-        disk += 2 * parameters * 12
-    return disk
+        tables += evaluation_responses * row
+    before, last, end = (_policies_at_rest(config, done) for done in (rounds_done, config.rounds - 1, config.rounds))
+    checkpoints = (config.storage.keep_trainer_checkpoints + 1) * parameters * 12  # one more while it is written
+    peak = (last + 1 - before) * policy + (checkpoints if config.training.checkpoint_every else 0)
+    return tables + peak, tables + (end - before) * policy
+
+
+def _policies_at_rest(config: Config, rounds_done: int) -> int:
+    """Policies on disk after so many rounds."""
+    keep = config.storage.num_policies
+    return rounds_done if keep is None else min(rounds_done, keep + 1)
 
 
 def _check_memory(config: Config, inputs: Inputs, training: int, engine: EngineMemory | None, memory: int) -> None:

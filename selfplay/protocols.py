@@ -170,7 +170,7 @@ class TrainJob:
     `output_dir` an empty scratch folder that will hold `policy/` (float32, tokenizer included) and, when `engine_dtype` is
     bfloat16, `engine/` (the copy the engine loads). `checkpoint_dir` keeps sealed trainer checkpoints for a resume. Once
     `stop_file` exists the trainer seals a checkpoint after the step under way and raises Interrupted. `max_steps`: optimizer
-    steps, instead of `epochs`."""
+    steps, instead of `epochs`. `keep_checkpoints`: how many of the newest sealed checkpoints stay."""
 
     pairs: Sequence[TrainPair]
     policy_dir: str
@@ -198,6 +198,7 @@ class TrainJob:
     canary_tokens: int = 8
     stop_file: str = ""
     max_steps: int | None = None
+    keep_checkpoints: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,26 @@ def test_disk_counts_what_is_still_to_be_written(write_config: WriteConfig, monk
     assert needed(2) == 0
 
 
+def test_disk_at_the_peak_and_in_the_end(write_config: WriteConfig) -> None:
+    path = write_config(prompts={"per_round": 5})
+    policy = 4 * make(path).policy_parameters
+    rows = make(path, "rounds=6").disk_bytes
+
+    def disk(*overrides: str) -> tuple[float, float]:
+        """Peak and end of 6 rounds in policies, tables apart."""
+        found = make(path, "rounds=6", *overrides)
+        tables = rows - 4 * policy
+        return (found.disk_bytes - tables) / policy, (found.final_disk_bytes - tables) / policy
+
+    # two, the best, and the one that was just trained
+    assert disk() == (4, 3)
+    assert disk("storage.keep_policies=3") == (5, 4)
+    assert disk("storage.keep_policies=all") == (6, 6)
+    # a checkpoint is weights and both of Adam's moments; one more while it is written
+    assert disk("training.checkpoint_every=1") == (4 + 2 * 3, 3)
+    assert disk("training.checkpoint_every=1", "storage.keep_trainer_checkpoints=2") == (4 + 3 * 3, 3)
+
+
 def test_disk_has_the_engines_copy_where_its_dtype_is_another(
     write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

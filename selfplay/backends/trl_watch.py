@@ -14,8 +14,6 @@ from selfplay.backends.checkpoints import PREFIX, remove_all_but_newest, seal
 from selfplay.errors import BackendError, Interrupted
 from selfplay.protocols import StepMetrics
 
-KEPT_CHECKPOINTS = 2
-
 
 def step_metrics(log: Mapping[str, Any], step: int, num_steps: int) -> StepMetrics:
     """One of TRL's log lines as ours."""
@@ -37,8 +35,10 @@ class Watch(TrainerCallback):
     transformers logs a step before it saves it, so weights that are not numbers never get into a checkpoint.
     """
 
-    def __init__(self, progress: Callable[[StepMetrics], None], job_fingerprint: str, stop_file: str = "") -> None:
-        self._progress, self._fingerprint = progress, job_fingerprint
+    def __init__(
+        self, progress: Callable[[StepMetrics], None], job_fingerprint: str, stop_file: str = "", keep: int = 2
+    ) -> None:
+        self._progress, self._fingerprint, self._keep = progress, job_fingerprint, keep
         self._stop_file = Path(stop_file) if stop_file else None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -64,6 +64,6 @@ class Watch(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir)
         seal(folder / f"{PREFIX}{state.global_step}", state.global_step, self._fingerprint)
-        remove_all_but_newest(folder, KEPT_CHECKPOINTS)
+        remove_all_but_newest(folder, self._keep)
         if self._stop_asked() and state.global_step < state.max_steps:
             raise Interrupted(f"training stopped as asked; step {state.global_step} of {state.max_steps} is kept")

@@ -19,6 +19,7 @@ from selfplay.cli import (
     compare,
     config,
     doctor,
+    gc,
     metrics,
     pair,
     pairs,
@@ -106,6 +107,7 @@ for _name, _module in (
     ("select", select),
     ("metrics", metrics),
     ("verify", verify),
+    ("gc", gc),
     ("doctor", doctor),
 ):
     app.command(_name)(guarded(_module.command))

@@ -376,6 +376,28 @@ class ClusterConfig(Section):
         return self
 
 
+class StorageConfig(Section):
+    """What stays on disk. Datasets always stay; what is taken away leaves a mark, and `verify` knows it."""
+
+    keep_policies: int | Literal["all"] = resource(
+        2, "how many of the newest policies stay (2 or more), beside the best by the held-out judge; `all`: every one"
+    )
+    keep_trainer_checkpoints: int = resource(
+        1, "newest sealed trainer checkpoints that stay while a round trains", ge=1
+    )
+
+    @model_validator(mode="after")
+    def _at_least_two(self) -> Self:
+        if self.keep_policies != "all" and self.keep_policies < 2:
+            raise ValueError("`keep_policies` is 2 or more, or all: the last two policies always stay")
+        return self
+
+    @property
+    def num_policies(self) -> int | None:
+        """`keep_policies` as a number; None: all."""
+        return None if self.keep_policies == "all" else self.keep_policies
+
+
 class Config(Section):
     """A whole run."""
 
@@ -388,6 +410,7 @@ class Config(Section):
     training: TrainingConfig = identity(..., "one round of preference training")
     evaluation: EvaluationConfig | None = identity(None, "held-out evaluation")
     cluster: ClusterConfig = resource(ClusterConfig(), "where the work runs")
+    storage: StorageConfig = resource(StorageConfig(), "what stays on disk")
     rounds: int = tagged("extendable", ..., "rounds to run", ge=1)
     seed: int = identity(0, "seed of everything that is random", ge=0, lt=2**63)
 

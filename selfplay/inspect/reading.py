@@ -15,6 +15,9 @@ SCHEMA_VERSION = 1
 """Of the JSON documents that inspection commands print. Keys are added under the same number, never renamed or
 removed."""
 
+# a run that was begun before there was such a setting keeps what it has
+BEFORE_STORAGE = {"storage": {"keep_policies": "all", "keep_trainer_checkpoints": 2}}
+
 
 def stages_of(round_number: int) -> tuple[str, ...]:
     """The stages of a round, in order."""
@@ -45,9 +48,9 @@ def config_in_force(store: Store) -> dict[str, Any]:
     """The configuration of the newest attempt; that of the start where no attempt has begun."""
     found = attempts(store)
     if found:
-        return dict(found[-1]["config"])
+        return BEFORE_STORAGE | dict(found[-1]["config"])
     try:
-        return dict(json.loads(store.config_file("resolved.json")))
+        return BEFORE_STORAGE | dict(json.loads(store.config_file("resolved.json")))
     except ValueError as error:
         path = store.layout.config / "resolved.json"
         raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None

@@ -71,7 +71,7 @@ def _problems(store: Store) -> list[Problem]:
     commits, problems = problems_of_commits(store.layout)
     for committed in commits.values():
         try:
-            check_shape(committed.folder, committed.commit)
+            check_shape(committed.folder, committed.commit, committed.digest)
         except CorruptionError as error:
             problems.append(Problem("missing", str(committed.folder), error.message, error.hint))
     return problems

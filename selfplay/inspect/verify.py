@@ -20,10 +20,12 @@ from selfplay.errors import CorruptionError
 from selfplay.inspect.chain import Committed, Problem, problems_of_commits, remedy
 from selfplay.inspect.reading import SCHEMA_VERSION, attempts, config_in_force
 from selfplay.inspect.verify_rows import check_rows
+from selfplay.retention import LEAST, held_policies
 from selfplay.store.commits import FileEntry
 from selfplay.store.durable import sha256_file
-from selfplay.store.layout import COMMIT, Layout, part_name
+from selfplay.store.layout import COMMIT, REMOVED, Layout, part_name
 from selfplay.store.lock import is_held
+from selfplay.store.removed import read_mark
 from selfplay.store.run import Store
 
 
@@ -37,12 +39,14 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
         return _document(root.absolute(), deep, [], [problem], work=False)
     commits, problems = problems_of_commits(store.layout)
     problems += _outside_of_rounds(store)
-    sound = set()
+    sound: set[tuple[int, str]] = set()
     for key, committed in commits.items():
         found = list(_check_files(committed, deep))
         problems += found
         if not found:
             sound.add(key)
+    if len(sound) == len(commits):
+        problems += _check_removals(store)
     if deep:
         problems += check_rows(store, sound)
     # a driver at work moves shards about while they are looked at: they are its own to check
@@ -87,10 +91,27 @@ def _outside_of_rounds(store: Store) -> Iterator[Problem]:
             yield Problem("damaged", str(path), f"{path} is damaged ({error})", "Restore it from a backup.")
 
 
+def _check_removals(store: Store) -> Iterator[Problem]:
+    """A problem for each policy that is gone although no gc takes such a one. (A fork may share a round whose policy went
+    when that was an early one of the other run.)"""
+    inherited = store.forked_from.keys() if store.forked_from else {}
+    for held in held_policies(store, LEAST):
+        if held.removed and held.stays and (held.round, "train") not in inherited:
+            path = store.layout.stage(held.round, "train") / REMOVED
+            message = f"{path} says that gc took the policy of round {held.round}, which is {held.stays}: gc never does"
+            yield Problem("damaged", str(path), message, remedy(path.parent))
+
+
 def _check_files(committed: Committed, deep: bool) -> Iterator[Problem]:
     folder, entries = committed.folder, committed.commit.files
+    try:
+        mark = read_mark(folder, committed.commit, committed.digest)
+    except CorruptionError as error:
+        yield Problem("damaged", str(folder / REMOVED), error.message, error.hint)
+        return
     for entry in entries:
-        yield from _check_file(folder, entry, deep)
+        if mark is None or not mark.covers(entry.path):
+            yield from _check_file(folder, entry, deep)
     known = {entry.path for entry in entries} | {COMMIT}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

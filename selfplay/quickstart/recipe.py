@@ -72,6 +72,7 @@ def run_config(seed: int) -> dict[str, Any]:
             "greedy": True,
             "gold": "selfplay.quickstart.tasks:gold",
         },
+        "storage": {"keep_policies": "all"},
         "rounds": 3,
         "seed": seed,
     }

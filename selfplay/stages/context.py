@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from selfplay.cluster.pool import Call, Pool, Workers
 from selfplay.config.schema import Config
-from selfplay.errors import Interrupted
+from selfplay.errors import Interrupted, SelfplayError
 from selfplay.inputs import Inputs
 from selfplay.protocols import Canary, CanaryPosition
 from selfplay.store.run import Store, now
@@ -97,6 +97,11 @@ class Context:
         metrics = self.store.metrics(round_number, "train")
         if metrics["policy_round"] != round_number:
             return self.policy(metrics["policy_round"])
+        if (mark := self.store.removed(round_number)) is not None:
+            raise SelfplayError(
+                f"the policy of round {round_number} was taken away on {mark.removed} ({mark.why}), and it is needed now",
+                "Go on from a round whose policy is there: `selfplay gc RUN --keep-checkpoints 2 --dry-run` lists them.",
+            )
         self.store.require(round_number, "train")
         folder = self.store.layout.stage(round_number, "train")
         engine = folder / "engine" if (folder / "engine").is_dir() else folder / "policy"

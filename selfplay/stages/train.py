@@ -139,6 +139,7 @@ def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Po
         trl=dict(training.trl),
         canary_prompts=canary_prompts(pairs, context.inputs.max_length),
         stop_file=str(context.store.stop_file(round_number)),
+        keep_checkpoints=context.config.storage.keep_trainer_checkpoints,
     )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from selfplay.errors import CorruptionError
 from selfplay.store.durable import sha256_bytes, sha256_file
-from selfplay.store.layout import COMMIT, SCHEMA_VERSION
+from selfplay.store.layout import COMMIT, REMOVED, SCHEMA_VERSION
+from selfplay.store.removed import read_mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,20 @@ def read_commit(folder: Path) -> tuple[Commit, str]:
     return commit, sha256_bytes(data)
 
 
-def check_shape(folder: Path, commit: Commit) -> None:
-    """Presence and sizes of the committed files, and that there are no others (cheap: every read)."""
+def check_shape(folder: Path, commit: Commit, digest: str) -> None:
+    """Presence and sizes of the committed files, and that there are no others (cheap: every read). What `gc` took may be
+    missing. `digest` is the commit's."""
     for entry in commit.files:
         path = folder / entry.path
         if path.is_symlink() or not path.is_file():
+            # the mark is written before anything is taken: it is looked for after something was missed
+            if is_removed(folder, commit, digest, entry):
+                continue
             raise CorruptionError(f"{path} is missing", remedy(folder))
         size = path.stat().st_size
         if size != entry.num_bytes:
             raise CorruptionError(f"{path} has {size} bytes, its commit says {entry.num_bytes}", remedy(folder))
-    known = {entry.path for entry in commit.files} | {COMMIT}
+    known = {entry.path for entry in commit.files} | {COMMIT, REMOVED}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if not path.is_dir() and name not in known and not path.name.startswith("."):
@@ -84,10 +89,19 @@ def check_shape(folder: Path, commit: Commit) -> None:
             )
 
 
-def check_digests(folder: Path, commit: Commit) -> None:
+def is_removed(folder: Path, commit: Commit, digest: str, entry: FileEntry) -> bool:
+    """Whether `gc` took a committed file away. Raises CorruptionError for a mark that does not agree with the commit."""
+    mark = read_mark(folder, commit, digest)
+    return mark is not None and mark.covers(entry.path)
+
+
+def check_digests(folder: Path, commit: Commit, digest: str) -> None:
     """Content of the committed files (once per attempt before they are used, and in `verify`)."""
+    mark = read_mark(folder, commit, digest)
     for entry in commit.files:
         path = folder / entry.path
+        if mark is not None and mark.covers(entry.path):
+            continue
         if sha256_file(path) != entry.sha256:
             raise CorruptionError(f"{path} is not what was committed: its sha256 differs", remedy(folder))
 

@@ -65,7 +65,7 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
                 "Put that run back to where it was, or remove this one and start it again.",
             )
         commit, found = read_commit(folder)
-        check_shape(folder, commit)
+        check_shape(folder, commit, found)
         if found != digest:
             raise CorruptionError(
                 f"{folder} is another commit than the one that {layout.root} was forked from",
@@ -74,6 +74,7 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
         work = layout.work / f".tmp-inherit-{number:03d}-{stage}"
         durable.discard(work)  # a kill left it
         durable.link_tree(folder, work)
+        check_shape(work, commit, found)  # a gc may have been at work there
         durable.publish_folder(work, layout.stage(number, stage))
         taken.append((number, stage))
     return taken

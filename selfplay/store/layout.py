@@ -13,6 +13,7 @@ FIRST_ROUND_STAGES = ("prompts", "evaluate")
 
 COMMIT = ".COMMIT.json"
 METRICS = ".metrics.json"
+REMOVED = ".REMOVED.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,12 @@ from selfplay.errors import LockedError
 
 
 class RunLock:
-    """Context manager; entering raises LockedError when another driver holds the run."""
+    """Context manager; entering raises LockedError when another driver holds the run. `role` is what holds it: the driver, or
+    `gc`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, role: str = "driver") -> None:
         self._path = path
+        self._role = role
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
@@ -43,7 +45,9 @@ class RunLock:
                 "Wait for it, stop it (Ctrl-C or SIGTERM: it commits and stops), or use another --run-dir.",
             )
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        os.write(
+            descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "role": self._role}).encode()
+        )
         self._descriptor = descriptor
         return self
 

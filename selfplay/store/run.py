@@ -17,6 +17,9 @@ from selfplay.store import durable
 from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, STAGES, Layout, attempts_present, rounds_present
+from selfplay.store.removal import finish, take_policy
+from selfplay.store.removed import STAGE as TRAIN
+from selfplay.store.removed import Removed, read_mark
 from selfplay.store.writer import StageInputs, StageWriter, read_parquet
 
 STOP = "STOP"
@@ -178,14 +181,14 @@ class Store:
                     "`selfplay status` says where the run stands; `selfplay resume` goes on.",
                 )
             commit, digest = read_commit(folder)
-            check_shape(folder, commit)
+            check_shape(folder, commit, digest)
             self._commits[key] = (commit, digest)
         return self._commits[key]
 
     def require(self, round_number: int, stage: str) -> None:
         """Check the digests of a stage's files, once in the life of this object: before it is used as an input."""
         if (round_number, stage) not in self._checked:
-            check_digests(self.layout.stage(round_number, stage), self.commit_of(round_number, stage))
+            check_digests(self.layout.stage(round_number, stage), *self._read(round_number, stage))
             self._checked.add((round_number, stage))
 
     def metrics(self, round_number: int, stage: str) -> dict[str, Any]:
@@ -242,8 +245,22 @@ class Store:
         """Ask the trainer of a round to seal a checkpoint and stop."""
         durable.write_file(self.scratch(round_number) / STOP, b"")
 
+    def removed(self, round_number: int) -> Removed | None:
+        """The mark of a policy that `gc` took away; None where the round's policy is there (or was never made)."""
+        if not self.is_committed(round_number, TRAIN):
+            return None
+        return read_mark(self.layout.stage(round_number, TRAIN), *self._read(round_number, TRAIN))
+
+    def remove_policy(self, round_number: int, why: str) -> Removed:
+        """Take away the policy of a round for good and leave a mark that verifies. Which ones may go is not asked here: see
+        retention.py."""
+        self._commits.pop((round_number, TRAIN), None)
+        return take_policy(self.layout, round_number, now(), why)
+
     def clean_work(self) -> None:
-        """Remove what a kill left in `.work/` that no stage will pick up: scratch of committed stages, half-removed folders."""
+        """Remove what a kill left: policies half taken away, and in `.work/` what no stage will pick up (scratch of committed
+        stages, half-removed folders)."""
+        finish(self.layout)
         for path in sorted(self.layout.work.iterdir()):
             number, _, name = path.name.partition("-")
             stage = "train" if name == "trainer" else name

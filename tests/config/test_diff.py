@@ -137,6 +137,8 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     **{f"cluster.trainer.{key}": ("resource", value, {}) for key, value in ROLE.items() if key != "replicas"},
     "cluster.retries": ("resource", 5, {}),
     "cluster.start_timeout": ("resource", 60.0, {}),
+    "storage.keep_policies": ("resource", "all", {}),
+    "storage.keep_trainer_checkpoints": ("resource", 2, {}),
     "rounds": ("extendable", 3, {}),
     "seed": ("identity", 1, {}),
 }  # fmt: skip

@@ -107,10 +107,10 @@ def test_a_flipped_bit_is_found_before_a_stage_uses_the_file(store: Store) -> No
     ) as error:
         store.writer(1, "select", "f", [(1, "score")])
     assert f"remove {folder_of(store)}" in error.value.hint
-    commit, _ = read_commit(folder_of(store))
-    check_shape(folder_of(store), commit)
+    commit, digest = read_commit(folder_of(store))
+    check_shape(folder_of(store), commit, digest)
     with pytest.raises(CorruptionError, match="sha256 differs"):
-        check_digests(folder_of(store), commit)
+        check_digests(folder_of(store), commit, digest)
 
 
 def test_a_table_that_cannot_be_read_is_corruption_too(store: Store) -> None:
@@ -130,7 +130,7 @@ def test_digests_are_checked_once_in_an_attempt(store: Store, monkeypatch: pytes
     from selfplay.store import run
 
     seen = []
-    monkeypatch.setattr(run, "check_digests", lambda folder, commit: seen.append(folder))
+    monkeypatch.setattr(run, "check_digests", lambda folder, commit, digest: seen.append(folder))
     store.writer(1, "select", "f", [(1, "score")])
     store.writer(1, "train", "f", [(1, "score")])
     assert seen == [folder_of(store)]

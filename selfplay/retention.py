@@ -1,0 +1,105 @@
+"""Which policies of a run stay on disk and which may go (`storage.keep_policies`, `selfplay gc`). Datasets always stay.
+
+The last two always stay: what comes next samples from, trains and is compared with them. So does the best by the held-out
+judge. Rounds only grow, so a policy that may go now is never wanted by a later stage: the reference *initial* is the user's own
+model, not one of the run's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from selfplay.store.run import Store
+
+LEAST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The policy of a round: its size in bytes, whether it was taken away before, and why it stays (empty: it may go)."""
+
+    round: int
+    num_bytes: int
+    removed: bool
+    stays: str
+
+
+def trained_rounds(store: Store) -> list[int]:
+    """Rounds that trained a policy of their own, ascending."""
+    rounds = [number for number in store.rounds() if number > 0 and store.is_committed(number, "train")]
+    return [number for number in rounds if not store.metrics(number, "train")["skipped"]]
+
+
+def held_policies(store: Store, keep: int | None) -> list[Held]:
+    """Every policy that the run trained, oldest first. `keep`: the newest so many stay, 2 or more; None: all."""
+    rounds = trained_rounds(store)
+    newest = rounds if keep is None else rounds[-max(keep, LEAST) :]
+    best, judged = best_policy(store)
+    held = []
+    for number in rounds:
+        files = store.commit_of(number, "train").files
+        num_bytes = sum(entry.num_bytes for entry in files if entry.path.partition("/")[0] in ("policy", "engine"))
+        stays = ""
+        if number in rounds[-LEAST:]:
+            stays = "one of the last two"
+        elif number in newest:
+            stays = f"one of the last {keep}" if keep is not None else "all stay"
+        if number == best:
+            stays = f"the best ({judged})" + (f", {stays}" if stays else "")
+        held.append(Held(number, num_bytes, store.removed(number) is not None, stays))
+    return held
+
+
+def best_policy(store: Store) -> tuple[int | None, str]:
+    """The round whose policy did best on the held-out prompts, the earliest of equals, and by which number; None where
+    nothing was judged."""
+    found: list[tuple[float, int, str]] = []
+    for number in store.rounds():
+        if number == 0 or not store.is_committed(number, "evaluate"):
+            continue
+        metrics = store.metrics(number, "evaluate")
+        judge = "gold" if metrics.get("eval_judge") == "gold" else "reward"
+        value = metrics.get(f"eval_{judge}_mean")
+        if value is not None:
+            # a round that trained nothing was judged with the policy that it carried over
+            found.append((-value, store.metrics(number, "train")["policy_round"], f"held-out {judge} {value:.3f}"))
+    trained = [item for item in found if item[1] > 0]
+    if not trained:
+        return None, ""
+    _, number, judged = min(trained, key=lambda item: (item[0], item[1]))
+    return number, judged
+
+
+def collect(store: Store, keep: int | None, why: str) -> list[Held]:
+    """Take away every policy that may go; returns those. Needs the run's lock."""
+    taken = [held for held in held_policies(store, keep) if not held.stays and not held.removed]
+    for held in taken:
+        store.remove_policy(held.round, why)
+    return taken
+
+
+def gc_document(store: Store, keep: int | None, *, dry_run: bool) -> dict[str, Any]:
+    """The document of `gc --json`: every policy with what is (or, in a dry run, would be) done to it, and the bytes."""
+    policies = held_policies(store, keep)
+    if not dry_run:
+        store.clean_work()
+        collect(store, keep, f"gc --keep-checkpoints {keep}")
+    rows = [
+        {
+            "round": held.round,
+            "num_bytes": held.num_bytes,
+            "action": "gone" if held.removed else "keep" if held.stays else "remove",
+            "why": "taken away before" if held.removed else held.stays or "neither among the last nor the best",
+        }
+        for held in policies
+    ]
+    return {
+        "schema_version": 1,
+        "run": str(store.layout.root),
+        "keep": keep,
+        "dry_run": dry_run,
+        "policies": rows,
+        "removed_bytes": sum(row["num_bytes"] for row in rows if row["action"] == "remove"),
+        "kept_bytes": sum(row["num_bytes"] for row in rows if row["action"] == "keep"),
+    }
