@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from selfplay.inspect.markdown import cell, code, markdown_table, one_line
 from selfplay.offline import formats
 from selfplay.offline.writing import DROPPED, KEPT, UNUSED, ResultTable
 
@@ -38,34 +39,34 @@ def card(summary: dict[str, Any], command: str, result: ResultTable) -> str:
     )
     parts = [
         front,
-        f"# {selection['num_kept']} of {selection['num_pairs']} preference pairs, by {_code(metric['name'])}\n",
-        f"Made from {_code(dataset['name'])} (sha256 {_code(dataset['sha256'][:16])}) with `selfplay select`. "
+        f"# {selection['num_kept']} of {selection['num_pairs']} preference pairs, by {code(metric['name'])}\n",
+        f"Made from {code(dataset['name'])} (sha256 {code(dataset['sha256'][:16])}) with `selfplay select`. "
         "The split `kept` is ordered by rank, best first; `dropped` holds all others, each with its `drop_reason`.\n",
-        f"    {_line(command)}\n" if command else "",
-        _table(
+        f"    {one_line(command)}\n" if command else "",
+        markdown_table(
             ("", ""),
             [
-                ("metric", f"{_code(metric['name'])}: {_cell(metric['formula'])} ({_cell(metric['direction'])})"),
-                ("source of the metric", _cell(metric["source"])),
+                ("metric", f"{code(metric['name'])}: {cell(metric['formula'])} ({cell(metric['direction'])})"),
+                ("source of the metric", cell(metric["source"])),
                 ("form of the implicit margin", _form(summary)),
                 ("keep", str(selection["keep"])),
                 ("seed", str(selection["seed"])),
                 *(
-                    (name, f"{_code(place['name'])}, sha256 {_code(place['sha256'][:16])}")
+                    (name, f"{code(place['name'])}, sha256 {code(place['sha256'][:16])}")
                     for name, place in summary["models"].items()
                 ),
             ],
         ),
         "## Counts\n",
-        _table(("", "pairs"), _counts(summary)),
+        markdown_table(("", "pairs"), _counts(summary)),
         "## Numbers\n",
-        _table(("", "value"), _numbers(selection)),
+        markdown_table(("", "value"), _numbers(selection)),
         _formats(summary, result),
         "## Versions\n",
-        ", ".join(f"{_cell(name)} {_cell(version)}" for name, version in summary["versions"].items()) + "\n",
+        ", ".join(f"{cell(name)} {cell(version)}" for name, version in summary["versions"].items()) + "\n",
     ]
     if summary["notes"]:
-        parts += ["## Notes\n", "\n".join(f"- {_cell(note)}" for note in summary["notes"]) + "\n"]
+        parts += ["## Notes\n", "\n".join(f"- {cell(note)}" for note in summary["notes"]) + "\n"]
     return "\n".join(part for part in parts if part)
 
 
@@ -73,7 +74,7 @@ def _form(summary: dict[str, Any]) -> str:
     selection = summary["selection"]
     scale = "z-scored over the pool" if selection["standardize"] else "raw"
     if summary["settings"]["group_column"] is not None:
-        scale += f", within the groups of {_code(summary['settings']['group_column'])}"
+        scale += f", within the groups of {code(summary['settings']['group_column'])}"
     beta = f", beta {selection['beta']}" if selection["beta"] is not None else ""
     return f"{selection['form']}{beta}, weight {selection['weight']}, {scale}"
 
@@ -82,10 +83,10 @@ def _counts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     selection = summary["selection"]
     rows = [("rows read", str(summary["dataset"]["num_rows"]))]
     rows += [
-        (f"rows that are none: {_code(name)}", str(count)) for name, count in summary["bad_rows"]["reasons"].items()
+        (f"rows that are none: {code(name)}", str(count)) for name, count in summary["bad_rows"]["reasons"].items()
     ]
     rows += [("pairs", str(selection["num_pairs"]))]
-    rows += [(f"dropped: {_code(name)}", str(count)) for name, count in selection["drop_reasons"].items()]
+    rows += [(f"dropped: {code(name)}", str(count)) for name, count in selection["drop_reasons"].items()]
     return [*rows, ("kept", str(selection["num_kept"]))]
 
 
@@ -120,26 +121,5 @@ axolotl: the section in `{formats.AXOLOTL}`:
 {warning}"""
 
 
-def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:
-    lines = [header, ("---", "---"), *rows]
-    return "\n".join(f"| {left} | {right} |" for left, right in lines) + "\n"
-
-
 def _indented(text: str) -> str:
     return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
-
-
-def _cell(text: str) -> str:
-    """Text for a cell or a list item: nothing in it ends the one or begins markup."""
-    line = _line(text)
-    for character in "\\`*_[]<>|#":
-        line = line.replace(character, f"\\{character}")
-    return line
-
-
-def _code(text: str) -> str:
-    return f"`{_line(text).replace('`', chr(39)).replace('|', '/')}`"
-
-
-def _line(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text)

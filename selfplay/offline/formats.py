@@ -9,7 +9,7 @@ file, in a folder of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,27 +22,26 @@ NAME = "kept"
 
 # Keys as in src/llamafactory/data/parser.py: roles and contents go by the names that our messages have.
 _INFO: dict[str, Any] = {
-    NAME: {
-        "file_name": "kept.jsonl",
-        "formatting": "sharegpt",
-        "ranking": True,
-        "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"},
-        "tags": {
-            "role_tag": "role",
-            "content_tag": "content",
-            "user_tag": "user",
-            "assistant_tag": "assistant",
-            "system_tag": "system",
-        },
-    }
+    "formatting": "sharegpt",
+    "ranking": True,
+    "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"},
+    "tags": {
+        "role_tag": "role",
+        "content_tag": "content",
+        "user_tag": "user",
+        "assistant_tag": "assistant",
+        "system_tag": "system",
+    },
 }
 
 # Keys as in src/axolotl/prompt_strategies/dpo/chat_template.py.
 _AXOLOTL = """\
-# To be put into an axolotl config. The path is relative to where axolotl is started.
+# To be put into an axolotl config. Paths are relative to where axolotl is started.
 rl: dpo
 datasets:
-  - path: formats/kept.jsonl
+"""
+_AXOLOTL_FILE = """\
+  - path: {path}
     ds_type: json
     split: train
     type: chat_template.default
@@ -57,12 +56,30 @@ datasets:
 
 def dataset_info() -> bytes:
     """`dataset_info.json` for LLaMA-Factory."""
-    return (json.dumps(_INFO, indent=2) + "\n").encode()
+    return dataset_info_of({NAME: "kept.jsonl"})
+
+
+def dataset_info_of(files: Mapping[str, str]) -> bytes:
+    """`dataset_info.json` for files by the names of the datasets that they are."""
+    document = {name: {"file_name": file, **_INFO} for name, file in files.items()}
+    return (json.dumps(document, indent=2) + "\n").encode()
 
 
 def axolotl() -> bytes:
     """The `datasets` section of an axolotl config."""
-    return _AXOLOTL.encode()
+    return axolotl_of([FILE])
+
+
+def axolotl_of(paths: Sequence[str]) -> bytes:
+    """That section for these files."""
+    return (_AXOLOTL + "".join(_AXOLOTL_FILE.format(path=path) for path in paths)).encode()
+
+
+def plain_lines(table: pa.Table) -> Iterator[bytes]:
+    """JSONL lines of `prompt`, `chosen`, `rejected` (messages) with the numbers that ranked the pair."""
+    for batch in table.drop_columns(["kept", "drop_reason"]).to_batches(max_chunksize=1024):
+        for row in batch.to_pylist():
+            yield (json.dumps(row, ensure_ascii=False) + "\n").encode()
 
 
 def lines(table: pa.Table) -> Iterator[bytes]:

@@ -63,6 +63,7 @@ def make_run(
     settings = pretty_json(config(rounds, changes.get("rules", PairRules())))
     files = {
         "given.yaml": b"rounds: 2\n", "overrides.json": b"[]\n", "resolved.json": settings, "pins.json": b"{}\n",
+        "revisions.json": b"{}\n",
         "search_path.json": b'"/data"\n',
     }  # fmt: skip
     store = Store.create(root, files)

@@ -1,0 +1,58 @@
+"""`selfplay export RUN --to DIR|hf://ORG/NAME`: rounds as a dataset, policies as models, cards that say how they were made."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from selfplay.cli.arguments import Json, Run
+
+
+def command(
+    run: Run,
+    to: Annotated[str, typer.Option("--to", metavar="DIR|hf://ORG/NAME", help="A folder, or a hub repository.")],
+    rounds: Annotated[
+        str | None, typer.Option("--rounds", metavar="1,2", help="Which rounds; all if not given.")
+    ] = None,
+    policies: Annotated[str, typer.Option(help="Which policies go along: last, all or none.")] = "last",
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="For other trainers: axolotl, llama-factory or jsonl (kept pairs, no policies)."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Public hub repositories; private otherwise.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Write rounds as a dataset and policies as models.
+
+    Each round is a config with the splits kept and dropped; policies have model cards. `load_dataset(DIR, "round_002")` reads it. Cards and settings name no user, host or path of this machine.
+    """
+    from selfplay.cli.terminal import note, safe_text, table, write, write_json
+    from selfplay.errors import ConfigError
+    from selfplay.export.main import Wanted, export
+    from selfplay.store.run import Store
+
+    if policies not in ("last", "all", "none"):
+        raise ConfigError(f"--policies {policies!r} is not known", "Use last, all or none.")
+    try:
+        numbers = tuple(int(number) for number in rounds.split(",")) if rounds else ()
+    except ValueError:
+        raise ConfigError(f"--rounds {rounds!r} is no list of numbers", "Write for example --rounds 1,2") from None
+    done = export(Store.open(run), Wanted(to, numbers, policies, format_, public))  # type: ignore[arg-type]
+    if json_output:
+        write_json(done.to_json())
+        return
+    names = sorted({name for counts in done.rounds.values() for name in counts}, reverse=True)
+    rows = [[str(number), *(str(counts.get(name, 0)) for name in names)] for number, counts in done.rounds.items()]
+    write(table(["round", *names], rows))
+    for line in done.notes:
+        note(safe_text(line))
+    for number in done.policies:
+        note(f"the policy after round {number} went along")
+    if done.repositories:
+        note("uploaded: " + ", ".join(done.repositories))
+    elif format_ is None:
+        newest = max(done.rounds)
+        note(f'read it: datasets.load_dataset({safe_text(str(done.folder))!r}, "round_{newest:03d}", split="kept")')
+    else:
+        note(f"written: {safe_text(done.folder)}")
