@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/cpu-lock.txt
 READY := $(VENV)/.ready
+# how often `make chaos` kills
+KILLS ?= 1000
 # Where the CPU build of torch is published; asked only when the configured sources do not have it.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help env quickstart test check format clean
+.PHONY: help env quickstart test chaos check format clean
 
 help:
 	@echo "make quickstart   the whole loop on this machine, into runs/quickstart"
 	@echo "make test         the tests"
+	@echo "make chaos        $(KILLS) kills of everything that writes, counted (docs/reliability.md)"
 	@echo "make check        format, lint, types"
 	@echo "make env          only the environment, .venv"
 
@@ -43,6 +46,10 @@ quickstart: $(READY)
 WORKERS ?= 2
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# one process: the failpoints are shared out among all tests, and the counts are printed at the end
+chaos: $(READY)
+	SELFPLAY_KILLS=$(KILLS) $(BIN)/python -m pytest -m "chaos or not chaos" tests/chaos
 
 check: $(READY)
 	$(BIN)/ruff format --check .

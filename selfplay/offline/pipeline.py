@@ -147,9 +147,9 @@ def run(
         content["metric"] = digest
     identity = {"settings": settings.identity(), "content": content, "version": __version__}
     root = Path(settings.out).expanduser().absolute()
-    if found := _there(root, identity):
-        return found
     work = WorkFolder(root)
+    if (found := _there(root, identity)) and not work.has_leftovers():
+        return found
     with work.holding():
         if found := _there(root, identity):  # another one may have finished meanwhile
             return found

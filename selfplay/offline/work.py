@@ -31,6 +31,10 @@ class WorkFolder:
         self.folder = root / ".work"
         self._fingerprint = ""
 
+    def has_leftovers(self) -> bool:
+        """Whether a finished selection was killed before its scratch was gone: `holding` takes it away."""
+        return any(self.root.glob(".work")) or any(self.root.glob(".trash-*"))
+
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """Hold the folder against a second writer. Raises ConfigError for a folder of something else, LockedError."""

@@ -23,7 +23,7 @@ from selfplay.store.removed import Removed, read_mark
 from selfplay.store.writer import StageInputs, StageWriter, read_parquet
 
 STOP = "STOP"
-SKELETON = {"run.lock", "config", "attempts", "rounds", ".work"}
+SKELETON = {"run.lock", "config", "attempts", "rounds", ".work", ".tmp-RUN.json"}
 
 
 def now() -> str:
@@ -258,8 +258,8 @@ class Store:
         return take_policy(self.layout, round_number, now(), why)
 
     def clean_work(self) -> None:
-        """Remove what a kill left: policies half taken away, and in `.work/` what no stage will pick up (scratch of committed
-        stages, half-removed folders)."""
+        """Remove what a kill left: policies half taken away, half-written files of attempts, and in `.work/` what no stage will
+        pick up (scratch of committed stages, half-removed folders)."""
         finish(self.layout)
         for path in sorted(self.layout.work.iterdir()):
             number, _, name = path.name.partition("-")
@@ -267,6 +267,8 @@ class Store:
             stale = number.isdigit() and self.is_committed(int(number), stage)
             if stale or path.name.startswith((".trash", ".tmp")):
                 durable.discard(path)
+        for path in sorted(self.layout.attempts.glob("*/.tmp-*")):
+            durable.discard(path)
 
     def drop_scratch(self, round_number: int) -> None:
         """Remove a trainer's folder once its policy is committed."""
