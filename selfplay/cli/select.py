@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -132,8 +133,10 @@ def _shown(arguments: list[str]) -> str:
     """The command as it may travel with the result: of paths only the last part."""
     shown = []
     for argument in arguments:
-        head, equals, tail = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        # of `--flag=VALUE` and of an override `some.key=VALUE` the value
+        found = re.fullmatch(r"(--[a-z-]+=|[a-z_]+(?:\.[a-z_]+)*=)(.*)", argument, re.DOTALL)
+        head, tail = found.groups() if found else ("", argument)
         path, colon, function = tail.partition(":")
         is_path = path.startswith(("/", "~", ".")) or (path.count("/") >= 1 and Path(path).exists())
-        shown.append(head + equals + (Path(path).name + colon + function if is_path else tail))
+        shown.append(head + (Path(path).name + colon + function if is_path else tail))
     return "selfplay " + shlex.join(shown)

@@ -37,6 +37,12 @@ def prompt_rows(prompts: pa.Table, responses: pa.Table) -> Ints:
     return np.array([row_of[prompt_id] for prompt_id in responses["prompt_id"].to_pylist()], dtype=np.int64)
 
 
+def prompt_numbers(prompts: pa.Table) -> list[str]:
+    """The numbers that come once for each prompt, and so for each of its pairs."""
+    texts = ("prompt_id", "source_file", "source_row", "messages", "columns_json", "group")
+    return [name for name in prompts.column_names if name not in texts]
+
+
 def build(
     prompts: pa.Table, responses: pa.Table, rewards_R: Floats, reasons_R: Reasons, rules: PairRules, seed: int
 ) -> BuiltPairs:
@@ -99,7 +105,7 @@ def _of_prompts(
         )
     ]
     columns: dict[str, Any] = {"pair_id": pa.array(ids, pa.string()), "prompt": taken["messages"]}
-    names = ("prompt_id", "source_file", "source_row", "columns_json", "group")
+    names = ("prompt_id", "source_file", "source_row", "columns_json", "group", *prompt_numbers(prompts))
     return columns | {name: taken[name] for name in names if name in prompts.column_names}
 
 

@@ -87,6 +87,9 @@ PAIR_NUMBERS = (
     "num_prompt_tokens",
 )
 
+# Of these, what comes once for each prompt, and so may stand beside its responses.
+PROMPT_NUMBERS = ("prompt_entropy", "reward_fresh")
+
 _TEXTS: dict[str, tuple[str, ...]] = {
     "chosen": ("chosen", "chosen_response", "response_chosen", "chosen_answer"),
     "rejected": ("rejected", "rejected_response", "response_rejected", "rejected_answer"),
@@ -125,7 +128,8 @@ _DERIVED = frozenset(
 @dataclass(frozen=True, slots=True)
 class Columns:
     """What the columns of a source are. `names`: our name -> theirs; `named`: the ours that the user gave; `numbers`:
-    the ours that hold one number a row; `others`: their columns that go along as they are.
+    the ours that hold one number a row; `of_prompts`: those that hold one number a prompt, where rows are prompts or
+    responses; `others`: their columns that go along as they are.
 
     `shape`: "pairs" (texts), "numbers" (pairs without texts), "lists" (one row a prompt with lists of responses) or
     "rows" (one row a response).
@@ -137,6 +141,7 @@ class Columns:
     others: tuple[str, ...]
     named: frozenset[str] = frozenset()
     notes: tuple[str, ...] = field(default=())
+    of_prompts: tuple[str, ...] = ()
 
 
 def recognise(
@@ -155,10 +160,11 @@ def recognise(
     _check_named(source, columns, named, wanted)
     finder = _Finder(source, columns, {ours: theirs for ours, theirs in named.items() if theirs}, frozenset(named))
     shape = _shape(finder, prefer)
+    of_prompts: list[str] = []
     if shape in ("pairs", "numbers"):
         numbers = _find_pairs(finder, shape, wanted)
     else:
-        numbers = _find_responses(finder, shape, wanted)
+        numbers, of_prompts = _find_responses(finder, shape, wanted)
     if shape != "numbers":
         _find_prompt(finder)
     finder.take("group", "group")
@@ -169,14 +175,17 @@ def recognise(
             f"{unused[0]} is given as a column, but the rows of {source} are read as {said[shape]}: it does nothing there",
             f"Remove {unused[0]}, or name the columns that it goes with.",
         )
-    used = set(finder.names.values())
+    # A group, and a number that only the person's own metric reads, stay among the columns that go along: a reward
+    # function may name them too. A table of numbers has no function to run, and is never kept twice.
+    both = set() if shape == "numbers" else {"group", *(ours for ours in wanted if ours not in OUR_NAMES)}
+    used = {theirs for ours, theirs in finder.names.items() if ours not in both}
     others = [name for name in columns if name not in used]
     derived = [name for name in others if name in _DERIVED]
     if shape in ("pairs", "numbers") and len(derived) >= 2:
         finder.notes.append(f"left out, since select works them out again: {', '.join(derived)}")
         others = [name for name in others if name not in _DERIVED]
     given = frozenset(ours for ours, theirs in named.items() if theirs)
-    return Columns(shape, finder.names, tuple(numbers), tuple(others), given, tuple(finder.notes))
+    return Columns(shape, finder.names, tuple(numbers), tuple(others), given, tuple(finder.notes), tuple(of_prompts))
 
 
 class _Finder:
@@ -339,7 +348,10 @@ def _note_half(finder: _Finder, stem: str) -> None:
                 finder.notes.append(f"{sides[side][0]!r} has no counterpart for {other}: not used as {stem}")
 
 
-def _find_responses(finder: _Finder, shape: Shape, wanted: Collection[str]) -> list[str]:
+def _find_responses(finder: _Finder, shape: Shape, wanted: Collection[str]) -> tuple[list[str], list[str]]:
+    """The numbers of responses that stand one a row, and those of prompts."""
+    theirs = [ours for ours in wanted if ours not in (*OUR_NAMES, *_DERIVED)]
+    of_prompts = [ours for ours in dict.fromkeys((*PROMPT_NUMBERS, *theirs)) if finder.take(ours, ours)]
     if shape == "lists":
         finder.take("responses", *_TEXTS["responses"])
         finder.take("rewards", *_REWARDS["rewards"])
@@ -347,15 +359,14 @@ def _find_responses(finder: _Finder, shape: Shape, wanted: Collection[str]) -> l
             finder.take(ours, ours)
         if not finder.take("prompt_id", "prompt_id"):
             _take_id(finder, "prompt_id")
-        numbers = [ours for ours in ("prompt_entropy", *wanted) if finder.take(ours, ours)]
-        return list(dict.fromkeys(numbers))
+        return [], of_prompts
     finder.take("response", *_TEXTS["response"])
     numbers = ["reward"] if finder.take("reward", *_REWARDS["reward"]) else []
     numbers += [ours for ours in _RESPONSE_NUMBERS if finder.take(ours, ours)]
     finder.take("prompt_id", "prompt_id")
     if not finder.take("response_id", "response_id"):
         _take_id(finder, "response_id")
-    return numbers
+    return numbers, of_prompts
 
 
 def _find_prompt(finder: _Finder) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.errors import ConfigError
-from selfplay.offline.building import BuiltPairs, build, prompt_rows
+from selfplay.offline.building import BuiltPairs, build, prompt_numbers, prompt_rows
 from selfplay.offline.computing import Computing, Filled
 from selfplay.offline.dataset import OfflineDataset
 from selfplay.offline.models import check_function, needed_text
@@ -35,13 +35,20 @@ _MADE = ("implicit_margin", "alignment_potential", "metric_value", "rank", "kept
 
 
 def numbers(pairs: pa.Table) -> dict[str, Any]:
-    """The columns of a pairs table that a metric may read: one array over P pairs each, NaN where a value is missing."""
+    """The columns of a pairs table that a metric may read: one array over P pairs each (an embedding: P x D), NaN where a
+    value is missing."""
     found = {}
     for name in pairs.column_names:
         if name in _NO_NUMBERS or name in _MADE:
             continue
-        found[name] = pairs[name].to_numpy()
+        found[name] = vectors(pairs[name]) if pa.types.is_fixed_size_list(pairs[name].type) else pairs[name].to_numpy()
     return found
+
+
+def vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A column of lists of one length, none of them null, as P x D."""
+    flat = pc.list_flatten(column).to_numpy()
+    return np.asarray(flat, dtype=np.float32).reshape(len(column), column.type.list_size)
 
 
 def filters(pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None) -> Reasons:
@@ -122,7 +129,7 @@ def _built(computing: Computing, dataset: OfflineDataset, metric: Metric, rules:
     prompts, responses = dataset.prompts, dataset.responses
     assert prompts is not None and responses is not None
     names = {name for name in ("policy_logp", "reference_logp", "num_tokens") if name in responses.column_names}
-    there = {f"{name}_{side}" for name in names for side in ("chosen", "rejected")}
+    there = {f"{name}_{side}" for name in names for side in ("chosen", "rejected")} | set(prompt_numbers(prompts))
     if "reward" in responses.column_names:
         there |= {*REWARDS, *PROMPT_REWARDS}
     elif settings.reward_model is None and settings.reward_function is None:

@@ -32,7 +32,8 @@ _WAYS = {
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What is to be computed. `tokens`: only the lengths, without a forward pass (where `policy_logps` is false)."""
+    """What is to be computed. `tokens`: only the lengths, without a forward pass (where `policy_logps` is false).
+    `embedding` is of the policy's hidden states, `other_embedding` of a model of its own."""
 
     rewards: bool = False
     tokens: bool = False
@@ -41,21 +42,23 @@ class Needs:
     alone: bool = False
     yes: bool = False
     embedding: bool = False
+    other_embedding: bool = False
 
     @property
     def anything(self) -> bool:
         """Whether anything is to be computed at all."""
-        return any((self.rewards, self.rendered, self.yes))
+        return any((self.rewards, self.rendered, self.yes, self.other_embedding))
 
     @property
     def rendered(self) -> bool:
-        """Whether token ids of prompts and responses are needed."""
+        """Whether the policy's token ids of prompts and responses are needed."""
         return any((self.tokens, self.policy_logps, self.reference_logps, self.alone, self.embedding))
 
     @property
     def workers(self) -> tuple[str, ...]:
         """The roles whose workers are needed."""
-        passes = any((self.policy_logps, self.reference_logps, self.alone, self.yes, self.embedding))
+        embedding = self.embedding or self.other_embedding
+        passes = any((self.policy_logps, self.reference_logps, self.alone, self.yes, embedding))
         return (*(("scorer",) if self.rewards else ()), *(("logprobs",) if passes else ()))
 
 
@@ -68,7 +71,8 @@ def find_needs(settings: SelectSettings, metric: Metric, there: Collection[str],
         wanted -= set(REWARDS)
     rewards = settings.reward_model is not None or settings.reward_function is not None
     policy, reference = settings.policy is not None, settings.reference is not None
-    embedder = policy or settings.embedding_model is not None
+    other = settings.embedding_model is not None
+    embedding = EMBEDDING in wanted and EMBEDDING not in there
     reads_reference = bool(wanted & set(REFERENCE_LOGPS))
     found = Needs(
         rewards=rewards and not there.issuperset(REWARDS),
@@ -77,7 +81,8 @@ def find_needs(settings: SelectSettings, metric: Metric, there: Collection[str],
         reference_logps=reference and reads_reference and not there.issuperset(REFERENCE_LOGPS),
         alone=policy and ALONE in wanted and ALONE not in there,
         yes=policy and YES in wanted and YES not in there,
-        embedding=embedder and EMBEDDING in wanted and EMBEDDING not in there,
+        embedding=policy and embedding and not other,
+        other_embedding=other and embedding,
     )
     _refuse_idle(settings, found, reads_reference, EMBEDDING in wanted)
     made = {
@@ -87,7 +92,7 @@ def find_needs(settings: SelectSettings, metric: Metric, there: Collection[str],
         *(REFERENCE_LOGPS if found.reference_logps else ()),
         *((ALONE,) if found.alone else ()),
         *((YES,) if found.yes else ()),
-        *((EMBEDDING,) if found.embedding else ()),
+        *((EMBEDDING,) if found.embedding or found.other_embedding else ()),
     }
     if (there | made).issuperset(REWARDS):
         made |= set(PROMPT_REWARDS)
@@ -122,9 +127,13 @@ def _refuse_idle(settings: SelectSettings, needs: Needs, reads_reference: bool, 
         raise ConfigError(
             f"embedding_model does nothing: metric {settings.metric!r} reads no embeddings", "Leave it out."
         )
-    passes = (needs.tokens, needs.policy_logps, needs.reference_logps, needs.alone, needs.yes)
-    own_embeddings = needs.embedding and settings.embedding_model is None
-    if settings.policy is not None and not (any(passes) or own_embeddings or settings.max_length is not None):
+    if settings.embedding_model is not None and not needs.other_embedding:
+        raise ConfigError(
+            "embedding_model does nothing: the dataset has its embeddings already",
+            "Leave it out to use those; or say --columns embedding= to have them computed.",
+        )
+    passes = (needs.tokens, needs.policy_logps, needs.reference_logps, needs.alone, needs.yes, needs.embedding)
+    if settings.policy is not None and not (any(passes) or settings.max_length is not None):
         raise ConfigError(
             "policy does nothing: the dataset has log-probs and token counts already",
             "Leave it out to rank by those; or say --columns policy_logp_chosen=,policy_logp_rejected= to have them computed.",

@@ -19,6 +19,7 @@ from selfplay.selection.arrays import Bools
 from selfplay.source_rows import Source
 
 MOST_TOKENS = 2**31 - 1
+TOKEN_COUNTS = ("num_tokens", "num_prompt_tokens", "num_tokens_chosen", "num_tokens_rejected")
 
 Place = Callable[[int], tuple[str, int]]
 """The file of a row, and its number there, by its position among all rows."""
@@ -95,7 +96,7 @@ def good_rows(fields: Mapping[str, Any], good: Bools | None) -> pa.Table:
             columns[ours] = values if good is None else values.filter(pa.array(good))
             continue
         values = values if good is None else values[good]
-        if ours.startswith("num_") and values.dtype.kind == "f" and np.isfinite(values).all():
+        if ours in TOKEN_COUNTS and values.dtype.kind == "f" and _is_whole(values):
             values = values.astype(np.int64)
         columns[ours] = pa.array(values)
     return pa.table(columns)
@@ -168,6 +169,10 @@ def all_differ(ids: pa.ChunkedArray) -> bool:
     else:
         return True
     return bool(pc.count_distinct(ids).as_py() == len(ids))
+
+
+def _is_whole(values: np.ndarray[Any, Any]) -> bool:
+    return bool(np.isfinite(values).all() and (values == np.floor(values)).all())
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,10 @@ class NumberColumns:
     """Numbers of rows that are read one after the other. NaN and infinity get in: whether a row is bad for them, and
     whether a column is null in every row, is said of whole columns (`numbers.check_numbers`), as where they are read so."""
 
-    def __init__(self, columns: Columns) -> None:
-        self._theirs = {ours: columns.names[ours] for ours in columns.numbers}
-        self._values = {ours: array("d") for ours in columns.numbers}
-        self._nulls = {ours: bytearray() for ours in columns.numbers}
+    def __init__(self, names: Mapping[str, str], numbers: Sequence[str]) -> None:
+        self._theirs = {ours: names[ours] for ours in numbers}
+        self._values = {ours: array("d") for ours in numbers}
+        self._nulls = {ours: bytearray() for ours in numbers}
 
     def read(self, values: dict[str, Any]) -> list[float | None]:
         """The numbers of one row, None for null. Raises BadValue for what is no number."""
@@ -35,6 +36,13 @@ class NumberColumns:
         for column, nulls, value in zip(self._values.values(), self._nulls.values(), row, strict=True):
             column.append(np.nan if value is None else value)
             nulls.append(value is None)
+
+    def has(self, at: int, row: list[float | None]) -> bool:
+        """Whether these are the numbers of the row that was appended as number `at`."""
+        return all(
+            nulls[at] == (value is None) and (value is None or value == column[at] or value != value)
+            for column, nulls, value in zip(self._values.values(), self._nulls.values(), row, strict=True)
+        )
 
     def done(self) -> dict[str, Numbers]:
         found = {}
@@ -50,7 +58,7 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     user named and that cannot be used."""
     has_text = columns.shape == "pairs"
     names = columns.names
-    numbers = NumberColumns(columns)
+    numbers = NumberColumns(names, columns.numbers)
     files, others, groups = RowColumn(pa.string()), RowColumn(pa.string()), RowColumn(pa.string())
     source_rows = array("q")
     prompts, chosens, rejecteds = RowColumn(MESSAGES), RowColumn(MESSAGES), RowColumn(MESSAGES)

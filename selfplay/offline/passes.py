@@ -25,7 +25,7 @@ def passes(computing: Computing, pairs: pa.Table, needs: Needs, reasons: Reasons
         _model_passes(computing, pairs, needs, filled)
     if needs.yes:
         _ask(computing, pairs, filled)
-    if needs.embedding and computing.models.embedding is not None:
+    if needs.other_embedding:
         _embed_by_other(computing, pairs, filled)
     return filled
 
@@ -49,7 +49,7 @@ def _model_passes(computing: Computing, pairs: pa.Table, needs: Needs, filled: F
         assert models.renderer is not None
         start = start_token_id(models.renderer.tokenizer)
         filled.columns[ALONE] = tokens.forward("alone", policy, "log-probs without the prompt", start=start)[0]
-    if needs.embedding and models.embedding is None:
+    if needs.embedding:
         filled.columns[EMBEDDING] = tokens.embed(policy)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from selfplay.offline.models import Models, resolve_models
 from selfplay.offline.needs import EMBEDDING, PROMPT_REWARDS
 from selfplay.offline.pools import LazyPools, MakePools, ray_pools
 from selfplay.offline.reading import read_dataset
-from selfplay.offline.settings import SelectSettings
+from selfplay.offline.settings import RANKING, SelectSettings
 from selfplay.offline.summary import dropped_examples, grouping, groupings, summarize
 from selfplay.offline.work import KIND, WorkFolder, finished
 from selfplay.offline.writing import ResultTable, write_formats, write_tables, write_unused
@@ -94,14 +94,21 @@ def read(settings: SelectSettings, metric: Metric) -> OfflineDataset:
 
 
 def pair_pool(
-    pairs: pa.Table, columns: Mapping[str, Any], reasons: Reasons, *, within_groups: bool = False
+    pairs: pa.Table,
+    columns: Mapping[str, Any],
+    reasons: Reasons,
+    *,
+    within_groups: bool = False,
+    wanted: Collection[str] = (),
 ) -> PairPool:
-    """The pairs as `select` takes them. `within_groups`: metrics are standardised within the groups of the column `group`."""
+    """The pairs as `select` takes them. `within_groups`: metrics are standardised within the groups of the column `group`.
+    `wanted`: columns that the metric reads; what follows from others is made for pairs with texts and where it is wanted."""
     columns = dict(columns)
-    if set(REWARDS) <= columns.keys() and not set(PROMPT_REWARDS) & columns.keys() and "chosen" in pairs.column_names:
+    if set(REWARDS) <= columns.keys() and ("chosen" in pairs.column_names or set(PROMPT_REWARDS) & set(wanted)):
         # of two responses a prompt
-        chosen, rejected = columns["reward_chosen"], columns["reward_rejected"]
-        columns |= {"prompt_reward_mean": (chosen + rejected) / 2, "prompt_reward_std": np.abs(chosen - rejected) / 2}
+        chosen, rejected = (np.asarray(columns[name], dtype=np.float64) for name in REWARDS)
+        made = {"prompt_reward_mean": (chosen + rejected) / 2, "prompt_reward_std": np.abs(chosen - rejected) / 2}
+        columns = {**made, **columns}
     group_P = grouping(pairs["group"]).code_P if within_groups else None
     return PairPool(pair_id=pairs["pair_id"], columns=columns, drop_reason_P=reasons, group_P=group_P)
 
@@ -153,13 +160,22 @@ def run(
     with work.holding():
         if found := _there(root, identity):  # another one may have finished meanwhile
             return found
-        if work.begin(identity):
+        if work.begin(_of_computing(identity, dataset)):
             reporter.say(f"going on with what an earlier attempt left in {settings.out}")
         with _explained(settings), _underway(work, reporter, grace) as under_way:
             summary = _select(
                 settings, metric, models, dataset, content, identity, work, under_way, make_pools, command
             )
     return Outcome(summary, False)
+
+
+def _of_computing(identity: Mapping[str, Any], dataset: OfflineDataset) -> dict[str, Any]:
+    """What must be equal for what was computed to be of use: the identity without what only ranks and cuts, and how many
+    rows can be used (fewer where a metric of one's own reads a column that is no number everywhere)."""
+    settings = {name: value for name, value in identity["settings"].items() if name not in RANKING}
+    settings["usable rows"] = dataset.num_rows - dataset.bad_rows.count
+    content = {name: value for name, value in identity["content"].items() if name != "metric"}
+    return {**identity, "settings": settings, "content": content}
 
 
 def _there(root: Path, identity: Mapping[str, Any]) -> Outcome | None:
@@ -185,7 +201,9 @@ def _select(
         pairs, built, filled = computed(computing, dataset, metric, rules)
     columns = {**numbers(pairs), **filled.columns}
     assert filled.reasons is not None
-    pool = pair_pool(pairs, columns, filled.reasons, within_groups=settings.group_column is not None)
+    pool = pair_pool(
+        pairs, columns, filled.reasons, within_groups=settings.group_column is not None, wanted=metric.inputs
+    )
     under_way.stop.check()
     selection = rank(settings, metric, pool)
     under_way.reporter.say(f"ranked {selection.summary.num_ranked} pairs, kept {selection.summary.num_kept}")

@@ -54,8 +54,7 @@ def read_lists(source: Source, columns: Columns, log: BadRowLog, notes: list[str
             log.add(BadRow(item.file, item.row, error.reason, error.detail))
             continue
         ids.append(item.values, prompt_hash(messages))
-        prompts.numbers.append(row_numbers)
-        prompts.append(item.file, item.row, item.values, messages)
+        prompts.append(item.file, item.row, item.values, messages, row_numbers)
         for at, (text, reason, values) in enumerate(row):
             of_prompt.append(prompts.count - 1)
             index.append(at)
@@ -65,7 +64,7 @@ def read_lists(source: Source, columns: Columns, log: BadRowLog, notes: list[str
                 numbers[ours].append(value)
     prompt_ids = ids.done(notes)
     prompt_R, index_R = np.array(of_prompt, np.int64), np.array(index, np.int64)
-    table = prompts.done(prompt_ids)
+    table = prompts.done(prompt_ids, log, notes)
     responses: dict[str, Any] = {
         "response_id": _response_ids(prompt_ids, prompt_R, index_R),
         "prompt_id": prompt_ids.take(pa.array(prompt_R)),
@@ -90,10 +89,11 @@ def read_response_rows(source: Source, columns: Columns, log: BadRowLog, notes: 
     prompts = _Prompts(columns)
     ids, prompt_ids = RowIds(source.name, "response_id", columns), PromptIds(source.name, columns)
     files, texts = RowColumn(pa.string()), RowColumn(pa.string())
-    numbers = NumberColumns(columns)
+    numbers = NumberColumns(names, columns.numbers)
     source_rows, of_prompt, index = array("q"), array("q"), array("q")
     first_of: dict[str, int] = {}
     num_of: Counter[int] = Counter()
+    differing: set[int] = set()
     total = 0
     for item in source.rows():
         total += 1
@@ -101,7 +101,7 @@ def read_response_rows(source: Source, columns: Columns, log: BadRowLog, notes: 
             if item.values is None:
                 raise BadValue("unreadable", item.problem or "unreadable")
             values = item.values
-            row_numbers = numbers.read(values)
+            row_numbers, of_its_prompt = numbers.read(values), prompts.numbers.read(values)
             messages = _prompt(values, names)
             if names["response"] not in values:
                 raise BadValue("no_column", f"no column {names['response']!r}")
@@ -112,9 +112,11 @@ def read_response_rows(source: Source, columns: Columns, log: BadRowLog, notes: 
         prompt = prompt_hash(messages)
         if prompt not in first_of:
             first_of[prompt] = prompts.count
-            prompts.append(item.file, item.row, values, messages)
+            prompts.append(item.file, item.row, values, messages, of_its_prompt)
             prompt_ids.append(values, messages)
         at = first_of[prompt]
+        if not prompts.numbers.has(at, of_its_prompt):
+            differing.add(at)
         prompt_ids.check(values, prompt)
         ids.append(values, content_hash([prompt, text]))
         of_prompt.append(at)
@@ -138,7 +140,10 @@ def read_response_rows(source: Source, columns: Columns, log: BadRowLog, notes: 
         "drop_reason": pa.nulls(len(row_R), pa.string()),
         **kept,
     }
-    table = prompts.done(id_B)
+    if differing:
+        said = ", ".join(repr(names[ours]) for ours in columns.of_prompts)
+        notes.append(f"{said}: in {len(differing)} prompts the rows have different numbers; the first row's is used")
+    table = prompts.done(id_B, log, notes)
     if good is not None:
         table = table.filter(pa.array(np.isin(np.arange(table.num_rows), prompt_R[good])))
     return table, good_rows(fields, good), total
@@ -152,13 +157,16 @@ class _Prompts:
         self._files, self._messages = RowColumn(pa.string()), RowColumn(MESSAGES)
         self._rows = array("q")
         self._others, self._groups = RowColumn(pa.string()), RowColumn(pa.string())
-        self.numbers = NumberColumns(columns)
+        self.numbers = NumberColumns(columns.names, columns.of_prompts)
 
     @property
     def count(self) -> int:
         return len(self._rows)
 
-    def append(self, file: str, row: int, values: dict[str, Any], messages: Messages) -> None:
+    def append(
+        self, file: str, row: int, values: dict[str, Any], messages: Messages, numbers: list[float | None]
+    ) -> None:
+        self.numbers.append(numbers)
         self._files.append(file)
         self._rows.append(row)
         self._messages.append(messages)
@@ -167,18 +175,23 @@ class _Prompts:
         if "group" in self._columns.names:
             self._groups.append(group_of(values, self._columns.names["group"]))
 
-    def done(self, prompt_ids: pa.Array) -> pa.Table:
-        fields = {
+    def done(self, prompt_ids: pa.Array, log: BadRowLog, notes: list[str]) -> pa.Table:
+        files, rows = self._files.done(), np.array(self._rows, np.int64)
+
+        def place(row: int) -> tuple[str, int]:
+            return files[row].as_py(), int(rows[row])
+
+        kept, good = check_numbers(self.numbers.done(), self._columns.names, log, place, notes)
+        assert good is None, "a prompt's numbers may be missing"
+        fields: dict[str, Any] = {
             "prompt_id": prompt_ids,
-            "source_file": self._files.done(),
-            "source_row": pa.array(np.array(self._rows, np.int64)),
+            "source_file": files,
+            "source_row": rows,
             "messages": self._messages.done(),
         }
         if "group" in self._columns.names:
             fields["group"] = self._groups.done()
-        if self._columns.shape == "lists":  # else its numbers are of the responses
-            for ours, column in self.numbers.done().items():
-                fields[ours] = pa.array(column.values)
+        fields |= kept
         if self._columns.others:
             fields["columns_json"] = self._others.done()
         return pa.table(fields)

@@ -20,11 +20,13 @@ from selfplay.errors import ConfigError
 from selfplay.selection.keep import num_to_keep
 
 # Where something lies; its content is pinned by a digest.
-PLACES = ("dataset", "policy", "reference", "reward_model", "embedding_model")
+PLACES = ("dataset", "policy", "reference", "reward_model", "embedding_model", "chat_template")
 # file.py:function or module:function
 FUNCTIONS = ("reward_function",)
 # Not part of what a selection is.
 _FREE = ("out", "cluster", "max_failed")
+# What only ranks and cuts: nothing that is computed of a pair depends on it.
+RANKING = ("metric", "options", "keep", "weight", "form", "beta", "raw")
 
 
 class SelectSettings(Section):
@@ -135,9 +137,10 @@ def load_settings(
 
 def _placed(document: Mapping[str, Any], base: Path) -> dict[str, Any]:
     placed = dict(document)
-    for name in (*PLACES, *FUNCTIONS, "metric", "chat_template"):
+    for name in (*PLACES, *FUNCTIONS, "metric"):
         value = placed.get(name)
-        if isinstance(value, str) and not (name == "metric" and ":" not in value):
+        is_template = name == "chat_template" and isinstance(value, str) and (value == "none" or "{" in value)
+        if isinstance(value, str) and not is_template and not (name == "metric" and ":" not in value):
             placed[name] = _absolute(value, base)
     return placed
 

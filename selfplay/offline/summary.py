@@ -22,7 +22,10 @@ _EXAMPLES = 20
 
 
 def place_name(value: str) -> str:
-    """What is said of a place in files that travel: a local path's last part, a hub name as it is."""
+    """What is said of a place in files that travel: a local path's last part, a hub name as it is, a chat template that is
+    written out by its beginning."""
+    if "{{" in value or "{%" in value:
+        return value if len(value) <= 40 else f"{value[:40]}..."
     path = Path(value)
     return path.name if path.is_absolute() or value.startswith((".", "~")) else value
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from selfplay.inputs import PinnedModel
 from selfplay.offline.computing import Column, Computing, Filled, check_rows, floats, rows_of, spread
-from selfplay.offline.rendering import PairRenderer
+from selfplay.offline.rendering import NOT_RENDERED, PairRenderer
 from selfplay.protocols import LogprobItem
 from selfplay.selection.arrays import Ints
 from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, Reasons
@@ -74,8 +74,8 @@ class Tokens:
             )
 
     def fill(self, filled: Filled) -> None:
-        """Lengths, and the reasons of what cannot be used."""
-        lengths = np.zeros((self._num_pairs, 3), dtype=np.int64)
+        """Lengths (NaN where nothing was tokenised), and the reasons of what cannot be used."""
+        lengths = np.full((self._num_pairs, 3), np.nan)
         reasons: list[str | None] = []
         rows: list[int] = []
         for index, shard in enumerate(self._shards):
@@ -86,6 +86,7 @@ class Tokens:
             for place, name in enumerate(("prompt", "chosen", "rejected")):
                 lengths[shard, place] = pc.list_value_length(table[name]).to_numpy()
             found = table["drop_reason"].to_pylist()
+            lengths[[row for row, reason in zip(shard, found, strict=True) if reason == NOT_RENDERED]] = np.nan
             self._used.append(
                 np.array([row for row, reason in zip(shard, found, strict=True) if reason is None], dtype=np.int64)
             )

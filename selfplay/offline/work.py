@@ -1,7 +1,8 @@
 """The work folder of a selection: `.work/` in its output folder, where what was computed is kept shard by shard.
 
-A killed `select` goes on where it was. The folder says which selection it is of (settings and content digests); another one
-is refused with a diff. What stands in it is scratch: it goes when the result is committed.
+A killed `select` goes on where it was. The folder says what it is of (settings and content digests): other data, models or
+ways to compute are refused with a diff, another metric or cut of the same pairs takes up what was computed. What stands in it
+is scratch: it goes when the result is committed, and when a command is refused before anything was computed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class WorkFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folder = root / ".work"
+        self._is_new = not root.exists()
         self._fingerprint = ""
 
     def has_leftovers(self) -> bool:
@@ -47,16 +49,22 @@ class WorkFolder:
             raise LockedError(
                 f"another `selfplay select` is writing into {self.root}", "Wait for it, or give another --out."
             ) from error
+        useless = False
         try:
             yield
+        except ConfigError:
+            useless = not any(self.folder.rglob("*.parquet"))
+            raise
         finally:
             lock.__exit__(None, None, None)
-            if (self.root / COMMIT).is_file():
+            if useless or (self.root / COMMIT).is_file():
                 durable.remove_tree(self.folder)
+            if useless and self._is_new:
+                self.root.rmdir()
 
     def begin(self, identity: Mapping[str, Any]) -> bool:
-        """Take the folder for this selection; True where an earlier attempt at it is gone on with. Raises DriftError where the
-        folder is of another selection."""
+        """Take the folder for what is to be computed; True where an earlier attempt at it is gone on with. `identity` is
+        without what only ranks and cuts. Raises DriftError where the folder is of another selection."""
         path = self.folder / IDENTITY
         self._fingerprint = durable.sha256_bytes(durable.canonical_json(identity))
         if path.is_file():
@@ -83,7 +91,7 @@ class WorkFolder:
         if not self.root.is_dir():
             raise ConfigError(f"--out {self.root} is a file", "Give a folder that is not there yet.")
         names = {path.name for path in self.root.iterdir()}
-        if not names or names == {".work"} or COMMIT in names or (self.folder / IDENTITY).is_file():
+        if names <= {".work", ".trash-.work"} or COMMIT in names or (self.folder / IDENTITY).is_file():
             return
         raise ConfigError(
             f"{self.root} is there already and is not empty: it holds {', '.join(sorted(names)[:3])}",

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.offline import formats
+from selfplay.offline.needs import EMBEDDING
+from selfplay.offline.numbers import TOKEN_COUNTS
 from selfplay.selection.arrays import Ints
 from selfplay.selection.reasons import Reasons
 from selfplay.selection.selecting import PairPool, Selection
@@ -48,14 +50,14 @@ class ResultTable:
             "metric_value": selection.metric_value_P,
             "rank": selection.rank_P,
         }
-        columns: dict[str, Any] = {name: pairs[name] for name in pairs.column_names}
+        columns: dict[str, Any] = {name: pairs[name] for name in pairs.column_names if name != EMBEDDING}
         columns |= {name: column for name, column in pool.columns.items() if np.ndim(column) == 1}
         columns |= {name: column for name, column in made.items() if column is not None}
         columns |= {"kept": selection.kept_P, "drop_reason": selection.drop_reason_P}
         others = sorted(name for name in columns if name not in (*_FIRST, *_LAST))
         names = [name for name in (*_FIRST, *others, *_LAST) if name in columns]
         self._columns = {name: columns[name] for name in names}
-        self.schema = pa.schema([pa.field(name, _type(column)) for name, column in self._columns.items()])
+        self.schema = pa.schema([pa.field(name, _type(name, column)) for name, column in self._columns.items()])
 
     @property
     def has_text(self) -> bool:
@@ -138,11 +140,19 @@ def _dictionaries(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if pa.types.is_dictionary(field.type)]
 
 
-def _type(column: Any) -> pa.DataType:
+def _is_whole(column: np.ndarray[Any, Any]) -> bool:
+    finite = column[np.isfinite(column)]
+    return bool((finite == np.floor(finite)).all() and (np.abs(finite) < 2**53).all())
+
+
+def _type(name: str, column: Any) -> pa.DataType:
+    """The type in the file. Numbers of tokens are whole also where some are missing (NaN)."""
     if isinstance(column, Reasons):
         return pa.dictionary(pa.int32(), pa.string())
     if isinstance(column, pa.ChunkedArray):
         return column.type
+    if name in TOKEN_COUNTS and column.dtype.kind == "f" and _is_whole(column):
+        return pa.int64()
     return pa.from_numpy_dtype(column.dtype)
 
 
@@ -160,5 +170,7 @@ def _taken(name: str, column: Any, rows: Ints, kind: pa.DataType) -> pa.Array:
     if values.dtype.kind == "f":
         # NaN and infinity are no values of a table: null, as in a run
         finite = np.isfinite(values)
+        if pa.types.is_integer(kind):
+            values = np.where(finite, values, 0).astype(np.int64)
         return pa.array(values, kind) if finite.all() else pa.array(values, kind, mask=~finite)
     return pa.array(values, kind)

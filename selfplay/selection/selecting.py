@@ -284,4 +284,6 @@ def _length_gap(columns: Mapping[str, Any], where_P: Bools) -> float | None:
         return None
     chosen_P, rejected_P = _all(columns, NUM_TOKENS)
     num = np.count_nonzero(where_P)
-    return (float(chosen_P.sum(where=where_P)) - float(rejected_P.sum(where=where_P))) / num
+    wide = np.float64 if chosen_P.dtype.kind == "f" or rejected_P.dtype.kind == "f" else np.int64
+    chosen, rejected = (float(column.sum(where=where_P, dtype=wide)) for column in (chosen_P, rejected_P))
+    return (chosen - rejected) / num

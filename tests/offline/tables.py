@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 
 from selfplay.cluster.pool import LocalPool, Pool
 from selfplay.offline.models import Models
+from selfplay.offline.pipeline import Outcome
 from selfplay.offline.settings import SelectSettings
 from selfplay.protocols import LogprobItem, ScoreItem
+
+Select = Callable[..., Outcome]
 
 NUMBERS = (
     "reward_chosen", "reward_rejected", "policy_logp_chosen", "policy_logp_rejected", "num_tokens_chosen",
@@ -59,6 +62,16 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """A JSONL file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def kept(root: Path) -> list[dict[str, Any]]:
+    """The kept pairs of a result, by rank."""
+    return list(pq.read_table(root / "kept", partitioning=None).to_pylist())
+
+
+def dropped(root: Path) -> list[dict[str, Any]]:
+    """The other pairs of a result."""
+    return list(pq.read_table(root / "dropped", partitioning=None).to_pylist())
 
 
 class FakeScorer:

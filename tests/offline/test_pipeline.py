@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import Fakes, number_table, numbers, text_rows, write_rows
+from tables import Fakes, Select, dropped, kept, number_table, numbers, text_rows, write_rows
 
 from selfplay.errors import BackendError, ConfigError, CorruptionError, DriftError, Interrupted, LockedError
-from selfplay.offline import pipeline
-from selfplay.offline.pipeline import Outcome
-from selfplay.offline.settings import load_settings
 from selfplay.offline.work import WorkFolder
-from selfplay.reporting import Reporter
 from selfplay.selection.selecting import PairPool, select
-
-Select = Callable[..., Outcome]
-
-
-@pytest.fixture
-def fakes() -> Fakes:
-    return Fakes()
-
-
-@pytest.fixture
-def said() -> io.StringIO:
-    return io.StringIO()
-
-
-@pytest.fixture
-def run(tmp_path: Path, fakes: Fakes, said: io.StringIO) -> Select:
-    """Select into tmp_path/out (or `out`)."""
-
-    def call(dataset: Path, **flags: Any) -> Outcome:
-        given = {"dataset": str(dataset), "out": str(tmp_path / "out"), "keep": 0.4, "shard_size": 4, **flags}
-        settings, _ = load_settings(given)
-        return pipeline.run(settings, Reporter(said), make_pools=fakes, command="selfplay select x")
-
-    return call
-
-
-def kept(root: Path) -> list[dict[str, Any]]:
-    return list(pq.read_table(root / "kept", partitioning=None).to_pylist())
-
-
-def dropped(root: Path) -> list[dict[str, Any]]:
-    return list(pq.read_table(root / "dropped", partitioning=None).to_pylist())
 
 
 def by_reason(root: Path) -> dict[str, list[int]]:

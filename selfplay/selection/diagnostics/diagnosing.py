@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.errors import ConfigError
 from selfplay.selection.arrays import Bools, Floats, Ints
 from selfplay.selection.diagnostics.advice import Advice, advice
 from selfplay.selection.diagnostics.agreement import Overlap, overlap
@@ -99,6 +100,7 @@ def diagnose(
     rows = sample_rows(pool_P)
     kept_S = selection.kept_P[rows]
     columns_S = _columns(pool, selection, rows)
+    overlaps, not_compared = _overlaps(pool, selection, rows, kept_S, compare)
     shares = {name: group_shares(grouping, pool_P, selection.kept_P) for name, grouping in of_groups.items()}
     found = Diagnostics(
         on="all" if len(rows) == np.count_nonzero(pool_P) else "sample",
@@ -111,9 +113,9 @@ def diagnose(
         labels=labels(columns_S, kept_S),
         prompts=None if of_prompt is None else prompts(of_prompt.code_P, pool_P, selection.kept_P),
         groups={name: found for name, found in shares.items() if found is not None},
-        overlaps=_overlaps(pool, selection, rows, kept_S, compare),
+        overlaps=overlaps,
     )
-    return replace(found, warnings=advice(found, selection.summary))
+    return replace(found, warnings=(*advice(found, selection.summary), *not_compared))
 
 
 def entered(reasons: Reasons) -> Bools:
@@ -175,11 +177,12 @@ def _distributions(columns_S: Mapping[str, Floats], kept_S: Bools) -> dict[str, 
 
 def _overlaps(
     pool: PairPool, selection: Selection, rows: Ints, kept_S: Bools, compare: Sequence[str] | None
-) -> tuple[Overlap, ...]:
-    """Overlap with what `select` would have kept of these rows by each other metric, at the same number."""
+) -> tuple[tuple[Overlap, ...], tuple[Advice, ...]]:
+    """Overlap with what `select` would have kept of these rows by each other metric, at the same number; and a warning for
+    each metric that refuses these columns, which is no fault of the selection."""
     asked, num_kept = selection.summary, int(kept_S.sum())
     if not num_kept:
-        return ()
+        return (), ()
     made = {
         "explicit_margin": selection.explicit_margin_P is not None,
         "implicit_margin": selection.implicit_margin_P is not None,
@@ -201,11 +204,11 @@ def _overlaps(
         columns={name: pool.columns[name][rows] for name in sorted(needed) if name in pool.columns},
         group_P=None if pool.group_P is None else pool.group_P[rows],
     )
-    return tuple(
-        overlap(
-            metric.name,
-            kept_S,
-            select(
+    found: list[Overlap] = []
+    refused: list[Advice] = []
+    for metric in metrics:
+        try:
+            other = select(
                 seen,
                 metric=metric,
                 keep=num_kept,
@@ -215,7 +218,11 @@ def _overlaps(
                 beta=asked.beta,
                 seed=asked.seed,
                 allow_equal_reference=True,
-            ).kept_P,
-        )
-        for metric in metrics
-    )
+            )
+        except ConfigError as error:
+            refused.append(
+                Advice("not_compared", f"what {metric.name} would have kept is not known: {error.message}", error.hint)
+            )
+        else:
+            found.append(overlap(metric.name, kept_S, other.kept_P))
+    return tuple(found), tuple(refused)

@@ -98,12 +98,14 @@ class Metric:
     ) -> Floats:
         """`metric_value` of every pair; `columns` holds `pair_id` at least. What the metric says goes to `notes`.
 
+        The function is given float64, however narrow a column is kept: the differences of narrow unsigned integers
+        wrap around. A person's own function is given copies, which it may change.
         ConfigError if a column is missing, an option unknown, the function raises, or it returns anything but P numbers.
         """
         options = {} if options is None else options
         self.check_options(options)
         self.check_inputs(columns)
-        arguments = {name: columns[name] for name in self.inputs} | dict(options)
+        arguments = {name: _given(columns[name], own=self.where is not None) for name in self.inputs} | dict(options)
         special = {"seed": seed, "notes": [] if notes is None else notes}
         wanted = inspect.signature(self.function).parameters
         arguments |= {name: value for name, value in special.items() if name in wanted}
@@ -140,6 +142,15 @@ class Metric:
                 f"metric {self.name!r} returned an array of shape {found.shape}, expected {(num_pairs,)}", hint
             )
         return found.astype(np.float64, copy=False)
+
+
+def _given(column: Any, *, own: bool) -> Any:
+    """A column as a function is given it; ids, and the vectors of an embedding, in their own type."""
+    if not isinstance(column, np.ndarray):
+        return column
+    if column.ndim == 1 and column.dtype.kind in "biuf":
+        return column.astype(np.float64, copy=own)
+    return column.copy() if own else column
 
 
 def _without_faults(value_P: Floats, inputs: Sequence[Any]) -> Floats:

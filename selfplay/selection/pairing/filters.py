@@ -64,7 +64,8 @@ def levels(pairs: Candidates, rules: PairRules, num_pairs: int) -> Levels:
 
     if pairs.identical_P is not None:
         take_out(IDENTICAL_RESPONSES, pairs.identical_P)
-    chosen_P, rejected_P = pairs.reward_chosen_P, pairs.reward_rejected_P
+    # in float64, however narrow the columns are kept: differences of narrow unsigned integers wrap around
+    chosen_P, rejected_P = _wide(pairs.reward_chosen_P), _wide(pairs.reward_rejected_P)
     if chosen_P is not None and rejected_P is not None:
         take_out(ZERO_MARGIN, chosen_P == rejected_P)
         if rules.min_gap > 0:
@@ -76,9 +77,10 @@ def levels(pairs: Candidates, rules: PairRules, num_pairs: int) -> Levels:
     elif rules.min_gap > 0 or rules.min_reward_chosen is not None or rules.max_reward_rejected is not None:
         raise ValueError("min_gap, min_reward_chosen and max_reward_rejected need the rewards of the pairs")
     if rules.max_length_gap is not None:
-        if pairs.num_tokens_chosen_P is None or pairs.num_tokens_rejected_P is None:
+        tokens_chosen_P, tokens_rejected_P = _wide(pairs.num_tokens_chosen_P), _wide(pairs.num_tokens_rejected_P)
+        if tokens_chosen_P is None or tokens_rejected_P is None:
             raise ValueError("max_length_gap needs the numbers of tokens of the pairs")
-        gap_P = np.abs(pairs.num_tokens_chosen_P - pairs.num_tokens_rejected_P)
+        gap_P = np.abs(tokens_chosen_P - tokens_rejected_P)
         take_out(LENGTH_GAP_TOO_LARGE, gap_P > rules.max_length_gap)
     if rules.max_similarity < 1:
         if pairs.similarity is None:
@@ -87,3 +89,7 @@ def levels(pairs: Candidates, rules: PairRules, num_pairs: int) -> Levels:
         alike = left[pairs.similarity(left) > rules.max_similarity]
         level_P[alike] = ORDER.index(NEAR_IDENTICAL_RESPONSES)
     return level_P
+
+
+def _wide(column: Floats | Ints | None) -> Floats | None:
+    return None if column is None else column.astype(np.float64, copy=False)

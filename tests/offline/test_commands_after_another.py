@@ -1,0 +1,104 @@
+"""What a command that was refused, stopped or failed leaves for the next one with the same --out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import Fakes, Select, kept, number_table, text_rows, write_rows
+
+from selfplay.errors import BackendError, ConfigError, DataError, DriftError
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows"),
+    [
+        ({"metric": "apl"}, text_rows(8)),
+        ({"metric": "alignment_potential"}, text_rows(8, columns=False)),
+        ({"metric": "explicit_margin", "pairs": {"max_per_prompt": 2}}, text_rows(8)),
+        ({"metric": "explicit_margin"}, [{"prompt": "q", "responses": ["a", "b"], "rewards": [1, 1]}]),
+        ({"metric": "explicit_margin"}, [{"prompt": "q", "responses": ["a", "b"]}]),
+    ],
+)
+def test_a_refused_command_leaves_nothing(
+    tmp_path: Path, run: Select, flags: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+    source = write_rows(tmp_path / "a.jsonl", rows)
+    with pytest.raises((ConfigError, DataError)):
+        run(source, **flags)
+    assert not (tmp_path / "out").exists()
+    # an empty folder that was there stays, empty
+    (tmp_path / "out").mkdir()
+    with pytest.raises((ConfigError, DataError)):
+        run(source, **flags)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert run(write_rows(tmp_path / "b.jsonl", text_rows(8)), metric="explicit_margin").summary["selection"]
+
+
+def test_a_failing_metric_is_mended_without_computing_again(
+    tmp_path: Path, tiny_world: Path, run: Select, fakes: Fakes
+) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(12, columns=False))
+    models = {"policy": str(tiny_world / "policy"), "reward_model": str(tiny_world / "reward_model")}
+    own = tmp_path / "own.py"
+    own.write_text("def own(reward_chosen, implicit_margin):\n    return reward_chosen[:3]\n")
+    with pytest.raises(ConfigError, match=r"shape \(3,\)"):
+        run(source, metric=f"{own}:own", **models)
+    seen = (len(fakes.scorer.seen), len(fakes.logprobs.seen))
+    own.write_text("def own(reward_chosen, implicit_margin):\n    return reward_chosen\n")
+    run(source, metric=f"{own}:own", keep=3, **models)
+    assert (len(fakes.scorer.seen), len(fakes.logprobs.seen)) == seen
+    assert len(kept(tmp_path / "out")) == 3
+
+
+def test_what_an_unfinished_one_computed_is_of_its_data_and_models(
+    tmp_path: Path, tiny_world: Path, run: Select, fakes: Fakes
+) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(12, columns=False))
+    models = {"policy": str(tiny_world / "policy"), "reward_model": str(tiny_world / "reward_model")}
+    logprobs = fakes.logprobs.logprobs
+
+    def broken(*arguments: Any) -> Any:
+        raise BackendError("gone")
+
+    fakes.logprobs.logprobs = broken  # type: ignore[method-assign]
+    with pytest.raises(BackendError):
+        run(source, **models)
+    fakes.logprobs.logprobs = logprobs  # type: ignore[method-assign]
+    seen = len(fakes.scorer.seen)
+    with pytest.raises(DriftError, match=r"max_length: null -> 100"):
+        run(source, max_length=100, **models)
+    # the refused command took nothing away
+    run(source, metric="implicit_margin_small", keep=2, weight=2.5, **models)
+    assert len(fakes.scorer.seen) == seen
+    with pytest.raises(DriftError, match="keep: 2 -> 3"):
+        run(source, metric="implicit_margin_small", keep=3, weight=2.5, **models)
+
+
+def test_a_template_is_pinned_by_its_content(tmp_path: Path, tiny_world: Path, run: Select) -> None:
+    rows = [{name: value for name, value in row.items() if "logp" not in name} for row in text_rows(8)]
+    source = write_rows(tmp_path / "a.jsonl", rows)
+    text = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    text += "{% if add_generation_prompt %}assistant: {% endif %}"
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "chat.jinja").write_text(text)
+    policy = str(tiny_world / "policy")
+    first = run(source, policy=policy, chat_template=str(tmp_path / "here" / "chat.jinja"))
+    assert first.summary["models"]["chat_template"]["name"] == "chat.jinja"
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            assert str(tmp_path).encode() not in path.read_bytes(), path
+    assert run(source, policy=policy, chat_template=str(tmp_path / "there" / "chat.jinja")).was_there
+    (tmp_path / "there" / "chat.jinja").write_text(text + "!")
+    with pytest.raises(DriftError, match="the content of chat_template has changed"):
+        run(source, policy=policy, chat_template=str(tmp_path / "there" / "chat.jinja"))
+
+
+def test_what_a_kill_after_the_commit_left_goes(tmp_path: Path, run: Select) -> None:
+    source = number_table(tmp_path / "a.parquet")
+    run(source)
+    (tmp_path / "out" / ".work" / "output").mkdir(parents=True)
+    assert run(source).was_there
+    assert not (tmp_path / "out" / ".work").exists()
