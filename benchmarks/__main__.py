@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ranking
+from benchmarks import opening, ranking
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"ranking": ranking.measure}
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "ranking": ranking.measure,
+    "opening": opening.measure,
+}
 
 
 def main() -> None:

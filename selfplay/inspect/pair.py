@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.errors import ConfigError
+from selfplay.inspect.paging import Rows, matching, parts_of
 from selfplay.inspect.reading import SCHEMA_VERSION, finite
 from selfplay.inspect.tables import rows_where, take_rows
 from selfplay.records import part_columns
@@ -53,15 +55,18 @@ def _find(store: Store, pair_id: str) -> tuple[int, int] | None:
     # an id made by a run ends with its round and the two response indices: look there first
     named = re.search(r"-r(\d+)-\d+-\d+$", pair_id)
     rounds.sort(key=lambda number: named is None or number != int(named[1]))
+    wanted = pa.scalar(pair_id)
     for number in rounds:
-        row = pc.index(_pair_ids(store, number), pa.scalar(pair_id)).as_py()
-        if row >= 0:
-            return number, row
+        for rows, table in _pair_ids(store, number):
+            at = pc.index(table["pair_id"], wanted).as_py()
+            if at >= 0:
+                return number, int(rows[at])
     return None
 
 
-def _pair_ids(store: Store, round_number: int) -> pa.ChunkedArray:
-    return store.table(round_number, "select", columns=["pair_id"])["pair_id"]
+def _pair_ids(store: Store, round_number: int) -> Iterator[tuple[Rows, pa.Table]]:
+    """File by file: pairs lie by rank, so that an id may be in any."""
+    return matching(parts_of(store, round_number, "pairs"), None, ["pair_id"])
 
 
 def _responses(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str, Any]]:
@@ -93,12 +98,17 @@ def _responses(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str
 
 def _advice(store: Store, pair_id: str) -> str:
     near: list[str] = []
+    others: list[str] = []
     rounds = [number for number in store.rounds() if store.is_committed(number, "select")]
     for number in rounds:
-        ids = _pair_ids(store, number)
-        alike = ids.filter(pc.starts_with(ids, pair_id[:6])) if pair_id else ids
-        near += (alike if len(alike) else ids).slice(0, _NEAR).to_pylist()
-    found = difflib.get_close_matches(pair_id, near, n=3, cutoff=0.5)
+        for _, table in _pair_ids(store, number):
+            ids = table["pair_id"]
+            same = ids.filter(pc.starts_with(ids, pair_id[:6]))
+            near += same.slice(0, _NEAR - len(near)).to_pylist()
+            others += ids.slice(0, _NEAR - len(others)).to_pylist()
+            if len(near) == _NEAR:
+                break
+    found = difflib.get_close_matches(pair_id, near or others, n=3, cutoff=0.5)
     listing = f"`selfplay pairs {store.layout.root} ROUND` lists them."
     if not rounds:
         return "No round has its pairs yet: `selfplay status` says where the run stands."

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfplay.inspect.paging import matching
 from selfplay.store.parts import Parts
 from selfplay.store.run import Store
 
@@ -31,12 +31,14 @@ def column_names(store: Store, round_number: int, stage: str, table: str = "") -
 
 
 def rows_where(store: Store, round_number: int, stage: str, column: str, values: Sequence[str]) -> list[int]:
-    """Numbers of the rows whose `column` is one of `values`."""
+    """Numbers of the rows whose `column` is one of `values`. Of a table in the order of that column one file is read."""
     wanted = pa.array(list(values), pa.string())
+    parts = _parts(store, round_number, stage)
     found: list[int] = []
-    for rows, table in matching(_parts(store, round_number, stage), None, [column]):
-        mask = pc.is_in(table.column(0), value_set=wanted)
-        found += rows[mask.to_numpy()].tolist()
+    for part in parts.parts:
+        if parts.may_hold(part, column, values):
+            mask = pc.is_in(parts.read(part, [column]).column(0), value_set=wanted)
+            found += (part.first + np.flatnonzero(mask.to_numpy())).tolist()
     return found
 
 

@@ -111,6 +111,8 @@ class Operations:
 
 operations = Operations()
 
+MIN_GROUP_ROWS, MAX_GROUP_ROWS, GROUP_BYTES = 256, 65_536, 8 << 20
+
 
 def canonical_json(value: Any) -> bytes:
     """One spelling for one value: sorted keys, no spaces, UTF-8. NaN and infinity are refused (ValueError)."""
@@ -199,10 +201,16 @@ def _free(path: Path) -> int:
 
 
 def encode_parquet(table: pa.Table) -> bytes:
-    """A table as Parquet bytes (zstd, one row group per 64k rows): written whole so that its digest is of what was meant."""
+    """A table as Parquet bytes (zstd): written whole so that its digest is of what was meant. Row groups are what a page of
+    rows is read by: of 64k rows at most, and of about 8 MB where rows hold long texts."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=65536)
+    pq.write_table(table, sink, compression="zstd", row_group_size=_rows_in_group(table))
     return bytes(sink.getvalue())
+
+
+def _rows_in_group(table: pa.Table) -> int:
+    fitting = GROUP_BYTES * table.num_rows // max(table.nbytes, 1)
+    return max(MIN_GROUP_ROWS, min(fitting, MAX_GROUP_ROWS))
 
 
 def sync_tree(folder: Path) -> None:

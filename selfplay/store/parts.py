@@ -78,6 +78,17 @@ class Parts:
         with self.open(part) as file:
             return file.read(columns=list(columns), use_threads=False)
 
+    def may_hold(self, part: Part, column: str, values: Sequence[str]) -> bool:
+        """Whether one of the values can be in a text column of a part, by the statistics in its footer."""
+        with self.open(part) as file:
+            leaves = [file.schema.column(leaf).path for leaf in range(len(file.schema))]
+            at = leaves.index(column)
+            for group in range(file.num_row_groups):
+                found = file.metadata.row_group(group).column(at).statistics
+                if found is None or not found.has_min_max or any(found.min <= value <= found.max for value in values):
+                    return True
+        return False
+
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows with these numbers, in the order asked for; `columns` None: all. Of each file only the row groups that
         hold one of them are read."""

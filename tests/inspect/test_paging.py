@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from benchmarks import opening_parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfplay.errors import ConfigError, CorruptionError
 from selfplay.inspect import paging
+from selfplay.inspect.pair import pair_document
 from selfplay.inspect.paging import TABLES, page, page_of, parts_of
 from selfplay.store.commits import FileEntry
 from selfplay.store.parts import Parts
@@ -138,3 +140,17 @@ def test_a_part_that_is_not_what_its_commit_says(run_copy: Path) -> None:
     path.write_bytes(b"PAR1 no more PAR1")
     with pytest.raises(CorruptionError, match="cannot be read"):
         page_of(parts, sort="rank")
+
+
+def test_the_round_that_the_benchmark_opens_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening_parts, "PAIRS_IN_SHARD", 70)
+    monkeypatch.setattr(opening_parts, "RESPONSES_IN_SHARD", 60)
+    made = opening_parts.make(str(tmp_path / "run"), "400")
+    assert (made["num_pairs"], made["num_responses"]) == (400, 200)
+    store = Store.open(tmp_path / "run")
+    found = page(store, 1, "pairs", where="kept and explicit_margin > 1", sort="reward_chosen", limit=9)
+    every = [row for row in store.table(1, "select").to_pylist() if row["kept"] and row["explicit_margin"] > 1]
+    every.sort(key=lambda row: row["reward_chosen"])
+    assert (found.num_matching, found.table.to_pylist()) == (len(every), every[:9])
+    responses = pair_document(store, made["pair_id"])["responses"]
+    assert [response["use"] for response in responses].count("other_pair") == 3

@@ -162,3 +162,14 @@ def test_remove_tree_takes_what_a_crash_left_of_an_earlier_one(tmp_path: Path, m
     durable.remove_tree(fill())
     assert [*tmp_path.iterdir()] == []
     durable.remove_tree(folder)
+
+
+def test_row_groups_are_of_as_many_rows_as_a_page_should_read() -> None:
+    def rows_in_groups(table: pa.Table) -> list[int]:
+        file = pq.ParquetFile(pa.BufferReader(durable.encode_parquet(table)))
+        return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+    assert rows_in_groups(pa.table({"number": range(70_000)})) == [65_536, 4_464]
+    assert rows_in_groups(pa.table({"text": ["x" * 10_000] * 2_000})) == [838, 838, 324]
+    assert rows_in_groups(pa.table({"text": ["x" * 100_000] * 300})) == [256, 44]
+    assert rows_in_groups(pa.table({"number": pa.array([], pa.int64())})) in ([], [0])
