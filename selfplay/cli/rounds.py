@@ -41,6 +41,22 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
     ("time", "seconds", lambda row: duration(row["seconds"])),
 )
 
+# the training responses and their pairs, in a table of their own
+_POOL: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
+    ("round", "round", lambda row: str(row["round"])),
+    ("tokens", "num_tokens", lambda row: number(row["num_tokens"])),
+    ("tokens/per second", "tokens_per_second", lambda row: number(row["tokens_per_second"], 0)),
+    ("trun-/cated", "num_truncated", lambda row: _share(row, "num_truncated")),
+    ("dupli-/cates", "num_duplicates", lambda row: _share(row, "num_duplicates")),
+    ("explicit/margin", "explicit_margin_mean", lambda row: number(row["explicit_margin_mean"])),
+    ("implicit/margin, size", "implicit_margin_abs_mean", lambda row: number(row["implicit_margin_abs_mean"])),
+    ("kept: tokens/chosen longer", "length_gap_kept_mean", lambda row: number(row["length_gap_kept_mean"], 1)),
+)
+
+
+def _share(row: Row, name: str) -> str:
+    return "-" if row[name] is None else percent(row[name] / max(row["num_responses"], 1))
+
 
 def command(run: Run, json_output: Json = False) -> None:
     """Show the numbers of every round.
@@ -64,11 +80,9 @@ def command(run: Run, json_output: Json = False) -> None:
 
 
 def rounds_text(rows: list[Row]) -> str:
-    """The rounds and the time by stage as two tables."""
-    columns = [column for column in _COLUMNS if any(row[column[1]] is not None for row in rows)]
+    """The rounds, the training responses and pairs, and the time by stage, a table each."""
     judges = {row["eval_judge"] for row in rows} - {None}
-    shown = table([heading for heading, _, _ in columns], [[cell(row) for _, _, cell in columns] for row in rows])
-    lines = [shown]
+    lines = [_table(_COLUMNS, rows)]
     if judges:
         judge = "gold reward" if "gold" in judges else "reward"
         lines.append(f"win rates are judged by the {judge}; held-out numbers are of the policy after the round")
@@ -80,10 +94,18 @@ def rounds_text(rows: list[Row]) -> str:
             f"round {last['round']} over round 0, sampled, paired by prompt: "
             f"{last['eval_gain_vs_initial']:+.3f} [{low:+.3f}, {high:+.3f}] (95 % interval)"
         )
+    trained = [row for row in rows if row["num_responses"] is not None]
+    if trained:
+        lines += ["", "training responses and their pairs", _table(_POOL, trained)]
     stages = _stages(rows)
     seconds = [[str(row["round"]), *(duration(row["stage_seconds"].get(stage)) for stage in stages)] for row in rows]
     lines += ["", "time by stage", table(["round", *stages], seconds)]
     return "\n".join(lines)
+
+
+def _table(columns: tuple[tuple[str, str, Callable[[Row], str]], ...], rows: list[Row]) -> str:
+    present = [column for column in columns if any(row[column[1]] is not None for row in rows)]
+    return table([heading for heading, _, _ in present], [[cell(row) for _, _, cell in present] for row in rows])
 
 
 def _stages(rows: list[Row]) -> list[str]:

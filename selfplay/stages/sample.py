@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ def run(context: Context, round_number: int) -> None:
         _sample_mixed(context, writer, round_number, prompts)
     changes = context.serve(round_number - 1)
     settings = sampling_settings(context)
-    serving = time.monotonic()
+    serving, adopted = time.monotonic(), writer.shards()
     shards = cut(prompts, context.config.sampling.shard_size)
     run_shards(
         context, writer, context.workers.sampler, "sample", shards,
@@ -36,24 +37,36 @@ def run(context: Context, round_number: int) -> None:
         lambda index, table: _with_mixed(complete(table, round_number), writer, index, mixed),
         title=f"round {round_number} sample", unit="prompts",
     )  # fmt: skip
-    lengths = pa.concat_tables(
-        [writer.read_shard(index).select(["num_tokens", "finish_reason"]) for index in sorted(writer.shards())]
-    )
-    num_tokens = int(pc.sum(lengths["num_tokens"]).as_py() or 0)
-    truncated = int(pc.sum(pc.equal(lengths["finish_reason"], "length")).as_py() or 0)
+    sampled = time.monotonic()
+    counts = {index: _counts(writer.read_shard(index)) for index in sorted(writer.shards())}
+    total = sum(counts.values(), Counter())
     metrics = {
         "num_prompts": len(prompts),
-        "num_responses": lengths.num_rows,
-        "num_tokens": num_tokens,
-        "num_truncated": truncated,
+        **{name: total[name] for name in ("num_responses", "num_tokens", "num_truncated", "num_duplicates")},
         "policy_digest": context.policy(round_number - 1).digest,
         "weight_changes": changes,
         "engines": context.workers.sampler.everyone("describe"),
-        "sampling_seconds": round(time.monotonic() - serving, 3),
+        # of this attempt alone, as the seconds are
+        "num_tokens_sampled": sum(found["num_own_tokens"] for index, found in counts.items() if index not in adopted),
+        "sampling_seconds": round(sampled - serving, 3),
         "num_mixed": sum(writer.read_shard(index, MIXED).num_rows for index in writer.shards(MIXED)),
         "stop_token_ids": list(settings.stop_token_ids),
     }
     context.commit(writer, started, metrics)
+
+
+def _counts(shard: pa.Table) -> Counter[str]:
+    """What is counted of a shard, which holds whole prompts. A duplicate has the text of an earlier response to its prompt."""
+    tokens = shard["num_tokens"]
+    own = pc.sum(tokens.filter(pc.is_null(shard["origin"]))).as_py()
+    different = shard.select(["prompt_id", "text"]).group_by(["prompt_id", "text"]).aggregate([]).num_rows
+    return Counter(
+        num_responses=shard.num_rows,
+        num_tokens=pc.sum(tokens).as_py() or 0,
+        num_own_tokens=own or 0,
+        num_truncated=pc.sum(pc.equal(shard["finish_reason"], "length")).as_py() or 0,
+        num_duplicates=shard.num_rows - different,
+    )
 
 
 def _sample_mixed(context: Context, writer: StageWriter, round_number: int, prompts: Sequence[Prompt]) -> None:

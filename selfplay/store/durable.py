@@ -209,7 +209,7 @@ def encode_parquet(table: pa.Table) -> bytes:
 
 
 def _rows_in_group(table: pa.Table) -> int:
-    fitting = GROUP_BYTES * table.num_rows // max(table.nbytes, 1)
+    fitting = int(GROUP_BYTES * table.num_rows // max(table.nbytes, 1))
     return max(MIN_GROUP_ROWS, min(fitting, MAX_GROUP_ROWS))
 
 

@@ -155,6 +155,8 @@ class Maker:
             "num_prompts": NUM_PROMPTS - 1, "num_responses": len(rows),
             "num_tokens": sum(row.num_tokens for row in rows),
             "num_truncated": sum(row.finish_reason == "length" for row in rows), "policy_digest": "a" * 64,
+            "num_duplicates": len(rows) - len({(row.prompt_id, row.text) for row in rows}),
+            "num_tokens_sampled": sum(row.num_tokens for row in rows),
             "weight_changes": [_change("reloaded")], "engines": [{"device": "cpu"}], "sampling_seconds": 1.25,
             "stop_token_ids": [2],
         }  # fmt: skip

@@ -19,11 +19,13 @@ from selfplay.inspect.tables import rows_where, take_rows
 from selfplay.store.run import Store
 
 ROUND_KEYS = [
-    "round", "num_prompts", "num_responses", "num_pairs", "num_kept", "train_reward_mean", "eval_reward_mean",
-    "eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high", "eval_gold_greedy_mean", "eval_win_rate_vs_initial",
-    "eval_win_rate_vs_previous", "eval_judge", "eval_num_tokens_mean", "eval_truncated_fraction",
+    "round", "num_prompts", "num_responses", "num_pairs", "num_kept", "num_tokens", "num_truncated",
+    "num_duplicates", "explicit_margin_mean", "implicit_margin_abs_mean", "length_gap_kept_mean", "train_reward_mean",
+    "eval_reward_mean", "eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high", "eval_gold_greedy_mean",
+    "eval_win_rate_vs_initial", "eval_win_rate_vs_previous", "eval_judge", "eval_num_tokens_mean", "eval_truncated_fraction",
     "eval_distinct_fraction", "eval_gain_vs_initial", "eval_gain_vs_initial_ci_low",
-    "eval_gain_vs_initial_ci_high", "optimizer_steps", "skipped_training", "seconds", "stage_seconds", "complete",
+    "eval_gain_vs_initial_ci_high", "optimizer_steps", "skipped_training", "tokens_per_second",
+    "seconds", "stage_seconds", "complete",
 ]  # fmt: skip
 SHOW_KEYS = [
     "schema_version", "round", "complete", "stages", "warnings", "funnel", "distributions", "sampling", "selection",
@@ -48,13 +50,18 @@ def test_rounds_have_the_frozen_keys_and_null_for_what_is_not_there(whole_run: P
     assert [list(row) for row in (zero, one, two)] == [ROUND_KEYS] * 3
     missing = {name for name, value in zero.items() if value is None}
     assert missing == {
-        "num_prompts", "num_responses", "num_pairs", "num_kept", "train_reward_mean", "eval_win_rate_vs_initial",
+        "num_prompts", "num_responses", "num_pairs", "num_kept", "num_tokens", "num_truncated",
+        "num_duplicates", "explicit_margin_mean", "implicit_margin_abs_mean", "length_gap_kept_mean",
+        "tokens_per_second", "train_reward_mean", "eval_win_rate_vs_initial",
         "eval_win_rate_vs_previous", "optimizer_steps", "skipped_training", "eval_gain_vs_initial",
             "eval_gain_vs_initial_ci_low", "eval_gain_vs_initial_ci_high",
     }  # fmt: skip
     assert (one["num_prompts"], one["num_responses"], one["num_pairs"], one["num_kept"]) == (12, 44, 11, 6)
     assert two["eval_gold_mean"] > one["eval_gold_mean"] > zero["eval_gold_mean"]
     assert one["seconds"] == 12.0
+    assert one["tokens_per_second"] == pytest.approx(one["num_tokens"] / 1.25, abs=0.05)
+    texts = Store.open(whole_run).table(1, "sample", columns=["prompt_id", "text"]).to_pylist()
+    assert one["num_duplicates"] == 44 - len({(row["prompt_id"], row["text"]) for row in texts})
     json.dumps(document, allow_nan=False)
 
 

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from benchmarks import opening_parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import opening_parts
 from selfplay.errors import ConfigError, CorruptionError
 from selfplay.inspect import paging
-from selfplay.inspect.pair import pair_document
 from selfplay.inspect.paging import TABLES, page, page_of, parts_of
+from selfplay.inspect.pair import pair_document
 from selfplay.store.commits import FileEntry
 from selfplay.store.parts import Parts
 from selfplay.store.run import Store
