@@ -12,6 +12,7 @@ from selfplay.cluster.pool import BackendSpec, Pool
 from selfplay.offline.models import Models
 from selfplay.offline.settings import SelectSettings
 from selfplay.plan import gpu_memory
+from selfplay.store.durable import make_folder
 
 MakePools = Callable[[SelectSettings, Models, Path], AbstractContextManager[Mapping[str, Pool]]]
 
@@ -44,7 +45,7 @@ def ray_pools(settings: SelectSettings, models: Models, log_folder: Path) -> Ite
     """Ray and the pools that the given models need."""
     from selfplay.cluster.ray_cluster import RayCluster
 
-    log_folder.mkdir(parents=True, exist_ok=True)
+    make_folder(log_folder)
     specs = worker_specs(settings, models)
     with RayCluster(settings.cluster, log_folder) as cluster:
         cluster.check_resources()
