@@ -143,8 +143,9 @@ def _check_file(folder: Path, entry: FileEntry, deep: bool) -> Iterator[Problem]
 
 
 def _check_work(layout: Layout, deep: bool) -> Iterator[Problem]:
-    """Shards that an attempt kept for a stage that is not committed yet: a resume adopts them."""
-    for sidecar in sorted(layout.work.glob("*-*/**/.part-*.json")):
+    """Shards that an attempt kept for a stage that is not committed yet: a resume adopts them. (What a kill left of
+    a removal begins with a dot and is nobody's.)"""
+    for sidecar in sorted(layout.work.glob("[0-9]*-*/**/.part-*.json")):
         part = sidecar.with_name(part_name(int(sidecar.stem.removeprefix(".part-"))))
         hint = f"Remove {sidecar} (and {part.name} beside it) and resume: that shard will be made again."
         try:

@@ -60,7 +60,7 @@ class WorkFolder:
             if useless or (self.root / COMMIT).is_file():
                 durable.remove_tree(self.folder)
             if useless and self._is_new:
-                self.root.rmdir()
+                durable.operations.rmdir(self.root)
 
     def begin(self, identity: Mapping[str, Any]) -> bool:
         """Take the folder for what is to be computed; True where an earlier attempt at it is gone on with. `identity` is

@@ -266,12 +266,13 @@ def _link(source: Path, target: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove scratch: renamed first, so that a half-removed folder is never met under its name."""
+    """Remove scratch: renamed first, durably, so that a half-removed folder is never met under its name."""
     trash = folder.with_name(f".trash-{folder.name}")
     discard(trash)  # a crash left it
     if folder.exists():
         with naming(folder):
             operations.rename(folder, trash)
+            operations.fsync_folder(folder.parent)
         discard(trash)
 
 

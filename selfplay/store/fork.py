@@ -15,7 +15,7 @@ from typing import Any
 from selfplay.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
 from selfplay.store.commits import check_shape, read_commit
-from selfplay.store.layout import Layout
+from selfplay.store.layout import STAGES, Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,13 @@ class Fork:
         return cls(str(document["run"]), str(document["root"]), dict(document["stages"]))
 
     def keys(self) -> dict[tuple[int, str], str]:
-        """(round, stage) -> digest of its commit, in order."""
+        """(round, stage) -> digest of its commit, in the order in which a run makes them: nothing is taken over before what
+        it was made from."""
         found = {}
-        for name, digest in sorted(self.stages.items()):
+        for name, digest in self.stages.items():
             number, _, stage = name.partition("/")
             found[int(number), stage] = digest
-        return found
+        return dict(sorted(found.items(), key=lambda item: (item[0][0], STAGES.index(item[0][1]))))
 
 
 def stage_name(round_number: int, stage: str) -> str:

@@ -103,6 +103,7 @@ def test_hooks_see_every_operation_in_order_around_what_it_does(
                 ("fsync_folder", tmp_path.name, (True, True)),
                 ("fsync_folder", tmp_path.name, (True, True)),
                 ("rename", ".trash-final", (False, True)),
+                ("fsync_folder", tmp_path.name, (True, True)),
                 ("unlink", "a", (True, False)),
                 ("rmdir", ".trash-final", (True, False)),
             ]

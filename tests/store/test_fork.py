@@ -55,6 +55,13 @@ def test_stages_are_linked_and_recorded(source: Store, tmp_path: Path) -> None:
     assert not list(store.layout.work.iterdir())
 
 
+def test_nothing_is_taken_over_before_what_it_was_made_from() -> None:
+    stages = ("001/pair", "000/prompts", "001/evaluate", "001/prompts", "001/train", "000/evaluate", "001/sample")
+    keys = list(Fork("id", "../source", dict.fromkeys(stages, "digest")).keys())
+    first_round = [(1, name) for name in ("prompts", "sample", "pair", "train", "evaluate")]
+    assert keys == [(0, "prompts"), (0, "evaluate"), *first_round]
+
+
 def test_where_linking_fails_files_are_copied(source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(operation: str, path: Path, index: int) -> None:
         if operation == "link":
