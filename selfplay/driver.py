@@ -76,10 +76,11 @@ def start(
     forked_from: Fork | None = None,
     stop: StopFlag | None = None,
     until: tuple[int, str] | None = None,
+    force: bool = False,
 ) -> Store:
     """Begin a new run and walk it to its end. `workers` replaces the Ray workers (tests, `compare`); `forked_from` names stages
     of another run that are taken over; `stop` is the flag of a caller that handles the signals itself; `until` (a round and a
-    stage) is the last stage to run."""
+    stage) is the last stage to run; `force` goes on where a gate would stop the run (see stages/gates.py)."""
     config = prepared.config
     run_dir = prepared.run_dir.absolute()
     make_folder(run_dir)
@@ -97,7 +98,7 @@ def start(
             forked_from,
         )
         store.inherit()
-        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until)
+        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until, force)
     return store
 
 
@@ -138,6 +139,7 @@ def go_on(
     *,
     stop: StopFlag | None = None,
     until: tuple[int, str] | None = None,
+    force: bool = False,
 ) -> None:
     """Another attempt at a run: adopt what is committed, do the rest. See `start` for the arguments."""
     with RunLock(store.layout.lock):
@@ -150,7 +152,7 @@ def go_on(
         loop.tidy(store, prepared.config, reporter)
         if next_stage(store, prepared.config.rounds) is None:
             return
-        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until)
+        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until, force)
 
 
 def adopted(store: Store, config: Config) -> list[str]:
@@ -192,6 +194,7 @@ def _attempt(
     make: MakeWorkers,
     given_stop: StopFlag | None,
     until: tuple[int, str] | None,
+    force: bool,
 ) -> None:
     config = prepared.config
     number = store.begin_attempt(
@@ -199,6 +202,7 @@ def _attempt(
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "config": config.model_dump(mode="json"),
+            "force": force,
             "versions": versions(),
             # a hub model's folder is named by the commit that its revision resolved to
             "folders": {
@@ -230,6 +234,7 @@ def _attempt(
                 stop=stop,
                 engine_dtype=device.engine_dtype,
                 precision=device.precision,
+                force=force,
             )
             loop.run(context, reporter.stage, until)
     except Interrupted as error:

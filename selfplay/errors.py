@@ -64,8 +64,16 @@ class BackendError(SelfplayError):
     """A sampler, reward model or trainer failed; the message names it and its last words."""
 
 
+class WorkerLostError(BackendError):
+    """A backend that cannot go on: its process must be replaced, and the call counts as one that killed it."""
+
+
 class WeightChangeError(BackendError):
     """An engine could not take over new weights, or did not pass the canary after it."""
+
+
+class GateError(SelfplayError):
+    """A round's data look like those of a collapsed policy: nothing is trained on them."""
 
 
 class EmptyRoundsError(SelfplayError):

@@ -165,6 +165,14 @@ class TrainPair:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainLimits:
+    """What a step's loss and gradient norm (before it is clipped) may be; None: any number."""
+
+    max_loss: float | None = None
+    max_grad_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TrainJob:
     """One round's training. Folders are absolute. `policy_dir` is a Hugging Face folder with the starting weights,
     `output_dir` an empty scratch folder that will hold `policy/` (float32, tokenizer included) and, when `engine_dtype` is
@@ -199,6 +207,7 @@ class TrainJob:
     stop_file: str = ""
     max_steps: int | None = None
     keep_checkpoints: int = 2
+    limits: TrainLimits = TrainLimits()
 
 
 @dataclass(frozen=True, slots=True)

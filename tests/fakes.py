@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
-from selfplay.cluster.pool import LocalPool, Workers
+from selfplay.cluster.pool import Call, Killed, LocalPool, Workers
 from selfplay.config.schema import Config
 from selfplay.inputs import Inputs
 from selfplay.protocols import (
@@ -152,10 +152,42 @@ class FakeTrainer:
         return TrainResult(steps, 0, 0.6931, 0.6931, len(job.pairs), 0.0, 0.0, 1.0, 1.0, 0.1, log, [], {"fake": "1"})
 
 
-class Fakes:
-    """One set of fakes, and the workers made of them."""
+class FragilePool(LocalPool):
+    """A pool whose worker dies in a call that holds the id of a poison: as the Ray pool, without processes."""
 
-    def __init__(self, gold: bool = True) -> None:
+    def __init__(self, backend: Any, poison: Collection[str]) -> None:
+        super().__init__(backend)
+        self.poison = poison
+        self.deaths = 0
+        self._news: list[str] = []
+
+    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
+        for call in calls:
+            if any(
+                is_of(item) in self.poison for argument in call.args if isinstance(argument, list) for item in argument
+            ):
+                assert call.patience is not None
+                self.deaths += call.patience
+                self._news += [f"worker 0 died (killed by {method}) and is replaced"] * call.patience
+                yield call.key, Killed(f"killed by {method}", call.patience)
+            else:
+                yield call.key, getattr(self.backend, method)(*call.args)
+
+    def news(self) -> list[str]:
+        told, self._news = self._news, []
+        return told
+
+
+def is_of(item: SampleRequest | ScoreItem | LogprobItem) -> str:
+    return item.prompt_id if isinstance(item, SampleRequest) else item.response_id
+
+
+class Fakes:
+    """One set of fakes, and the workers made of them. `poison`: ids of prompts and responses that kill their workers."""
+
+    def __init__(self, gold: bool = True, poison: Collection[str] = ()) -> None:
+        self.poison = poison
+        self.fragile: list[FragilePool] = []
         self.sampler, self.scorer, self.logprobs, self.trainer = (
             FakeSampler(),
             FakeScorer(),
@@ -168,11 +200,15 @@ class Fakes:
 
     @contextlib.contextmanager
     def __call__(self, config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
+        def pool(backend: Any) -> FragilePool:
+            self.fragile.append(FragilePool(backend, self.poison))
+            return self.fragile[-1]
+
         yield Workers(
-            LocalPool(self.sampler),
-            None if config.reward.parts else LocalPool(self.scorer),
-            LocalPool(self.logprobs),
-            LocalPool(self.trainer),
-            LocalPool(self.gold) if self.gold else None,
-            {name: LocalPool(self.parts.setdefault(name, FakeScorer())) for name in config.reward.parts},
+            pool(self.sampler),
+            None if config.reward.parts else pool(self.scorer),
+            pool(self.logprobs),
+            pool(self.trainer),
+            pool(self.gold) if self.gold else None,
+            {name: pool(self.parts.setdefault(name, FakeScorer())) for name in config.reward.parts},
         )

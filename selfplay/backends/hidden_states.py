@@ -16,6 +16,7 @@ import torch
 from selfplay.backends.batches import token_batches
 from selfplay.backends.causal_model import HeldModel
 from selfplay.errors import BackendError
+from selfplay.heartbeat import beat
 from selfplay.protocols import LogprobItem, Question
 
 _NOT_FINITE = "The weights hold values that are not finite, or the dtype is too narrow for them."
@@ -29,6 +30,7 @@ def next_token_probability(
     for batch in token_batches([len(question.prompt_token_ids) for question in questions], batch_tokens):
         rows = [questions[index].prompt_token_ids for index in batch]
         last_BV = _last_logits(held, rows)
+        beat()
         probability_BV = torch.softmax(last_BV.float(), dim=-1)
         for index, value in zip(batch, probability_BV[:, list(token_ids)].double().sum(-1).tolist(), strict=True):
             if not math.isfinite(value):
@@ -71,6 +73,7 @@ def mean_pooled(held: HeldModel, folder: str, items: Sequence[LogprobItem], batc
             hidden_BTD = body(input_ids=input_ids, attention_mask=mask, **options).last_hidden_state
             hidden_BTD = hidden_BTD.float() * mask[:, :, None]
             mean_BD = hidden_BTD.sum(1) / mask.sum(1)[:, None]
+        beat()
         pooled_PD[batch] = mean_BD.cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(pooled_PD).all(axis=1))
     if len(bad):

@@ -20,6 +20,7 @@ from selfplay.backends import hidden_states
 from selfplay.backends.batches import token_batches
 from selfplay.backends.causal_model import HeldModel
 from selfplay.errors import BackendError
+from selfplay.heartbeat import beat
 from selfplay.protocols import LogprobItem, Question
 
 # Logits in one forward pass (rows x positions x vocabulary): 1 GiB in float32. A single long response may
@@ -86,6 +87,7 @@ class TorchLogprobs:
                         "The weights hold values that are not finite, or the dtype is too narrow for them.",
                     )
                 sums[index] = logp
+            beat()
         columns = [[item.response_id for item in items], sums, [len(item.token_ids) for item in items]]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, LOGPROB_SCHEMA, strict=True)]
         return pa.Table.from_arrays(arrays, schema=LOGPROB_SCHEMA)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from selfplay.backends.reward_source import load_function, source_digest
 from selfplay.backends.score_table import Outcome, finite, score_table
 from selfplay.errors import ConfigError
+from selfplay.heartbeat import beat
 from selfplay.protocols import ScoreItem
 from selfplay.records import Message
 
@@ -70,6 +71,7 @@ class RewardFunction:
         if lacking:
             return None, f"reward_error: row has no column {lacking[0]!r}"
         try:
+            beat()
             value = self._function(_prompt(item), item.response, **self._columns.select(item.columns))
             return _outcome(value)
         except Exception as error:  # whatever a user's function raises is this response's reason, and is stored as such

@@ -21,6 +21,7 @@ from selfplay.backends.model_files import model_folder
 from selfplay.backends.preflight import check_reward_model
 from selfplay.backends.score_table import Outcome, finite, score_table
 from selfplay.errors import ConfigError, DataError, ModelError
+from selfplay.heartbeat import beat
 from selfplay.protocols import ScoreItem
 
 TOO_LONG = "too_long_for_reward_model"
@@ -88,6 +89,7 @@ class RewardModel:
         for batch in token_batches([len(token_ids[place]) for place in places], self._batch_tokens):
             chosen = [places[position] for position in batch]
             rewards = self._forward([token_ids[place] for place in chosen])
+            beat()
             for place, reward in zip(chosen, rewards, strict=True):
                 # Alone there is no padding: NaN in the padding token's own embedding must not spoil its neighbours.
                 alone = not math.isfinite(reward) and len(chosen) > 1

@@ -13,6 +13,7 @@ import torch
 from selfplay.backends.policy_files import load_policy
 from selfplay.backends.trl_config import expected_first_loss
 from selfplay.errors import BackendError
+from selfplay.heartbeat import beat
 from selfplay.protocols import Canary, CanaryPosition, TrainJob
 
 NUM_CHECKED_PAIRS = 64
@@ -59,6 +60,7 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
     for start in range(0, len(rows), job.micro_batch_size):
         batch = rows[start : start + job.micro_batch_size]
         measured = trainer.measure(trainer.data_collator([trainer.train_dataset[row] for row in batch]))
+        beat()
         losses.append(measured.loss * len(batch))
         for row, chosen, rejected in zip(batch, measured.chosen_logps, measured.rejected_logps, strict=True):
             pair = job.pairs[row]
@@ -112,6 +114,7 @@ def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False
     started = dict(load_policy(Path(job.policy_dir), trust_remote_code=trust_remote_code).named_parameters())
     squares, changed, total = 0.0, 0, 0
     for name, weight in model.named_parameters():
+        beat()
         final = weight.detach()
         start = started.pop(name).detach().to(final.device)
         square = float(torch.linalg.vector_norm(final - start, dtype=torch.float64)) ** 2
@@ -145,6 +148,7 @@ def record_canaries(model: Any, job: TrainJob, end_ids: frozenset[int]) -> list[
     for prompt in job.canary_prompts:
         token_ids, positions = list(prompt), []
         for _ in range(job.canary_tokens):
+            beat()
             with torch.no_grad():
                 logits_V = model(torch.tensor([token_ids], device=model.device), use_cache=False).logits[0, -1]
             top = torch.log_softmax(logits_V.float(), dim=-1).topk(min(_TOP_K, logits_V.numel()))

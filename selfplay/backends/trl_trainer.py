@@ -155,7 +155,7 @@ def _fit(
     trainer.remove_callback(PrinterCallback)
     start = check_start(trainer, job, bf16=uses_bf16(job, device))
     job_fingerprint = checkpoints.fingerprint(job)
-    trainer.add_callback(Watch(progress, job_fingerprint, job.stop_file, job.keep_checkpoints))
+    trainer.add_callback(Watch(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))
     found = _resume_point(job, job_fingerprint, notes)
     trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
     # without the autocast that accelerate wraps around a bf16 forward

@@ -12,7 +12,8 @@ from transformers import TrainerCallback
 
 from selfplay.backends.checkpoints import PREFIX, remove_all_but_newest, seal
 from selfplay.errors import BackendError, Interrupted
-from selfplay.protocols import StepMetrics
+from selfplay.heartbeat import beat
+from selfplay.protocols import StepMetrics, TrainLimits
 
 
 def step_metrics(log: Mapping[str, Any], step: int, num_steps: int) -> StepMetrics:
@@ -28,20 +29,56 @@ def step_metrics(log: Mapping[str, Any], step: int, num_steps: int) -> StepMetri
     )
 
 
+def check_step(metrics: StepMetrics, limits: TrainLimits) -> None:
+    """Raise BackendError for a step whose loss or gradient norm is no number, or beyond its limit."""
+    at = f"training stopped at optimizer step {metrics.step} of {metrics.num_steps}"
+    figures = f"loss {metrics.loss:g}, gradient norm {metrics.grad_norm:g}, learning rate {metrics.learning_rate:g}"
+    for name, value, limit in (
+        ("loss", metrics.loss, limits.max_loss),
+        ("gradient norm", metrics.grad_norm, limits.max_grad_norm),
+    ):
+        setting = f"gates.max_{'loss' if name == 'loss' else 'grad_norm'}"
+        if not math.isfinite(value):
+            why = f"the {name} is {value}"
+        elif limit is not None and value > limit:
+            why = f"the {name} is {value:g}, {setting} is {limit:g}"
+        else:
+            continue
+        loosen = (
+            "" if not math.isfinite(value) else f" If that is as it should be: `selfplay resume RUN {setting}=...`."
+        )
+        raise BackendError(
+            f"{at}: {why} ({figures}); the starting policy is kept",
+            "The settings of the training are part of what makes this run: try lower ones (training.learning_rate, "
+            "training.beta, training.trl.max_grad_norm) in another run or in a fork of this one, which shares its committed "
+            f"rounds.{loosen}",
+        )
+
+
 class Watch(TrainerCallback):
-    """Reports each step to `progress`, stops at the first one that is not a number, seals each checkpoint, and
-    stops after sealing one when `stop_file` has appeared.
+    """Reports each step to `progress`, stops at the first one that is not a number or beyond `limits`, seals each
+    checkpoint, and stops after sealing one when `stop_file` has appeared.
 
     transformers logs a step before it saves it, so weights that are not numbers never get into a checkpoint.
     """
 
     def __init__(
-        self, progress: Callable[[StepMetrics], None], job_fingerprint: str, stop_file: str = "", keep: int = 2
+        self,
+        progress: Callable[[StepMetrics], None],
+        job_fingerprint: str,
+        stop_file: str = "",
+        keep: int = 2,
+        limits: TrainLimits | None = None,
     ) -> None:
         self._progress, self._fingerprint, self._keep = progress, job_fingerprint, keep
+        self._limits = limits or TrainLimits()
         self._stop_file = Path(stop_file) if stop_file else None
 
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        beat()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        beat()
         if self._stop_asked() and state.global_step < state.max_steps:
             control.should_save = True
 
@@ -52,13 +89,7 @@ class Watch(TrainerCallback):
         if "loss" not in logs:  # the summary at the end of a training
             return
         metrics = step_metrics(logs, state.global_step, state.max_steps)
-        for name, value in (("loss", metrics.loss), ("gradient norm", metrics.grad_norm)):
-            if not math.isfinite(value):
-                raise BackendError(
-                    f"training stopped at optimizer step {metrics.step} of {metrics.num_steps}: the {name} is {value}; "
-                    "the starting policy is kept",
-                    "Lower training.learning_rate or training.beta, or set training.trl.max_grad_norm lower.",
-                )
+        check_step(metrics, self._limits)
         self._progress(metrics)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

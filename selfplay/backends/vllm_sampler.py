@@ -19,7 +19,8 @@ from selfplay.backends.canary import MAX_TOP_LOGPS, TOLERANCES, CanaryVerdict, E
 from selfplay.backends.engine_args import engine_arguments, key_problems, prepare_environment, resolve_dtype
 from selfplay.backends.sample_checks import check_requests, check_settings
 from selfplay.backends.weights import PolicyFolder, check_finite, check_same_architecture, read_policy_folder
-from selfplay.errors import BackendError, ConfigError, WeightChangeError
+from selfplay.errors import BackendError, ConfigError, WeightChangeError, WorkerLostError
+from selfplay.heartbeat import beat
 from selfplay.protocols import Canary, SampleRequest, SamplingSettings, WeightChange
 from selfplay.records import Response, schema
 
@@ -120,8 +121,8 @@ class VllmSampler:
 
         A response ends with the first of `stop_token_ids` (kept as its last token id, finish_reason "stop"; the model's
         own end token does not stop unless it is among them) or after `max_tokens` ("length"). `text` leaves out special
-        tokens and the stop token. Raises ConfigError or DataError before anything is sampled, BackendError when the
-        engine fails (it is gone then: load a policy again).
+        tokens and the stop token. Raises ConfigError or DataError before anything is sampled, WorkerLostError when the
+        engine fails (it is gone then: load a policy again, better in another process).
         """
         if self._llm is None or self._served is None:
             raise BackendError("the sampler serves no policy", "Call load_policy first.")
@@ -287,6 +288,9 @@ class VllmSampler:
         waiting = enumerate(work)
         window = 2 * self._max_num_seqs()  # enough that the engine never waits for us, and memory stays bounded
         running: dict[str, int] = {}
+        # Between two finished sequences there are at most as many steps as the longest takes; more are no progress.
+        patience = 4 * int(engine.model_config.max_model_len) + 1000
+        steps = 0
         try:
             while True:
                 for number, (token_ids, params) in itertools.islice(waiting, window - len(running)):
@@ -295,10 +299,14 @@ class VllmSampler:
                     running[request_id] = number
                 if not running:
                     return
-                for output in engine.step():
+                finished = engine.step()
+                steps = 0 if finished else steps + 1
+                if steps < patience:
+                    beat()
+                for output in finished:
                     yield running.pop(output.request_id), output
         except Exception as error:  # what vLLM raises from a step is of every kind; it is passed on as one
-            raise BackendError(f"vLLM failed while sampling: {type(error).__name__}: {error}") from error
+            raise WorkerLostError(f"vLLM failed while sampling: {type(error).__name__}: {error}") from error
         finally:
             if running:
                 del engine

@@ -10,3 +10,6 @@ import typer
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")]
 Round = Annotated[int, typer.Argument(metavar="ROUND", help="Number of the round; 0 is the starting policy.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Go on where a gate would stop the run (gates: in the configuration); recorded.")
+]

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from selfplay.cli.arguments import Force
+
 
 def command(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="rounds=N, or resource settings as key=value.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
+    force: Force = False,
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
 ) -> None:
     """Continue a run: print what is adopted, then do the rest."""
@@ -36,5 +39,5 @@ def command(
     except (ModelError, DataError) as error:
         error.hint += f" If it has moved: selfplay resume {run_dir} policy.model=NEW-PLACE (its content is compared)."
         raise
-    go_on(store, prepared, before, store.config_json("pins.json", dict), reporter, grace)
+    go_on(store, prepared, before, store.config_json("pins.json", dict), reporter, grace, force=force)
     finish(run_dir, json_output)

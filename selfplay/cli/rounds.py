@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.cli.terminal import duration, note, number, percent, table, write, write_json
+from selfplay.cli.terminal import duration, note, number, percent, safe_text, table, write, write_json
 
 Row = dict[str, Any]
 
@@ -75,6 +75,9 @@ def command(run: Run, json_output: Json = False) -> None:
         note(f"no stage is committed yet; `selfplay status {run}` says where the run stands")
         return
     write(rounds_text(rows))
+    for row in rows:
+        for gate in row["gates_forced"] or ():
+            note(f"! round {row['round']} was gone on with by --force: {safe_text(gate['message'])}")
     if any(not row["complete"] for row in rows):
         note("* not complete")
 

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from selfplay.cli.arguments import Force
+
 
 def command(
     config: Annotated[Path, typer.Argument(help="YAML file of the run; see configs/ and `selfplay config schema`.")],
@@ -21,6 +23,7 @@ def command(
     json_output: Annotated[
         bool, typer.Option("--json", help="The plan (dry run) or the rounds as JSON on stdout.")
     ] = False,
+    force: Force = False,
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
 ) -> None:
     """Start a multi-round run."""
@@ -45,7 +48,7 @@ def command(
             sys.stdout.write(json.dumps(prepared.plan.document(), indent=1) + "\n")
         return
     reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
-    start(prepared, config.read_text(encoding="utf-8"), overrides or [], reporter, grace)
+    start(prepared, config.read_text(encoding="utf-8"), overrides or [], reporter, grace, force=force)
     finish(target, json_output)
 
 

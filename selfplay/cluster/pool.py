@@ -22,10 +22,21 @@ class BackendSpec:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One unit of work: `key` comes back with its result."""
+    """One unit of work: `key` comes back with its result. `patience`: how often a worker may die in it before it comes back as
+    `Killed`; None: it is asked again until the pool's own bound ends the stage."""
 
     key: int
     args: tuple[Any, ...]
+    patience: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """In the place of a result: workers died (or hung, and were ended) in this call as often as it was given patience.
+    `reason` is the last death's."""
+
+    reason: str
+    deaths: int
 
 
 class Pool(Protocol):
@@ -35,15 +46,18 @@ class Pool(Protocol):
         """Begin to start the workers, without waiting for them."""
 
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
-        """Run the calls on any worker; results in the order of completion. Few calls are in flight at a time. Closing
-        the iterator drops the calls that have not begun."""
+        """Run the calls on any worker; results (or `Killed`) in the order of completion. Few calls are in flight at a
+        time. Closing the iterator drops the calls that have not begun."""
 
     def everyone(self, method: str, *args: Any) -> list[Any]:
         """Run on every worker, and again on each later replacement of one."""
 
     def stream(self, method: str, *args: Any) -> Iterator[Any]:
         """Run on one worker with a `progress` callback as the last argument: yields what it was called with, then,
-        last, the result."""
+        last, the result. Where the worker died the call may be begun once more: its progress may then come again."""
+
+    def news(self) -> list[str]:
+        """What became of workers since this was last asked: a line for people each."""
 
 
 class LocalPool:
@@ -71,6 +85,10 @@ class LocalPool:
         result = getattr(self.backend, method)(*args, collect)
         yield from seen
         yield result
+
+    def news(self) -> list[str]:
+        """Nothing dies alone here."""
+        return []
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ class RayCluster:
             log_folder=self._log_folder,
             retries=self._config.retries,
             start_timeout=self._config.start_timeout,
+            call_timeout=self._config.call_timeout,
         )
         self._pools.append(pool)
         return pool

@@ -1,8 +1,10 @@
-"""A pool of Ray actors of one role: bounded work in flight, actors that die replaced, errors that name the worker.
+"""A pool of Ray actors of one role: bounded work in flight, actors that die or hang replaced, errors that name the worker.
 
-Only a start has a deadline, a call has none: how long a shard may take depends on models, lengths and machine, and a
-working engine that is killed costs more than a wait. A worker that hangs is ended from outside: Ctrl-C twice, or
-SIGTERM and its grace, end the driver and every worker with it, and only the shards in flight are asked again.
+How long a call may take depends on models, lengths and machine, so no call has a deadline. What has one is a call without a
+sign of progress (`cluster.call_timeout`; see heartbeat.py): such a worker is ended and counts as one that died.
+
+Deaths are bounded in two ways. A pool replaces at most `retries` workers in a row without a result in between; and a call that
+its worker did not survive comes back as `Killed` once it has cost as many as it was given patience, for the caller to halve.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfplay.cluster.pool import BackendSpec, Call
-from selfplay.errors import BackendError, SelfplayError
+from selfplay.cluster.pool import BackendSpec, Call, Killed
+from selfplay.cluster.watch import Pulse, end_process, where_it_hung
+from selfplay.errors import BackendError, SelfplayError, WorkerLostError
 
 # A worker has one call running and one waiting, so that it never idles between two.
 IN_FLIGHT = 2
@@ -21,7 +24,7 @@ IN_FLIGHT = 2
 
 class RayPool:
     """See `Pool`. Actors are started by `start()`, stay alive across rounds, and are replaced at most `retries` times
-    in one `map` or `everyone`."""
+    in one `map` or `everyone` without a result in between."""
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class RayPool:
         log_folder: Path,
         retries: int,
         start_timeout: float,
+        call_timeout: float = 0.0,
     ) -> None:
         self._name = name
         self._spec = spec
@@ -43,15 +47,22 @@ class RayPool:
         self._log_folder = log_folder
         self._retries = retries
         self._start_timeout = start_timeout
+        self._call_timeout = call_timeout
         self._actors: list[Any] = []
+        self._pulses: list[Pulse] = []
+        # process id and Ray node of each worker, and why one was ended by us
+        self._processes: dict[int, tuple[int, str]] = {}
+        self._ended: dict[int, str] = {}
         self._ready = False
         self._replaced = 0
+        self._news: list[str] = []
         # what every worker was told last, by method: a replacement is told the same
         self._told: dict[str, tuple[Any, ...]] = {}
 
     def start(self) -> None:
         """Create the actors; `_wait_ready` waits for them at the first call."""
         if not self._actors:
+            self._pulses = [Pulse(self._log_path(index).with_suffix(".beat")) for index in range(self._replicas)]
             self._actors = [self._create(index) for index in range(self._replicas)]
 
     def _log_path(self, index: int) -> Path:
@@ -71,7 +82,8 @@ class RayPool:
             max_restarts=0,
             name=None,
         )
-        return remote.remote(self._spec, str(self._log_path(index)))
+        self._ended.pop(index, None)
+        return remote.remote(self._spec, str(self._log_path(index)), str(self._pulses[index].path), self._call_timeout)
 
     def _begin(self) -> None:
         """Before `map`, `everyone` and `stream`: the actors are there, and replacements are counted anew."""
@@ -90,7 +102,7 @@ class RayPool:
         for reference in done:
             index = waiting[reference]
             try:
-                self._result(reference, index)
+                self._processes[index] = self._result(reference, index)
             except _WorkerDied as died:
                 raise BackendError(
                     f"{self._name} worker {index} died while it started ({died}){self._last_words(index)}",
@@ -104,6 +116,32 @@ class RayPool:
                 "Where others share the cluster, its devices may be taken: `ray status` says.",
             )
 
+    # ------------------------------------------------------------------ waiting, and workers that hang
+
+    def _next_of(self, running: Mapping[Any, int]) -> Any:
+        """The next of these references (of workers, by index) that is done. A worker without a sign of progress is ended
+        meanwhile; its references then fail."""
+        import ray
+
+        interval = max(0.05, min(1.0, self._call_timeout / 10)) if self._call_timeout else None
+        while True:
+            done, _ = ray.wait(list(running), num_returns=1, timeout=interval)
+            if done:
+                return done[0]
+            for index in {*running.values()} - self._ended.keys():
+                if self._pulses[index].idle() > self._call_timeout:
+                    self._end(index, f"no progress for {self._call_timeout:g} s, so it was ended")
+
+    def _end(self, index: int, why: str) -> None:
+        """End a worker, whatever it is doing; what was asked of it fails with this reason."""
+        import ray
+
+        self._ended[index] = why
+        ray.kill(self._actors[index])
+        process, node = self._processes[index]
+        if node == ray.get_runtime_context().get_node_id():
+            end_process(process)
+
     def _result(self, reference: Any, index: int) -> Any:
         """ray.get with our own errors instead of Ray's wrappers; a dead actor raises _WorkerDied."""
         import ray
@@ -112,6 +150,9 @@ class RayPool:
             return ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
+            if isinstance(cause, WorkerLostError):
+                self._end(index, cause.message)
+                raise _WorkerDied(cause.message) from None
             if isinstance(cause, BackendError):
                 hint = cause.hint or f"The whole traceback is in {self._log_path(index)}"
                 raise type(cause)(f"{self._name} worker {index}: {cause.message}", hint) from None
@@ -119,13 +160,18 @@ class RayPool:
                 raise cause from None
             raise BackendError(f"{self._name} worker {index}: {cause}", f"See {self._log_path(index)}") from None
         except ray.exceptions.RayError as error:
-            raise _WorkerDied((str(error).strip() or type(error).__name__).splitlines()[0]) from None
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise _WorkerDied(self._ended.get(index, said)) from None
 
     def _last_words(self, index: int, lines: int = 5) -> str:
         path = self._log_path(index)
         if not path.is_file():
             return ""
-        tail = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-lines:]
+        log = path.read_text(encoding="utf-8", errors="replace").strip()
+        frames = where_it_hung(log, lines) if index in self._ended else []
+        if frames:
+            return "\n  it was here, innermost first:\n    " + "\n    ".join(frames)
+        tail = log.splitlines()[-lines:]
         return ("\n  its last words:\n    " + "\n    ".join(tail)) if tail else ""
 
     def _replace(self, index: int, died: _WorkerDied) -> dict[str, Any]:
@@ -135,32 +181,49 @@ class RayPool:
             if self._replaced > self._retries:
                 raise BackendError(
                     f"{self._name} worker {index} died ({died}); {self._name} workers died {self._replaced} times "
-                    f"in this stage, cluster.retries is {self._retries}{self._last_words(index)}",
+                    f"in this stage without a result in between, cluster.retries is {self._retries}"
+                    f"{self._last_words(index)}",
                     f"Committed work is safe. Its log is {self._log_path(index)}; out of memory is the usual reason. "
                     "Mend the cause, then `selfplay resume`.",
                 )
+            self._news.append(f"{self._name} worker {index} died ({died}) and is replaced; see {self._log_path(index)}")
             self._actors[index] = self._create(index)
             self._await_start([index])
             try:
                 return {
-                    method: self._result(self._actors[index].call.remote(method, args), index)
-                    for method, args in self._told.items()
-                }
+                    method: self._ask(index, method, args) for method, args in self._told.items()
+                }  # in the order in which they were told
             except _WorkerDied as again:
                 died = again
 
+    def _ask(self, index: int, method: str, args: tuple[Any, ...]) -> Any:
+        self._pulses[index].restart()
+        reference = self._actors[index].call.remote(method, args)
+        return self._result(self._next_of({reference: index}), index)
+
+    def news(self) -> list[str]:
+        """See `Pool.news`."""
+        told, self._news = self._news, []
+        return told
+
+    # ------------------------------------------------------------------ work
+
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
-        """See `Pool.map`. A call whose worker died is run again on the replacement."""
+        """See `Pool.map`. A call whose worker died is run again on the replacement, until its patience is over."""
         import ray
 
         self._begin()
         queue = iter(calls)
         again: deque[Call] = deque()
+        # in the order in which they were sent
         running: dict[Any, tuple[int, Call]] = {}
+        deaths: dict[int, int] = {}
 
         def submit(index: int) -> None:
             call = again.popleft() if again else next(queue, None)
             if call is not None:
+                if not any(where == index for where, _ in running.values()):
+                    self._pulses[index].restart()
                 running[self._actors[index].call.remote(method, call.args)] = (index, call)
 
         for _ in range(IN_FLIGHT):
@@ -168,18 +231,21 @@ class RayPool:
                 submit(index)
         try:
             while running:
-                (reference, *_), _ = ray.wait(list(running), num_returns=1)
-                index, call = running.pop(reference)
+                reference = self._next_of({reference: index for reference, (index, _) in running.items()})
+                index, call = running[reference]
                 try:
                     result = self._result(reference, index)
                 except _WorkerDied as died:
-                    again.append(call)
-                    for other in [ref for ref, (where, _) in running.items() if where == index]:
-                        again.append(running.pop(other)[1])
+                    lost = [(other, theirs) for other, (where, theirs) in running.items() if where == index]
+                    for other, _ in lost:
+                        del running[other]
+                    yield from self._after_death(lost, index, died, deaths, again)
                     self._replace(index, died)
                     for _ in range(IN_FLIGHT):
                         submit(index)
                     continue
+                del running[reference]
+                self._replaced = 0
                 submit(index)
                 yield call.key, result
         finally:
@@ -187,32 +253,78 @@ class RayPool:
             for reference in running:
                 ray.cancel(reference)
 
+    def _after_death(
+        self,
+        lost: Sequence[tuple[Any, Call]],
+        index: int,
+        died: _WorkerDied,
+        deaths: dict[int, int],
+        again: deque[Call],
+    ) -> Iterator[tuple[int, Any]]:
+        """Sort what a dead worker had been asked, in the order in which it was: results that had come, the one call that it
+        died in (asked again last, or given up), and those that had not begun."""
+        blamed: Call | None = None
+        for reference, call in lost:
+            if blamed is not None:
+                again.append(call)
+                continue
+            try:
+                result = self._result(reference, index)
+            except _WorkerDied:
+                blamed = call
+                continue
+            self._replaced = 0
+            yield call.key, result
+        assert blamed is not None, "a worker died in none of its calls"
+        deaths[blamed.key] = deaths.get(blamed.key, 0) + 1
+        if blamed.patience is None or deaths[blamed.key] < blamed.patience:
+            again.append(blamed)
+        else:
+            yield blamed.key, Killed(str(died), deaths[blamed.key])
+
     def everyone(self, method: str, *args: Any) -> list[Any]:
         """See `Pool.everyone`. A worker that dies in it is replaced."""
         self._begin()
         self._told[method] = args
+        for pulse in self._pulses:
+            pulse.restart()
         references = [actor.call.remote(method, args) for actor in self._actors]
         results = []
         for index, reference in enumerate(references):
             try:
-                results.append(self._result(reference, index))
+                results.append(self._result(self._next_of({reference: index}), index))
             except _WorkerDied as died:
                 results.append(self._replace(index, died)[method])
         return results
 
     def stream(self, method: str, *args: Any) -> Iterator[Any]:
-        """See `Pool.stream`. A worker that dies in it is not replaced: what it had done is in its own scratch."""
+        """See `Pool.stream`. A worker that dies in it is replaced once (not with `retries: 0`) and asked again: what it had
+        done is in its own scratch."""
         self._begin()
+        for attempt in range(2):
+            try:
+                yield from self._stream(method, args)
+                return
+            except _WorkerDied as died:
+                if attempt or not self._retries:
+                    times = "died twice, the last time" if attempt else "died"
+                    raise BackendError(
+                        f"the {self._name} {times} ({died}){self._last_words(0)}",
+                        f"Committed work is safe. Its log is {self._log_path(0)}. "
+                        "`selfplay resume` goes on from its last checkpoint.",
+                    ) from None
+                self._replace(0, died)
+
+    def _stream(self, method: str, args: tuple[Any, ...]) -> Iterator[Any]:
+        self._pulses[0].restart()
         generator = self._actors[0].stream.options(num_returns="streaming").remote(method, args)
-        try:
-            for reference in generator:
-                yield self._result(reference, 0)
-        except _WorkerDied as died:
-            raise BackendError(
-                f"the {self._name} died ({died}){self._last_words(0)}",
-                f"Committed work is safe. Its log is {self._log_path(0)}. "
-                "`selfplay resume` goes on from its last checkpoint.",
-            ) from None
+        while True:
+            self._next_of({generator: 0})
+            try:
+                reference = next(generator)
+            except StopIteration:
+                return
+            yield self._result(reference, 0)
 
     def heal(self) -> None:
         """Replace workers that died since the last call: before another run uses the pool."""

@@ -10,8 +10,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
+from selfplay import heartbeat
 from selfplay.cluster.pool import BackendSpec
 from selfplay.errors import BackendError, SelfplayError
 
@@ -23,13 +26,16 @@ def load(target: str) -> Any:
 
 
 class Worker:
-    """Holds one backend object. Library noise goes to `log_path`, which is this worker's own file."""
+    """Holds one backend object. Library noise goes to `log_path`, which is this worker's own file; signs of progress to
+    `beat_path`, where calls have a deadline (`call_timeout` seconds without one; 0: none)."""
 
-    def __init__(self, spec: BackendSpec, log_path: str) -> None:
+    def __init__(self, spec: BackendSpec, log_path: str, beat_path: str = "", call_timeout: float = 0.0) -> None:
         log = open(log_path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - for the life of the process
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+        self._beats = heartbeat.Beats(Path(beat_path), call_timeout, log) if call_timeout else None
+        heartbeat.watch(self._beats)
         self._backend: Any = None
         self._failure: Exception | None = None
         try:
@@ -41,15 +47,20 @@ class Worker:
             # raised by ready(): from here Ray would wrap it in text and drop its type
             self._failure = error
 
-    def ready(self) -> int:
-        """The process id, once the backend is made. Raises what its construction raised."""
+    def ready(self) -> tuple[int, str]:
+        """The process id and Ray's node id, once the backend is made. Raises what its construction raised."""
+        import ray
+
         if self._failure is not None:
             raise self._failure
-        return os.getpid()
+        return os.getpid(), ray.get_runtime_context().get_node_id()
+
+    def _calling(self) -> AbstractContextManager[None]:
+        return self._beats.call() if self._beats is not None else nullcontext()
 
     def call(self, method: str, args: tuple[Any, ...]) -> Any:
         """One call on the backend."""
-        with _telling():
+        with self._calling(), _telling():
             return getattr(self._backend, method)(*args)
 
     def stream(self, method: str, args: tuple[Any, ...]) -> Iterator[Any]:
@@ -58,7 +69,7 @@ class Worker:
 
         def work() -> None:
             try:
-                with _telling():
+                with self._calling(), _telling():
                     result = getattr(self._backend, method)(*args, lambda item: events.put(("item", item)))
                 events.put(("result", result))
             except BaseException as error:  # handed to the caller's side and raised there

@@ -21,7 +21,7 @@ from selfplay.compare.settings import Block, Comparison
 from selfplay.compare.sharing import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
 from selfplay.config.load import validate
 from selfplay.config.schema import Config
-from selfplay.errors import BackendError, ConfigError, DriftError, EmptyRoundsError, LockedError, ModelError
+from selfplay.errors import BackendError, ConfigError, DriftError, EmptyRoundsError, GateError, LockedError, ModelError
 from selfplay.inputs import Inputs, resolve
 from selfplay.inspect.reading import attempts, config_in_force, next_stage
 from selfplay.plan import make_plan
@@ -33,7 +33,7 @@ from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
 
 # what ends an arm and not the comparison
-OF_THE_ARM = (BackendError, EmptyRoundsError)
+OF_THE_ARM = (BackendError, EmptyRoundsError, GateError)
 BLOCK_LOCK = "block.lock"
 
 

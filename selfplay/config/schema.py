@@ -346,6 +346,19 @@ class EvaluationConfig(Section):
     gold: str | None = content(None, "module:function of a judge that is never trained on")
 
 
+class GatesConfig(Section):
+    """What a round's data and training may look like before the run stops; a threshold of 1.0, or none, never stops it."""
+
+    max_empty: float = resource(0.5, "of a round's responses, the fraction that may have no text", ge=0, le=1)
+    max_truncated: float = resource(0.98, "... that may be cut at the length limit", ge=0, le=1)
+    max_repeated: float = resource(0.9, "... that may be one and the same text", ge=0, le=1)
+    max_identical: float = resource(
+        0.98, "of the round's prompts, the fraction whose responses may all have the same text", ge=0, le=1
+    )
+    max_loss: float | None = resource(100.0, "loss of an optimizer step beyond which training stops", gt=0)
+    max_grad_norm: float | None = resource(1e5, "gradient norm (before clipping) beyond which it stops", gt=0)
+
+
 class RoleConfig(Section):
     """Worker processes of one kind."""
 
@@ -366,8 +379,16 @@ class ClusterConfig(Section):
     scorer: RoleConfig = resource(RoleConfig(), "reward models and functions")
     logprobs: RoleConfig = resource(RoleConfig(), "teacher-forced log-probs")
     trainer: RoleConfig = resource(RoleConfig(), "the trainer (one process)")
-    retries: int = resource(2, "times a worker that died is replaced in one stage", ge=0)
+    retries: int = resource(
+        2, "workers that died (or hung) and are replaced in a row, without a result in between", ge=0
+    )
     start_timeout: float = resource(300.0, "seconds a worker may take to start", gt=0)
+    call_timeout: float = resource(
+        1800.0, "seconds without a sign of progress after which a worker counts as hung and is ended; 0: never", ge=0
+    )
+    max_quarantined: int = resource(
+        8, "prompts or responses that a stage may give up because each kills its worker; one more stops the run", ge=0
+    )
 
     @model_validator(mode="after")
     def _one_trainer(self) -> Self:
@@ -409,6 +430,7 @@ class Config(Section):
     selection: SelectionConfig = identity(SelectionConfig(), "which pairs are kept")
     training: TrainingConfig = identity(..., "one round of preference training")
     evaluation: EvaluationConfig | None = identity(None, "held-out evaluation")
+    gates: GatesConfig = resource(GatesConfig(), "when a round that went wrong stops the run")
     cluster: ClusterConfig = resource(ClusterConfig(), "where the work runs")
     storage: StorageConfig = resource(StorageConfig(), "what stays on disk")
     rounds: int = tagged("extendable", ..., "rounds to run", ge=1)

@@ -21,7 +21,7 @@ def funnel(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         step("prompts", "prompts", prompts["num_prompts"], {})
         step("admitted", "prompts", prompts["num_admitted"], prompts["drop_reasons"])
     if sample := metrics.get("sample"):
-        step("sampled", "responses", sample["num_responses"], {})
+        step("sampled", "responses", sample["num_responses"], sample.get("drop_reasons", {}))
     if score := metrics.get("score"):
         step("scored", "responses", score["num_scored"], score["drop_reasons"])
     if pair := metrics.get("pair"):

@@ -37,6 +37,7 @@ _SOURCES = {
     "eval_gain_vs_initial_ci_high": ("evaluate", "eval_gain_vs_initial_ci_high"),
     "optimizer_steps": ("train", "optimizer_steps"),
     "skipped_training": ("train", "skipped"),
+    "gates_forced": ("pair", "gates_forced"),
 }
 
 

@@ -132,6 +132,21 @@ def _data(metrics: Metrics) -> Found:
             f"{sample['num_truncated'] / sample['num_responses']:.0%} of the responses were cut at the length limit",
             "They are in no pair. Raise sampling.max_tokens, or ask for shorter answers.",
         )
+    for gate in metrics.get("pair", {}).get("gates_forced") or ():
+        yield (
+            "gate_forced",
+            f"gone on with by --force, though {gate['message']}",
+            "The policy was trained on a round that looked like a collapse: compare its held-out responses before going on.",
+        )
+    held_out = metrics.get("evaluate", {}).get("eval_quarantined")
+    for what, given_up in (("prompts", sample.get("quarantined")), ("held-out prompts", held_out)):
+        if given_up:
+            shown = ", ".join(sorted(given_up)[:SHOWN])
+            yield (
+                "quarantined",
+                f"{len(given_up)} {what} have no responses, for each killed its engine twice: {shown}",
+                "Look at their texts and at the sampler's logs in the attempts; the other prompts' responses are unharmed.",
+            )
     if score.get("drop_reasons"):
         yield (
             "unscored",

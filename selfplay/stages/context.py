@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from selfplay.cluster.pool import Call, Pool, Workers
+from selfplay.cluster.pool import Pool, Workers
 from selfplay.config.schema import Config
 from selfplay.errors import Interrupted, SelfplayError
 from selfplay.inputs import Inputs
 from selfplay.protocols import Canary, CanaryPosition
+from selfplay.stages.halving import GiveUp, answers
 from selfplay.store.run import Store, now
 from selfplay.store.writer import StageWriter
 
 Item = TypeVar("Item")
+
+GIVEN_UP = ".quarantined"
 
 
 class Reporter(Protocol):
@@ -88,6 +91,7 @@ class Context:
     stop: StopFlag = field(default_factory=StopFlag)
     engine_dtype: str = "float32"
     precision: str = "float32"
+    force: bool = False
 
     def policy(self, round_number: int) -> Policy:
         """The policy after a round: the starting one for round 0; that of an earlier round where training was skipped."""
@@ -165,34 +169,52 @@ def run_shards(
     title: str,
     unit: str,
     table: str = "",
+    give_up: GiveUp[Item] | None = None,
 ) -> None:
     """Send the shards that are not kept yet to a pool and keep each as it comes back.
 
     `finish` turns a shard's index and result into the rows to keep. After a stop was asked for no new shard is sent; those
-    under way are still kept, then Interrupted is raised.
+    under way are still kept, then Interrupted is raised. A shard that kills its worker is halved (see halving.py); what
+    `give_up` gives up is kept beside the table (see `quarantined`).
     """
     kept = writer.shards(table)
     total = sum(len(shard) for shard in shards)
     context.reporter.begin(title, total, sum(len(shards[index]) for index in kept), unit)
     todo = [index for index in range(len(shards)) if index not in kept]
 
-    def calls() -> Iterator[Call]:
+    def asked() -> Iterator[tuple[int, Sequence[Item]]]:
         for index in todo:
             if context.stop.exit_code is not None:
                 return
-            yield Call(index, arguments(shards[index]))
+            # a shard without items costs no call: its result is None
+            if shards[index]:
+                yield index, shards[index]
 
     try:
-        for index, result in _results(pool, method, calls(), [i for i in todo if not shards[i]]):
-            writer.write_shard(index, finish(index, result), table)
+        for index in todo:
+            if not shards[index]:
+                writer.write_shard(index, finish(index, None), table)
+        for index, answer in answers(
+            pool, method, asked(), arguments, give_up, context.reporter.say, title,
+            lambda: context.stop.exit_code is not None,
+        ):  # fmt: skip
+            if answer.given_up:
+                names, reasons = zip(*answer.given_up, strict=True)
+                given_up = pa.table({"name": pa.array(names, pa.string()), "reason": pa.array(reasons, pa.string())})
+                writer.write_shard(index, given_up, f"{GIVEN_UP}/{table.strip('.') or 'rows'}")
+            writer.write_shard(index, finish(index, answer.table), table)
             context.reporter.advance(len(shards[index]))
     finally:
         context.reporter.end()
     context.stop.check()
 
 
-def _results(pool: Pool, method: str, calls: Iterable[Call], empty: list[int]) -> Iterator[tuple[int, Any]]:
-    # a shard without items costs no call: its result is None
-    skip = set(empty)
-    yield from ((index, None) for index in empty)
-    yield from pool.map(method, (call for call in calls if call.key not in skip))
+def quarantined(writer: StageWriter, *tables: str) -> dict[str, str]:
+    """What a stage gave up for these of its tables because it killed its worker, with the reasons, by name."""
+    found: dict[str, str] = {}
+    for table in tables:
+        hidden = f"{GIVEN_UP}/{table.strip('.') or 'rows'}"
+        for index in sorted(writer.shards(hidden)):
+            rows = writer.read_shard(index, hidden)
+            found |= dict(zip(rows["name"].to_pylist(), rows["reason"].to_pylist(), strict=True))
+    return found

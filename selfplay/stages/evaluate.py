@@ -16,10 +16,10 @@ import pyarrow as pa
 from selfplay.protocols import SamplingSettings
 from selfplay.records import EvaluationResponse, Prompt, schema, with_parts
 from selfplay.selection.margins import Spread
-from selfplay.stages.context import Context, cut, derive_seed, run_shards
+from selfplay.stages.context import Context, cut, derive_seed, quarantined, run_shards
 from selfplay.stages.evaluation_metrics import summarize
 from selfplay.stages.prompts import admitted
-from selfplay.stages.sample import policy_reads, requests, sampling_settings
+from selfplay.stages.sample import no_responses, policy_reads, requests, sampling_settings
 from selfplay.stages.scoring import GOLD, gold_drop_reasons, judge_shards, reward_shards
 from selfplay.store.writer import StageWriter
 
@@ -42,7 +42,7 @@ def run(context: Context, round_number: int) -> None:
             context, writer, context.workers.sampler, "sample", shards,
             lambda shard, settings=settings: (requests(context, shard, "evaluation"), settings),  # type: ignore[misc]
             lambda _, table, mode=mode: _sampled(table, round_number, mode),  # type: ignore[misc]
-            title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}",
+            title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", give_up=no_responses(context),
         )  # fmt: skip
     rows = [
         row
@@ -53,6 +53,7 @@ def run(context: Context, round_number: int) -> None:
     parts = _score(context, writer, round_number, cut(rows, 4 * context.config.sampling.shard_size), prompts)
     table = pa.concat_tables([writer.read_shard(index) for index in sorted(writer.shards())])
     metrics: dict[str, Any] = {"weight_changes": changes, "policy_digest": context.policy(round_number).digest}
+    metrics["eval_quarantined"] = quarantined(writer, *(f".{mode}" for mode in _modes(context)))
     metrics |= parts
     if table.num_rows:
         seed = derive_seed(context.config.seed, "bootstrap")

@@ -7,16 +7,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 
+from selfplay.errors import BackendError
 from selfplay.protocols import LogprobItem
 from selfplay.records import Logprobs, schema
 from selfplay.stages import metric_inputs
 from selfplay.stages.context import Context, Policy, cut, run_shards
+from selfplay.stages.halving import GiveUp
 from selfplay.stages.pair import CANDIDATES
 from selfplay.stages.sample import policy_reads
 
 REFERENCE = ".reference"
+# No log-prob can be made up, and a pair without one cannot be trained on: a response that kills its worker ends the stage.
+_NEEDED: GiveUp[LogprobItem] = GiveUp(lambda item: f"response {item.response_id}")
 
 
 def run(context: Context, round_number: int) -> None:
@@ -38,9 +43,9 @@ def run(context: Context, round_number: int) -> None:
         context, writer, context.workers.logprobs, "logprobs", shards,
         lambda shard: (policy.folder, policy.digest, list(shard)),
         lambda index, table: _complete(
-            table, writer.read_shard(index, REFERENCE) if other else (table if reference is not None else None)
+            table, writer.read_shard(index, REFERENCE) if other else (table if reference is not None else None), policy
         ),
-        title=f"round {round_number} logprobs", unit="responses",
+        title=f"round {round_number} logprobs", unit="responses", give_up=_NEEDED,
     )  # fmt: skip
     made = metric_inputs.make(context, round_number, writer, policy)
     context.workers.logprobs.everyone("release")
@@ -110,8 +115,8 @@ def _forward(
     run_shards(
         context, writer, context.workers.logprobs, "logprobs", shards,  # type: ignore[arg-type]
         lambda shard: (model.folder, model.digest, list(shard)),
-        lambda _, result: result if result is not None else _EMPTY,
-        title=f"round {round_number} reference logprobs", unit="responses", table=table,
+        lambda _, result: checked(result, model.folder) if result is not None else _EMPTY,
+        title=f"round {round_number} reference logprobs", unit="responses", table=table, give_up=_NEEDED,
     )  # fmt: skip
 
 
@@ -124,10 +129,24 @@ _EMPTY = pa.table(
 )
 
 
-def _complete(policy: pa.Table | None, reference: pa.Table | None) -> pa.Table:
+def checked(table: pa.Table, folder: str) -> pa.Table:
+    """The log-probs of a shard. Raises BackendError for one that is no finite number: nothing can stand in its place."""
+    bad = np.flatnonzero(~np.isfinite(table["logp"].cast(pa.float64()).to_numpy()))
+    if len(bad):
+        row = int(bad[0])
+        raise BackendError(
+            f"the log-prob of response {table['response_id'][row].as_py()} under {folder} is {table['logp'][row].as_py()} "
+            f"({len(bad)} of {table.num_rows} in the shard are no finite numbers)",
+            "The weights hold values that are not finite, or the dtype is too narrow for them: try policy.dtype: float32.",
+        )
+    return table
+
+
+def _complete(policy: pa.Table | None, reference: pa.Table | None, model: Policy) -> pa.Table:
     shape = schema(Logprobs)
     if policy is None:
         return shape.empty_table()
+    checked(policy, model.folder)
     if reference is not None:
         assert reference["response_id"].equals(policy["response_id"]), "reference rows are not the policy's"
     return pa.table(

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from selfplay.records import Unused, schema
 from selfplay.selection.pairing import Pairing, build_pairs
 from selfplay.selection.responses import ResponsePool, response_pool
+from selfplay.stages import gates
 from selfplay.stages.context import Context, derive_seed
 
 CANDIDATES = ".pairs"
@@ -27,6 +28,7 @@ def run(context: Context, round_number: int) -> None:
     """Write the unused table and the candidate pairs of a round."""
     started = time.monotonic()
     reads = [(round_number, "sample"), (round_number, "score")]
+    forced = gates.check(context, round_number)
     writer = context.writer(round_number, "pair", reads)
     ids, pool = _pool(context, round_number)
     seed = derive_seed(context.config.seed, "pair", round_number)
@@ -38,7 +40,7 @@ def run(context: Context, round_number: int) -> None:
         writer.write_shard(0, candidates, CANDIDATES)
     if not writer.shards():
         writer.write_shard(0, unused)
-    context.commit(writer, started, pairing_metrics(pool, pairing))
+    context.commit(writer, started, {**pairing_metrics(pool, pairing), "gates_forced": forced})
 
 
 def _pool(context: Context, round_number: int) -> tuple[pa.Array, ResponsePool]:

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from selfplay.protocols import SampleRequest, SamplingSettings
 from selfplay.records import Prompt, Response, schema
-from selfplay.stages.context import Context, cut, derive_seed, run_shards
+from selfplay.stages.context import Context, cut, derive_seed, quarantined, run_shards
+from selfplay.stages.halving import QUARANTINED, GiveUp
 from selfplay.stages.prompts import admitted
 from selfplay.store.writer import StageWriter
 
@@ -35,14 +36,18 @@ def run(context: Context, round_number: int) -> None:
         context, writer, context.workers.sampler, "sample", shards,
         lambda shard: (share(context, requests(context, shard, "sample", round_number), mixed=False), settings),
         lambda index, table: _with_mixed(complete(table, round_number), writer, index, mixed),
-        title=f"round {round_number} sample", unit="prompts",
+        title=f"round {round_number} sample", unit="prompts", give_up=no_responses(context),
     )  # fmt: skip
     sampled = time.monotonic()
     counts = {index: _counts(writer.read_shard(index)) for index in sorted(writer.shards())}
     total = sum(counts.values(), Counter())
+    given_up = quarantined(writer, "", MIXED)
+    missing = len(prompts) * settings.num_responses - total["num_responses"]
     metrics = {
         "num_prompts": len(prompts),
         **{name: total[name] for name in ("num_responses", "num_tokens", "num_truncated", "num_duplicates")},
+        "drop_reasons": {QUARANTINED: missing} if given_up else {},
+        "quarantined": given_up,
         "policy_digest": context.policy(round_number - 1).digest,
         "weight_changes": changes,
         "engines": context.workers.sampler.everyone("describe"),
@@ -82,8 +87,15 @@ def _sample_mixed(context: Context, writer: StageWriter, round_number: int, prom
         context, writer, context.workers.sampler, "sample", shards,
         lambda shard: (share(context, requests(context, shard, "mix", round_number), mixed=True), settings),
         lambda _, table: complete(table, round_number, origin="mix"),
-        title=f"round {round_number} sample, second model", unit="prompts", table=MIXED,
+        title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, give_up=no_responses(context),
     )  # fmt: skip
+
+
+def no_responses(context: Context) -> GiveUp[Prompt]:
+    """A prompt that kills its engine has no responses; it is named among the quarantined."""
+    columns = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
+    none = pa.schema([schema(Response).field(name) for name in columns]).empty_table()
+    return GiveUp(lambda prompt: prompt.prompt_id, lambda _, reason: none, context.config.cluster.max_quarantined)
 
 
 def share(context: Context, asked: Sequence[SampleRequest], *, mixed: bool) -> list[SampleRequest]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from selfplay.cluster.pool import Pool
 from selfplay.errors import BackendError
@@ -25,6 +26,7 @@ from selfplay.selection.margins import Spread
 from selfplay.selection.reasons import REWARD_NOT_FINITE
 from selfplay.selection.rewards import combine, part_statistics
 from selfplay.stages.context import Context, run_shards
+from selfplay.stages.halving import GiveUp
 from selfplay.store.writer import StageWriter
 
 GOLD = ".gold"
@@ -73,14 +75,26 @@ def judge_shards(
     def judged(_: int, table: pa.Table | None) -> pa.Table:
         if table is None:
             return _JUDGED.empty_table()
+        table = only_numbers(table)
         check_failures(context, table, JUDGE)
         columns = [table["response_id"], table["reward"], table["drop_reason"]]
         return pa.table(columns, names=_JUDGED.names).cast(_JUDGED)
 
     run_shards(
         context, writer, pool, "score", shards, lambda shard: (score_items(shard, prompts),), judged,
-        title=title, unit="responses", table=GOLD,
+        title=title, unit="responses", table=GOLD, give_up=no_reward(context),
     )  # fmt: skip
+
+
+def no_reward(context: Context) -> GiveUp[Row]:
+    """A response that kills its scorer has no reward, and the reason."""
+
+    def row(response: Row, reason: str) -> pa.Table:
+        return pa.Table.from_pylist(
+            [{"response_id": response["response_id"], "reward": None, "drop_reason": reason}], schema=_PART
+        )
+
+    return GiveUp(lambda response: str(response["response_id"]), row, context.config.cluster.max_quarantined)
 
 
 def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
@@ -112,12 +126,13 @@ def reward_shards(
     def ask(pool: Pool, section: str, title: str, keep: Finish, table: str = "") -> None:
         def checked(index: int, scores: pa.Table | None) -> pa.Table:
             if scores is not None:
+                scores = only_numbers(scores)
                 check_failures(context, scores, section)
             return keep(index, scores)
 
         run_shards(
             context, writer, pool, "score", shards, lambda shard: (score_items(shard, prompts),), checked,
-            title=title, unit="responses", table=table,
+            title=title, unit="responses", table=table, give_up=no_reward(context),
         )  # fmt: skip
 
     if not context.config.reward.parts:
@@ -204,6 +219,18 @@ def _first_reasons(tables: Mapping[str, pa.Table], reward_R: Floats) -> list[str
             if reason is not None:
                 reasons[row] = f"{name}: {reason}"
     return reasons
+
+
+def only_numbers(scores: pa.Table) -> pa.Table:
+    """A scorer's answers with null, and a reason, in the place of rewards that are no finite numbers."""
+    finite = np.isfinite(_floats(scores["reward"].cast(pa.float64())))
+    reasons = [
+        reason if ok or reason is not None else REWARD_NOT_FINITE
+        for ok, reason in zip(finite, scores["drop_reason"].to_pylist(), strict=True)
+    ]
+    reward = pc.if_else(pa.array(finite), scores["reward"].cast(pa.float64()), None)
+    columns = {"reward": reward, "drop_reason": pa.array(reasons, pa.string())}
+    return pa.table({name: columns.get(name, scores[name]) for name in scores.column_names})
 
 
 def check_failures(context: Context, table: pa.Table, section: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.errors import EmptyRoundsError, Interrupted
-from selfplay.protocols import StepMetrics, TrainJob, TrainPair, TrainResult
+from selfplay.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
 from selfplay.stages.context import Context, Policy, derive_seed
 from selfplay.stages.logprobs import data_rounds, reference_policy, trained_policy
 from selfplay.stages.prompts import admitted
@@ -137,6 +137,7 @@ def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Po
         lora=training.lora.model_dump() if training.lora else None,
         gradient_checkpointing=training.gradient_checkpointing,
         trl=dict(training.trl),
+        limits=TrainLimits(context.config.gates.max_loss, context.config.gates.max_grad_norm),
         canary_prompts=canary_prompts(pairs, context.inputs.max_length),
         stop_file=str(context.store.stop_file(round_number)),
         keep_checkpoints=context.config.storage.keep_trainer_checkpoints,

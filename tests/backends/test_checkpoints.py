@@ -15,7 +15,7 @@ from training import largest_difference, make_job, make_pairs, stop_at, train, w
 
 from selfplay.backends import checkpoints
 from selfplay.errors import Interrupted
-from selfplay.protocols import StepMetrics, TrainJob
+from selfplay.protocols import StepMetrics, TrainJob, TrainLimits
 
 LORA = {"r": 4, "alpha": 8.0, "dropout": 0.1, "target_modules": "all-linear"}
 JOB = {"epochs": 2, "checkpoint_every": 1}  # 19 pairs in steps of 8: 6 steps, the third and sixth with 3 pairs
@@ -225,7 +225,7 @@ def test_every_field_of_a_job_is_in_its_fingerprint_or_known_not_to_matter(polic
     free = {
         "policy_dir": "elsewhere", "output_dir": "elsewhere", "checkpoint_dir": "elsewhere", "micro_batch_size": 2,
         "engine_dtype": "bfloat16", "checkpoint_every": 3, "gradient_checkpointing": True, "canary_prompts": [[1]],
-        "canary_tokens": 1, "stop_file": "elsewhere",
+        "canary_tokens": 1, "stop_file": "elsewhere", "limits": TrainLimits(1.0),
     }  # fmt: skip
     bound = {
         "pairs": pairs[1:], "seed": 8, "loss": "simpo", "beta": 0.2, "gamma_beta_ratio": 0.3, "learning_rate": 1.0,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from selfplay.errors import ModelError, WeightChangeError
+import pyarrow as pa
+
+from selfplay.errors import ModelError, WeightChangeError, WorkerLostError
+from selfplay.heartbeat import beat
 
 
 class Counter:
@@ -68,6 +74,60 @@ class Counter:
     def count_then_fail(self, progress: Callable[[int], None]) -> None:
         progress(0)
         self.fail("weights")
+
+    def count_and_die_at(self, up_to: int, at: int, marker: str, progress: Callable[[int], None]) -> str:
+        """As a trainer with checkpoints: the process dies once, and its replacement goes on where it was."""
+        done = int(Path(marker).read_text()) if Path(marker).exists() else 0
+        for number in range(done, up_to):
+            progress(number)
+            Path(marker).write_text(str(number + 1))
+            if number == at:
+                time.sleep(0.5)
+                self.die()
+        return f"done from {done}"
+
+    def square(self, numbers: list[int], poison: int, how: str) -> Any:
+        """A table of squares; the process does not get past the poison."""
+        for number in numbers:
+            if number == poison:
+                getattr(self, how)()
+            beat()
+        return pa.table({"number": numbers, "square": [number * number for number in numbers]})
+
+    def lose(self) -> None:
+        raise WorkerLostError("the engine is gone")
+
+    def hang(self) -> None:
+        print("I hang now", file=sys.stderr, flush=True)
+        time.sleep(600)
+
+    def hang_in_c(self) -> None:
+        """With Python's lock held: no thread of Python's runs any more."""
+        ctypes.PyDLL(None).sleep(600)
+
+    def stop_itself(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(600)
+
+    def hang_in_stream(self, marker: str, progress: Callable[[int], None]) -> str:
+        progress(0)
+        if not Path(marker).exists():
+            Path(marker).touch()
+            self.hang()
+        return "done"
+
+    def be_slow(self, steps: int) -> str:
+        """Longer than the deadline, with signs of progress."""
+        for _ in range(steps):
+            time.sleep(0.25)
+            beat()
+        return "done"
+
+    def hang_once(self, marker: str) -> str:
+        if not Path(marker).exists():
+            Path(marker).touch()
+            self.hang()
+        return "done"
 
     def environment(self, name: str) -> str | None:
         return os.environ.get(name)

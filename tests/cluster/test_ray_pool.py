@@ -182,12 +182,12 @@ def test_a_stream_yields_progress_as_it_comes_then_the_result(make_pool: MakePoo
         list(pool.stream("count_then_fail"))
 
 
-def test_a_death_in_a_stream_keeps_what_came_before(make_pool: MakePool, tmp_path: Path) -> None:
+def test_a_second_death_in_a_stream_ends_it_and_keeps_what_came_before(make_pool: MakePool, tmp_path: Path) -> None:
     seen = []
-    with pytest.raises(BackendError, match=r"the sampler died(.|\n)*these are my last words") as dead:
+    with pytest.raises(BackendError, match=r"the sampler died twice(.|\n)*these are my last words") as dead:
         for item in make_pool().stream("count_then_die", 3):
             seen.append(item)
-    assert seen == [0, 1, 2]
+    assert seen == [0, 1, 2, 0, 1, 2]
     assert str(tmp_path / "sampler-0.log") in dead.value.hint
     assert "resume" in dead.value.hint
 

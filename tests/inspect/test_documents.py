@@ -24,7 +24,7 @@ ROUND_KEYS = [
     "eval_reward_mean", "eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high", "eval_gold_greedy_mean",
     "eval_win_rate_vs_initial", "eval_win_rate_vs_previous", "eval_judge", "eval_num_tokens_mean", "eval_truncated_fraction",
     "eval_distinct_fraction", "eval_gain_vs_initial", "eval_gain_vs_initial_ci_low",
-    "eval_gain_vs_initial_ci_high", "optimizer_steps", "skipped_training", "tokens_per_second",
+    "eval_gain_vs_initial_ci_high", "optimizer_steps", "skipped_training", "gates_forced", "tokens_per_second",
     "seconds", "stage_seconds", "complete",
 ]  # fmt: skip
 SHOW_KEYS = [
@@ -53,7 +53,7 @@ def test_rounds_have_the_frozen_keys_and_null_for_what_is_not_there(whole_run: P
         "num_prompts", "num_responses", "num_pairs", "num_kept", "num_tokens", "num_truncated",
         "num_duplicates", "explicit_margin_mean", "implicit_margin_abs_mean", "length_gap_kept_mean",
         "tokens_per_second", "train_reward_mean", "eval_win_rate_vs_initial",
-        "eval_win_rate_vs_previous", "optimizer_steps", "skipped_training", "eval_gain_vs_initial",
+        "eval_win_rate_vs_previous", "optimizer_steps", "skipped_training", "gates_forced", "eval_gain_vs_initial",
             "eval_gain_vs_initial_ci_low", "eval_gain_vs_initial_ci_high",
     }  # fmt: skip
     assert (one["num_prompts"], one["num_responses"], one["num_pairs"], one["num_kept"]) == (12, 44, 11, 6)

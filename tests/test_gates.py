@@ -1,0 +1,103 @@
+"""A policy that collapses, in the whole loop on fakes: stopped before anything is trained, resumed with other thresholds or by
+force, and a training that diverges commits nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from fakes import Fakes, FakeSampler
+from test_driver import WriteConfig, end_of, is_complete, resume, start
+from typer.testing import CliRunner
+
+from selfplay import driver
+from selfplay.cli.main import app
+from selfplay.config.load import load_config
+from selfplay.errors import GateError
+from selfplay.inspect.show import show_document
+from selfplay.reporting import Reporter
+from selfplay.store.run import Store
+
+
+class Collapsing(FakeSampler):
+    """Says nothing any more once its policy was trained."""
+
+    def sample(self, requests: Any, settings: Any) -> pa.Table:
+        table = super().sample(requests, settings)
+        if len({*self.loaded}) == 1:
+            return table
+        names = table.column_names
+        return table.set_column(names.index("text"), "text", pa.array([" "] * table.num_rows))
+
+
+@pytest.fixture
+def collapsed(write_config: WriteConfig, tmp_path: Path) -> tuple[Path, Callable[[], Fakes]]:
+    """A run whose second round tripped a gate."""
+
+    def fakes() -> Fakes:
+        made = Fakes()
+        made.sampler = Collapsing()
+        made.sampler.loaded.append("the starting policy")
+        return made
+
+    first, run = Fakes(), tmp_path / "run"
+    first.sampler = Collapsing()
+    with pytest.raises(GateError) as stopped:
+        start(write_config(rounds=2), run, first)
+    assert stopped.value.exit_code == 1
+    assert "round 2: the responses of the policy after round 1 look like a collapse" in stopped.value.message
+    assert "80 of 80 responses are empty (100.0%, gates.max_empty is 50.0%)" in stopped.value.message
+    assert f"selfplay show {run} 2" in stopped.value.hint and "--force" in stopped.value.hint
+    assert "gates.max_empty=1.0" in stopped.value.hint and "fork" in stopped.value.hint
+    return run, fakes
+
+
+def test_a_collapse_stops_the_run_before_training_and_keeps_the_last_policy(
+    collapsed: tuple[Path, Callable[[], Fakes]],
+) -> None:
+    run, fakes = collapsed
+    store = Store.open(run)
+    assert end_of(run)["outcome"] == "failed" and "look like a collapse" in end_of(run)["message"]
+    assert store.is_committed(1, "train") and store.is_committed(2, "score")
+    assert not store.is_committed(2, "pair")
+    # again, and it says the same
+    with pytest.raises(GateError, match=r"gates\.max_empty"):
+        resume(run, fakes())
+
+
+def test_a_collapse_can_be_gone_on_with_by_other_thresholds(collapsed: tuple[Path, Callable[[], Fakes]]) -> None:
+    run, fakes = collapsed
+    changes = {f"gates__max_{name}": 1.0 for name in ("empty", "repeated", "identical")}
+    said = resume(run, fakes(), **changes)
+    assert "changed: gates.max_empty: 0.5 -> 1.0 (resource)" in said
+    assert is_complete(run, 2)
+    assert Store.open(run).metrics(2, "pair")["gates_forced"] == []
+
+
+def test_force_goes_on_and_is_recorded_and_shown(collapsed: tuple[Path, Callable[[], Fakes]], tmp_path: Path) -> None:
+    run, fakes = collapsed
+    store = Store.open(run)
+    config = load_config(tmp_path / "config.yaml")
+    prepared = driver.prepare(config, tmp_path, run, store)
+    pins = json.loads(store.config_file("pins.json"))
+    driver.go_on(store, prepared, config, pins, Reporter(quiet=True), workers=fakes(), force=True)
+    assert is_complete(run, 2)
+    documents = Store.open(run).attempt_documents()
+    assert [document["force"] for document in documents] == [False, True]
+    forced = Store.open(run).metrics(2, "pair")["gates_forced"]
+    assert forced[0]["gate"] == "gates.max_empty"
+    warnings = show_document(Store.open(run), 2)["warnings"]
+    said = [warning["message"] for warning in warnings if warning["name"] == "gate_forced"]
+    assert len(said) == 3 and "80 of 80 responses are empty" in said[0]
+    shown = CliRunner().invoke(app, ["rounds", str(run)])
+    assert "! round 2 was gone on with by --force: 80 of 80 responses are empty" in shown.stderr
+    assert "gates_forced" in CliRunner().invoke(app, ["rounds", str(run), "--json"]).stdout
+
+
+@pytest.mark.parametrize("command", ["run", "resume"])
+def test_both_commands_take_force(command: str) -> None:
+    assert "--force" in CliRunner().invoke(app, [command, "--help"]).stdout
