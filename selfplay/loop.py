@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from selfplay.config.schema import Config
-from selfplay.retention import collect
 from selfplay.stages import evaluate, logprobs, pair, prompts, sample, score, select, train
-from selfplay.stages.context import Context, Reporter
-from selfplay.store.run import Store
+from selfplay.stages.context import Context
 
 Stage = Callable[[Context, int], None]
 
@@ -34,21 +31,20 @@ def plan(rounds: int) -> Iterator[tuple[int, str, Stage]]:
             yield number, name, stage
 
 
-def run(context: Context, on_stage: Callable[[int, str], None], until: tuple[int, str] | None = None) -> None:
-    """Walk to the end of the plan, or to the stage `until`. `on_stage` is called as each stage begins."""
+def run(
+    context: Context,
+    on_stage: Callable[[int, str], None],
+    until: tuple[int, str] | None = None,
+    on_round: Callable[[int], None] = lambda number: None,
+) -> None:
+    """Walk to the end of the plan, or to the stage `until`. `on_stage` is called as each stage begins, `on_round` when a round's
+    last stage is committed."""
     for number, name, stage in plan(context.config.rounds):
         if not context.store.is_committed(number, name):
             context.stop.check()
             on_stage(number, name)
             stage(context, number)
             if name == LAST:
-                tidy(context.store, context.config, context.reporter)
+                on_round(number)
         if (number, name) == until:
             return
-
-
-def tidy(store: Store, config: Config, reporter: Reporter) -> None:
-    """After a round, and where a run goes on: take away the policies that `storage.keep_policies` lets go."""
-    keep = config.storage.num_policies
-    for held in collect(store, keep, f"storage.keep_policies: {keep}"):
-        reporter.say(f"round {held.round}: its policy was taken away (storage.keep_policies: {keep} and the best)")

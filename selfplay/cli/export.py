@@ -25,7 +25,8 @@ def command(
 ) -> None:
     """Write rounds as a dataset and policies as models.
 
-    Each round is a config with the splits kept and dropped; policies have model cards. `load_dataset(DIR, "round_002")` reads it. Cards and settings name no user, host or path of this machine.
+    Each round is a config with the splits kept and dropped: `load_dataset(DIR, "round_002")` reads it. Policies have model
+    cards. Cards and settings name no user, host or path of this machine.
     """
     from selfplay.cli.terminal import note, safe_text, table, write, write_json
     from selfplay.errors import ConfigError

@@ -16,6 +16,9 @@ def command(
     json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
     force: Force = False,
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
+    log_text: Annotated[
+        bool, typer.Option("--log-text", help="Send example pairs to the trackers (tracking.to), not only numbers.")
+    ] = False,
 ) -> None:
     """Continue a run: print what is adopted, then do the rest."""
     from selfplay.cli.run import finish
@@ -29,7 +32,7 @@ def command(
     store = Store.open(run_dir)
     document = config_in_force(store)
     before = validate(document, f"{run_dir}/config/resolved.json")
-    for override in overrides or []:
+    for override in [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]:
         apply_override(document, override)
     search_path = Path(store.config_json("search_path.json", str))
     after = absolute_places(validate(document, "the command line"), search_path)

@@ -25,6 +25,9 @@ def command(
     ] = False,
     force: Force = False,
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
+    log_text: Annotated[
+        bool, typer.Option("--log-text", help="Send example pairs to the trackers (tracking.to), not only numbers.")
+    ] = False,
 ) -> None:
     """Start a multi-round run."""
     from selfplay.cli.terminal import note
@@ -33,8 +36,9 @@ def command(
     from selfplay.reporting import Reporter
     from selfplay.store.run import refuse_occupied
 
+    overrides = [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]
     target = run_dir or Path("runs") / config.stem
-    settings = load_config(config, overrides or [])
+    settings = load_config(config, overrides)
     if not dry_run:
         refuse_occupied(target)
     elif (target / "RUN.json").is_file():
@@ -48,7 +52,7 @@ def command(
             sys.stdout.write(json.dumps(prepared.plan.document(), indent=1) + "\n")
         return
     reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
-    start(prepared, config.read_text(encoding="utf-8"), overrides or [], reporter, grace, force=force)
+    start(prepared, config.read_text(encoding="utf-8"), overrides, reporter, grace, force=force)
     finish(target, json_output)
 
 

@@ -397,6 +397,24 @@ class ClusterConfig(Section):
         return self
 
 
+class TrackingConfig(Section):
+    """Trackers that a run's numbers are sent to."""
+
+    to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = resource(
+        [], "any of tensorboard, wandb, mlflow, trackio; their packages are installed by you"
+    )
+    project: str = resource("selfplay", "project or experiment of the trackers that have one")
+    log_text: bool = resource(False, "send a few example pairs a round, not only numbers (`--log-text`)")
+
+    @model_validator(mode="after")
+    def _to_some(self) -> Self:
+        if len(set(self.to)) < len(self.to):
+            raise ValueError(f"`to` names a tracker twice: {', '.join(self.to)}")
+        if not self.to:
+            _refuse(self, ("project", "log_text"), "does nothing without tracking.to")
+        return self
+
+
 class StorageConfig(Section):
     """What stays on disk. Datasets always stay; what is taken away leaves a mark, and `verify` knows it."""
 
@@ -432,6 +450,7 @@ class Config(Section):
     evaluation: EvaluationConfig | None = identity(None, "held-out evaluation")
     gates: GatesConfig = resource(GatesConfig(), "when a round that went wrong stops the run")
     cluster: ClusterConfig = resource(ClusterConfig(), "where the work runs")
+    tracking: TrackingConfig = resource(TrackingConfig(), "trackers that the run's numbers are sent to")
     storage: StorageConfig = resource(StorageConfig(), "what stays on disk")
     rounds: int = tagged("extendable", ..., "rounds to run", ge=1)
     seed: int = identity(0, "seed of everything that is random", ge=0, lt=2**63)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -92,6 +92,8 @@ class Context:
     engine_dtype: str = "float32"
     precision: str = "float32"
     force: bool = False
+    # called with a round, an optimizer step of it and its numbers, as they come
+    on_step: Callable[[int, int, Mapping[str, Any]], None] = lambda round_number, step, numbers: None
 
     def policy(self, round_number: int) -> Policy:
         """The policy after a round: the starting one for round 0; that of an earlier round where training was skipped."""

@@ -169,6 +169,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
                     context.reporter.begin(f"round {round_number} train", event.num_steps, event.step - 1, "steps")
                     started = True
                 context.reporter.advance(1, f"loss {event.loss:.4f}")
+                context.on_step(round_number, event.step, dataclasses.asdict(event))
                 if context.stop.exit_code is not None and not asked:
                     context.store.request_stop(round_number)
                     asked = True
