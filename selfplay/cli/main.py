@@ -32,6 +32,7 @@ from selfplay.cli import (
     show,
     status,
     verify,
+    view,
 )
 from selfplay.cli.terminal import note, safe_text
 from selfplay.errors import SelfplayError
@@ -104,6 +105,7 @@ for _name, _module in (
     ("show", show),
     ("pairs", pairs),
     ("pair", pair),
+    ("view", view),
     ("compare", compare),
     ("select", select),
     ("metrics", metrics),

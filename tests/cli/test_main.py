@@ -34,6 +34,7 @@ COMMANDS = {
     "show",
     "status",
     "verify",
+    "view",
 }
 HEAVY = ("torch", "vllm", "ray", "transformers", "datasets", "trl", "peft")
 LIBRARIES = ("pyarrow", "numpy", "pydantic", "yaml", "rich")
