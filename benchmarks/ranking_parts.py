@@ -47,7 +47,8 @@ def make(table: str, rows: str) -> dict[str, Any]:
 
 def ours(table: str, result: str) -> dict[str, Any]:
     """Read, rank and write as `selfplay select` does, by the package's own functions."""
-    from selfplay.offline.pipeline import filters, numbers, pair_pool
+    from selfplay.offline.filling import filters, numbers
+    from selfplay.offline.pipeline import pair_pool
     from selfplay.offline.reading import read_dataset
     from selfplay.offline.writing import ResultTable, write_tables
     from selfplay.selection.selecting import select

@@ -114,6 +114,8 @@ def _folder_files(folder: Path, split: str | None) -> list[Path]:
     files = _data_files(folder)
     if not files:
         splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and _data_files(entry))
+        if len(splits) > 1:  # what `select` leaves: its files for other trainers are no split
+            splits = [name for name in splits if name != "formats"]
         if splits == ["data"]:
             return _folder_files(folder / "data", split)
         if not splits:

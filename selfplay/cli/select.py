@@ -59,6 +59,12 @@ def command(
     split: Annotated[str | None, typer.Option(help="Split of a dataset by name, or of a save_to_disk folder.")] = None,
     subset: Annotated[str | None, typer.Option(help="Subset of a dataset by name.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a dataset by name.")] = None,
+    policy_revision: Annotated[
+        str | None, typer.Option(help="Hub revision of the policy; its commit is recorded.")
+    ] = None,
+    reference_revision: Annotated[str | None, typer.Option(help="Hub revision of the reference.")] = None,
+    reward_model_revision: Annotated[str | None, typer.Option(help="Hub revision of the reward model.")] = None,
+    embedding_model_revision: Annotated[str | None, typer.Option(help="Hub revision of the embedding model.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of what is random.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file that says the same things; flags win.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="summary.json on stdout.")] = False,
@@ -85,6 +91,8 @@ def command(
         "group_column": group_column, "embedding_model": embedding_model, "chat_template": chat_template,
         "options": {name: _option(name, value) for name, value in _mapping("--option", option).items()} or None,
         "max_length": max_length, "split": split, "subset": subset, "revision": revision, "seed": seed,
+        "policy_revision": policy_revision, "reference_revision": reference_revision,
+        "reward_model_revision": reward_model_revision, "embedding_model_revision": embedding_model_revision,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}
     settings, notes = load_settings(given, overrides or [], config)
@@ -97,7 +105,9 @@ def command(
         write_json(outcome.summary)
     else:
         write(view(outcome.summary))
-        note(f"\nin {safe_text(settings.out)}: kept/ and dropped/ (load_dataset reads them), summary.json, README.md")
+        kept, pairs_there = (outcome.summary["selection"][name] for name in ("num_kept", "num_pairs"))
+        parts = [name for name, num in (("kept/", kept), ("dropped/", pairs_there - kept)) if num]
+        note(f"\nin {safe_text(settings.out)}: {' and '.join(parts)} (for load_dataset), summary.json, README.md")
 
 
 def _number(text: str | None) -> Any:

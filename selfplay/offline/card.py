@@ -52,7 +52,7 @@ def card(summary: dict[str, Any], command: str, result: ResultTable) -> str:
                 ("keep", str(selection["keep"])),
                 ("seed", str(selection["seed"])),
                 *(
-                    (name, f"{code(place['name'])}, sha256 {code(place['sha256'][:16])}")
+                    (name, f"{code(place['name'])}{_revision(place)}, sha256 {code(place['sha256'][:16])}")
                     for name, place in summary["models"].items()
                 ),
             ],
@@ -68,6 +68,10 @@ def card(summary: dict[str, Any], command: str, result: ResultTable) -> str:
     if summary["notes"]:
         parts += ["## Notes\n", "\n".join(f"- {cell(note)}" for note in summary["notes"]) + "\n"]
     return "\n".join(part for part in parts if part)
+
+
+def _revision(place: dict[str, str]) -> str:
+    return f" at {code(place['revision'])}" if "revision" in place else ""
 
 
 def _form(summary: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ returned, and `selfplay select` prints it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -94,13 +94,30 @@ _TEXTS: dict[str, tuple[str, ...]] = {
     "chosen": ("chosen", "chosen_response", "response_chosen", "chosen_answer"),
     "rejected": ("rejected", "rejected_response", "response_rejected", "rejected_answer"),
     "response": ("response", "completion", "generation", "generated_text", "output"),
-    "responses": ("responses", "all_generated_responses", "generated_responses", "all_responses", "completions"),
+    "responses": (
+        "responses",
+        "all_generated_responses",
+        "generated_responses",
+        "all_responses",
+        "completions",
+        "generations",
+    ),
     "system": ("system", "system_prompt"),
 }
 _PROMPTS = ("prompt", "instruction", "question", "query", "conversations", "conversation", "input")
 _REWARDS = {
     "reward": ("reward", "score", "rm_score", "rating", "reward_score", "rm_reward"),
-    "rewards": ("rewards", "all_rm_scores", "all_rewards", "all_scores", "rm_scores", "scores", "reward_scores"),
+    "rewards": (
+        "rewards",
+        "all_rm_scores",
+        "all_rewards",
+        "all_scores",
+        "rm_scores",
+        "scores",
+        "reward_scores",
+        "ratings",
+        "rating",
+    ),
 }
 _RESPONSE_NUMBERS = ("policy_logp", "reference_logp", "num_tokens")
 
@@ -142,6 +159,11 @@ class Columns:
     named: frozenset[str] = frozenset()
     notes: tuple[str, ...] = field(default=())
     of_prompts: tuple[str, ...] = ()
+
+
+def several_responses(columns: Iterable[str]) -> str | None:
+    """The first of some columns that is known to hold lists of responses."""
+    return next((name for name in columns if _plain(name) in _TEXTS["responses"]), None)
 
 
 def recognise(

@@ -19,6 +19,8 @@ from selfplay.records import Message
 
 Messages = list[Message]
 
+SEVERAL = "several_texts"
+
 _ROLES = {
     "system": "system",
     "user": "user",
@@ -94,6 +96,8 @@ def read_messages(value: Any, name: str) -> Messages:
 
 def read_response(value: Any, name: str) -> str:
     """The text of one response: a text, or a list of one assistant message. Raises BadValue."""
+    if isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
+        raise BadValue(SEVERAL, f"{name} holds {len(value)} texts, not one")
     if isinstance(value, list | dict):
         messages = read_messages([value] if isinstance(value, dict) else value, name)
         if len(messages) != 1 or messages[0]["role"] != "assistant":

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from selfplay.errors import ConfigError
 from selfplay.offline.building import BuiltPairs, build, prompt_numbers, prompt_rows
+from selfplay.offline.columns import several_responses
 from selfplay.offline.computing import Computing, Filled
 from selfplay.offline.dataset import OfflineDataset
 from selfplay.offline.models import check_function, needed_text
@@ -93,7 +94,10 @@ def computed(
         assert dataset.pairs is not None
         pairs = dataset.pairs
         columns = numbers(pairs)
-        needs = find_needs(settings, metric, columns, has_text="chosen" in pairs.column_names)
+        needs = find_needs(
+            settings, metric, columns, has_text="chosen" in pairs.column_names,
+            several=several_responses(_other_columns(pairs)),
+        )  # fmt: skip
         reasons = filters(pairs, columns, rules)
         if needs.rewards:
             check_function(models, _other_columns(pairs), settings.dataset)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.backends.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
-from selfplay.backends.model_files import model_folder, read_json
+from selfplay.backends.model_files import model_folder, read_json, snapshot_commit
 from selfplay.backends.preflight import check_policy, check_reward_model, generation_eos_ids
 from selfplay.backends.reward_function import RewardFunction, source_digest
 from selfplay.errors import ConfigError, DataError
@@ -24,7 +24,8 @@ from selfplay.store.durable import sha256_bytes
 @dataclass(frozen=True)
 class Models:
     """What is there to compute with; None where it was not given. `limit`: the longest prompt with its response in the
-    policy's tokens. `search_path` is the folder in which a function's module is looked for."""
+    policy's tokens. `search_path` is the folder in which a function's module is looked for. `commits` are those that hub models
+    resolved to, `pins` the digests of all content, both by the setting's name."""
 
     policy: PinnedModel | None = None
     reference: PinnedModel | None = None
@@ -37,6 +38,7 @@ class Models:
     embedding_tokenizer: Any = None
     embedding_limit: int | None = None
     search_path: Path = Path()
+    commits: tuple[tuple[str, str], ...] = ()
     pins: tuple[tuple[str, str], ...] = ()
 
 
@@ -44,12 +46,16 @@ def resolve_models(settings: SelectSettings) -> Models:
     """Find, check and digest what the settings name. Raises ConfigError and ModelError."""
     search_path = Path.cwd()
     pins: dict[str, str] = {}
+    commits: dict[str, str] = {}
     found: dict[str, Any] = {}
     for name in ("policy", "reference", "reward_model", "embedding_model"):
         place = getattr(settings, name)
         if place is None:
             continue
-        folder = model_folder(place)
+        folder = model_folder(place, getattr(settings, f"{name}_revision"))
+        # a hub model's folder is named by the commit that its revision resolved to
+        if (commit := snapshot_commit(folder)) is not None and not Path(place).expanduser().is_dir():
+            commits[name] = commit
         if name == "reward_model":
             check_reward_model(folder)
         elif name != "embedding_model":
@@ -69,8 +75,9 @@ def resolve_models(settings: SelectSettings) -> Models:
         found["embedding_tokenizer"] = load_tokenizer(folder)
         found["embedding_limit"] = _positions(folder)
     return Models(
-        **found, reward_function=settings.reward_function, search_path=search_path, pins=tuple(sorted(pins.items()))
-    )
+        **found, reward_function=settings.reward_function, search_path=search_path,
+        commits=tuple(sorted(commits.items())), pins=tuple(sorted(pins.items())),
+    )  # fmt: skip
 
 
 def check_function(models: Models, columns: Sequence[str], source: str) -> None:

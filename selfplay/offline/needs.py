@@ -16,6 +16,9 @@ from selfplay.selection.metrics.inputs import NUM_TOKENS, POLICY_LOGPS, REFERENC
 ALONE, YES, EMBEDDING = "policy_logp_chosen_alone", "ask_llm_yes", "embedding"
 PROMPT_REWARDS = ("prompt_reward_mean", "prompt_reward_std")
 
+# What a dataset of scored responses gives to the pairs that are built of it.
+_OF_RESPONSES = (*REWARDS, *PROMPT_REWARDS)
+
 _COLUMNS = "or name the columns with --columns {0}=COLUMN,{1}=COLUMN"
 _WAYS = {
     **dict.fromkeys(REWARDS, f"--reward-model MODEL or --reward-function module:function, {_COLUMNS.format(*REWARDS)}"),
@@ -62,9 +65,12 @@ class Needs:
         return (*(("scorer",) if self.rewards else ()), *(("logprobs",) if passes else ()))
 
 
-def find_needs(settings: SelectSettings, metric: Metric, there: Collection[str], *, has_text: bool) -> Needs:
+def find_needs(
+    settings: SelectSettings, metric: Metric, there: Collection[str], *, has_text: bool, several: str | None = None
+) -> Needs:
     """What is to be computed of what the metric reads (and of what a model was given for), given the columns that are
-    `there`. Raises ConfigError for an input that stays missing, and for a model that would do nothing."""
+    `there`. `several`: the column of lists of responses that stands beside ready-made pairs. Raises ConfigError for an
+    input that stays missing, and for a model that would do nothing."""
     there = set(there)
     wanted = set(columns_needed(metric, settings.form)) - {"pair_id"}
     if "explicit_margin" in metric.inputs and "explicit_margin" in there:
@@ -98,7 +104,7 @@ def find_needs(settings: SelectSettings, metric: Metric, there: Collection[str],
         made |= set(PROMPT_REWARDS)
     missing = [name for name in (*wanted,) if name not in there | made]
     if missing:
-        raise _missing(metric, sorted(missing))
+        raise _missing(metric, sorted(missing), several)
     if found.anything and not has_text:
         raise ConfigError(
             "this dataset is a table of numbers: there are no texts of which anything could be computed",
@@ -140,12 +146,21 @@ def _refuse_idle(settings: SelectSettings, needs: Needs, reads_reference: bool, 
         )
 
 
-def _missing(metric: Metric, missing: list[str]) -> ConfigError:
+def _missing(metric: Metric, missing: list[str], several: str | None) -> ConfigError:
     # columns that are had in the same way are named together
     ways: dict[str, list[str]] = {}
     for name in missing:
         ways.setdefault(_WAYS.get(name, how_to_get(name)), []).append(name)
     return ConfigError(
         f"metric {metric.name!r} needs {', '.join(missing)}, which this dataset does not have",
-        "\n     ".join(f"{', '.join(names)}: {way}" for way, names in ways.items()),
+        "\n     ".join(
+            [
+                *(f"{', '.join(names)}: {way}" for way, names in ways.items()),
+                *(
+                    [f"or build pairs of the responses in {several!r}: --pairs best_worst"]
+                    if several is not None and not set(missing).isdisjoint(_OF_RESPONSES)
+                    else []
+                ),
+            ]
+        ),
     )

@@ -157,12 +157,12 @@ def run(
     work = WorkFolder(root)
     if (found := _there(root, identity)) and not work.has_leftovers():
         return found
-    with work.holding():
+    with _explained(settings), work.holding():
         if found := _there(root, identity):  # another one may have finished meanwhile
             return found
         if work.begin(_of_computing(identity, dataset)):
             reporter.say(f"going on with what an earlier attempt left in {settings.out}")
-        with _explained(settings), _underway(work, reporter, grace) as under_way:
+        with _underway(work, reporter, grace) as under_way:
             summary = _select(
                 settings, metric, models, dataset, content, identity, work, under_way, make_pools, command
             )
@@ -196,6 +196,8 @@ def _select(
     command: str,
 ) -> dict[str, Any]:
     rules = settings.pairs.rules() if settings.pairs is not None else None
+    for name, commit in models.commits:
+        under_way.reporter.say(f"{name}: {getattr(settings, name)} at commit {commit}")
     with LazyPools(make_pools, settings, models, work.folder / "logs") as pools:
         computing = Computing(settings, models, work, pools, under_way)
         pairs, built, filled = computed(computing, dataset, metric, rules)
@@ -206,10 +208,12 @@ def _select(
     )
     under_way.stop.check()
     selection = rank(settings, metric, pool)
+    _refuse_no_pair(settings, selection)
     under_way.reporter.say(f"ranked {selection.summary.num_ranked} pairs, kept {selection.summary.num_kept}")
     summary = summarise(
-        settings, metric, dataset, pairs, pool, selection, content=content, built=built, notes=filled.notes
-    )
+        settings, metric, dataset, pairs, pool, selection, content=content, built=built, notes=filled.notes,
+        commits=dict(models.commits),
+    )  # fmt: skip
     under_way.stop.check()
     unused = built.unused if built is not None and built.unused.num_rows else None
     writer, result = write(work, pairs, pool, selection, unused=unused)
@@ -225,6 +229,15 @@ def _select(
     return summary
 
 
+def _refuse_no_pair(settings: SelectSettings, selection: Selection) -> None:
+    ranked = selection.summary.num_ranked
+    if ranked and not selection.summary.num_kept:
+        raise ConfigError(
+            f"keep {settings.keep} of {ranked} ranked pairs is no pair at all",
+            f"Give a larger fraction (above {0.5 / ranked:.2g}), or a number of pairs. Nothing is computed twice.",
+        )
+
+
 def summarise(
     settings: SelectSettings,
     metric: Metric,
@@ -236,6 +249,7 @@ def summarise(
     content: Mapping[str, str],
     built: BuiltPairs | None = None,
     notes: list[str] | None = None,
+    commits: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The document that goes to summary.json."""
     diagnostics = diagnose(
@@ -249,7 +263,7 @@ def summarise(
     document = summarize(
         settings=settings, metric=metric, dataset=dataset, content=content, built=built, selection=selection,
         diagnostics=diagnostics, notes=notes or [], versions={"selfplay": __version__, **versions()},
-        embedding_left_out=EMBEDDING in pool.columns,
+        embedding_left_out=EMBEDDING in pool.columns, commits=commits or {},
     )  # fmt: skip
     document |= {"dropped_examples": dropped_examples(pairs, selection), "num_not_alternating": 0}
     found: dict[str, Any] = json.loads(pretty_json(document))  # as it will be read: lists, no tuples

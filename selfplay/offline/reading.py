@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from selfplay.errors import DataError
 from selfplay.offline.columns import Columns, recognise
+from selfplay.offline.conversations import SEVERAL
 from selfplay.offline.dataset import BadRowLog, BadRows, OfflineDataset
 from selfplay.offline.numbers import has_only_numbers
 from selfplay.offline.pairs import read_pairs
@@ -101,7 +102,13 @@ def _no_usable_row(name: str, bad_rows: BadRows, num_rows: int) -> DataError:
         return DataError(f"{name} has no rows", "Give a source with at least one pair.")
     counts = ", ".join(f"{reason} {count:,}" for reason, count in bad_rows.counts.items())
     first = "; ".join(str(bad) for bad in bad_rows.examples[:3])
+    hint = "Mend the rows, or name the right columns with --columns OUR_NAME=THEIR_NAME."
+    if SEVERAL in bad_rows.counts:
+        hint = (
+            "Lists of responses go by --columns responses=COLUMN, with their scores as rewards=COLUMN. Where a list is "
+            "[chosen, rejected], as in Alpaca's ranking form, write the two into columns chosen and rejected."
+        )
     return DataError(
         f"none of the {num_rows:,} rows of {name} can be used ({counts}): {first}",
-        "Mend the rows, or name the right columns with --columns OUR_NAME=THEIR_NAME.",
+        hint,
     )

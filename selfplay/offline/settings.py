@@ -7,6 +7,7 @@ places, for whose content digests stand, and `cluster`.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,6 +22,8 @@ from selfplay.selection.keep import num_to_keep
 
 # Where something lies; its content is pinned by a digest.
 PLACES = ("dataset", "policy", "reference", "reward_model", "embedding_model", "chat_template")
+# Of models that are hub names; the commit that each resolves to is recorded.
+REVISIONS = ("policy_revision", "reference_revision", "reward_model_revision", "embedding_model_revision")
 # file.py:function or module:function
 FUNCTIONS = ("reward_function",)
 # Not part of what a selection is.
@@ -50,6 +53,10 @@ class SelectSettings(Section):
     reward_model: str | None = None
     reward_function: str | None = None
     embedding_model: str | None = None
+    policy_revision: str | None = None
+    reference_revision: str | None = None
+    reward_model_revision: str | None = None
+    embedding_model_revision: str | None = None
     chat_template: str | None = None
     max_length: int | None = Field(None, ge=2)
     pairs: PairsConfig | None = None
@@ -69,6 +76,13 @@ class SelectSettings(Section):
             document["pairs"] = {"build": document["pairs"]}
         if document.get("metric") == "full":
             document.setdefault("keep", 1.0)
+        keep = document.get("keep", 1.0)
+        if isinstance(keep, bool) or not isinstance(keep, int | float):
+            percent = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", keep) if isinstance(keep, str) else None
+            part = f"{float(percent[1]) / 100:g}" if percent else "0.4"
+            raise ValueError(
+                f"`keep` is {keep!r}: give a fraction above 0 and up to 1.0 (as {part}), or a whole number of pairs"
+            )
         return document
 
     @model_validator(mode="after")
@@ -87,6 +101,10 @@ class SelectSettings(Section):
         for name in ("reference", "chat_template", "max_length"):
             if getattr(self, name) is not None and self.policy is None:
                 raise ValueError(f"`{name}` needs `policy`, whose tokenizer and context it goes with")
+        for name in REVISIONS:
+            model = name.removesuffix("_revision")
+            if getattr(self, name) is not None and getattr(self, model) is None:
+                raise ValueError(f"`{name}` needs `{model}`, the hub model that it is a revision of")
         if self.subset is not None and self.split is None:
             raise ValueError("`subset` goes with a dataset by name, which needs `split` too")
         return self
@@ -98,7 +116,7 @@ class SelectSettings(Section):
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for two commands to be the same selection, content of files aside."""
-        document = self.model_dump(mode="json", exclude={*PLACES, *_FREE})
+        document = self.model_dump(mode="json", exclude={*PLACES, *REVISIONS, *_FREE})
         for name in ("reward_function", "metric"):
             if document[name] is not None and ":" in document[name]:
                 document[name] = Path(document[name].rpartition(":")[0]).name + ":" + document[name].rpartition(":")[2]

@@ -62,11 +62,13 @@ def summarize(
     notes: list[str],
     versions: Mapping[str, str],
     embedding_left_out: bool,
+    commits: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The document. `content`: digests by name; `notes`: sentences for people."""
+    """The document. `content`: digests by name; `notes`: sentences for people; `commits` of hub models."""
     said = settings.identity()
     places = {
         name: {"name": place_name(getattr(settings, name)), "sha256": content[name]}
+        | ({"revision": commits[name]} if name in commits else {})
         for name in (*PLACES[1:], "reward_function")
         if getattr(settings, name) is not None
     }

@@ -44,7 +44,8 @@ class WorkFolder:
         durable.make_folder(self.folder)
         lock = RunLock(self.folder / "lock")
         try:
-            lock.__enter__()
+            with durable.naming(self.folder / "lock"):
+                lock.__enter__()
         except LockedError as error:
             raise LockedError(
                 f"another `selfplay select` is writing into {self.root}", "Wait for it, or give another --out."

@@ -107,4 +107,7 @@ def test_paths_do_not_travel_in_the_command(monkeypatch: pytest.MonkeyPatch, tmp
         "~/out",
     ]
     assert _shown(given) == "selfplay select a.jsonl --policy=policy --metric mine.py:mine --out out"
+    assert _shown(["select", "a", "policy=/home/me/policy", "pairs.min_gap=0.1", "reward_function=~/r.py:f"]) == (
+        "selfplay select a policy=policy pairs.min_gap=0.1 reward_function=r.py:f"
+    )
     assert _shown(["select", "org/name", "--policy", "org/model"]) == "selfplay select org/name --policy org/model"

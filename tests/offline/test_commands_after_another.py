@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,43 @@ def test_what_a_kill_after_the_commit_left_goes(tmp_path: Path, run: Select) -> 
     (tmp_path / "out" / ".work" / "output").mkdir(parents=True)
     assert run(source).was_there
     assert not (tmp_path / "out" / ".work").exists()
+
+
+def test_a_hub_model_is_taken_at_its_revision_and_its_commit_recorded(
+    tmp_path: Path, tiny_world: Path, run: Select, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    commit = "0123456789" * 4
+    asked: list[tuple[str, str | None]] = []
+    folder = tmp_path / "hub" / "snapshots" / commit
+    shutil.copytree(tiny_world / "policy", folder)
+
+    def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    rows = [{name: value for name, value in row.items() if "logp" not in name} for row in text_rows(8)]
+    source = write_rows(tmp_path / "a.jsonl", rows)
+    outcome = run(source, policy="org/model", policy_revision="v2")
+    assert asked == [("org/model", "v2")]
+    assert outcome.summary["models"]["policy"]["revision"] == commit
+    assert outcome.summary["models"]["policy"]["name"] == "org/model"
+    assert commit in (tmp_path / "out" / "README.md").read_text()
+    # the same commit under its own name is the same selection
+    assert run(source, policy="org/model", policy_revision=commit).was_there
+    with pytest.raises(ConfigError, match="`reward_model_revision` needs `reward_model`"):
+        run(source, policy="org/model", reward_model_revision="v2")
+
+
+def test_a_keep_that_is_no_pair_is_refused_and_can_be_changed(
+    tmp_path: Path, tiny_world: Path, run: Select, fakes: Fakes
+) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(12, columns=False))
+    flags = {"metric": "explicit_margin", "reward_model": str(tiny_world / "reward_model")}
+    with pytest.raises(ConfigError, match=r"keep 0.01 of 12 ranked pairs is no pair"):
+        run(source, keep=0.01, **flags)
+    run(source, keep=0.1, **flags)
+    assert len(fakes.scorer.seen) == 24
+    assert len(kept(tmp_path / "out")) == 1

@@ -74,6 +74,13 @@ def test_missing_inputs_are_named_with_ways_to_get_them(
     assert all(word in text for word in said)
 
 
+def test_responses_beside_the_pairs_are_a_way_to_rewards() -> None:
+    settings, _ = load_settings({"dataset": "a", "out": "b", "keep": 0.5, "metric": "explicit_margin"})
+    metric = find_metric("explicit_margin")
+    with pytest.raises(ConfigError, match=r"'all_generated_responses': --pairs best_worst"):
+        find_needs(settings, metric, (), has_text=True, several="all_generated_responses")
+
+
 @pytest.mark.parametrize(
     ("metric", "there", "flags", "said"),
     [

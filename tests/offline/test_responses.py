@@ -116,3 +116,18 @@ def test_one_row_a_response_with_ids(tmp_path):
 def test_responses_without_a_prompt_are_refused(tmp_path):
     with pytest.raises(DataError, match="no prompt column"):
         read_dataset(write(tmp_path / "a.jsonl", [{"response": "a", "reward": 1}]))
+
+
+def test_lists_in_the_place_of_one_response_are_explained(tmp_path):
+    rows = [{"instruction": "a", "input": "", "output": ["good", "bad"]}] * 3
+    with pytest.raises(DataError, match="column 'output' holds 2 texts, not one") as found:
+        read_dataset(write(tmp_path / "a.jsonl", rows))
+    assert "responses=COLUMN" in found.value.hint and "[chosen, rejected]" in found.value.hint
+
+
+@pytest.mark.parametrize("scores", ["rating", "ratings"])
+def test_distilabels_columns_are_recognised(tmp_path, scores):
+    row = {"instruction": "a", "generations": ["x", "y"], scores: [5, None], "generation_models": ["m", "n"]}
+    dataset = read_dataset(write(tmp_path / "a.jsonl", [row]))
+    assert dataset.recognised["responses"] == "generations" and dataset.recognised["rewards"] == scores
+    assert dataset.responses.column("reward").to_pylist() == [5.0, None]
