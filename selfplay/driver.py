@@ -12,7 +12,7 @@ import platform
 import signal
 import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,6 +25,7 @@ from selfplay.cluster.pool import Workers
 from selfplay.config.diff import changes
 from selfplay.config.schema import Config
 from selfplay.errors import ConfigError, DriftError, Interrupted, SelfplayError
+from selfplay.fork_rules import changed_pins, offer
 from selfplay.inputs import Inputs, resolve
 from selfplay.inspect.reading import next_stage
 from selfplay.plan import Plan, make_plan
@@ -56,12 +57,16 @@ class Prepared:
 MakeWorkers = Callable[[Config, Inputs, Path], AbstractContextManager[Workers]]
 
 
-def prepare(config: Config, search_path: Path, run_dir: Path, store: Store | None = None) -> Prepared:
-    """Resolve and check the inputs and count what will be done. `store`: the run that goes on, whose hub models stay the
-    commits they were and whose finished rounds need no more room."""
+def prepare(
+    config: Config, search_path: Path, run_dir: Path, store: Store | None = None, rounds_done: int | None = None
+) -> Prepared:
+    """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
+    stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room."""
     inputs = resolve(config, search_path, store.config_json("revisions.json", dict) if store else None)
-    done = [number for number in store.rounds() if number and store.is_committed(number, "evaluate")] if store else []
-    plan = make_plan(config, inputs, run_dir, rounds_done=len(done))
+    if rounds_done is None:
+        numbers = store.rounds() if store else []
+        rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)
+    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done)
     prepared = Prepared(config, inputs, plan, run_dir, search_path)
     check_installed(config.tracking.to)
     if problems := find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl)):
@@ -78,14 +83,33 @@ def start(
     workers: MakeWorkers | None = None,
     *,
     forked_from: Fork | None = None,
+    files: Mapping[str, bytes] | None = None,
     stop: StopFlag | None = None,
     until: tuple[int, str] | None = None,
     force: bool = False,
 ) -> Store:
     """Begin a new run and walk it to its end. `workers` replaces the Ray workers (tests, `compare`); `forked_from` names stages
-    of another run that are taken over; `stop` is the flag of a caller that handles the signals itself; `until` (a round and a
-    stage) is the last stage to run; `force` goes on where a gate would stop the run (see stages/gates.py)."""
-    config = prepared.config
+    of another run that are taken over, `files` more files of `config/`; `stop` is the flag of a caller that handles the signals
+    itself; `until` (a round and a stage) is the last stage to run; `force` goes on where a gate would stop the run (see
+    stages/gates.py)."""
+    with _created(prepared, given, overrides, forked_from, files or {}) as store:
+        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until, force)
+    return store
+
+
+def make(
+    prepared: Prepared, given: str, overrides: list[str], forked_from: Fork | None, files: Mapping[str, bytes]
+) -> Store:
+    """Make a run and take over what it is forked from, without an attempt at it: a resume begins it. See `start`."""
+    with _created(prepared, given, overrides, forked_from, files) as store:
+        return store
+
+
+@contextlib.contextmanager
+def _created(
+    prepared: Prepared, given: str, overrides: list[str], forked_from: Fork | None, files: Mapping[str, bytes]
+) -> Iterator[Store]:
+    """A new run, its lock held."""
     run_dir = prepared.run_dir.absolute()
     make_folder(run_dir)
     with RunLock(run_dir / "run.lock"):
@@ -94,16 +118,16 @@ def start(
             {
                 "given.yaml": given.encode(),
                 "overrides.json": pretty_json(overrides),
-                "resolved.json": pretty_json(config.model_dump(mode="json")),
+                "resolved.json": pretty_json(prepared.config.model_dump(mode="json")),
                 "pins.json": pretty_json(prepared.inputs.pins),
                 "revisions.json": pretty_json(prepared.inputs.revisions),
                 "search_path.json": pretty_json(str(prepared.search_path)),
+                **files,
             },
             forked_from,
         )
         store.inherit()
-        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until, force)
-    return store
+        yield store
 
 
 def check_drift(store: Store, before: Config, prepared: Prepared, pins: dict[str, str]) -> list[str]:
@@ -115,13 +139,12 @@ def check_drift(store: Store, before: Config, prepared: Prepared, pins: dict[str
     lines += [
         f"the content of {name} has changed "
         f"(sha256 {pins.get(name, 'none')[:12]} -> {found_pins.get(name, 'none')[:12]})"
-        for name in sorted({*pins, *found_pins})
-        if pins.get(name) != found_pins.get(name)
+        for name in changed_pins(pins, found_pins)
     ]
     if lines:
         raise DriftError(
             f"{store.layout.root} was started with other settings:\n    " + "\n    ".join(lines),
-            "Resume with the settings it was started with, or start another run with the new ones.",
+            offer(store, found, before, prepared.config, pins, found_pins),
         )
     shrunk = [change for change in found if change.tag == "extendable" and change.after < max(store.rounds() or [0])]
     if shrunk:

@@ -27,8 +27,12 @@ class Held:
 
 def trained_rounds(store: Store) -> list[int]:
     """Rounds that trained a policy of their own, ascending."""
-    rounds = [number for number in store.rounds() if number > 0 and store.is_committed(number, "train")]
-    return [number for number in rounds if not store.metrics(number, "train")["skipped"]]
+    return [
+        number
+        for number in store.rounds()
+        if store.is_committed(number, "train")
+        and any(entry.path.startswith("policy/") for entry in store.commit_of(number, "train").files)
+    ]
 
 
 def held_policies(store: Store, keep: int | None) -> list[Held]:
@@ -55,19 +59,20 @@ def best_policy(store: Store) -> tuple[int | None, str]:
     """The round whose policy did best on the held-out prompts, the earliest of equals, and by which number; None where
     nothing was judged."""
     found: list[tuple[float, int, str]] = []
+    trained = trained_rounds(store)
     for number in store.rounds():
-        if number == 0 or not store.is_committed(number, "evaluate"):
+        if number < min(trained, default=number + 1) or not store.is_committed(number, "evaluate"):
             continue
         metrics = store.metrics(number, "evaluate")
         judge = "gold" if metrics.get("eval_judge") == "gold" else "reward"
         value = metrics.get(f"eval_{judge}_mean")
         if value is not None:
             # a round that trained nothing was judged with the policy that it carried over
-            found.append((-value, store.metrics(number, "train")["policy_round"], f"held-out {judge} {value:.3f}"))
-    trained = [item for item in found if item[1] > 0]
-    if not trained:
+            policy = max(other for other in trained if other <= number)
+            found.append((-value, policy, f"held-out {judge} {value:.3f}"))
+    if not found:
         return None, ""
-    _, number, judged = min(trained, key=lambda item: (item[0], item[1]))
+    _, number, judged = min(found, key=lambda item: (item[0], item[1]))
     return number, judged
 
 

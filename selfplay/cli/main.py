@@ -20,6 +20,7 @@ from selfplay.cli import (
     config,
     doctor,
     export,
+    fork,
     gc,
     metrics,
     pair,
@@ -111,6 +112,7 @@ for _name, _module in (
     ("metrics", metrics),
     ("export", export),
     ("verify", verify),
+    ("fork", fork),
     ("gc", gc),
     ("doctor", doctor),
 ):

@@ -12,6 +12,8 @@ from selfplay.config.schema import Config
 from selfplay.config.tags import ENGINE_RESOURCES, TRL_RESOURCES, Tag
 
 PASS_THROUGH = {"sampling.engine": ENGINE_RESOURCES, "training.trl": TRL_RESOURCES}
+# sections that may be absent; whether they are there is compared under their own names
+SECTIONS = ("training.lora", "sampling.mix", "evaluation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def tag_of(name: str) -> Tag:
     for known, field in fields():
         if _stands_for(known, name):
             return field.json_schema_extra["tag"]  # type: ignore[no-any-return]
-    assert name in ("training.lora", "sampling.mix", "evaluation"), name
+    assert name in SECTIONS, name
     return "identity"
 
 

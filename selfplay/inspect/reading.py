@@ -15,6 +15,8 @@ SCHEMA_VERSION = 1
 """Of the JSON documents that inspection commands print. Keys are added under the same number, never renamed or
 removed."""
 
+INHERITED = "inherited.json"
+
 # a run that was begun before there was such a setting keeps what it has
 BEFORE_STORAGE = {"storage": {"keep_policies": "all", "keep_trainer_checkpoints": 2}}
 
@@ -54,6 +56,23 @@ def config_in_force(store: Store) -> dict[str, Any]:
     except ValueError as error:
         path = store.layout.config / "resolved.json"
         raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
+
+
+def settings_by_round(store: Store) -> list[dict[str, Any]]:
+    """For a fork, the settings that its shared rounds were made with: {"last": ROUND, "config": {...}} for the rounds up to each,
+    ascending. Empty for any other run."""
+    if not (store.layout.config / INHERITED).is_file():
+        return []
+    found: list[dict[str, Any]] = store.config_json(INHERITED, list)
+    return found
+
+
+def config_of_round(store: Store, round_number: int) -> dict[str, Any]:
+    """The configuration that a round was made with: that of the other run for a round that a fork shares."""
+    for item in settings_by_round(store):
+        if round_number <= item["last"]:
+            return BEFORE_STORAGE | dict(item["config"])
+    return config_in_force(store)
 
 
 def next_stage(store: Store, rounds: int) -> tuple[int, str] | None:

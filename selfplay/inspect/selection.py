@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from selfplay.errors import ConfigError
-from selfplay.inspect.reading import config_in_force
+from selfplay.inspect.reading import config_of_round
 from selfplay.inspect.tables import column_names
 from selfplay.ranking import group_name
 from selfplay.selection.diagnostics import Diagnostics, Grouping, diagnose
@@ -47,7 +47,7 @@ def selection_diagnostics(store: Store, round_number: int, by: str | None = None
     table = store.table(round_number, "select", columns=[*_IDS, *_NUMBERS, *_OUTCOME])
     prompts = store.table(round_number, "prompts", columns=["prompt_id", "source_file", "columns_json"])
     prompt_P = _index(table["prompt_id"], prompts["prompt_id"])
-    ranked_in = config_in_force(store)["selection"].get("group_column")
+    ranked_in = config_of_round(store, round_number)["selection"].get("group_column")
     groups = _groups(prompts, prompt_P, ranked_in, by)
     pool = PairPool(
         pair_id=table["pair_id"],

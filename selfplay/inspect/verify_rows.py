@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.inspect.chain import Problem, remedy
-from selfplay.inspect.reading import config_in_force
+from selfplay.inspect.reading import config_of_round
 from selfplay.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
 from selfplay.stages.pair import CANDIDATES
 from selfplay.store.run import Store
@@ -80,7 +80,7 @@ def _responses(store: Store, number: int) -> Iterator[str]:
     admitted = prompts.filter(pc.is_null(prompts["drop_reason"]))["prompt_id"]
     asked = table["prompt_id"].value_counts()
     counts = dict(zip(asked.field("values").to_pylist(), asked.field("counts").to_pylist(), strict=True))
-    wanted = config_in_force(store)["sampling"]["num_responses"]
+    wanted = config_of_round(store, number)["sampling"]["num_responses"]
     # a prompt that killed its engine has none, or only those of the second model; a run of an earlier version gave up none
     known = set(admitted.to_pylist())
     given_up = store.metrics(number, "sample").get("quarantined", {})
@@ -137,7 +137,7 @@ def _pairs_are_of_their_responses(store: Store, number: int) -> Iterator[str]:
     candidates = store.table(number, "pair", CANDIDATES)
     if candidates.num_rows != table.num_rows:
         yield f"{table.num_rows} pairs of {candidates.num_rows} candidates"
-    rules = config_in_force(store)["pairs"]
+    rules = config_of_round(store, number)["pairs"]
     # of a builder that gives one pair a prompt there is no such setting
     most = rules.get("max_per_prompt") if rules["build"] == "all" else 1
     if most is not None:

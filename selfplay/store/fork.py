@@ -8,6 +8,7 @@ The chain holds as it is, since commits name their inputs by digest.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,29 +22,41 @@ from selfplay.store.layout import STAGES, Layout
 @dataclass(frozen=True, slots=True)
 class Fork:
     """Where inherited stages come from. `root` is the other run's folder, relative to this run's; `stages` maps "ROUND/STAGE"
-    (as in "001/sample") to the digest of its commit. Example: Fork("9f2c...", "../pool", {"000/prompts": "ab12..."})"""
+    (as in "001/sample") to the digest of its commit. `changes` are the settings that `selfplay fork` changed, as
+    {"name", "before", "after"}. Example: Fork("9f2c...", "../pool", {"000/prompts": "ab12..."})"""
 
     run_id: str
     root: str
     stages: dict[str, str]
+    changes: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As written in RUN.json."""
-        return {"run": self.run_id, "root": self.root, "stages": self.stages}
+        changes = {"changes": list(self.changes)} if self.changes else {}
+        return {"run": self.run_id, "root": self.root, "stages": self.stages, **changes}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Fork:
         """As read from RUN.json. Raises KeyError or TypeError where it is not one."""
-        return cls(str(document["run"]), str(document["root"]), dict(document["stages"]))
+        changes = tuple(document.get("changes", ()))
+        fork = cls(str(document["run"]), str(document["root"]), dict(document["stages"]), changes)
+        fork.keys()
+        return fork
 
     def keys(self) -> dict[tuple[int, str], str]:
         """(round, stage) -> digest of its commit, in the order in which a run makes them: nothing is taken over before what
         it was made from."""
-        found = {}
-        for name, digest in self.stages.items():
-            number, _, stage = name.partition("/")
-            found[int(number), stage] = digest
+        found = {parse_stage_name(name): digest for name, digest in self.stages.items()}
         return dict(sorted(found.items(), key=lambda item: (item[0][0], STAGES.index(item[0][1]))))
+
+
+def parse_stage_name(name: str) -> tuple[int, str]:
+    """(round, stage) of a name that `stage_name` gave. Raises ValueError for any other: it may come from a damaged file, and
+    folders are named by it."""
+    number, slash, stage = name.partition("/")
+    if not slash or stage not in STAGES or not re.fullmatch(r"[0-9]{3,9}", number):
+        raise ValueError(f"{name!r} names no stage")
+    return int(number), stage
 
 
 def stage_name(round_number: int, stage: str) -> str:
