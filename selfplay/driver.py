@@ -29,6 +29,7 @@ from selfplay.fork_rules import changed_pins, offer
 from selfplay.inputs import Inputs, resolve
 from selfplay.inspect.reading import next_stage
 from selfplay.plan import Plan, make_plan
+from selfplay.report.automatic import report_round
 from selfplay.reporting import Reporter, libraries_to
 from selfplay.round_end import tidy
 from selfplay.stages.context import Context, StopFlag
@@ -253,6 +254,7 @@ def _attempt(
             def round_ended(round_number: int) -> None:
                 tidy(store, config, reporter)
                 trackers.round(round_number)
+                report_round(store, config, round_number, reporter.say)
 
             device = Device.of(config)
             context = Context(

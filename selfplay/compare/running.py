@@ -20,7 +20,7 @@ from selfplay.compare.arms import POOL, Arm
 from selfplay.compare.settings import Block, Comparison
 from selfplay.compare.sharing import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
 from selfplay.config.load import validate
-from selfplay.config.schema import Config
+from selfplay.config.schema import Config, ReportConfig
 from selfplay.errors import BackendError, ConfigError, DriftError, EmptyRoundsError, GateError, LockedError, ModelError
 from selfplay.inputs import Inputs, resolve
 from selfplay.inspect.reading import attempts, config_in_force, next_stage
@@ -183,6 +183,8 @@ class Runner:
     ) -> None:
         """Start a run, or go on with it; nothing where it is done."""
         search_path = Path(block.world.search_path)
+        # a comparison has a report of its own; `selfplay report` writes that of any of its runs
+        config = config.model_copy(update={"report": ReportConfig(every=0)})
         reporter = self._make_reporter()
         if not has_run(folder):
             prepared = self._prepare(config, search_path, folder, None)

@@ -437,6 +437,19 @@ class StorageConfig(Section):
         return None if self.keep_policies == "all" else self.keep_policies
 
 
+class ReportConfig(Section):
+    """The page that a run writes about itself (`report.html`, with a README.md)."""
+
+    every: int = resource(1, "rounds between reports; 0: none are written while the run works", ge=0)
+    redact: bool = resource(False, "leave all text of prompts and responses out of it")
+
+    @model_validator(mode="after")
+    def _written(self) -> Self:
+        if self.every == 0:
+            _refuse(self, ("redact",), "does nothing with report.every: 0")
+        return self
+
+
 class Config(Section):
     """A whole run."""
 
@@ -451,6 +464,7 @@ class Config(Section):
     gates: GatesConfig = resource(GatesConfig(), "when a round that went wrong stops the run")
     cluster: ClusterConfig = resource(ClusterConfig(), "where the work runs")
     tracking: TrackingConfig = resource(TrackingConfig(), "trackers that the run's numbers are sent to")
+    report: ReportConfig = resource(ReportConfig(), "the page that the run writes about itself")
     storage: StorageConfig = resource(StorageConfig(), "what stays on disk")
     rounds: int = tagged("extendable", ..., "rounds to run", ge=1)
     seed: int = identity(0, "seed of everything that is random", ge=0, lt=2**63)

@@ -25,16 +25,20 @@ def summarize(
     sampled = table.filter(pc.equal(table["mode"], "sampled"))
     greedy = table.filter(pc.equal(table["mode"], "greedy"))
     judge = "gold_reward" if gold else "reward"
+    rewards = _mean(sampled, "reward", seed)
+    token_ids = sampled["token_ids"].to_pylist()
     metrics: dict[str, Any] = {
         "eval_judge": "gold" if gold else "reward",
         "eval_num_prompts": len(set(sampled["prompt_id"].to_pylist())),
-        "eval_reward_mean": _mean(sampled, "reward", seed).get("mean"),
+        "eval_reward_mean": rewards.get("mean"),
+        "eval_reward_ci_low": rewards.get("ci_low"),
+        "eval_reward_ci_high": rewards.get("ci_high"),
         "eval_reward_greedy_mean": _mean(greedy, "reward", seed).get("mean"),
         "eval_num_unscored": table.num_rows - int(pc.count(table["reward"]).as_py()),
         "eval_num_tokens_mean": pc.mean(sampled["num_tokens"]).as_py(),
         "eval_truncated_fraction": statistics.truncated_fraction(sampled["finish_reason"].to_pylist()),
         "eval_distinct_fraction": statistics.distinct_fraction(sampled["text"].to_pylist()),
-        "eval_distinct_2": statistics.distinct_n(sampled["token_ids"].to_pylist(), 2),
+        **{f"eval_distinct_{n}": statistics.distinct_n(token_ids, n) for n in (1, 2, 3)},
     }
     parts = part_columns(table.column_names)
     if parts:

@@ -23,6 +23,7 @@ from selfplay.store.removed import Removed, read_mark
 from selfplay.store.writer import StageInputs, StageWriter, read_parquet
 
 STOP = "STOP"
+DERIVED = ("report.html", "README.md")
 SKELETON = {"run.lock", "config", "attempts", "rounds", ".work", ".tmp-RUN.json"}
 
 
@@ -267,8 +268,16 @@ class Store:
             stale = number.isdigit() and self.is_committed(int(number), stage)
             if stale or path.name.startswith((".trash", ".tmp")):
                 durable.discard(path)
-        for path in sorted(self.layout.attempts.glob("*/.tmp-*")):
+        halves = [self.layout.root / f".tmp-{name}" for name in DERIVED]
+        for path in [*sorted(self.layout.attempts.glob("*/.tmp-*")), *(path for path in halves if path.exists())]:
             durable.discard(path)
+
+    def write_derived(self, name: str, data: bytes) -> Path:
+        """Write a file that people read and nothing depends on (`report.html`, `README.md`), whether or not a driver is at work:
+        the newest writer wins."""
+        assert name in DERIVED, name
+        durable.write_file(self.layout.root / name, data)
+        return self.layout.root / name
 
     def drop_scratch(self, round_number: int) -> None:
         """Remove a trainer's folder once its policy is committed."""

@@ -26,6 +26,7 @@ COMMANDS = {
     "metrics",
     "pair",
     "pairs",
+    "report",
     "quickstart",
     "resume",
     "rounds",
@@ -50,7 +51,7 @@ def test_command_surface() -> None:
     "line",
     [
         "--help", "status RUN", "rounds RUN", "show RUN 1", "pairs RUN 1 --content", "pair RUN p1-002-r001-2-1",
-        "verify RUN --deep", "config schema", "config show RUN", "doctor --quick", "metrics",
+        "verify RUN --deep", "report RUN --out OUT", "config schema", "config show RUN", "doctor --quick", "metrics",
         "export RUN --to OUT",
     ],
 )  # fmt: skip

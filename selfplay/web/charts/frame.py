@@ -12,8 +12,8 @@ from markupsafe import Markup
 from selfplay.web.pages import css_file
 
 WIDTH = 400
-"""Of every drawing, in its own units: text of 11 stays readable where the page is as narrow as a phone."""
-SIZE = 11
+"""Of every drawing, in its own units: text of 12 stays readable where the page is as narrow as a phone."""
+SIZE = 12
 _LETTER = 0.55 * SIZE
 NUM_COLOURS, NUM_DASHES = 8, 4
 # circle, square, triangle, diamond, about the point where they stand

@@ -7,10 +7,22 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from selfplay.web.charts.frame import Plot, classes, colour, drawing, legend, line, marker, nice_ticks, tick_text
+from selfplay.web.charts.frame import (
+    NUM_COLOURS,
+    NUM_DASHES,
+    Plot,
+    classes,
+    colour,
+    drawing,
+    legend,
+    line,
+    marker,
+    nice_ticks,
+    tick_text,
+)
 
-# above so many points a curve has no markers and no interval bars, above so many it is thinned
-_MARKED, _DRAWN = 24, 400
+# above so many points of a curve, or of all, there are no markers and no interval bars; above so many a curve is thinned
+_MARKED, _MARKS, _DRAWN = 24, 60, 400
 _TOP = 24
 
 
@@ -57,23 +69,26 @@ def line_chart(
     parts = plot.axes(shown, ys, x_title, y_title)
     if baseline is not None:
         parts.append(line(plot.x.start, plot.y(baseline), plot.x.end, plot.y(baseline), "axis"))
+    marked = len(points) <= _MARKS and all(len(curve.points) <= _MARKED for curve in curves)
     for number, curve in enumerate(curves):
         # side by side, so that intervals at the same round do not hide each other
-        shift = (number - (len(curves) - 1) / 2) * min(4.0, 40 / len(curves)) if len(curve.points) <= _MARKED else 0
-        parts += _curve(plot, curve, shift, number)
+        shift = (number - (len(curves) - 1) / 2) * min(4.0, 40 / len(curves)) if marked else 0
+        parts += _curve(plot, curve, shift, number, marked)
     end = _TOP + height + 38.0
     if len(curves) > 1:
-        entries, end = legend([(_kind(curve, n), colour(n), curve.name) for n, curve in enumerate(curves)], end)
+        entries, end = legend(
+            [(f"line{n}" if marked else "line", _style(n, marked), curve.name) for n, curve in enumerate(curves)], end
+        )
         parts += entries
     return drawing(name, title, " ".join([*(_words(curve, x_title) for curve in curves), note]).strip(), end + 2, parts)
 
 
-def _curve(plot: Plot, curve: Curve, shift: float, number: int) -> list[Markup]:
-    points, style = _thinned(curve.points), colour(number)
+def _curve(plot: Plot, curve: Curve, shift: float, number: int, marked: bool) -> list[Markup]:
+    points, style = _thinned(curve.points), _style(number, marked)
     places = [(plot.x(point.x) + shift, point) for point in points]
     path = " ".join(f"{x:.1f},{plot.y(point.y):.1f}" for x, point in places)
     parts = [Markup('<polyline points="{}"{}/>').format(path, classes(f"line draw {style}"))]
-    if len(points) > _MARKED:
+    if not marked:
         return parts
     plain = style.split()[0]
     for x, point in places:
@@ -84,8 +99,9 @@ def _curve(plot: Plot, curve: Curve, shift: float, number: int) -> list[Markup]:
     return parts
 
 
-def _kind(curve: Curve, number: int) -> str:
-    return "line" if len(curve.points) > _MARKED else f"line{number}"
+def _style(number: int, marked: bool) -> str:
+    """Without marks, dashes tell curves apart to those who do not see the colours."""
+    return colour(number) if marked or not number else f"s{number % NUM_COLOURS} d{number % NUM_DASHES}"
 
 
 def _x_ticks(xs: Sequence[float]) -> list[float]:

@@ -1,0 +1,45 @@
+"""`selfplay report RUN`: one HTML file that says what the run did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfplay.cli.arguments import Json, Run
+from selfplay.cli.terminal import safe_text, write, write_json
+
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; report.html in the run if not given.")
+]
+Redact = Annotated[bool, typer.Option("--redact", help="Leave out all text of prompts and responses.")]
+
+
+def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json = False) -> None:
+    """Write one HTML file that says what the run did.
+
+    It needs no script and no network: warnings first, then lineage, rounds, plots that each answer a question, examples, and
+    how to do it again.
+    """
+    from selfplay.inspect.reading import SCHEMA_VERSION
+    from selfplay.report.contents import gather
+    from selfplay.report.writing import write as write_report
+    from selfplay.store.run import Store
+
+    store = Store.open(run)
+    report = gather(store, redact=redact)
+    path = write_report(store, report, out)
+    if json_output:
+        write_json(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "report": str(path),
+                "num_bytes": path.stat().st_size,
+                "redacted": redact,
+                "rounds": [row["round"] for row in report.rows],
+                "num_warnings": len(report.warnings),
+            }
+        )
+    else:
+        write(safe_text(str(path)))
