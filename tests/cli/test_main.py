@@ -33,6 +33,7 @@ COMMANDS = {
     "run",
     "select",
     "show",
+    "sql",
     "status",
     "verify",
     "view",
@@ -53,6 +54,8 @@ def test_command_surface() -> None:
         "--help", "status RUN", "rounds RUN", "show RUN 1", "pairs RUN 1 --content", "pair RUN p1-002-r001-2-1",
         "verify RUN --deep", "report RUN --out OUT", "config schema", "config show RUN", "doctor --quick", "metrics",
         "export RUN --to OUT",
+        "verify RUN --deep", "config schema", "config show RUN", "doctor --quick", "metrics",
+        "export RUN --to OUT", "sql RUN QUERY",
     ],
 )  # fmt: skip
 def test_inspection_imports_nothing_heavy(whole_run: Path, tmp_path: Path, line: str) -> None:
@@ -60,7 +63,7 @@ def test_inspection_imports_nothing_heavy(whole_run: Path, tmp_path: Path, line:
         "import sys\nfrom selfplay.cli.main import main\ntry:\n    main()\nexcept SystemExit: pass\n"
         f"sys.exit(' '.join(name for name in {HEAVY} if name in sys.modules) or 0)"
     )
-    words = {"RUN": str(whole_run), "OUT": str(tmp_path / "out")}
+    words = {"RUN": str(whole_run), "OUT": str(tmp_path / "out"), "QUERY": "select 1"}
     given = [words.get(word, word) for word in line.split()]
     done = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,73 @@
+"""`selfplay sql RUN "SELECT ..."`: a query over all tables of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from selfplay.cli.arguments import Json, Run
+from selfplay.cli.terminal import clip, note, number, safe_text, table, write, write_json
+
+FORMATS = ("table", "csv", "json")
+_LONGEST_CELL = 60
+
+
+def command(
+    run: Run,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT.")],
+    output: Annotated[str, typer.Option("--format", metavar="FORMAT", help=" | ".join(FORMATS))] = "table",
+    limit: Annotated[int, typer.Option(min=0, help="Rows at most; 0: all.")] = 1000,
+    json_output: Json = False,
+) -> None:
+    """Ask the tables of a run in SQL (DuckDB, read-only).
+
+    Tables, over all rounds, each with a column round: prompts, responses, rewards, unused, logprobs, pairs, evaluation, and
+    rounds with what `rounds` shows. `describe pairs` lists columns. A query reads no file, writes none and loads nothing.
+    """
+    from selfplay.errors import ConfigError
+    from selfplay.inspect.sql import sql_document
+    from selfplay.store.run import Store
+
+    if output not in FORMATS:
+        raise ConfigError(f"--format {output!r} is not known", f"Formats: {', '.join(FORMATS)}.")
+    document = sql_document(Store.open(run), query, limit or None)
+    if json_output or output == "json":
+        write_json(document)
+    elif output == "csv":
+        _write_csv(document)
+    else:
+        write(_table(document))
+    if document["more"]:
+        note(f"the first {limit} rows are shown; --limit 0 shows all")
+
+
+def _table(document: dict[str, Any]) -> str:
+    if document["columns"][0]["name"] == "explain_key":
+        return "\n".join(safe_text(str(row[1]), lines=True) for row in document["rows"])
+    names = [safe_text(column["name"]).replace("/", "\u2215") for column in document["columns"]]
+    rows = [[clip(_cell(value), _LONGEST_CELL) for value in row] for row in document["rows"]]
+    text = [index for index, column in enumerate(document["columns"]) if column["type"].upper() in ("VARCHAR", "UUID")]
+    return table(names, rows, left=text)
+
+
+def _cell(value: Any) -> str:
+    import json
+
+    return safe_text(json.dumps(value, ensure_ascii=False)) if isinstance(value, (list, dict)) else number(value)
+
+
+def _write_csv(document: dict[str, Any]) -> None:
+    """Plain CSV for other programs: values are as they are, escape sequences aside where this is a terminal."""
+    import csv
+    import json
+    import sys
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, (list, dict)):
+            return json.dumps(value, ensure_ascii=False)
+        return safe_text(value, lines=True) if isinstance(value, str) and sys.stdout.isatty() else value
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([cell(column["name"]) for column in document["columns"]])
+    writer.writerows([cell(value) for value in row] for row in document["rows"])

@@ -1,0 +1,59 @@
+"""A table over several rounds as one lazy Arrow dataset: nothing is read before it is asked for columns and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow.fs import LocalFileSystem
+
+from selfplay.inspect.paging import TABLES, parts_of
+from selfplay.records import (
+    EvaluationResponse,
+    Logprobs,
+    Pair,
+    Prompt,
+    Response,
+    Reward,
+    Unused,
+    schema,
+)
+from selfplay.store.parts import Parts
+from selfplay.store.run import Store
+
+_RECORDS = {
+    "prompts": Prompt, "responses": Response, "rewards": Reward, "unused": Unused, "logprobs": Logprobs, "pairs": Pair,
+    "evaluation": EvaluationResponse,
+}  # fmt: skip
+_ROUND = pa.field("round", pa.int64())
+
+
+def rounds_with(store: Store, name: str) -> list[int]:
+    """Numbers of the rounds that have a table of TABLES, ascending."""
+    return [number for number in store.rounds() if store.is_committed(number, TABLES[name])]
+
+
+def scan(store: Store, name: str, rounds: Sequence[int] | None = None) -> ds.Dataset:
+    """The rows of a table of TABLES in these rounds (None: in all that have it), in order, every table with a column
+    `round`; a column that only some rounds have is null in the others. Of its files only names and sizes are checked here.
+
+    Raises ConfigError for a name or a round that is not there, CorruptionError.
+    """
+    numbers = list(rounds) if rounds is not None else rounds_with(store, name)
+    tables = [(number, parts_of(store, number, name)) for number in numbers]
+    shape = _shape(name, [parts.schema() for _, parts in tables])
+    parquet = ds.ParquetFileFormat()
+    return ds.FileSystemDataset(list(_fragments(parquet, tables)), shape, parquet, LocalFileSystem())
+
+
+def _shape(name: str, found: Sequence[pa.Schema]) -> pa.Schema:
+    shape = pa.unify_schemas(list(found) or [schema(_RECORDS[name])])
+    return shape if "round" in shape.names else shape.append(_ROUND)
+
+
+def _fragments(parquet: ds.ParquetFileFormat, tables: Sequence[tuple[int, Parts]]) -> Iterator[ds.Fragment]:
+    for number, parts in tables:
+        for part in parts.parts:
+            # what is known of a file's rows: a filter on the round passes over files, a table without the column has it
+            yield parquet.make_fragment(str(part.path), LocalFileSystem(), ds.field("round") == number)
