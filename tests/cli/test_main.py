@@ -22,6 +22,7 @@ COMMANDS = {
     "config",
     "doctor",
     "export",
+    "fork",
     "gc",
     "metrics",
     "pair",
