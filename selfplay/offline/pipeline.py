@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay import __version__
-from selfplay.driver import signals, versions
+from selfplay.driver import ended_by_stop, signals, versions
 from selfplay.errors import ConfigError, Interrupted, SelfplayError
 from selfplay.offline.building import BuiltPairs
 from selfplay.offline.card import card
@@ -297,6 +297,8 @@ def _underway(work: WorkFolder, reporter: Reporter, grace: float) -> Iterator[Un
             yield under_way
         except KeyboardInterrupt:
             raise Interrupted("stopped at once; what was kept is kept", "", under_way.stop.exit_code or 130) from None
+        except SelfplayError as error:
+            raise ended_by_stop(under_way.stop, error) or error from None
 
 
 @contextlib.contextmanager

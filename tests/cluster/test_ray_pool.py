@@ -70,6 +70,18 @@ def test_ray_listens_on_loopback_only(cluster: RayCluster) -> None:
                 assert connection.laddr.ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1"), (process.cmdline(), connection)
 
 
+def test_a_sigterm_to_every_process_leaves_the_workers_at_work(make_pool: MakePool) -> None:
+    # as Slurm sends it; the driver, which is to finish what is under way, is not among the children
+    results = make_pool().map("sleep", [Call(key, (0.2,)) for key in range(5)])
+    _, worker = next(results)
+    family = psutil.Process().children(recursive=True)
+    assert {"raylet", "gcs_server"} <= {process.name() for process in family}
+    for process in family:
+        process.send_signal(signal.SIGTERM)
+    assert list(results) == [(key, worker) for key in range(1, 5)]
+    assert all(process.is_running() for process in family)
+
+
 def test_results_come_with_their_keys_as_they_are_done(make_pool: MakePool) -> None:
     pool = make_pool(replicas=2)
     results = dict(pool.map("add", [Call(key, (key, 100)) for key in range(40)]))

@@ -1,0 +1,63 @@
+"""Ray's processes do not hear SIGTERM: Slurm sends it to every process of a step, a shell to every process of a group, and a
+raylet that obeys takes all workers with it while the driver still wants to finish the shards under way.
+
+The signal is blocked in the child between fork and exec, and what is blocked stays blocked in all that the child starts. SIGKILL
+is what ends them: by `shut_down_local` here, by the kernel when the driver dies (Ray asks for that itself).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+_starting = False
+
+
+def _in_a_child() -> None:
+    if _starting:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+os.register_at_fork(after_in_child=_in_a_child)
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that are forked inside do not hear SIGTERM, nor does what they start. This process hears it as before: Ray's
+    own handler, which would end a driver at once, is not set."""
+    global _starting
+    import ray
+
+    utils: Any = ray._private.utils
+    set_handler = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    _starting = True
+    try:
+        yield
+    finally:
+        _starting = False
+        utils.set_sigterm_handler = set_handler
+
+
+def shut_down_local() -> None:
+    """`ray.shutdown` of an instance of our own, whose processes get SIGKILL: to be asked first, which they cannot hear, would
+    cost a second each. What they started goes with them, Ray's two agents too, which otherwise stay for a while."""
+    import psutil
+    import ray
+
+    node: Any = ray._private.worker._global_node
+    started = [info.process.pid for infos in node.all_processes.values() for info in infos]
+    family = []
+    for pid in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            family += [process, *process.children(recursive=True)]
+    end = node.kill_all_processes
+    node.kill_all_processes = lambda **_: end(check_alive=False, allow_graceful=False)
+    ray.shutdown()
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
