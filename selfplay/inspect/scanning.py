@@ -9,6 +9,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem
 
 from selfplay.inspect.paging import TABLES, parts_of
+from selfplay.inspect.rounds import rounds_document
 from selfplay.records import (
     EvaluationResponse,
     Logprobs,
@@ -57,3 +58,13 @@ def _fragments(parquet: ds.ParquetFileFormat, tables: Sequence[tuple[int, Parts]
         for part in parts.parts:
             # what is known of a file's rows: a filter on the round passes over files, a table without the column has it
             yield parquet.make_fragment(str(part.path), LocalFileSystem(), ds.field("round") == number)
+
+
+def rounds_table(store: Store) -> pa.Table:
+    """The numbers of every round. What no round has is a number all the same: a type of its own could not be added up."""
+    table = pa.Table.from_pylist(rounds_document(store)["rounds"])
+    if not table.num_rows:
+        return pa.table({"round": pa.array([], pa.int64())})
+    empty = {field.name for field in table.schema if pa.types.is_null(field.type)}
+    shape = pa.schema([field.with_type(pa.float64()) if field.name in empty else field for field in table.schema])
+    return table.cast(shape)

@@ -13,13 +13,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-
 from selfplay.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.inspect.paging import TABLES
 from selfplay.inspect.reading import SCHEMA_VERSION, finite
-from selfplay.inspect.rounds import rounds_document
-from selfplay.inspect.scanning import scan
+from selfplay.inspect.scanning import rounds_table, scan
 from selfplay.store.run import Store
 
 NAMES = (*TABLES, "rounds")
@@ -100,23 +97,13 @@ def _locked_down(duckdb: Any, store: Store) -> Any:
     )
     for name in TABLES:
         connection.register(name, scan(store, name))
-    connection.register("rounds", _rounds(store))
+    connection.register("rounds", rounds_table(store))
     connection.execute("SET lock_configuration = true")
     return connection
 
 
 def _half_of_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _rounds(store: Store) -> pa.Table:
-    """The numbers of every round. What no round has is a number all the same: a type of its own could not be added up."""
-    table = pa.Table.from_pylist(rounds_document(store)["rounds"])
-    if not table.num_rows:
-        return pa.table({"round": pa.array([], pa.int64())})
-    empty = {field.name for field in table.schema if pa.types.is_null(field.type)}
-    shape = pa.schema([field.with_type(pa.float64()) if field.name in empty else field for field in table.schema])
-    return table.cast(shape)
 
 
 def _only_statement(statements: Any) -> str:
