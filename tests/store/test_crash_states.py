@@ -1,9 +1,10 @@
 """Every legal crash state of the real durable layer: a verifying reader believes no false commit and misses no acknowledged one.
 
-A small history (a run with shards, a policy and a scratch that is thrown away; a fork of it; a folder of results) is written by
-the real store through a recorder. Each state that a crash could leave at any point of it is put on a disk, read with all checks,
-and then gone on with to the end, which must be that of the undisturbed history without an acknowledged shard being made again.
-`test_every_fsync_is_needed` removes the calls of fsync one at a time: the checker must object to each.
+A small history (a run with shards, a policy, and scratch that is thrown away; a fork of it; its policy taken by `gc`; a folder
+of results) is written by the real store through a recorder. Each state that a crash could leave at any point of it is put on a
+disk, read with all checks, and then gone on with to the end, which must be that of the undisturbed history, without a shard that
+was acknowledged being made again. `test_every_fsync_is_needed` removes the calls
+of fsync one at a time: the checker must object to each.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from crash_disk import Counts, Recorder, crash_states, write_tree
 
 from selfplay.errors import SelfplayError
 from selfplay.inspect.verify import verify_document
-from selfplay.store import durable
+from selfplay.store import durable, removal
 from selfplay.store.durable import sha256_bytes as sha256
 from selfplay.store.fork import Fork, stage_name
-from selfplay.store.layout import part_name
+from selfplay.store.layout import REMOVED, part_name
 from selfplay.store.output import OutputWriter, read_output
 from selfplay.store.run import Store
 
 # The most states of one crash point; more are drawn by chance.
-MOST = 64
+MOST = 40
 CREATED = "2026-01-01T00:00:00Z"
+# skipped: so that the rule of which policies may go (the last two never) does not count this one
+METRICS = {"num": 3, "skipped": True}
 
 # Every call of fsync in the store that this history comes to.
 NEEDED = [
@@ -89,6 +92,7 @@ class History:
         if (root / "RUN.json").is_file():
             store = Store.open(root)
             store.clean_work()
+            removal.finish(store.layout)
         else:
             durable.make_folder(root)
             files = {"resolved.json": b"{}", "pins.json": b"{}", "given.yaml": b"{}"}
@@ -115,7 +119,7 @@ class History:
         if key[1] == "train":
             writer.discard("policy")
             writer.adopt_folder(self._train(store.scratch(1)), "policy")
-        writer.commit(number, CREATED, 1.0, {"num": 3})
+        writer.commit(number, CREATED, 1.0, METRICS)
         self.acknowledge(("commit", (name, key)))
         if key[1] == "train":
             store.drop_scratch(1)
@@ -141,6 +145,12 @@ class History:
         store.inherit()
         for key in inherited:
             self.acknowledge(("commit", ("fork", key)))
+
+    def removal(self) -> None:
+        """As `gc` does it, after the fork has taken the policy over."""
+        layout = self._opened("run", None).layout
+        removal.take_policy(layout, 1, CREATED, "asked for")
+        self.acknowledge(("removed", "run"))
 
     def result(self) -> None:
         root = self.disk / "result"
@@ -168,6 +178,8 @@ def check_reading(disk: Path, acknowledged: list[Any]) -> None:
                 check_commit(store, key)
             else:
                 assert ("commit", (name, key)) not in acknowledged, f"the commit of {key} is gone"
+        if ("removed", name) in acknowledged:
+            assert not (store.layout.stage(1, "train") / "policy").exists()
         problems = verify_document(store.layout.root, deep=False)["problems"]
         assert not problems, problems
         ended = {document["attempt"] for document in store.attempt_documents() if document["end"]}
@@ -181,7 +193,9 @@ def check_reading(disk: Path, acknowledged: list[Any]) -> None:
 
 def check_commit(store: Store, key: tuple[int, str]) -> None:
     store.require(*key)
-    assert store.metrics(*key) == {"num": 3}
+    removed = (store.layout.stage(*key) / REMOVED).is_file()
+    assert not removed or (store.layout.root.name, key[1]) == ("run", "train")
+    assert store.metrics(*key) == METRICS
     found = {entry.path: (entry.sha256, entry.rows) for entry in store.commit_of(*key).files}
     del found[".metrics.json"]
     expected = {
@@ -216,7 +230,7 @@ def record(disk: Path, patch: pytest.MonkeyPatch, drop: str = "") -> Recorder:
     recorder = Recorder(disk, drop)
     with patch.context() as patched:
         patched.setattr(durable, "operations", recorder)
-        History(disk, recorder.acknowledge).walk("run", "fork", "result")
+        History(disk, recorder.acknowledge).walk("run", "fork", "removal", "result")
     return recorder
 
 
