@@ -242,9 +242,9 @@ def _attempt(
         }
     )
     folder = store.layout.attempt(number)
-    reporter.open_log(folder / "log.txt", folder / "events.jsonl")
     stop = given_stop or StopFlag()
     try:
+        reporter.open_log(folder / "log.txt", folder / "events.jsonl")
         with (
             libraries_to(folder / "libraries.log") as people,
             reporter.speaking_to(people),

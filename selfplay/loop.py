@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from selfplay.room import check_room
 from selfplay.stages import evaluate, logprobs, pair, prompts, sample, score, select, train
 from selfplay.stages.context import Context
 
@@ -43,6 +44,7 @@ def run(
         if not context.store.is_committed(number, name):
             context.stop.check()
             on_stage(number, name)
+            check_room(context, number, name)
             stage(context, number)
             if name == LAST:
                 on_round(number)

@@ -25,6 +25,7 @@ from selfplay.memory import (
     reward_bytes,
     training_bytes,
 )
+from selfplay.room import checkpoint_bytes, policy_bytes, response_bytes
 from selfplay.selection.pair_rules import pairs_per_prompt
 from selfplay.sources import BadRow, PromptSource
 
@@ -180,15 +181,13 @@ def _disk_bytes(
     left = max(config.rounds - rounds_done, 0)
     if left == 0:
         return 0, 0
-    row = 6 * config.sampling.max_tokens + 500
-    # a policy is kept in float32, and beside it in the engine's dtype where that is another one
-    policy = parameters * (6 if engine_dtype(config, gpu=gpu) == "bfloat16" else 4)
+    row = response_bytes(config)
+    policy = policy_bytes(parameters, engine_dtype(config, gpu=gpu))
     tables = left * (responses + evaluation_responses) * row
     if rounds_done == 0:
         tables += evaluation_responses * row
     before, last, end = (_policies_at_rest(config, done) for done in (rounds_done, config.rounds - 1, config.rounds))
-    checkpoints = (config.storage.keep_trainer_checkpoints + 1) * parameters * 12  # one more while it is written
-    peak = (last + 1 - before) * policy + (checkpoints if config.training.checkpoint_every else 0)
+    peak = (last + 1 - before) * policy + checkpoint_bytes(config, parameters)
     return tables + peak, tables + (end - before) * policy
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TextIO
 
+from selfplay.store.durable import naming
 from selfplay.store.run import now
 
 LINE_EVERY = 60.0
@@ -24,8 +25,9 @@ class Reporter:
         self._stream = stream if stream is not None else sys.stderr
         self._quiet = quiet
         self._terminal = self._stream.isatty() and not quiet
-        self._log: IO[str] | None = None
-        self._events: IO[str] | None = None
+        self._log: IO[bytes] | None = None
+        self._events: IO[bytes] | None = None
+        self._unwritable = ""
         self._title = ""
         self._unit = ""
         self._total = self._done = self._adopted = 0
@@ -33,10 +35,12 @@ class Reporter:
         self._note = ""
 
     def open_log(self, log: Path, events: Path) -> None:
-        """Write to an attempt's log from here on."""
-        # append-only diagnostics, not a record anything depends on
-        self._log = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self._events = open(events, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        """Write to an attempt's log from here on. Raises SelfplayError where it cannot be made."""
+        # append-only diagnostics, not a record anything depends on; unbuffered, so that a line that failed is not tried for ever
+        with naming(log):
+            self._log = open(log, "ab", buffering=0)  # noqa: SIM115
+        with naming(events):
+            self._events = open(events, "ab", buffering=0)  # noqa: SIM115
 
     @contextlib.contextmanager
     def speaking_to(self, stream: TextIO) -> Iterator[None]:
@@ -49,13 +53,22 @@ class Reporter:
 
     def log(self, text: str) -> None:
         """To the log only."""
-        if self._log is not None:
-            self._log.write(f"{now()} {text.rstrip()}\n")
+        self._append(self._log, f"{now()} {text.rstrip()}\n")
 
     def event(self, kind: str, **fields: object) -> None:
         """One line of events.jsonl."""
-        if self._events is not None:
-            self._events.write(json.dumps({"time": now(), "event": kind, **fields}) + "\n")
+        self._append(self._events, json.dumps({"time": now(), "event": kind, **fields}) + "\n")
+
+    def _append(self, file: IO[bytes] | None, line: str) -> None:
+        """A line that the disk does not take is left out: no run stops for want of its log. People are told once."""
+        if file is None:
+            return
+        try:
+            file.write(line.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            if not self._unwritable and not self._quiet:
+                self._stream.write(f"lines are missing in the attempt's log ({error.strerror}); the run goes on\n")
+            self._unwritable = str(error.strerror)
 
     def say(self, message: str) -> None:
         """One line for people, and in the log."""
@@ -135,16 +148,18 @@ def libraries_to(log: Path) -> Iterator[TextIO]:
     stream on the real stderr for people."""
     sys.stdout.flush()
     sys.stderr.flush()
+    with naming(log):
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     real_out, real_err = os.dup(1), os.dup(2)
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     people = os.fdopen(os.dup(real_err), "w", buffering=1, encoding="utf-8", errors="replace")
     os.dup2(target, 1)
     os.dup2(target, 2)
     try:
         yield people
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a full disk: what libraries said is lost
+            sys.stdout.flush()
+            sys.stderr.flush()
         os.dup2(real_out, 1)
         os.dup2(real_err, 2)
         for descriptor in (real_out, real_err, target):

@@ -424,6 +424,9 @@ class StorageConfig(Section):
     keep_trainer_checkpoints: int = resource(
         1, "newest sealed trainer checkpoints that stay while a round trains", ge=1
     )
+    check_free_space: bool = resource(
+        True, "refuse to begin a stage that by an upper estimate does not fit on the disk"
+    )
 
     @model_validator(mode="after")
     def _at_least_two(self) -> Self:

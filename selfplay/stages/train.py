@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfplay.errors import EmptyRoundsError, Interrupted
+from selfplay.errors import BackendError, EmptyRoundsError, Interrupted
 from selfplay.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
 from selfplay.stages.context import Context, Policy, derive_seed
 from selfplay.stages.logprobs import data_rounds, reference_policy, trained_policy
 from selfplay.stages.prompts import admitted
 from selfplay.stages.sample import policy_reads
+from selfplay.store import durable
 from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
 
 NUM_CANARIES = 4
@@ -179,6 +180,10 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
         context.reporter.say(f"round {round_number} train: {stopped.message}")
         context.stop.check()
         raise
+    except (BackendError, OSError) as error:
+        if not durable.is_disk_error(error):
+            raise
+        raise durable.no_room(Path(job.output_dir).parent, error) from error
     finally:
         if started:
             context.reporter.end()

@@ -178,17 +178,38 @@ def write_error(path: Path, num_bytes: int, error: OSError) -> SelfplayError:
     needed = f" ({num_bytes / 1e6:.1f} MB)" if num_bytes else ""
     return SelfplayError(
         f"could not write {path}{needed}: {error.strerror}; {_free(path) / 1e6:.0f} MB are free there",
-        f"What was committed before is safe. {_way_out(error, path, num_bytes)}, then `selfplay resume`.",
+        f"What was committed before is safe. {_way_out(error.errno, path, num_bytes)}, then `selfplay resume`.",
     )
 
 
-def _way_out(error: OSError, path: Path, num_bytes: int) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what = "your quota" if error.errno == errno.EDQUOT else "the disk"
-        return f"Make room on {what} (this file takes {num_bytes / 1e6:.1f} MB, those that follow more)"
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether a library failed for want of a disk: by the error's number or, where it kept only the words, by those."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in DISK_ERRORS
+    return any(os.strerror(code) in str(error) for code in DISK_ERRORS)
+
+
+def no_room(folder: Path, error: BaseException) -> SelfplayError:
+    """What to say where a library could not write into a folder of scratch."""
+    code = next((code for code in DISK_ERRORS if os.strerror(code) in str(error)), errno.ENOSPC)
+    return SelfplayError(
+        f"could not write into {folder}: {error}; {_free(folder) / 1e6:.0f} MB are free there",
+        f"What was committed before is safe. {_way_out(code, folder, 0)}, then `selfplay resume`.",
+    )
+
+
+def _way_out(code: int | None, path: Path, num_bytes: int) -> str:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        what = "your quota" if code == errno.EDQUOT else "the disk"
+        return f"Make room on {what}" + (
+            f" (this file takes {num_bytes / 1e6:.1f} MB, those that follow more)" if num_bytes else ""
+        )
+    if code in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"Make {path.parent} writable"
-    if error.errno == errno.EIO:
+    if code == errno.EIO:
         return "The disk failed (see the kernel's log): move the run's folder to a sound one"
     return f"See to {path.parent}"
 

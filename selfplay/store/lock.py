@@ -6,6 +6,7 @@ inherits it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from selfplay.errors import LockedError
+from selfplay.store.durable import naming
 
 
 class RunLock:
@@ -28,7 +30,8 @@ class RunLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        with naming(self._path):
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         # `status` probes with a shared lock for an instant: one refusal is not yet a driver
         for _ in range(20):
             try:
@@ -44,10 +47,10 @@ class RunLock:
                 f"{self._path.parent} is in use by another driver{who}",
                 "Wait for it, stop it (Ctrl-C or SIGTERM: it commits and stops), or use another --run-dir.",
             )
-        os.ftruncate(descriptor, 0)
-        os.write(
-            descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "role": self._role}).encode()
-        )
+        with contextlib.suppress(OSError):  # a full disk: it is held all the same, only its holder is not named
+            os.ftruncate(descriptor, 0)
+            document = {"pid": os.getpid(), "host": socket.gethostname(), "role": self._role}
+            os.write(descriptor, json.dumps(document).encode())
         self._descriptor = descriptor
         return self
 

@@ -126,6 +126,7 @@ class StageWriter:
         versions: Mapping[str, str] = MappingProxyType({}),
     ) -> Commit:
         """Write the metrics and the commit, and publish the folder under its final name. `seconds` is this attempt's share."""
+        self._discard_strangers()
         data = durable.pretty_json(metrics)
         durable.write_file(self.folder / METRICS, data)
         self._entries[METRICS] = FileEntry(METRICS, len(data), durable.sha256_bytes(data))
@@ -144,6 +145,18 @@ class StageWriter:
         durable.write_file(self.folder / COMMIT, durable.pretty_json(commit.to_json()))
         durable.publish_folder(self.folder, self._target)
         return commit
+
+    def _discard_strangers(self) -> None:
+        """Remove what no entry names (a shard that a crash left without its sidecar, a half-written file, what somebody put
+        here): published, it would be in the folder and not in the commit."""
+        known = {STAGE_MARK, METRICS, COMMIT, *self._entries}
+        for name, entry in self._entries.items():
+            if entry.rows is not None:
+                path = Path(name)
+                known.add((path.parent / sidecar_name(int(path.stem.removeprefix("part-")))).as_posix())
+        for path in sorted(self.folder.rglob("*")):
+            if not path.is_dir() and path.relative_to(self.folder).as_posix() not in known:
+                durable.discard(path)
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

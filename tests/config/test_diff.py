@@ -142,6 +142,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "tracking.log_text": ("resource", True, {"tracking": {"to": ["wandb"]}}),
     "storage.keep_policies": ("resource", "all", {}),
     "storage.keep_trainer_checkpoints": ("resource", 2, {}),
+    "storage.check_free_space": ("resource", False, {}),
     "cluster.call_timeout": ("resource", 0.0, {}),
     "cluster.max_quarantined": ("resource", 0, {}),
     "gates.max_empty": ("resource", 1.0, {}),

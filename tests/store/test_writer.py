@@ -164,3 +164,21 @@ def test_a_policy_is_sealed_and_adopted_again_after_a_crash(tmp_path: Path) -> N
     assert not (folder / ".trash-policy").exists()
     assert commit.files[1].rows is None
     assert commit.files[1].sha256 == durable.sha256_bytes(b"second")
+
+
+def test_what_no_entry_names_is_not_published(tmp_path: Path) -> None:
+    first = open_writer(tmp_path)
+    for index, table in ((0, ""), (1, ""), (0, ".sampled")):
+        first.write_shard(index, rows(index), table)
+    # a shard that a crash left without its sidecar, a half-written file, and what somebody put there
+    (first.folder / "part-00007.parquet").write_bytes(b"whole, but not kept")
+    (first.folder / ".sampled/.tmp-part-00001.parquet").write_bytes(b"ha")
+    (first.folder / "notes.txt").write_text("mine")
+    second = open_writer(tmp_path)
+    assert second.shards() == {0, 1}
+    second.commit(1, "now", 0.0, {})
+    folder = Layout(tmp_path).stage(1, "sample")
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
+        *(".COMMIT.json", ".metrics.json", ".stage.json", "part-00000.parquet", "part-00001.parquet"),
+        *(".part-00000.json", ".part-00001.json", ".sampled/.part-00000.json", ".sampled/part-00000.parquet"),
+    }
