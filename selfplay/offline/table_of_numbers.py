@@ -71,12 +71,17 @@ def _ids(source: Source, columns: Columns, pieces: list[pa.Table], total: int, n
     kind = ids.type.value_type if pa.types.is_dictionary(ids.type) else ids.type
     usable = pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if usable and all_differ(ids.cast(kind)):
-        return ids.cast(pa.string())
+        return _in_one_piece(ids.cast(pa.string()))
     said = "is neither text nor an integer" if not usable else "has ids that are null or repeated"
     if "pair_id" in columns.named:
         raise DataError(f"{source.name}: column {name!r} {said}", "Make the ids unique, or leave pair_id out.")
     notes.append(f"column {name!r} {said}: a pair's id is the number of its row")
     return row_ids(total)
+
+
+def _in_one_piece(ids: pa.ChunkedArray) -> Any:
+    """Rows are taken out of one chunk several times faster than out of many; a chunk of strings holds up to 2 GB."""
+    return ids.combine_chunks() if ids.nbytes < 1 << 31 else ids
 
 
 def _columns_json(table: pa.Table) -> pa.Array:

@@ -51,6 +51,15 @@ class Ids(Sequence[str]):
         block = np.frombuffer(data, dtype=np.uint8) if data is not None and data.size else np.empty(0, dtype=np.uint8)
         return Ids(block, offset_P[:-1], np.diff(offset_P))  # type: ignore[arg-type]
 
+    @staticmethod
+    def some(ids: Sequence[str] | Any, rows: Ints) -> Ids:
+        """Those of these rows, without looking at the others."""
+        if isinstance(ids, Ids):
+            return ids.at(rows)
+        if isinstance(ids, (pa.Array, pa.ChunkedArray)):
+            return Ids.of(ids.take(pa.array(rows)))
+        return Ids.of([ids[row] for row in rows.tolist()])
+
     def __len__(self) -> int:
         return len(self.start_P)
 

@@ -44,12 +44,14 @@ def rank_order(values_P: Floats, pair_ids: Sequence[str]) -> Ints:
     (an unsigned number of the same order) and, in the bits below, its row. Rows whose upper bits agree are then put in
     order by their whole value and their id.
     """
-    ranked = np.flatnonzero(np.isfinite(values_P))
+    finite_P = np.isfinite(values_P)
+    everything = bool(finite_P.all())
+    ranked = np.arange(len(values_P)) if everything else np.flatnonzero(finite_P)
     if not len(ranked):
         return ranked
     row_bits = np.uint64(max(1, len(values_P).bit_length()))
     row_mask = (np.uint64(1) << row_bits) - np.uint64(1)
-    descending = -values_P[ranked]
+    descending = -values_P if everything else -values_P[ranked]
     descending += 0.0  # -0.0 becomes the 0.0 that it equals
     packed = _ascending_bits(descending)
     packed &= ~row_mask
@@ -86,5 +88,5 @@ def _by_value_and_id(rows: Ints, run: Ints, values_P: Floats, pair_ids: Sequence
     equal = np.cumsum(new)
     tied = np.flatnonzero(np.bincount(equal)[equal] > 1)
     if len(tied):
-        rows[tied] = rows[tied][Ids.of(pair_ids).at(rows[tied]).order_in(equal[tied])]
+        rows[tied] = rows[tied][Ids.some(pair_ids, rows[tied]).order_in(equal[tied])]
     return rows

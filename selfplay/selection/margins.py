@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfplay.selection.arrays import Bools, Floats, Ints, in_blocks, starts_of_runs
+from selfplay.selection.arrays import Bools, Floats, Ints, in_blocks, side_by_side, starts_of_runs
 
 # A standard deviation below this share of the largest magnitude is rounding noise: a column of equal values has one
 # of about 1e-16, and dividing by it would turn the noise into z-scores of order one.
@@ -157,10 +157,16 @@ def alignment_potential(
     value then (NaN). The raw form knows no groups.
     """
     pool_P = pool_P & np.isfinite(explicit_margin_P) & np.isfinite(implicit_margin_P)
-    explicit = _spread_of_own(explicit_margin_P[pool_P])
-    sizes = implicit_margin_P[pool_P]
-    implicit = _spread_of_own(np.abs(sizes, out=sizes))
-    del sizes
+    everything = bool(pool_P.all())
+
+    def of_explicit() -> Spread:
+        return _spread_of_own(explicit_margin_P.copy() if everything else explicit_margin_P[pool_P])
+
+    def of_implicit() -> Spread:
+        sizes = implicit_margin_P.copy() if everything else implicit_margin_P[pool_P]
+        return _spread_of_own(np.abs(sizes, out=sizes))
+
+    explicit, implicit = side_by_side([of_explicit, of_implicit], len(pool_P))
     effective_beta: float | None
 
     def standardized(margin: Floats, implicit_margin: Floats) -> Floats:

@@ -149,7 +149,8 @@ def select(
     if rule.keeps_all and not (isinstance(keep, float) and keep == 1.0):
         raise ConfigError(f"metric {rule.name!r} keeps every pair, but keep is {keep!r}", "Set keep to 1.0.")
     notes: list[str] = []
-    ids = Ids.of(pairs.pair_id)
+    # ten million ids are only turned into words where the metric reads them; else those of ties are, at the cut
+    ids = Ids.of(pairs.pair_id) if "pair_id" in rule.inputs else pairs.pair_id
 
     explicit_P = _explicit_margin(pairs.columns, notes)
     implicit_P = _implicit_margin(pairs.columns, form, beta)
@@ -231,8 +232,9 @@ def _values_of_pool(
     if pool_P.all():
         return rule.values(columns, seed, options, notes)
     rows = np.flatnonzero(pool_P)
-    wanted = {name: columns[name] for name in rule.inputs} | {"pair_id": columns["pair_id"]}
+    wanted = {name: columns[name] for name in rule.inputs}
     inside = {name: column.at(rows) if isinstance(column, Ids) else column[rows] for name, column in wanted.items()}
+    inside.setdefault("pair_id", rows)  # for their number
     value_P = np.full(len(pool_P), np.nan)
     value_P[rows] = rule.values(inside, seed, options, notes)
     return value_P
