@@ -92,7 +92,7 @@ PROMPT_NUMBERS = ("prompt_entropy", "reward_fresh")
 
 _TEXTS: dict[str, tuple[str, ...]] = {
     "chosen": ("chosen", "chosen_response", "response_chosen", "chosen_answer"),
-    "rejected": ("rejected", "rejected_response", "response_rejected", "rejected_answer"),
+    "rejected": ("rejected", "reject", "rejected_response", "response_rejected", "rejected_answer"),
     "response": ("response", "completion", "generation", "generated_text", "output"),
     "responses": (
         "responses",
@@ -121,7 +121,7 @@ _REWARDS = {
 }
 _RESPONSE_NUMBERS = ("policy_logp", "reference_logp", "num_tokens")
 
-_OF_PAIRS = ("chosen", "rejected", *SIDED_NUMBERS, *PAIR_NUMBERS, "embedding", "pair_id")
+_OF_PAIRS = ("chosen", "rejected", *SIDED_NUMBERS, *PAIR_NUMBERS, "explicit_margin", "embedding", "pair_id")
 _OF_LISTS = ("responses", "rewards", "policy_logps", "reference_logps", "nums_tokens")
 _OF_ROWS = ("response", "reward", *_RESPONSE_NUMBERS, "response_id")
 _OF_ALL = ("prompt", "input", "system", "prompt_id", "group")
@@ -297,7 +297,8 @@ def _shape(finder: _Finder, prefer: str) -> Shape:
 
 
 def _has_pair_numbers(finder: _Finder) -> bool:
-    return any(_sided(finder, stem) is not None for stem in ("reward", "policy_logp"))
+    sided = any(_sided(finder, stem) is not None for stem in ("reward", "policy_logp"))
+    return sided or bool(finder.candidates("explicit_margin", ()))
 
 
 def _sided(finder: _Finder, stem: str) -> tuple[str, str] | None:
@@ -347,6 +348,9 @@ def _find_pairs(finder: _Finder, shape: Shape, wanted: Collection[str]) -> list[
         for side, theirs in zip(SIDES, found, strict=True):
             finder.names[f"{stem}_{side}"] = theirs
             numbers.append(f"{stem}_{side}")
+    # a margin of its own counts where there are no rewards to make one of
+    if "reward_chosen" not in finder.names and finder.take("explicit_margin", "explicit_margin"):
+        numbers.append("explicit_margin")
     for ours in dict.fromkeys((*PAIR_NUMBERS, *wanted)):
         if ours not in (*SIDED_NUMBERS, "embedding", *_DERIVED) and finder.take(ours, ours):
             numbers.append(ours)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from selfplay.offline.needs import PROMPT_REWARDS, Needs, find_needs
 from selfplay.offline.passes import passes
 from selfplay.offline.scoring import pair_items, response_items, score
 from selfplay.selection.metrics import Metric
-from selfplay.selection.metrics.inputs import REWARDS
+from selfplay.selection.metrics.inputs import NUM_TOKENS, REWARDS
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing import pair_filters
 from selfplay.selection.reasons import REWARD_NOT_FINITE, Reasons, give_reason, no_reasons
@@ -53,23 +53,44 @@ def vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def filters(pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None) -> Reasons:
-    """Why pairs are left out before anything is computed of them, and afterwards for their rewards."""
-    reasons = no_reasons(pairs.num_rows)
-    if "chosen" in pairs.column_names:
+    """Why pairs are left out before anything is computed of them, and afterwards for what was computed: a rule whose columns
+    are not there yet is not asked."""
+    has_text = "chosen" in pairs.column_names
+    if has_text or rules is not None:
         return pair_filters(
-            rules or PairRules(),
+            _askable(rules or PairRules(), columns),
             pairs.num_rows,
             reward_chosen_P=columns.get("reward_chosen"),
             reward_rejected_P=columns.get("reward_rejected"),
-            chosen=_contents(pairs["chosen"]),
-            rejected=_contents(pairs["rejected"]),
+            chosen=_contents(pairs["chosen"]) if has_text else None,
+            rejected=_contents(pairs["rejected"]) if has_text else None,
             num_tokens_chosen_P=columns.get("num_tokens_chosen"),
             num_tokens_rejected_P=columns.get("num_tokens_rejected"),
         )
+    reasons = no_reasons(pairs.num_rows)
     for name in REWARDS:
         if name in columns:
             reasons = give_reason(reasons, ~np.isfinite(columns[name]), REWARD_NOT_FINITE)
     return reasons
+
+
+def _askable(rules: PairRules, columns: Collection[str]) -> PairRules:
+    if not set(REWARDS) <= set(columns):
+        rules = replace(rules, min_gap=0.0, min_reward_chosen=None, max_reward_rejected=None)
+    return rules if set(NUM_TOKENS) <= set(columns) else replace(rules, max_length_gap=None)
+
+
+def _check_rules(rules: PairRules, columns: Collection[str], has_text: bool) -> None:
+    """Raises ConfigError for a rule whose columns are neither there nor will be computed."""
+    there = _askable(rules, columns)
+    names = [f.name for f in fields(PairRules) if getattr(there, f.name) != getattr(rules, f.name)]
+    if names:
+        ways = "--policy MODEL counts tokens" if names == ["max_length_gap"] else "--reward-model MODEL gives rewards"
+        raise ConfigError(
+            f"pairs.{names[0]} reads columns that these pairs do not have", f"{ways}; or leave the rule out."
+        )
+    if rules.max_similarity < 1 and not has_text:
+        raise ConfigError("pairs.max_similarity compares texts, and this is a table of numbers", "Leave it out.")
 
 
 def _contents(turns: pa.ChunkedArray) -> list[str]:
@@ -98,6 +119,9 @@ def computed(
             settings, metric, columns, has_text="chosen" in pairs.column_names,
             several=several_responses(_other_columns(pairs)),
         )  # fmt: skip
+        if rules is not None:
+            made = (*(REWARDS if needs.rewards else ()), *(NUM_TOKENS if needs.rendered else ()))
+            _check_rules(rules, {*columns, *made}, "chosen" in pairs.column_names)
         reasons = filters(pairs, columns, rules)
         if needs.rewards:
             check_function(models, _other_columns(pairs), settings.dataset)
@@ -107,6 +131,11 @@ def computed(
         rewards, reasons = _rewarded(computing, pairs, columns, reasons, rules)
     filled = passes(computing, pairs, needs, reasons)
     filled.columns = {**rewards, **filled.columns}
+    if built is None and rules is not None and rules.max_length_gap is not None and needs.rendered:
+        assert filled.reasons is not None
+        found = filters(pairs, {**columns, **filled.columns}, rules)
+        for name in found.counts():
+            filled.reasons = give_reason(filled.reasons, found.is_reason(name), name)
     return pairs, built, filled
 
 

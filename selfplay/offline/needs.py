@@ -73,7 +73,7 @@ def find_needs(
     input that stays missing, and for a model that would do nothing."""
     there = set(there)
     wanted = set(columns_needed(metric, settings.form)) - {"pair_id"}
-    if "explicit_margin" in metric.inputs and "explicit_margin" in there:
+    if "explicit_margin" in there and not set(REWARDS) & set(metric.inputs):
         wanted -= set(REWARDS)
     rewards = settings.reward_model is not None or settings.reward_function is not None
     policy, reference = settings.policy is not None, settings.reference is not None

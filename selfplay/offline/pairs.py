@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from selfplay.offline.cells import rows
 from selfplay.offline.columns import Columns
 from selfplay.offline.conversations import read_pair
 from selfplay.offline.dataset import MESSAGES, BadRow, BadRowLog, BadValue
@@ -66,7 +67,7 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     prompt_ids = PromptIds(source.name, columns)
     embeddings = Embeddings(names.get("embedding"))
     total = 0
-    for item in source.rows():
+    for item in rows(source, columns):
         total += 1
         try:
             if item.values is None:

@@ -29,7 +29,7 @@ from selfplay.offline.needs import EMBEDDING, PROMPT_REWARDS
 from selfplay.offline.pools import LazyPools, MakePools, ray_pools
 from selfplay.offline.reading import read_dataset
 from selfplay.offline.settings import RANKING, SelectSettings
-from selfplay.offline.summary import dropped_examples, grouping, groupings, summarize
+from selfplay.offline.summary import dropped_examples, finite, grouping, groupings, summarize
 from selfplay.offline.work import KIND, WorkFolder, finished
 from selfplay.offline.writing import ResultTable, write_formats, write_tables, write_unused
 from selfplay.reporting import Reporter, libraries_to
@@ -252,21 +252,22 @@ def summarise(
     commits: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The document that goes to summary.json."""
-    diagnostics = diagnose(
-        pool,
-        selection,
-        groups=groupings(pairs, settings),
-        prompt=grouping(pairs["prompt_id"]) if "prompt_id" in pairs.column_names else None,
-        num_read=dataset.num_rows,
-        bad=dataset.bad_rows.counts,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # moments of numbers near the end of a float's range
+        diagnostics = diagnose(
+            pool,
+            selection,
+            groups=groupings(pairs, settings),
+            prompt=grouping(pairs["prompt_id"]) if "prompt_id" in pairs.column_names else None,
+            num_read=dataset.num_rows,
+            bad=dataset.bad_rows.counts,
+        )
     document = summarize(
         settings=settings, metric=metric, dataset=dataset, content=content, built=built, selection=selection,
         diagnostics=diagnostics, notes=notes or [], versions={"selfplay": __version__, **versions()},
         embedding_left_out=EMBEDDING in pool.columns, commits=commits or {},
     )  # fmt: skip
     document |= {"dropped_examples": dropped_examples(pairs, selection), "num_not_alternating": 0}
-    found: dict[str, Any] = json.loads(pretty_json(document))  # as it will be read: lists, no tuples
+    found: dict[str, Any] = json.loads(pretty_json(finite(document)))  # as it will be read: lists, no tuples
     return found
 
 

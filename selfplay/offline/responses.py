@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from selfplay.offline.cells import rows
 from selfplay.offline.columns import Columns
 from selfplay.offline.conversations import Messages, read_prompt, read_response
 from selfplay.offline.dataset import MESSAGES, BadRow, BadRowLog, BadValue
@@ -42,7 +43,7 @@ def read_lists(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     texts, reasons = RowColumn(pa.string()), RowColumn(pa.string())
     numbers = {ours: array("d") for ours in lists}
     total = 0
-    for item in source.rows():
+    for item in rows(source, columns):
         total += 1
         try:
             if item.values is None:
@@ -95,7 +96,7 @@ def read_response_rows(source: Source, columns: Columns, log: BadRowLog, notes: 
     num_of: Counter[int] = Counter()
     differing: set[int] = set()
     total = 0
-    for item in source.rows():
+    for item in rows(source, columns):
         total += 1
         try:
             if item.values is None:

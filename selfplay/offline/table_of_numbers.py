@@ -12,6 +12,7 @@ from selfplay.errors import DataError
 from selfplay.offline.columns import Columns
 from selfplay.offline.dataset import BadRowLog
 from selfplay.offline.numbers import NumberColumn, all_differ, check_numbers, good_rows, row_ids
+from selfplay.offline.row_columns import group_of
 from selfplay.source_rows import Source
 from selfplay.sources import canonical_json
 
@@ -48,7 +49,8 @@ def read_numbers(source: Source, columns: Columns, log: BadRowLog, notes: list[s
     fields: dict[str, Any] = {"pair_id": _ids(source, columns, pieces, total, notes)}
     fields |= kept
     if "group" in columns.names:
-        fields["group"] = _chunked([piece.column(columns.names["group"]) for piece in pieces]).cast(pa.string())
+        groups = [_groups(piece.column(columns.names["group"])) for piece in pieces]
+        fields["group"] = _chunked(groups) if groups else pa.chunked_array([], pa.string())
     if columns.others:
         fields["columns_json"] = pa.chunked_array(
             [_columns_json(piece.select(list(columns.others))) for piece in pieces], type=pa.string()
@@ -60,6 +62,20 @@ def _chunked(parts: list[pa.ChunkedArray]) -> pa.ChunkedArray:
     kind = pa.string() if len({part.type for part in parts}) > 1 else None
     parts = [part.cast(kind) for part in parts] if kind is not None else parts
     return pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=parts[0].type if parts else None)
+
+
+def _groups(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Groups as text: texts and whole numbers as they are, all else as JSON, as where rows are read one by one."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_null(kind)
+    ):
+        return column.cast(kind).cast(pa.string())
+    values = (group_of({"": value}, "") for value in column.to_pylist())
+    return pa.chunked_array([pa.array(values, pa.string())])
 
 
 def _ids(source: Source, columns: Columns, pieces: list[pa.Table], total: int, notes: list[str]) -> Any:

@@ -18,6 +18,8 @@ from selfplay.selection.arrays import Bools, Floats, Ints, in_blocks, side_by_si
 # A standard deviation below this share of the largest magnitude is rounding noise: a column of equal values has one
 # of about 1e-16, and dividing by it would turn the noise into z-scores of order one.
 NOISE = 1e-12
+# The squares of larger numbers leave the range of a float: such columns are summed in units of their largest.
+HUGE = 1e150
 
 
 def explicit_margin(reward_chosen_P: Floats, reward_rejected_P: Floats) -> Floats:
@@ -86,6 +88,10 @@ def _spread_of_own(values_P: Floats) -> Spread:
         return Spread(0.0, 0.0)
     values_P.sort()
     largest = max(abs(float(values_P[0])), abs(float(values_P[-1])))
+    if largest > HUGE:
+        values_P /= largest
+        scaled = _spread_of_own(values_P)
+        return Spread(largest * scaled.mean, largest * scaled.std)
     mean = float(values_P.mean())
     values_P -= mean
     np.square(values_P, out=values_P)
@@ -111,6 +117,8 @@ def z_scores_in_groups(values_P: Floats, group_P: Ints) -> Floats:
     # by group, and by value inside it: sums in an order of their own
     rows = rows[np.lexsort((values_P[rows], group_P[rows]))]
     value, start_G = values_P[rows], starts_of_runs(group_P[rows])
+    if (largest := float(np.abs(value).max())) > HUGE:
+        value = value / largest  # z-scores have no unit
     size_G = np.diff(start_G, append=len(rows))
     mean_G = np.add.reduceat(value, start_G) / size_G
     group = np.repeat(np.arange(len(start_G)), size_G)

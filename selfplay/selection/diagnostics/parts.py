@@ -12,7 +12,7 @@ import numpy as np
 
 from selfplay.selection.arrays import Bools, Floats, Ints
 from selfplay.selection.diagnostics.agreement import Correlation, correlation
-from selfplay.selection.margins import spread
+from selfplay.selection.margins import HUGE, spread
 from selfplay.selection.selecting import Selection, SelectionSummary
 
 # The 95 % quantile of |L| over its median when L is normally distributed around 0.
@@ -210,9 +210,10 @@ def _explicit_share(summary: SelectionSummary, columns_S: Mapping[str, Floats]) 
         term_S = np.abs(explicit_S)
     finite_S = np.isfinite(potential_S) & np.isfinite(term_S)
     potential, term = potential_S[finite_S], term_S[finite_S]
-    variance = spread(potential).std ** 2
-    if not variance:
+    std = spread(potential).std
+    if not 0 < std < HUGE:
         return None
+    variance = std**2
     return float(((term - term.mean()) * (potential - potential.mean())).mean()) / variance
 
 
