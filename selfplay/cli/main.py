@@ -18,6 +18,7 @@ from selfplay import __version__
 from selfplay.cli import (
     compare,
     config,
+    diff,
     doctor,
     export,
     fork,
@@ -108,6 +109,7 @@ for _name, _module in (
     ("show", show),
     ("pairs", pairs),
     ("pair", pair),
+    ("diff", diff),
     ("sql", sql),
     ("view", view),
     ("compare", compare),

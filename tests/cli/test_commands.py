@@ -53,7 +53,16 @@ def test_hostile_text_is_harmless_everywhere(selfplay: Call, tmp_path: Path) -> 
         for pair in json.loads(selfplay("pairs", run, 1, "--json").stdout)["pairs"]
         if pair["prompt_id"].endswith("000")
     )
-    for arguments in (["pairs", run, 1, "--content"], ["pair", run, pair_id], ["pair", run, HOSTILE]):
+    for arguments in (
+        ["pairs", run, 1, "--content"],
+        ["pair", run, pair_id],
+        ["pair", run, HOSTILE],
+        ["pairs", run, 1, "--where", HOSTILE],
+        ["diff", f"{run}@0", "@1", "--content"],
+        ["diff", HOSTILE, "@1"],
+        ["sql", run, "select text, messages from responses join prompts using (prompt_id)"],
+        ["sql", run, HOSTILE],
+    ):
         for flags in ([], ["--json"]):
             result = selfplay(*arguments, *flags)
             assert harmless(result.stdout), repr(result.stdout)

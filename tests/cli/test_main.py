@@ -20,6 +20,7 @@ Call = Callable[..., Result]
 COMMANDS = {
     "compare",
     "config",
+    "diff",
     "doctor",
     "export",
     "fork",
@@ -56,7 +57,7 @@ def test_command_surface() -> None:
         "verify RUN --deep", "report RUN --out OUT", "config schema", "config show RUN", "doctor --quick", "metrics",
         "export RUN --to OUT",
         "verify RUN --deep", "config schema", "config show RUN", "doctor --quick", "metrics",
-        "export RUN --to OUT", "sql RUN QUERY",
+        "export RUN --to OUT", "sql RUN QUERY", "diff RUN @1 --content",
     ],
 )  # fmt: skip
 def test_inspection_imports_nothing_heavy(whole_run: Path, tmp_path: Path, line: str) -> None:

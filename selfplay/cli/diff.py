@@ -1,0 +1,116 @@
+"""`selfplay diff RUN[@ROUND] RUN[@ROUND]`: what changed between two rounds, of one run or of two."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from selfplay.cli.arguments import Json
+from selfplay.cli.pairs import messages_text
+from selfplay.cli.terminal import clip, number, safe_text, table, write, write_json
+
+_LONGEST_CELL = 60
+
+
+def command(
+    a: Annotated[str, typer.Argument(metavar="RUN[@ROUND]", help="A run, and a round of it; the newest if not given.")],
+    b: Annotated[str, typer.Argument(metavar="RUN[@ROUND]", help="What it is held against; @ROUND: of the same run.")],
+    kind: Annotated[
+        str | None,
+        typer.Option("--responses", metavar="KIND", help="held-out (what both have, if it can be) or training"),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Prompts to show, the largest change first.")] = 10,
+    content: Annotated[bool, typer.Option("--content", help="With prompts and responses.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Say what changed between two rounds, of one run or of two.
+
+    Settings, numbers, and the responses to the same prompts: the held-out prompts are the same in every round. Changes are
+    second less first.
+    """
+    from selfplay.inspect.diff import diff_document, parse_side
+
+    one = parse_side(a)
+    document = diff_document(one, parse_side(b, one), kind=kind, limit=limit, content=content)
+    if json_output:
+        write_json(document)
+    else:
+        write("\n\n".join(_sections(document, content)))
+
+
+def _sections(document: dict[str, Any], content: bool) -> list[str]:
+    sides = "\n".join(
+        f"{name}: {safe_text(document[name]['run'])}, round {document[name]['round']}" for name in ("a", "b")
+    )
+    sections = [sides]
+    if document["a"]["run"] != document["b"]["run"]:
+        sections.append(_config(document["config"]))
+    rows = [
+        [row["name"], number(row["a"]), number(row["b"]), "" if row["change"] is None else _signed(row["change"])]
+        for row in document["metrics"]
+    ]
+    sections.append("numbers\n" + table(["", "a", "b", "change"], rows))
+    if document["responses"] is None:
+        sections.append("no responses that both have")
+    else:
+        sections += _responses(document["responses"], content)
+    return sections
+
+
+def _config(changes: list[dict[str, Any]]) -> str:
+    if not changes:
+        return "settings: none differs"
+    rows = [
+        [safe_text(row["name"]), *(clip(safe_text(json.dumps(row[side], ensure_ascii=False)), _LONGEST_CELL) for side in "ab")]
+        for row in changes
+    ]  # fmt: skip
+    return "settings that differ\n" + table(["", "a", "b"], rows, left=(0, 1, 2))
+
+
+def _responses(found: dict[str, Any], content: bool) -> list[str]:
+    judge = "gold reward" if found["judge"] == "gold" else "reward"
+    only = [f"{found[f'num_only_{side}']} only in {side}" for side in "ab" if found[f"num_only_{side}"]]
+    missing = f" ({', '.join(only)})" if only else ""
+    lines = [f"{found['kind']} responses to the same {found['num_prompts']} prompts{missing}, by {judge}"]
+    if found["change_mean"] is not None:
+        low, high = found["change_ci_low"], found["change_ci_high"]
+        interval = f" [{_signed(low)}, {_signed(high)}] (95 % interval)" if low is not None else ""
+        lines.append(
+            f"better on {found['num_better']}, worse on {found['num_worse']}, equal on {found['num_equal']}; "
+            f"mean change {_signed(found['change_mean'])}{interval}"
+        )
+    if not found["prompts"]:
+        return ["\n".join(lines)]
+    lines.append("the largest changes")
+    if content:
+        return ["\n".join(lines), *(_with_content(prompt) for prompt in found["prompts"])]
+    rows = [
+        [safe_text(prompt["prompt_id"]), number(prompt["a"]), number(prompt["b"]), _signed(prompt["change"])]
+        for prompt in found["prompts"]
+    ]
+    return ["\n".join([*lines, table(["prompt_id", "a", "b", "change"], rows)])]
+
+
+def _with_content(prompt: dict[str, Any]) -> str:
+    lines = [
+        f"== {safe_text(prompt['prompt_id'])}: {number(prompt['a'])} -> {number(prompt['b'])} ({_signed(prompt['change'])})"
+    ]
+    lines += messages_text(prompt["messages"] or [])
+    for side in "ab":
+        for response in prompt[f"responses_{side}"]:
+            gold = "" if response["gold_reward"] is None else f", gold {number(response['gold_reward'])}"
+            mode = "" if response["mode"] is None else f"{safe_text(response['mode'])} "
+            lines.append(
+                f"-- {side}, {mode}response {response['response_index']}: reward {number(response['reward'])}{gold}, "
+                f"{response['num_tokens']} tokens"
+            )
+            lines.append(safe_text(response["text"], lines=True))
+    return "\n".join(lines)
+
+
+def _signed(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+d}" if isinstance(value, int) else f"{value:+.3f}"
