@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import opening, ranking
+from benchmarks import opening, ranking, viewer
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "ranking": ranking.measure,
     "opening": opening.measure,
+    "viewer": viewer.measure,
 }
 
 

@@ -120,10 +120,11 @@ def _index(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:
 def _groups(
     prompts: pa.Table, prompt_P: NDArray[np.int64], ranked_in: str | None, by: str | None
 ) -> dict[str, Grouping]:
-    own = [json.loads(document) for document in prompts["columns_json"].to_pylist()]
+    wanted = dict.fromkeys(name for name in (ranked_in, by) if name is not None)
+    own = [json.loads(document) for document in prompts["columns_json"].to_pylist()] if wanted else []
     files: list[str] = prompts["source_file"].to_pylist()
     found: dict[str, Grouping] = {}
-    for name in dict.fromkeys(name for name in (ranked_in, by) if name is not None):
+    for name in wanted:
         columns = list(dict.fromkeys(column for row in own for column in row))
         if name not in columns:
             if name == "source_file":

@@ -19,8 +19,9 @@ _LEFT_OUT = ("canaries", "steps")
 _ELSEWHERE = ("funnel", "distributions", "warnings")
 
 
-def show_document(store: Store, round_number: int, by: str | None = None) -> dict[str, Any]:
-    """The document of `show --json`; `by` names a column of the prompts whose groups' shares are looked at.
+def show_document(store: Store, round_number: int, by: str | None = None, *, tables: bool = True) -> dict[str, Any]:
+    """The document of `show --json`; `by` names a column of the prompts whose groups' shares are looked at. Without
+    `tables` none is read: distributions are empty, diagnostics null, and of the warnings there are those of the metrics.
 
     Raises ConfigError for a round or a column that is not there, CorruptionError.
     """
@@ -30,7 +31,7 @@ def show_document(store: Store, round_number: int, by: str | None = None) -> dic
     }
     previous = metrics_if_committed(store, round_number - 1, "evaluate") if round_number else {}
     row = round_row(store, round_number)
-    diagnostics = _diagnostics(store, round_number, by) if "select" in metrics else None
+    diagnostics = _diagnostics(store, round_number, by) if tables and "select" in metrics else None
     return dict(
         finite(
             {
@@ -40,7 +41,7 @@ def show_document(store: Store, round_number: int, by: str | None = None) -> dic
                 "stages": list(metrics),
                 "warnings": _warnings(round_warnings(metrics, previous), diagnostics),
                 "funnel": funnel(metrics) if round_number else [],
-                "distributions": distributions(store, round_number) if round_number else {},
+                "distributions": distributions(store, round_number) if tables and round_number else {},
                 "sampling": metrics.get("sample"),
                 "selection": metrics.get("select"),
                 "diagnostics": _without(diagnostics),

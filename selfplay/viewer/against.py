@@ -23,7 +23,7 @@ Kind = Literal["evaluation", "training"]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 SIZE = 25
-ORDERS = {"worse": "most worse first", "better": "most better first", "table": "order of the prompts"}
+ORDERS = {"worse": "largest losses first", "better": "largest gains first", "table": "order of the prompts"}
 MEASURES = {"gold_reward": "gold reward", "reward": "reward", "num_tokens": "tokens"}
 _CLIP = 300
 _RESPONSE = ["prompt_id", "response_id", "response_index", "num_tokens", "text", "finish_reason"]

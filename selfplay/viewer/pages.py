@@ -85,7 +85,7 @@ class Pages:
         entry, store, number = self._round(request)
         return self.render(
             "round.html", entry=entry, number=number, numbers=store.rounds(),
-            **round_document(store, self.served.cache, number),
+            **round_document(store, self.served.cache, self.served.later, number),
         )  # fmt: skip
 
     def prompt(self, request: Request) -> Response:

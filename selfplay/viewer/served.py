@@ -14,6 +14,7 @@ from selfplay.errors import ConfigError, SelfplayError
 from selfplay.store.layout import COMMIT, STAGES, Layout, rounds_present
 from selfplay.store.run import Store
 from selfplay.viewer.cache import Cache
+from selfplay.viewer.later import Later
 
 Kind = Literal["run", "select"]
 
@@ -44,6 +45,7 @@ class Served:
 
     place: Path
     cache: Cache = field(default_factory=Cache)
+    later: Later = field(default_factory=Later)
     _stores: dict[str, tuple[object, Store]] = field(default_factory=dict)
 
     @classmethod

@@ -6,10 +6,13 @@ import html
 import json
 import re
 import shutil
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import pytest
@@ -18,6 +21,7 @@ from starlette.testclient import TestClient
 from viewing import BASE, client_of
 
 from selfplay.store.lock import RunLock
+from selfplay.viewer import rounds
 
 Get = Callable[[str], str]
 
@@ -387,3 +391,39 @@ def test_what_is_committed_later_is_seen(tmp_path: Path) -> None:
     make_run(tmp_path / "run", rounds=2, stop=(2, "evaluate"), text="quite another text")
     assert "quite another text" in client.get("/run/run/round/1/pairs?size=25").text
     assert client.get("/run/run/round/2").status_code == 200
+
+
+def test_a_large_round_is_shown_before_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "run", rounds=1)
+    monkeypatch.setattr("selfplay.viewer.rounds.AT_ONCE", 0)
+    go = threading.Event()
+    show = rounds.show_document
+
+    def slow(*arguments: Any, tables: bool) -> Any:
+        if tables:
+            assert go.wait(60)
+        return show(*arguments, tables=tables)
+
+    monkeypatch.setattr("selfplay.viewer.rounds.show_document", slow)
+    client = client_of(tmp_path / "run")
+    first = Page(client.get("/run/run/round/1").text).text
+    assert "are being counted" in first
+    assert "From prompts to kept pairs" in first
+    assert "Explicit margin" not in first
+    go.set()
+    while "are being counted" in (text := Page(client.get("/run/run/round/1").text).text):
+        time.sleep(0.05)
+    assert "Explicit margin" in text
+
+
+def test_what_fails_beside_the_requests_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "run", rounds=1)
+    monkeypatch.setattr("selfplay.viewer.rounds.AT_ONCE", 0)
+    shard = tmp_path / "run" / "rounds" / "001" / "score" / "part-00000.parquet"
+    data = shard.read_bytes()
+    shard.write_bytes(b"\0" * len(data))
+    client = client_of(tmp_path / "run")
+    while (answer := client.get("/run/run/round/1")).status_code == 200:
+        time.sleep(0.05)
+    assert answer.status_code == 500
+    assert "score/part-00000.parquet" in Page(answer.text).text

@@ -100,6 +100,6 @@
     setTimeout(live, Number(part.dataset.live) * 1000);
   };
   setTimeout(live, 4000);
-  const searching = one("a[data-searching]");
-  if (searching) setTimeout(() => { if (!document.hidden && document.activeElement === document.body) location.reload(); }, 300);
+  // what is not through yet goes on by itself, as long as nobody is at something on the page
+  if (one("a[data-renew]")) setTimeout(() => { if (!document.hidden && document.activeElement === document.body) location.reload(); }, 700);
 })();
