@@ -26,7 +26,8 @@ from selfplay.config.diff import changes
 from selfplay.config.schema import Config
 from selfplay.errors import BackendError, ConfigError, DriftError, Interrupted, SelfplayError
 from selfplay.fork_rules import changed_pins, offer
-from selfplay.inputs import Inputs, resolve
+from selfplay.harmless import secret_in, without_secrets
+from selfplay.inputs import KEEP_SECRETS_OUT, Inputs, resolve
 from selfplay.inspect.reading import next_stage
 from selfplay.plan import Plan, make_plan
 from selfplay.report.automatic import report_round
@@ -114,6 +115,10 @@ def _created(
 ) -> Iterator[Store]:
     """A new run, its lock held."""
     run_dir = prepared.run_dir.absolute()
+    if name := secret_in(given):
+        raise ConfigError(
+            f"the configuration file holds the value of the environment variable {name}", KEEP_SECRETS_OUT
+        )
     make_folder(run_dir)
     with RunLock(run_dir / "run.lock"):
         store = Store.create(
@@ -318,7 +323,7 @@ def ended_by_stop(stop: StopFlag, error: SelfplayError) -> Interrupted | None:
 def _end(store: Store, number: int, outcome: str, message: str) -> None:
     """Record how an attempt ended. Where even that cannot be written, the error that ended it matters more."""
     with contextlib.suppress(SelfplayError):
-        store.end_attempt(number, outcome, message)
+        store.end_attempt(number, outcome, without_secrets(message))
 
 
 @contextlib.contextmanager

@@ -68,6 +68,10 @@ class WorkerLostError(BackendError):
     """A backend that cannot go on: its process must be replaced, and the call counts as one that killed it."""
 
 
+class DivergedError(BackendError):
+    """A training whose loss, gradient or weights are no numbers, or beyond their limits: nothing of it is kept."""
+
+
 class WeightChangeError(BackendError):
     """An engine could not take over new weights, or did not pass the canary after it."""
 

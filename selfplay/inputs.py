@@ -6,6 +6,7 @@ Cheap checks come first, so that a missing folder or a reward model without a sc
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from selfplay.backends.reward_function import RewardFunction, source_digest
 from selfplay.config.diff import identity_document
 from selfplay.config.schema import Config, EvaluationConfig, MixConfig, PolicyConfig, PromptsConfig, RewardSource
 from selfplay.errors import ConfigError
+from selfplay.harmless import secret_in
 from selfplay.ranking import Ranking, ranking_pins, resolve_ranking
 from selfplay.source_rows import digest as data_digest
 from selfplay.sources import PromptSource, load_prompts
@@ -76,9 +78,21 @@ class Inputs:
         return sha256_bytes(canonical_json({"config": identity_document(config), "pins": self.pins}))
 
 
+KEEP_SECRETS_OUT = (
+    "Settings are recorded with the run: take it out. Libraries and your functions read it from the environment."
+)
+
+
+def refuse_secrets(config: Config) -> None:
+    """Raise ConfigError for a setting that holds the value of a secret of the environment: settings are recorded."""
+    if name := secret_in(json.dumps(config.model_dump(mode="json"), ensure_ascii=False)):
+        raise ConfigError(f"the configuration holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
+
+
 def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | None = None) -> Inputs:
     """Find, check and digest all inputs. `search_path` is the config's folder; `revisions` are those that an earlier attempt
     found (`Inputs.revisions`), so that a hub model stays the one it was. Raises ConfigError, ModelError, DataError."""
+    refuse_secrets(config)
     policy_settings = config.policy
     known = dict(revisions or {})
     found: dict[str, str] = {}

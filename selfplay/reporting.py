@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TextIO
 
+from selfplay.harmless import safe_text, without_secrets
 from selfplay.store.durable import naming
 from selfplay.store.run import now
 
@@ -53,7 +54,7 @@ class Reporter:
 
     def log(self, text: str) -> None:
         """To the log only."""
-        self._append(self._log, f"{now()} {text.rstrip()}\n")
+        self._append(self._log, f"{now()} {_shown(text).rstrip()}\n")
 
     def event(self, kind: str, **fields: object) -> None:
         """One line of events.jsonl."""
@@ -72,8 +73,9 @@ class Reporter:
 
     def say(self, message: str) -> None:
         """One line for people, and in the log."""
+        self.event("message", text=without_secrets(message))  # as it is: JSON escapes it
+        message = _shown(message)
         self.log(message)
-        self.event("message", text=message)
         if not self._quiet:
             self._clear()
             self._stream.write(message + "\n")
@@ -89,7 +91,7 @@ class Reporter:
 
     def begin(self, title: str, total: int, done: int, unit: str) -> None:
         """See stages.context.Reporter."""
-        self._title, self._total, self._done, self._unit, self._note = title, total, done, unit, ""
+        self._title, self._total, self._done, self._unit, self._note = _shown(title), total, done, unit, ""
         self._adopted = done
         self._started = self._shown = time.monotonic()
         self._draw()
@@ -124,7 +126,7 @@ class Reporter:
             parts.append(f"{rate:.1f}/s")
         parts.append(f"{left:.0f} s left" if left else f"{seconds:.1f} s")
         if self._note:
-            parts.append(self._note)
+            parts.append(_shown(self._note))
         return ", ".join(parts)
 
     def _draw(self) -> None:
@@ -140,6 +142,11 @@ class Reporter:
     def _clear(self) -> None:
         if self._terminal:
             self._stream.write("\r\x1b[2K")
+
+
+def _shown(text: str) -> str:
+    """What a message may hold of texts that others wrote, harmless on a screen and without secrets."""
+    return safe_text(without_secrets(text), lines=True)
 
 
 @contextlib.contextmanager

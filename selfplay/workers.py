@@ -141,4 +141,4 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
 
 def _function(spec: str, search_path: str, batched: bool) -> BackendSpec:
     kwargs = {"spec": spec, "search_path": search_path, "batched": batched}
-    return BackendSpec("selfplay.backends.reward_function:RewardFunction", kwargs)
+    return BackendSpec("selfplay.backends.reward_function:RewardFunction", kwargs, secrets=True)

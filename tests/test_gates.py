@@ -4,6 +4,7 @@ force, and a training that diverges commits nothing."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from test_driver import WriteConfig, end_of, is_complete, resume, start
 from typer.testing import CliRunner
 
 from selfplay import driver
+from selfplay.backends.trl_watch import check_step
 from selfplay.cli.main import app
 from selfplay.config.load import load_config
-from selfplay.errors import GateError
+from selfplay.errors import DivergedError, GateError
 from selfplay.inspect.show import show_document
+from selfplay.protocols import StepMetrics, TrainJob, TrainLimits
 from selfplay.reporting import Reporter
 from selfplay.store.run import Store
 
@@ -52,7 +55,8 @@ def collapsed(write_config: WriteConfig, tmp_path: Path) -> tuple[Path, Callable
     assert "round 2: the responses of the policy after round 1 look like a collapse" in stopped.value.message
     assert "80 of 80 responses are empty (100.0%, gates.max_empty is 50.0%)" in stopped.value.message
     assert f"selfplay show {run} 2" in stopped.value.hint and "--force" in stopped.value.hint
-    assert "gates.max_empty=1.0" in stopped.value.hint and "fork" in stopped.value.hint
+    assert "gates.max_empty=1.0" in stopped.value.hint
+    assert f"selfplay fork {run} --from-round 0 training.learning_rate=0.0005`" in stopped.value.hint
     return run, fakes
 
 
@@ -96,6 +100,45 @@ def test_force_goes_on_and_is_recorded_and_shown(collapsed: tuple[Path, Callable
     shown = CliRunner().invoke(app, ["rounds", str(run)])
     assert "! round 2 was gone on with by --force: 80 of 80 responses are empty" in shown.stderr
     assert "gates_forced" in CliRunner().invoke(app, ["rounds", str(run), "--json"]).stdout
+
+
+def test_a_training_that_diverges_commits_nothing_and_says_what_to_change(
+    write_config: WriteConfig, tmp_path: Path
+) -> None:
+    fakes, run = Fakes(), tmp_path / "run"
+
+    def diverge(job: TrainJob, progress: Any) -> Any:
+        progress(StepMetrics(1, 4, 0.69, 1e-3, 1.0, 0.5, 0.0))
+        check_step(StepMetrics(2, 4, math.nan, 1e-3, 3.5, 0.5, 0.0), job.limits)
+
+    fakes.trainer.train = diverge  # type: ignore[method-assign]
+    with pytest.raises(DivergedError, match=r"step 2 of 4: the loss is nan \(loss nan, gradient norm 3\.5") as stopped:
+        start(write_config(rounds=1), run, fakes)
+    assert stopped.value.exit_code == 1
+    assert f"selfplay fork {run} --from-round 0 training.learning_rate=0.0005`" in stopped.value.hint
+    store = Store.open(run)
+    assert store.is_committed(1, "select") and not store.is_committed(1, "train")
+    assert end_of(run)["outcome"] == "failed"
+    # the trainer is given the limits of the configuration in force
+    resume(run, limited := Fakes(), gates__max_loss=7.0, gates__max_grad_norm=None)
+    assert limited.trainer.jobs[0].limits == TrainLimits(7.0, None)
+    assert is_complete(run, 1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "limits", "said"),
+    [
+        (math.nan, 1.0, TrainLimits(), "the loss is nan"),
+        (0.5, math.inf, TrainLimits(), "the gradient norm is inf"),
+        (101.0, 1.0, TrainLimits(100.0, None), r"the loss is 101, gates\.max_loss is 100"),
+        (0.5, 2e5, TrainLimits(None, 1e5), r"the gradient norm is 200000, gates\.max_grad_norm is 100000"),
+    ],
+)
+def test_a_step_beyond_its_limits(loss: float, norm: float, limits: TrainLimits, said: str) -> None:
+    with pytest.raises(DivergedError, match=rf"optimizer step 3 of 9: {said} \(loss .*learning rate 1e-06\)"):
+        check_step(StepMetrics(3, 9, loss, 1e-6, norm, 0.5, 0.0), limits)
+    check_step(StepMetrics(3, 9, 99.0, 1e-6, 9e4, 0.5, 0.0), TrainLimits(100.0, 1e5))
+    check_step(StepMetrics(3, 9, 1e9, 1e-6, 1e9, 0.5, 0.0), TrainLimits())
 
 
 @pytest.mark.parametrize("command", ["run", "resume"])

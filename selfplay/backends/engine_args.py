@@ -28,6 +28,7 @@ OWNED_KEYS: dict[str, str] = {
     "load_format": _WEIGHTS + " (safetensors)",
     "hf_config_path": _WEIGHTS,
     "hf_overrides": "trainer, log-probs and sampler must see the same model: change its config.json",
+    "hf_token": "secrets stay in the environment (HF_TOKEN): settings are recorded",
     "revision": "set policy.revision",
     "code_revision": "set policy.revision",
     "served_model_name": "nothing is served over a network",

@@ -18,6 +18,7 @@ import pyarrow as pa
 from selfplay.backends.reward_source import load_function, source_digest
 from selfplay.backends.score_table import Outcome, finite, score_table
 from selfplay.errors import ConfigError
+from selfplay.harmless import without_secrets
 from selfplay.heartbeat import beat
 from selfplay.protocols import ScoreItem
 from selfplay.records import Message
@@ -191,4 +192,5 @@ def _outcome_or_reason(value: Any) -> Outcome:
 
 
 def _reason(error: Exception) -> str:
-    return f"reward_error: {type(error).__name__}: {' '.join(str(error).split())}"[:_MAX_MESSAGE]
+    said = without_secrets(" ".join(str(error).split()))
+    return f"reward_error: {type(error).__name__}: {said}"[:_MAX_MESSAGE]

@@ -12,7 +12,7 @@ import torch
 
 from selfplay.backends.policy_files import load_policy
 from selfplay.backends.trl_config import expected_first_loss
-from selfplay.errors import BackendError
+from selfplay.errors import BackendError, DivergedError
 from selfplay.heartbeat import beat
 from selfplay.protocols import Canary, CanaryPosition, TrainJob
 
@@ -119,7 +119,7 @@ def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False
         start = started.pop(name).detach().to(final.device)
         square = float(torch.linalg.vector_norm(final - start, dtype=torch.float64)) ** 2
         if not math.isfinite(square):
-            raise BackendError(
+            raise DivergedError(
                 f"training left values in {name} that are not finite; the starting policy is kept",
                 "Lower training.learning_rate.",
             )
@@ -153,7 +153,7 @@ def record_canaries(model: Any, job: TrainJob, end_ids: frozenset[int]) -> list[
                 logits_V = model(torch.tensor([token_ids], device=model.device), use_cache=False).logits[0, -1]
             top = torch.log_softmax(logits_V.float(), dim=-1).topk(min(_TOP_K, logits_V.numel()))
             if not bool(torch.isfinite(top.values).all()):
-                raise BackendError(
+                raise DivergedError(
                     "the trained policy's log-probs are not finite: training diverged; the starting policy is kept",
                     "Lower training.learning_rate.",
                 )

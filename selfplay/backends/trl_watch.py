@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from selfplay.backends.checkpoints import PREFIX, remove_all_but_newest, seal
-from selfplay.errors import BackendError, Interrupted
+from selfplay.errors import DivergedError, Interrupted
 from selfplay.heartbeat import beat
 from selfplay.protocols import StepMetrics, TrainLimits
 
@@ -30,7 +30,7 @@ def step_metrics(log: Mapping[str, Any], step: int, num_steps: int) -> StepMetri
 
 
 def check_step(metrics: StepMetrics, limits: TrainLimits) -> None:
-    """Raise BackendError for a step whose loss or gradient norm is no number, or beyond its limit."""
+    """Raise DivergedError for a step whose loss or gradient norm is no number, or beyond its limit."""
     at = f"training stopped at optimizer step {metrics.step} of {metrics.num_steps}"
     figures = f"loss {metrics.loss:g}, gradient norm {metrics.grad_norm:g}, learning rate {metrics.learning_rate:g}"
     for name, value, limit in (
@@ -44,14 +44,10 @@ def check_step(metrics: StepMetrics, limits: TrainLimits) -> None:
             why = f"the {name} is {value:g}, {setting} is {limit:g}"
         else:
             continue
-        loosen = (
-            "" if not math.isfinite(value) else f" If that is as it should be: `selfplay resume RUN {setting}=...`."
-        )
-        raise BackendError(
+        loosen = "" if not math.isfinite(value) else f" If that is as it should be, resume with another {setting}."
+        raise DivergedError(
             f"{at}: {why} ({figures}); the starting policy is kept",
-            "The settings of the training are part of what makes this run: try lower ones (training.learning_rate, "
-            "training.beta, training.trl.max_grad_norm) in another run or in a fork of this one, which shares its committed "
-            f"rounds.{loosen}",
+            f"Lower training.learning_rate or training.beta, or set training.trl.max_grad_norm lower.{loosen}",
         )
 
 

@@ -40,6 +40,7 @@ from selfplay.cli import (
 )
 from selfplay.cli.terminal import note, safe_text
 from selfplay.errors import SelfplayError
+from selfplay.harmless import without_secrets
 
 # rich's help and tracebacks would cost a third of the start-up, and read markup out of texts that are none
 _PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
@@ -77,10 +78,14 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 def _explain(message: str, hint: str) -> None:
     if os.environ.get("SELFPLAY_DEBUG") == "1":
-        note(safe_text(traceback.format_exc(), lines=True).rstrip())
-    note(f"error: {safe_text(message, lines=True)}")
+        note(_shown(traceback.format_exc()).rstrip())
+    note(f"error: {_shown(message)}")
     if hint:
-        note(f"  -> {safe_text(hint, lines=True)}")
+        note(f"  -> {_shown(hint)}")
+
+
+def _shown(text: str) -> str:
+    return safe_text(without_secrets(text), lines=True)
 
 
 def _version(wanted: bool) -> None:

@@ -1,8 +1,5 @@
-"""Text for terminals: data made harmless, numbers made short, columns lined up. No markup is ever read from data.
-
-What models and users wrote may hold escape sequences, control characters and bidirectional overrides, which could
-rewrite what stands on the screen. They are shown as escapes (`\\x1b`), never sent.
-"""
+"""Text for terminals: data made harmless (see harmless.py), numbers made short, columns lined up. No markup is ever read from
+data."""
 
 from __future__ import annotations
 
@@ -14,32 +11,11 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-# joiners belong to ordinary text: emoji, Persian, the languages of India
-_HARMLESS = frozenset("\u200c\u200d")
+from selfplay.harmless import JOINERS
+from selfplay.harmless import safe_text as safe_text
+
 _WITHOUT_TERMINAL = 10_000
 BAR_WIDTH = 32
-
-
-def safe_text(text: str, *, lines: bool = False) -> str:
-    """The text with everything that is not printable as an escape. With `lines`, line breaks and tabs stay what they
-    are."""
-    if text.isprintable():
-        return text
-    return "".join(_safe(character, lines) for character in text)
-
-
-def _safe(character: str, lines: bool) -> str:
-    if character.isprintable() or character in _HARMLESS:
-        return character
-    if lines and character in "\n\t":
-        return character if character == "\n" else "    "
-    if unicodedata.category(character) == "Zs":
-        return " "
-    code = ord(character)
-    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    if character in named:
-        return named[character]
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def width_of(text: str) -> int:
@@ -50,7 +26,7 @@ def width_of(text: str) -> int:
 
 
 def _cells(character: str) -> int:
-    if unicodedata.combining(character) or character in _HARMLESS:
+    if unicodedata.combining(character) or character in JOINERS:
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 

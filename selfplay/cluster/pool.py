@@ -13,11 +13,13 @@ from typing import Any, Protocol
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
     """How a worker makes its backend: `target` is "module:Class", called with `kwargs` in the worker's own process,
-    after `setup` ("module:function", optional: environment variables that must be set before an import)."""
+    after `setup` ("module:function", optional: environment variables that must be set before an import). `secrets`: it needs
+    those of the environment (a user's function may call a service with them); else they are taken from it."""
 
     target: str
     kwargs: dict[str, Any] = field(default_factory=dict)
     setup: str | None = None
+    secrets: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from selfplay.cluster.deaf import deaf_children, shut_down_local
 from selfplay.cluster.pool import BackendSpec
 from selfplay.cluster.ray_pool import RayPool
 from selfplay.config.schema import ClusterConfig, RoleConfig
-from selfplay.errors import ResourceError
+from selfplay.errors import ConfigError, ResourceError
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -58,6 +58,7 @@ class RayCluster:
                         **common,
                     )
                 else:
+                    _check_token(self._config.address)
                     _check_reachable(self._config.address)
                     ray.init(address=self._config.address, **common)
         except (OSError, RuntimeError, ValueError) as error:
@@ -200,6 +201,23 @@ def _set_environment(*, local: bool) -> None:
         # Despite its name it counts on Linux too: without it Ray puts the machine's outward address in the place of
         # 127.0.0.1, and all its processes listen there.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
+def _check_token(address: str) -> None:
+    """Raise ConfigError where a cluster beyond this machine would be joined without a token: Ray runs whatever code it is sent by
+    whoever reaches its ports. `RAY_AUTH_MODE=disabled`, said by the user, is for networks that nobody else is on."""
+    host = address.removeprefix("ray://").rpartition(":")[0].strip("[]")
+    here = host in ("", "localhost", "::1") or host.startswith("127.")
+    if here or os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return
+    kept = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not os.environ.get("RAY_AUTH_TOKEN") and not kept.is_file():
+        raise ConfigError(
+            f"cluster.address is {address}, but there is no token to join it with",
+            "Start the cluster with RAY_AUTH_MODE=token and give its token here (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
+            "~/.ray/auth_token). On a network that nobody else is on: RAY_AUTH_MODE=disabled.",
+        )
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _check_reachable(address: str) -> None:

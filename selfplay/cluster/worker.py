@@ -12,11 +12,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from selfplay import heartbeat
 from selfplay.cluster.pool import BackendSpec
 from selfplay.errors import BackendError, SelfplayError
+from selfplay.harmless import WithoutSecrets, forget_secrets
 
 
 def load(target: str) -> Any:
@@ -33,6 +34,10 @@ class Worker:
         log = open(log_path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - for the life of the process
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        # tracebacks and prints of a function may hold what it calls a service with
+        sys.stdout = sys.stderr = cast(TextIO, WithoutSecrets(log))
+        if not spec.secrets:
+            forget_secrets()
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
         self._beats = heartbeat.Beats(Path(beat_path), call_timeout, log) if call_timeout else None
         heartbeat.watch(self._beats)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from selfplay.config.schema import GatesConfig
 from selfplay.errors import GateError
-from selfplay.stages.context import Context
+from selfplay.stages.context import Context, Policy
 
 SHOWN = 3
 SHOWN_CHARACTERS = 80
@@ -46,10 +46,18 @@ def check(context: Context, round_number: int) -> list[dict[str, str]]:
     raise GateError(
         f"round {round_number}: the responses of the policy after round {policy.round} look like a collapse: {said}. Nothing was "
         f"trained on them; for example:{examples}",
-        f"`selfplay show {root} {round_number}` shows the round. If the policy went wrong, train gentler "
-        "(training.learning_rate, beta, epochs) in another run or in a fork from a round before. If all is as it should be: "
+        f"`selfplay show {root} {round_number}` shows the round. {_gentler(context, policy)}If all is as it should be: "
         f"`selfplay resume {root} {loosened}`, or once with --force.",
     )
+
+
+def _gentler(context: Context, policy: Policy) -> str:
+    """How the round that trained this policy would be trained otherwise; nothing for the starting policy."""
+    if policy.round == 0:
+        return ""
+    again = f"`selfplay fork {context.store.layout.root} --from-round {policy.round - 1}"
+    rate = context.config.training.learning_rate / 2
+    return f"If its training went wrong, train it gentler: {again} training.learning_rate={rate:g}` (or beta, epochs). "
 
 
 def _own(context: Context, round_number: int) -> pa.Table:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfplay.errors import BackendError, EmptyRoundsError, Interrupted
+from selfplay.errors import BackendError, DivergedError, EmptyRoundsError, Interrupted
 from selfplay.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
 from selfplay.stages.context import Context, Policy, derive_seed
 from selfplay.stages.logprobs import data_rounds, reference_policy, trained_policy
@@ -160,22 +160,35 @@ def canary_prompts(pairs: Sequence[TrainPair], max_length: int) -> list[list[int
 
 
 def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
-    """Train in the worker. A stop that is asked for is handed on: the trainer seals a checkpoint first."""
+    """Train in the worker. A stop that is asked for is handed on: the trainer seals a checkpoint first. A trainer that died and
+    was begun again goes on from its last checkpoint: steps after that come again."""
     result: TrainResult | None = None
     started = asked = False
+    trainer, done = context.workers.trainer, 0
     try:
-        for event in context.workers.trainer.stream("train", job):
+        for event in trainer.stream("train", job):
+            for line in trainer.news():
+                context.reporter.say(f"round {round_number} train: {line}; the round goes on from its last checkpoint")
             if isinstance(event, StepMetrics):
                 if not started:
                     context.reporter.begin(f"round {round_number} train", event.num_steps, event.step - 1, "steps")
                     started = True
-                context.reporter.advance(1, f"loss {event.loss:.4f}")
-                context.on_step(round_number, event.step, dataclasses.asdict(event))
+                if event.step > done:
+                    context.reporter.advance(1, f"loss {event.loss:.4f}")
+                    context.on_step(round_number, event.step, dataclasses.asdict(event))
+                    done = event.step
                 if context.stop.exit_code is not None and not asked:
                     context.store.request_stop(round_number)
                     asked = True
             else:
                 result = event
+    except DivergedError as diverged:
+        gentler = f"`selfplay fork {context.store.layout.root} --from-round {round_number - 1}"
+        diverged.hint += (
+            " What a training is set to is part of what makes a run this run; a fork shares the rounds before this one: "
+            f"{gentler} training.learning_rate={context.config.training.learning_rate / 2:g}`."
+        )
+        raise
     except Interrupted as stopped:
         context.reporter.say(f"round {round_number} train: {stopped.message}")
         context.stop.check()

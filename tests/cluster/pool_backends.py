@@ -129,6 +129,9 @@ class Counter:
             self.hang()
         return "done"
 
+    def print_environment(self) -> None:
+        print(dict(os.environ), flush=True)
+
     def environment(self, name: str) -> str | None:
         return os.environ.get(name)
 

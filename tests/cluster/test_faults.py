@@ -36,13 +36,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
     pools: list[RayPool] = []
 
-    def make(replicas: int = 1, retries: int = 2, call_timeout: float = 60.0, **kwargs: Any) -> RayPool:
+    def make(
+        replicas: int = 1,
+        retries: int = 2,
+        call_timeout: float = 60.0,
+        secret: str = "",
+        trusted: bool = False,
+        **kwargs: Any,
+    ) -> RayPool:
         pool = RayPool(
             name="sampler",
-            spec=BackendSpec("pool_backends:Counter", kwargs),
+            spec=BackendSpec("pool_backends:Counter", kwargs, secrets=trusted),
             replicas=replicas,
             demand={},
-            env={"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+            env={"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "HF_TOKEN": secret},
             log_folder=tmp_path,
             retries=retries,
             start_timeout=60.0,
@@ -148,6 +155,18 @@ def test_a_trainer_that_dies_goes_on_once_from_what_it_kept(make_pool: MakePool,
     assert len(pool.news()) == 1
     with pytest.raises(BackendError, match="the sampler died \\("):
         list(make_pool(retries=0).stream("count_then_die", 1))
+
+
+def test_a_worker_forgets_secrets_unless_it_runs_a_users_function_whose_prints_leave_them_out(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    canary = "hf_CANARYcanaryCANARY"
+    assert make_pool(secret=canary).everyone("environment", "HF_TOKEN") == [None]
+    function = make_pool(secret=canary, trusted=True)
+    assert function.everyone("environment", "HF_TOKEN") == [canary]
+    function.everyone("print_environment")
+    log = (tmp_path / "sampler-0.log").read_text()
+    assert "'HF_TOKEN': '[HF_TOKEN]'" in log and canary not in log
 
 
 DRIVER = """

@@ -1,0 +1,91 @@
+"""Text that may be shown and kept: escape sequences made visible, values of secrets taken out.
+
+What models, users and failing libraries wrote may hold escape sequences, control characters and bidirectional overrides, which
+could rewrite what stands on a screen; and an error of a client may quote the key that it was called with.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import TextIO
+
+# joiners belong to ordinary text: emoji, Persian, the languages of India
+JOINERS = frozenset("\u200c\u200d")
+# Names of environment variables whose values are secrets. Short values are switches, not secrets.
+_SECRET_NAME = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
+_SHORTEST_SECRET = 8
+
+
+def safe_text(text: str, *, lines: bool = False) -> str:
+    """The text with everything that is not printable as an escape. With `lines`, line breaks and tabs stay what they
+    are."""
+    if text.isprintable():
+        return text
+    return "".join(_safe(character, lines) for character in text)
+
+
+def _safe(character: str, lines: bool) -> str:
+    if character.isprintable() or character in JOINERS:
+        return character
+    if lines and character in "\n\t":
+        return character if character == "\n" else "    "
+    if unicodedata.category(character) == "Zs":
+        return " "
+    code = ord(character)
+    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+    if character in named:
+        return named[character]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def secrets() -> dict[str, str]:
+    """Value -> name of the secrets in this process's environment."""
+    return _secrets(tuple(sorted(os.environ.items())))
+
+
+@functools.lru_cache(maxsize=4)
+def _secrets(environment: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    # a path is where a secret is kept, not one
+    return {
+        value: name
+        for name, value in environment
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET and not Path(value).is_absolute()
+    }
+
+
+def secret_in(text: str) -> str | None:
+    """The name of a secret whose value the text holds."""
+    return next((name for value, name in secrets().items() if value in text), None)
+
+
+def forget_secrets() -> None:
+    """Take the secrets out of this process's environment; Ray's own stay."""
+    for name in secrets().values():
+        if not name.startswith("RAY_"):
+            os.environ.pop(name, None)
+
+
+def without_secrets(text: str) -> str:
+    """The text with `[NAME]` in the place of each value of a secret in the environment."""
+    for value, name in sorted(secrets().items(), key=lambda item: -len(item[0])):
+        if value in text:
+            text = text.replace(value, f"[{name}]")
+    return text
+
+
+class WithoutSecrets:
+    """A text stream that leaves secrets out of what it is given, whole writes at a time."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(without_secrets(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)

@@ -1,0 +1,397 @@
+"""Each line of the design's paragraph on security that is not tested elsewhere: hostile strings on a terminal, secrets in no
+file, pickles refused, model code only with a pinned commit, Ray's door shut.
+
+Elsewhere: Ray's ports (tests/cluster/test_ray_pool.py), configurations (tests/config), trainer checkpoints
+(tests/backends/test_checkpoints.py), web pages (tests/web).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import Fakes, FakeSampler
+from test_driver import WriteConfig, start
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from selfplay import driver
+from selfplay.backends import checkpoints
+from selfplay.cli.main import app
+from selfplay.cluster.ray_cluster import RayCluster
+from selfplay.config.load import load_config
+from selfplay.config.schema import ClusterConfig
+from selfplay.errors import BackendError, ConfigError, ModelError
+from selfplay.harmless import WithoutSecrets, safe_text, secrets, without_secrets
+from selfplay.reporting import Reporter
+from selfplay.store.run import Store
+from selfplay.workers import worker_specs
+
+EVIL = "\x1b[2J\x1b]0;owned\x07\u202etxt.exe\u2066\x9b31m\r[bold red]markup[/]\u200b\U000e0041"
+
+
+def is_harmless(text: str) -> bool:
+    return all(character.isprintable() or character in "\n\u200c\u200d" for character in text)
+
+
+# ---------------------------------------------------------------------- hostile strings
+
+
+class EvilSampler(FakeSampler):
+    def sample(self, requests: Any, settings: Any) -> Any:
+        table = super().sample(requests, settings)
+        texts = [f"{EVIL} {text}" for text in table["text"].to_pylist()]
+        return table.set_column(table.column_names.index("text"), "text", [texts])
+
+
+def evil_reward(fakes: Fakes) -> None:
+    """Fails for some responses, with a message that nobody would choose."""
+    real = fakes.scorer.score
+
+    def score(items: Any) -> Any:
+        table = real(items).to_pydict()
+        table["reward"][0], table["drop_reason"][0] = None, f"reward_error: ValueError: {EVIL}"
+        return io_table(table)
+
+    fakes.scorer.score = score  # type: ignore[method-assign]
+
+
+def io_table(columns: dict[str, Any]) -> Any:
+    import pyarrow as pa
+
+    types = {"response_id": pa.string(), "reward": pa.float64(), "drop_reason": pa.string()}
+    return pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory: pytest.TempPathFactory, tiny_world: Path) -> Path:
+    """A run whose prompts, ids, columns, responses and reasons are hostile."""
+    import yaml
+
+    root = tmp_path_factory.mktemp("evil")
+    rows = [{"prompt": f"{EVIL} {i}", "id": f"{i}{EVIL}", "topic": EVIL, EVIL: i} for i in range(12)]
+    (root / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"source": str(root / "prompts.jsonl"), "id_column": "id"}
+    document = {
+        "policy": {"model": str(tiny_world / "policy")},
+        "prompts": {**source, "per_round": 12},
+        "sampling": {"num_responses": 4, "temperature": 0.8, "max_tokens": 8, "shard_size": 6},
+        "reward": {"model": str(tiny_world / "reward_model")},
+        "selection": {"keep": 0.5, "group_column": "topic"},
+        "training": {"beta": 0.1, "learning_rate": 1e-3, "batch_size": 2},
+        "evaluation": {**source, "num_prompts": 8},
+        "rounds": 1,
+    }
+    config = root / "config.yaml"
+    config.write_text(yaml.safe_dump(document))
+    fakes = Fakes()
+    fakes.sampler = EvilSampler()
+    fakes.poison = {rows[3]["id"]}
+    evil_reward(fakes)
+    prepared = driver.prepare(load_config(config), root, root / "run")
+    store = driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
+    assert EVIL in store.table(1, "sample")["text"][0].as_py()
+    return store.layout.root
+
+
+def commands(run: Path, tmp_path: Path) -> dict[str, list[str]]:
+    pair = Store.open(run).table(1, "select")["pair_id"][0].as_py()
+    evil_config = tmp_path / "evil.yaml"
+    evil_config.write_text(json.dumps({"policy": {EVIL: EVIL}, EVIL: 1}))
+    return {
+        "status": ["status", str(run)],
+        "rounds": ["rounds", str(run)],
+        "show": ["show", str(run), "1", "--by", "topic"],
+        "pairs": ["pairs", str(run), "1", "--content"],
+        "pair": ["pair", str(run), pair],
+        "verify": ["verify", str(run), "--deep"],
+        "select": ["select", str(run / "rounds/001/select"), "--out", str(tmp_path / "selected"), "--keep", "0.5"],
+        "export": ["export", str(run), "--to", str(tmp_path / "exported"), "--policies", "none"],
+        "fork": ["fork", str(run), "--from-round", "0", "--dry-run", f"selection.group_column={EVIL}"],
+        "gc": ["gc", str(run), "--keep-checkpoints", "2", "--dry-run"],
+        "resume": ["resume", str(run), f"{EVIL}=1"],
+        "run": ["run", str(evil_config)],
+        "config": ["config", "validate", str(evil_config)],
+        "metrics": ["metrics", EVIL],
+        "compare": ["compare", str(evil_config), "--metrics", EVIL],
+        "doctor": ["doctor", str(run)],
+        "report": ["report", str(run)],
+        "view": ["view", EVIL],
+        "diff": ["diff", str(run), str(run)],
+        "sql": ["sql", str(run), "select * from responses limit 5"],
+    }
+
+
+# quickstart reads nothing that somebody else wrote
+NAMES = sorted({*get_command(app).commands} - {"quickstart"})  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_command_sends_a_hostile_string_to_the_terminal(evil: Path, tmp_path: Path, name: str) -> None:
+    shown = CliRunner().invoke(app, commands(evil, tmp_path).get(name, [name, str(evil)]))
+    assert shown.stdout + shown.stderr, "it says something"
+    assert is_harmless(shown.stdout), repr(shown.stdout)
+    assert is_harmless(shown.stderr), repr(shown.stderr)
+    if name in ("pairs", "pair"):
+        assert "\\x1b[2J" in shown.stdout and "[bold red]markup[/]" in shown.stdout
+
+
+def test_the_log_of_a_run_is_harmless(evil: Path) -> None:
+    log = (evil / "attempts/0001/log.txt").read_text()
+    assert "quarantined" in log and "\\x1b[2J" in log
+    assert is_harmless(log), repr(log)
+    assert is_harmless((evil / "attempts/0001/events.jsonl").read_text())
+
+
+def test_what_is_said_of_work_is_harmless() -> None:
+    people = io.StringIO()
+    reporter = Reporter(people)
+    reporter.say(EVIL)
+    reporter.begin(EVIL, 2, 0, "prompts")
+    reporter._shown = -100.0  # a line a minute without a terminal
+    reporter.advance(1, EVIL)
+    reporter.end()
+    assert len(people.getvalue().splitlines()) == 2
+    assert is_harmless(people.getvalue()), repr(people.getvalue())
+
+
+def test_a_failure_with_hostile_last_words_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    from selfplay.cli.main import guarded
+
+    def fail() -> None:
+        raise BackendError(f"its last words:\n    {EVIL}", EVIL)
+
+    with pytest.raises(SystemExit):
+        guarded(fail)()
+    said = capsys.readouterr().err
+    assert is_harmless(said) and "\\x1b[2J" in said
+
+
+# ---------------------------------------------------------------------- secrets
+
+CANARY = "hf_CANARYcanaryCANARYcanary0123"
+
+
+@pytest.fixture
+def canary(monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "MY_JUDGE_API_KEY"):
+        monkeypatch.setenv(name, CANARY)
+    return CANARY
+
+
+def files_with(canary: str, root: Path) -> list[str]:
+    return [str(path) for path in root.rglob("*") if path.is_file() and canary.encode() in path.read_bytes()]
+
+
+def test_a_secret_reaches_no_file_of_a_run_nor_what_is_made_of_it(
+    canary: str, write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A function and a trainer that quote it, a failure with it, logs, reports and exports."""
+    run = tmp_path / "run"
+    (tmp_path / "leaky.py").write_text(
+        "import os\n"
+        "def reward(prompt, response):\n"
+        "    if len(response) % 3 == 0:\n"
+        "        raise RuntimeError(f'401 for key {os.environ[\"MY_JUDGE_API_KEY\"]}')\n"
+        "    return float(len(response))\n"
+    )
+    config = write_config(
+        reward={"model": None, "function": f"{tmp_path}/leaky.py:reward", "max_failed": 1.0}, rounds=1
+    )
+    from selfplay.backends.reward_function import RewardFunction
+
+    fakes = Fakes(gold=False)
+    fakes.scorer = RewardFunction(f"{tmp_path}/leaky.py:reward", str(tmp_path))  # type: ignore[assignment]
+    real, failing = fakes.trainer.train, [True]
+
+    def train(job: Any, progress: Any) -> Any:
+        if failing.pop() if failing else False:
+            raise BackendError(f"the trainer said {canary}", f"and {canary}")
+        return real(job, progress)
+
+    fakes.trainer.train = train  # type: ignore[method-assign]
+    from selfplay.cli.main import guarded
+
+    with pytest.raises(SystemExit):
+        guarded(lambda: start(config, run, fakes) and None)()
+    said = capsys.readouterr()
+    assert canary not in said.out + said.err and "the trainer said [" in said.err
+    from test_driver import resume
+
+    assert canary not in resume(run, fakes)
+    reasons = Store.open(run).metrics(1, "score")["drop_reasons"]
+    assert any(reason.startswith("reward_error: RuntimeError: 401 for key [") for reason in reasons)
+    for arguments in (
+        ["show", str(run), "1"],
+        ["report", str(run)],
+        ["export", str(run), "--to", str(tmp_path / "exported"), "--policies", "none"],
+    ):
+        shown = CliRunner().invoke(app, arguments)
+        assert canary not in shown.stdout + shown.stderr
+    assert any((tmp_path / "exported").rglob("*.parquet"))
+    assert files_with(canary, tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["setting", "comment", "override"])
+def test_a_configuration_that_holds_a_secret_is_refused(
+    canary: str, write_config: WriteConfig, tmp_path: Path, where: str
+) -> None:
+    config = write_config(policy={"system_prompt": canary if where == "setting" else "be kind"})
+    if where == "comment":
+        config.write_text(config.read_text() + f"\n# {canary}\n")
+    more = [f"policy.system_prompt={canary}"] if where == "override" else []
+    shown = CliRunner().invoke(app, ["run", str(config), *more, "--run-dir", str(tmp_path / "run")])
+    assert shown.exit_code == 2
+    assert "holds the value of the environment variable" in shown.stderr and canary not in shown.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_a_secret_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*secrets().values(),):
+        monkeypatch.delenv(name)
+    found = {
+        "OPENAI_API_KEY": "sk-12345678", "DB_PASSWORD": "long enough", "AWS_SECRET_ACCESS_KEY": "abcdefgh", "A_TOKEN": "short",
+        "TOKENIZERS_PARALLELISM": "falsefalse", "SSH_KEYS": "12345678", "RAY_AUTH_TOKEN_PATH": "/somewhere/token",
+    }  # fmt: skip
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    assert {*secrets().values()} == {"OPENAI_API_KEY", "DB_PASSWORD", "AWS_SECRET_ACCESS_KEY"}
+    assert without_secrets("key sk-12345678, short") == "key [OPENAI_API_KEY], short"
+    stream = io.StringIO()
+    print("a sk-12345678 b", file=WithoutSecrets(stream))  # type: ignore[arg-type]
+    assert stream.getvalue() == "a [OPENAI_API_KEY] b\n"
+
+
+def test_only_a_users_function_is_given_the_secrets(write_config: WriteConfig, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def reward(prompt, response):\n    return 1.0\n")
+    sections: dict[str, Any] = {"evaluation": {"gold": f"{tmp_path}/mine.py:reward"}}
+    config = load_config(write_config(**sections))
+    prepared = driver.prepare(config, tmp_path, tmp_path / "run")
+    specs = worker_specs(config, prepared.inputs)
+    assert {name for name, spec in specs.items() if spec.secrets} == {"gold"}
+    assert {"sampler", "logprobs", "trainer", "reward"} <= {*specs}
+
+
+# ---------------------------------------------------------------------- pickles and model code
+
+
+@pytest.mark.parametrize("section", ["policy", "reward"])
+def test_a_model_that_is_only_there_as_a_pickle_is_refused_and_not_opened(
+    write_config: WriteConfig, tiny_world: Path, tmp_path: Path, section: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_world / ("policy" if section == "policy" else "reward_model"), folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(bomb(tmp_path / "went off"))
+    with pytest.raises(ModelError, match="no safetensors weights, only pickled ones") as refused:
+        driver.prepare(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
+    assert "safetensors" in refused.value.hint
+    assert not (tmp_path / "went off").exists()
+
+
+def test_a_trainers_pickles_are_not_opened_before_its_seal_holds(tmp_path: Path) -> None:
+    """What decides is `checkpoints.find`, the only way to a checkpoint; it reads no pickle."""
+    folder = tmp_path / "checkpoints/checkpoint-3"
+    folder.mkdir(parents=True)
+    for name in checkpoints.REQUIRED:
+        (folder / name).write_bytes(bomb(tmp_path / "went off"))
+    assert "not sealed" in checkpoints.find(tmp_path / "checkpoints", "f").rejected[0][1]
+    checkpoints.seal(folder, 3, "f")
+    assert checkpoints.find(tmp_path / "checkpoints", "f").folder == folder
+    (folder / "optimizer.pt").write_bytes(bomb(tmp_path / "other"))
+    assert checkpoints.find(tmp_path / "checkpoints", "f").folder is None
+    assert not (tmp_path / "went off").exists()
+
+
+class _Bomb:
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return open, (str(self._marker), "w")
+
+
+def bomb(marker: Path) -> bytes:
+    """A pickle that makes a file when it is opened."""
+    data = pickle.dumps(_Bomb(marker))
+    pickle.loads(data).close()  # noqa: S301 - it goes off
+    assert marker.exists()
+    marker.unlink()
+    return data
+
+
+def test_nothing_but_a_trainers_scratch_is_read_with_pickle() -> None:
+    """No module imports pickle or its kin, and torch.load is called nowhere: transformers' trainer alone reads pickles."""
+    sources = {path: path.read_text(encoding="utf-8") for path in Path(driver.__file__).parent.rglob("*.py")}
+    assert len(sources) > 100
+    forbidden = (
+        "import pickle",
+        "torch.load(",
+        "import joblib",
+        "import dill",
+        "import cloudpickle",
+        "allow_pickle=True",
+    )
+    assert [(path.name, word) for path, text in sources.items() for word in forbidden if word in text] == []
+
+
+def test_model_code_runs_only_where_a_commit_is_pinned(write_config: WriteConfig) -> None:
+    for revision in (None, "main", "v1.0", "0" * 39, "Z" * 40):
+        with pytest.raises(ConfigError, match="full commit sha"):
+            load_config(write_config(policy={"model": "org/name", "trust_remote_code": True, "revision": revision}))
+    load_config(write_config(policy={"model": "org/name", "trust_remote_code": True, "revision": "0" * 40}))
+
+
+# ---------------------------------------------------------------------- Ray
+
+
+@pytest.fixture
+def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is put back, whatever sets it
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    yield tmp_path
+
+
+def join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as the door: what would be reached is not."""
+    import selfplay.cluster.ray_cluster as module
+
+    def reached(address: str) -> None:
+        raise OSError("reached")
+
+    monkeypatch.setattr(module, "_check_reachable", reached)
+    RayCluster(ClusterConfig(address="ray://10.9.8.7:10001"), tmp_path).__enter__()
+
+
+def test_a_cluster_is_joined_with_a_token_only(no_token: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+
+    with pytest.raises(ConfigError, match="no token to join it with") as refused:
+        join(tmp_path, monkeypatch)
+    assert "RAY_AUTH_TOKEN" in refused.value.hint
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a token of forty characters or so")
+    with pytest.raises(Exception, match="reached"):
+        join(tmp_path, monkeypatch)
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def test_a_network_of_ones_own_is_the_users_word(
+    no_token: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(Exception, match="reached"):
+        join(tmp_path, monkeypatch)
+
+
+def test_safe_text_leaves_ordinary_text_alone() -> None:
+    for text in ("naïve 日本語 עברית 👩\u200d🔬", "[bold]x[/]", "a b"):
+        assert safe_text(text) == text
+    assert safe_text(EVIL).isprintable()
