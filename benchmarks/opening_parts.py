@@ -28,7 +28,8 @@ def make(root: str, rows: str) -> dict[str, Any]:
     from selfplay.store.run import Store
 
     num_prompts = max(int(rows) // len(TWO), 1)
-    store = Store.create(Path(root), {"resolved.json": b'{"rounds": 1}', "pins.json": b"{}"})
+    settings = {"rounds": 1, "pairs": {"build": "all"}, "selection": {}}
+    store = Store.create(Path(root), {"resolved.json": json.dumps(settings).encode(), "pins.json": b"{}"})
     made = _Made(num_prompts)
     tables: dict[str, Callable[[], Iterator[Any]]] = {
         "prompts": made.prompts, "sample": made.responses, "score": made.rewards, "pair": made.unused,

@@ -8,7 +8,7 @@ import typer
 
 from selfplay.cli.arguments import Json, Run
 from selfplay.cli.pairs import messages_text
-from selfplay.cli.terminal import number, safe_text, write, write_json
+from selfplay.cli.terminal import number, safe_text, table, write, write_json
 
 _NUMBERS = (
     "explicit_margin", "implicit_margin", "alignment_potential", "metric_value", "policy_logp_chosen",
@@ -62,4 +62,20 @@ def _text(document: dict[str, Any]) -> str:
             f"== response {response['response_index']}: {use}{reason}, {', '.join(facts)}",
             safe_text(response["text"], lines=True),
         ]
+    if document["other_pairs"]:
+        lines += ["", "== other pairs of this prompt", _others(document)]
     return "\n".join(lines)
+
+
+def _others(document: dict[str, Any]) -> str:
+    index = {response["response_id"]: str(response["response_index"]) for response in document["responses"]}
+    rows = [
+        [
+            safe_text(other["pair_id"]), index[other["chosen_response_id"]], index[other["rejected_response_id"]],
+            number(other["explicit_margin"]), number(other["alignment_potential"]), number(other["rank"]),
+            "kept" if other["kept"] else f"dropped ({safe_text(other['drop_reason'])})",
+        ]
+        for other in document["other_pairs"]
+    ]  # fmt: skip
+    header = ["pair_id", "chosen", "rejected", "explicit/margin", "alignment/potential", "rank", "outcome"]
+    return table(header, rows, left=(0, 6))

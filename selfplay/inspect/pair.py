@@ -13,21 +13,26 @@ import pyarrow.compute as pc
 
 from selfplay.errors import ConfigError
 from selfplay.inspect.paging import Rows, matching, parts_of
-from selfplay.inspect.reading import SCHEMA_VERSION, finite
+from selfplay.inspect.reading import SCHEMA_VERSION, config_in_force, finite
 from selfplay.inspect.tables import rows_where, take_rows
+from selfplay.inspect.where import Where
 from selfplay.records import part_columns
 from selfplay.store.run import Store
 
 _PROMPT = ["prompt_id", "source_file", "source_row", "messages", "num_prompt_tokens", "columns_json"]
 _RESPONSE = ["response_id", "prompt_id", "response_index", "seed", "num_tokens", "text", "finish_reason"]
+_OTHER = [
+    "pair_id", "chosen_response_id", "rejected_response_id", "explicit_margin", "alignment_potential", "rank", "kept",
+    "drop_reason",
+]  # fmt: skip
 # among how many ids the nearest to an unknown one are looked for
 _NEAR = 2000
 
 
 def pair_document(store: Store, pair_id: str) -> dict[str, Any]:
     """The document of `pair --json`: `pair` (all its columns), `prompt`, `responses` (each with reward, its parts, log-probs,
-    `use` chosen, rejected or unused, and the reason). Dropped pairs are found too. Raises ConfigError with the
-    nearest ids."""
+    `use` chosen, rejected, other_pair or unused, and the reason), and `other_pairs` of the same prompt. Dropped pairs are
+    found too. Raises ConfigError with the nearest ids."""
     found = _find(store, pair_id)
     if found is None:
         raise ConfigError(f"there is no pair {pair_id!r} in {store.layout.root}", _advice(store, pair_id))
@@ -44,6 +49,7 @@ def pair_document(store: Store, pair_id: str) -> dict[str, Any]:
                 "pair": pair,
                 "prompt": prompt,
                 "responses": _responses(store, number, pair),
+                "other_pairs": _other_pairs(store, number, pair),
             }
         )
     )
@@ -94,6 +100,18 @@ def _responses(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str
             "reason": unused[name]["reason"] if name in unused else None,
         }
     return sorted(responses, key=lambda response: int(response["response_index"]))
+
+
+def _other_pairs(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str, Any]]:
+    """The other pairs of the prompt, by rank. Only the builder `all` makes several of one prompt: with others no file is
+    gone through for them."""
+    if config_in_force(store)["pairs"].get("build") != "all":
+        return []
+    same = Where("", ("prompt_id",), pc.field("prompt_id") == pair["prompt_id"])
+    parts = parts_of(store, number, "pairs")
+    rows = [row for found, _ in matching(parts, same) for row in found.tolist()]
+    others = parts.take(rows, _OTHER).to_pylist()
+    return [other for other in others if other["pair_id"] != pair["pair_id"]]
 
 
 def _advice(store: Store, pair_id: str) -> str:

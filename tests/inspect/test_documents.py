@@ -16,6 +16,7 @@ from selfplay.inspect.reading import stages_of
 from selfplay.inspect.rounds import rounds_document
 from selfplay.inspect.show import show_document
 from selfplay.inspect.tables import rows_where, take_rows
+from selfplay.selection.pair_rules import PairRules
 from selfplay.store.run import Store
 
 ROUND_KEYS = [
@@ -135,7 +136,8 @@ def test_a_pair_comes_with_all_responses_of_its_prompt(whole_run: Path, kept: bo
     store = Store.open(whole_run)
     wanted = pairs_document(store, 2, kept=kept)["pairs"][0]
     document = pair_document(store, wanted["pair_id"])
-    assert list(document) == ["schema_version", "round", "pair", "prompt", "responses"]
+    assert list(document) == ["schema_version", "round", "pair", "prompt", "responses", "other_pairs"]
+    assert document["other_pairs"] == []
     assert document["round"] == 2
     assert {name: document["pair"][name] for name in wanted} == wanted
     assert len(document["responses"]) == 4
@@ -144,6 +146,22 @@ def test_a_pair_comes_with_all_responses_of_its_prompt(whole_run: Path, kept: bo
     assert uses["chosen"]["reward"] == wanted["reward_chosen"]
     assert uses["rejected"]["policy_logp"] == wanted["policy_logp_rejected"]
     assert all((response["use"] == "unused") == (response["reason"] is not None) for response in document["responses"])
+
+
+def test_a_pair_comes_with_the_other_pairs_of_its_prompt(tmp_path: Path) -> None:
+    store = make_run(tmp_path / "run", rounds=1, rules=PairRules(build="all", max_per_prompt=4))
+    every = pairs_document(store, 1, limit=100)["pairs"]
+    prompt = max((pair["prompt_id"] for pair in every), key=[pair["prompt_id"] for pair in every].count)
+    same = [pair for pair in every if pair["prompt_id"] == prompt]
+    assert len(same) == 4
+    document = pair_document(store, same[1]["pair_id"])
+    others = document["other_pairs"]
+    assert [other["pair_id"] for other in others] == [same[row]["pair_id"] for row in (0, 2, 3)]
+    assert [other["kept"] for other in others] == [same[row]["kept"] for row in (0, 2, 3)]
+    uses = {response["response_id"]: response["use"] for response in document["responses"]}
+    sides = {other[f"{side}_response_id"] for other in others for side in ("chosen", "rejected")}
+    paired = {name for name, use in uses.items() if use != "unused"}
+    assert sides | {same[1]["chosen_response_id"], same[1]["rejected_response_id"]} == paired
 
 
 def test_unknown_pair_suggests_the_nearest(whole_run: Path) -> None:
