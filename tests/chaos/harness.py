@@ -229,7 +229,7 @@ def rows_of(run: Path) -> dict[str, Any]:
 def shards_of(run: Path) -> dict[str, str]:
     """Every shard that is kept, committed or in work: "ROUND/STAGE/PLACE" -> sha256 of what is there."""
     found = {}
-    for sidecar in [*run.glob(".work/*/**/.part-*.json"), *run.glob("rounds/*/*/**/.part-*.json")]:
+    for sidecar in [*run.glob(".work/[0-9]*/**/.part-*.json"), *run.glob("rounds/*/*/**/.part-*.json")]:
         part = sidecar.with_name(sidecar.stem[1:] + ".parquet")
         parts = part.relative_to(run).parts
         name = "/".join(parts[1:]) if parts[0] == "rounds" else "/".join([parts[1].replace("-", "/", 1), *parts[2:]])

@@ -28,16 +28,18 @@ from harness import (
     check_readers,
     leftovers,
     rows_of,
+    state_of,
 )
 from plans import Plan
 
+from selfplay.inspect.verify import verify_document
 from selfplay.store.durable import sha256_file
 from selfplay.store.output import read_output
 from selfplay.store.run import Store
 
 KILLS = int(os.environ.get("SELFPLAY_KILLS", "64"))
 OF_A_RUN = 6  # kills of one batch at one run
-PER_BATCH = OF_A_RUN + 2
+PER_BATCH = OF_A_RUN + 7  # one at a random time, two of a selection, one of gc, two of fork, one of report
 BATCHES = range(-(-KILLS // PER_BATCH))
 
 
@@ -54,11 +56,16 @@ def folder(ground: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 def attempt(case: Case, config: Path, whole: dict[str, Any], **how: Any) -> Outcome:
     """Start the run or go on with it, and check what is there afterwards."""
-    run = case.root / "run"
-    arguments = ("resume", "run") if (run / "RUN.json").is_file() else ("run", config, "--run-dir", "run")
-    outcome = case.command(*arguments, **how)
+    return go_on(case, "run", ("run", config, "--run-dir", "run"), whole, **how)
+
+
+def go_on(case: Case, name: str, begin: tuple[str | Path, ...], whole: dict[str, Any], **how: Any) -> Outcome:
+    """Begin the run `name`, or go on with it where there is one, and check what is there afterwards."""
+    run = case.root / name
+    outcome = case.command(*(("resume", name) if (run / "RUN.json").is_file() else begin), **how)
     check_exit_code(outcome, handled=True)
-    complete = (run / "RUN.json").is_file() and Store.open(run).is_committed(1, "evaluate")
+    last = int(max(whole).partition("/")[0])
+    complete = (run / "RUN.json").is_file() and Store.open(run).is_committed(last, "evaluate")
     assert complete or outcome.code != 0, "exit code 0, but the run is not complete"
     check_crash_state(case, run, whole, complete)
     return outcome
@@ -195,3 +202,114 @@ def test_a_selection_killed(batch: int, zygote: Zygote, small_world: Path, folde
     assert result_of(out) == expected
     assert leftovers(out) == []
     assert not (out / ".work").exists()
+
+
+# --------------------------------------------------------------------------------------------------- gc, fork, report
+
+
+@pytest.fixture(scope="session")
+def long_run(zygote: Zygote, small_world: Path, ground: Path) -> Case:
+    """A run of four rounds with all their policies: there is something to take away, to share and to tell."""
+    case = Case(zygote, ground / "long-run")
+    settings = ("rounds=4", "storage.keep_policies=all")
+    done = case.command("run", small_world / "config.yaml", "--run-dir", "run", *settings)
+    assert done.code == 0, done.output
+    return case
+
+
+def copy_of(case: Case, folder: Path) -> Case:
+    """The same run in another place, for a command to be killed over it."""
+    copy = Case(case.zygote, folder / "case")
+    shutil.copytree(case.root, copy.root, dirs_exist_ok=True)
+    return copy
+
+
+def tables_of(run: Path) -> dict[str, str]:
+    """Digests of all that is data in a run's rounds: everything but policies and marks."""
+    return {
+        path.relative_to(run).as_posix(): sha256_file(path)
+        for path in sorted((run / "rounds").rglob("*"))
+        if path.is_file() and not {"policy", "engine"} & {*path.parts} and path.name != ".REMOVED.json"
+    }
+
+
+def policies_of(run: Path) -> list[int]:
+    """Rounds whose policy is there."""
+    return [int(folder.parts[-3]) for folder in sorted(run.glob("rounds/*/train/policy"))]
+
+
+@pytest.fixture(scope="session")
+def whole_gc(long_run: Case, ground: Path) -> Case:
+    case = copy_of(long_run, ground / "whole-gc")
+    done = case.command("gc", "run", "--keep-checkpoints", "2")
+    assert done.code == 0, done.output
+    assert len(policies_of(case.root / "run")) < 4
+    return case
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_gc_killed(batch: int, folder: Path, long_run: Case, whole_gc: Case) -> None:
+    (kill,) = Plan(whole_gc.points(), seed=2).kills(batch, 1)
+    case = copy_of(long_run, folder)
+    run = case.root / "run"
+    outcome = case.command("gc", "run", "--keep-checkpoints", "2", kill=kill)
+    check_exit_code(outcome, handled=False)
+    assert outcome.sent, kill.words()
+    assert state_of(run) == "complete"
+    document = verify_document(run, deep=True)
+    assert document["ok"], document["problems"]
+    assert tables_of(run) == tables_of(long_run.root / "run")
+    assert case.command("gc", "run", "--keep-checkpoints", "2").code == 0
+    assert policies_of(run) == policies_of(whole_gc.root / "run")
+    assert tables_of(run) == tables_of(long_run.root / "run")
+    assert verify_document(run, deep=True)["ok"]
+    assert leftovers(run) == []
+
+
+FORK = ("fork", "run", "--from-round", "3", "--run-dir", "forked", "selection.keep=0.4")
+
+
+@pytest.fixture(scope="session")
+def whole_fork(long_run: Case, ground: Path) -> Case:
+    case = copy_of(long_run, ground / "whole-fork")
+    done = case.command(*FORK)
+    assert done.code == 0, done.output
+    return case
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_fork_killed(batch: int, folder: Path, long_run: Case, whole_fork: Case) -> None:
+    expected = rows_of(whole_fork.root / "forked")
+    case = copy_of(long_run, folder)
+    for kill in Plan(whole_fork.points(), seed=3).kills(batch, 2):
+        go_on(case, "forked", FORK, expected, kill=kill)
+        assert tables_of(case.root / "run") == tables_of(long_run.root / "run")
+    done = go_on(case, "forked", FORK, expected)
+    assert done.code == 0, done.output
+    check_complete(case, case.root / "forked", expected)
+    assert rows_of(case.root / "run") == rows_of(long_run.root / "run")
+
+
+@pytest.fixture(scope="session")
+def whole_report(long_run: Case, ground: Path) -> Case:
+    case = copy_of(long_run, ground / "whole-report")
+    done = case.command("report", "run", "--out", "report.html")
+    assert done.code == 0, done.output
+    return case
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_report_killed(batch: int, folder: Path, long_run: Case, whole_report: Case) -> None:
+    (kill,) = Plan(whole_report.points(), seed=4).kills(batch, 1)
+    case = copy_of(long_run, folder)
+    page = case.root / "report.html"
+    page.write_text("the old report</html>\n")
+    outcome = case.command("report", "run", "--out", "report.html", kill=kill)
+    check_exit_code(outcome, handled=False)
+    assert outcome.sent, kill.words()
+    assert page.read_text().rstrip().endswith("</html>"), "half a report"
+    assert tables_of(case.root / "run") == tables_of(long_run.root / "run")
+    assert verify_document(case.root / "run", deep=True)["ok"]
+    assert case.command("report", "run", "--out", "report.html").code == 0
+    assert page.stat().st_size > 10_000
+    assert leftovers(case.root) == []
