@@ -14,7 +14,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 help:
 	@echo "make quickstart   the whole loop on this machine, into runs/quickstart"
 	@echo "make test         the tests"
-	@echo "make chaos        $(KILLS) kills of everything that writes, counted (docs/reliability.md)"
+	@echo "make chaos        $(KILLS) kills of everything that writes, and the real stack killed (docs/reliability.md)"
 	@echo "make check        format, lint, types"
 	@echo "make env          only the environment, .venv"
 
@@ -49,7 +49,7 @@ test: $(READY)
 
 # one process: the failpoints are shared out among all tests, and the counts are printed at the end
 chaos: $(READY)
-	SELFPLAY_KILLS=$(KILLS) $(BIN)/python -m pytest -m "chaos or not chaos" tests/chaos
+	SELFPLAY_KILLS=$(KILLS) $(BIN)/python -m pytest -m "chaos or not chaos" tests/chaos tests/real/test_chaos.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .

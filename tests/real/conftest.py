@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 from selfplay.quickstart.recipe import TINY
 from selfplay.quickstart.world import prepare
 

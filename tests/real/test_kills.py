@@ -15,12 +15,10 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from processes import check_gone, family_of, lines_of
 
 from selfplay import loop
 from selfplay.store.run import Store
-
-# Ray's own helpers notice the end of their session later; they hold no device and no engine.
-AGENTS = ("ray::RuntimeEnvAgent", "ray::DashboardAgent", "agent.py", "runtime_env_agent")
 
 
 def shards(run: Path) -> dict[str, str]:
@@ -41,29 +39,13 @@ def wait_for(condition: Callable[[], bool], child: psutil.Popen, seconds: float 
         time.sleep(0.005)
 
 
-def lines_of(processes: list[psutil.Process]) -> list[str]:
-    """Command lines of those that are alive and hold anything: Ray's two agents are left out."""
-    found = []
-    for process in processes:
-        try:
-            line = " ".join(process.cmdline()).strip()
-            if process.status() != psutil.STATUS_ZOMBIE and not any(agent in line for agent in AGENTS):
-                found.append(line)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
 def kill(child: psutil.Popen) -> None:
     """SIGKILL, then check that everything the driver had started is gone within 15 s."""
-    family = psutil.Process(child.pid).children(recursive=True)
+    family = family_of(child)
     assert len(lines_of(family)) >= 4, "a raylet, a gcs server and workers were expected"
     child.kill()
     child.wait()
-    deadline = time.monotonic() + 15
-    while left := lines_of(family):
-        assert time.monotonic() < deadline, f"outlived the driver: {left}"
-        time.sleep(0.1)
+    check_gone(family)
 
 
 def kept(run: Path, stage: str) -> int:
@@ -71,9 +53,14 @@ def kept(run: Path, stage: str) -> int:
 
 
 def committed_rows(run: Path) -> dict[str, list[str]]:
+    """Digests of all tables, and of the policies' weights: a training that was killed ends with the same bits."""
     store = Store.open(run)
     return {
-        f"{number}/{name}": [entry.sha256 for entry in store.commit_of(number, name).files if entry.rows is not None]
+        f"{number}/{name}": [
+            entry.sha256
+            for entry in store.commit_of(number, name).files
+            if entry.rows is not None or entry.path.endswith(".safetensors")
+        ]
         for number, name, _ in loop.plan(2)
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from processes import check_gone, signal_everybody
 from safetensors.numpy import load_file
 
 from selfplay.store.run import Store
@@ -51,10 +52,12 @@ def test_adapters_a_function_two_engines_and_sigterm(world: Path, tmp_path: Path
         assert child.poll() is None, "the run ended before the signal"
         assert time.monotonic() < deadline, "the run did not come to sampling"
         time.sleep(0.005)
-    child.send_signal(signal.SIGTERM)
+    family = signal_everybody(child, signal.SIGTERM)
     assert child.wait(timeout=60) == 143
+    check_gone(family, 5, agents=True)
     store = Store.open(run)
-    assert store.attempt_documents()[-1]["end"]["outcome"] == "interrupted"
+    end = store.attempt_documents()[-1]["end"]
+    assert (end["outcome"], end["message"]) == ("interrupted", "stopped as asked; what was committed is kept")
     kept = {path.name: path.read_bytes() for path in work.glob("part-*.parquet")}
     assert 0 < len(kept) < 24
 

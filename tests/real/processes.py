@@ -1,0 +1,47 @@
+"""What a driver started, by process ids: told apart, signalled as a batch system does, and waited for until it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import psutil
+
+# After a SIGKILL of the driver Ray's own helpers notice the end of their session later; they hold no device and no engine.
+AGENTS = ("ray::RuntimeEnvAgent", "ray::DashboardAgent", "agent.py", "runtime_env_agent")
+
+
+def family_of(child: Any) -> list[psutil.Process]:
+    """All that a driver has started: Ray, workers, engines."""
+    return list(psutil.Process(child.pid).children(recursive=True))
+
+
+def lines_of(processes: list[psutil.Process], *, agents: bool = False) -> list[str]:
+    """Command lines of those that are alive; Ray's two agents are left out unless they are asked for."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            line = " ".join(process.cmdline()).strip()
+            if process.status() != psutil.STATUS_ZOMBIE and (agents or not any(agent in line for agent in AGENTS)):
+                found.append(line)
+    return found
+
+
+def check_gone(family: list[psutil.Process], seconds: float = 15, *, agents: bool = False) -> None:
+    """Everything that the driver had started is gone within so many seconds."""
+    assert len(family) >= 4, "a raylet, a gcs server and workers were expected"
+    deadline = time.monotonic() + seconds
+    while left := lines_of(family, agents=agents):
+        assert time.monotonic() < deadline, f"outlived the driver: {left}"
+        time.sleep(0.1)
+
+
+def signal_everybody(child: Any, number: int) -> list[psutil.Process]:
+    """A signal to the driver and to all that it started, as Slurm sends it to the processes of a step; returns the latter."""
+    family = family_of(child)
+    child.send_signal(number)
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+    return family
