@@ -73,6 +73,10 @@ class Guard:
             return 421, f"This viewer answers only under {opened}", []
         if scope["method"] not in METHODS:
             return 405, "This viewer only shows: GET and HEAD.", [(b"allow", ", ".join(METHODS).encode())]
+        said = {name: value for name, value in scope["headers"] if name.startswith(b"sec-fetch-")}
+        if said.get(b"sec-fetch-site") == b"cross-site" and said.get(b"sec-fetch-mode") != b"navigate":
+            # it could read no answer, but it could make work and measure it; a link from elsewhere may be followed
+            return 403, "Pages of other sites cannot ask this viewer.", []
         if len(scope["query_string"]) > LONGEST_QUERY:
             return 414, "The address is too long.", []
         return None

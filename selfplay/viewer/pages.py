@@ -131,6 +131,9 @@ class Pages:
         """The pair browser."""
         entry, number, rows = self._pairs(request)
         query = browser.parse(rows, request.query_params)
+        if "" in request.query_params.values():
+            # a form sends its empty fields too: the address that is left to be shared says only what was set
+            return RedirectResponse(Addresses.pairs(entry.name, number, query), 303)
         found = browser.browse(rows, query, _command(entry, number))
         return self.render("pairs.html", entry=entry, number=number, formats=FORMS, **found)
 

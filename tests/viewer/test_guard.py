@@ -26,6 +26,14 @@ def test_the_loopback_by_its_names(client: TestClient, host: str) -> None:
     assert client.get("/run/whole", headers={"host": host}).status_code == 200
 
 
+def test_other_sites_may_link_here_and_no_more(client: TestClient) -> None:
+    cross = {"sec-fetch-site": "cross-site"}
+    assert client.get("/run/whole/round/1/download", headers={**cross, "sec-fetch-mode": "no-cors"}).status_code == 403
+    assert client.get("/", headers={**cross, "sec-fetch-mode": "cors"}).status_code == 403
+    assert client.get("/", headers={**cross, "sec-fetch-mode": "navigate"}).status_code == 200
+    assert client.get("/", headers={"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}).status_code == 200
+
+
 def test_two_hosts_are_none(client: TestClient) -> None:
     answer = client.get("/", headers=[("host", "127.0.0.1:7357"), ("host", "evil.example")])
     assert answer.status_code == 421
