@@ -37,8 +37,12 @@ By = Annotated[
     ),
 ]
 
+Every = Annotated[
+    bool, typer.Option("--all", help="Every row of a round of millions; otherwise a sample of its rows is looked at.")
+]
 
-def command(run: Run, round_number: Round, by: By = None, json_output: Json = False) -> None:
+
+def command(run: Run, round_number: Round, by: By = None, every: Every = False, json_output: Json = False) -> None:
     """Show one round as a whole, warnings first.
 
     The way from prompts to kept pairs with reasons, distributions, selection (what other metrics would have kept, groups,
@@ -47,7 +51,7 @@ def command(run: Run, round_number: Round, by: By = None, json_output: Json = Fa
     from selfplay.inspect.show import show_document
     from selfplay.store.run import Store
 
-    document = show_document(Store.open(run), round_number, by)
+    document = show_document(Store.open(run), round_number, by, quick=not every)
     if json_output:
         write_json(document)
     else:
@@ -66,6 +70,8 @@ def _sections(document: dict[str, Any]) -> list[str]:
         sections.append(_numbers("selection", document["selection"], _SELECTION))
     if document["diagnostics"] is not None:
         sections += diagnostic_lines(document["diagnostics"])
+    elif document["selection"] is not None:
+        sections.append("a large round: lengths, groups and what other metrics would keep are shown with --all")
     if document["training"] is not None:
         sections.append(_training(document["training"]))
     if document["evaluation"] is not None:
@@ -94,7 +100,14 @@ def _distribution(name: str, found: dict[str, Any]) -> str:
             drawn = "#" * kept + "." * (len(drawn) - kept)
         rows.append([number(row["low"]), number(row["high"]), str(row["count"]), drawn])
     legend = "   (# kept, . dropped)" if "num_kept" in found["histogram"][0] else ""
-    return f"{name}: {found['count']} values, {moments}{legend}\n" + table(["from", "to", "count", ""], rows, left=(3,))
+    seen = (
+        f" (a sample of {found['num_seen']} of {found['num_rows']} rows)"
+        if found["num_seen"] < found["num_rows"]
+        else ""
+    )
+    return f"{name}: {found['count']} values{seen}, {moments}{legend}\n" + table(
+        ["from", "to", "count", ""], rows, left=(3,)
+    )
 
 
 def _numbers(title: str, document: dict[str, Any], names: tuple[str, ...], prefix: str = "") -> str:

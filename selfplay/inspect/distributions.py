@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from selfplay.store.parts import Parts
 from selfplay.store.run import Store
 
 BINS = 12
@@ -22,19 +23,21 @@ _COLUMNS = {
 }
 
 
-def distributions(store: Store, round_number: int) -> dict[str, Any]:
-    """Name -> `describe`, of the columns whose stage is committed and that hold a number; pairs split into kept and
-    dropped."""
+def distributions(store: Store, round_number: int, most: int | None = None) -> dict[str, Any]:
+    """Name -> `describe` with `num_rows` of the table and `num_seen` of them, of the columns whose stage is committed and that
+    hold a number; pairs split into kept and dropped. `most`: where a table has more rows, about as many are seen, evenly
+    spread (None: all)."""
     found: dict[str, Any] = {}
     for name, (stage, column) in _COLUMNS.items():
         if not store.is_committed(round_number, stage):
             continue
         columns = [column, "kept"] if stage == "select" else [column]
-        table = store.table(round_number, stage, columns=columns)
+        parts = Parts.of(store.layout.stage(round_number, stage), store.commit_of(round_number, stage).files)
+        table = parts.sample(columns, parts.num_rows if most is None else most)
         kept = table["kept"].to_numpy() if stage == "select" else None
         described = describe(table[column], kept)
         if described is not None:
-            found[name] = described
+            found[name] = {"num_rows": parts.num_rows, "num_seen": table.num_rows, **described}
     return found
 
 

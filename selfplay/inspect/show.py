@@ -15,13 +15,18 @@ from selfplay.store.run import Store
 
 # token ids and per-step lines are for programs that read the metrics file, not for a summary
 _LEFT_OUT = ("canaries", "steps")
+LARGE = 1_000_000
 # of the diagnostics: the document has a funnel and distributions of the whole round, and one list of warnings
 _ELSEWHERE = ("funnel", "distributions", "warnings")
 
 
-def show_document(store: Store, round_number: int, by: str | None = None, *, tables: bool = True) -> dict[str, Any]:
+def show_document(
+    store: Store, round_number: int, by: str | None = None, *, tables: bool = True, quick: bool = False
+) -> dict[str, Any]:
     """The document of `show --json`; `by` names a column of the prompts whose groups' shares are looked at. Without
     `tables` none is read: distributions are empty, diagnostics null, and of the warnings there are those of the metrics.
+    With `quick` a round of more than LARGE pairs or responses has distributions of a sample of rows and, unless `by` asks for
+    them, no diagnostics: they go through every pair.
 
     Raises ConfigError for a round or a column that is not there, CorruptionError.
     """
@@ -31,7 +36,11 @@ def show_document(store: Store, round_number: int, by: str | None = None, *, tab
     }
     previous = metrics_if_committed(store, round_number - 1, "evaluate") if round_number else {}
     row = round_row(store, round_number)
-    diagnostics = _diagnostics(store, round_number, by) if tables and "select" in metrics else None
+    left_out = quick and by is None and metrics.get("select", {}).get("num_pairs", 0) > LARGE
+    diagnostics = None
+    if tables and "select" in metrics and not left_out:
+        diagnostics = _diagnostics(store, round_number, by)
+    most = LARGE if quick else None
     return dict(
         finite(
             {
@@ -41,7 +50,7 @@ def show_document(store: Store, round_number: int, by: str | None = None, *, tab
                 "stages": list(metrics),
                 "warnings": _warnings(round_warnings(metrics, previous), diagnostics),
                 "funnel": funnel(metrics) if round_number else [],
-                "distributions": distributions(store, round_number) if tables and round_number else {},
+                "distributions": distributions(store, round_number, most) if tables and round_number else {},
                 "sampling": metrics.get("sample"),
                 "selection": metrics.get("select"),
                 "diagnostics": _without(diagnostics),

@@ -78,6 +78,23 @@ class Parts:
         with self.open(part) as file:
             return file.read(columns=list(columns), use_threads=False)
 
+    def sample(self, columns: Sequence[str], num_rows: int) -> pa.Table:
+        """These columns of about `num_rows` rows, at least: whole row groups spread evenly over the table. All of it where it
+        has no more."""
+        if self.num_rows <= num_rows:
+            return pa.concat_tables([self.read(part, columns) for part in self.parts])
+        every, pieces, due = self.num_rows / num_rows, [], 0.0
+        for part in self.parts:
+            with self.open(part) as file:
+                first = part.first
+                for group in range(file.num_row_groups):
+                    count = file.metadata.row_group(group).num_rows
+                    if first + count > due:
+                        pieces.append(file.read_row_group(group, columns=list(columns), use_threads=False))
+                        due += every * count
+                    first += count
+        return pa.concat_tables(pieces)
+
     def may_hold(self, part: Part, column: str, values: Sequence[str]) -> bool:
         """Whether one of the values can be in a text column of a part, by the statistics in its footer."""
         with self.open(part) as file:

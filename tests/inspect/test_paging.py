@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from make_run import make_run
 
 from benchmarks import opening_parts
 from selfplay.errors import ConfigError, CorruptionError
-from selfplay.inspect import paging
+from selfplay.inspect import paging, show
 from selfplay.inspect.paging import TABLES, page, page_of, parts_of
 from selfplay.inspect.pair import pair_document
+from selfplay.inspect.show import show_document
 from selfplay.store.commits import FileEntry
 from selfplay.store.parts import Parts
 from selfplay.store.run import Store
@@ -154,3 +156,29 @@ def test_the_round_that_the_benchmark_opens_is_one(tmp_path: Path, monkeypatch: 
     assert (found.num_matching, found.table.to_pylist()) == (len(every), every[:9])
     responses = pair_document(store, made["pair_id"])["responses"]
     assert [response["use"] for response in responses].count("other_pair") == 3
+
+
+def test_a_sample_of_rows_is_spread_over_the_table(tmp_path: Path) -> None:
+    parts = write(tmp_path, pa.table({"a": range(1000), "b": range(1000)}), [250, 600], groups=10)
+    for wanted in (95, 300, 700):
+        found = parts.sample(["a"], wanted)
+        assert found.column_names == ["a"]
+        assert wanted <= found.num_rows <= wanted * 1.1 + 10
+        values = found["a"].to_numpy()
+        assert len(np.unique(values)) == len(values)
+        assert abs(values.mean() - 500) < 60
+    assert parts.sample(["a"], 1000)["a"].to_pylist() == list(range(1000))
+
+
+def test_a_large_round_is_shown_from_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_run(tmp_path / "run", rounds=1)
+    whole = show_document(store, 1, quick=True)
+    assert whole == show_document(store, 1)
+    monkeypatch.setattr(show, "LARGE", 5)
+    quick = show_document(store, 1, quick=True)
+    assert quick["diagnostics"] is None
+    assert (quick["funnel"], quick["selection"]) == (whole["funnel"], whole["selection"])
+    assert quick["distributions"]["num_tokens"]["num_rows"] == 44
+    assert quick["distributions"]["num_tokens"]["num_seen"] == 22  # the first of two files of one row group each
+    assert show_document(store, 1, by="topic", quick=True)["diagnostics"] is not None
+    assert show_document(store, 1)["diagnostics"] == whole["diagnostics"]
