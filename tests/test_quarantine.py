@@ -110,7 +110,7 @@ def test_a_response_that_kills_the_log_probs_ends_the_stage_and_is_named(
 
     with pytest.raises(BackendError, match=f"response {poison} killed its worker 2 times") as stopped:
         start(write_config(rounds=1), run, workers)
-    assert "resume" in stopped.value.hint
+    assert "go on" in stopped.value.hint
     resume(run, Fakes())
     assert is_complete(run, 1)
     assert Store.open(run).table(1, "logprobs").equals(undisturbed.table(1, "logprobs"))

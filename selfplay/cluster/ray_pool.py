@@ -332,8 +332,9 @@ class RayPool:
             return
         self._replaced = 0
         for index, actor in enumerate(self._actors):
+            self._pulses[index].restart()
             try:
-                self._result(actor.ready.remote(), index)
+                self._result(self._next_of({actor.ready.remote(): index}), index)
             except _WorkerDied as died:
                 self._replace(index, died)
 

@@ -18,6 +18,7 @@ from selfplay.offline.work import WorkFolder
 from selfplay.selection.arrays import Ints
 from selfplay.selection.reasons import Reasons, is_free
 from selfplay.stages.context import UnderWay, run_shards
+from selfplay.stages.halving import GiveUp
 from selfplay.store.writer import StageWriter
 
 Column = NDArray[Any]
@@ -60,13 +61,15 @@ class Computing:
         *,
         title: str,
         unit: str = "pairs",
+        give_up: GiveUp[int] | None = None,
     ) -> pa.Table:
-        """The rows of all shards; workers are started only when a shard is not kept yet."""
+        """The rows of all shards; workers are started only when a shard is not kept yet. `give_up`: see stages/halving.py."""
         self._adopted(writer, title)
         if len(writer.shards()) < len(shards):
             run_shards(
-                self.under_way, writer, self.pools.get(role), method, shards, arguments, finish, title=title, unit=unit
-            )
+                self.under_way, writer, self.pools.get(role), method, shards, arguments, finish,
+                title=title, unit=unit, give_up=give_up,
+            )  # fmt: skip
         return pa.concat_tables([writer.read_shard(index) for index in range(len(shards))])
 
     def _adopted(self, writer: StageWriter, title: str) -> None:

@@ -15,6 +15,7 @@ from selfplay.protocols import ScoreItem
 from selfplay.selection.arrays import Ints
 from selfplay.selection.reasons import Reasons
 from selfplay.stages.context import cut
+from selfplay.stages.halving import GiveUp
 
 _REWARDS = pa.schema([("response_id", pa.string()), ("reward", pa.float64()), ("drop_reason", pa.string())])
 
@@ -30,10 +31,21 @@ def score(
         writer, "scorer", "score", shards,
         lambda shard: (items(shard),),
         lambda _, result: _scored(computing, result),
-        title="rewards", unit="responses",
+        title="rewards", unit="responses", give_up=_no_reward(computing, ids),
     )  # fmt: skip
     check_rows(table["response_id"], ids, writer)
     return floats(table["reward"]), Reasons.of(table["drop_reason"].to_pylist())
+
+
+def _no_reward(computing: Computing, ids: Sequence[str]) -> GiveUp[int]:
+    """A response that kills its scorer has no reward, and the reason."""
+
+    def row(index: int, reason: str) -> pa.Table:
+        return pa.Table.from_pylist(
+            [{"response_id": ids[index], "reward": None, "drop_reason": reason}], schema=_REWARDS
+        )
+
+    return GiveUp(lambda index: ids[index], row, computing.settings.cluster.max_quarantined)
 
 
 def _scored(computing: Computing, result: pa.Table | None) -> pa.Table:

@@ -135,15 +135,15 @@ def _give_up(
     if give_up is None or give_up.rows is None:
         raise BackendError(
             f"{what}: {name} killed its worker {death.deaths} times ({death.reason}), and the stage cannot do without it",
-            "Committed work is safe. Out of memory is the usual reason: free some, or lower what the worker takes at once, "
-            "then `selfplay resume`.",
+            "What is kept is safe. Out of memory is the usual reason: free some, or lower what the worker takes at once, and go "
+            "on.",
         )
     if num_before >= give_up.most:
         raise TooManyGivenUp(
             f"{what}: {num_before + 1} have killed their workers twice, {name} the last ({death.reason}); "
             f"cluster.max_quarantined is {give_up.most}",
-            "Committed work is safe. So many have a common cause: the workers' logs say what they died of. Mend it, then "
-            "`selfplay resume` (or with a larger cluster.max_quarantined).",
+            "What is kept is safe. So many have a common cause: the workers' logs say what they died of. Mend it and go on (or "
+            "with a larger cluster.max_quarantined).",
         )
     return name, give_up.rows(item, QUARANTINED)
 

@@ -162,6 +162,16 @@ def _link(folder: Path) -> None:
     (folder / "scheduler.pt").symlink_to(folder.parent / "elsewhere")
 
 
+def _link_to_another(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to(folder.parent / "checkpoint-3")
+
+
+def _link_of_the_seal(folder: Path) -> None:
+    (folder / checkpoints.SEAL).rename(folder.parent / "elsewhere")
+    (folder / checkpoints.SEAL).symlink_to(folder.parent / "elsewhere")
+
+
 INJURIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no optimizer": (lambda c: (c / "optimizer.pt").unlink(), "optimizer.pt is missing"),
     "no scheduler": (lambda c: (c / "scheduler.pt").unlink(), "scheduler.pt is missing"),
@@ -175,6 +185,8 @@ INJURIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "seal of another shape": (lambda c: (c / checkpoints.SEAL).write_text("[]"), "seal cannot be read"),
     "a pickle put beside": (lambda c: (c / "pytorch_model.bin").write_bytes(b"x"), "pytorch_model.bin is not in"),
     "a link": (_link, "scheduler.pt is not a plain file"),
+    "a link to another checkpoint": (_link_to_another, "it is not a folder"),
+    "a link in the place of the seal": (_link_of_the_seal, "SEAL.json is not a plain file"),
 }
 
 

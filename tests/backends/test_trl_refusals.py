@@ -10,7 +10,8 @@ import pytest
 from tiny import make_tiny_llama
 from training import END, make_job, make_pairs, train, weights
 
-from selfplay.errors import BackendError, ConfigError, ModelError
+from selfplay.errors import BackendError, ConfigError, DivergedError, ModelError
+from selfplay.protocols import TrainLimits
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,13 @@ def test_a_loss_that_is_not_a_number_stops_at_its_step(policy, pairs, tmp_path, 
     assert (policy / "model.safetensors").read_bytes() == before
     assert not (tmp_path / "output").exists()
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-1"]
+
+
+def test_a_gradient_beyond_its_limit_stops_before_anything_is_kept(policy, pairs, tmp_path):
+    job = make_job(tmp_path, policy, pairs, checkpoint_every=1, limits=TrainLimits(max_grad_norm=1e-9))
+    with pytest.raises(DivergedError, match=r"step 1 of 3: the gradient norm is .*, gates\.max_grad_norm is 1e-09"):
+        train(job)
+    assert not list(tmp_path.rglob("checkpoint-*")) and not (tmp_path / "output").exists()
 
 
 def test_an_update_that_bf16_cannot_hold_is_an_error(policy, pairs, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fakes import FragilePool
 
 from selfplay.cluster.pool import LocalPool, Pool
 from selfplay.offline.models import Models
@@ -132,8 +133,10 @@ class Fakes:
 
     def __init__(self) -> None:
         self.scorer, self.logprobs, self.started = FakeScorer(), FakeLogprobs(), 0
+        # ids of responses that kill the scorer
+        self.poison: set[str] = set()
 
     @contextmanager
     def __call__(self, settings: SelectSettings, models: Models, log_folder: Path) -> Iterator[Mapping[str, Pool]]:
         self.started += 1
-        yield {"scorer": LocalPool(self.scorer), "logprobs": LocalPool(self.logprobs)}
+        yield {"scorer": FragilePool(self.scorer, self.poison), "logprobs": LocalPool(self.logprobs)}

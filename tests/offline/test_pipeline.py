@@ -16,6 +16,7 @@ from tables import Fakes, Select, dropped, kept, number_table, numbers, text_row
 from selfplay.errors import BackendError, ConfigError, CorruptionError, DriftError, Interrupted, LockedError
 from selfplay.offline.work import WorkFolder
 from selfplay.selection.selecting import PairPool, select
+from selfplay.stages.halving import QUARANTINED
 
 
 def by_reason(root: Path) -> dict[str, list[int]]:
@@ -184,6 +185,23 @@ def test_a_failed_reward_is_a_reason_and_too_many_stop_it(tmp_path: Path, tiny_w
     with pytest.raises(BackendError, match=r"reward_model failed for 21 of 40") as found:
         run(write_rows(tmp_path / "b.jsonl", rows), out=str(tmp_path / "other"), **flags)
     assert "selfplay resume" not in found.value.hint
+
+
+def test_a_response_that_kills_its_scorer_is_a_reason(
+    tmp_path: Path, tiny_world: Path, run: Select, fakes: Fakes
+) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(20, columns=False))
+    flags = {"metric": "explicit_margin", "reward_model": str(tiny_world / "reward_model"), "shard_size": 8}
+    run(source, out=str(tmp_path / "whole"), **flags)
+    victim = next(row for row in kept(tmp_path / "whole") + dropped(tmp_path / "whole") if row["source_row"] == 11)
+    fakes.poison = {f"{victim['pair_id']}/rejected"}
+    run(source, **flags)
+    assert by_reason(tmp_path / "out")[QUARANTINED] == [11]
+    rewards = {
+        name: {row["pair_id"]: row["explicit_margin"] for row in kept(tmp_path / name) + dropped(tmp_path / name)}
+        for name in ("whole", "out")
+    }
+    assert rewards["out"] == rewards["whole"] | {victim["pair_id"]: None}
 
 
 def test_too_long_is_dropped_and_counted(tmp_path: Path, tiny_world: Path, run: Select) -> None:

@@ -15,6 +15,8 @@ import pytest
 from selfplay import loop
 from selfplay.store.run import Store
 
+LITTLE = ("rounds=1", "prompts.per_round=80", "training.epochs=3", "evaluation.num_prompts=4")
+
 
 def kept(run: Path, stage: str) -> int:
     return len(list((run / ".work" / stage).glob(".part-*.json")))
@@ -53,7 +55,7 @@ def test_killed_workers_are_replaced_and_the_run_ends_as_ever(
 ) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
     work = run / ".work"
-    child = selfplay(["run", config, "--run-dir", run, "rounds=1"], wait=False)
+    child = selfplay(["run", config, "--run-dir", run, *LITTLE], wait=False)
     moments: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("sampler", lambda: kept(run, "001-sample") >= 3),
         ("scorer", lambda: kept(run, "001-score") >= 2),
@@ -70,6 +72,6 @@ def test_killed_workers_are_replaced_and_the_run_ends_as_ever(
     assert train["resumed_from_step"] > 0, "training began anew instead of from its checkpoint"
     assert Store.open(run).metrics(1, "sample")["quarantined"] == {}
 
-    selfplay(["run", config, "--run-dir", whole, "rounds=1"])
+    selfplay(["run", config, "--run-dir", whole, *LITTLE])
     assert rows(run) == rows(whole)
     assert train["policy_digest"] == Store.open(whole).metrics(1, "train")["policy_digest"]
