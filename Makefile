@@ -9,13 +9,14 @@ KILLS ?= 1000
 # Where the CPU build of torch is published; asked only when the configured sources do not have it.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help env quickstart test chaos check format clean
+.PHONY: screenshots help env quickstart test chaos check format clean
 
 help:
 	@echo "make quickstart   the whole loop on this machine, into runs/quickstart"
 	@echo "make test         the tests"
 	@echo "make chaos        $(KILLS) kills of everything that writes, and the real stack killed (docs/reliability.md)"
 	@echo "make check        format, lint, types"
+	@echo "make screenshots  the README's pictures, from runs/quickstart (needs a Chromium)"
 	@echo "make env          only the environment, .venv"
 
 env: $(READY)
@@ -55,6 +56,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+screenshots: $(READY)
+	$(BIN)/python -c 'import playwright' || $(BIN)/python -m pip install --quiet playwright
+	$(BIN)/python docs/screenshots.py runs/quickstart
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -39,7 +39,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
     ("held-out reward", _with_interval("eval_reward_mean", "eval_reward_ci_low", "eval_reward_ci_high")),
     ("held-out gold", _with_interval("eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high")),
     ("gold, greedy", _plain("eval_gold_greedy_mean", number)),
-    ("wins vs round 0", _plain("eval_win_rate_vs_initial", percent)),
+    ("wins vs start", _plain("eval_win_rate_vs_initial", percent)),
     ("wins vs previous", _plain("eval_win_rate_vs_previous", percent)),
     ("tokens", _plain("eval_num_tokens_mean", lambda value: number(value, 1))),
     ("truncated", _plain("eval_truncated_fraction", percent)),
