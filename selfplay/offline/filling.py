@@ -171,11 +171,18 @@ def _built(computing: Computing, dataset: OfflineDataset, metric: Metric, rules:
             "--reward-model MODEL or --reward-function module:function, or name the column with --columns reward=COLUMN.",
         )
     needs = find_needs(settings, metric, there, has_text=True)
+    row_R = prompt_rows(prompts, responses)
+    most = int(np.bincount(row_R).max(initial=0))
+    if most >= 2:  # fewer give no pair whatever the rules, and that is said with the reasons
+        try:
+            rules.check_num_responses(most)
+        except ValueError as error:
+            raise ConfigError(f"no prompt has more than {most} responses: {error}", "Choose another rule.") from None
     reasons = Reasons.of(responses["drop_reason"].to_pylist()) if "drop_reason" in responses.column_names else None
     reasons = no_reasons(responses.num_rows) if reasons is None else reasons
     if needs.rewards:
         check_function(models, _other_columns(prompts), settings.dataset)
-        ids, items = response_items(prompts, responses, prompt_rows(prompts, responses))
+        ids, items = response_items(prompts, responses, row_R)
         rewards, why = score(computing, ids, items)
         for name in why.counts():
             reasons = give_reason(reasons, why.is_reason(name), name)

@@ -132,8 +132,15 @@ def refuse_drift(root: Path, before: Mapping[str, Any], now: Mapping[str, Any], 
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    names = dict.fromkeys([*before, *now])
-    return [(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)]
+    """Name, old and new value of what differs; of two sections only the settings in them that do (`pairs.build`)."""
+    found: list[tuple[str, Any, Any]] = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += [(f"{name}.{inner}", first, second) for inner, first, second in _differences(old, new)]
+        elif old != new:
+            found.append((name, old, new))
+    return found
 
 
 def _shown(name: str, value: Any) -> str:

@@ -143,3 +143,25 @@ def test_a_keep_that_is_no_pair_is_refused_and_can_be_changed(
     run(source, keep=0.1, **flags)
     assert len(fakes.scorer.seen) == 24
     assert len(kept(tmp_path / "out")) == 1
+
+
+def test_the_differences_inside_a_section_are_named_one_by_one(tmp_path: Path, run: Select) -> None:
+    rows = [{"prompt": f"q{n}", "responses": ["a", "b", "c"], "rewards": [0, 1, 2 + n]} for n in range(4)]
+    source = write_rows(tmp_path / "a.jsonl", rows)
+    run(source, metric="explicit_margin", pairs="best_worst", columns={"group": "prompt"})
+    with pytest.raises(DriftError) as found:
+        run(source, metric="explicit_margin", pairs={"build": "all", "min_gap": 0.5})
+    lines = found.value.message.splitlines()[1:]
+    assert [line.strip() for line in lines] == [
+        'columns.group: "prompt" -> null', 'pairs.build: "best_worst" -> "all"', "pairs.min_gap: 0.0 -> 0.5",
+    ]  # fmt: skip
+
+
+def test_a_builder_that_is_another_one_at_so_few_responses_is_refused(tmp_path: Path, run: Select) -> None:
+    rows = [{"prompt": f"q{n}", "responses": list("abcde"), "rewards": [0, 1, 2, 3, 4 + n]} for n in range(4)]
+    source = write_rows(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ConfigError, match=r"no prompt has more than 5 responses: .*sweet_spot takes 6 or more"):
+        run(source, metric="explicit_margin", pairs="sweet_spot")
+    rows[0]["responses"].append("f")
+    rows[0]["rewards"].append(9)
+    assert run(write_rows(source, rows), metric="explicit_margin", pairs="sweet_spot").summary["pair_building"]
