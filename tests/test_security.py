@@ -252,6 +252,16 @@ def test_a_configuration_that_holds_a_secret_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_selection_whose_settings_hold_a_secret_is_refused(canary: str, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    arguments = ["select", str(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "out"), "--keep", "0.5"]
+    arguments += ["--reward-model", canary]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 2 and canary not in shown.stderr
+    assert "holds the value of the environment variable" in shown.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_a_secret_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*secrets().values(),):
         monkeypatch.delenv(name)

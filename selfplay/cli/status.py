@@ -51,5 +51,8 @@ def _outcome(document: dict[str, Any], attempt: dict[str, Any]) -> str:
     if attempt["outcome"] is None:
         newest = attempt is document["attempts"][-1]
         return "under way" if newest and document["state"] == "running" else "no word of its end: it was killed"
-    said = attempt["outcome"] if not attempt["message"] else f"{attempt['outcome']}: {attempt['message']}"
-    return safe_text(said)
+    if not attempt["message"]:
+        return safe_text(attempt["outcome"])
+    # last words of a worker, examples: the log has them, and --json
+    first, *more = attempt["message"].splitlines()
+    return safe_text(f"{attempt['outcome']}: {first}{' ...' if more else ''}")

@@ -19,6 +19,8 @@ import pyarrow as pa
 from selfplay import __version__
 from selfplay.driver import ended_by_stop, signals, versions
 from selfplay.errors import ConfigError, Interrupted, SelfplayError
+from selfplay.harmless import secret_in
+from selfplay.inputs import KEEP_SECRETS_OUT
 from selfplay.offline.building import BuiltPairs
 from selfplay.offline.card import card
 from selfplay.offline.computing import Computing
@@ -145,6 +147,8 @@ def run(
     command: str = "",
 ) -> Outcome:
     """The whole selection. `command` is what the card says it was made with; `make_pools` replaces Ray (tests)."""
+    if name := secret_in(json.dumps(settings.model_dump(mode="json"), ensure_ascii=False)):
+        raise ConfigError(f"a setting holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
     metric = metric_of(settings)
     models = resolve_models(settings)
     dataset = read(settings, metric)

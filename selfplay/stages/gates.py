@@ -41,7 +41,8 @@ def check(context: Context, round_number: int) -> list[dict[str, str]]:
         context.reporter.say(f"round {round_number}: {said}: gone on with, as --force says")
         return [{"gate": gate.setting, "message": gate.message} for gate in found]
     root = context.store.layout.root
-    examples = "".join(f"\n    {example}" for gate in found for example in gate.examples)
+    shown = list(dict.fromkeys(example for gate in found for example in gate.examples))[:SHOWN]
+    examples = "".join(f"\n    {example}" for example in shown)
     loosened = " ".join(f"{gate.setting}=1.0" for gate in found)
     raise GateError(
         f"round {round_number}: the responses of the policy after round {policy.round} look like a collapse: {said}. Nothing was "

@@ -22,6 +22,7 @@ class Counter:
 
     def __init__(self, lives: str = "") -> None:
         self.told = "nothing"
+        pa.table({"imported": ["before a deadline runs"]})
         if lives:
             with open(lives, "a") as file:
                 file.write(f"{os.getpid()}\n")
@@ -116,17 +117,12 @@ class Counter:
             self.hang()
         return "done"
 
-    def be_slow(self, steps: int) -> str:
+    def be_slow(self, seconds: float) -> str:
         """Longer than the deadline, with signs of progress."""
-        for _ in range(steps):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
             time.sleep(0.25)
             beat()
-        return "done"
-
-    def hang_once(self, marker: str) -> str:
-        if not Path(marker).exists():
-            Path(marker).touch()
-            self.hang()
         return "done"
 
     def print_environment(self) -> None:

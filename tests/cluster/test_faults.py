@@ -23,6 +23,8 @@ from selfplay.errors import BackendError
 from selfplay.stages.halving import QUARANTINED, GiveUp, answers
 
 MakePool = Callable[..., RayPool]
+# seconds without a beat that a worker of these tests is given: more than a busy machine takes to come to the first
+DEADLINE = 5.0
 NUMBERS = [list(range(0, 4)), list(range(4, 8))]
 
 
@@ -61,6 +63,14 @@ def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
     yield make
     for pool in pools:
         pool.close()
+
+
+def test_ray_has_no_dashboard(cluster: RayCluster) -> None:
+    family = psutil.Process().children(recursive=True)
+    assert "raylet" in {process.name() for process in family}
+    # the raylet's own command line says how its agents are begun
+    lines = [" ".join(process.cmdline()) for process in family if process.name() != "raylet"]
+    assert [line for line in lines if "dashboard.py" in line or line.startswith("ray::Dashboard ")] == []
 
 
 def squares(pool: RayPool, poison: int, how: str, say: Callable[[str], None] = print) -> dict[int, tuple[Any, Any]]:
@@ -115,38 +125,38 @@ def test_a_result_in_between_makes_deaths_count_anew(make_pool: MakePool, tmp_pa
     assert pool.news() == []
 
 
-@pytest.mark.parametrize("how", ["hang_in_c", "stop_itself"])
-def test_a_worker_that_hangs_is_ended_and_counts_as_one_that_died(
-    make_pool: MakePool, tmp_path: Path, how: str
-) -> None:
-    pool = make_pool(call_timeout=2.0, lives=str(tmp_path / "lives"))
-    results = dict(pool.map("square", [Call(0, ([1], 2, how)), Call(1, ([2], 2, how), 1), Call(2, ([3], 2, how))]))
-    assert results[1] == Killed("no progress for 2 s, so it was ended", 1)
-    assert results[0].to_pydict() == {"number": [1], "square": [1]}
-    assert results[2].to_pydict() == {"number": [3], "square": [9]}
-    first, second = map(int, (tmp_path / "lives").read_text().split())
-    assert gone(first) and not gone(second, seconds=0)
+def test_workers_that_hang_are_ended_and_count_as_ones_that_died(make_pool: MakePool, tmp_path: Path) -> None:
+    """One in C code that holds Python's lock, then one that is stopped."""
+    pool = make_pool(call_timeout=DEADLINE, lives=str(tmp_path / "lives"))
+    hows = ("", "hang_in_c", "stop_itself", "")
+    results = dict(
+        pool.map("square", [Call(key, ([key], key if how else 0, how), 1) for key, how in enumerate(hows, 1)])
+    )
+    assert results[2] == results[3] == Killed("no progress for 5 s, so it was ended", 1)
+    assert results[1].to_pydict() == {"number": [1], "square": [1]}
+    assert results[4].to_pydict() == {"number": [4], "square": [16]}
+    *ended, last = map(int, (tmp_path / "lives").read_text().split())
+    assert len(ended) == 2 and all(gone(process) for process in ended) and not gone(last, seconds=0)
 
 
 def test_a_hang_that_does_not_end_names_where_it_is(make_pool: MakePool, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"died \(no progress for 2 s, so it was ended\)") as hung:
-        list(make_pool(call_timeout=2.0, retries=0).map("square", [Call(0, ([2], 2, "hang"))]))
+    with pytest.raises(BackendError, match=r"died \(no progress for 5 s, so it was ended\)") as hung:
+        list(make_pool(call_timeout=DEADLINE, retries=0).map("square", [Call(0, ([2], 2, "hang"))]))
     assert "it was here, innermost first" in hung.value.message
     assert "pool_backends.py" in hung.value.message and "in hang" in hung.value.message
     assert str(tmp_path / "sampler-0.log") in hung.value.hint
 
 
 def test_a_slow_worker_with_signs_of_progress_is_left_alone(make_pool: MakePool) -> None:
-    pool = make_pool(call_timeout=2.0)
-    assert list(pool.map("be_slow", [Call(0, (12,))])) == [(0, "done")]
+    pool = make_pool(call_timeout=DEADLINE)
+    assert list(pool.map("be_slow", [Call(0, (1.3 * DEADLINE,))])) == [(0, "done")]
     assert pool.news() == []
 
 
-def test_everyone_and_a_stream_have_the_deadline_too(make_pool: MakePool, tmp_path: Path) -> None:
-    pool = make_pool(call_timeout=2.0)
-    assert pool.everyone("hang_once", str(tmp_path / "everyone")) == ["done"]
+def test_a_stream_has_the_deadline_too(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(call_timeout=DEADLINE)
     assert list(pool.stream("hang_in_stream", str(tmp_path / "stream"))) == [0, 0, "done"]
-    assert ["no progress" in line for line in pool.news()] == [True, True]
+    assert ["no progress" in line for line in pool.news()] == [True]
 
 
 def test_a_trainer_that_dies_goes_on_once_from_what_it_kept(make_pool: MakePool, tmp_path: Path) -> None:
