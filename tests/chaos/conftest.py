@@ -15,7 +15,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import CHECKPOINT_EVERY, TALLY, Case, Zygote, rows_of
+pytest.register_assert_rewrite("harness")
+
+from harness import CHECKPOINT_EVERY, TALLY, Case, Zygote, rows_of  # noqa: E402
 
 GOLD = "def reward(prompt, response):\n    return float(len(response))\n"
 
