@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,23 +72,38 @@ def read_commit(folder: Path) -> tuple[Commit, str]:
 def check_shape(folder: Path, commit: Commit, digest: str) -> None:
     """Presence and sizes of the committed files, and that there are no others (cheap: every read). What `gc` took may be
     missing. `digest` is the commit's."""
+    nested = {entry.path.rpartition("/")[0] for entry in commit.files if "/" in entry.path}
+    folders = {"/".join(name.split("/")[: depth + 1]) for name in nested for depth in range(name.count("/") + 1)}
+    found = dict(_sizes(folder, folders))
     for entry in commit.files:
-        path = folder / entry.path
-        if path.is_symlink() or not path.is_file():
+        size = found.pop(entry.path, None)
+        if size is None:
             # the mark is written before anything is taken: it is looked for after something was missed
             if is_removed(folder, commit, digest, entry):
                 continue
-            raise CorruptionError(f"{path} is missing", remedy(folder))
-        size = path.stat().st_size
+            raise CorruptionError(f"{folder / entry.path} is missing", remedy(folder))
         if size != entry.num_bytes:
-            raise CorruptionError(f"{path} has {size} bytes, its commit says {entry.num_bytes}", remedy(folder))
-    known = {entry.path for entry in commit.files} | {COMMIT, REMOVED}
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if not path.is_dir() and name not in known and not path.name.startswith("."):
             raise CorruptionError(
-                f"{path} is not in the commit of its stage", f"Remove it: {folder} is read as a whole."
+                f"{folder / entry.path} has {size} bytes, its commit says {entry.num_bytes}", remedy(folder)
             )
+    for name in found:
+        if name not in (COMMIT, REMOVED) and not name.rpartition("/")[2].startswith("."):
+            raise CorruptionError(
+                f"{folder / name} is not in the commit of its stage", f"Remove it: {folder} is read as a whole."
+            )
+
+
+def _sizes(folder: Path, folders: Collection[str], name: str = "") -> Iterator[tuple[str, int | None]]:
+    """Names below a stage's folder with the bytes of each ordinary file, None for what is none. One look at each: a stage may
+    have tens of thousands of files. A link to a folder is followed where the commit has `folders` of that name."""
+    with os.scandir(folder / name) as entries:
+        for entry in entries:
+            inside = f"{name}/{entry.name}" if name else entry.name
+            if entry.is_dir(follow_symlinks=inside in folders):
+                yield from _sizes(folder, folders, inside)
+            elif not (entry.is_symlink() and entry.is_dir()):
+                ordinary = entry.is_file(follow_symlinks=False)
+                yield inside, entry.stat(follow_symlinks=False).st_size if ordinary else None
 
 
 def is_removed(folder: Path, commit: Commit, digest: str, entry: FileEntry) -> bool:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from selfplay.errors import CorruptionError
-from selfplay.store.commits import check_digests, check_shape, read_commit
+from selfplay.store.commits import Commit, FileEntry, check_digests, check_shape, read_commit
 from selfplay.store.durable import encode_parquet
 from selfplay.store.run import Store
 
@@ -151,3 +151,30 @@ def test_hidden_files_beside_the_table_are_no_part_of_it(store: Store) -> None:
     assert store.table(1, "score", columns=["reward"]).column_names == ["reward"]
     with pytest.raises(CorruptionError, match="has no table 'silver'"):
         store.table(1, "score", "silver")
+
+
+def test_shape_is_of_what_stands_in_the_folder(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "stage", tmp_path / "elsewhere"
+    (folder / "policy/deep").mkdir(parents=True)
+    (folder / "part-00000.parquet").write_bytes(b"12")
+    (folder / "policy/deep/a.bin").write_bytes(b"123")
+    files = [FileEntry("part-00000.parquet", 2, ""), FileEntry("policy/deep/a.bin", 3, "")]
+    commit = Commit(1, "train", "f", {}, files, 1, "", 0.0)
+    check_shape(folder, commit, "")
+    (folder / ".hidden").write_bytes(b"1")
+    check_shape(folder, commit, "")
+    # a folder that was moved to another disk and linked is the folder
+    (folder / "policy").rename(elsewhere)
+    (folder / "policy").symlink_to(elsewhere)
+    check_shape(folder, commit, "")
+    # a link that leads back up is not walked round and round
+    (folder / "loop").symlink_to(folder)
+    check_shape(folder, commit, "")
+    (elsewhere / "deep/b.bin").write_bytes(b"")
+    with pytest.raises(CorruptionError, match=r"policy/deep/b.bin is not in the commit"):
+        check_shape(folder, commit, "")
+    (elsewhere / "deep/b.bin").unlink()
+    (elsewhere / "deep/a.bin").rename(tmp_path / "a.bin")
+    (elsewhere / "deep/a.bin").symlink_to(tmp_path / "a.bin")
+    with pytest.raises(CorruptionError, match=r"policy/deep/a.bin is missing"):
+        check_shape(folder, commit, "")
