@@ -56,7 +56,7 @@ def _trained(store: Store, number: int, training: dict[str, Any]) -> dict[str, A
     reference = training["reference"] if training["loss"] == "dpo" else None
     return {
         "round": number,
-        "policy_digest": train["policy_digest"],
+        "policy_digest": train.get("policy_digest"),
         "commit": store.digest_of(number, "train"),
         "trained_from": None if skipped else _policy_round(store, number, training["start"]),
         "reference": None if skipped or reference is None else _policy_round(store, number, reference),

@@ -74,7 +74,8 @@ def gather(store: Store, *, redact: bool = False) -> Report:
     details: list[RoundDetail] = []
     warnings: list[tuple[int, Document]] = []
     for number in numbers:
-        shown = show_document(store, number)
+        # tables of old rounds are not read again and again: of those only what their metrics say is warned of
+        shown = show_document(store, number, tables=number in numbers[-DETAILED:], quick=True)
         warnings += [(number, _said(warning, hidden)) for warning in shown["warnings"]]
         if number and number in numbers[-DETAILED:]:
             num = 0 if redact else _PAIRS_NEWEST if number == numbers[-1] else _PAIRS
