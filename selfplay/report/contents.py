@@ -25,6 +25,8 @@ from selfplay.store.run import Store
 DETAILED = 10
 """Rounds that are shown in detail: the newest ones. All are in the tables and in the plots by round."""
 _PAIRS_NEWEST, _PAIRS, _PROMPTS = 3, 1, 2
+_PROMPT_SETTINGS = ("policy.system_prompt", "policy.chat_template")
+_LEFT_OUT = "(text left out)"
 
 Document = dict[str, Any]
 
@@ -93,13 +95,26 @@ def gather(store: Store, *, redact: bool = False) -> Report:
         figures=run_figures(rows, metrics, overlap_document(store)),
         details=details[::-1],
         answers=[] if redact else example_answers(store, numbers, seed, _PROMPTS),
-        settings=yaml.safe_dump(neutral_settings(validate(config, "the run")), sort_keys=False, allow_unicode=True),
+        settings=_settings(config, redact),
         pins=store.config_json("pins.json", dict),
         versions=dict(tries[-1].get("versions", {})) if tries else {},
         attempts=[_attempt(document) for document in tries],
-        overrides=[neutral_text(text) for text in store.config_json("overrides.json", list)],
+        overrides=[
+            _LEFT_OUT if redact and text.startswith(_PROMPT_SETTINGS) else neutral_text(text)
+            for text in store.config_json("overrides.json", list)
+        ],
         as_of=max((store.commit_of(number, stage).created for number, stage in _committed(store, numbers)), default=""),
     )
+
+
+def _settings(config: Document, redact: bool) -> str:
+    """What others need to do it again, as YAML; a system prompt and a chat template are text of prompts."""
+    settings = neutral_settings(validate(config, "the run"))
+    for name in _PROMPT_SETTINGS:
+        section, _, key = name.partition(".")
+        if redact and key in settings.get(section, {}):
+            settings[section][key] = _LEFT_OUT
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def _committed(store: Store, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
@@ -146,7 +161,7 @@ def _own_words(metrics: Mapping[int, Mapping[str, Document]]) -> dict[str, str]:
     bad_rows = {row["reason"] for stages in metrics.values() for row in stages.get("prompts", {}).get("bad_rows", ())}
     # longest first: one may hold another
     words = sorted((reason for reason in reasons | bad_rows if not reason.isidentifier()), key=len, reverse=True)
-    return {neutral_text(reason): f"{_word(reason)} (text left out)" for reason in words}
+    return {neutral_text(reason): f"{_word(reason)} {_LEFT_OUT}" for reason in words}
 
 
 def _word(reason: str) -> str:

@@ -146,9 +146,11 @@ def test_no_person_and_no_machine_is_named(tmp_path: Path, hostile: Store) -> No
         assert str(hostile.layout.root.parent) not in page.text
     settings = config(1, PairRules())
     settings["policy"]["model"] = "/home/alice/models/tiny"
+    settings["policy"]["system_prompt"] = "Be terse and secret."
     settings["cluster"]["address"] = "alice-workstation:6379"
     files = {
-        "given.yaml": b"", "overrides.json": b'["policy.model=/home/alice/models/tiny"]',
+        "given.yaml": b"",
+        "overrides.json": b'["policy.model=/home/alice/models/tiny", "policy.system_prompt=Be terse and secret."]',
         "pins.json": b'{"policy.model": "ab12"}', "resolved.json": pretty_json(settings),
         "search_path.json": b'"/home/alice"',
     }  # fmt: skip
@@ -156,6 +158,7 @@ def test_no_person_and_no_machine_is_named(tmp_path: Path, hostile: Store) -> No
     store.begin_attempt({"pid": 1, "host": "alice-workstation", "config": settings, "versions": {"selfplay": "0"}})
     page = page_of(store)
     assert "alice" not in page.text
+    assert "Be terse and secret." in page.text and "secret" not in page_of(store, redact=True).text
     assert "model: tiny" in page.text and "policy.model=tiny" in page.text and "ab12" in page.text
 
 

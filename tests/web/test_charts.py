@@ -35,7 +35,6 @@ def every(word: str) -> dict[str, Markup]:
         "one bin": charts.histogram("e", word, [Bin(1, 1, 5)], **names),
         "few": charts.scatter("f", word, *pairs(50), **names, diagonal=True),
         "many": charts.scatter("g", word, *pairs(5000), **names),
-        "groups": charts.grouped_bars("h", word, [word, "1"], [Part(word, [0.5, None]), Part("x", [0.1, -0.2])], **names),
         "stacked": charts.stacked_bars("i", word, [word, "1"], [Part(word, [0.5, None]), Part("x", [1, 2])], **rows, x_title="s"),
         "funnel": charts.funnel("j", word, [Step(word, word, 10), Step("kept", word, 0)]),
         "heat": charts.heat_map("k", word, [word, "2"], ["1", "2"], [[1.0, None], [0.25, 1.0]], **rows, column_title=word),

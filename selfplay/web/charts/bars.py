@@ -1,4 +1,4 @@
-"""Bars: beside each other (a few numbers by round), stacked across (time by stage), and the funnel of a round."""
+"""Bars across: stacked (time by stage), and the funnel of a round."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from selfplay.web.charts.frame import (
     WIDTH,
-    Plot,
     Scale,
     colour,
     drawing,
@@ -23,12 +22,12 @@ from selfplay.web.charts.frame import (
     width_of,
 )
 
-_TOP, _HEIGHT, _ROW = 24, 160, 24
+_ROW = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A named series with a value for each group or row (None: there is none)."""
+    """A named series with a value for each row (None: there is none)."""
 
     name: str
     values: Sequence[float | None]
@@ -41,44 +40,6 @@ class Step:
     name: str
     unit: str
     count: int
-
-
-def grouped_bars(
-    name: str,
-    title: str,
-    groups: Sequence[str],
-    parts: Sequence[Part],
-    *,
-    x_title: str,
-    y_title: str,
-    show: Callable[[float], str] = tick_text,
-) -> Markup:
-    """A bar for each series in each group, from 0 up. There is at least one value."""
-    values = [value for part in parts for value in part.values if value is not None]
-    ys = nice_ticks(min(0.0, *values), max(0.0, *values), 5)
-    plot = Plot.of([-0.5, len(groups) - 0.5], ys, top=_TOP, height=_HEIGHT)
-    drawn = plot.axes([], ys, x_title, y_title)
-    slot = (plot.x.end - plot.x.start) / len(groups)
-    every = max(1, round(max(width_of(group) for group in groups) / slot + 0.3))
-    width = min(26.0, slot * 0.8 / len(parts))
-    for index, group in enumerate(groups):
-        middle = plot.x(index)
-        if index % every == 0:
-            drawn.append(text(middle, plot.y.start + 16, group, "tick mid"))
-        for number, part in enumerate(parts):
-            value = part.values[index]
-            if value is None:
-                continue
-            left = middle + (number - len(parts) / 2) * width
-            top, bottom = sorted((plot.y(value), plot.y(0)))
-            tip = f"{part.name}, {x_title} {group}: {show(value)}"
-            drawn.append(rect(left + 0.5, top, width - 1, bottom - top, f"fill {colour(number)}", tip))
-            if width >= width_of(show(value)):
-                drawn.append(text(left + width / 2, top - 3, show(value), "bar-label mid"))
-    marks, end = legend(
-        [("box", f"fill {colour(n)}", part.name) for n, part in enumerate(parts)], _TOP + _HEIGHT + 38.0
-    )
-    return drawing(name, title, _words(groups, parts, x_title, show), end + 2, [*drawn, *marks])
 
 
 def stacked_bars(

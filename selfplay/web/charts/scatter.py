@@ -51,8 +51,8 @@ def scatter(
     else:
         parts += _grid(plot, across, up, kept)
         entries = [
-            ("box", "fill s0", f"share of a square's {unit} that was kept"),
-            ("box", "shade", f"the darker, the more {unit}"),
+            ("box", "fill s0", f"share of the {unit} there that was kept"),
+            ("box", "shade", f"the stronger the grey, the more {unit}"),
         ]
     marks, end = legend(entries, _TOP + _HEIGHT + 38.0)
     words = f"{len(x)} {unit}, {int(kept.sum())} of them kept."
