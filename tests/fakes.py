@@ -163,9 +163,8 @@ class FragilePool(LocalPool):
 
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
         for call in calls:
-            if any(
-                is_of(item) in self.poison for argument in call.args if isinstance(argument, list) for item in argument
-            ):
+            items = [item for argument in call.args if isinstance(argument, list) for item in argument]
+            if any(is_of(item) in self.poison for item in items if isinstance(item, ITEMS)):
                 assert call.patience is not None
                 self.deaths += call.patience
                 self._news += [f"worker 0 died (killed by {method}) and is replaced"] * call.patience
@@ -178,7 +177,10 @@ class FragilePool(LocalPool):
         return told
 
 
-def is_of(item: SampleRequest | ScoreItem | LogprobItem) -> str:
+ITEMS = (SampleRequest, ScoreItem, LogprobItem, Question)
+
+
+def is_of(item: SampleRequest | ScoreItem | LogprobItem | Question) -> str:
     return item.prompt_id if isinstance(item, SampleRequest) else item.response_id
 
 

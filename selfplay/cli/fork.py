@@ -28,9 +28,10 @@ def command(
     ] = False,
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
 ) -> None:
-    """Make a new run that shares committed rounds 0 to N of RUN and goes on from round N+1 with changed settings.
+    """Go on from a committed round with other settings.
 
-    RUN stays as it is; either may be removed later. Pairs, selection, training and sampling of later rounds may change; the
+    The new run shares the committed rounds 0 to N of RUN, which stays as it is; either may be removed later. Pairs,
+    selection, training and sampling of later rounds may change; the
     starting policy, the held-out evaluation, the reward that judged it, the prompts' order and the seed may not.
     """
     from selfplay.cli.run import finish
