@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -45,6 +49,23 @@ def report_shots(run: Path, folder: Path) -> Iterator[Shot]:
     yield Shot("report-phone", address, PHONE, dark=True, start="#questions")
 
 
+def viewer_shots(run: Path) -> Iterator[Shot]:
+    """Of the viewer, served while the pictures are taken."""
+    command = [sys.executable, "-m", "selfplay", "view", str(run), "--port", "0", "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            address = f"{process.stdout.readline().strip()}run/{run.resolve().name}"
+            last = Store.open(run).rounds()[-1]
+            pairs = f"{address}/round/{last}/pairs"
+            yield Shot("viewer", f"{pairs}?min.explicit_margin=1", (1280, 900))
+            yield Shot("viewer-dark", f"{pairs}?min.explicit_margin=1", (1280, 900), dark=True)
+            yield Shot("viewer-rounds", f"{address}/against?a=0&b={last}&order=better", (1280, 900))
+            yield Shot("viewer-phone", pairs, PHONE, dark=True, start="article")
+        finally:
+            process.terminate()
+
+
 def take(browser: Browser, shot: Shot) -> None:
     """One picture into docs/images. Raises SystemExit for a page that complains or asks for anything but itself."""
     context = browser.new_context(
@@ -55,7 +76,8 @@ def take(browser: Browser, shot: Shot) -> None:
     page.on("console", lambda message: complaints.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     page.on(
-        "request", lambda request: complaints.append(f"request: {request.url}") if request.url != shot.address else None
+        "request",
+        lambda request: None if _is_own(request.url, shot.address) else complaints.append(f"request: {request.url}"),
     )
     page.goto(shot.address)
     if shot.start:
@@ -71,6 +93,12 @@ def take(browser: Browser, shot: Shot) -> None:
     context.close()
 
 
+def _is_own(url: str, address: str) -> bool:
+    """Whether a page at the address may ask for it: a file for itself, a served page for what its server has."""
+    one, other = urlsplit(url), urlsplit(address)
+    return url == address or (other.scheme == "http" and one[:2] == other[:2])
+
+
 def main() -> None:
     """All pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -80,7 +108,7 @@ def main() -> None:
     browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
-        for shot in report_shots(run, Path(folder)):
+        for shot in chain(report_shots(run, Path(folder)), viewer_shots(run)):
             take(browser, shot)
             size = (IMAGES / f"{shot.name}.png").stat().st_size
             print(f"docs/images/{shot.name}.png {size / 1000:.0f} kB")
