@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from selfplay.errors import CorruptionError
 from selfplay.inspect.chain import Committed, Problem, problems_of_commits, remedy
-from selfplay.inspect.reading import SCHEMA_VERSION, attempts, config_in_force
+from selfplay.inspect.reading import SCHEMA_VERSION, attempts
 from selfplay.inspect.verify_rows import check_rows
 from selfplay.retention import LEAST, held_policies
 from selfplay.store.commits import FileEntry
@@ -27,6 +27,7 @@ from selfplay.store.layout import COMMIT, REMOVED, Layout, part_name
 from selfplay.store.lock import is_held
 from selfplay.store.removed import read_mark
 from selfplay.store.run import Store
+from selfplay.store.writer import STAGE_MARK, check_mark
 
 
 def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
         problem = Problem("damaged", str(root.absolute() / "RUN.json"), error.message, error.hint)
         return _document(root.absolute(), deep, [], [problem], work=False)
     commits, problems = problems_of_commits(store.layout)
-    problems += _outside_of_rounds(store)
+    outside = list(_outside_of_rounds(store))
+    problems += outside
     sound: set[tuple[int, str]] = set()
     for key, committed in commits.items():
         found = list(_check_files(committed, deep))
@@ -47,7 +49,7 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
             sound.add(key)
     if len(sound) == len(commits):
         problems += _check_removals(store)
-    if deep:
+    if deep and not outside:  # rows are checked against the settings
         problems += check_rows(store, sound)
     # a driver at work moves shards about while they are looked at: they are its own to check
     work = not is_held(store.layout.lock)
@@ -75,18 +77,19 @@ def _document(
 
 def _outside_of_rounds(store: Store) -> Iterator[Problem]:
     """Configuration and attempts: small files that no commit covers, but that a resume reads."""
-    for read in (attempts, config_in_force):
-        try:
-            read(store)
-        except CorruptionError as error:
-            yield Problem("damaged", str(store.layout.root), error.message, error.hint)
-            return
-    for name in ("resolved.json", "pins.json"):
+    try:
+        attempts(store)
+    except CorruptionError as error:
+        yield Problem("damaged", str(store.layout.attempts), error.message, error.hint)
+    names = store.config_digests or dict.fromkeys(("resolved.json", "pins.json"))
+    for name in sorted(names):
         path = store.layout.config / name
         try:
-            json.loads(store.config_file(name))
+            data = store.config_file(name)
+            if name.endswith(".json"):
+                json.loads(data)
         except CorruptionError as error:
-            yield Problem("missing", str(path), error.message, error.hint)
+            yield Problem("damaged" if path.is_file() else "missing", str(path), error.message, error.hint)
         except ValueError as error:
             yield Problem("damaged", str(path), f"{path} is damaged ({error})", "Restore it from a backup.")
 
@@ -145,12 +148,19 @@ def _check_file(folder: Path, entry: FileEntry, deep: bool) -> Iterator[Problem]
 def _check_work(layout: Layout, deep: bool) -> Iterator[Problem]:
     """Shards that an attempt kept for a stage that is not committed yet: a resume adopts them. (What a kill left of
     a removal begins with a dot and is nobody's.)"""
+    for folder in sorted(layout.work.glob("[0-9]*-*")):
+        if folder.name.endswith("-trainer"):
+            continue
+        try:
+            check_mark(folder)
+        except CorruptionError as error:
+            yield Problem("shard", str(folder / STAGE_MARK), error.message, error.hint)
     for sidecar in sorted(layout.work.glob("[0-9]*-*/**/.part-*.json")):
         part = sidecar.with_name(part_name(int(sidecar.stem.removeprefix(".part-"))))
         hint = f"Remove {sidecar} (and {part.name} beside it) and resume: that shard will be made again."
         try:
             document = json.loads(sidecar.read_bytes())
-            num_bytes, sha256 = document["num_bytes"], document["sha256"]
+            num_bytes, sha256, rows = document["num_bytes"], document["sha256"], document["rows"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             yield Problem("shard", str(sidecar), f"{sidecar} is damaged ({error})", hint)
             continue
@@ -160,3 +170,5 @@ def _check_work(layout: Layout, deep: bool) -> Iterator[Problem]:
             yield Problem("shard", str(part), f"{part} has {part.stat().st_size} bytes, {num_bytes} were kept", hint)
         elif deep and sha256_file(part) != sha256:
             yield Problem("shard", str(part), f"{part} is not what was kept: its sha256 differs", hint)
+        elif deep and pq.read_metadata(part).num_rows != rows:
+            yield Problem("shard", str(sidecar), f"{sidecar} is damaged: {part.name} has other rows", hint)

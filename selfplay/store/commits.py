@@ -7,7 +7,6 @@ file last, is on disk.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.errors import CorruptionError
+from selfplay.store import durable
 from selfplay.store.durable import sha256_bytes, sha256_file
 from selfplay.store.layout import COMMIT, REMOVED, SCHEMA_VERSION
 from selfplay.store.removed import read_mark
@@ -55,7 +55,8 @@ def read_commit(folder: Path) -> tuple[Commit, str]:
     path = folder / COMMIT
     try:
         data = path.read_bytes()
-        document = json.loads(data)
+        # a commit of an earlier version has no seal
+        document = durable.unsealed_json(data, strict=False)
         files = [FileEntry(**entry) for entry in document.pop("files")]
         commit = Commit(files=files, **document)
     except FileNotFoundError:

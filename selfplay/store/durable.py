@@ -124,6 +124,30 @@ def pretty_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+SEAL = "sha256"
+
+
+def sealed_json(document: dict[str, Any]) -> bytes:
+    """`pretty_json` with a last key `sha256` of all the others: for files that no commit lists."""
+    return pretty_json({**document, SEAL: sha256_bytes(canonical_json(document))})
+
+
+def unsealed_json(data: bytes, *, strict: bool = True) -> dict[str, Any]:
+    """A document without its seal. Raises ValueError where it is not one, or not what was sealed; one without a seal is taken
+    only where not `strict` (an earlier version wrote it)."""
+    document = json.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError(f"it holds a {type(document).__name__}")
+    if SEAL not in document:
+        if strict:
+            raise ValueError("it has lost its sha256")
+        return document
+    found = document.pop(SEAL)
+    if found != sha256_bytes(canonical_json(document)):
+        raise ValueError("it is not what its sha256 says")
+    return document
+
+
 def sha256_bytes(data: bytes) -> str:
     """Hex sha256."""
     return hashlib.sha256(data).hexdigest()

@@ -59,6 +59,8 @@ class Store:
     run_id: str
     created: str
     forked_from: Fork | None = None
+    # sha256 of the files of `config/`; None in a run of an earlier version, which had no seals
+    config_digests: dict[str, str] | None = None
     _checked: set[tuple[int, str]] = field(default_factory=set)
     _commits: dict[tuple[int, str], tuple[Commit, str]] = field(default_factory=dict)
 
@@ -76,9 +78,10 @@ class Store:
         identity: dict[str, Any] = {
             "id": secrets.token_hex(8), "schema_version": SCHEMA_VERSION, "created": now(),
             "forked_from": forked_from.to_json() if forked_from else None,
+            "config": {name: durable.sha256_bytes(data) for name, data in files.items()},
         }  # fmt: skip
-        durable.write_file(layout.identity, durable.pretty_json(identity))
-        return cls(layout, identity["id"], identity["created"], forked_from)
+        durable.write_file(layout.identity, durable.sealed_json(identity))
+        return cls(layout, identity["id"], identity["created"], forked_from, identity["config"])
 
     @classmethod
     def open(cls, root: Path) -> Store:
@@ -92,28 +95,37 @@ class Store:
             what = "is not a run" if root.is_dir() else "does not exist"
             raise ConfigError(f"{root} {what} (no RUN.json)", "Give the folder that `selfplay run` named.")
         try:
-            identity = json.loads(layout.identity.read_bytes())
-            version = int(identity["schema_version"])
+            data = layout.identity.read_bytes()
+            version = int(json.loads(data)["schema_version"])
+            if version > SCHEMA_VERSION:
+                raise ConfigError(
+                    f"{root} was written in schema version {version}; this selfplay reads up to {SCHEMA_VERSION}",
+                    "Upgrade selfplay.",
+                )
+            # both came at once: a run of an earlier version has neither
+            identity = durable.unsealed_json(data, strict=b'"config"' in data)
+            digests = identity.get("config")
             forked_from = Fork.from_json(identity["forked_from"]) if identity["forked_from"] else None
+            return cls(layout, identity["id"], identity["created"], forked_from, digests)
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptionError(f"{layout.identity} is damaged ({error})", "Restore it from a backup.") from None
-        if version > SCHEMA_VERSION:
-            raise ConfigError(
-                f"{root} was written in schema version {version}; this selfplay reads up to {SCHEMA_VERSION}",
-                "Upgrade selfplay.",
-            )
-        return cls(layout, identity["id"], identity["created"], forked_from)
 
     def inherit(self) -> list[tuple[int, str]]:
         """Take over what the run was forked from and does not have yet; returns the (round, stage) taken over."""
         return inherit(self.layout, self.forked_from) if self.forked_from else []
 
     def config_file(self, name: str) -> bytes:
-        """A file of `config/`."""
+        """A file of `config/`. Raises CorruptionError where it is not what RUN.json says."""
         path = self.layout.config / name
         if not path.is_file():
             raise CorruptionError(f"{path} is missing", "Restore it from a backup.")
-        return path.read_bytes()
+        data = path.read_bytes()
+        if self.config_digests is not None and self.config_digests.get(name) != durable.sha256_bytes(data):
+            raise CorruptionError(
+                f"{path} is damaged: its sha256 is not the one in RUN.json",
+                "Restore it from a backup: a run's settings are changed with key=value on the command line.",
+            )
+        return data
 
     def config_json(self, name: str, kind: type[Any]) -> Any:
         """A JSON file of `config/` whose value is a `kind`. Raises CorruptionError."""
@@ -134,25 +146,32 @@ class Store:
         folder = self.layout.attempt(number)
         durable.make_folder(folder)
         durable.write_file(
-            folder / "attempt.json", durable.pretty_json({"attempt": number, "started": now(), **document})
+            folder / "attempt.json", durable.sealed_json({"attempt": number, "started": now(), **document})
         )
         return number
 
     def end_attempt(self, number: int, outcome: str, message: str = "") -> None:
         """How an attempt ended: complete, interrupted or failed. A killed one has no such file."""
         end = {"ended": now(), "outcome": outcome, "message": message}
-        durable.write_file(self.layout.attempt(number) / "end.json", durable.pretty_json(end))
+        durable.write_file(self.layout.attempt(number) / "end.json", durable.sealed_json(end))
 
     def attempt_documents(self) -> list[dict[str, Any]]:
-        """attempt.json of every attempt with its `end` (null when it did not come to one), oldest first."""
+        """attempt.json of every attempt with its `end` (null when it did not come to one), oldest first. Raises CorruptionError
+        for one that is not what was written: the newest holds the settings in force."""
         documents = []
         for number in attempts_present(self.layout):
             folder = self.layout.attempt(number)
             if (folder / "attempt.json").is_file():  # a crash may leave a folder without it
                 end = folder / "end.json"
-                document = json.loads((folder / "attempt.json").read_bytes())
-                documents.append({**document, "end": json.loads(end.read_bytes()) if end.is_file() else None})
+                document = self._sealed(folder / "attempt.json")
+                documents.append({**document, "end": self._sealed(end) if end.is_file() else None})
         return documents
+
+    def _sealed(self, path: Path) -> dict[str, Any]:
+        try:
+            return durable.unsealed_json(path.read_bytes(), strict=self.config_digests is not None)
+        except ValueError as error:
+            raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
 
     # ------------------------------------------------------------------ reading
 

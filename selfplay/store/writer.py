@@ -46,14 +46,13 @@ class StageWriter:
         self.adopted = sum(len(self.shards(table)) for table in self._tables_present())
 
     def _open(self) -> None:
-        mark = self.folder / STAGE_MARK
-        wanted = durable.canonical_json(self._inputs.key())
-        if mark.is_file() and mark.read_bytes() != wanted:
+        found = check_mark(self.folder)
+        if found is not None and found != self._inputs.key():
             # The inputs of a stage are immutable commits, so this is scratch of another history: not ours to adopt.
             durable.remove_tree(self.folder)
         durable.make_folder(self.folder)
-        if not mark.is_file():
-            durable.write_file(mark, wanted)
+        if not (self.folder / STAGE_MARK).is_file():
+            durable.write_file(self.folder / STAGE_MARK, durable.sealed_json(self._inputs.key()))
 
     def _tables_present(self) -> list[str]:
         marks = self.folder.rglob(".part-*.json")
@@ -83,6 +82,8 @@ class StageWriter:
             raise CorruptionError(f"{sidecar} is damaged ({error})", remedy) from None
         if not path.is_file() or durable.sha256_file(path) != entry.sha256:
             raise CorruptionError(f"{path} is missing or not what was kept: its sha256 differs", remedy)
+        if (path.stat().st_size, pq.read_metadata(path).num_rows) != (entry.num_bytes, entry.rows):
+            raise CorruptionError(f"{sidecar} is damaged: the bytes or rows of {path.name} are others", remedy)
         self._entries[name] = entry
 
     def write_shard(self, index: int, rows: pa.Table, table: str = "") -> None:
@@ -142,7 +143,7 @@ class StageWriter:
             seconds=seconds,
             versions=dict(versions),
         )
-        durable.write_file(self.folder / COMMIT, durable.pretty_json(commit.to_json()))
+        durable.write_file(self.folder / COMMIT, durable.sealed_json(commit.to_json()))
         durable.publish_folder(self.folder, self._target)
         return commit
 
@@ -157,6 +158,23 @@ class StageWriter:
         for path in sorted(self.folder.rglob("*")):
             if not path.is_dir() and path.relative_to(self.folder).as_posix() not in known:
                 durable.discard(path)
+
+
+def check_mark(folder: Path) -> dict[str, Any] | None:
+    """What a work folder's shards were made from (see StageInputs.key); None for a folder that has no mark and no shard yet.
+    Raises CorruptionError for a mark that is damaged or gone: its shards might be those of another history."""
+    mark = folder / STAGE_MARK
+    if not mark.is_file() and not any(folder.rglob(".part-*.json")):
+        return None
+    try:
+        key = durable.unsealed_json(mark.read_bytes(), strict=False)
+        if key.keys() != {"fingerprint", "inputs"}:
+            raise ValueError(f"it has the keys {', '.join(sorted(key))}")
+    except (OSError, ValueError) as error:
+        raise CorruptionError(
+            f"{mark} is damaged ({error})", f"Remove {folder} and resume: its shards will be made again."
+        ) from None
+    return key
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from comparing import METRICS, fakes, run_compare
+from sealing import rewrite
 
 from selfplay.compare.running import BLOCK_LOCK
 from selfplay.compare.sharing import SHARED_BY_ALL, SHARED_BY_LIKE
@@ -126,8 +127,7 @@ def test_arms_with_other_pairs_or_quantities_have_pools_of_their_own(config: Pat
 def test_a_stage_that_is_not_the_inherited_one_is_found(out: Path) -> None:
     (arm,) = (out / "runs").glob("*/random")
     commit = arm / "rounds/001/pair/.COMMIT.json"
-    document = json.loads(commit.read_text())
-    commit.write_text(json.dumps({**document, "created": "2020-01-01T00:00:00Z"}))
+    rewrite(commit, lambda document: document.update(created="2020-01-01T00:00:00Z"))
     problems = verify_document(arm, deep=False)["problems"]
     assert {problem["kind"] for problem in problems} == {"chain"}
     assert any("forked with" in problem["message"] for problem in problems)

@@ -4,10 +4,12 @@ import getpass
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from make_run import make_run
+from sealing import rewrite
 from typer.testing import CliRunner
 
 from selfplay.cli.main import app
@@ -99,12 +101,14 @@ def test_the_machine_is_not_in_it(tmp_path: Path) -> None:
     root = tmp_path / "home" / getpass.getuser() / "runs" / "x"
     store = make_run(root, rounds=1)
     attempt = store.layout.attempt(1) / "attempt.json"
-    document = json.loads(attempt.read_bytes())
-    document["host"] = socket.gethostname()
-    document["config"]["policy"]["model"] = str(tmp_path / "models" / "mine")
-    document["config"]["sampling"]["engine"] = {"download_dir": str(tmp_path / "cache"), "max_num_seqs": 8}
-    document["config"]["cluster"]["address"] = f"{socket.gethostname()}:6379"
-    attempt.write_text(json.dumps(document))
+
+    def name_the_machine(document: dict[str, Any]) -> None:
+        document["host"] = socket.gethostname()
+        document["config"]["policy"]["model"] = str(tmp_path / "models" / "mine")
+        document["config"]["sampling"]["engine"] = {"download_dir": str(tmp_path / "cache"), "max_num_seqs": 8}
+        document["config"]["cluster"]["address"] = f"{socket.gethostname()}:6379"
+
+    rewrite(attempt, name_the_machine)
     policy = store.layout.stage(1, "train") / "policy"
     out = tmp_path / "elsewhere" / "out"
     export(Store.open(root), Wanted(str(out), policies="all"))

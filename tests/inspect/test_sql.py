@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from make_run import make_run
+from sealing import rewrite
 
 from selfplay.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.inspect import sql
@@ -195,10 +195,12 @@ def test_columns_that_only_some_rounds_have_are_null_in_the_others(run_copy: Pat
     path = run_copy / "rounds/002/score/part-00000.parquet"
     pq.write_table(table.append_column(part_column("short"), pa.array([0.5] * table.num_rows)), path)
     commit = path.parent / ".COMMIT.json"
-    document = json.loads(commit.read_text())
-    sizes = {entry["path"]: entry for entry in document["files"]}
-    sizes[path.name]["num_bytes"] = path.stat().st_size
-    commit.write_text(json.dumps(document))
+
+    def size(document: dict[str, Any]) -> None:
+        sizes = {entry["path"]: entry for entry in document["files"]}
+        sizes[path.name]["num_bytes"] = path.stat().st_size
+
+    rewrite(commit, size)
     found = scan(Store.open(run_copy), "rewards").to_table(columns=["round", "reward_short"]).to_pydict()
     assert found == {"round": [1] * 44 + [2] * 44, "reward_short": [None] * 44 + [0.5] * 44}
     assert math.isclose(rows(Store.open(run_copy), "select sum(reward_short) from rewards")[0][0], 22.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from make_run import Maker, make_run
+from sealing import rewrite
 
 from selfplay.inspect.verify import verify_document
 from selfplay.records import Response, Unused, to_table
@@ -63,8 +63,7 @@ def test_shape_finds(run_copy: Path, file: str, injure: Callable[[Path], Any], k
     path = run_copy / file
     if file.endswith("score/.COMMIT.json") and injure is flip:
         # a commit that reads well, but is not the one that later stages were made from
-        document = json.loads(path.read_bytes())
-        path.write_text(json.dumps({**document, "seconds": 99.0}))
+        rewrite(path, lambda document: document.update(seconds=99.0))
     else:
         injure(path)
     document = verify_document(run_copy, deep=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from make_run import HOSTILE, config, make_run
+from sealing import rewrite
 from typer.testing import CliRunner
 
 from selfplay.cli.main import app
@@ -204,13 +205,12 @@ def test_a_skipped_round_and_a_run_without_gold(tmp_path: Path) -> None:
 
 def test_a_policy_that_gc_took_and_one_of_another_run_are_told(run_copy: Path) -> None:
     store = Store.open(run_copy)
-    identity = json.loads((run_copy / "RUN.json").read_text())
-    identity["forked_from"] = {
+    forked_from = {
         "run": "ab" * 8,
         "root": "../other",
         "stages": {"001/train": store.digest_of(1, "train")},
     }
-    (run_copy / "RUN.json").write_text(json.dumps(identity))
+    rewrite(run_copy / "RUN.json", lambda identity: identity.update(forked_from=forked_from))
     take_policy(store.layout, 2, "2026-01-02T03:04:05Z", "to make room")
     report = gather(Store.open(run_copy))
     assert [policy["files_removed"] for policy in report.lineage["policies"]] == [False, False, True]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
+from sealing import rewrite
 
 from selfplay.errors import CorruptionError
 from selfplay.store.commits import Commit, FileEntry, check_digests, check_shape, read_commit
@@ -33,12 +32,6 @@ def store(tmp_path: Path) -> Store:
 
 def folder_of(store: Store) -> Path:
     return store.layout.stage(1, "score")
-
-
-def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    document = json.loads(path.read_bytes())
-    change(document)
-    path.write_text(json.dumps(document))
 
 
 def flip(path: Path, place: int = 100) -> None:
@@ -71,6 +64,12 @@ def injuries() -> dict[str, tuple[Callable[[Path], object], str]]:
         "commit a list": (lambda f: (f / ".COMMIT.json").write_bytes(b"[]"), r"\.COMMIT\.json is damaged"),
         "commit without a key": (lambda f: rewrite(f / ".COMMIT.json", lambda d: d.pop("stage")), "is damaged"),
         "commit with a strange key": (lambda f: rewrite(f / ".COMMIT.json", lambda d: d.update(rounD=1)), "is damaged"),
+        "commit with a changed figure": (
+            lambda f: (f / ".COMMIT.json").write_bytes(
+                (f / ".COMMIT.json").read_bytes().replace(b'"seconds": 0.1', b'"seconds": 0.2')
+            ),
+            "is damaged .it is not what its sha256 says",
+        ),
         "path above": (
             lambda f: rewrite(f / ".COMMIT.json", lambda d: d["files"][0].update(path="../../RUN.json")),
             "names a file outside its folder",

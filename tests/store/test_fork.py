@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from sealing import rewrite
 
 from selfplay.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
@@ -93,7 +94,7 @@ def test_a_source_that_is_gone_or_another_is_said(source: Store, tmp_path: Path)
         store.inherit()
     away.rename(tmp_path / "source")
     path = tmp_path / "source/rounds/001/sample/.COMMIT.json"
-    path.write_text(path.read_text().replace("2026-01-01", "2026-01-02"))
+    rewrite(path, lambda document: document.update(created="2026-01-02T00:00:00Z"))
     with pytest.raises(CorruptionError, match=r"another commit than the one that .*run was forked from"):
         store.inherit()
     assert store.is_committed(1, "prompts") and not store.is_committed(1, "sample")
@@ -102,6 +103,6 @@ def test_a_source_that_is_gone_or_another_is_said(source: Store, tmp_path: Path)
 def test_a_lineage_that_cannot_be_read_is_corruption(source: Store, tmp_path: Path) -> None:
     store = Store.create(tmp_path / "run", {}, fork(source, "prompts"))
     path = store.layout.root / "RUN.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "forked_from": {"run": "x"}}))
+    rewrite(path, lambda document: document.update(forked_from={"run": "x"}))
     with pytest.raises(CorruptionError, match=r"RUN\.json is damaged"):
         Store.open(store.layout.root)

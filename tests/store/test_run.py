@@ -111,3 +111,39 @@ def test_every_table_is_read_by_load_dataset_as_it_is(write_config: Callable[...
         assert pa.table(dataset.to_dict(), schema=table.schema).equals(table)
         read.append(name)
     assert read == ["prompts", "evaluate", "prompts", "sample", "score", "pair", "logprobs", "select", "evaluate"]
+
+
+SETTINGS = {"resolved.json": b'{"lr": 1e-05}', "pins.json": b"{}", "given.yaml": b"lr: 1e-5\n"}
+
+
+@pytest.mark.parametrize("name", [*(f"config/{name}" for name in SETTINGS), "attempts/0001/attempt.json", "RUN.json"])
+def test_settings_are_what_was_written_or_damaged(tmp_path: Path, name: str) -> None:
+    """A flipped bit in a number would be another experiment."""
+    root = tmp_path / "run"
+    store = Store.create(root, SETTINGS)
+    store.begin_attempt({"config": {"lr": 1e-5}})
+    store.end_attempt(1, "complete")
+    path = root / name
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises((CorruptionError, ConfigError)) as found:
+            again = Store.open(root)
+            again.attempt_documents()
+            [again.config_file(file) for file in SETTINGS]
+        assert path.name in found.value.message or "schema version" in found.value.message
+    path.write_bytes(data)
+    Store.open(root).attempt_documents()
+
+
+def test_a_run_of_a_version_without_seals_is_read(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    Store.create(root, SETTINGS).begin_attempt({"config": {"lr": 1e-5}})
+    for path, gone in ((root / "RUN.json", ("sha256", "config")), (root / "attempts/0001/attempt.json", ("sha256",))):
+        document = json.loads(path.read_bytes())
+        path.write_text(json.dumps({name: value for name, value in document.items() if name not in gone}))
+    store = Store.open(root)
+    assert store.attempt_documents()[0]["config"] == {"lr": 1e-5}
+    assert store.config_file("resolved.json") == SETTINGS["resolved.json"]
+    store.begin_attempt({"config": {"lr": 2e-5}})
+    assert [document["config"]["lr"] for document in store.attempt_documents()] == [1e-5, 2e-5]

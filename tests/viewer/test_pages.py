@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import pytest
 from make_run import make_run
+from sealing import rewrite
 from starlette.testclient import TestClient
 from viewing import BASE, client_of
 
@@ -266,9 +267,7 @@ def test_round_against_round(get: Get, client: TestClient) -> None:
 def test_training_prompts_are_compared_where_rounds_share_them(tmp_path: Path) -> None:
     store = make_run(tmp_path / "same")
     attempt = store.layout.attempt(1) / "attempt.json"
-    document = json.loads(attempt.read_text())
-    document["config"]["prompts"]["order"] = "same"
-    attempt.write_text(json.dumps(document))
+    rewrite(attempt, lambda document: document["config"]["prompts"].update(order="same"))
     client = client_of(tmp_path / "same")
     page = Page(client.get("/run/same/against?kind=training&a=1&b=2").text)
     # make_run's prompts have other ids in each round: nothing is shared, and that is said

@@ -1,0 +1,17 @@
+"""Changing a sealed JSON file of a run (RUN.json, attempt.json, .COMMIT.json) so that its seal holds: as a forger, or a newer
+version, would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from selfplay.store.durable import sealed_json, unsealed_json
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """`change` the document in place."""
+    document = unsealed_json(path.read_bytes())
+    change(document)
+    path.write_bytes(sealed_json(document))
