@@ -152,7 +152,7 @@ class Store:
 
     def end_attempt(self, number: int, outcome: str, message: str = "") -> None:
         """How an attempt ended: complete, interrupted or failed. A killed one has no such file."""
-        end = {"ended": now(), "outcome": outcome, "message": message}
+        end = {"attempt": number, "ended": now(), "outcome": outcome, "message": message}
         durable.write_file(self.layout.attempt(number) / "end.json", durable.sealed_json(end))
 
     def attempt_documents(self) -> list[dict[str, Any]]:
@@ -163,15 +163,23 @@ class Store:
             folder = self.layout.attempt(number)
             if (folder / "attempt.json").is_file():  # a crash may leave a folder without it
                 end = folder / "end.json"
-                document = self._sealed(folder / "attempt.json")
-                documents.append({**document, "end": self._sealed(end) if end.is_file() else None})
+                document = self._sealed(folder / "attempt.json", number, "started")
+                documents.append({**document, "end": self._sealed(end, number, "outcome") if end.is_file() else None})
         return documents
 
-    def _sealed(self, path: Path) -> dict[str, Any]:
+    def _sealed(self, path: Path, number: int, key: str) -> dict[str, Any]:
+        """A file of attempt `number` that has `key`."""
+        sealed = self.config_digests is not None
         try:
-            return durable.unsealed_json(path.read_bytes(), strict=self.config_digests is not None)
+            document = durable.unsealed_json(path.read_bytes(), strict=sealed)
+            if sealed and (document.get("attempt") != number or key not in document):
+                raise ValueError("it belongs elsewhere")
         except ValueError as error:
-            raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
+            raise CorruptionError(
+                f"{path} is damaged ({error})",
+                "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force.",
+            ) from None
+        return document
 
     # ------------------------------------------------------------------ reading
 
@@ -201,6 +209,11 @@ class Store:
                     "`selfplay status` says where the run stands; `selfplay resume` goes on.",
                 )
             commit, digest = read_commit(folder)
+            if (commit.round, commit.stage) != key:
+                raise CorruptionError(
+                    f"{folder} holds the commit of round {commit.round} {commit.stage}",
+                    "Move the folder back to where it belongs, or restore the run from a backup.",
+                )
             check_shape(folder, commit, digest)
             self._commits[key] = (commit, digest)
         return self._commits[key]
