@@ -12,9 +12,11 @@ Everything else (what fsync acknowledged is there) is what disks promise; disks 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import itertools
+import os
 import random
 import sys
 from collections.abc import Iterable, Iterator
@@ -68,6 +70,7 @@ class Recorder(durable.Operations):
 
     root: Path
     drop: str = ""
+    unlinkable: str = ".txt"  # files that only copying gives a second place
     events: list[Event] = field(default_factory=list)
     folders: dict[int, dict[str, int]] = field(default_factory=lambda: {ROOT: {}})
     files: dict[int, bytes] = field(default_factory=dict)
@@ -145,6 +148,8 @@ class Recorder(durable.Operations):
         self._change((old_folder, old_name, node, None), (folder, name, self.folders[folder].get(name), node))
 
     def link(self, source: Path, target: Path) -> None:
+        if target.suffix == self.unlinkable:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         super().link(source, target)
         self._change((*self._at(target), None, self._node(source)))
 

@@ -31,12 +31,12 @@ from selfplay.store.run import Store
 # The most states of one crash point; more are drawn by chance.
 MOST = 40
 CREATED = "2026-01-01T00:00:00Z"
-# skipped: so that the rule of which policies may go (the last two never) does not count this one
-METRICS = {"num": 3, "skipped": True}
+METRICS = {"num": 3}
 
 # Every call of fsync in the store that this history comes to.
 NEEDED = [
     "fsync in __exit__",  # of a file of a result
+    "fsync in _link",
     "fsync in sync_tree",
     "fsync in write_file",
     "fsync_folder in commit",  # of a result
@@ -181,7 +181,9 @@ def check_reading(disk: Path, acknowledged: list[Any]) -> None:
         if ("removed", name) in acknowledged:
             assert not (store.layout.stage(1, "train") / "policy").exists()
         problems = verify_document(store.layout.root, deep=False)["problems"]
-        assert not problems, problems
+        # the one policy of this history may not go by the rule of which ones may: that rule has tests of its own
+        problems = [problem for problem in problems if "gc never does" not in problem["message"]]
+        assert not problems, [problem["message"] for problem in problems]
         ended = {document["attempt"] for document in store.attempt_documents() if document["end"]}
         assert not {what[1] for what in acknowledged if what[0] == "end"} - ended or name == "fork"
     found = read_output(disk / "result") if (disk / "result").is_dir() else None
