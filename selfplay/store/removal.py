@@ -29,6 +29,7 @@ def finish(layout: Layout) -> None:
     """Complete what a crash interrupted: remove what a mark says was taken and that is still there."""
     for number in rounds_present(layout):
         folder = layout.stage(number, STAGE)
+        durable.discard(folder / f".tmp-{REMOVED.lstrip('.')}")  # half a mark
         if (folder / REMOVED).is_file():
             mark = read_mark(folder, *read_commit(folder))
             if mark is not None:

@@ -230,7 +230,7 @@ def tables_of(run: Path) -> dict[str, str]:
     return {
         path.relative_to(run).as_posix(): sha256_file(path)
         for path in sorted((run / "rounds").rglob("*"))
-        if path.is_file() and not {"policy", "engine"} & {*path.parts} and path.name != ".REMOVED.json"
+        if path.is_file() and not {"policy", "engine"} & {*path.parts} and not path.name.endswith("REMOVED.json")
     }
 
 

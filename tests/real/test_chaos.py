@@ -91,7 +91,8 @@ def test_kills_in_every_stage_of_two_rounds(config: Path, tmp_path: Path, selfpl
         family = family_of(child)
         child.kill()
         assert child.wait() == -signal.SIGKILL
-        check_gone(family)
+        # workers that were just being started notice when their imports are over: a busy machine takes its time
+        check_gone(family, 60)
         assert state_of(run) == "interrupted"
         assert before.items() <= acknowledged(run).items()
         selfplay(["verify", run])
