@@ -92,7 +92,7 @@ def test_a_run_killed_again_and_again(batch: int, zygote: Zygote, small_world: P
     case = Case(zygote, folder / "case")
     reached = run_through(case, small_world / "config.yaml", rows_of(whole.root / "run"), kills)
     # a stop that comes late finishes the run, and what was to follow is not reached
-    assert reached >= 2, [kill.words() for kill in kills]
+    assert reached >= 1, [kill.words() for kill in kills]
 
 
 @pytest.mark.parametrize("batch", BATCHES)
