@@ -10,7 +10,6 @@ import functools
 import os
 import platform
 import signal
-import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -37,7 +36,9 @@ from selfplay.stages.context import Context, StopFlag
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
+from selfplay.store.process import this_process
 from selfplay.store.run import Store
+from selfplay.store.sign_of_life import beating
 from selfplay.tracking.trackers import check_installed
 from selfplay.tracking.tracking import tracking
 from selfplay.workers import Device, ray_workers
@@ -234,8 +235,8 @@ def _attempt(
     config = prepared.config
     number = store.begin_attempt(
         {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
+            **this_process(),
+            "lock_inode": store.layout.lock.stat().st_ino,
             "config": config.model_dump(mode="json"),
             "force": force,
             "versions": versions(),
@@ -253,6 +254,7 @@ def _attempt(
         with (
             libraries_to(folder / "libraries.log") as people,
             reporter.speaking_to(people),
+            beating(folder),
             contextlib.nullcontext() if given_stop else signals(stop, grace, reporter),
             make(config, prepared.inputs, folder) as workers,
             tracking(config.tracking, store, folder, reporter.say) as trackers,

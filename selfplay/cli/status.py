@@ -34,8 +34,7 @@ def _text(document: dict[str, Any]) -> str:
         under_way = f" ({kept} shards of it are kept)" if kept else ""
         lines.append(f"{verb}: round {document['round']} {document['stage']}{under_way}")
     if document["driver"] is not None:
-        driver = document["driver"]
-        lines.append(f"driver: process {number(driver.get('pid'))} on {number(driver.get('host'))}")
+        lines.append(f"driver: {safe_text(document['driver']['said'])}")
     for problem in document["problems"]:
         lines.append(f"{problem['kind']}: {safe_text(problem['message'])}")
     if document["attempts"]:

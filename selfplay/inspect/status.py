@@ -8,18 +8,19 @@ from typing import Any
 
 from selfplay.errors import CorruptionError
 from selfplay.inspect.chain import Problem, problems_of_commits
+from selfplay.inspect.liveness import liveness
 from selfplay.inspect.reading import SCHEMA_VERSION, attempts, config_in_force, next_stage, stages_of
 from selfplay.store.commits import check_shape
-from selfplay.store.lock import is_held, read_holder
 from selfplay.store.run import Store
 
 
 def status_document(root: Path) -> dict[str, Any]:
     """The document of `status --json`.
 
-    `state` is running (a driver holds the lock), complete, interrupted (stopped, or killed: no word of its end),
-    failed or corrupt (a commit is not what it says; `problems` names the files). `round` and `stage` are what is
-    under way or comes next, null when nothing is left. Raises ConfigError where there is no run.
+    `state` is running (a driver is at work: see liveness.py), complete, interrupted (stopped, or killed: no word of
+    its end), failed or corrupt (a commit is not what it says; `problems` names the files). `round` and `stage` are
+    what is under way or comes next, null when nothing is left. `driver` is who is at work, or who was and gave no word
+    of an end. Raises ConfigError where there is no run.
     """
     try:
         store = Store.open(root)
@@ -29,8 +30,8 @@ def status_document(root: Path) -> dict[str, Any]:
         return _unreadable(root, error)
     problems = _problems(store)
     following = next_stage(store, rounds)
-    running = is_held(store.layout.lock)
-    state = _state(bool(problems), running, following is None, found)
+    driver = liveness(store, found)
+    state = _state(bool(problems), driver.running, following is None, found)
     done = [
         number for number in range(1, rounds + 1) if all(store.is_committed(number, name) for name in stages_of(number))
     ]
@@ -45,7 +46,7 @@ def status_document(root: Path) -> dict[str, Any]:
         "run_id": store.run_id,
         "created": store.created,
         "shards_kept": _shards_kept(store, following),
-        "driver": read_holder(store.layout.lock) if running else None,
+        "driver": driver.to_json(),
         "attempts": [_attempt(document) for document in found],
         "problems": [_problem(problem) for problem in problems],
         "next": _next(state, root, rounds, problems),

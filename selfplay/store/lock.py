@@ -7,17 +7,18 @@ inherits it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
-import socket
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from selfplay.errors import LockedError
-from selfplay.store.durable import naming
+from selfplay.errors import CorruptionError, LockedError
+from selfplay.store.durable import write_error
+from selfplay.store.process import this_process
 
 
 class RunLock:
@@ -30,8 +31,14 @@ class RunLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
-        with naming(self._path):
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            # not through a link: what it leads to would be emptied
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                hint = "Remove it: the lock is made again."
+                raise CorruptionError(f"{self._path} is a symbolic link", hint) from None
+            raise write_error(self._path, 0, error) from error
         # `status` probes with a shared lock for an instant: one refusal is not yet a driver
         for _ in range(20):
             try:
@@ -49,8 +56,7 @@ class RunLock:
             )
         with contextlib.suppress(OSError):  # a full disk: it is held all the same, only its holder is not named
             os.ftruncate(descriptor, 0)
-            document = {"pid": os.getpid(), "host": socket.gethostname(), "role": self._role}
-            os.write(descriptor, json.dumps(document).encode())
+            os.write(descriptor, json.dumps({**this_process(), "role": self._role}).encode())
         self._descriptor = descriptor
         return self
 
@@ -63,7 +69,7 @@ class RunLock:
 
 
 def read_holder(path: Path) -> dict[str, Any] | None:
-    """Who wrote the lock file last: {"pid", "host"}; None when it says nothing readable."""
+    """Who wrote the lock file last (see process.py, and its `role`); None when it says nothing readable."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
@@ -72,7 +78,7 @@ def read_holder(path: Path) -> dict[str, Any] | None:
 
 def is_held(path: Path) -> bool:
     """Whether a driver holds the lock now."""
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():
         return False
     descriptor = os.open(path, os.O_RDONLY)
     try:
