@@ -11,6 +11,8 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from selfplay.errors import ConfigError
+from selfplay.local_imports import local_files
 
 _EXAMPLES = {
     "reward function": "my_rewards:reward or rewards/format.py:reward",
@@ -53,8 +56,26 @@ def source_file(spec: str, search_path: str | Path, *, what: str) -> Path:
 
 
 def source_digest(spec: str, search_path: str | Path, *, what: str) -> str:
-    """sha256 (hex) of the file that holds the function, to pin a run to it. What that file imports is not covered."""
-    return hashlib.sha256(source_file(spec, search_path, what=what).read_bytes()).hexdigest()
+    """sha256 (hex) that pins a run to a function: of the file that holds it, or, where that imports files of the config's
+    folder or its own (see `local_imports`), of all of them with their places beside it. What is installed is not covered."""
+    path = source_file(spec, search_path, what=what)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    others = local_files(path, _roots(spec, path, Path(search_path).resolve()))
+    if not others:
+        return digest
+    digests = {os.path.relpath(file, path.parent): hashlib.sha256(file.read_bytes()).hexdigest() for file in others}
+    return hashlib.sha256(json.dumps({**digests, path.name: digest}, sort_keys=True).encode()).hexdigest()
+
+
+def _roots(spec: str, path: Path, search_path: Path) -> list[Path]:
+    """Where the imports of a person's own file are looked for, as `_import` lets Python find them; nowhere for what is
+    installed."""
+    module, _ = _split(spec, "function")
+    if module.endswith(".py"):
+        return [search_path, path.parent]
+    beside = search_path.joinpath(*module.split("."))
+    places = (beside.with_name(beside.name + ".py"), beside / "__init__.py")
+    return [search_path] if path in [place.resolve() for place in places] else []
 
 
 def load_function(spec: str, search_path: str | Path, *, what: str) -> Callable[..., Any]:

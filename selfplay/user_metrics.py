@@ -56,5 +56,6 @@ def load_metric(name: str, search_path: str | Path) -> Metric:
 
 
 def metric_digest(name: str, search_path: str | Path) -> str | None:
-    """sha256 (hex) of the file that holds the user's own metric, to pin a run to it; None for one of ours."""
+    """sha256 (hex) that pins a run to the source of the user's own metric, with what it imports from beside it; None for one
+    of ours."""
     return user_code.source_digest(name, search_path, what=_WHAT) if is_own_metric(name) else None

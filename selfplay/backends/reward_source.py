@@ -17,7 +17,7 @@ def source_file(spec: str, search_path: str | Path) -> Path:
 
 
 def source_digest(spec: str, search_path: str | Path) -> str:
-    """sha256 (hex) of the file that holds the function, to pin a run to it. What that file imports is not covered."""
+    """sha256 (hex) that pins a run to the function's source, with what it imports from beside it (`user_code.source_digest`)."""
     return user_code.source_digest(spec, search_path, what=_WHAT)
 
 

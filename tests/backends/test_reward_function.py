@@ -1,6 +1,9 @@
 """Reward functions: how they are found and called, and what becomes of what they raise and return."""
 
+import difflib
+import hashlib
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -181,8 +184,55 @@ def test_digest_is_of_the_file(tmp_path):
     make(tmp_path, "def reward(p, r): return 1")
     first = source_digest("my_rewards:reward", tmp_path)
     assert first == source_digest("my_rewards.py:reward", tmp_path) and len(first) == 64
+    assert first == hashlib.sha256((tmp_path / "my_rewards.py").read_bytes()).hexdigest()
     make(tmp_path, "def reward(p, r): return 2")
     assert source_digest("my_rewards:reward", tmp_path) != first
+    assert (
+        source_digest("difflib:get_close_matches", tmp_path)
+        == hashlib.sha256(Path(difflib.__file__).read_bytes()).hexdigest()
+    )
+
+
+def test_digest_covers_what_the_file_imports_from_beside_it(tmp_path):
+    files = {
+        "rewards/__init__.py": "",
+        "rewards/final.py": "import json, helper\nfrom . import parts\nfrom .deep.scale import SCALE\n\n"
+        "def reward(p, r):\n    import late.inside\n    return 1.0\n",
+        "rewards/parts.py": "from rewards.more import *\nfrom ..nothing import at_all\n",
+        "rewards/more.py": "import rewards.final\n",  # in a circle
+        "rewards/deep/__init__.py": "A = 1",
+        "rewards/deep/scale.py": "SCALE = 3\n",
+        "helper.py": "def (:  # what does not parse imports nothing",
+        "late/inside.py": "B = 1",
+        "rewards/unused.py": "C = 1",
+        "json_too.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    spec = "rewards.final:reward"
+    first = source_digest(spec, tmp_path)
+    covered = []
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n#")
+        if source_digest(spec, tmp_path) != first:
+            covered.append(name)
+        (tmp_path / name).write_text(text)
+    assert covered == [name for name in files if name not in ("rewards/unused.py", "json_too.py")]
+    assert source_digest(spec, tmp_path) == first
+    # the same files elsewhere are the same function
+    shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-moved"))
+    assert source_digest(spec, tmp_path.with_name(f"{tmp_path.name}-moved")) == first
+
+
+def test_digest_of_a_file_in_another_folder_covers_both_folders(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/one.py").write_text("import near, far\ndef reward(p, r): return 1")
+    for name in ("mine/near.py", "far.py"):
+        (tmp_path / name).write_text("")
+        before = source_digest("mine/one.py:reward", tmp_path)
+        (tmp_path / name).write_text("VALUE = 2")
+        assert source_digest("mine/one.py:reward", tmp_path) != before
 
 
 @pytest.mark.parametrize(
