@@ -67,7 +67,7 @@ def prepare(
 ) -> Prepared:
     """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
     stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room."""
-    inputs = resolve(config, search_path, store.config_json("revisions.json", dict) if store else None)
+    inputs = resolve(config, search_path, store.revisions() if store else None)
     if rounds_done is None:
         numbers = store.rounds() if store else []
         rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)

@@ -206,7 +206,7 @@ class Runner:
 
     def _prepare(self, config: Config, search_path: Path, folder: Path, store: Store | None) -> driver.Prepared:
         """As driver.prepare, with inputs shared by all runs that read the same ones."""
-        revisions = store.config_json("revisions.json", dict) if store else None
+        revisions = store.revisions() if store else None
         inputs = self._resolve(config, search_path, revisions)
         passed = canonical_json([dict(config.sampling.engine), config.training.loss, dict(config.training.trl)])
         if passed not in self._keys:

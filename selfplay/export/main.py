@@ -221,7 +221,7 @@ def _facts(
     store: Store, root: Path, dataset: str, counts: dict[int, dict[str, int]], policies: dict[int, str]
 ) -> cards.Facts:
     config = validate(config_in_force(store), str(store.layout.config / "resolved.json"))
-    revisions = store.config_json("revisions.json", dict)
+    revisions = store.revisions()
     documents = attempts(store)
     return cards.Facts(
         name=dataset.rpartition("/")[2],

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from selfplay import __version__
 from selfplay.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.store import durable
 from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
@@ -51,6 +52,15 @@ def _is_bare_skeleton(root: Path) -> bool:
     return not any((root / name).is_dir() and any((root / name).iterdir()) for name in ("attempts", "rounds", ".work"))
 
 
+def _newer(root: Path, version: int, written_by: Any) -> ConfigError:
+    """What is said of a run that this selfplay is too old for; `written_by` is the version that made it, where it says so."""
+    by = f"selfplay {written_by}, " if isinstance(written_by, str) else ""
+    return ConfigError(
+        f"{root} was written by {by}schema version {version}; this one, {__version__}, reads up to {SCHEMA_VERSION}",
+        f"Upgrade selfplay to {written_by} or newer." if by else "Upgrade selfplay.",
+    )
+
+
 @dataclass
 class Store:
     """Reads and writes the run at `layout.root`. Writing needs the run's lock, which the driver holds."""
@@ -76,7 +86,7 @@ class Store:
         for name, data in files.items():
             durable.write_file(layout.config / name, data)
         identity: dict[str, Any] = {
-            "id": secrets.token_hex(8), "schema_version": SCHEMA_VERSION, "created": now(),
+            "id": secrets.token_hex(8), "schema_version": SCHEMA_VERSION, "selfplay": __version__, "created": now(),
             "forked_from": forked_from.to_json() if forked_from else None,
             "config": {name: durable.sha256_bytes(data) for name, data in files.items()},
         }  # fmt: skip
@@ -98,10 +108,7 @@ class Store:
             data = layout.identity.read_bytes()
             version = int(json.loads(data)["schema_version"])
             if version > SCHEMA_VERSION:
-                raise ConfigError(
-                    f"{root} was written in schema version {version}; this selfplay reads up to {SCHEMA_VERSION}",
-                    "Upgrade selfplay.",
-                )
+                raise _newer(root, version, json.loads(data).get("selfplay"))
             # both came at once: a run of an earlier version has neither
             identity = durable.unsealed_json(data, strict=b'"config"' in data)
             digests = identity.get("config")
@@ -137,6 +144,13 @@ class Store:
         if not isinstance(value, kind):
             raise CorruptionError(f"{path} is damaged: it holds a {type(value).__name__}", "Restore it from a backup.")
         return value
+
+    def revisions(self) -> dict[str, str]:
+        """Setting -> NAME@COMMIT of the hub models that the run was started with; a run of the first versions noted none."""
+        if self.config_digests is None and not (self.layout.config / "revisions.json").exists():
+            return {}
+        found: dict[str, str] = self.config_json("revisions.json", dict)
+        return found
 
     # ------------------------------------------------------------------ attempts
 

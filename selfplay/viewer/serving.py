@@ -13,7 +13,9 @@ import uvicorn
 
 from selfplay.cli.terminal import note, write
 from selfplay.errors import ConfigError, ResourceError
+from selfplay.store.run import Store
 from selfplay.viewer.app import make_app
+from selfplay.viewer.served import kind_of
 
 
 def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
@@ -22,6 +24,8 @@ def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
     address = _loopback(host)
     # what is wrong with the place is said before a port is taken
     make_app(place, str(address), port)
+    if kind_of(place) == "run":
+        Store.open(place)  # a run of a newer version; among other runs it is a line of the list
     listener = _bind(address, port)
     with listener:
         port = listener.getsockname()[1]
