@@ -12,7 +12,8 @@ from pathlib import Path
 
 from selfplay.errors import CorruptionError
 from selfplay.store.commits import Commit, read_commit
-from selfplay.store.layout import COMMIT, Layout, rounds_present
+from selfplay.store.layout import COMMIT, STAGES, Layout, rounds_present
+from selfplay.store.links import HINT
 from selfplay.store.run import Store
 
 
@@ -52,15 +53,21 @@ def read_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
     commits: Commits = {}
     problems: list[Problem] = []
     for number in rounds_present(layout):
-        for folder in sorted(path for path in (layout.rounds / f"{number:03d}").iterdir() if path.is_dir()):
+        above = layout.rounds / f"{number:03d}"
+        if above.is_symlink():
+            problems.append(Problem("misplaced", str(above), f"{above} is a symbolic link", HINT))
+            continue
+        if not above.is_dir():
+            continue
+        for folder in sorted(path for path in above.iterdir() if path.is_dir()):
             if folder.is_symlink():
-                hint = "Put the folder itself in its place: a run holds its own files."
-                problems.append(Problem("misplaced", str(folder), f"{folder} is a symbolic link", hint))
+                problems.append(Problem("misplaced", str(folder), f"{folder} is a symbolic link", HINT))
                 continue
             try:
                 commit, digest = read_commit(folder)
             except CorruptionError as error:
-                problems.append(Problem("damaged", str(folder / COMMIT), error.message, error.hint))
+                kind = "misplaced" if (folder / COMMIT).is_symlink() else "damaged"
+                problems.append(Problem(kind, str(folder / COMMIT), error.message, error.hint))
                 continue
             if (commit.round, commit.stage) != (number, folder.name):
                 message = f"{folder} holds the commit of round {commit.round} {commit.stage}"
@@ -109,14 +116,20 @@ def check_inherited(layout: Layout, commits: Commits) -> Iterator[Problem]:
             )
 
 
+def _stands(layout: Layout, number: int, stage: str) -> bool:
+    """Whether something is in a stage's place, be it a link or below one."""
+    folder = layout.stage(number, stage)
+    return folder.parent.is_symlink() or folder.is_symlink() or folder.exists()
+
+
 def problems_of_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
     """All commits that can be read, and everything wrong with commits and chain."""
     commits, problems = read_commits(layout)
     unreadable = {
-        (number, path.name)
+        (number, stage)
         for number in rounds_present(layout)
-        for path in (layout.rounds / f"{number:03d}").iterdir()
-        if (number, path.name) not in commits
+        for stage in STAGES
+        if (number, stage) not in commits and _stands(layout, number, stage)
     }
     problems += check_inherited(layout, commits)
     return commits, problems + list(check_chain(layout, commits, unreadable))

@@ -24,6 +24,7 @@ from selfplay.retention import LEAST, held_policies
 from selfplay.store.commits import FileEntry
 from selfplay.store.durable import sha256_file
 from selfplay.store.layout import COMMIT, REMOVED, Layout, part_name
+from selfplay.store.links import HINT, files_below, links_of_run
 from selfplay.store.lock import is_held
 from selfplay.store.removed import read_mark
 from selfplay.store.run import Store
@@ -33,12 +34,15 @@ from selfplay.store.writer import STAGE_MARK, check_mark
 def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
     """The document of `verify --json`; `ok` is false when `problems` holds any. Raises ConfigError where there is no
     run."""
+    layout = Layout(root.absolute())
     try:
         store = Store.open(root)
     except CorruptionError as error:
-        problem = Problem("damaged", str(root.absolute() / "RUN.json"), error.message, error.hint)
-        return _document(root.absolute(), deep, [], [problem], work=False)
-    commits, problems = problems_of_commits(store.layout)
+        problem = Problem("damaged", str(layout.identity), error.message, error.hint)
+        return _document(layout.root, deep, [], list(_links(layout, set())) or [problem], work=False)
+    commits, problems = problems_of_commits(layout)
+    problems += _links(layout, {problem.file for problem in problems})
+    whole = not problems
     outside = list(_outside_of_rounds(store))
     problems += outside
     sound: set[tuple[int, str]] = set()
@@ -47,7 +51,7 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
         problems += found
         if not found:
             sound.add(key)
-    if len(sound) == len(commits):
+    if whole and len(sound) == len(commits):
         problems += _check_removals(store)
     if deep and not outside:  # rows are checked against the settings
         problems += check_rows(store, sound)
@@ -94,6 +98,13 @@ def _outside_of_rounds(store: Store) -> Iterator[Problem]:
             yield Problem("damaged", str(path), f"{path} is damaged ({error})", "Restore it from a backup.")
 
 
+def _links(layout: Layout, named: set[str]) -> Iterator[Problem]:
+    """Symbolic links: a run has none, and no reader follows one. Those in `named` have been said."""
+    for path in links_of_run(layout):
+        if str(path) not in named:
+            yield Problem("misplaced", str(path), f"{path} is a symbolic link", HINT)
+
+
 def _check_removals(store: Store) -> Iterator[Problem]:
     """A problem for each policy that is gone although no gc takes such a one. (A fork may share a round whose policy went
     when that was an early one of the other run.)"""
@@ -116,15 +127,18 @@ def _check_files(committed: Committed, deep: bool) -> Iterator[Problem]:
         if mark is None or not mark.covers(entry.path):
             yield from _check_file(folder, entry, deep)
     known = {entry.path for entry in entries} | {COMMIT}
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         name = path.relative_to(folder).as_posix()
-        if name not in known and (path.is_symlink() or not path.is_dir()) and not path.name.startswith("."):
+        if name not in known and not path.name.startswith(".") and not path.is_symlink():  # links are named as such
             hint = f"Remove it: {folder} is read as a whole."
             yield Problem("extra", str(path), f"{path} is not in the commit of its stage", hint)
 
 
 def _check_file(folder: Path, entry: FileEntry, deep: bool) -> Iterator[Problem]:
     path = folder / entry.path
+    if any(above.is_symlink() for above in path.parents if folder in above.parents):
+        yield Problem("missing", str(path), f"{path} is missing: a folder above it is a symbolic link", remedy(folder))
+        return
     if path.is_symlink() or not path.is_file():
         yield Problem("missing", str(path), f"{path} is missing", remedy(folder))
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from selfplay.errors import CorruptionError
 from selfplay.store import durable
 from selfplay.store.durable import sha256_bytes, sha256_file
 from selfplay.store.layout import COMMIT, REMOVED, SCHEMA_VERSION
+from selfplay.store.links import refuse_link
 from selfplay.store.removed import read_mark
 
 
@@ -53,6 +54,8 @@ class Commit:
 def read_commit(folder: Path) -> tuple[Commit, str]:
     """The commit of a stage folder and its digest. Raises CorruptionError if it is not readable as one."""
     path = folder / COMMIT
+    for place in (folder, path):
+        refuse_link(place, place.parent)
     try:
         data = path.read_bytes()
         # a commit of an earlier version has no seal
@@ -73,9 +76,7 @@ def read_commit(folder: Path) -> tuple[Commit, str]:
 def check_shape(folder: Path, commit: Commit, digest: str) -> None:
     """Presence and sizes of the committed files, and that there are no others (cheap: every read). What `gc` took may be
     missing. `digest` is the commit's."""
-    nested = {entry.path.rpartition("/")[0] for entry in commit.files if "/" in entry.path}
-    folders = {"/".join(name.split("/")[: depth + 1]) for name in nested for depth in range(name.count("/") + 1)}
-    found = dict(_sizes(folder, folders))
+    found = dict(_sizes(folder))
     for entry in commit.files:
         size = found.pop(entry.path, None)
         if size is None:
@@ -94,15 +95,15 @@ def check_shape(folder: Path, commit: Commit, digest: str) -> None:
             )
 
 
-def _sizes(folder: Path, folders: Collection[str], name: str = "") -> Iterator[tuple[str, int | None]]:
+def _sizes(folder: Path, name: str = "") -> Iterator[tuple[str, int | None]]:
     """Names below a stage's folder with the bytes of each ordinary file, None for what is none. One look at each: a stage may
-    have tens of thousands of files. A link to a folder is followed where the commit has `folders` of that name."""
+    have tens of thousands of files. No link is followed."""
     with os.scandir(folder / name) as entries:
         for entry in entries:
             inside = f"{name}/{entry.name}" if name else entry.name
-            if entry.is_dir(follow_symlinks=inside in folders):
-                yield from _sizes(folder, folders, inside)
-            elif not (entry.is_symlink() and entry.is_dir()):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _sizes(folder, inside)
+            else:
                 ordinary = entry.is_file(follow_symlinks=False)
                 yield inside, entry.stat(follow_symlinks=False).st_size if ordinary else None
 

@@ -17,6 +17,7 @@ from selfplay.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
 from selfplay.store.commits import check_shape, read_commit
 from selfplay.store.layout import STAGES, Layout
+from selfplay.store.links import links_below, refuse_link
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
                 f"{layout.root} is to take over round {number} {stage} from {source.root}, which does not have it",
                 "Put that run back to where it was, or remove this one and start it again.",
             )
+        for path in (folder, *links_below(folder)):
+            refuse_link(path, source.root)
         commit, found = read_commit(folder)
         check_shape(folder, commit, found)
         if found != digest:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from selfplay.store import durable
 from selfplay.store.commits import check_shape, read_commit
 from selfplay.store.layout import REMOVED, Layout, rounds_present
+from selfplay.store.links import refuse_link
 from selfplay.store.removed import STAGE, Removed, mark_of, read_mark
 
 
 def take_policy(layout: Layout, round_number: int, when: str, why: str) -> Removed:
     """Take away the policy of a round; returns the mark. Raises CorruptionError where it is not what was committed."""
     folder = layout.stage(round_number, STAGE)
+    refuse_link(folder, layout.root)
+    refuse_link(layout.work, layout.root)
     commit, digest = read_commit(folder)
     mark = read_mark(folder, commit, digest)
     if mark is None:

@@ -18,6 +18,7 @@ from selfplay.store import durable
 from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, STAGES, Layout, attempts_present, rounds_present
+from selfplay.store.links import links_of_run, refuse_link
 from selfplay.store.removal import finish, take_policy
 from selfplay.store.removed import STAGE as TRAIN
 from selfplay.store.removed import Removed, read_mark
@@ -82,6 +83,7 @@ class Store:
         refuse_occupied(root)
         layout = Layout(root)
         for folder in (layout.config, layout.attempts, layout.rounds, layout.work):
+            refuse_link(folder, root)
             durable.make_folder(folder)
         for name, data in files.items():
             durable.write_file(layout.config / name, data)
@@ -104,6 +106,8 @@ class Store:
                 )
             what = "is not a run" if root.is_dir() else "does not exist"
             raise ConfigError(f"{root} {what} (no RUN.json)", "Give the folder that `selfplay run` named.")
+        for path in (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work):
+            refuse_link(path, layout.root)
         try:
             data = layout.identity.read_bytes()
             version = int(json.loads(data)["schema_version"])
@@ -124,6 +128,7 @@ class Store:
     def config_file(self, name: str) -> bytes:
         """A file of `config/`. Raises CorruptionError where it is not what RUN.json says."""
         path = self.layout.config / name
+        refuse_link(path, self.layout.root)
         if not path.is_file():
             raise CorruptionError(f"{path} is missing", "Restore it from a backup.")
         data = path.read_bytes()
@@ -184,6 +189,7 @@ class Store:
     def _sealed(self, path: Path, number: int, key: str) -> dict[str, Any]:
         """A file of attempt `number` that has `key`."""
         sealed = self.config_digests is not None
+        refuse_link(path, self.layout.root)
         try:
             document = durable.unsealed_json(path.read_bytes(), strict=sealed)
             if sealed and (document.get("attempt") != number or key not in document):
@@ -222,6 +228,7 @@ class Store:
                     f"stage {stage} of round {round_number} is not committed in {self.layout.root}",
                     "`selfplay status` says where the run stands; `selfplay resume` goes on.",
                 )
+            refuse_link(folder, self.layout.root)
             commit, digest = read_commit(folder)
             if (commit.round, commit.stage) != key:
                 raise CorruptionError(
@@ -279,6 +286,7 @@ class Store:
     def scratch(self, round_number: int) -> Path:
         """A trainer's own folder: what it keeps there between attempts is its business."""
         folder = self.layout.trainer_scratch(round_number)
+        refuse_link(folder, self.layout.root)
         durable.make_folder(folder)
         return folder
 
@@ -304,9 +312,15 @@ class Store:
         self._commits.pop((round_number, TRAIN), None)
         return take_policy(self.layout, round_number, now(), why)
 
+    def refuse_links(self) -> None:
+        """Raise CorruptionError where there is a symbolic link among the run's files: before any is written or removed."""
+        for path in links_of_run(self.layout):
+            refuse_link(path, self.layout.root)
+
     def clean_work(self) -> None:
         """Remove what a kill left: policies half taken away, half-written files of attempts, and in `.work/` what no stage will
-        pick up (scratch of committed stages, half-removed folders)."""
+        pick up (scratch of committed stages, half-removed folders). Nothing is done where there is a link: see refuse_links."""
+        self.refuse_links()
         finish(self.layout)
         for path in sorted(self.layout.work.iterdir()):
             number, _, name = path.name.partition("-")

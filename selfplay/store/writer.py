@@ -17,6 +17,7 @@ from selfplay.errors import CorruptionError
 from selfplay.store import durable
 from selfplay.store.commits import Commit, FileEntry
 from selfplay.store.layout import COMMIT, METRICS, Layout, part_name, sidecar_name
+from selfplay.store.links import links_below, refuse_link
 
 STAGE_MARK = ".stage.json"
 
@@ -46,6 +47,8 @@ class StageWriter:
         self.adopted = sum(len(self.shards(table)) for table in self._tables_present())
 
     def _open(self) -> None:
+        for path in (self.folder, *links_below(self.folder)):
+            refuse_link(path, self.folder.parent)
         found = check_mark(self.folder)
         if found is not None and found != self._inputs.key():
             # The inputs of a stage are immutable commits, so this is scratch of another history: not ours to adopt.
@@ -106,6 +109,8 @@ class StageWriter:
     def adopt_folder(self, source: Path, name: str) -> None:
         """Move a finished folder of files (a policy) into the stage; it is fsynced and digested here."""
         target = self.folder / name
+        for path in (source, *links_below(source)):
+            refuse_link(path, source.parent)
         durable.remove_tree(target)
         durable.sync_tree(source)
         durable.move(source, target)

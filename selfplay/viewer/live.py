@@ -81,6 +81,8 @@ def _newest_attempt(store: Store) -> Path | None:
 
 
 def _tail(path: Path) -> list[str]:
+    if path.is_symlink():
+        return []
     try:
         with open(path, "rb") as file:
             file.seek(0, 2)

@@ -49,7 +49,7 @@ PART = "rounds/001/sample/part-00000.parquet"
         (PART, Path.unlink, "missing"),
         ("rounds/001/select/part-00007.parquet", lambda path: path.write_bytes(b"x"), "extra"),
         ("rounds/001/train/policy/pickle.bin", lambda path: path.write_bytes(b"x"), "extra"),
-        ("rounds/001/select/link.parquet", lambda path: path.symlink_to("/etc/passwd"), "extra"),
+        ("rounds/001/select/link.parquet", lambda path: path.symlink_to("/etc/passwd"), "misplaced"),
         ("rounds/002/score/.COMMIT.json", flip, "chain"),
         ("rounds/002/score/.COMMIT.json", lambda path: path.write_text("{"), "damaged"),
         ("rounds/002/score/.COMMIT.json", Path.unlink, "damaged"),
