@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfplay.errors import CorruptionError
-from selfplay.store.commits import Commit, read_commit
+from selfplay.store.commits import Commit, parse_stage_name, read_commit
 from selfplay.store.layout import COMMIT, STAGES, Layout, rounds_present
 from selfplay.store.links import HINT
 from selfplay.store.run import Store
@@ -59,7 +59,7 @@ def read_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
             continue
         if not above.is_dir():
             continue
-        for folder in sorted(path for path in above.iterdir() if path.is_dir()):
+        for folder in sorted(path for path in above.iterdir() if path.is_dir() and path.name in STAGES):
             if folder.is_symlink():
                 problems.append(Problem("misplaced", str(folder), f"{folder} is a symbolic link", HINT))
                 continue
@@ -83,7 +83,7 @@ def check_chain(layout: Layout, commits: Commits, unreadable: set[tuple[int, str
     have a problem of their own already."""
     for (number, stage), committed in commits.items():
         for name, digest in committed.commit.inputs.items():
-            source = (int(name.partition("/")[0]), name.partition("/")[2])
+            source = parse_stage_name(name)
             folder = layout.stage(*source)
             made = f"round {number} {stage} was made from it"
             if source in commits and commits[source].digest != digest:

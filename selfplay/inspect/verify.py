@@ -23,12 +23,15 @@ from selfplay.inspect.verify_rows import check_rows
 from selfplay.retention import LEAST, held_policies
 from selfplay.store.commits import FileEntry
 from selfplay.store.durable import sha256_file
-from selfplay.store.layout import COMMIT, REMOVED, Layout, part_name
+from selfplay.store.layout import COMMIT, REMOVED, STAGES, Layout, attempts_present, part_name, rounds_present
 from selfplay.store.links import HINT, files_below, links_of_run
 from selfplay.store.lock import is_held
 from selfplay.store.removed import read_mark
 from selfplay.store.run import Store
 from selfplay.store.writer import STAGE_MARK, check_mark
+
+# what a kill may leave, and what operating systems put into any folder
+LEFT_OVER = (".tmp-", ".trash-", ".DS_Store", ".nfs")
 
 
 def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
@@ -43,6 +46,7 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
     commits, problems = problems_of_commits(layout)
     problems += _links(layout, {problem.file for problem in problems})
     whole = not problems
+    problems += _strays(store)
     outside = list(_outside_of_rounds(store))
     problems += outside
     sound: set[tuple[int, str]] = set()
@@ -103,6 +107,24 @@ def _links(layout: Layout, named: set[str]) -> Iterator[Problem]:
     for path in links_of_run(layout):
         if str(path) not in named:
             yield Problem("misplaced", str(path), f"{path} is a symbolic link", HINT)
+
+
+def _strays(store: Store) -> Iterator[Problem]:
+    """What is no part of a run in the folders that only selfplay writes to. (What lies beside them is the user's; so are the
+    logs of an attempt.) The links there are named as such."""
+    layout = store.layout
+    rounds = {f"{number:03d}" for number in rounds_present(layout)}
+    known = {layout.rounds: rounds, layout.attempts: {f"{number:04d}" for number in attempts_present(layout)}}
+    known |= {layout.rounds / name: {*STAGES} for name in sorted(rounds)}
+    if store.config_digests is not None:
+        known[layout.config] = {*store.config_digests}
+    for folder, names in known.items():
+        if folder.is_symlink() or not folder.exists():
+            continue
+        for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
+            stands = path.name in names and (path.is_dir() or folder == layout.config)
+            if not stands and not path.name.startswith(LEFT_OVER) and not path.is_symlink():
+                yield Problem("extra", str(path), f"{path} is no part of the run", "Remove it, or put it elsewhere.")
 
 
 def _check_removals(store: Store) -> Iterator[Problem]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from selfplay.errors import CorruptionError
 from selfplay.store import durable
 from selfplay.store.durable import sha256_bytes, sha256_file
-from selfplay.store.layout import COMMIT, REMOVED, SCHEMA_VERSION
+from selfplay.store.layout import COMMIT, REMOVED, SCHEMA_VERSION, STAGES
 from selfplay.store.links import refuse_link
 from selfplay.store.removed import read_mark
 
@@ -62,15 +63,48 @@ def read_commit(folder: Path) -> tuple[Commit, str]:
         document = durable.unsealed_json(data, strict=False)
         files = [FileEntry(**entry) for entry in document.pop("files")]
         commit = Commit(files=files, **document)
+        _check_values(commit)
     except FileNotFoundError:
         raise CorruptionError(f"{folder} has no {COMMIT}", remedy(folder)) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", remedy(folder)) from None
     for entry in files:
-        name = entry.path
-        if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise CorruptionError(f"{path} names a file outside its folder: {name!r}", remedy(folder))
+        if not _is_plain_name(entry.path):
+            raise CorruptionError(f"{path} names a file outside its folder: {entry.path!r}", remedy(folder))
     return commit, sha256_bytes(data)
+
+
+def _check_values(commit: Commit) -> None:
+    """Raise ValueError for values that no commit has: they may come from anywhere."""
+    for name in commit.inputs:
+        parse_stage_name(name)
+    names = [entry.path for entry in commit.files if isinstance(entry.path, str)]
+    if len(set(names)) != len(names):
+        raise ValueError("it names a file twice")
+    numbers = [commit.round, commit.attempt, *(entry.num_bytes for entry in commit.files)]
+    numbers += [entry.rows for entry in commit.files if entry.rows is not None]
+    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
+        raise ValueError("a count in it is no number")
+    digests = [*commit.inputs.values(), *(entry.sha256 for entry in commit.files)]
+    if not all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
+        raise ValueError("a digest in it is none")
+
+
+def _is_plain_name(name: object) -> bool:
+    """Whether a committed file's name stays inside the stage's folder and is written in the one way there is."""
+    if not isinstance(name, str) or "\0" in name or "\\" in name:
+        return False
+    path = PurePosixPath(name)
+    return path.as_posix() == name and not path.is_absolute() and ".." not in path.parts and name not in (".", COMMIT)
+
+
+def parse_stage_name(name: str) -> tuple[int, str]:
+    """(round, stage) of "ROUND/STAGE". Raises ValueError for any other text: it may come from a damaged file, and folders are
+    named by it."""
+    number, _, stage = name.partition("/")
+    if stage not in STAGES or not re.fullmatch(r"[0-9]{3,9}", number):
+        raise ValueError(f"{name!r} names no stage")
+    return int(number), stage
 
 
 def check_shape(folder: Path, commit: Commit, digest: str) -> None:

@@ -8,14 +8,13 @@ The chain holds as it is, since commits name their inputs by digest.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfplay.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
-from selfplay.store.commits import check_shape, read_commit
+from selfplay.store.commits import check_shape, parse_stage_name, read_commit
 from selfplay.store.layout import STAGES, Layout
 from selfplay.store.links import links_below, refuse_link
 
@@ -49,15 +48,6 @@ class Fork:
         it was made from."""
         found = {parse_stage_name(name): digest for name, digest in self.stages.items()}
         return dict(sorted(found.items(), key=lambda item: (item[0][0], STAGES.index(item[0][1]))))
-
-
-def parse_stage_name(name: str) -> tuple[int, str]:
-    """(round, stage) of a name that `stage_name` gave. Raises ValueError for any other: it may come from a damaged file, and
-    folders are named by it."""
-    number, slash, stage = name.partition("/")
-    if not slash or stage not in STAGES or not re.fullmatch(r"[0-9]{3,9}", number):
-        raise ValueError(f"{name!r} names no stage")
-    return int(number), stage
 
 
 def stage_name(round_number: int, stage: str) -> str:

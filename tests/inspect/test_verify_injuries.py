@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from make_run import make_run
+from sealing import rewrite
 from typer.testing import CliRunner
 
 from selfplay.cli.main import app
@@ -17,6 +19,9 @@ from selfplay.inspect.verify import verify_document
 from selfplay.store.fork import Fork, stage_name
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
+
+NEWEST = "rounds/002/evaluate/.COMMIT.json"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "run-v1"
 
 
 def files(root: Path, *, deep: bool = False) -> set[str]:
@@ -138,3 +143,87 @@ def test_links_that_are_the_users_and_hard_links_are_let_be(run_copy: Path, tmp_
     (tmp_path / "way").symlink_to(run_copy)
     assert files(tmp_path / "way", deep=True) == set()
     Store.open(run_copy).clean_work()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "rounds/notes.txt", "rounds/003x/a", "rounds/003", "rounds/001/notes.txt", "rounds/001/other/a",
+        "rounds/000/sample", "rounds/001/sample/x.parquet", "rounds/001/train/policy/pytorch_model.bin",
+        "attempts/notes.txt", "attempts/0002", "config/more.yaml",
+    ],
+)  # fmt: skip
+def test_what_is_no_part_of_a_run_is_named(run_copy: Path, place: str) -> None:
+    path = run_copy / place
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_bytes(b"x")
+    (found,) = files(run_copy)
+    assert place == found or place.startswith(f"{found}/")
+
+
+def test_what_lies_beside_is_the_users(run_copy: Path) -> None:
+    (run_copy / "notes").mkdir()
+    for place in (
+        "README.md",
+        "report.html",
+        "notes/mine.txt",
+        "attempts/0001/events.jsonl",
+        ".work/x",
+        "rounds/.DS_Store",
+    ):
+        (run_copy / place).write_text("x")
+    assert files(run_copy, deep=True) == set()
+
+
+def test_a_run_without_seals_is_sound() -> None:
+    assert files(FIXTURE, deep=True) == set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../../RUN.json", "/etc/hostname", "./part-00000.parquet", "a//b", "a/../../b", "", ".", "a\0b", "a\\..\\b"],
+)
+def test_a_commit_that_names_a_file_elsewhere(run_copy: Path, name: str) -> None:
+    place = "rounds/002/select/.COMMIT.json"
+    rewrite(run_copy / place, lambda document: document["files"][0].update(path=name))
+    assert place in files(run_copy)
+    with pytest.raises(CorruptionError, match="names a file outside"):
+        Store.open(run_copy).table(2, "select")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../x/select",
+        "002/../../x",
+        "x/select",
+        "002/other",
+        "2/select",
+        "-01/select",
+        "\u00b2\u00b2\u00b2/select",
+    ],
+)
+def test_a_commit_or_a_lineage_that_names_a_stage_elsewhere(run_copy: Path, name: str) -> None:
+    rewrite(run_copy / NEWEST, lambda document: document["inputs"].update({name: "0" * 64}))
+    assert files(run_copy) == {NEWEST}
+    lineage = {"run": "x", "root": "../x", "stages": {name: "0" * 64}}
+    rewrite(run_copy / "RUN.json", lambda document: document.update(forked_from=lineage))
+    assert files(run_copy) == {"RUN.json"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_bytes": -1}, {"num_bytes": "9"}, {"rows": 1.5}, {"sha256": "x"}, {"sha256": None}, {"num_bytes": True},
+    ],
+)  # fmt: skip
+def test_a_commit_with_values_that_none_has(run_copy: Path, change: dict[str, Any]) -> None:
+    rewrite(run_copy / NEWEST, lambda document: document["files"][0].update(change))
+    assert files(run_copy) == {NEWEST}
+
+
+def test_table_names_lead_nowhere_else(whole_run: Path) -> None:
+    store = Store.open(whole_run)
+    for table in ("../prompts", "..", "/etc", "../../001/sample"):
+        with pytest.raises(CorruptionError, match="has no table"):
+            store.table(1, "sample", table)
