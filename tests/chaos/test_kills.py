@@ -146,7 +146,7 @@ def test_a_reader_beside_a_run_sees_whole_stages(zygote: Zygote, small_world: Pa
 def test_a_store_that_writes_in_place_is_caught(zygote: Zygote, small_world: Path, folder: Path, whole: Case) -> None:
     case, expected = Case(zygote, folder / "case"), rows_of(whole.root / "run")
     case.sabotage = True
-    with pytest.raises(AssertionError, match="is damaged"):
+    with pytest.raises(AssertionError, match="'kind': 'shard'"):
         attempt(
             case,
             small_world / "config.yaml",
