@@ -26,7 +26,7 @@ from selfplay.backends import checkpoints
 from selfplay.cli.main import app
 from selfplay.cluster.ray_cluster import RayCluster
 from selfplay.config.load import load_config
-from selfplay.config.schema import ClusterConfig
+from selfplay.config.running import ClusterConfig
 from selfplay.errors import BackendError, ConfigError, ModelError
 from selfplay.harmless import WithoutSecrets, safe_text, secrets, without_secrets
 from selfplay.reporting import Reporter

@@ -16,7 +16,7 @@ from typing import Any
 from selfplay.cluster.deaf import deaf_children, shut_down_local
 from selfplay.cluster.pool import BackendSpec
 from selfplay.cluster.ray_pool import RayPool
-from selfplay.config.schema import ClusterConfig, RoleConfig
+from selfplay.config.running import ClusterConfig, RoleConfig
 from selfplay.errors import ConfigError, ResourceError
 
 QUIET = {

@@ -20,7 +20,8 @@ from selfplay.compare.arms import POOL, Arm
 from selfplay.compare.settings import Block, Comparison
 from selfplay.compare.sharing import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
 from selfplay.config.load import validate
-from selfplay.config.schema import Config, ReportConfig
+from selfplay.config.running import ReportConfig
+from selfplay.config.schema import Config
 from selfplay.errors import BackendError, ConfigError, DriftError, EmptyRoundsError, GateError, LockedError, ModelError
 from selfplay.inputs import Inputs, resolve
 from selfplay.inspect.reading import attempts, config_in_force, next_stage

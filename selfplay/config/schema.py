@@ -1,33 +1,24 @@
 """The YAML schema of a run: frozen pydantic models, unknown keys forbidden, every field tagged (see tags.py).
 
 Defaults are the field's neutral values; what a recipe wants it says. A setting that does nothing in its combination is refused.
+The sections that are about the machine and not about the results are in running.py.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
+from selfplay.config.running import ClusterConfig, GatesConfig, ReportConfig, StorageConfig, TrackingConfig
+from selfplay.config.section import Section, refuse
 from selfplay.config.tags import content, identity, resource, tagged
 from selfplay.errors import ConfigError
 from selfplay.selection.pair_rules import Build, PairRules
 
 
-class Section(BaseModel):
-    """Base of every section: immutable, unknown keys refused, no coercion ("3" is no number, `no` is no flag)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 def _is_commit(revision: str | None) -> bool:
     return revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
-
-
-def _refuse(section: Section, names: tuple[str, ...], why: str) -> None:
-    for name in names:
-        if name in section.model_fields_set and getattr(section, name) != type(section).model_fields[name].default:
-            raise ValueError(f"`{name}` {why}")
 
 
 class PolicyConfig(Section):
@@ -124,7 +115,7 @@ class RewardSource(Section):
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         if self.function is not None:
-            _refuse(self, ("revision", "sees", "max_length", "dtype", "trust_remote_code"), "goes with reward.model")
+            refuse(self, ("revision", "sees", "max_length", "dtype", "trust_remote_code"), "goes with reward.model")
         if self.model is not None and self.batched:
             raise ValueError("`batched` goes with reward.function")
         if self.trust_remote_code and not _is_commit(self.revision):
@@ -175,10 +166,10 @@ class RewardConfig(RewardSource):
         if sum((self.model is not None, self.function is not None, bool(self.parts))) != 1:
             raise ValueError("give exactly one of `model` and `function`, or several rewards under `parts`")
         if not self.parts:
-            _refuse(self, ("normalize",), "goes with reward.parts")
+            refuse(self, ("normalize",), "goes with reward.parts")
             return self
         theirs = ("revision", "sees", "max_length", "dtype", "batched", "trust_remote_code")
-        _refuse(self, theirs, "belongs to a part: say it under reward.parts.NAME")
+        refuse(self, theirs, "belongs to a part: say it under reward.parts.NAME")
         for name in self.parts:
             if not (name.isascii() and name.isidentifier()) or name in _NO_PART_NAMES:
                 raise ValueError(
@@ -267,9 +258,9 @@ class SelectionConfig(Section):
         if isinstance(self.keep, int) and self.keep == 1:
             raise ValueError("`keep: 1` may mean one pair or all: write 1.0 for all pairs")
         if self.form == "simpo":
-            _refuse(self, ("beta",), "goes with form: dpo")
+            refuse(self, ("beta",), "goes with form: dpo")
             if ":" not in self.metric and self.metric not in _OF_THE_REFERENCE:
-                _refuse(self, ("first_round_metric",), "goes with form: dpo, or with a metric that reads the reference")
+                refuse(self, ("first_round_metric",), "goes with form: dpo, or with a metric that reads the reference")
         if "full" in (self.metric, self.first_round_metric) and self.keep != 1.0:
             raise ValueError("metric: full keeps every pair: leave `keep` out, or choose another metric")
         if self.metric == "full" and self.group_column is not None:
@@ -318,13 +309,13 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _combination(self) -> Self:
         if self.loss == "simpo":
-            _refuse(self, ("reference",), "does nothing with loss: simpo, which has no reference")
+            refuse(self, ("reference",), "does nothing with loss: simpo, which has no reference")
             if self.simpo_gamma_beta_ratio is None:
                 raise ValueError("loss: simpo needs `simpo_gamma_beta_ratio` (0.3 to 0.5 in published recipes)")
         elif self.simpo_gamma_beta_ratio is not None:
             raise ValueError("`simpo_gamma_beta_ratio` goes with loss: simpo")
         if self.max_steps is not None:
-            _refuse(self, ("epochs",), "and `max_steps` both say how long to train: give one of them")
+            refuse(self, ("epochs",), "and `max_steps` both say how long to train: give one of them")
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         return self
@@ -344,113 +335,6 @@ class EvaluationConfig(Section):
     greedy: bool = identity(True, "one greedy response for each prompt as well")
     max_tokens: int | None = identity(None, "longest response; sampling.max_tokens if not set", ge=1)
     gold: str | None = content(None, "module:function of a judge that is never trained on")
-
-
-class GatesConfig(Section):
-    """What a round's data and training may look like before the run stops; a threshold of 1.0, or none, never stops it."""
-
-    max_empty: float = resource(0.5, "of a round's responses, the fraction that may have no text", ge=0, le=1)
-    max_truncated: float = resource(0.98, "... that may be cut at the length limit", ge=0, le=1)
-    max_repeated: float = resource(0.9, "... that may be one and the same text", ge=0, le=1)
-    max_identical: float = resource(
-        0.98, "of the round's prompts, the fraction whose responses may all have the same text", ge=0, le=1
-    )
-    max_loss: float | None = resource(100.0, "loss of an optimizer step beyond which training stops", gt=0)
-    max_grad_norm: float | None = resource(1e5, "gradient norm (before clipping) beyond which it stops", gt=0)
-
-
-class RoleConfig(Section):
-    """Worker processes of one kind."""
-
-    replicas: int = resource(1, "worker processes", ge=1)
-    num_cpus: float = resource(0, "CPUs that Ray reserves for each; 0: workers take turns on the same cores", ge=0)
-    num_gpus: float | None = resource(
-        None, "GPUs that Ray reserves for each; not set: what the machine has is shared", ge=0
-    )
-    threads: int = resource(1, "threads of one process", ge=1)
-    resources: dict[str, float] = resource({}, "custom Ray resources for each")
-
-
-class ClusterConfig(Section):
-    """Where the work runs."""
-
-    address: str | None = resource(None, "address of a Ray cluster; not set: a local one is started")
-    sampler: RoleConfig = resource(RoleConfig(), "vLLM engines")
-    scorer: RoleConfig = resource(RoleConfig(), "reward models and functions")
-    logprobs: RoleConfig = resource(RoleConfig(), "teacher-forced log-probs")
-    trainer: RoleConfig = resource(RoleConfig(), "the trainer (one process)")
-    retries: int = resource(
-        2, "workers that died (or hung) and are replaced in a row, without a result in between", ge=0
-    )
-    start_timeout: float = resource(300.0, "seconds a worker may take to start", gt=0)
-    call_timeout: float = resource(
-        1800.0, "seconds without a sign of progress after which a worker counts as hung and is ended; 0: never", ge=0
-    )
-    max_quarantined: int = resource(
-        8, "prompts or responses that a stage may give up because each kills its worker; one more stops the run", ge=0
-    )
-
-    @model_validator(mode="after")
-    def _one_trainer(self) -> Self:
-        if self.trainer.replicas != 1:
-            raise ValueError("training runs in one process: trainer.replicas is 1")
-        return self
-
-
-class TrackingConfig(Section):
-    """Trackers that a run's numbers are sent to."""
-
-    to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = resource(
-        [], "any of tensorboard, wandb, mlflow, trackio; their packages are installed by you"
-    )
-    project: str = resource("selfplay", "project or experiment of the trackers that have one")
-    log_text: bool = resource(False, "send a few example pairs a round, not only numbers (`--log-text`)")
-
-    @model_validator(mode="after")
-    def _to_some(self) -> Self:
-        if len(set(self.to)) < len(self.to):
-            raise ValueError(f"`to` names a tracker twice: {', '.join(self.to)}")
-        if not self.to:
-            _refuse(self, ("project", "log_text"), "does nothing without tracking.to")
-        return self
-
-
-class StorageConfig(Section):
-    """What stays on disk. Datasets always stay; what is taken away leaves a mark, and `verify` knows it."""
-
-    keep_policies: int | Literal["all"] = resource(
-        2, "how many of the newest policies stay (2 or more), beside the best by the held-out judge; `all`: every one"
-    )
-    keep_trainer_checkpoints: int = resource(
-        1, "newest sealed trainer checkpoints that stay while a round trains", ge=1
-    )
-    check_free_space: bool = resource(
-        True, "refuse to begin a stage that by an upper estimate does not fit on the disk"
-    )
-
-    @model_validator(mode="after")
-    def _at_least_two(self) -> Self:
-        if self.keep_policies != "all" and self.keep_policies < 2:
-            raise ValueError("`keep_policies` is 2 or more, or all: the last two policies always stay")
-        return self
-
-    @property
-    def num_policies(self) -> int | None:
-        """`keep_policies` as a number; None: all."""
-        return None if self.keep_policies == "all" else self.keep_policies
-
-
-class ReportConfig(Section):
-    """The page that a run writes about itself (`report.html`, with a README.md)."""
-
-    every: int = resource(1, "rounds between reports; 0: none are written while the run works", ge=0)
-    redact: bool = resource(False, "leave all text of prompts and responses out of it")
-
-    @model_validator(mode="after")
-    def _written(self) -> Self:
-        if self.every == 0:
-            _refuse(self, ("redact",), "does nothing with report.every: 0")
-        return self
 
 
 class Config(Section):

@@ -15,7 +15,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from selfplay.config.load import apply_override
-from selfplay.config.schema import ClusterConfig, PairsConfig, Section
+from selfplay.config.running import ClusterConfig
+from selfplay.config.schema import PairsConfig
+from selfplay.config.section import Section
 from selfplay.config.strict_yaml import parse
 from selfplay.errors import ConfigError
 from selfplay.selection.keep import num_to_keep

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfplay.config.schema import GatesConfig
+from selfplay.config.running import GatesConfig
 from selfplay.errors import GateError
 from selfplay.stages.context import Context, Policy
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfplay.config.schema import TrackingConfig
+from selfplay.config.running import TrackingConfig
 from selfplay.inspect.rounds import round_row
 from selfplay.store.run import Store
 from selfplay.tracking.trackers import TRACKERS, Target, Tracker

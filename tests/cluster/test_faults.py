@@ -18,7 +18,7 @@ import pytest
 from selfplay.cluster.pool import BackendSpec, Call, Killed
 from selfplay.cluster.ray_cluster import RayCluster
 from selfplay.cluster.ray_pool import RayPool
-from selfplay.config.schema import ClusterConfig
+from selfplay.config.running import ClusterConfig
 from selfplay.errors import BackendError
 from selfplay.stages.halving import QUARANTINED, GiveUp, answers
 
@@ -185,7 +185,7 @@ import sys, time
 from pathlib import Path
 from selfplay.cluster.pool import BackendSpec, Call
 from selfplay.cluster.ray_cluster import RayCluster
-from selfplay.config.schema import ClusterConfig, RoleConfig
+from selfplay.config.running import ClusterConfig, RoleConfig
 folder = Path(sys.argv[1])
 with RayCluster(ClusterConfig(sampler=RoleConfig(replicas=2)), folder) as cluster:
     pool = cluster.pool("sampler", BackendSpec("pool_backends:Counter", {"lives": str(folder / "lives")}))

@@ -15,7 +15,7 @@ import pytest
 from selfplay.cluster.pool import BackendSpec, Call
 from selfplay.cluster.ray_cluster import RayCluster
 from selfplay.cluster.ray_pool import RayPool
-from selfplay.config.schema import ClusterConfig, RoleConfig
+from selfplay.config.running import ClusterConfig, RoleConfig
 from selfplay.errors import BackendError, ModelError, ResourceError, WeightChangeError
 
 MakePool = Callable[..., RayPool]

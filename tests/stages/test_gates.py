@@ -7,7 +7,7 @@ import random
 import pyarrow as pa
 import pytest
 
-from selfplay.config.schema import GatesConfig
+from selfplay.config.running import GatesConfig
 from selfplay.stages.gates import tripped
 
 DEFAULT = GatesConfig()

@@ -10,7 +10,7 @@ from make_run import make_run
 
 from selfplay import driver
 from selfplay.config.load import load_config
-from selfplay.config.schema import TrackingConfig
+from selfplay.config.running import TrackingConfig
 from selfplay.errors import ConfigError
 from selfplay.reporting import Reporter
 from selfplay.store.run import Store

@@ -1,0 +1,118 @@
+"""The sections that say where and how a run is carried out, what stays of it and who is told: none of them changes what its
+rounds hold."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from selfplay.config.section import Section, refuse
+from selfplay.config.tags import resource
+
+
+class GatesConfig(Section):
+    """What a round's data and training may look like before the run stops; a threshold of 1.0, or none, never stops it."""
+
+    max_empty: float = resource(0.5, "of a round's responses, the fraction that may have no text", ge=0, le=1)
+    max_truncated: float = resource(0.98, "... that may be cut at the length limit", ge=0, le=1)
+    max_repeated: float = resource(0.9, "... that may be one and the same text", ge=0, le=1)
+    max_identical: float = resource(
+        0.98, "of the round's prompts, the fraction whose responses may all have the same text", ge=0, le=1
+    )
+    max_loss: float | None = resource(100.0, "loss of an optimizer step beyond which training stops", gt=0)
+    max_grad_norm: float | None = resource(1e5, "gradient norm (before clipping) beyond which it stops", gt=0)
+
+
+class RoleConfig(Section):
+    """Worker processes of one kind."""
+
+    replicas: int = resource(1, "worker processes", ge=1)
+    num_cpus: float = resource(0, "CPUs that Ray reserves for each; 0: workers take turns on the same cores", ge=0)
+    num_gpus: float | None = resource(
+        None, "GPUs that Ray reserves for each; not set: what the machine has is shared", ge=0
+    )
+    threads: int = resource(1, "threads of one process", ge=1)
+    resources: dict[str, float] = resource({}, "custom Ray resources for each")
+
+
+class ClusterConfig(Section):
+    """Where the work runs."""
+
+    address: str | None = resource(None, "address of a Ray cluster; not set: a local one is started")
+    sampler: RoleConfig = resource(RoleConfig(), "vLLM engines")
+    scorer: RoleConfig = resource(RoleConfig(), "reward models and functions")
+    logprobs: RoleConfig = resource(RoleConfig(), "teacher-forced log-probs")
+    trainer: RoleConfig = resource(RoleConfig(), "the trainer (one process)")
+    retries: int = resource(
+        2, "workers that died (or hung) and are replaced in a row, without a result in between", ge=0
+    )
+    start_timeout: float = resource(300.0, "seconds a worker may take to start", gt=0)
+    call_timeout: float = resource(
+        1800.0, "seconds without a sign of progress after which a worker counts as hung and is ended; 0: never", ge=0
+    )
+    max_quarantined: int = resource(
+        8, "prompts or responses that a stage may give up because each kills its worker; one more stops the run", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _one_trainer(self) -> Self:
+        if self.trainer.replicas != 1:
+            raise ValueError("training runs in one process: trainer.replicas is 1")
+        return self
+
+
+class TrackingConfig(Section):
+    """Trackers that a run's numbers are sent to."""
+
+    to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = resource(
+        [], "any of tensorboard, wandb, mlflow, trackio; their packages are installed by you"
+    )
+    project: str = resource("selfplay", "project or experiment of the trackers that have one")
+    log_text: bool = resource(False, "send a few example pairs a round, not only numbers (`--log-text`)")
+
+    @model_validator(mode="after")
+    def _to_some(self) -> Self:
+        if len(set(self.to)) < len(self.to):
+            raise ValueError(f"`to` names a tracker twice: {', '.join(self.to)}")
+        if not self.to:
+            refuse(self, ("project", "log_text"), "does nothing without tracking.to")
+        return self
+
+
+class StorageConfig(Section):
+    """What stays on disk. Datasets always stay; what is taken away leaves a mark, and `verify` knows it."""
+
+    keep_policies: int | Literal["all"] = resource(
+        2, "how many of the newest policies stay (2 or more), beside the best by the held-out judge; `all`: every one"
+    )
+    keep_trainer_checkpoints: int = resource(
+        1, "newest sealed trainer checkpoints that stay while a round trains", ge=1
+    )
+    check_free_space: bool = resource(
+        True, "refuse to begin a stage that by an upper estimate does not fit on the disk"
+    )
+
+    @model_validator(mode="after")
+    def _at_least_two(self) -> Self:
+        if self.keep_policies != "all" and self.keep_policies < 2:
+            raise ValueError("`keep_policies` is 2 or more, or all: the last two policies always stay")
+        return self
+
+    @property
+    def num_policies(self) -> int | None:
+        """`keep_policies` as a number; None: all."""
+        return None if self.keep_policies == "all" else self.keep_policies
+
+
+class ReportConfig(Section):
+    """The page that a run writes about itself (`report.html`, with a README.md)."""
+
+    every: int = resource(1, "rounds between reports; 0: none are written while the run works", ge=0)
+    redact: bool = resource(False, "leave all text of prompts and responses out of it")
+
+    @model_validator(mode="after")
+    def _written(self) -> Self:
+        if self.every == 0:
+            refuse(self, ("redact",), "does nothing with report.every: 0")
+        return self
