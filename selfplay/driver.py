@@ -339,6 +339,8 @@ def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
         if number == signal.SIGINT and stop.exit_code is not None:
             raise KeyboardInterrupt
         if number == signal.SIGTERM and stop.exit_code != 143:
+            # a library's own handler of SIGTERM may have taken the alarm before it called this one
+            signal.signal(signal.SIGALRM, interrupt)
             # armed once: a second SIGTERM must not put it off
             signal.setitimer(signal.ITIMER_REAL, grace, LAST)
         stop.exit_code = 143 if number == signal.SIGTERM else 130

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,8 +27,9 @@ os.register_at_fork(after_in_child=_in_a_child)
 
 @contextlib.contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes that are forked inside do not hear SIGTERM, nor does what they start. This process hears it as before: Ray's
-    own handler, which would end a driver at once, is not set."""
+    """Processes that are forked inside do not hear SIGTERM, nor does what they start. This process hears it as before: neither of
+    Ray's two handlers stays. One, in Python, would end a driver at once. The other, in its C++ part, writes a trace, sets SIGALRM
+    to abort the process, and calls Python's handler then: a deadline's alarm would end the run by SIGABRT."""
     global _starting
     import ray
 
@@ -40,6 +42,11 @@ def deaf_children() -> Iterator[None]:
     finally:
         _starting = False
         utils.set_sigterm_handler = set_handler
+        if threading.current_thread() is threading.main_thread():
+            # what Python knows of is set once more, over what C++ has set
+            for number in (signal.SIGTERM, signal.SIGALRM):
+                if (handler := signal.getsignal(number)) is not None:
+                    signal.signal(number, handler)
 
 
 def shut_down_local() -> None:
