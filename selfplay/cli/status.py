@@ -1,30 +1,99 @@
-"""`selfplay status RUN`: where a run stands, and what to do next."""
+"""`selfplay status [RUN]`: where a run stands, and what to do next; of a folder of runs, where each stands."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
 
-from selfplay.cli.arguments import Json, Run
+import typer
+
+from selfplay.cli.arguments import Json
 from selfplay.cli.terminal import number, safe_text, table, write, write_json
 
+# seconds between two looks of --watch
+EVERY = 2.0
 
-def command(run: Run, json_output: Json = False) -> None:
+
+def command(
+    place: Annotated[Path, typer.Argument(metavar="[RUN|RUNS]", help="A run, or a folder of runs.")] = Path("runs"),
+    watch: Annotated[bool, typer.Option("--watch", help="Say it again as it changes, until nothing runs.")] = False,
+    json_output: Json = False,
+) -> None:
     """Say where a run stands, and what to do next.
 
-    It is running, complete, interrupted, failed, or corrupt (then the exit code is 5).
+    Of a folder of runs it says where each stands. A run is running, complete, interrupted, failed, or corrupt (then the exit
+    code is 5). With --watch and --json each change is a document of one line.
     """
-    from selfplay.inspect.status import status_document
-
-    document = status_document(run)
-    if json_output:
+    document = _document(place)
+    if watch:
+        document = _watched(place, document, json_output)
+    elif json_output:
         write_json(document)
     else:
         write(_text(document))
-    if document["state"] == "corrupt":
+    if "corrupt" in _states(document):
         raise SystemExit(5)
 
 
+def _document(place: Path) -> dict[str, Any]:
+    from selfplay.inspect.runs import runs_document, runs_in
+    from selfplay.inspect.status import status_document
+
+    return runs_document(place) if runs_in(place) else status_document(place)
+
+
+def _states(document: dict[str, Any]) -> set[str]:
+    return {run["state"] for run in document["runs"]} if "runs" in document else {document["state"]}
+
+
+def _watched(place: Path, document: dict[str, Any], json_output: bool) -> dict[str, Any]:
+    """Show it, and show it again when it reads differently, until no run is under way; returns the last document."""
+    shown = ""
+    while True:
+        text = json.dumps(document, ensure_ascii=True, allow_nan=False) if json_output else _text(document)
+        # the age of a sign of life is no news
+        if _without_ages(document) != shown:
+            shown = _without_ages(document)
+            if sys.stdout.isatty() and not json_output:
+                text = f"\x1b[H\x1b[J{text}"
+            write(text)
+            sys.stdout.flush()
+        if "running" not in _states(document):
+            return document
+        time.sleep(EVERY)
+        document = _document(place)
+
+
+def _without_ages(document: dict[str, Any]) -> str:
+    driver = document.get("driver")
+    return json.dumps({**document, "driver": driver and [driver["pid"], driver["host"], driver["alive"]]})
+
+
+def _runs_text(document: dict[str, Any]) -> str:
+    rows = []
+    for run in document["runs"]:
+        done = "-" if run["rounds_done"] is None else f"{run['rounds_done']} of {run['rounds_planned']}"
+        at = "-" if run["stage"] is None else f"round {run['round']} {run['stage']}"
+        rows.append(
+            [
+                safe_text(run["name"]),
+                run["state"],
+                done,
+                at,
+                number(run["reward"]),
+                number(run["gold"]),
+                number(run["created"]),
+            ]
+        )
+    return table(["run", "state", "rounds", "at, or next", "reward", "gold", "created"], rows, left=(0, 1, 2, 3, 6))
+
+
 def _text(document: dict[str, Any]) -> str:
+    if "runs" in document:
+        return _runs_text(document)
     lines = [f"{safe_text(document['run'])}: {document['state']}"]
     if document["rounds_planned"] is not None:
         lines.append(f"rounds: {document['rounds_done']} of {document['rounds_planned']} done")
@@ -33,6 +102,9 @@ def _text(document: dict[str, Any]) -> str:
         kept = document["shards_kept"]
         under_way = f" ({kept} shards of it are kept)" if kept else ""
         lines.append(f"{verb}: round {document['round']} {document['stage']}{under_way}")
+    if document["progress"] is not None:
+        title, done, total = (document["progress"][name] for name in ("title", "done", "total"))
+        lines.append(f"progress: {safe_text(title)}: {done:,} of {total:,}")
     if document["driver"] is not None:
         lines.append(f"driver: {safe_text(document['driver']['said'])}")
     for problem in document["problems"]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from selfplay.errors import CorruptionError
 from selfplay.inspect.chain import Problem, problems_of_commits
+from selfplay.inspect.live import progress
 from selfplay.inspect.liveness import liveness
 from selfplay.inspect.reading import SCHEMA_VERSION, attempts, config_in_force, next_stage, stages_of
 from selfplay.store.commits import check_shape
@@ -19,7 +20,8 @@ def status_document(root: Path) -> dict[str, Any]:
 
     `state` is running (a driver is at work: see liveness.py), complete, interrupted (stopped, or killed: no word of
     its end), failed or corrupt (a commit is not what it says; `problems` names the files). `round` and `stage` are
-    what is under way or comes next, null when nothing is left. `driver` is who is at work, or who was and gave no word
+    what is under way or comes next, null when nothing is left. `progress` is how far the stage is (`title`, `done`, `total`),
+    null where no driver is at work or it has not said. `driver` is who is at work, or who was and gave no word
     of an end. Raises ConfigError where there is no run.
     """
     try:
@@ -46,6 +48,7 @@ def status_document(root: Path) -> dict[str, Any]:
         "run_id": store.run_id,
         "created": store.created,
         "shards_kept": _shards_kept(store, following),
+        "progress": progress(store) if state == "running" else None,
         "driver": driver.to_json(),
         "attempts": [_attempt(document) for document in found],
         "problems": [_problem(problem) for problem in problems],
@@ -56,7 +59,7 @@ def status_document(root: Path) -> dict[str, Any]:
 def _unreadable(root: Path, error: CorruptionError) -> dict[str, Any]:
     """The document of a run whose identity, configuration or attempts cannot be read."""
     problem = Problem("damaged", str(root), error.message, error.hint)
-    keys = ("rounds_done", "rounds_planned", "round", "stage", "run_id", "created", "shards_kept", "driver")
+    keys = ("rounds_done", "rounds_planned", "round", "stage", "run_id", "created", "shards_kept", "progress", "driver")
     return {
         "schema_version": SCHEMA_VERSION,
         "state": "corrupt",

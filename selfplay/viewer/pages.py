@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from selfplay.errors import ConfigError, SelfplayError
+from selfplay.inspect import live
 from selfplay.inspect.reading import config_in_force
 from selfplay.inspect.rounds import rounds_document
 from selfplay.inspect.status import status_document
 from selfplay.store.run import Store
-from selfplay.viewer import against, browser, live, select_folder
+from selfplay.viewer import against, browser, select_folder
 from selfplay.viewer.addresses import Addresses
 from selfplay.viewer.downloads import FORMS, download, file_name
 from selfplay.viewer.prompt import prompt_document
@@ -74,7 +75,7 @@ class Pages:
             entry=entry,
             status=status,
             rounds=rounds,
-            progress=live.progress(store) if status["state"] == "running" else None,
+            progress=status["progress"],
             silent=live.seconds_since_life(store),
             comparable=[] if damaged else against.rounds_with(store, "evaluation"),
             with_pairs=[] if damaged else [number for number in store.rounds() if store.is_committed(number, "select")],

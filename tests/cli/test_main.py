@@ -53,7 +53,7 @@ def test_command_surface() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "--help", "status RUN", "rounds RUN", "show RUN 1", "pairs RUN 1 --content", "pair RUN p1-002-r001-2-1",
+        "--help", "status RUN", "status RUNS", "rounds RUN", "show RUN 1", "pairs RUN 1 --content", "pair RUN p1-002-r001-2-1",
         "verify RUN --deep", "report RUN --out OUT", "config schema", "config show RUN", "doctor --quick", "metrics",
         "export RUN --to OUT",
         "verify RUN --deep", "config schema", "config show RUN", "doctor --quick", "metrics",
@@ -65,7 +65,7 @@ def test_inspection_imports_nothing_heavy(whole_run: Path, tmp_path: Path, line:
         "import sys\nfrom selfplay.cli.main import main\ntry:\n    main()\nexcept SystemExit: pass\n"
         f"sys.exit(' '.join(name for name in {HEAVY} if name in sys.modules) or 0)"
     )
-    words = {"RUN": str(whole_run), "OUT": str(tmp_path / "out"), "QUERY": "select 1"}
+    words = {"RUN": str(whole_run), "RUNS": str(whole_run.parent), "OUT": str(tmp_path / "out"), "QUERY": "select 1"}
     given = [words.get(word, word) for word in line.split()]
     done = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

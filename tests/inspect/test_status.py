@@ -15,7 +15,7 @@ from selfplay.store.lock import RunLock
 
 KEYS = {
     "schema_version", "state", "rounds_done", "rounds_planned", "round", "stage", "run", "run_id", "created",
-    "shards_kept", "driver", "attempts", "problems", "next",
+    "shards_kept", "progress", "driver", "attempts", "problems", "next",
 }  # fmt: skip
 
 

@@ -1,6 +1,4 @@
-"""Where a run stands, for the list of runs (little is read) and for the page of a run under way (how far the stage is, last sign
-of life).
-"""
+"""Where a run stands in a line, for lists of runs (little is read); how far a run under way is (its stage, last sign of life)."""
 
 from __future__ import annotations
 
@@ -9,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from selfplay.inspect.liveness import liveness
 from selfplay.inspect.reading import attempts, config_in_force, metrics_if_committed, next_stage
 from selfplay.store.layout import attempts_present
-from selfplay.store.lock import is_held
 from selfplay.store.run import Store
 
 # of a log's end, what is read for the last word on progress
@@ -26,7 +24,7 @@ def run_row(store: Store) -> dict[str, Any]:
     following = next_stage(store, rounds)
     evaluated = [number for number in range(rounds + 1) if store.is_committed(number, "evaluate")]
     metrics = metrics_if_committed(store, evaluated[-1], "evaluate") if evaluated else {}
-    if is_held(store.layout.lock):
+    if liveness(store, found).running:
         state = "running"
     elif following is None:
         state = "complete"
