@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -21,12 +22,13 @@ from typer.testing import CliRunner
 
 from selfplay import driver, loop
 from selfplay.cli.main import app
-from selfplay.cluster.pool import Workers
+from selfplay.cluster.pool import LocalPool, Workers
 from selfplay.config.load import load_config, validate
 from selfplay.config.schema import Config
 from selfplay.errors import BackendError, DriftError, Interrupted, ResourceError, SelfplayError
 from selfplay.inputs import Inputs
 from selfplay.inspect.verify import verify_document
+from selfplay.protocols import StepMetrics
 from selfplay.reporting import Reporter
 from selfplay.store.lock import is_held
 from selfplay.store.run import Store
@@ -205,6 +207,33 @@ def test_ctrl_c_while_workers_start(one_round: Path, tmp_path: Path, signals: tu
     assert stopped.value.exit_code == 130
     assert Store.open(tmp_path / "run").rounds() == []
     assert end_of(tmp_path / "run")["outcome"] == "interrupted"
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_training_hears_of_a_stop_while_its_step_is_under_way(one_round: Path, tmp_path: Path) -> None:
+    class Slow(LocalPool):
+        def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
+            (job,) = args
+            yield StepMetrics(1, 3, 0.7, job.learning_rate, 1.0, 0.5, 0.0)
+            send(signal.SIGTERM)()
+            assert not Path(job.stop_file).exists()
+            meanwhile()  # as the Ray pool does while the second step takes its time
+            assert Path(job.stop_file).exists()
+            raise Interrupted("training stopped as asked; step 2 of 3 is kept")
+
+    fakes = Fakes(gold=False)
+
+    @contextlib.contextmanager
+    def workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
+        with fakes(config, inputs, folder) as made:
+            yield dataclasses.replace(made, trainer=Slow(fakes.trainer))
+
+    with pytest.raises(Interrupted) as stopped:
+        start(one_round, tmp_path / "run", workers)
+    assert stopped.value.exit_code == 143
+    assert "step 2 of 3 is kept" in log_of(tmp_path / "run")
+    resume(tmp_path / "run", Fakes(gold=False))
+    assert is_complete(tmp_path / "run", 1)
 
 
 # ---------------------------------------------------------------------- failures

@@ -78,7 +78,10 @@ def find(checkpoint_dir: Path, job_fingerprint: str) -> Found:
     not looked at."""
     rejected: list[tuple[Path, str]] = []
     for step, folder in _by_step(checkpoint_dir):
-        reason = _fault(folder, step, job_fingerprint)
+        try:
+            reason = _fault(folder, step, job_fingerprint)
+        except OSError as error:  # a bad sector is an injury like another
+            reason = f"it cannot be read ({error.strerror})"
         if not reason:
             return Found(folder, step, rejected)
         rejected.append((folder, reason))
@@ -117,7 +120,7 @@ def _fault(folder: Path, step: int, job_fingerprint: str) -> str:
         content = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         sealed_step, sealed_fingerprint = content["step"], content["fingerprint"]
         listed = {str(name): (int(row["size"]), str(row["sha256"])) for name, row in content["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return f"its seal cannot be read ({type(error).__name__})"
     try:
         present = _files(folder)

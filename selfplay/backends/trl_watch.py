@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from selfplay.backends.checkpoints import PREFIX, remove_all_but_newest, seal
@@ -51,11 +52,23 @@ def check_step(metrics: StepMetrics, limits: TrainLimits) -> None:
         )
 
 
+def check_weights(model: Any, metrics: StepMetrics) -> None:
+    """Raise DivergedError for weights that are no numbers after a step whose loss and gradient were: the update itself may go
+    beyond what a float holds."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not bool(torch.isfinite(weight).all()):
+            raise DivergedError(
+                f"training stopped at optimizer step {metrics.step} of {metrics.num_steps}: values in {name} are not finite "
+                f"(learning rate {metrics.learning_rate:g}); the starting policy is kept",
+                "Lower training.learning_rate.",
+            )
+
+
 class Watch(TrainerCallback):
     """Reports each step to `progress`, stops at the first one that is not a number or beyond `limits`, seals each
     checkpoint, and stops after sealing one when `stop_file` has appeared.
 
-    transformers logs a step before it saves it, so weights that are not numbers never get into a checkpoint.
+    transformers logs a step before it saves it: what is no number, loss, gradient or weight, never gets into a checkpoint.
     """
 
     def __init__(
@@ -70,6 +83,12 @@ class Watch(TrainerCallback):
         self._limits = limits or TrainLimits()
         self._stop_file = Path(stop_file) if stop_file else None
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._stop_asked() and state.global_step < state.max_steps:
+            raise Interrupted(
+                f"training stopped as asked before step {state.global_step + 1} of {state.max_steps}; nothing of it is lost"
+            )
+
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         beat()
 
@@ -81,11 +100,13 @@ class Watch(TrainerCallback):
     def _stop_asked(self) -> bool:
         return self._stop_file is not None and self._stop_file.exists()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], model: Any, **kwargs: Any) -> None:
         if "loss" not in logs:  # the summary at the end of a training
             return
         metrics = step_metrics(logs, state.global_step, state.max_steps)
         check_step(metrics, self._limits)
+        if control.should_save:
+            check_weights(model, metrics)
         self._progress(metrics)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

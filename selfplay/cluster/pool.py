@@ -35,10 +35,11 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Killed:
     """In the place of a result: workers died (or hung, and were ended) in this call as often as it was given patience.
-    `reason` is the last death's."""
+    `reason` is the last death's; `worker` names that worker, its log and its last words, in lines of their own."""
 
     reason: str
     deaths: int
+    worker: str = field(default="", compare=False)
 
 
 class Pool(Protocol):
@@ -54,9 +55,10 @@ class Pool(Protocol):
     def everyone(self, method: str, *args: Any) -> list[Any]:
         """Run on every worker, and again on each later replacement of one."""
 
-    def stream(self, method: str, *args: Any) -> Iterator[Any]:
+    def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
         """Run on one worker with a `progress` callback as the last argument: yields what it was called with, then,
-        last, the result. Where the worker died the call may be begun once more: its progress may then come again."""
+        last, the result. Where the worker died the call may be begun once more: its progress may then come again.
+        `meanwhile` is called every second or so while there is nothing to yield."""
 
     def news(self) -> list[str]:
         """What became of workers since this was last asked: a line for people each."""
@@ -80,7 +82,7 @@ class LocalPool:
         """The one result."""
         return [getattr(self.backend, method)(*args)]
 
-    def stream(self, method: str, *args: Any) -> Iterator[Any]:
+    def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
         """Progress first, all at once: there is no second thread."""
         seen: list[Any] = []
         collect: Callable[[Any], None] = seen.append

@@ -10,7 +10,7 @@ its worker did not survive comes back as `Killed` once it has cost as many as it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from selfplay.errors import BackendError, SelfplayError, WorkerLostError
 
 # A worker has one call running and one waiting, so that it never idles between two.
 IN_FLIGHT = 2
+# Of a worker's log, which may be of any size, and of a line in it: what is looked at for its last words.
+_TAIL_BYTES, _LINE_CHARACTERS = 1 << 18, 300
 
 
 class RayPool:
@@ -118,17 +120,18 @@ class RayPool:
 
     # ------------------------------------------------------------------ waiting, and workers that hang
 
-    def _next_of(self, running: Mapping[Any, int]) -> Any:
+    def _next_of(self, running: Mapping[Any, int], meanwhile: Callable[[], None] = lambda: None) -> Any:
         """The next of these references (of workers, by index) that is done. A worker without a sign of progress is ended
-        meanwhile; its references then fail."""
+        while they are waited for; its references then fail."""
         import ray
 
-        interval = max(0.05, min(1.0, self._call_timeout / 10)) if self._call_timeout else None
+        interval = max(0.05, min(1.0, self._call_timeout / 10)) if self._call_timeout else 1.0
         while True:
             done, _ = ray.wait(list(running), num_returns=1, timeout=interval)
             if done:
                 return done[0]
-            for index in {*running.values()} - self._ended.keys():
+            meanwhile()
+            for index in {*running.values()} - self._ended.keys() if self._call_timeout else ():
                 if self._pulses[index].idle() > self._call_timeout:
                     self._end(index, f"no progress for {self._call_timeout:g} s, so it was ended")
 
@@ -167,15 +170,19 @@ class RayPool:
         path = self._log_path(index)
         if not path.is_file():
             return ""
-        log = path.read_text(encoding="utf-8", errors="replace").strip()
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            log = file.read().decode("utf-8", errors="replace").strip()
         frames = where_it_hung(log, lines) if index in self._ended else []
         if frames:
             return "\n  it was here, innermost first:\n    " + "\n    ".join(frames)
-        tail = log.splitlines()[-lines:]
+        tail = [line[:_LINE_CHARACTERS] for line in log.splitlines()[-lines:]]
         return ("\n  its last words:\n    " + "\n    ".join(tail)) if tail else ""
 
     def _replace(self, index: int, died: _WorkerDied) -> dict[str, Any]:
         """An actor in the place of one that died, told all that everyone was told; returns its answers by method."""
+        import ray
+
         while True:
             self._replaced += 1
             if self._replaced > self._retries:
@@ -187,6 +194,8 @@ class RayPool:
                     "Mend the cause, then `selfplay resume`.",
                 )
             self._news.append(f"{self._name} worker {index} died ({died}) and is replaced; see {self._log_path(index)}")
+            # Ray may call an answer lost whose worker lives: it must not hold what its replacement needs
+            ray.kill(self._actors[index])
             self._actors[index] = self._create(index)
             self._await_start([index])
             try:
@@ -280,7 +289,8 @@ class RayPool:
         if blamed.patience is None or deaths[blamed.key] < blamed.patience:
             again.append(blamed)
         else:
-            yield blamed.key, Killed(str(died), deaths[blamed.key])
+            worker = f"\n  the last was {self._name} worker {index}, its log {self._log_path(index)}{self._last_words(index)}"
+            yield blamed.key, Killed(str(died), deaths[blamed.key], worker)
 
     def everyone(self, method: str, *args: Any) -> list[Any]:
         """See `Pool.everyone`. A worker that dies in it is replaced."""
@@ -297,13 +307,13 @@ class RayPool:
                 results.append(self._replace(index, died)[method])
         return results
 
-    def stream(self, method: str, *args: Any) -> Iterator[Any]:
+    def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
         """See `Pool.stream`. A worker that dies in it is replaced once (not with `retries: 0`) and asked again: what it had
         done is in its own scratch."""
         self._begin()
         for attempt in range(2):
             try:
-                yield from self._stream(method, args)
+                yield from self._stream(method, args, meanwhile)
                 return
             except _WorkerDied as died:
                 if attempt or not self._retries:
@@ -315,11 +325,11 @@ class RayPool:
                     ) from None
                 self._replace(0, died)
 
-    def _stream(self, method: str, args: tuple[Any, ...]) -> Iterator[Any]:
+    def _stream(self, method: str, args: tuple[Any, ...], meanwhile: Callable[[], None]) -> Iterator[Any]:
         self._pulses[0].restart()
         generator = self._actors[0].stream.options(num_returns="streaming").remote(method, args)
         while True:
-            self._next_of({generator: 0})
+            self._next_of({generator: 0}, meanwhile)
             try:
                 reference = next(generator)
             except StopIteration:

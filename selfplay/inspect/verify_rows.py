@@ -161,7 +161,8 @@ def _logprobs(store: Store, number: int) -> Iterator[str]:
     bad = ~np.isfinite(table["policy_logp"].to_numpy())
     yield from _count(int(bad.sum()), "log-probs that are not finite")
     pairs = store.table(number, "select", columns=["chosen_response_id", "rejected_response_id"])
-    known = set(table["response_id"].to_pylist())
+    # what killed the worker that was to pass over it has none; a run of an earlier version gave up none
+    known = {*table["response_id"].to_pylist(), *store.metrics(number, "logprobs").get("quarantined", {})}
     paired = {*pairs["chosen_response_id"].to_pylist(), *pairs["rejected_response_id"].to_pylist()}
     yield from _count(len(paired - known), "paired responses without log-probs")
 

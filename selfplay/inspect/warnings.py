@@ -147,6 +147,14 @@ def _data(metrics: Metrics) -> Found:
                 f"{len(given_up)} {what} have no responses, for each killed its engine twice: {shown}",
                 "Look at their texts and at the sampler's logs in the attempts; the other prompts' responses are unharmed.",
             )
+    if given_up := metrics.get("logprobs", {}).get("quarantined"):
+        yield (
+            "quarantined",
+            f"{len(given_up)} responses have no log-probs, for each killed its worker twice: "
+            f"{', '.join(sorted(given_up)[:SHOWN])}",
+            "Their pairs are dropped with that reason. Look at their lengths and at that worker's logs in the attempts: mostly "
+            "it is a lack of memory.",
+        )
     if score.get("drop_reasons"):
         yield (
             "unscored",

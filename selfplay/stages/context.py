@@ -198,12 +198,13 @@ def run_shards(
                 writer.write_shard(index, finish(index, None), table)
         for index, answer in answers(
             pool, method, asked(), arguments, give_up, context.reporter.say, title,
-            lambda: context.stop.exit_code is not None,
+            lambda: context.stop.exit_code is not None, len(quarantined(writer, table)),
         ):  # fmt: skip
-            if answer.given_up:
-                names, reasons = zip(*answer.given_up, strict=True)
-                given_up = pa.table({"name": pa.array(names, pa.string()), "reason": pa.array(reasons, pa.string())})
-                writer.write_shard(index, given_up, f"{GIVEN_UP}/{table.strip('.') or 'rows'}")
+            # an attempt that was killed between the two may have left names, which need not have to go again
+            if answer.given_up or index in writer.shards(_given_up(table)):
+                columns = [pa.array(column, pa.string()) for column in zip(*answer.given_up, strict=True)]
+                names = pa.table(columns or [pa.array([], pa.string())] * 2, names=["name", "reason"])
+                writer.write_shard(index, names, _given_up(table))
             writer.write_shard(index, finish(index, answer.table), table)
             context.reporter.advance(len(shards[index]))
     finally:
@@ -211,12 +212,16 @@ def run_shards(
     context.stop.check()
 
 
+def _given_up(table: str) -> str:
+    """Where the names of what was given up for a table are kept."""
+    return f"{GIVEN_UP}/{table.strip('.') or 'rows'}"
+
+
 def quarantined(writer: StageWriter, *tables: str) -> dict[str, str]:
     """What a stage gave up for these of its tables because it killed its worker, with the reasons, by name."""
     found: dict[str, str] = {}
     for table in tables:
-        hidden = f"{GIVEN_UP}/{table.strip('.') or 'rows'}"
-        for index in sorted(writer.shards(hidden)):
-            rows = writer.read_shard(index, hidden)
+        for index in sorted(writer.shards(_given_up(table)) & writer.shards(table)):
+            rows = writer.read_shard(index, _given_up(table))
             found |= dict(zip(rows["name"].to_pylist(), rows["reason"].to_pylist(), strict=True))
     return found

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from selfplay.cluster.pool import Call, Killed, Pool
 from selfplay.errors import BackendError
+from selfplay.stages.answered import check_answered, rows_asked
 
 Item = TypeVar("Item")
 
@@ -81,18 +82,19 @@ def answers(
     say: Callable[[str], None],
     what: str,
     is_stopped: Callable[[], bool] = lambda: False,
+    num_given_up: int = 0,
 ) -> Iterator[tuple[int, Answer]]:
     """The answer to each shard, in the order of completion; shards that had to be halved come last.
 
     `shards` is read as workers become free. Where nothing can be given up an item that kills its worker raises BackendError.
     `what` names the work in messages. Once `is_stopped`, nothing is halved further: those shards have no answer.
+    `num_given_up` were given up before, by an earlier attempt.
     """
     halved: dict[int, _Halved[Item]] = {}
-    num_given_up = 0
     pieces: Iterable[Piece[Item]] = (Piece(index, -1, items) for index, items in shards)
     while True:
         killed: list[tuple[Piece[Item], Killed]] = []
-        for piece, result in _ask(pool, method, pieces, arguments):
+        for piece, result in _ask(pool, method, pieces, arguments, what):
             for line in pool.news():
                 say(line)
             if isinstance(result, Killed):
@@ -134,14 +136,15 @@ def _give_up(
     name = give_up.name(item) if give_up is not None else str(piece)
     if give_up is None or give_up.rows is None:
         raise BackendError(
-            f"{what}: {name} killed its worker {death.deaths} times ({death.reason}), and the stage cannot do without it",
+            f"{what}: {name} killed its worker {death.deaths} times ({death.reason}), and the stage cannot do without it"
+            f"{death.worker}",
             "What is kept is safe. Out of memory is the usual reason: free some, or lower what the worker takes at once, and go "
             "on.",
         )
     if num_before >= give_up.most:
         raise TooManyGivenUp(
             f"{what}: {num_before + 1} have killed their workers twice, {name} the last ({death.reason}); "
-            f"cluster.max_quarantined is {give_up.most}",
+            f"cluster.max_quarantined is {give_up.most}{death.worker}",
             "What is kept is safe. So many have a common cause: the workers' logs say what they died of. Mend it and go on (or "
             "with a larger cluster.max_quarantined).",
         )
@@ -161,13 +164,20 @@ def _ask(
     method: str,
     pieces: Iterable[Piece[Item]],
     arguments: Callable[[Sequence[Item]], tuple[Any, ...]],
+    what: str,
 ) -> Iterator[tuple[Piece[Item], Any]]:
     sent: list[Piece[Item]] = []
+    wanted: dict[int, list[object] | None] = {}
 
     def calls() -> Iterator[Call]:
         for piece in pieces:
             sent.append(piece)
-            yield Call(len(sent) - 1, arguments(piece.items), piece.patience)
+            given = arguments(piece.items)
+            wanted[len(sent) - 1] = rows_asked(given)
+            yield Call(len(sent) - 1, given, piece.patience)
 
     for key, result in pool.map(method, calls()):
+        rows = wanted.pop(key)
+        if rows is not None and not isinstance(result, Killed):
+            check_answered(f"{what}: {sent[key]}", rows, result)
         yield sent[key], result

@@ -9,19 +9,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from selfplay.errors import BackendError
 from selfplay.protocols import LogprobItem
 from selfplay.records import Logprobs, schema
 from selfplay.stages import metric_inputs
-from selfplay.stages.context import Context, Policy, cut, run_shards
+from selfplay.stages.context import Context, Policy, cut, quarantined, run_shards
 from selfplay.stages.halving import GiveUp
 from selfplay.stages.pair import CANDIDATES
 from selfplay.stages.sample import policy_reads
 
 REFERENCE = ".reference"
-# No log-prob can be made up, and a pair without one cannot be trained on: a response that kills its worker ends the stage.
-_NEEDED: GiveUp[LogprobItem] = GiveUp(lambda item: f"response {item.response_id}")
 
 
 def run(context: Context, round_number: int) -> None:
@@ -45,18 +44,24 @@ def run(context: Context, round_number: int) -> None:
         lambda index, table: _complete(
             table, writer.read_shard(index, REFERENCE) if other else (table if reference is not None else None), policy
         ),
-        title=f"round {round_number} logprobs", unit="responses", give_up=_NEEDED,
+        title=f"round {round_number} logprobs", unit="responses", give_up=no_logprob(context),
     )  # fmt: skip
     made = metric_inputs.make(context, round_number, writer, policy)
     context.workers.logprobs.everyone("release")
     metrics = {
         "num_responses": sum(len(shard) for shard in shards),
+        "quarantined": quarantined(writer, "", REFERENCE, *metric_inputs.TABLES.values()),
         "policy_digest": policy.digest,
         "reference_digest": reference.digest if reference else None,
         "reference_is_policy": reference is not None and not other,
         "made_for_metric": made,
     }
     context.commit(writer, started, metrics)
+
+
+def no_logprob(context: Context) -> GiveUp[LogprobItem]:
+    """A response that kills its worker has no row: no log-prob can be made up. *select* drops its pairs."""
+    return GiveUp(lambda item: item.response_id, lambda _, reason: _EMPTY, context.config.cluster.max_quarantined)
 
 
 def trained_policy(context: Context, round_number: int) -> Policy:
@@ -116,7 +121,7 @@ def _forward(
         context, writer, context.workers.logprobs, "logprobs", shards,  # type: ignore[arg-type]
         lambda shard: (model.folder, model.digest, list(shard)),
         lambda _, result: checked(result, model.folder) if result is not None else _EMPTY,
-        title=f"round {round_number} reference logprobs", unit="responses", table=table, give_up=_NEEDED,
+        title=f"round {round_number} reference logprobs", unit="responses", table=table, give_up=no_logprob(context),
     )  # fmt: skip
 
 
@@ -148,6 +153,10 @@ def _complete(policy: pa.Table | None, reference: pa.Table | None, model: Policy
         return shape.empty_table()
     checked(policy, model.folder)
     if reference is not None:
+        # either may lack a response that killed its worker; one without the other is of no use
+        both = [pc.is_in(one["response_id"], value_set=other["response_id"].combine_chunks())
+                for one, other in ((policy, reference), (reference, policy))]  # fmt: skip
+        policy, reference = policy.filter(both[0]), reference.filter(both[1])
         assert reference["response_id"].equals(policy["response_id"]), "reference rows are not the policy's"
     return pa.table(
         {

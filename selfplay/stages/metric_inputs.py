@@ -24,6 +24,7 @@ from selfplay.ranking import ALONE, ASKED, EMBEDDING, ENTROPY
 from selfplay.records import Message
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.stages.context import Context, Policy, cut, run_shards
+from selfplay.stages.halving import GiveUp
 from selfplay.stages.pair import CANDIDATES
 from selfplay.store.writer import StageWriter
 
@@ -66,8 +67,16 @@ class _Work:
     def embeddings(self) -> dict[str, Any]:
         """See EMBEDDING."""
         items = [self._item(row) for row in self._chosen("token_ids")]
-        self._run(EMBEDDING, "embeddings", items, lambda shard: (list(shard),), _or_empty(_EMBEDDED))
+        self._run(EMBEDDING, "embeddings", items, lambda shard: (list(shard),), self._embedded)
         return {"num_responses": len(items)}
+
+    def _embedded(self, _: int, table: pa.Table | None) -> pa.Table:
+        if table is not None and table.num_rows:
+            return table
+        # of another width than the other shards' it could not stand beside them
+        kept = sorted(self._writer.shards(TABLES[EMBEDDING]))
+        shape = self._writer.read_shard(kept[0], TABLES[EMBEDDING]).schema if kept else _EMBEDDED
+        return shape.empty_table()
 
     def others(self) -> dict[str, Any]:
         """See ENTROPY. Cut responses count: the entropy is that of what is sampled, the length limit included."""
@@ -107,7 +116,7 @@ class _Work:
         def complete(index: int, table: pa.Table | None) -> pa.Table:
             if table is None:
                 return _ASKED.empty_table()
-            found = dict(zip(table["response_id"].to_pylist(), table["probability"].to_pylist(), strict=True))
+            found = {row["response_id"]: row["probability"] for row in table.to_pylist()}
             names = [row["response_id"] for row in shards[index]]
             columns = [names, [found.get(name) for name in names], [trimmed.pop(name) for name in names]]
             return pa.table([pa.array(*pair) for pair in zip(columns, _ASKED.types, strict=True)], schema=_ASKED)
@@ -146,13 +155,19 @@ class _Work:
         arguments: Callable[[Sequence[Any]], tuple[Any, ...]],
         finish: Callable[[int, Any], pa.Table],
     ) -> None:
+        """A response that kills its worker has no row."""
         policy = self._policy
+        give_up: GiveUp[Any] = GiveUp(
+            lambda item: str(item["response_id"] if isinstance(item, dict) else item.response_id),
+            lambda _, reason: pa.table({"response_id": pa.array([], pa.string())}),
+            self._context.config.cluster.max_quarantined,
+        )
         run_shards(
             self._context, self._writer, self._context.workers.logprobs, method,
             cut(items, self._context.config.sampling.shard_size),
             lambda shard: (policy.folder, policy.digest, *arguments(shard)),
             finish,
-            title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity],
+            title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity], give_up=give_up,
         )  # fmt: skip
 
 
@@ -165,22 +180,25 @@ def _own(context: Context, round_number: int, columns: list[str]) -> pa.Table:
 
 
 def _or_empty(shape: pa.Schema) -> Callable[[int, Any], pa.Table]:
-    return lambda _, table: shape.empty_table() if table is None else table
+    return lambda _, table: table if table is not None and table.num_rows else shape.empty_table()
 
 
 def read(context: Context, round_number: int, name: str, chosen_id: pa.ChunkedArray, prompt_code_P: Ints) -> Any:
-    """Column `name` (one of MADE_FOR_METRICS) of the pairs whose chosen responses are `chosen_id`: P numbers, NaN where
-    there is none, or P x D for the embedding. `prompt_code_P` are the rows of the pairs' prompts in the prompts table."""
+    """Column `name` (one of MADE_FOR_METRICS) of the pairs whose chosen responses are `chosen_id`: P numbers, or P x D for the
+    embedding; NaN where the response is quarantined. `prompt_code_P` are the rows of the pairs' prompts in the prompts table."""
     table = context.store.table(round_number, "logprobs", TABLES[name])
     if name == ENTROPY:
         return _entropy(context, round_number, table)[prompt_code_P]
-    rows = pc.index_in(chosen_id, value_set=table["response_id"].combine_chunks()).to_numpy()
+    found = pc.index_in(chosen_id, value_set=table["response_id"].combine_chunks())
     if name == EMBEDDING:
-        values = table["embedding"].combine_chunks()
-        size = values.type.list_size
-        return values.flatten().to_numpy().reshape(len(values), size)[rows]
-    column = table["logp" if name == ALONE else "probability"]
-    return column.cast(pa.float64()).to_numpy()[rows]
+        embeddings = table["embedding"].combine_chunks()
+        values = embeddings.flatten().to_numpy().reshape(len(embeddings), embeddings.type.list_size)
+    else:
+        values = table["logp" if name == ALONE else "probability"].cast(pa.float64()).to_numpy()
+    if not found.null_count:
+        return values[found.to_numpy()]
+    nothing = np.full((1, *values.shape[1:]), np.nan, values.dtype)
+    return np.concatenate([values, nothing])[found.fill_null(len(values)).to_numpy()]
 
 
 def _entropy(context: Context, round_number: int, others: pa.Table) -> Floats:

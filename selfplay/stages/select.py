@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 from selfplay.errors import SelfplayError
 from selfplay.ranking import EMBEDDING, group_name, prompt_number
 from selfplay.records import Pair, schema
-from selfplay.selection.arrays import Floats, Ints, codes
+from selfplay.selection.arrays import Bools, Floats, Ints, codes
 from selfplay.selection.metrics import columns_needed
+from selfplay.selection.reasons import give_reason, no_reasons
 from selfplay.selection.selecting import PairPool, Selection, select
 from selfplay.stages import metric_inputs
 from selfplay.stages.context import Context
+from selfplay.stages.halving import QUARANTINED
 from selfplay.stages.pair import CANDIDATES
 
 # What the metric read that the pairs table has no column for: pair_id, the columns by name, and `group`.
@@ -30,17 +32,14 @@ READ = ".read"
 # Pairs in a shard: their texts are in memory at a time.
 SHARD_PAIRS = 25_000
 
-_FROM_RESPONSES = {
-    "policy_logp": ("policy_logp_chosen", "policy_logp_rejected"),
-    "reference_logp": ("reference_logp_chosen", "reference_logp_rejected"),
-    "num_tokens": ("num_tokens_chosen", "num_tokens_rejected"),
-}
+_LOGPS = ("policy_logp", "reference_logp")
 _OF_CANDIDATES = ("reward_chosen", "reward_rejected", "prompt_reward_mean", "prompt_reward_std")
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """The P candidate pairs of a round by id: `columns` are P numbers each, `*_row_P` rows of the responses and prompts."""
+    """The P candidate pairs of a round by id: `columns` are P numbers each, `*_row_P` rows of the responses and prompts;
+    `lost_P`: a response of the pair killed the worker that was to pass over it, so that it cannot be ranked or trained on."""
 
     pair_id: pa.Array
     chosen_id: pa.ChunkedArray
@@ -49,6 +48,7 @@ class _Candidates:
     chosen_row_P: Ints
     rejected_row_P: Ints
     prompt_row_P: Ints
+    lost_P: Bools
 
 
 def run(context: Context, round_number: int) -> None:
@@ -84,7 +84,7 @@ def _candidates(context: Context, number: int) -> _Candidates:
     store = context.store
     table = store.table(number, "pair", CANDIDATES)
     chosen_id, rejected_id = table["chosen_response_id"], table["rejected_response_id"]
-    sample = store.table(number, "sample", columns=["response_id", "prompt_id", "response_index"])
+    sample = store.table(number, "sample", columns=["response_id", "prompt_id", "response_index", "num_tokens"])
     chosen_P, rejected_P = (_index(ids, sample["response_id"]) for ids in (chosen_id, rejected_id))
     prompt_id = sample["prompt_id"].take(pa.array(chosen_P))
     index = sample["response_index"].cast(pa.string())
@@ -99,16 +99,21 @@ def _candidates(context: Context, number: int) -> _Candidates:
         )
     columns = {name: table[name].to_numpy()[order] for name in _OF_CANDIDATES}
     chosen_id, rejected_id = chosen_id.take(by_id), rejected_id.take(by_id)
-    logprobs = store.table(number, "logprobs")
-    for source, names in _FROM_RESPONSES.items():
-        values = _numbers(logprobs[source])
-        for name, side in zip(names, (chosen_id, rejected_id), strict=True):
-            columns[name] = values[_index(side, logprobs["response_id"])]
+    given_up = pa.array(store.metrics(number, "logprobs").get("quarantined", {}), pa.string())
+    lost_P = pc.or_(*(pc.is_in(side, value_set=given_up) for side in (chosen_id, rejected_id))).to_numpy()
+    logprobs, tokens = store.table(number, "logprobs"), sample["num_tokens"].to_numpy()
+    for side, ids, row_P in (("chosen", chosen_id, chosen_P), ("rejected", rejected_id, rejected_P)):
+        found = pc.index_in(ids, value_set=logprobs["response_id"].combine_chunks())
+        assert lost_P[found.is_null().to_numpy()].all(), "a response of a pair has neither log-probs nor a reason"
+        for source in _LOGPS:
+            values = np.append(logprobs[source].cast(pa.float64()).to_numpy(), np.nan)
+            columns[f"{source}_{side}"] = values[found.fill_null(len(values) - 1).to_numpy()]
+        columns[f"num_tokens_{side}"] = tokens[row_P[order]]
     prompts = store.table(number, "prompts", columns=["prompt_id", "num_prompt_tokens"])
     prompt_P = _index(prompt_id.take(by_id), prompts["prompt_id"])
     columns["num_prompt_tokens"] = prompts["num_prompt_tokens"].to_numpy()[prompt_P]
     return _Candidates(
-        pair_id.take(by_id), chosen_id, rejected_id, columns, chosen_P[order], rejected_P[order], prompt_P
+        pair_id.take(by_id), chosen_id, rejected_id, columns, chosen_P[order], rejected_P[order], prompt_P, lost_P
     )
 
 
@@ -117,11 +122,6 @@ def _index(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
     found = pc.index_in(ids, value_set=among.combine_chunks())
     assert not found.null_count, "an id of a later table is in the table that it comes from"
     return np.asarray(found.to_numpy(), dtype=np.int64)
-
-
-def _numbers(column: pa.ChunkedArray) -> Any:
-    """Numbers with NaN for null; integers stay integers."""
-    return column.cast(pa.float64()).to_numpy() if column.null_count else column.to_numpy()
 
 
 def _metric_columns(
@@ -166,6 +166,7 @@ def _select(
         PairPool(
             pair_id=candidates.pair_id,
             columns=columns | extra,
+            drop_reason_P=give_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
             group_P=None if groups is None else codes(groups),
         ),
         metric=metric,

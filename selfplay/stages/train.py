@@ -32,7 +32,7 @@ def run(context: Context, round_number: int) -> None:
     rounds = data_rounds(context, round_number)
     reads = [(number, stage) for number in rounds for stage in ("prompts", "sample", "select")]
     writer = context.writer(round_number, "train", [*reads, (round_number, "logprobs"), *policy_reads(policy.round)])
-    pairs = _pairs(context, round_number, rounds)
+    pairs, num_lost = _pairs(context, round_number, rounds)
     if not pairs:
         _check_not_stuck(context, round_number)
         previous = context.policy(round_number - 1)
@@ -58,19 +58,21 @@ def run(context: Context, round_number: int) -> None:
         "policy_round": round_number,
         "policy_digest": digest,
         "num_pairs": len(pairs),
+        "num_pairs_quarantined": num_lost,
         **document,
     }
     context.commit(writer, started, metrics)
     context.store.drop_scratch(round_number)
 
 
-def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> list[TrainPair]:
-    """Kept pairs as token ids, with the log-probs of this round's models, by pair id."""
+def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> tuple[list[TrainPair], int]:
+    """Kept pairs as token ids, with the log-probs of this round's models, by pair id; and how many pairs of earlier rounds have
+    none now, for a response of theirs killed its worker (those of this round are not kept then)."""
     logprobs = {
         row["response_id"]: (row["policy_logp"], row["reference_logp"])
         for row in context.store.table(round_number, "logprobs").to_pylist()
     }
-    pairs = []
+    pairs, num_lost = [], 0
     for number in rounds:
         prompts = {prompt.prompt_id: prompt.prompt_token_ids for prompt in admitted(context, number)}
         columns = ["pair_id", "prompt_id", "chosen_response_id", "rejected_response_id", "kept"]
@@ -82,6 +84,9 @@ def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> list[T
         tokens = {name: responses["token_ids"][row].as_py() for row, name in enumerate(names) if name in wanted}
         for pair in kept.to_pylist():
             chosen, rejected = pair["chosen_response_id"], pair["rejected_response_id"]
+            if number != round_number and not {chosen, rejected} <= logprobs.keys():
+                num_lost += 1
+                continue
             pairs.append(
                 TrainPair(
                     pair_id=pair["pair_id"],
@@ -94,7 +99,11 @@ def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> list[T
                     reference_logp_rejected=logprobs[rejected][1],
                 )
             )
-    return sorted(pairs, key=lambda pair: pair.pair_id)
+    if num_lost:
+        context.reporter.say(
+            f"round {round_number} train: {num_lost} pairs of earlier rounds are left out: a response of theirs is quarantined"
+        )
+    return sorted(pairs, key=lambda pair: pair.pair_id), num_lost
 
 
 def _check_not_stuck(context: Context, round_number: int) -> None:
@@ -165,8 +174,15 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
     result: TrainResult | None = None
     started = asked = False
     trainer, done = context.workers.trainer, 0
+
+    def hand_on_a_stop() -> None:
+        nonlocal asked
+        if context.stop.exit_code is not None and not asked:
+            context.store.request_stop(round_number)
+            asked = True
+
     try:
-        for event in trainer.stream("train", job):
+        for event in trainer.stream("train", job, meanwhile=hand_on_a_stop):
             for line in trainer.news():
                 context.reporter.say(f"round {round_number} train: {line}; the round goes on from its last checkpoint")
             if isinstance(event, StepMetrics):
@@ -177,9 +193,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
                     context.reporter.advance(1, f"loss {event.loss:.4f}")
                     context.on_step(round_number, event.step, dataclasses.asdict(event))
                     done = event.step
-                if context.stop.exit_code is not None and not asked:
-                    context.store.request_stop(round_number)
-                    asked = True
+                hand_on_a_stop()
             else:
                 result = event
     except DivergedError as diverged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -84,6 +85,19 @@ def test_asked_to_stop_it_seals_a_checkpoint_first(policy, pairs, uninterrupted,
     again = train(job)
     assert again.resumed_from_step in (2, 3)
     assert largest_difference(weights(tmp_path / "output/policy"), weights(folder / "output/policy")) == 0.0
+
+
+def test_asked_to_stop_before_its_next_step_it_takes_none(policy, pairs, stopped, uninterrupted, tmp_path):
+    kept = dataclasses.replace(copy_of(stopped, tmp_path, policy, pairs), stop_file=str(tmp_path / "STOP"))
+    (tmp_path / "STOP").touch()
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "checkpoints").rglob("*"))
+    for job, step in ((kept, 5), (dataclasses.replace(kept, checkpoint_dir=str(tmp_path / "none")), 1)):
+        with pytest.raises(Interrupted, match=f"before step {step} of 6"):
+            train(job)
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "checkpoints").rglob("*")) == before
+    (tmp_path / "STOP").unlink()
+    assert train(kept).resumed_from_step == 4
+    assert largest_difference(weights(tmp_path / "output/policy"), weights(uninterrupted[1] / "output/policy")) == 0
 
 
 def test_a_resume_at_the_end_of_an_epoch(policy, pairs, stopped, uninterrupted, tmp_path):
@@ -199,6 +213,21 @@ def test_an_injured_checkpoint_is_named(policy, pairs, stopped, tmp_path, injury
     assert found.step == 3 and found.folder == tmp_path / "checkpoints/checkpoint-3"
     ((folder, said),) = found.rejected
     assert folder.name == "checkpoint-4" and reason in said
+
+
+def test_a_checkpoint_on_a_bad_sector_is_named(policy, pairs, stopped, tmp_path, monkeypatch):
+    job = copy_of(stopped, tmp_path, policy, pairs)
+    read = checkpoints._digest
+
+    def failing(path: Path) -> tuple[int, str]:
+        if path.parent.name == "checkpoint-4" and path.name == "optimizer.pt":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    monkeypatch.setattr(checkpoints, "_digest", failing)
+    found = checkpoints.find(Path(job.checkpoint_dir), checkpoints.fingerprint(job))
+    assert found.step == 3
+    assert [reason for _, reason in found.rejected] == ["it cannot be read (Input/output error)"]
 
 
 def test_a_round_goes_on_from_the_last_intact_checkpoint(policy, pairs, stopped, uninterrupted, tmp_path):

@@ -64,6 +64,15 @@ def test_a_pair_that_cannot_be_trained_on_is_named(policy, pairs, tmp_path, chan
         train(make_job(tmp_path, policy, [pairs[0], bad]))
 
 
+def test_weights_that_are_no_numbers_get_into_no_checkpoint(policy, pairs, tmp_path):
+    """A step whose loss and gradient are ordinary, and whose update is beyond what a float holds."""
+    job = make_job(tmp_path, policy, pairs, learning_rate=1e39, warmup_ratio=0.0, checkpoint_every=1)
+    with pytest.raises(DivergedError, match=r"step 1 of \d+: values in .* are not finite"):
+        train(job)
+    assert not list((tmp_path / "checkpoints").glob("checkpoint-*/.SEAL.json"))
+    assert not (tmp_path / "output/policy").exists()
+
+
 def test_a_policy_of_nan_stops_before_training(pairs, tmp_path):
     policy = make_tiny_llama(tmp_path / "nan")
     from safetensors.torch import save_file

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class AheadPool:
         """Nothing dies alone here."""
         return []
 
-    def stream(self, method: str, *args: Any) -> Iterator[Any]:
+    def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
         """What the backend yields, as it does."""
         yield from getattr(self._backend, method)(*args)
 
