@@ -29,7 +29,7 @@ from selfplay.harmless import secret_in, without_secrets
 from selfplay.inputs import KEEP_SECRETS_OUT, Inputs, resolve
 from selfplay.inspect.reading import next_stage
 from selfplay.plan import Plan, make_plan
-from selfplay.report.automatic import report_round
+from selfplay.report.automatic import report_round, report_what_is_due
 from selfplay.reporting import Reporter, libraries_to
 from selfplay.round_end import tidy
 from selfplay.stages.context import Context, StopFlag
@@ -67,7 +67,8 @@ def prepare(
 ) -> Prepared:
     """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
     stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room."""
-    inputs = resolve(config, search_path, store.revisions() if store else None)
+    with contextlib.chdir(Path.cwd()):  # a user's file may go to another folder while it is imported
+        inputs = resolve(config, search_path, store.revisions() if store else None)
     if rounds_done is None:
         numbers = store.rounds() if store else []
         rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)
@@ -186,6 +187,7 @@ def go_on(
         for line in adopted(store, prepared.config):
             reporter.say(line)
         tidy(store, prepared.config, reporter)
+        report_what_is_due(store, prepared.config, reporter.say)
         if next_stage(store, prepared.config.rounds) is None:
             return
         _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until, force)

@@ -77,6 +77,16 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says, whoever wrote its class: one whose text cannot be made says that, and what is no valid Unicode is
+    escaped."""
+    try:
+        text = str(error)
+    except Exception as failed:
+        return f"(its text could not be made: {type(failed).__name__})"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class WithoutSecrets:
     """A text stream that leaves secrets out of what it is given, whole writes at a time."""
 

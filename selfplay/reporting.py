@@ -17,6 +17,8 @@ from selfplay.store.durable import naming
 from selfplay.store.run import now
 
 LINE_EVERY = 60.0
+# the line that a bar is drawn on
+CLEAR = "\r\x1b[2K"
 
 
 class Reporter:
@@ -28,7 +30,7 @@ class Reporter:
         self._terminal = self._stream.isatty() and not quiet
         self._log: IO[bytes] | None = None
         self._events: IO[bytes] | None = None
-        self._unwritable = ""
+        self._unwritable = self._unheard = ""
         self._title = ""
         self._unit = ""
         self._total = self._done = self._adopted = 0
@@ -67,27 +69,37 @@ class Reporter:
         try:
             file.write(line.encode("utf-8", "backslashreplace"))
         except OSError as error:
-            if not self._unwritable and not self._quiet:
-                self._stream.write(f"lines are missing in the attempt's log ({error.strerror}); the run goes on\n")
+            if not self._unwritable:
+                self._tell(f"lines are missing in the attempt's log ({error.strerror}); the run goes on\n")
             self._unwritable = str(error.strerror)
+
+    def _tell(self, text: str) -> None:
+        """To people. No run stops because they went away (a closed terminal, the end of a pipe): the log has the lines."""
+        if self._quiet or self._unheard:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError as error:
+            self._unheard = str(error.strerror)
+            self.log(f"nobody hears any more what is said ({self._unheard}); the run goes on")
+        except RuntimeError as error:
+            # a signal came while a line was on its way to a slow reader: what its handler says cannot be put in between
+            self.log(f"not said: {error}")
 
     def say(self, message: str) -> None:
         """One line for people, and in the log."""
         self.event("message", text=without_secrets(message))  # as it is: JSON escapes it
         message = _shown(message)
         self.log(message)
-        if not self._quiet:
-            self._clear()
-            self._stream.write(message + "\n")
-            self._stream.flush()
+        self._tell(f"{CLEAR if self._terminal else ''}{message}\n")
 
     def stage(self, round_number: int, stage: str) -> None:
         """A stage begins."""
         self.log(f"round {round_number} {stage} begins")
         self.event("stage", round=round_number, stage=stage)
-        if not self._quiet and not self._terminal:
-            self._stream.write(f"round {round_number} {stage}\n")
-            self._stream.flush()
+        if not self._terminal:
+            self._tell(f"round {round_number} {stage}\n")
 
     def begin(self, title: str, total: int, done: int, unit: str) -> None:
         """See stages.context.Reporter."""
@@ -103,18 +115,15 @@ class Reporter:
         self.event("progress", title=self._title, done=self._done, total=self._total)
         if self._terminal:
             self._draw()
-        elif not self._quiet and time.monotonic() - self._shown >= LINE_EVERY:
+        elif time.monotonic() - self._shown >= LINE_EVERY:
             self._shown = time.monotonic()
-            self._stream.write(self._line() + "\n")
-            self._stream.flush()
+            self._tell(self._line() + "\n")
 
     def end(self) -> None:
         """See stages.context.Reporter."""
         self.log(self._line())
         if self._terminal:
-            self._clear()
-            self._stream.write(self._line() + "\n")
-            self._stream.flush()
+            self._tell(f"{CLEAR}{self._line()}\n")
         self._title = ""
 
     def _line(self) -> str:
@@ -136,12 +145,7 @@ class Reporter:
             line = f"{'#' * filled}{'.' * (width - filled)} {self._line()}"
             # a wrapped line could not be cleared: only its last row would go
             columns = shutil.get_terminal_size().columns
-            self._stream.write(f"\r\x1b[2K{line[: columns - 1]}")
-            self._stream.flush()
-
-    def _clear(self) -> None:
-        if self._terminal:
-            self._stream.write("\r\x1b[2K")
+            self._tell(f"{CLEAR}{line[: columns - 1]}")
 
 
 def _shown(text: str) -> str:
@@ -153,8 +157,7 @@ def _shown(text: str) -> str:
 def libraries_to(log: Path) -> Iterator[TextIO]:
     """File descriptors 1 and 2 go to `log` while this is open (libraries, Ray's own threads and C code write there); yields a
     stream on the real stderr for people."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     with naming(log):
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     real_out, real_err = os.dup(1), os.dup(2)
@@ -164,11 +167,16 @@ def libraries_to(log: Path) -> Iterator[TextIO]:
     try:
         yield people
     finally:
-        with contextlib.suppress(OSError):  # a full disk: what libraries said is lost
-            sys.stdout.flush()
-            sys.stderr.flush()
+        _flush()  # on a full disk what libraries said is lost
         os.dup2(real_out, 1)
         os.dup2(real_err, 2)
         for descriptor in (real_out, real_err, target):
             os.close(descriptor)
-        people.close()
+        with contextlib.suppress(OSError):  # who read went away
+            people.close()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()

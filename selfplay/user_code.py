@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from selfplay.errors import ConfigError
+from selfplay.harmless import text_of
 from selfplay.local_imports import local_files
 
 _EXAMPLES = {
@@ -84,9 +85,9 @@ def load_function(spec: str, search_path: str | Path, *, what: str) -> Callable[
     path = source_file(spec, search_path, what=what)
     try:
         module = _import(module_name, path, Path(search_path).resolve())
-    except Exception as error:  # the user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a module may raise anything, and a program end, while it is imported
         raise ConfigError(
-            f"{what} {spec}: importing {path} failed: {type(error).__name__}: {error}",
+            f"{what} {spec}: importing {path} failed: {type(error).__name__}: {text_of(error)}",
             "Run the file by itself with python to see where.",
         ) from error
     functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

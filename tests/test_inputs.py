@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from selfplay import driver
 from selfplay.config.load import load_config
 from selfplay.errors import ConfigError, DataError, ModelError, SelfplayError
 from selfplay.inputs import Inputs, columns_of, model_digest, resolve
@@ -300,6 +301,22 @@ def test_what_a_users_module_prints_is_no_output(
     said = capsys.readouterr()
     assert said.out == ""
     assert "loading" in said.err
+
+
+def test_a_users_module_that_ends_the_program_is_named(write_config: WriteConfig, tmp_path: Path) -> None:
+    functions(tmp_path, ends="import sys\nsys.exit(0)\n")
+    with pytest.raises(ConfigError, match=r"importing .*ends\.py failed: SystemExit: 0"):
+        inputs(write_config(reward={"model": None, "function": "ends.py:reward"}))
+
+
+def test_a_users_module_that_changes_folders_takes_the_run_along_nowhere(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    functions(tmp_path, moves="import os\nos.chdir('/')\ndef reward(prompt, response):\n    return 0.0\n")
+    config = load_config(write_config(reward={"model": None, "function": "moves.py:reward"}))
+    driver.prepare(config, tmp_path, Path("runs/new"))
+    assert Path.cwd() == tmp_path
 
 
 def test_a_hub_name_keeps_the_commit_that_it_was_resolved_to(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -248,3 +249,68 @@ except KeyboardInterrupt:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "out again\nTrue\n", "err again\n")
     assert (tmp_path / "libraries.log").read_text() == "an earlier line\nlast words"
+
+
+class Gone(io.StringIO):
+    """A reader that went away, or a slow one to whom a line was on its way when a signal came."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error, self.asked = error, 0
+
+    def write(self, text: str) -> int:
+        self.asked += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "log"),
+    [
+        (
+            BrokenPipeError(errno.EPIPE, "Broken pipe"),
+            "nobody hears any more what is said (Broken pipe); the run goes on",
+        ),
+        (RuntimeError("reentrant call inside <_io.BufferedWriter>"), "not said: reentrant call"),
+    ],
+)
+def test_no_run_stops_because_nobody_listens(tmp_path: Path, error: Exception, log: str) -> None:
+    people = Gone(error)
+    reporter = Reporter(people)
+    reporter.open_log(tmp_path / "log.txt", tmp_path / "events.jsonl")
+    reporter.stage(1, "sample")
+    reporter.begin("round 1 sample", 2, 0, "prompts")
+    reporter.advance(2)
+    reporter.end()
+    reporter.say("a line")
+    reporter.say("another")
+    written = (tmp_path / "log.txt").read_text()
+    assert log in written and "another" in written
+    # somebody who went away does not come back; a signal passes
+    assert people.asked == (1 if isinstance(error, OSError) else 3)
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 4
+
+
+def test_what_cannot_be_said_at_the_end_does_not_change_how_a_process_ends(tmp_path: Path) -> None:
+    """`2>&1 | head`: stderr is a pipe that nobody reads."""
+    code = """
+import sys
+from pathlib import Path
+from selfplay.reporting import Reporter, libraries_to
+reporter = Reporter()
+reporter.say("before")
+with libraries_to(Path(sys.argv[1])) as people, reporter.speaking_to(people):
+    reporter.say("during")
+    print("a library")
+reporter.say("after")
+from selfplay.cli.main import guarded
+from selfplay.errors import LockedError
+def command():
+    raise LockedError("somebody else's", "Wait.")
+guarded(command)()
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "libraries.log")], stderr=writing, check=False)
+    os.close(writing)
+    assert done.returncode == 3
+    assert "a library" in (tmp_path / "libraries.log").read_text()

@@ -2,11 +2,14 @@
 
 `module:function` or `path/to/file.py:function`. A module is looked for in the config's folder first, then on
 sys.path. The function is called as f(prompt, response, **columns), one response at a time or with lists. What
-it raises or returns for one response never touches another one's reward. Nothing here imports torch.
+it raises, returns or does to what it is given for one response never touches another one's reward. Nothing here
+imports torch.
 """
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -18,13 +21,15 @@ import pyarrow as pa
 from selfplay.backends.reward_source import load_function, source_digest
 from selfplay.backends.score_table import Outcome, finite, score_table
 from selfplay.errors import ConfigError
-from selfplay.harmless import without_secrets
+from selfplay.harmless import text_of, without_secrets
 from selfplay.heartbeat import beat
 from selfplay.protocols import ScoreItem
 from selfplay.records import Message
 
 NO_REWARD = "reward_none"
 _MAX_MESSAGE = 200
+# of a program that the function runs as a part of itself, or of an asynchronous client, comes more than an Exception
+_RAISED = (Exception, SystemExit, asyncio.CancelledError)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -75,7 +80,7 @@ class RewardFunction:
             beat()
             value = self._function(_prompt(item), item.response, **self._columns.select(item.columns))
             return _outcome(value)
-        except Exception as error:  # whatever a user's function raises is this response's reason, and is stored as such
+        except _RAISED as error:  # whatever a user's function raises is this response's reason, and is stored as such
             return None, _reason(error)
 
     def _score_batch(self, items: Sequence[ScoreItem]) -> list[Outcome]:
@@ -90,7 +95,8 @@ class RewardFunction:
             return outcomes
         try:
             values = self._call_batch([items[place] for place in ready])
-        except Exception:  # some row is to blame: the calls with one row each find and record which
+        except _RAISED as error:  # some row is to blame: the calls with one row each find and record which
+            _heed(error)
             for place in ready:
                 outcomes[place] = self._score_batch_of_one(items[place])
             return outcomes
@@ -101,12 +107,13 @@ class RewardFunction:
     def _score_batch_of_one(self, item: ScoreItem) -> Outcome:
         try:
             return _outcome(self._call_batch([item])[0])
-        except Exception as error:  # as in _score_one
+        except _RAISED as error:  # as in _score_one
             return None, _reason(error)
 
     def _call_batch(self, items: Sequence[ScoreItem]) -> list[Any]:
-        names = dict.fromkeys(name for item in items for name in self._columns.select(item.columns))
-        columns = {name: [item.columns.get(name) for item in items] for name in names}
+        selected = [self._columns.select(item.columns) for item in items]
+        names = dict.fromkeys(name for columns in selected for name in columns)
+        columns = {name: [columns.get(name) for columns in selected] for name in names}
         values = list(self._function([_prompt(item) for item in items], [item.response for item in items], **columns))
         if len(values) != len(items):
             raise ValueError(f"returned {len(values)} rewards for {len(items)} responses")
@@ -146,8 +153,9 @@ class _Columns:
         self._required = [p.name for p in others if p.default is inspect.Parameter.empty]
 
     def select(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """Copies: the function may change what it is given."""
         return {
-            name: value
+            name: copy.deepcopy(value)
             for name, value in columns.items()
             if name not in self._taken and (self._all or name in self._named)
         }
@@ -170,7 +178,8 @@ class _Columns:
 
 def _prompt(item: ScoreItem) -> str | list[Message]:
     turns = [message for message in item.messages if message["role"] != "system"]
-    return turns[0]["content"] if len(turns) == 1 else item.messages
+    # copies: responses to one prompt share its messages, and a function may append its own
+    return turns[0]["content"] if len(turns) == 1 else [Message(**message) for message in item.messages]
 
 
 def _outcome(value: Any) -> Outcome:
@@ -187,10 +196,18 @@ def _outcome(value: Any) -> Outcome:
 def _outcome_or_reason(value: Any) -> Outcome:
     try:
         return _outcome(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+    except _RAISED as error:  # of a number of the user's own making
         return None, _reason(error)
 
 
-def _reason(error: Exception) -> str:
-    said = without_secrets(" ".join(str(error).split()))
+def _heed(error: BaseException) -> None:
+    """Raise what is not the function's own: an exit that was given more than its code is how Ray ends a process that was sent
+    SIGTERM."""
+    if isinstance(error, SystemExit) and vars(error):
+        raise error
+
+
+def _reason(error: BaseException) -> str:
+    _heed(error)
+    said = without_secrets(" ".join(text_of(error).split()))
     return f"reward_error: {type(error).__name__}: {said}"[:_MAX_MESSAGE]

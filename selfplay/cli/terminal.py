@@ -3,6 +3,7 @@ data."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -140,8 +141,9 @@ def write(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr."""
-    sys.stderr.write(text + "\n")
+    """A line for people, on stderr. Where they went away (`2>&1 | head`) the exit code still says how it ended."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
 
 
 def write_json(document: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TextIO, cast
 from selfplay import heartbeat
 from selfplay.cluster.pool import BackendSpec
 from selfplay.errors import BackendError, SelfplayError
-from selfplay.harmless import WithoutSecrets, forget_secrets
+from selfplay.harmless import WithoutSecrets, forget_secrets, text_of
 
 
 def load(target: str) -> Any:
@@ -31,7 +31,8 @@ class Worker:
     `beat_path`, where calls have a deadline (`call_timeout` seconds without one; 0: none)."""
 
     def __init__(self, spec: BackendSpec, log_path: str, beat_path: str = "", call_timeout: float = 0.0) -> None:
-        log = open(log_path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - for the life of the process
+        # for the life of the process; what is printed may be no valid Unicode
+        log = open(log_path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         # tracebacks and prints of a function may hold what it calls a service with
@@ -100,4 +101,4 @@ class _telling:
         if value is None or isinstance(value, SelfplayError) or not isinstance(value, Exception):
             return
         traceback.print_exception(value)
-        raise BackendError(f"{type(value).__name__}: {value}") from None
+        raise BackendError(f"{type(value).__name__}: {text_of(value)}") from None

@@ -44,7 +44,8 @@ class RoundDetail:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that stands in a report of the run called `name`. `redacted`: without text of prompts and responses."""
+    """Everything that stands in a report of the run called `name`. `redacted`: without text of prompts and responses;
+    `num_commits`: committed stages that it was made from."""
 
     name: str
     redacted: bool
@@ -63,6 +64,7 @@ class Report:
     attempts: list[Document]
     overrides: list[str]
     as_of: str
+    num_commits: int
 
 
 def gather(store: Store, *, redact: bool = False) -> Report:
@@ -83,6 +85,7 @@ def gather(store: Store, *, redact: bool = False) -> Report:
             num = 0 if redact else _PAIRS_NEWEST if number == numbers[-1] else _PAIRS
             details.append(_detail(store, shown, seed, num, hidden))
     tries = attempts(store)
+    commits = [store.commit_of(number, stage) for number, stage in _committed(store, numbers)]
     return Report(
         name=store.layout.root.name,
         redacted=redact,
@@ -103,7 +106,8 @@ def gather(store: Store, *, redact: bool = False) -> Report:
             _LEFT_OUT if redact and text.startswith(_PROMPT_SETTINGS) else neutral_text(text)
             for text in store.config_json("overrides.json", list)
         ],
-        as_of=max((store.commit_of(number, stage).created for number, stage in _committed(store, numbers)), default=""),
+        as_of=max((commit.created for commit in commits), default=""),
+        num_commits=len(commits),
     )
 
 

@@ -95,6 +95,77 @@ def test_messages_of_exceptions_are_one_short_line(tmp_path):
     assert reward is None and reason.startswith("reward_error: RuntimeError: a ba b") and len(reason) == 200
 
 
+RAISES = """
+import argparse, asyncio
+
+class Mute(Exception):
+    def __str__(self): raise KeyError("no text")
+
+class Number:
+    def __float__(self): raise LookupError("no number")
+
+def reward(prompt, response):
+    if response == "exit": argparse.ArgumentParser().parse_args(["--no-such-option"])
+    if response == "cancelled": raise asyncio.CancelledError
+    if response == "mute": raise Mute
+    if response == "surrogate": raise ValueError("\\udc80")
+    return Number() if response == "number" else 1
+
+def rewards(prompts, responses):
+    return [reward(*row) for row in zip(prompts, responses)]
+"""
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_whatever_a_function_raises_is_its_rows_reason(tmp_path, batched):
+    (tmp_path / "raises.py").write_text(RAISES)
+    function = RewardFunction(f"raises:{'rewards' if batched else 'reward'}", tmp_path, batched=batched)
+    expected = {
+        "exit": (None, "reward_error: SystemExit: 2"),
+        "cancelled": (None, "reward_error: CancelledError: "),
+        "mute": (None, "reward_error: Mute: (its text could not be made: KeyError)"),
+        "surrogate": (None, "reward_error: ValueError: \\udc80"),
+        "number": (None, "reward_error: LookupError: no number"),
+        "good": (1.0, None),
+    }
+    items = [item(response, number) for number, response in enumerate(expected)]
+    assert outcomes(function, items) == list(expected.values())
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_end_of_the_process_is_no_rows_reason(tmp_path, batched):
+    code = """
+def reward(prompt, response):
+    ended = SystemExit(1)
+    ended.ray_terminate_msg = "The process receives a SIGTERM."
+    raise ended
+"""
+    with pytest.raises(SystemExit):
+        make(tmp_path, code, batched=batched).score([item("a"), item("b", 1)])
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_what_a_function_does_to_what_it_is_given_stays_with_its_row(tmp_path, batched):
+    code = """
+def reward(prompt, response, words):
+    prompt.append({"role": "assistant", "content": response})
+    prompt[0]["content"] += response
+    words.append(response)
+    if response == "bad": raise ValueError
+    return 100 * len(prompt) + 10 * len(words) + len(prompt[0]["content"])
+
+def rewards(prompts, responses, words):
+    return [reward(*row) for row in zip(prompts, responses, words)]
+"""
+    (tmp_path / "changes.py").write_text(code)
+    function = RewardFunction(f"changes:{'rewards' if batched else 'reward'}", tmp_path, batched=batched)
+    # as in a shard: the responses to one prompt share its messages
+    messages = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    items = [ScoreItem(name, messages, name, columns={"words": ["w"]}) for name in ("a", "b", "bad", "c")]
+    found = outcomes(function, items)
+    assert [reward for reward, _ in found] == [425.0, 425.0, None, 425.0]
+
+
 def test_batched_gets_lists_and_is_called_once(tmp_path):
     code = """
 CALLS = []

@@ -13,8 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fakes import Fakes
 from make_run import config
+from typer.testing import CliRunner
 
 from selfplay import driver
+from selfplay.cli.main import app
 from selfplay.config.load import load_config, validate
 from selfplay.errors import ConfigError, SelfplayError
 from selfplay.report import automatic
@@ -73,6 +75,38 @@ def test_a_report_that_fails_is_said_and_the_run_goes_on(
     lines = (store.layout.attempt(1) / "events.jsonl").read_text().splitlines()
     said = [event["text"] for event in map(json.loads, lines) if event["event"] == "message"]
     assert any(f"report.html was not written ({type(error).__name__}: {error}" in text for text in said)
+
+
+@pytest.mark.parametrize("lost", ["none yet", "of an earlier round", "readme"])
+def test_a_report_that_a_kill_came_before_is_written_by_the_resume(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    class Kill(BaseException):
+        pass
+
+    def killed(store: Store, config: object, number: int, say: object) -> None:
+        if number == 1:
+            raise Kill
+        if lost == "of an earlier round":
+            report_round(store, config, number, say)  # type: ignore[arg-type]
+
+    if lost == "readme":
+        run(write_config(rounds=1), tmp_path / "run")
+        (tmp_path / "run/README.md").unlink()
+    else:
+        with monkeypatch.context() as patch, pytest.raises(Kill):
+            patch.setattr(driver, "report_round", killed)
+            run(write_config(rounds=1), tmp_path / "run")
+        assert (tmp_path / "run/report.html").exists() == (lost != "none yet")
+    # nothing is left to do, no worker is started, and no attempt is begun
+    result = CliRunner().invoke(app, ["resume", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.stderr
+    assert "complete: all of" in (tmp_path / "run/report.html").read_text()
+    assert (tmp_path / "run/README.md").is_file()
+    assert len(Store.open(tmp_path / "run").attempt_documents()) == 1
+    written = (tmp_path / "run/report.html").stat().st_ino
+    CliRunner().invoke(app, ["resume", str(tmp_path / "run")])
+    assert (tmp_path / "run/report.html").stat().st_ino == written
 
 
 def test_what_a_kill_left_of_a_report_is_cleaned_up(run_copy: Path) -> None:
