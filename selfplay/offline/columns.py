@@ -13,133 +13,24 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from selfplay.errors import DataError
+from selfplay.offline.column_names import (
+    DERIVED,
+    OF_LISTS,
+    OF_PAIRS,
+    OF_ROWS,
+    OUR_NAMES,
+    PAIR_NUMBERS,
+    PROMPT_NUMBERS,
+    PROMPTS,
+    RESPONSE_NUMBERS,
+    REWARDS,
+    SIDED,
+    SIDED_NUMBERS,
+    SIDES,
+    TEXTS,
+)
 
 Shape = Literal["pairs", "numbers", "lists", "rows"]
-
-SIDES = ("chosen", "rejected")
-
-# Numbers that come once for each response of a pair: the first template is our own name, the others are recognised.
-# A template counts only where both of its columns are there, so that both numbers of a pair are of one kind.
-_SIDED: dict[str, tuple[str, ...]] = {
-    "reward": (
-        "reward_{}",
-        "score_{}",
-        "{}_score",
-        "{}_reward",
-        "rating_{}",
-        "{}_rating",
-        "{}_avg_rating",
-        "rm_score_{}",
-        "{}_rm_score",
-        "rm_reward_{}",
-        "{}_rm_reward",
-        "reward_score_{}",
-        "{}_reward_score",
-    ),
-    "policy_logp": (
-        "policy_logp_{}",
-        "policy_logps_{}",
-        "policy_{}_logp",
-        "policy_{}_logps",
-        "{}_policy_logp",
-        "{}_policy_logps",
-        "logp_{}",
-        "logps_{}",
-        "{}_logp",
-        "{}_logps",
-    ),
-    "reference_logp": (
-        "reference_logp_{}",
-        "reference_logps_{}",
-        "reference_{}_logp",
-        "reference_{}_logps",
-        "{}_reference_logp",
-        "{}_reference_logps",
-        "ref_logp_{}",
-        "ref_logps_{}",
-        "ref_{}_logp",
-        "ref_{}_logps",
-        "{}_ref_logp",
-        "{}_ref_logps",
-    ),
-    "num_tokens": (
-        "num_tokens_{}",
-        "{}_num_tokens",
-        "num_{}_tokens",
-        "n_tokens_{}",
-        "{}_n_tokens",
-        "token_count_{}",
-        "{}_token_count",
-    ),
-}
-SIDED_NUMBERS = tuple(f"{stem}_{side}" for stem in _SIDED for side in SIDES)
-
-# Numbers that come once for each pair; only their own names are recognised.
-PAIR_NUMBERS = (
-    "policy_logp_chosen_alone",
-    "ask_llm_yes",
-    "prompt_entropy",
-    "prompt_reward_mean",
-    "prompt_reward_std",
-    "seed_implicit_margin",
-    "validation_loss",
-    "reward_fresh",
-    "num_prompt_tokens",
-)
-
-# Of these, what comes once for each prompt, and so may stand beside its responses.
-PROMPT_NUMBERS = ("prompt_entropy", "reward_fresh")
-
-_TEXTS: dict[str, tuple[str, ...]] = {
-    "chosen": ("chosen", "chosen_response", "response_chosen", "chosen_answer"),
-    "rejected": ("rejected", "reject", "rejected_response", "response_rejected", "rejected_answer"),
-    "response": ("response", "completion", "generation", "generated_text", "output"),
-    "responses": (
-        "responses",
-        "all_generated_responses",
-        "generated_responses",
-        "all_responses",
-        "completions",
-        "generations",
-    ),
-    "system": ("system", "system_prompt"),
-}
-_PROMPTS = ("prompt", "instruction", "question", "query", "conversations", "conversation", "input")
-_REWARDS = {
-    "reward": ("reward", "score", "rm_score", "rating", "reward_score", "rm_reward"),
-    "rewards": (
-        "rewards",
-        "all_rm_scores",
-        "all_rewards",
-        "all_scores",
-        "rm_scores",
-        "scores",
-        "reward_scores",
-        "ratings",
-        "rating",
-    ),
-}
-_RESPONSE_NUMBERS = ("policy_logp", "reference_logp", "num_tokens")
-
-_OF_PAIRS = ("chosen", "rejected", *SIDED_NUMBERS, *PAIR_NUMBERS, "explicit_margin", "embedding", "pair_id")
-_OF_LISTS = ("responses", "rewards", "policy_logps", "reference_logps", "nums_tokens")
-_OF_ROWS = ("response", "reward", *_RESPONSE_NUMBERS, "response_id")
-_OF_ALL = ("prompt", "input", "system", "prompt_id", "group")
-OUR_NAMES = (*_OF_ALL, *_OF_PAIRS, *_OF_LISTS, *_OF_ROWS)
-
-# What an earlier `select`, or a run, has worked out: worked out again here, so it is left out.
-_DERIVED = frozenset(
-    (
-        "explicit_margin",
-        "implicit_margin",
-        "dpo_implicit_margin",
-        "alignment_potential",
-        "metric_value",
-        "rank",
-        "kept",
-        "drop_reason",
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +54,7 @@ class Columns:
 
 def several_responses(columns: Iterable[str]) -> str | None:
     """The first of some columns that is known to hold lists of responses."""
-    return next((name for name in columns if _plain(name) in _TEXTS["responses"]), None)
+    return next((name for name in columns if _plain(name) in TEXTS["responses"]), None)
 
 
 def recognise(
@@ -202,10 +93,10 @@ def recognise(
     both = set() if shape == "numbers" else {"group", *(ours for ours in wanted if ours not in OUR_NAMES)}
     used = {theirs for ours, theirs in finder.names.items() if ours not in both}
     others = [name for name in columns if name not in used]
-    derived = [name for name in others if name in _DERIVED]
+    derived = [name for name in others if name in DERIVED]
     if shape in ("pairs", "numbers") and len(derived) >= 2:
         finder.notes.append(f"left out, since select works them out again: {', '.join(derived)}")
-        others = [name for name in others if name not in _DERIVED]
+        others = [name for name in others if name not in DERIVED]
     given = frozenset(ours for ours, theirs in named.items() if theirs)
     return Columns(shape, finder.names, tuple(numbers), tuple(others), given, tuple(finder.notes), tuple(of_prompts))
 
@@ -275,17 +166,17 @@ def _check_named(source: str, columns: Sequence[str], named: Mapping[str, str], 
 
 def _shape(finder: _Finder, prefer: str) -> Shape:
     """What the rows are: by the columns there are, the kind that the user's own names belong to, and `prefer`."""
-    found = {ours: bool(finder.candidates(ours, aliases)) for ours, aliases in _TEXTS.items()}
+    found = {ours: bool(finder.candidates(ours, aliases)) for ours, aliases in TEXTS.items()}
     pairs: Shape | None = "pairs" if found["chosen"] and found["rejected"] else None
     if pairs is None and not found["chosen"] and not found["rejected"] and _has_pair_numbers(finder):
         pairs = "numbers"
     responses: Shape | None = "lists" if found["responses"] else "rows" if found["response"] else None
-    if any(ours in _OF_LISTS for ours in finder.given) and responses is not None:
+    if any(ours in OF_LISTS for ours in finder.given) and responses is not None:
         responses = "lists"
-    elif any(ours in _OF_ROWS for ours in finder.given) and found["response"]:
+    elif any(ours in OF_ROWS for ours in finder.given) and found["response"]:
         responses = "rows"
-    of_pairs = any(ours in _OF_PAIRS for ours in finder.given)
-    of_responses = any(ours in (*_OF_LISTS, *_OF_ROWS) for ours in finder.given)
+    of_pairs = any(ours in OF_PAIRS for ours in finder.given)
+    of_responses = any(ours in (*OF_LISTS, *OF_ROWS) for ours in finder.given)
     if prefer == "pairs" and of_responses and not of_pairs and responses is not None:
         return responses
     if pairs == "numbers" and responses is not None and not of_pairs:
@@ -315,9 +206,9 @@ def _sided(finder: _Finder, stem: str) -> tuple[str, str] | None:
             )
         return None
     options = []
-    for template in _SIDED[stem]:
+    for template in SIDED[stem]:
         sides = [finder.plain.get(template.format(side), []) for side in SIDES]
-        if template == _SIDED[stem][0] and chosen in finder.columns and rejected in finder.columns:
+        if template == SIDED[stem][0] and chosen in finder.columns and rejected in finder.columns:
             return chosen, rejected
         options += [(first, second) for first in sides[0] for second in sides[1] if _alike(first, second)]
     if len(options) > 1:
@@ -337,10 +228,10 @@ def _alike(first: str, second: str) -> bool:
 def _find_pairs(finder: _Finder, shape: Shape, wanted: Collection[str]) -> list[str]:
     if shape == "pairs":
         for ours in SIDES:
-            finder.take(ours, *_TEXTS[ours])
+            finder.take(ours, *TEXTS[ours])
         finder.take("prompt_id", "prompt_id")
     numbers = []
-    for stem in _SIDED:
+    for stem in SIDED:
         found = _sided(finder, stem)
         if found is None:
             _note_half(finder, stem)
@@ -352,7 +243,7 @@ def _find_pairs(finder: _Finder, shape: Shape, wanted: Collection[str]) -> list[
     if "reward_chosen" not in finder.names and finder.take("explicit_margin", "explicit_margin"):
         numbers.append("explicit_margin")
     for ours in dict.fromkeys((*PAIR_NUMBERS, *wanted)):
-        if ours not in (*SIDED_NUMBERS, "embedding", *_DERIVED) and finder.take(ours, ours):
+        if ours not in (*SIDED_NUMBERS, "embedding", *DERIVED) and finder.take(ours, ours):
             numbers.append(ours)
     finder.take("embedding", "embedding")
     if not finder.take("pair_id", "pair_id"):
@@ -367,7 +258,7 @@ def _take_id(finder: _Finder, ours: str) -> None:
 
 def _note_half(finder: _Finder, stem: str) -> None:
     """Say that one side of a number was found without the other."""
-    for template in _SIDED[stem]:
+    for template in SIDED[stem]:
         sides = {side: finder.plain.get(template.format(side), []) for side in SIDES}
         for side, other in (SIDES, SIDES[::-1]):
             if sides[side] and not sides[other] and f"{stem}_{side}" not in finder.closed:
@@ -376,19 +267,19 @@ def _note_half(finder: _Finder, stem: str) -> None:
 
 def _find_responses(finder: _Finder, shape: Shape, wanted: Collection[str]) -> tuple[list[str], list[str]]:
     """The numbers of responses that stand one a row, and those of prompts."""
-    theirs = [ours for ours in wanted if ours not in (*OUR_NAMES, *_DERIVED)]
+    theirs = [ours for ours in wanted if ours not in (*OUR_NAMES, *DERIVED)]
     of_prompts = [ours for ours in dict.fromkeys((*PROMPT_NUMBERS, *theirs)) if finder.take(ours, ours)]
     if shape == "lists":
-        finder.take("responses", *_TEXTS["responses"])
-        finder.take("rewards", *_REWARDS["rewards"])
+        finder.take("responses", *TEXTS["responses"])
+        finder.take("rewards", *REWARDS["rewards"])
         for ours in ("policy_logps", "reference_logps", "nums_tokens"):
             finder.take(ours, ours)
         if not finder.take("prompt_id", "prompt_id"):
             _take_id(finder, "prompt_id")
         return [], of_prompts
-    finder.take("response", *_TEXTS["response"])
-    numbers = ["reward"] if finder.take("reward", *_REWARDS["reward"]) else []
-    numbers += [ours for ours in _RESPONSE_NUMBERS if finder.take(ours, ours)]
+    finder.take("response", *TEXTS["response"])
+    numbers = ["reward"] if finder.take("reward", *REWARDS["reward"]) else []
+    numbers += [ours for ours in RESPONSE_NUMBERS if finder.take(ours, ours)]
     finder.take("prompt_id", "prompt_id")
     if not finder.take("response_id", "response_id"):
         _take_id(finder, "response_id")
@@ -398,7 +289,7 @@ def _find_responses(finder: _Finder, shape: Shape, wanted: Collection[str]) -> t
 def _find_prompt(finder: _Finder) -> None:
     """The prompt; with `instruction`, the Alpaca form's `input` that goes with it; a system prompt beside it."""
     used = set(finder.names.values())
-    aliases = [name for name in _PROMPTS if not used.intersection(finder.plain.get(name, ()))]
+    aliases = [name for name in PROMPTS if not used.intersection(finder.plain.get(name, ()))]
     found = finder.candidates("prompt", aliases)
     if "prompt" not in finder.closed and len(found) > 1 and _plain(found[-1]) == "input":
         found = found[:-1]
@@ -413,7 +304,7 @@ def _find_prompt(finder: _Finder) -> None:
         )
     elif "input" in finder.given:
         finder.take("input", "input")
-    if finder.take("system", *_TEXTS["system"]):
+    if finder.take("system", *TEXTS["system"]):
         finder.notes.append(f"{finder.names['system']!r} is used as the system prompt")
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfplay.offline.columns import SIDED_NUMBERS, Columns
+from selfplay.offline.column_names import SIDED_NUMBERS
+from selfplay.offline.columns import Columns
 from selfplay.offline.dataset import BadRow, BadRowLog
 from selfplay.selection.arrays import Bools
 from selfplay.source_rows import Source

@@ -3,7 +3,8 @@
 import pytest
 
 from selfplay.errors import DataError
-from selfplay.offline.columns import SIDED_NUMBERS, recognise
+from selfplay.offline.column_names import SIDED_NUMBERS
+from selfplay.offline.columns import recognise
 
 TEXTS = ["prompt", "chosen", "rejected"]
 
