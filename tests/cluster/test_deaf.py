@@ -11,7 +11,7 @@ import os, signal, sys, time
 from pathlib import Path
 from selfplay.cluster.ray_cluster import RayCluster
 from selfplay.config.running import ClusterConfig
-from selfplay.driver import signals
+from selfplay.stopping import signals
 from selfplay.reporting import Reporter
 from selfplay.stages.context import StopFlag
 
