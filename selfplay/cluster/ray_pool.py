@@ -181,8 +181,6 @@ class RayPool:
 
     def _replace(self, index: int, died: _WorkerDied) -> dict[str, Any]:
         """An actor in the place of one that died, told all that everyone was told; returns its answers by method."""
-        import ray
-
         while True:
             self._replaced += 1
             if self._replaced > self._retries:
@@ -194,8 +192,6 @@ class RayPool:
                     "Mend the cause, then `selfplay resume`.",
                 )
             self._news.append(f"{self._name} worker {index} died ({died}) and is replaced; see {self._log_path(index)}")
-            # Ray may call an answer lost whose worker lives: it must not hold what its replacement needs
-            ray.kill(self._actors[index])
             self._actors[index] = self._create(index)
             self._await_start([index])
             try:
@@ -218,7 +214,9 @@ class RayPool:
     # ------------------------------------------------------------------ work
 
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
-        """See `Pool.map`. A call whose worker died is run again on the replacement, until its patience is over."""
+        """See `Pool.map`. A call whose worker died is run again on the replacement, until its patience is over; and alone, for
+        of two calls that were lost together it is not certain which one the worker died in: a quick answer may have been on its
+        way."""
         import ray
 
         self._begin()
@@ -227,11 +225,15 @@ class RayPool:
         # in the order in which they were sent
         running: dict[Any, tuple[int, Call]] = {}
         deaths: dict[int, int] = {}
+        lost_before: set[int] = set()
 
         def submit(index: int) -> None:
+            busy = [call for where, call in running.values() if where == index]
+            if len(busy) == IN_FLIGHT or (busy and (again or busy[0].key in lost_before)):
+                return
             call = again.popleft() if again else next(queue, None)
             if call is not None:
-                if not any(where == index for where, _ in running.values()):
+                if not busy:
                     self._pulses[index].restart()
                 running[self._actors[index].call.remote(method, call.args)] = (index, call)
 
@@ -246,8 +248,9 @@ class RayPool:
                     result = self._result(reference, index)
                 except _WorkerDied as died:
                     lost = [(other, theirs) for other, (where, theirs) in running.items() if where == index]
-                    for other, _ in lost:
+                    for other, theirs in lost:
                         del running[other]
+                        lost_before.add(theirs.key)
                     yield from self._after_death(lost, index, died, deaths, again)
                     self._replace(index, died)
                     for _ in range(IN_FLIGHT):
@@ -255,7 +258,8 @@ class RayPool:
                     continue
                 del running[reference]
                 self._replaced = 0
-                submit(index)
+                for _ in range(IN_FLIGHT):
+                    submit(index)
                 yield call.key, result
         finally:
             # drops what has not begun; a call under way runs to its end and its result is dropped

@@ -91,6 +91,7 @@ class Counter:
         """A table of squares; the process does not get past the poison."""
         for number in numbers:
             if number == poison:
+                time.sleep(0.3)  # for the answer before it to arrive: tests count the deaths
                 getattr(self, how)()
             beat()
         return pa.table({"number": numbers, "square": [number * number for number in numbers]})
