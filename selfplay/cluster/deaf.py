@@ -2,7 +2,8 @@
 raylet that obeys takes all workers with it while the driver still wants to finish the shards under way.
 
 The signal is blocked in the child between fork and exec, and what is blocked stays blocked in all that the child starts. SIGKILL
-is what ends them: by `shut_down_local` here, by the kernel when the driver dies (Ray asks for that itself).
+is what ends them: by `shut_down_local` here, by the kernel when the driver dies (Ray asks for that itself). What a worker starts
+by itself must hear again: see `let_children_hear`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,29 @@ def deaf_children() -> Iterator[None]:
             for number in (signal.SIGTERM, signal.SIGALRM):
                 if (handler := signal.getsignal(number)) is not None:
                     signal.signal(number, handler)
+
+
+def let_children_hear() -> None:
+    """In a worker that does not hear SIGTERM: let what it starts hear it. A reward function may end its own children so
+    (`multiprocessing.Pool` does), and would wait for them for ever.
+
+    The worker then takes the signal and does nothing about it. A program that it starts begins with the default, and so
+    does a process that it forks.
+    """
+    if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        return
+    signal.signal(signal.SIGTERM, _nothing)
+    os.register_at_fork(after_in_child=_hear)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _nothing(number: int, frame: Any) -> None:
+    pass
+
+
+def _hear() -> None:
+    if signal.getsignal(signal.SIGTERM) is _nothing:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def shut_down_local() -> None:

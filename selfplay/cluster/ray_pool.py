@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.cluster.pool import BackendSpec, Call, Killed
-from selfplay.cluster.watch import Pulse, end_process, where_it_hung
+from selfplay.cluster.watch import Pulse, end_process, where_it_crashed, where_it_hung
 from selfplay.errors import BackendError, SelfplayError, WorkerLostError
 
 # A worker has one call running and one waiting, so that it never idles between two.
@@ -55,6 +55,8 @@ class RayPool:
         # process id and Ray node of each worker, and why one was ended by us
         self._processes: dict[int, tuple[int, str]] = {}
         self._ended: dict[int, str] = {}
+        # bytes of the log that were there before the worker: the words of those before it are not its own
+        self._log_start: dict[int, int] = {}
         self._ready = False
         self._replaced = 0
         self._news: list[str] = []
@@ -85,6 +87,8 @@ class RayPool:
             name=None,
         )
         self._ended.pop(index, None)
+        path = self._log_path(index)
+        self._log_start[index] = path.stat().st_size if path.is_file() else 0
         return remote.remote(self._spec, str(self._log_path(index)), str(self._pulses[index].path), self._call_timeout)
 
     def _begin(self) -> None:
@@ -163,19 +167,20 @@ class RayPool:
                 raise cause from None
             raise BackendError(f"{self._name} worker {index}: {cause}", f"See {self._log_path(index)}") from None
         except ray.exceptions.RayError as error:
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise _WorkerDied(self._ended.get(index, said)) from None
+            raise _WorkerDied(self._ended.get(index, _how_it_died(error))) from None
 
     def _last_words(self, index: int, lines: int = 5) -> str:
         path = self._log_path(index)
         if not path.is_file():
             return ""
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            file.seek(max(self._log_start.get(index, 0), path.stat().st_size - _TAIL_BYTES))
             log = file.read().decode("utf-8", errors="replace").strip()
         frames = where_it_hung(log, lines) if index in self._ended else []
         if frames:
             return "\n  it was here, innermost first:\n    " + "\n    ".join(frames)
+        if crashed := where_it_crashed(log, lines):
+            return f"\n  it crashed ({crashed[0]}), innermost first:\n    " + "\n    ".join(crashed[1:])
         tail = [line[:_LINE_CHARACTERS] for line in log.splitlines()[-lines:]]
         return ("\n  its last words:\n    " + "\n    ".join(tail)) if tail else ""
 
@@ -359,6 +364,14 @@ class RayPool:
         for actor in self._actors:
             ray.kill(actor)
         self._actors, self._ready = [], False
+
+
+def _how_it_died(error: Exception) -> str:
+    """What Ray says of a death in one line. Of a process that is suddenly gone it knows no more than that."""
+    text = str(error).strip() or type(error).__name__
+    detail = text.partition("Worker exit detail: ")[2]
+    known = [] if "connection error" in detail else detail.splitlines()[:1]
+    return " ".join([text.splitlines()[0], *known])
 
 
 class _WorkerDied(Exception):

@@ -48,6 +48,17 @@ def end_process(pid: int) -> None:
                 process.kill()
 
 
+def where_it_crashed(log: str, lines: int) -> list[str]:
+    """What a fatal signal was and the innermost frames, where a worker's log ends with faulthandler's word on one; none
+    otherwise."""
+    _, fatal, rest = log.rpartition("Fatal Python error: ")
+    told = rest.splitlines()
+    if not fatal or not told or not told[-1].startswith(("Extension modules: ", "  File ")):
+        return []
+    frames = [line.strip() for line in told if line.startswith("  File ")]
+    return [told[0], *frames[:lines]]
+
+
 def where_it_hung(log: str, lines: int) -> list[str]:
     """The innermost frames of the call from the last dump of stacks (see heartbeat) in a worker's log; none without one."""
     _, dumped, stacks = log.rpartition("Timeout (")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from selfplay import heartbeat
+from selfplay.cluster.deaf import let_children_hear
 from selfplay.cluster.pool import BackendSpec
 from selfplay.errors import BackendError, SelfplayError
 from selfplay.harmless import WithoutSecrets, forget_secrets, text_of
@@ -40,6 +41,7 @@ class Worker:
         if not spec.secrets:
             forget_secrets()
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+        let_children_hear()
         self._beats = heartbeat.Beats(Path(beat_path), call_timeout, log) if call_timeout else None
         heartbeat.watch(self._beats)
         self._backend: Any = None
@@ -98,7 +100,8 @@ class _telling:
         return None
 
     def __exit__(self, kind: Any, value: BaseException | None, trace: Any) -> None:
-        if value is None or isinstance(value, SelfplayError) or not isinstance(value, Exception):
+        # an exit ends the process: of a call that raises what else is no Exception Ray would make a cancelled task
+        if value is None or isinstance(value, (SelfplayError, SystemExit)):
             return
         traceback.print_exception(value)
         raise BackendError(f"{type(value).__name__}: {text_of(value)}") from None

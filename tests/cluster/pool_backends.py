@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,11 +129,38 @@ class Counter:
             beat()
         return "done"
 
+    def end_children(self) -> list[int]:
+        """As reward functions do: a pool of processes, and a program that is told to end."""
+        with multiprocessing.Pool(1) as pool:
+            pool.map(abs, [-1])
+        program = subprocess.Popen(["sleep", "600"])
+        program.terminate()
+        codes = [program.wait()]
+        thread = threading.Thread(target=lambda: codes.append(_ended_program()))
+        thread.start()
+        thread.join()
+        return codes
+
+    def crash(self) -> None:
+        ctypes.string_at(0)
+
+    def leave(self) -> None:
+        sys.exit(3)
+
+    def interrupt(self) -> None:
+        raise KeyboardInterrupt("from below")
+
     def print_environment(self) -> None:
         print(dict(os.environ), flush=True)
 
     def environment(self, name: str) -> str | None:
         return os.environ.get(name)
+
+
+def _ended_program() -> int:
+    program = subprocess.Popen(["sleep", "600"])
+    program.terminate()
+    return program.wait()
 
 
 class Unmakeable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -152,6 +153,23 @@ def test_a_slow_worker_with_signs_of_progress_is_left_alone(make_pool: MakePool)
     pool = make_pool(call_timeout=DEADLINE)
     assert list(pool.map("be_slow", [Call(0, (1.3 * DEADLINE,))])) == [(0, "done")]
     assert pool.news() == []
+
+
+def test_what_a_worker_starts_hears_sigterm(make_pool: MakePool) -> None:
+    pool = make_pool(call_timeout=30.0)
+    assert list(pool.map("end_children", [Call(0, (), 1)])) == [(0, [-signal.SIGTERM, -signal.SIGTERM])]
+
+
+def test_how_a_worker_died_is_said_where_it_is_known(make_pool: MakePool) -> None:
+    pool = make_pool()
+    results = dict(pool.map("square", [Call(key, ([key], key, how), 1) for key, how in enumerate(("crash", "leave"))]))
+    assert "it crashed (Segmentation fault), innermost first:" in results[0].worker
+    assert "in crash" in results[0].worker and "crash" not in results[1].worker
+    assert "exit code 3" in results[1].reason
+    # ends no worker
+    with pytest.raises(BackendError, match="sampler worker 0: KeyboardInterrupt: from below"):
+        list(pool.map("interrupt", [Call(0, (), 1)]))
+    assert len(pool.news()) == 2
 
 
 def test_a_stream_has_the_deadline_too(make_pool: MakePool, tmp_path: Path) -> None:
