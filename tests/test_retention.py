@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fakes import Fakes
+from sealing import rewrite
 from test_driver import resume, start
 from typer.testing import CliRunner
 
@@ -191,12 +192,13 @@ def test_a_crash_at_any_operation_of_gc_is_made_good(run: Path, tmp_path: Path) 
         ({"num_bytes": 1.0}, "in num_bytes"),
         ({"round": 4}, "in round"),
         ({"extra": 1}, "is damaged"),
+        ({"why": 3}, "does not agree"),
     ],
 )
 def test_a_mark_that_no_gc_wrote_is_corruption(run: Path, change: dict[str, Any], said: str) -> None:
     collect(Store.open(run), 2, "test")
     path = next(iter(sorted(run.glob("rounds/*/train/.REMOVED.json"))))
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
+    rewrite(path, lambda document: document.update(change))
     number = int(path.parts[-3])
     with pytest.raises(CorruptionError, match=said):
         Store.open(run).removed(number)
@@ -204,6 +206,19 @@ def test_a_mark_that_no_gc_wrote_is_corruption(run: Path, change: dict[str, Any]
     assert [problem["file"] for problem in problems] == [str(path)]
     assert CliRunner().invoke(app, ["verify", str(run)]).exit_code == 5
     assert status_document(run)["state"] == "corrupt"
+
+
+def test_a_flipped_bit_in_a_mark_is_corruption(run: Path) -> None:
+    """In what no commit knows, too: when it went, and why."""
+    collect(Store.open(run), 2, "test")
+    path = next(iter(sorted(run.glob("rounds/*/train/.REMOVED.json"))))
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(CorruptionError, match=r"REMOVED\.json"):
+            Store.open(run).removed(int(path.parts[-3]))
+    path.write_bytes(data)
+    assert verify_document(run, deep=False)["ok"]
 
 
 def test_a_mark_where_none_can_be_is_corruption(run: Path) -> None:

@@ -37,6 +37,7 @@ class Committed:
     digest: str
 
 
+_NO_FOLDER = "Remove it, or restore the folder from a backup."
 Commits = dict[tuple[int, str], Committed]
 
 
@@ -58,10 +59,14 @@ def read_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
             problems.append(Problem("misplaced", str(above), f"{above} is a symbolic link", HINT))
             continue
         if not above.is_dir():
+            problems.append(Problem("misplaced", str(above), f"{above} is no folder", _NO_FOLDER))
             continue
-        for folder in sorted(path for path in above.iterdir() if path.is_dir() and path.name in STAGES):
+        for folder in sorted(path for path in above.iterdir() if path.name in STAGES):
             if folder.is_symlink():
                 problems.append(Problem("misplaced", str(folder), f"{folder} is a symbolic link", HINT))
+                continue
+            if not folder.is_dir():
+                problems.append(Problem("misplaced", str(folder), f"{folder} is no folder", _NO_FOLDER))
                 continue
             try:
                 commit, digest = read_commit(folder)

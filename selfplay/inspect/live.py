@@ -22,7 +22,7 @@ def run_row(store: Store) -> dict[str, Any]:
     found = attempts(store)
     rounds = int(config_in_force(store)["rounds"])
     following = next_stage(store, rounds)
-    evaluated = [number for number in range(rounds + 1) if store.is_committed(number, "evaluate")]
+    evaluated = [number for number in store.rounds() if number <= rounds and store.is_committed(number, "evaluate")]
     metrics = metrics_if_committed(store, evaluated[-1], "evaluate") if evaluated else {}
     if liveness(store, found).running:
         state = "running"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -28,34 +27,19 @@ def stages_of(round_number: int) -> tuple[str, ...]:
 
 def attempts(store: Store) -> list[dict[str, Any]]:
     """attempt.json of every attempt with its `end`, oldest first. Raises CorruptionError where one cannot be read."""
-    try:
-        return store.attempt_documents()
-    except (OSError, ValueError) as error:
-        bad = [path for path in sorted(store.layout.attempts.glob("*/*.json")) if not _is_json(path)]
-        raise CorruptionError(
-            f"{bad[0] if bad else store.layout.attempts} is damaged ({error})",
-            "Restore it from a backup; attempts are a record of what happened, no row depends on them.",
-        ) from None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True
+    return store.attempt_documents()
 
 
 def config_in_force(store: Store) -> dict[str, Any]:
     """The configuration of the newest attempt; that of the start where no attempt has begun."""
     found = attempts(store)
     if found:
-        return BEFORE_STORAGE | dict(found[-1]["config"])
-    try:
-        return BEFORE_STORAGE | dict(json.loads(store.config_file("resolved.json")))
-    except ValueError as error:
-        path = store.layout.config / "resolved.json"
-        raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
+        settings = found[-1].get("config")
+        if not isinstance(settings, dict) or not isinstance(settings.get("rounds"), int):
+            path = store.layout.attempt(found[-1]["attempt"]) / "attempt.json"
+            raise CorruptionError(f"{path} holds no settings", "Restore it from a backup: they are those in force.")
+        return BEFORE_STORAGE | settings
+    return BEFORE_STORAGE | dict(store.config_json("resolved.json", dict))
 
 
 def settings_by_round(store: Store) -> list[dict[str, Any]]:

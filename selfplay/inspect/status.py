@@ -35,7 +35,9 @@ def status_document(root: Path) -> dict[str, Any]:
     driver = liveness(store, found)
     state = _state(bool(problems), driver.running, following is None, found)
     done = [
-        number for number in range(1, rounds + 1) if all(store.is_committed(number, name) for name in stages_of(number))
+        number
+        for number in store.rounds()
+        if 1 <= number <= rounds and all(store.is_committed(number, name) for name in stages_of(number))
     ]
     return {
         "schema_version": SCHEMA_VERSION,

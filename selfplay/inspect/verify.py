@@ -7,7 +7,7 @@ the tables.
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,13 +17,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.errors import CorruptionError
-from selfplay.inspect.chain import Committed, Problem, problems_of_commits, remedy
-from selfplay.inspect.reading import SCHEMA_VERSION, attempts
+from selfplay.inspect.chain import Commits, Committed, Problem, problems_of_commits, remedy
+from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify_rows import check_rows
 from selfplay.retention import LEAST, held_policies
-from selfplay.store.commits import FileEntry
-from selfplay.store.durable import sha256_file
-from selfplay.store.layout import COMMIT, REMOVED, STAGES, Layout, attempts_present, part_name, rounds_present
+from selfplay.store.commits import Commit, FileEntry
+from selfplay.store.durable import parse_json, read_file, sha256_file
+from selfplay.store.layout import (
+    COMMIT,
+    REMOVED,
+    STAGES,
+    Layout,
+    attempts_present,
+    part_name,
+    rounds_present,
+    sidecar_index,
+)
 from selfplay.store.links import HINT, files_below, links_of_run
 from selfplay.store.lock import is_held
 from selfplay.store.removed import read_mark
@@ -47,6 +56,7 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
     problems += _links(layout, {problem.file for problem in problems})
     whole = not problems
     problems += _strays(store)
+    problems += _check_makers(store, commits)
     outside = list(_outside_of_rounds(store))
     problems += outside
     sound: set[tuple[int, str]] = set()
@@ -58,7 +68,10 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
     if whole and len(sound) == len(commits):
         problems += _check_removals(store)
     if deep and not outside:  # rows are checked against the settings
-        problems += check_rows(store, sound)
+        try:
+            problems += check_rows(store, sound)
+        except CorruptionError as error:
+            problems.append(Problem("damaged", str(layout.attempts), error.message, error.hint))
     # a driver at work moves shards about while they are looked at: they are its own to check
     work = not is_held(store.layout.lock)
     if work:
@@ -85,17 +98,21 @@ def _document(
 
 def _outside_of_rounds(store: Store) -> Iterator[Problem]:
     """Configuration and attempts: small files that no commit covers, but that a resume reads."""
-    try:
-        attempts(store)
-    except CorruptionError as error:
-        yield Problem("damaged", str(store.layout.attempts), error.message, error.hint)
+    for number in attempts_present(store.layout):
+        folder = store.layout.attempt(number)
+        for name in ("attempt.json", "end.json") if folder.is_dir() and not folder.is_symlink() else ():
+            path = folder / name
+            try:
+                store.attempt_file(number, name)
+            except CorruptionError as error:
+                yield Problem("damaged" if path.exists() else "missing", str(path), error.message, error.hint)
     names = store.config_digests or dict.fromkeys(("resolved.json", "pins.json"))
     for name in sorted(names):
         path = store.layout.config / name
         try:
             data = store.config_file(name)
             if name.endswith(".json"):
-                json.loads(data)
+                parse_json(data)
         except CorruptionError as error:
             yield Problem("damaged" if path.is_file() else "missing", str(path), error.message, error.hint)
         except ValueError as error:
@@ -118,13 +135,43 @@ def _strays(store: Store) -> Iterator[Problem]:
     known |= {layout.rounds / name: {*STAGES} for name in sorted(rounds)}
     if store.config_digests is not None:
         known[layout.config] = {*store.config_digests}
+    if not layout.rounds.exists() and not layout.rounds.is_symlink():
+        hint = "Restore it from a backup."
+        yield Problem("missing", str(layout.rounds), f"{layout.rounds} is missing: a run begins with it", hint)
+    for place, kind in ((layout.work, "folder"), (layout.lock, "ordinary file")):
+        if place.exists() and not (place.is_dir() if kind == "folder" else place.is_file()):
+            yield Problem("damaged", str(place), f"{place} is no {kind}", "Remove it: it is made again.")
     for folder, names in known.items():
         if folder.is_symlink() or not folder.exists():
             continue
         for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
-            stands = path.name in names and (path.is_dir() or folder == layout.config)
+            # rounds and stages that are no folders are named with the commits
+            stands = path.name in names and (folder != layout.attempts or path.is_dir())
             if not stands and not path.name.startswith(LEFT_OVER) and not path.is_symlink():
                 yield Problem("extra", str(path), f"{path} is no part of the run", "Remove it, or put it elsewhere.")
+
+
+def _check_makers(store: Store, commits: Commits) -> Iterator[Problem]:
+    """A problem for each stage of the run's own that none of its attempts made: of an attempt that is not there, or made from
+    other settings than the rest of what its attempt made (a stage of another run, put here)."""
+    inherited = store.forked_from.keys() if store.forked_from else {}
+    own = {key: committed for key, committed in commits.items() if key not in inherited}
+    present = {*attempts_present(store.layout)}
+    made: dict[int, Counter[str]] = {}
+    for committed in own.values():
+        made.setdefault(committed.commit.attempt, Counter())[committed.commit.fingerprint] += 1
+    for attempt in sorted(made.keys() - present):
+        path = store.layout.attempt(attempt)
+        yield Problem(
+            "missing", str(path), f"{path} is missing, but stages were made by it", "Restore it from a backup."
+        )
+    for committed in own.values():
+        commit = committed.commit
+        ((usual, _),) = made[commit.attempt].most_common(1)
+        if commit.fingerprint != usual:
+            what = "was made from other settings than the rest of what attempt"
+            message = f"{committed.folder / COMMIT} {what} {commit.attempt} made"
+            yield Problem("misplaced", str(committed.folder / COMMIT), message, remedy(committed.folder))
 
 
 def _check_removals(store: Store) -> Iterator[Problem]:
@@ -148,12 +195,32 @@ def _check_files(committed: Committed, deep: bool) -> Iterator[Problem]:
     for entry in entries:
         if mark is None or not mark.covers(entry.path):
             yield from _check_file(folder, entry, deep)
-    known = {entry.path for entry in entries} | {COMMIT}
+    known = {entry.path: entry for entry in entries}
     for path in files_below(folder):
         name = path.relative_to(folder).as_posix()
-        if name not in known and not path.name.startswith(".") and not path.is_symlink():  # links are named as such
+        if name in known or name in (COMMIT, REMOVED) or path.name.startswith(LEFT_OVER) or path.is_symlink():
+            continue  # links are named as such
+        index = sidecar_index(path)
+        part = None if index is None else known.get(path.with_name(part_name(index)).relative_to(folder).as_posix())
+        if name == STAGE_MARK or part is not None:
+            if not _agrees(path, committed.commit, part):
+                message = f"{path} does not agree with the commit of its stage"
+                yield Problem("damaged", str(path), message, "Remove it: nothing reads it any more.")
+        else:
             hint = f"Remove it: {folder} is read as a whole."
             yield Problem("extra", str(path), f"{path} is not in the commit of its stage", hint)
+
+
+def _agrees(path: Path, commit: Commit, part: FileEntry | None) -> bool:
+    """Whether what was kept in a stage's work folder beside its shards, and published with it, says what the commit says: the
+    mark, or the sidecar of `part`."""
+    try:
+        if part is None:
+            return check_mark(path.parent) == {"fingerprint": commit.fingerprint, "inputs": commit.inputs}
+        found = parse_json(read_file(path))
+    except (CorruptionError, OSError, ValueError):
+        return False
+    return bool(found == {"num_bytes": part.num_bytes, "sha256": part.sha256, "rows": part.rows})
 
 
 def _check_file(folder: Path, entry: FileEntry, deep: bool) -> Iterator[Problem]:
@@ -192,10 +259,13 @@ def _check_work(layout: Layout, deep: bool) -> Iterator[Problem]:
         except CorruptionError as error:
             yield Problem("shard", str(folder / STAGE_MARK), error.message, error.hint)
     for sidecar in sorted(layout.work.glob("[0-9]*-*/**/.part-*.json")):
-        part = sidecar.with_name(part_name(int(sidecar.stem.removeprefix(".part-"))))
+        index = sidecar_index(sidecar)
+        if index is None:
+            continue  # of no shard: a resume discards it
+        part = sidecar.with_name(part_name(index))
         hint = f"Remove {sidecar} (and {part.name} beside it) and resume: that shard will be made again."
         try:
-            document = json.loads(sidecar.read_bytes())
+            document = parse_json(read_file(sidecar))
             num_bytes, sha256, rows = document["num_bytes"], document["sha256"], document["rows"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             yield Problem("shard", str(sidecar), f"{sidecar} is damaged ({error})", hint)
@@ -206,5 +276,12 @@ def _check_work(layout: Layout, deep: bool) -> Iterator[Problem]:
             yield Problem("shard", str(part), f"{part} has {part.stat().st_size} bytes, {num_bytes} were kept", hint)
         elif deep and sha256_file(part) != sha256:
             yield Problem("shard", str(part), f"{part} is not what was kept: its sha256 differs", hint)
-        elif deep and pq.read_metadata(part).num_rows != rows:
+        elif deep and _num_rows(part) != rows:
             yield Problem("shard", str(sidecar), f"{sidecar} is damaged: {part.name} has other rows", hint)
+
+
+def _num_rows(part: Path) -> int | None:
+    try:
+        return int(pq.read_metadata(part).num_rows)
+    except (pa.ArrowException, OSError):
+        return None

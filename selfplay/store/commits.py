@@ -58,7 +58,7 @@ def read_commit(folder: Path) -> tuple[Commit, str]:
     for place in (folder, path):
         refuse_link(place, place.parent)
     try:
-        data = path.read_bytes()
+        data = durable.read_file(path)
         # a commit of an earlier version has no seal
         document = durable.unsealed_json(data, strict=False)
         files = [FileEntry(**entry) for entry in document.pop("files")]
@@ -86,8 +86,13 @@ def _check_values(commit: Commit) -> None:
     if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
         raise ValueError("a count in it is no number")
     digests = [*commit.inputs.values(), *(entry.sha256 for entry in commit.files)]
-    if not all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
+    if not all(is_digest(digest) for digest in digests):
         raise ValueError("a digest in it is none")
+
+
+def is_digest(value: object) -> bool:
+    """Whether it is a sha256 as they are written here."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _is_plain_name(name: object) -> bool:

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,17 +136,45 @@ def sealed_json(document: dict[str, Any]) -> bytes:
 def unsealed_json(data: bytes, *, strict: bool = True) -> dict[str, Any]:
     """A document without its seal. Raises ValueError where it is not one, or not what was sealed; one without a seal is taken
     only where not `strict` (an earlier version wrote it)."""
-    document = json.loads(data)
+    document = parse_json(data)
     if not isinstance(document, dict):
         raise ValueError(f"it holds a {type(document).__name__}")
     if SEAL not in document:
         if strict:
             raise ValueError("it has lost its sha256")
         return document
-    found = document.pop(SEAL)
-    if found != sha256_bytes(canonical_json(document)):
+    if not seal_holds(document):
         raise ValueError("it is not what its sha256 says")
+    del document[SEAL]
+    if data != sealed_json(document):  # cut by a line's end, a key twice, another encoding
+        raise ValueError("it is not written as it was sealed")
     return document
+
+
+def seal_holds(document: dict[str, Any]) -> bool:
+    """Whether a document's seal is of its content. One without a seal promises nothing: then it is True."""
+    content = {name: value for name, value in document.items() if name != SEAL}
+    return SEAL not in document or document[SEAL] == sha256_bytes(canonical_json(content))
+
+
+def parse_json(data: bytes) -> Any:
+    """`json.loads` that raises ValueError for every text that is none, deeply nested ones too."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_file(path: Path) -> bytes:
+    """All of a small file. Raises OSError, also for what is no ordinary file: a pipe would be waited for without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from selfplay.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
-from selfplay.store.commits import check_shape, parse_stage_name, read_commit
+from selfplay.store.commits import check_shape, is_digest, parse_stage_name, read_commit
 from selfplay.store.layout import STAGES, Layout
 from selfplay.store.links import links_below, refuse_link
 
@@ -37,10 +37,15 @@ class Fork:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Fork:
-        """As read from RUN.json. Raises KeyError or TypeError where it is not one."""
+        """As read from RUN.json. Raises KeyError, TypeError or ValueError where it is not one."""
+        if not isinstance(document, dict):
+            raise TypeError("its lineage is no object")
         changes = tuple(document.get("changes", ()))
         fork = cls(str(document["run"]), str(document["root"]), dict(document["stages"]), changes)
-        fork.keys()
+        if not all(is_digest(digest) for digest in fork.keys().values()):
+            raise ValueError("a digest in its lineage is none")
+        if not all(isinstance(change, dict) and {"name", "before", "after"} <= change.keys() for change in changes):
+            raise ValueError("a change in its lineage is none")
         return fork
 
     def keys(self) -> dict[tuple[int, str], str]:

@@ -72,15 +72,27 @@ def sidecar_name(index: int) -> str:
     return f".part-{index:05d}.json"
 
 
+def sidecar_index(path: Path) -> int | None:
+    """The index in a name of `sidecar_name`; None for any other."""
+    found = re.fullmatch(r"\.part-([0-9]{5,9})\.json", path.name)
+    return int(found[1]) if found and path.name == sidecar_name(int(found[1])) else None
+
+
 def rounds_present(layout: Layout) -> list[int]:
     """Numbers of the rounds that have a folder, ascending."""
     if not layout.rounds.is_dir():
         return []
-    return sorted(int(path.name) for path in layout.rounds.iterdir() if re.fullmatch(r"\d{3,}", path.name))
+    return _numbers(layout.rounds, 3)
 
 
 def attempts_present(layout: Layout) -> list[int]:
     """Numbers of the attempts, ascending."""
     if not layout.attempts.is_dir():
         return []
-    return sorted(int(path.name) for path in layout.attempts.iterdir() if re.fullmatch(r"\d{4,}", path.name))
+    return _numbers(layout.attempts, 4)
+
+
+def _numbers(folder: Path, digits: int) -> list[int]:
+    """Numbers of what is named by one, in the one way there is: `0002` is no other name of round `002`."""
+    names = [path.name for path in folder.iterdir() if re.fullmatch(r"[0-9]{3,9}", path.name)]
+    return sorted(int(name) for name in names if name == f"{int(name):0{digits}d}")

@@ -11,14 +11,17 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from selfplay.errors import CorruptionError, LockedError
-from selfplay.store.durable import write_error
+from selfplay.store.durable import parse_json, read_file, write_error
 from selfplay.store.process import this_process
+
+_AGAIN = "Remove it: the lock is made again."
 
 
 class RunLock:
@@ -36,9 +39,13 @@ class RunLock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                hint = "Remove it: the lock is made again."
-                raise CorruptionError(f"{self._path} is a symbolic link", hint) from None
+                raise CorruptionError(f"{self._path} is a symbolic link", _AGAIN) from None
+            if error.errno == errno.EISDIR:
+                raise CorruptionError(f"{self._path} is no ordinary file", _AGAIN) from None
             raise write_error(self._path, 0, error) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise CorruptionError(f"{self._path} is no ordinary file", _AGAIN)
         # `status` probes with a shared lock for an instant: one refusal is not yet a driver
         for _ in range(20):
             try:
@@ -71,8 +78,8 @@ class RunLock:
 def read_holder(path: Path) -> dict[str, Any] | None:
     """Who wrote the lock file last (see process.py, and its `role`); None when it says nothing readable."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
+        return dict(parse_json(read_file(path)))
+    except (OSError, ValueError, TypeError):
         return None
 
 

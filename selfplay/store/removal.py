@@ -23,7 +23,7 @@ def take_policy(layout: Layout, round_number: int, when: str, why: str) -> Remov
     if mark is None:
         check_shape(folder, commit, digest)  # what is not whole is an injury to be seen, not to be removed
         mark = mark_of(commit, digest, when, why)
-        durable.write_file(folder / REMOVED, durable.pretty_json(mark.to_json()))
+        durable.write_file(folder / REMOVED, durable.sealed_json(mark.to_json()))
     _empty(layout, round_number, mark)
     return mark
 

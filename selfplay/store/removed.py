@@ -7,14 +7,13 @@ agree with that commit in every number, or it is no mark.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from selfplay.errors import CorruptionError
-from selfplay.store.durable import canonical_json, sha256_bytes
+from selfplay.store.durable import canonical_json, read_file, sha256_bytes, unsealed_json
 from selfplay.store.layout import REMOVED
 
 if TYPE_CHECKING:
@@ -78,7 +77,8 @@ def read_mark(folder: Path, commit: Commit, digest: str) -> Removed | None:
     try:
         if path.is_symlink():
             raise ValueError("it is a symbolic link")
-        mark = Removed(**json.loads(path.read_bytes()))
+        # a mark of an earlier version has no seal
+        mark = Removed(**unsealed_json(read_file(path), strict=False))
         expected = mark_of(commit, digest, mark.removed, mark.why)
     except (OSError, ValueError, TypeError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", hint) from None

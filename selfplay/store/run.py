@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import pyarrow as pa
 from selfplay import __version__
 from selfplay.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.store import durable
-from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
+from selfplay.store.commits import Commit, check_digests, check_shape, is_digest, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, STAGES, Layout, attempts_present, rounds_present
 from selfplay.store.links import links_of_run, refuse_link
@@ -25,6 +24,7 @@ from selfplay.store.removed import Removed, read_mark
 from selfplay.store.writer import StageInputs, StageWriter, read_parquet
 
 STOP = "STOP"
+_OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
 DERIVED = ("report.html", "README.md")
 SKELETON = {"run.lock", "config", "attempts", "rounds", ".work", ".tmp-RUN.json"}
 
@@ -60,6 +60,15 @@ def _newer(root: Path, version: int, written_by: Any) -> ConfigError:
         f"{root} was written by {by}schema version {version}; this one, {__version__}, reads up to {SCHEMA_VERSION}",
         f"Upgrade selfplay to {written_by} or newer." if by else "Upgrade selfplay.",
     )
+
+
+def _config_digests(found: Any) -> dict[str, str] | None:
+    """The digests of `config/` as RUN.json has them. Raises ValueError for what names no file there."""
+    if found is None:
+        return None
+    if not isinstance(found, dict) or not all(Path(name).name == name and is_digest(found[name]) for name in found):
+        raise ValueError("the files of config/ that it names are none")
+    return found
 
 
 @dataclass
@@ -99,7 +108,14 @@ class Store:
     def open(cls, root: Path) -> Store:
         """The run at `root`. Raises ConfigError when there is none or a newer version wrote it."""
         layout = Layout(root.absolute())
+        if layout.identity.exists() and not layout.identity.is_file():
+            raise CorruptionError(f"{layout.identity} is no ordinary file", "Restore it from a backup.")
         if not layout.identity.is_file():
+            if not layout.identity.is_symlink() and attempts_present(layout) and layout.rounds.is_dir():
+                raise CorruptionError(
+                    f"{layout.identity} is missing, but {layout.root} holds attempts of a run",
+                    "Restore it from a backup.",
+                )
             if root.is_dir() and any(root.iterdir()) and _is_bare_skeleton(root):
                 raise ConfigError(
                     f"{root} holds no run yet: its creation was interrupted", "Start it again with `selfplay run`."
@@ -109,16 +125,22 @@ class Store:
         for path in (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work):
             refuse_link(path, layout.root)
         try:
-            data = layout.identity.read_bytes()
-            version = int(json.loads(data)["schema_version"])
-            if version > SCHEMA_VERSION:
-                raise _newer(root, version, json.loads(data).get("selfplay"))
+            data = durable.read_file(layout.identity)
+            document = durable.parse_json(data)
+            version = document["schema_version"]
+            if not isinstance(version, int) or version < 1:
+                raise ValueError(f"schema version {version!r}")
+            # a flipped digit is no newer version: whatever that seals, it seals as today, or not at all
+            if version > SCHEMA_VERSION and durable.seal_holds(document):
+                raise _newer(root, version, document.get("selfplay"))
             # both came at once: a run of an earlier version has neither
             identity = durable.unsealed_json(data, strict=b'"config"' in data)
-            digests = identity.get("config")
+            if not all(isinstance(identity[name], str) for name in ("id", "created")):
+                raise ValueError("its id or date is none")
             forked_from = Fork.from_json(identity["forked_from"]) if identity["forked_from"] else None
+            digests = _config_digests(identity.get("config"))
             return cls(layout, identity["id"], identity["created"], forked_from, digests)
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptionError(f"{layout.identity} is damaged ({error})", "Restore it from a backup.") from None
 
     def inherit(self) -> list[tuple[int, str]]:
@@ -131,7 +153,7 @@ class Store:
         refuse_link(path, self.layout.root)
         if not path.is_file():
             raise CorruptionError(f"{path} is missing", "Restore it from a backup.")
-        data = path.read_bytes()
+        data = durable.read_file(path)
         if self.config_digests is not None and self.config_digests.get(name) != durable.sha256_bytes(data):
             raise CorruptionError(
                 f"{path} is damaged: its sha256 is not the one in RUN.json",
@@ -143,7 +165,7 @@ class Store:
         """A JSON file of `config/` whose value is a `kind`. Raises CorruptionError."""
         path = self.layout.config / name
         try:
-            value = json.loads(self.config_file(name))
+            value = durable.parse_json(self.config_file(name))
         except ValueError as error:
             raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
         if not isinstance(value, kind):
@@ -179,26 +201,28 @@ class Store:
         for one that is not what was written: the newest holds the settings in force."""
         documents = []
         for number in attempts_present(self.layout):
-            folder = self.layout.attempt(number)
-            if (folder / "attempt.json").is_file():  # a crash may leave a folder without it
-                end = folder / "end.json"
-                document = self._sealed(folder / "attempt.json", number, "started")
-                documents.append({**document, "end": self._sealed(end, number, "outcome") if end.is_file() else None})
+            document = self.attempt_file(number, "attempt.json")
+            if document is not None:
+                documents.append({**document, "end": self.attempt_file(number, "end.json")})
         return documents
 
-    def _sealed(self, path: Path, number: int, key: str) -> dict[str, Any]:
-        """A file of attempt `number` that has `key`."""
+    def attempt_file(self, number: int, name: str) -> dict[str, Any] | None:
+        """`attempt.json` or `end.json` of an attempt; None where a crash left none. Raises CorruptionError."""
+        path = self.layout.attempt(number) / name
         sealed = self.config_digests is not None
         refuse_link(path, self.layout.root)
         try:
-            document = durable.unsealed_json(path.read_bytes(), strict=sealed)
+            if not path.exists():
+                # the attempt begins with it: what else is there came later
+                if name == "attempt.json" and any(not other.name.startswith(".") for other in path.parent.iterdir()):
+                    raise CorruptionError(f"{path} is missing", _OF_ATTEMPT)
+                return None
+            document = durable.unsealed_json(durable.read_file(path), strict=sealed)
+            key = {"attempt.json": "started", "end.json": "outcome"}[name]
             if sealed and (document.get("attempt") != number or key not in document):
                 raise ValueError("it belongs elsewhere")
-        except ValueError as error:
-            raise CorruptionError(
-                f"{path} is damaged ({error})",
-                "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force.",
-            ) from None
+        except (OSError, ValueError) as error:
+            raise CorruptionError(f"{path} is damaged ({error})", _OF_ATTEMPT) from None
         return document
 
     # ------------------------------------------------------------------ reading
@@ -246,9 +270,17 @@ class Store:
             self._checked.add((round_number, stage))
 
     def metrics(self, round_number: int, stage: str) -> dict[str, Any]:
-        """What the stage said of itself when it was committed."""
-        self.commit_of(round_number, stage)
-        return dict(json.loads((self.layout.stage(round_number, stage) / METRICS).read_bytes()))
+        """What the stage said of itself when it was committed. Its digest is checked at every read: it is small, and much is
+        decided by it (which policy serves, which may go)."""
+        commit, folder = self.commit_of(round_number, stage), self.layout.stage(round_number, stage)
+        path = folder / METRICS
+        try:
+            data = durable.read_file(path)
+            if [durable.sha256_bytes(data)] != [entry.sha256 for entry in commit.files if entry.path == METRICS]:
+                raise CorruptionError(f"{path} is not what was committed: its sha256 differs", remedy(folder))
+            return dict(durable.parse_json(data))
+        except (OSError, ValueError, TypeError) as error:
+            raise CorruptionError(f"{path} is damaged ({error})", remedy(folder)) from None
 
     def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""
@@ -321,6 +353,7 @@ class Store:
         """Remove what a kill left: policies half taken away, half-written files of attempts, and in `.work/` what no stage will
         pick up (scratch of committed stages, half-removed folders). Nothing is done where there is a link: see refuse_links."""
         self.refuse_links()
+        durable.make_folder(self.layout.work)  # copies leave empty folders behind
         finish(self.layout)
         for path in sorted(self.layout.work.iterdir()):
             number, _, name = path.name.partition("-")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from selfplay.errors import CorruptionError
 from selfplay.store import durable
 from selfplay.store.commits import Commit, FileEntry
-from selfplay.store.layout import COMMIT, METRICS, Layout, part_name, sidecar_name
+from selfplay.store.layout import COMMIT, METRICS, Layout, part_name, sidecar_index, sidecar_name
 from selfplay.store.links import links_below, refuse_link
 
 STAGE_MARK = ".stage.json"
@@ -58,7 +57,7 @@ class StageWriter:
             durable.write_file(self.folder / STAGE_MARK, durable.sealed_json(self._inputs.key()))
 
     def _tables_present(self) -> list[str]:
-        marks = self.folder.rglob(".part-*.json")
+        marks = (path for path in self.folder.rglob(".part-*.json") if sidecar_index(path) is not None)
         return sorted({path.parent.relative_to(self.folder).as_posix() for path in marks})
 
     def _table_folder(self, table: str) -> Path:
@@ -69,9 +68,10 @@ class StageWriter:
         found = set()
         folder = self._table_folder(table)
         for sidecar in sorted(folder.glob(".part-*.json")):
-            index = int(sidecar.stem.removeprefix(".part-"))
-            self._adopt(folder / part_name(index), sidecar)
-            found.add(index)
+            index = sidecar_index(sidecar)
+            if index is not None:
+                self._adopt(folder / part_name(index), sidecar)
+                found.add(index)
         return found
 
     def _adopt(self, path: Path, sidecar: Path) -> None:
@@ -80,12 +80,16 @@ class StageWriter:
             return
         remedy = f"Remove {sidecar} (and {path.name} beside it) and resume: that shard will be made again."
         try:
-            entry = FileEntry(**{**json.loads(sidecar.read_bytes()), "path": name})
-        except (ValueError, TypeError) as error:
+            entry = FileEntry(**{**durable.parse_json(durable.read_file(sidecar)), "path": name})
+        except (OSError, ValueError, TypeError) as error:
             raise CorruptionError(f"{sidecar} is damaged ({error})", remedy) from None
         if not path.is_file() or durable.sha256_file(path) != entry.sha256:
             raise CorruptionError(f"{path} is missing or not what was kept: its sha256 differs", remedy)
-        if (path.stat().st_size, pq.read_metadata(path).num_rows) != (entry.num_bytes, entry.rows):
+        try:
+            found = path.stat().st_size, pq.read_metadata(path).num_rows
+        except pa.ArrowException as error:
+            raise CorruptionError(f"{path} cannot be read as Parquet ({error})", remedy) from None
+        if found != (entry.num_bytes, entry.rows):
             raise CorruptionError(f"{sidecar} is damaged: the bytes or rows of {path.name} are others", remedy)
         self._entries[name] = entry
 
@@ -172,7 +176,7 @@ def check_mark(folder: Path) -> dict[str, Any] | None:
     if not mark.is_file() and not any(folder.rglob(".part-*.json")):
         return None
     try:
-        key = durable.unsealed_json(mark.read_bytes(), strict=False)
+        key = durable.unsealed_json(durable.read_file(mark), strict=False)
         if key.keys() != {"fingerprint", "inputs"}:
             raise ValueError(f"it has the keys {', '.join(sorted(key))}")
     except (OSError, ValueError) as error:

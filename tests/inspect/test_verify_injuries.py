@@ -3,7 +3,9 @@ writer follows it."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +151,9 @@ def test_links_that_are_the_users_and_hard_links_are_let_be(run_copy: Path, tmp_
     "place",
     [
         "rounds/notes.txt", "rounds/003x/a", "rounds/003", "rounds/001/notes.txt", "rounds/001/other/a",
-        "rounds/000/sample", "rounds/001/sample/x.parquet", "rounds/001/train/policy/pytorch_model.bin",
+        "rounds/000/sample", "rounds/001/sample/x.parquet", "rounds/001/sample/.x", "rounds/001/sample/.more/.x",
+        "rounds/001/sample/.part-00009.json", "rounds/0002/a", "rounds/\u0662\u0662\u0662/a", "attempts/00001/a",
+        "rounds/001/train/policy/pytorch_model.bin",
         "attempts/notes.txt", "attempts/0002", "config/more.yaml",
     ],
 )  # fmt: skip
@@ -170,6 +174,7 @@ def test_what_lies_beside_is_the_users(run_copy: Path) -> None:
         "attempts/0001/events.jsonl",
         ".work/x",
         "rounds/.DS_Store",
+        "rounds/001/sample/.DS_Store",
     ):
         (run_copy / place).write_text("x")
     assert files(run_copy, deep=True) == set()
@@ -227,3 +232,161 @@ def test_table_names_lead_nowhere_else(whole_run: Path) -> None:
     for table in ("../prompts", "..", "/etc", "../../001/sample"):
         with pytest.raises(CorruptionError, match="has no table"):
             store.table(1, "sample", table)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "RUN.json", "attempts/0001/attempt.json", "attempts/0001/end.json", "config/resolved.json", "run.lock",
+        "rounds/001/sample", "rounds/001/sample/.COMMIT.json", "rounds/001/sample/.metrics.json",
+        "rounds/001/sample/part-00000.parquet", "rounds/001/sample/.part-00000.json", "rounds/001/sample/.stage.json",
+        "rounds/001/train/.REMOVED.json", "rounds/001/train/policy/config.json", ".work/003-sample/.part-00000.json",
+        ".work/003-sample/.stage.json",
+    ],
+)  # fmt: skip
+def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(run_copy: Path, place: str) -> None:
+    (run_copy / ".work/003-sample").mkdir()
+    path = run_copy / place
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    if place == ".work/003-sample/.stage.json":  # a mark of no shards is made again
+        (path.parent / ".part-00000.json").write_text("{}")
+    assert place in files(run_copy, deep=True)
+    for command in (["status"], ["rounds"], ["gc", "--keep-checkpoints", "2"]):
+        result = CliRunner().invoke(app, [command[0], str(run_copy), *command[1:]])
+        assert result.exit_code in (0, 5) and "unexpected" not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ("RUN.json", "RUN.json"), ("attempts/0001/attempt.json", "attempts/0001/attempt.json"),
+        ("attempts/0001", "attempts/0001"), ("attempts", "attempts/0001"), ("rounds", "rounds"),
+    ],
+)  # fmt: skip
+def test_what_a_run_cannot_be_without(run_copy: Path, place: str, named: str) -> None:
+    """The newest attempt holds the settings in force: without it older ones would be taken for them."""
+    path = run_copy / place
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    assert named in files(run_copy)
+
+
+def test_an_attempt_that_was_killed_as_it_began_is_no_injury(run_copy: Path) -> None:
+    (run_copy / "attempts/0002").mkdir()
+    (run_copy / "attempts/0003").mkdir()
+    (run_copy / "attempts/0003/.tmp-attempt.json").write_text("{")
+    assert files(run_copy) == set()
+
+
+def test_a_stage_of_other_settings_is_named(run_copy: Path) -> None:
+    """Of another run, put here before anything was made from it."""
+    rewrite(run_copy / NEWEST, lambda document: document.update(fingerprint="0" * 64))
+    (run_copy / "rounds/002/evaluate/.stage.json").unlink()
+    assert files(run_copy) == {NEWEST}
+
+
+@pytest.mark.parametrize("place", ["rounds/001/sample/.part-00001.json", "rounds/001/sample/.stage.json"])
+def test_what_was_published_with_a_stage_agrees_with_it(run_copy: Path, place: str) -> None:
+    path = run_copy / place
+    data = path.read_bytes()
+    for at in range(3, len(data), len(data) // 6):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert files(run_copy) == {place}
+    path.unlink()  # nothing reads it any more
+    assert files(run_copy) == set()
+
+
+@pytest.mark.parametrize("stage", ["pair", "select", "evaluate"])
+def test_metrics_are_believed_by_their_digest_alone(run_copy: Path, stage: str) -> None:
+    path = run_copy / f"rounds/001/{stage}/.metrics.json"
+    data = path.read_bytes()
+    digit = next(at for at in range(len(data)) if data[at : at + 1].isdigit())
+    path.write_bytes(data[:digit] + bytes([data[digit] ^ 1]) + data[digit + 1 :])
+    with pytest.raises(CorruptionError, match=r"metrics\.json is not what was committed"):
+        Store.open(run_copy).metrics(1, stage)
+    assert CliRunner().invoke(app, ["rounds", str(run_copy)]).exit_code == 5
+
+
+def test_two_names_of_one_round_are_not_two_rounds(run_copy: Path) -> None:
+    for name in ("0002", "\u0660\u0660\u0662", "00000000002"):
+        shutil.copytree(run_copy / "rounds/002", run_copy / "rounds" / name)
+    assert Store.open(run_copy).rounds() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "name", [".part-x.json", ".part-00000 (copy).json", ".part-1.json", ".part-\u0661\u0661\u0661\u0661\u0661.json"]
+)
+def test_a_name_that_no_shard_has_is_none(tmp_path: Path, name: str) -> None:
+    store = make_run(tmp_path / "run", stop=(2, "sample"), outcome=None)
+    writer = store.writer(2, "sample", "f" * 64, [])
+    (writer.folder / name).write_text("{}")
+    assert store.writer(2, "sample", "f" * 64, []).shards() == set()
+    assert files(tmp_path / "run", deep=True) == set()
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [DEEP, '{"schema_version": Infinity}', '{"schema_version": true}', "[]", '{"schema_version": ' + "9" * 5000 + "}"],
+)
+def test_a_run_json_that_is_none(run_copy: Path, text: str) -> None:
+    (run_copy / "RUN.json").write_text(text)
+    assert files(run_copy) == {"RUN.json"}
+    assert CliRunner().invoke(app, ["rounds", str(run_copy)]).exit_code == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["attempts/0001/attempt.json", "rounds/001/sample/.COMMIT.json", "config/resolved.json"]
+)
+def test_json_that_is_nested_too_deeply(run_copy: Path, name: str) -> None:
+    (run_copy / name).write_text(DEEP)
+    assert name in files(run_copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": -1}, {"id": 3}, {"created": None}, {"config": ["resolved.json"]}, {"config": {"../x": "0" * 64}},
+        {"config": {"resolved.json": 5}}, {"forked_from": "x"},
+        {"forked_from": {"run": "x", "root": "y", "stages": {"000/prompts": 5}}},
+        {"forked_from": {"run": "x", "root": "y", "stages": {}, "changes": [1]}},
+    ],
+)  # fmt: skip
+def test_a_run_json_with_values_that_none_has(run_copy: Path, change: dict[str, Any]) -> None:
+    rewrite(run_copy / "RUN.json", lambda document: document.update(change))
+    assert files(run_copy) == {"RUN.json"}
+    assert status_document(run_copy)["state"] == "corrupt"
+
+
+@pytest.mark.parametrize("settings", [None, 3, {}, {"rounds": "many"}])
+def test_an_attempt_without_settings(run_copy: Path, settings: Any) -> None:
+    rewrite(run_copy / "attempts/0001/attempt.json", lambda document: document.update(config=settings))
+    assert status_document(run_copy)["state"] == "corrupt"
+    assert CliRunner().invoke(app, ["verify", str(run_copy), "--deep"]).exit_code == 5
+
+
+def test_a_sealed_file_is_written_in_one_way(run_copy: Path) -> None:
+    """A last line's end that is cut off, a key that stands twice, another encoding."""
+    path = run_copy / NEWEST
+    data = path.read_bytes()
+    for other in (
+        data[:-1],
+        data.replace(b"{", b'{"round": 7,', 1),
+        data.decode().encode("utf-16"),
+        json.dumps(json.loads(data)).encode(),
+    ):
+        path.write_bytes(other)
+        assert files(run_copy) == {NEWEST}
+
+
+def test_scratch_that_a_copy_left_out_is_made_again(run_copy: Path) -> None:
+    shutil.rmtree(run_copy / ".work")
+    Store.open(run_copy).clean_work()
+    assert (run_copy / ".work").is_dir()

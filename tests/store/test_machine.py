@@ -223,9 +223,10 @@ class Run(RuleBasedStateMachine):
     @precondition(lambda self: self.store is not None and not self.injured and self._next())
     @rule()
     def other_settings(self) -> None:
-        """Another fingerprint adopts no shard of this one, and what is committed stays."""
+        """Another fingerprint (of another attempt) adopts no shard of this one, and what is committed stays."""
         key = self._next()
         assert key is not None and self.store is not None
+        self.attempt = self.store.begin_attempt({"config": {"seed": 0}, "pid": 1, "host": "here"})
         self.fingerprint += "'"
         self.writer = None
         self.shards = {(stage, index) for stage, index in self.shards if stage != key}

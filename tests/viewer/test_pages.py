@@ -339,8 +339,7 @@ def damaged(runs: Path, tmp_path: Path) -> Path:
         "odd_metrics",
     ):
         shutil.copytree(runs / "whole", folder / name)
-    identity = json.loads((folder / "newer" / "RUN.json").read_text())
-    (folder / "newer" / "RUN.json").write_text(json.dumps({**identity, "schema_version": 999}))
+    rewrite(folder / "newer" / "RUN.json", lambda document: document.update(schema_version=999))
     (folder / "torn" / "RUN.json").write_bytes(b'{"id": "\xff')
     (folder / "list" / "RUN.json").write_text("[]")
     shutil.rmtree(folder / "no_config" / "config")
