@@ -128,6 +128,12 @@ class _Rows(torch.utils.data.Dataset):
 class PairSimPOTrainer(_Pairs, CPOTrainer):
     """CPOTrainer with the SimPO loss on token ids."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Of the metrics at the end of an epoch accelerate would cut each micro-batch of the step to the size of the last,
+        # as if other processes had filled it up, and cut none after a resume. There is one process.
+        self.accelerator.gather_for_metrics = self.accelerator.gather
+
     def num_pairs(self, inputs: Any) -> int:
         return len(inputs["chosen_input_ids"])
 

@@ -61,7 +61,12 @@ def finish(run_dir: Path, json_output: bool) -> None:
     from selfplay.cli.rounds import command as rounds
     from selfplay.cli.terminal import note, program
 
-    rounds(run_dir, json_output=json_output)
+    try:
+        rounds(run_dir, json_output=json_output)
+        sys.stdout.flush()
+    except OSError as error:
+        # a terminal that is gone, as a pipe without a reader: the run is complete, whoever hears of it
+        raise BrokenPipeError from error
     if not json_output:
         shown = os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else run_dir
         me = program()

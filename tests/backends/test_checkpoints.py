@@ -125,13 +125,21 @@ def test_a_resume_with_another_micro_batch_is_the_same_round(policy, pairs, stop
     assert difference < 2e-4
 
 
-@pytest.mark.parametrize("loss", [{"lora": LORA, "learning_rate": 1e-2}, {"loss": "simpo", "gamma_beta_ratio": 0.3}])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"lora": LORA, "learning_rate": 1e-2, "schedule": "linear", "warmup_ratio": 0.3},
+        # micro-batches of 2, the last of an epoch of 1
+        {"loss": "simpo", "gamma_beta_ratio": 0.3, "micro_batch_size": 2},
+    ],
+)
 def test_lora_with_dropout_and_simpo_resume_to_the_same_bits(policy, pairs, tmp_path, loss):
     settings = {"checkpoint_every": 2, "epochs": 2, "reference_is_policy": "lora" in loss} | loss
-    train(make_job(tmp_path / "whole", policy, pairs, **settings))
+    undisturbed = train(make_job(tmp_path / "whole", policy, pairs, **settings))
     with pytest.raises(KeyboardInterrupt):
         train(make_job(tmp_path / "killed", policy, pairs, **settings), stop_at(5))
-    assert train(make_job(tmp_path / "killed", policy, pairs, **settings)).resumed_from_step == 4
+    again = train(make_job(tmp_path / "killed", policy, pairs, **settings))
+    assert again.resumed_from_step == 4 and again.steps == undisturbed.steps
     whole, resumed = (weights(tmp_path / name / "output/policy") for name in ("whole", "killed"))
     assert largest_difference(whole, resumed) == 0
 

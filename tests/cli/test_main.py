@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,3 +130,17 @@ def test_summaries_are_shown_whole(selfplay: Call) -> None:
     ours = [line for line in lines if line.split()[:1] and line.split()[0] in COMMANDS]
     assert {line.split()[0] for line in ours} == COMMANDS
     assert not any(line.endswith("...") for line in ours)
+
+
+def test_a_run_that_is_complete_has_ended_well_whoever_hears_of_it(whole_run: Path) -> None:
+    """Its terminal was closed while it worked: writing gives EIO there, not a broken pipe."""
+    code = "import sys; from selfplay.cli.main import guarded; from selfplay.cli.run import finish; from pathlib import Path; "
+    code += "sys.stdin.readline(); guarded(lambda: finish(Path(sys.argv[1]), False))()"
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(whole_run)], stdin=subprocess.PIPE, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.close(ours)
+    child.communicate(b"\n")
+    assert child.returncode == 0
