@@ -248,5 +248,6 @@ class TrainResult:
 class Trainer(Protocol):
     """Trains one round in its own scratch folder."""
 
-    def train(self, job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
-        """Train, write `output_dir`, and report. Resumes from the last intact checkpoint in `checkpoint_dir`."""
+    def train(self, job: TrainJob, progress: Callable[[StepMetrics | str], None]) -> TrainResult:
+        """Train, write `output_dir`, and report: each step, and sentences for people that cannot wait for the result's notes.
+        Resumes from the last intact checkpoint in `checkpoint_dir`."""

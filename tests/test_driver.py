@@ -214,6 +214,7 @@ def test_a_training_hears_of_a_stop_while_its_step_is_under_way(one_round: Path,
     class Slow(LocalPool):
         def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
             (job,) = args
+            yield "resumed from the trainer checkpoint of step 0"
             yield StepMetrics(1, 3, 0.7, job.learning_rate, 1.0, 0.5, 0.0)
             send(signal.SIGTERM)()
             assert not Path(job.stop_file).exists()
@@ -232,6 +233,7 @@ def test_a_training_hears_of_a_stop_while_its_step_is_under_way(one_round: Path,
         start(one_round, tmp_path / "run", workers)
     assert stopped.value.exit_code == 143
     assert "step 2 of 3 is kept" in log_of(tmp_path / "run")
+    assert "round 1 train: resumed from the trainer checkpoint of step 0" in log_of(tmp_path / "run")
     resume(tmp_path / "run", Fakes(gold=False))
     assert is_complete(tmp_path / "run", 1)
 

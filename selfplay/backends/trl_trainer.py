@@ -39,7 +39,7 @@ class TrlTrainer:
             raise ValueError(f"threads is {threads}; it must be at least 1")
         self._threads, self._trust_remote_code = threads, trust_remote_code
 
-    def train(self, job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
+    def train(self, job: TrainJob, progress: Callable[[StepMetrics | str], None]) -> TrainResult:
         """Train one round; see `TrainJob` and `TrainResult`. What `progress` raises stops the training and
         passes through.
 
@@ -88,7 +88,9 @@ class _Fitted:
     resumed_from_step: int
 
 
-def _train(job: TrainJob, device: Any, progress: Callable[[StepMetrics], None], trust_remote_code: bool) -> TrainResult:
+def _train(
+    job: TrainJob, device: Any, progress: Callable[[StepMetrics | str], None], trust_remote_code: bool
+) -> TrainResult:
     from selfplay.backends.policy_files import end_token_ids, load_policy, load_tokenizer, save_policy
     from selfplay.backends.trl_checks import measure_update, record_canaries
     from selfplay.backends.trl_config import check_job
@@ -136,7 +138,7 @@ def _fit(
     model: Any,
     tokenizer: Any,
     device: Any,
-    progress: Callable[[StepMetrics], None],
+    progress: Callable[[StepMetrics | str], None],
     notes: list[str],
 ) -> _Fitted:
     """Check the start and let TRL train; on return the optimizer and TRL's trainer are out of scope."""
@@ -156,7 +158,7 @@ def _fit(
     start = check_start(trainer, job, bf16=uses_bf16(job, device))
     job_fingerprint = checkpoints.fingerprint(job)
     trainer.add_callback(Watch(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))
-    found = _resume_point(job, job_fingerprint, notes)
+    found = _resume_point(job, job_fingerprint, notes, progress)
     trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
     # without the autocast that accelerate wraps around a bf16 forward
     final = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -166,18 +168,25 @@ def _fit(
     return _Fitted(final.merge_and_unload() if peft_config else final, start, steps, found.step)
 
 
-def _resume_point(job: TrainJob, job_fingerprint: str, notes: list[str]) -> checkpoints.Found:
-    """The newest intact checkpoint. Rejected ones are named in `notes` and deleted: this training would write
-    over them."""
+def _resume_point(
+    job: TrainJob, job_fingerprint: str, notes: list[str], progress: Callable[[StepMetrics | str], None]
+) -> checkpoints.Found:
+    """The newest intact checkpoint. Rejected ones are named in `notes`, and at once, and deleted: this training would
+    write over them."""
+
+    def say(note: str) -> None:
+        notes.append(note)
+        progress(note)
+
     found = checkpoints.find(Path(job.checkpoint_dir), job_fingerprint)
     for folder, reason in found.rejected:
-        notes.append(f"trainer checkpoint {folder.name} was rejected and removed: {reason}")
+        say(f"trainer checkpoint {folder.name} was rejected and removed: {reason}")
         if folder.is_symlink() or folder.is_file():
             folder.unlink()
         else:
             shutil.rmtree(folder)
     if found.step:
-        notes.append(f"resumed from the trainer checkpoint of step {found.step}")
+        say(f"resumed from the trainer checkpoint of step {found.step}")
     elif found.rejected:
-        notes.append("no intact trainer checkpoint: the round was trained from its start")
+        say("no intact trainer checkpoint: the round was trained from its start")
     return found

@@ -73,7 +73,7 @@ class Watch(TrainerCallback):
 
     def __init__(
         self,
-        progress: Callable[[StepMetrics], None],
+        progress: Callable[[StepMetrics | str], None],
         job_fingerprint: str,
         stop_file: str = "",
         keep: int = 2,

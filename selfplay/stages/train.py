@@ -173,6 +173,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
     was begun again goes on from its last checkpoint: steps after that come again."""
     result: TrainResult | None = None
     started = asked = False
+    said: set[str] = set()
     trainer, done = context.workers.trainer, 0
 
     def hand_on_a_stop() -> None:
@@ -194,6 +195,9 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
                     context.on_step(round_number, event.step, dataclasses.asdict(event))
                     done = event.step
                 hand_on_a_stop()
+            elif isinstance(event, str):
+                context.reporter.say(f"round {round_number} train: {event}")
+                said.add(event)
             else:
                 result = event
     except DivergedError as diverged:
@@ -215,7 +219,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
         if started:
             context.reporter.end()
     assert result is not None, "a trainer's stream ends with its result"
-    for note in result.notes:
+    for note in (note for note in result.notes if note not in said):
         context.reporter.say(f"round {round_number} train: {note}")
     return result
 

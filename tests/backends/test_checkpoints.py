@@ -15,6 +15,7 @@ from tiny import make_tiny_llama
 from training import largest_difference, make_job, make_pairs, stop_at, train, weights
 
 from selfplay.backends import checkpoints
+from selfplay.backends.trl_trainer import TrlTrainer
 from selfplay.errors import Interrupted
 from selfplay.protocols import StepMetrics, TrainJob, TrainLimits
 
@@ -249,6 +250,23 @@ def test_a_round_goes_on_from_the_last_intact_checkpoint(policy, pairs, stopped,
     assert "checkpoint-4 was rejected and removed: model.safetensors is damaged" in said
     assert largest_difference(weights(tmp_path / "output/policy"), weights(uninterrupted[1] / "output/policy")) == 0
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-5", "checkpoint-6"]
+
+
+def test_what_became_of_checkpoints_is_said_before_the_first_step(policy, pairs, stopped, tmp_path):
+    """A training that is killed again has no result to say it in, and the rejected ones are gone then."""
+    job = copy_of(stopped, tmp_path, policy, pairs)
+    _flip_bit(tmp_path / "checkpoints/checkpoint-4", "model.safetensors")
+    said = []
+
+    def until_a_step(event: StepMetrics | str) -> None:
+        if isinstance(event, StepMetrics):
+            raise KeyboardInterrupt
+        said.append(event)
+
+    with pytest.raises(KeyboardInterrupt):
+        TrlTrainer(threads=1).train(job, until_a_step)
+    assert len(said) == 2 and said[1] == "resumed from the trainer checkpoint of step 3"
+    assert said[0].startswith("trainer checkpoint checkpoint-4 was rejected and removed: model.safetensors is damaged")
 
 
 def test_without_an_intact_one_the_round_starts_over(policy, pairs, stopped, uninterrupted, tmp_path):

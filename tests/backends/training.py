@@ -78,7 +78,11 @@ def train(job: TrainJob, progress: Any = None) -> TrainResult:
     """One round with the real trainer."""
     from selfplay.backends.trl_trainer import TrlTrainer
 
-    return TrlTrainer(threads=1).train(job, progress or (lambda metrics: None))
+    def steps(event: StepMetrics | str) -> None:
+        if isinstance(event, StepMetrics) and progress is not None:
+            progress(event)
+
+    return TrlTrainer(threads=1).train(job, steps)
 
 
 def stop_at(step: int) -> Any:
