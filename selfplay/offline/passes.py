@@ -16,6 +16,7 @@ from selfplay.offline.tokens import Tokens, embedded, embedding_column
 from selfplay.protocols import LogprobItem, Question
 from selfplay.selection.reasons import Reasons
 from selfplay.stages.context import cut
+from selfplay.stages.halving import GiveUp
 
 
 def passes(computing: Computing, pairs: pa.Table, needs: Needs, reasons: Reasons) -> Filled:
@@ -49,6 +50,7 @@ def _model_passes(computing: Computing, pairs: pa.Table, needs: Needs, filled: F
         assert models.renderer is not None
         start = start_token_id(models.renderer.tokenizer)
         filled.columns[ALONE] = tokens.forward("alone", policy, "log-probs without the prompt", start=start)[0]
+    tokens.leave_out_the_lost(filled)
     if needs.embedding:
         filled.columns[EMBEDDING] = tokens.embed(policy)
 
@@ -79,7 +81,10 @@ def _ask(computing: Computing, pairs: pa.Table, filled: Filled) -> None:
 
     writer = computing.work.stage("yes")
     shards = cut(rows.tolist(), computing.settings.shard_size)
-    table = computing.run(writer, "logprobs", "yes_probability", shards, arguments, finish, title="questions")
+    table = computing.run(
+        writer, "logprobs", "yes_probability", shards, arguments, finish, title="questions",
+        give_up=GiveUp(ids.__getitem__),
+    )  # fmt: skip
     check_rows(table["response_id"], [ids[row] for row in rows], writer)
     filled.columns[YES] = spread(floats(table["probability"]), rows, pairs.num_rows)
     if trimmed:
@@ -109,5 +114,8 @@ def _embed_by_other(computing: Computing, pairs: pa.Table, filled: Filled) -> No
 
     writer = computing.work.stage("embedding")
     shards = cut(used.tolist(), computing.settings.shard_size)
-    table = computing.run(writer, "logprobs", "embeddings", shards, arguments, embedded, title="embeddings")
+    table = computing.run(
+        writer, "logprobs", "embeddings", shards, arguments, embedded, title="embeddings",
+        give_up=GiveUp(ids.__getitem__),
+    )  # fmt: skip
     filled.columns[EMBEDDING] = embedding_column(table, used, pairs.num_rows)

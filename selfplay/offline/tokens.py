@@ -15,7 +15,8 @@ from selfplay.offline.rendering import NOT_RENDERED, PairRenderer
 from selfplay.protocols import LogprobItem
 from selfplay.selection.arrays import Ints
 from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, Reasons
-from selfplay.stages.context import cut
+from selfplay.stages.context import cut, quarantined
+from selfplay.stages.halving import QUARANTINED, GiveUp
 
 _IDS = pa.list_(pa.int32())
 _TOKENS = pa.schema(
@@ -28,13 +29,15 @@ class Tokens:
 
     def __init__(self, computing: Computing, pairs: pa.Table, rows: Ints) -> None:
         self._computing, self._num_pairs = computing, pairs.num_rows
+        self._rows = rows
         self._shards = cut(rows.tolist(), computing.settings.shard_size)
-        self._index = {shard[0]: index for index, shard in enumerate(self._shards) if shard}
         self._pair_ids: list[str] = pairs["pair_id"].to_pylist()
         self._writer = computing.work.stage("tokens")
         self._notes: list[str] = []
         self._render(pairs)
         self._used: list[Ints] = []
+        # pairs by id of which a response killed its worker in one of the passes
+        self._lost: set[str] = set()
 
     def _render(self, pairs: pa.Table) -> None:
         models, stop, reporter = (
@@ -111,7 +114,7 @@ class Tokens:
         both = start is None
 
         def arguments(shard: Sequence[int]) -> tuple[Any, ...]:
-            items = self._items(self._index[shard[0]], both)
+            items = self._items(shard, both)
             given = (str(model.folder), model.digest, items)
             return given if both else (*given, start)
 
@@ -120,9 +123,18 @@ class Tokens:
                 return pa.table({"response_id": pa.array([], pa.string()), "logp": pa.array([], pa.float64())})
             return result.select(["response_id", "logp"])
 
+        def nothing(row: int, reason: str) -> pa.Table:
+            ids = [item.response_id for item in self._items([row], both)]
+            return pa.table({"response_id": pa.array(ids, pa.string()), "logp": pa.nulls(len(ids), pa.float64())})
+
+        most = self._computing.settings.cluster.max_quarantined
+        give_up: GiveUp[int] = GiveUp(self._pair_ids.__getitem__, nothing, most)
         writer = self._computing.work.stage(name)
         method = "logprobs" if both else "logprobs_alone"
-        table = self._computing.run(writer, "logprobs", method, self._shards, arguments, finish, title=title)
+        table = self._computing.run(
+            writer, "logprobs", method, self._shards, arguments, finish, title=title, give_up=give_up
+        )
+        self._lost |= quarantined(writer, "").keys()
         used = np.concatenate([np.empty(0, dtype=np.int64), *self._used])
         sides = ("chosen", "rejected") if both else ("chosen",)
         check_rows(table["response_id"], [f"{self._pair_ids[row]}/{side}" for row in used for side in sides], writer)
@@ -131,22 +143,37 @@ class Tokens:
         return columns[0], columns[-1]
 
     def embed(self, model: PinnedModel) -> Column:
-        """Embeddings of prompt and chosen response."""
+        """Embeddings of prompt and chosen response; NaN of the pairs that are lost already."""
 
         def arguments(shard: Sequence[int]) -> tuple[Any, ...]:
-            return (str(model.folder), model.digest, self._items(self._index[shard[0]], False))
+            items = self._items(shard, False)
+            items = [item for item in items if item.response_id.removesuffix("/chosen") not in self._lost]
+            return (str(model.folder), model.digest, items)
 
         writer = self._computing.work.stage("embedding")
         table = self._computing.run(
-            writer, "logprobs", "embeddings", self._shards, arguments, embedded, title="embeddings"
-        )
-        return embedding_column(table, np.concatenate([np.empty(0, dtype=np.int64), *self._used]), self._num_pairs)
+            writer, "logprobs", "embeddings", self._shards, arguments, embedded, title="embeddings",
+            give_up=GiveUp(self._pair_ids.__getitem__),
+        )  # fmt: skip
+        used = np.concatenate([np.empty(0, dtype=np.int64), *self._used])
+        left = np.array([self._pair_ids[row] not in self._lost for row in used], dtype=np.bool_)
+        return embedding_column(table, used[left], self._num_pairs)
 
-    def _items(self, index: int, both: bool) -> list[LogprobItem]:
+    def leave_out_the_lost(self, filled: Filled) -> None:
+        """The reason of the pairs whose log-probs killed their worker."""
+        rows = [row for row, name in enumerate(self._pair_ids) if name in self._lost] if self._lost else []
+        if rows:
+            assert filled.reasons is not None
+            filled.reasons = filled.reasons.put(np.array(rows, dtype=np.int64), Reasons.of([QUARANTINED] * len(rows)))
+            filled.notes.append(f"{len(rows)} of {self._num_pairs} pairs have no log-probs: {QUARANTINED}.")
+
+    def _items(self, rows: Sequence[int], both: bool) -> list[LogprobItem]:
+        """Of consecutive rows of one shard (a whole one, or a part where it was halved)."""
         sides = ("chosen", "rejected") if both else ("chosen",)
+        index, place = divmod(int(np.searchsorted(self._rows, rows[0])), self._computing.settings.shard_size)
         return [
             LogprobItem(f"{row['pair_id']}/{side}", row["prompt"], row[side])
-            for row in self._writer.read_shard(index).to_pylist()
+            for row in self._writer.read_shard(index).slice(place, len(rows)).to_pylist()
             if row["drop_reason"] is None
             for side in sides
         ]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fakes import FragilePool
 
-from selfplay.cluster.pool import LocalPool, Pool
+from selfplay.cluster.pool import Pool
 from selfplay.offline.models import Models
 from selfplay.offline.pipeline import Outcome
 from selfplay.offline.settings import SelectSettings
@@ -133,10 +133,10 @@ class Fakes:
 
     def __init__(self) -> None:
         self.scorer, self.logprobs, self.started = FakeScorer(), FakeLogprobs(), 0
-        # ids of responses that kill the scorer
+        # ids of responses that kill their workers
         self.poison: set[str] = set()
 
     @contextmanager
     def __call__(self, settings: SelectSettings, models: Models, log_folder: Path) -> Iterator[Mapping[str, Pool]]:
         self.started += 1
-        yield {"scorer": FragilePool(self.scorer, self.poison), "logprobs": LocalPool(self.logprobs)}
+        yield {"scorer": FragilePool(self.scorer, self.poison), "logprobs": FragilePool(self.logprobs, self.poison)}

@@ -204,6 +204,64 @@ def test_a_response_that_kills_its_scorer_is_a_reason(
     assert rewards["out"] == rewards["whole"] | {victim["pair_id"]: None}
 
 
+@pytest.mark.parametrize(
+    ("flags", "columns"),
+    [
+        ({"metric": "alignment_potential"}, ["policy_logp"]),
+        ({"metric": "alignment_potential", "form": "dpo", "beta": 0.1}, ["policy_logp", "reference_logp"]),
+        ({"metric": "ifd"}, ["policy_logp"]),
+    ],
+)
+def test_a_response_that_kills_the_log_probs_is_a_reason(
+    tmp_path: Path, tiny_world: Path, run: Select, fakes: Fakes, flags: dict[str, Any], columns: list[str]
+) -> None:
+    from tiny import make_tiny_llama
+
+    rows = [{k: v for k, v in row.items() if "logp" not in k and "tokens" not in k} for row in text_rows(20)]
+    rows[9]["chosen"][0]["content"] = "x" * 600  # among a shard's rows is one that has no items
+    source = write_rows(tmp_path / "a.jsonl", rows)
+    flags |= {"policy": str(tiny_world / "policy"), "shard_size": 8}
+    if "reference_logp" in columns:
+        flags["reference"] = str(make_tiny_llama(tmp_path / "reference", seed=5))
+    run(source, out=str(tmp_path / "whole"), **flags)
+    every = kept(tmp_path / "whole") + dropped(tmp_path / "whole")
+    victim = next(row for row in every if row["source_row"] == 11)
+    fakes.poison = {f"{victim['pair_id']}/chosen"}
+    outcome = run(source, **flags)
+    assert by_reason(tmp_path / "out")[QUARANTINED] == [11]
+    for column in columns:
+        for side in ("chosen", "rejected"):
+            name = f"{column}_{side}"
+            whole = {row["pair_id"]: row[name] for row in every}
+            found = {row["pair_id"]: row[name] for row in kept(tmp_path / "out") + dropped(tmp_path / "out")}
+            assert found == whole | {victim["pair_id"]: None}
+    assert f"1 of 20 pairs have no log-probs: {QUARANTINED}." in outcome.summary["notes"]
+
+
+@pytest.mark.parametrize("has_log_probs", [False, True])
+def test_an_embedding_cannot_be_done_without(
+    tmp_path: Path, tiny_world: Path, run: Select, fakes: Fakes, has_log_probs: bool
+) -> None:
+    rows = text_rows(20)
+    if not has_log_probs:
+        rows = [{k: v for k, v in row.items() if "logp" not in k and "tokens" not in k} for row in rows]
+    source = write_rows(tmp_path / "a.jsonl", rows)
+    flags = {"metric": "density", "policy": str(tiny_world / "policy"), "shard_size": 8}
+    run(source, out=str(tmp_path / "whole"), **flags)
+    victim = kept(tmp_path / "whole")[0]
+    fakes.poison = {f"{victim['pair_id']}/chosen"}
+    if not has_log_probs:
+        # the log-probs' worker died of it before: it is not asked about again
+        run(source, **flags)
+        assert by_reason(tmp_path / "out")[QUARANTINED] == [victim["source_row"]]
+        return
+    with pytest.raises(BackendError, match=f"embeddings: {victim['pair_id']} killed its worker 2 times"):
+        run(source, **flags)
+    fakes.poison = set()
+    run(source, **flags)
+    assert kept(tmp_path / "out") == kept(tmp_path / "whole")
+
+
 def test_too_long_is_dropped_and_counted(tmp_path: Path, tiny_world: Path, run: Select) -> None:
     rows = text_rows(10)
     rows[7]["chosen"][0]["content"] = "x" * 600
