@@ -3,14 +3,15 @@
 How long a call may take depends on models, lengths and machine, so no call has a deadline. What has one is a call without a
 sign of progress (`cluster.call_timeout`; see heartbeat.py): such a worker is ended and counts as one that died.
 
-Deaths are bounded in two ways. A pool replaces at most `retries` workers in a row without a result in between; and a call that
-its worker did not survive comes back as `Killed` once it has cost as many as it was given patience, for the caller to halve.
+Deaths are bounded in two ways. A pool replaces at most `retries` workers in a row without a result in between, further deaths of
+the same call aside; and a call that its worker did not survive comes back as `Killed` once it has cost as many as it was given
+patience, for the caller to halve.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +185,12 @@ class RayPool:
         tail = [line[:_LINE_CHARACTERS] for line in log.splitlines()[-lines:]]
         return ("\n  its last words:\n    " + "\n    ".join(tail)) if tail else ""
 
-    def _replace(self, index: int, died: _WorkerDied) -> dict[str, Any]:
-        """An actor in the place of one that died, told all that everyone was told; returns its answers by method."""
+    def _replace(self, index: int, died: _WorkerDied, *, counts: bool = True) -> dict[str, Any]:
+        """An actor in the place of one that died, told all that everyone was told; returns its answers by method. Unless the
+        death `counts`, it is none of those in a row: two bad calls in turn are not a machine on which nothing works."""
         while True:
-            self._replaced += 1
+            self._replaced += counts
+            counts = True
             if self._replaced > self._retries:
                 raise BackendError(
                     f"{self._name} worker {index} died ({died}); {self._name} workers died {self._replaced} times "
@@ -256,8 +259,8 @@ class RayPool:
                     for other, theirs in lost:
                         del running[other]
                         lost_before.add(theirs.key)
-                    yield from self._after_death(lost, index, died, deaths, again)
-                    self._replace(index, died)
+                    is_first = yield from self._after_death(lost, index, died, deaths, again)
+                    self._replace(index, died, counts=is_first)
                     for _ in range(IN_FLIGHT):
                         submit(index)
                     continue
@@ -278,9 +281,10 @@ class RayPool:
         died: _WorkerDied,
         deaths: dict[int, int],
         again: deque[Call],
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Generator[tuple[int, Any], None, bool]:
         """Sort what a dead worker had been asked, in the order in which it was: results that had come, the one call that it
-        died in (asked again last, or given up), and those that had not begun."""
+        died in (asked again last, or given up), and those that had not begun. Returns False where that call had ended a worker
+        before and has a patience, which bounds how often it may."""
         blamed: Call | None = None
         for reference, call in lost:
             if blamed is not None:
@@ -300,6 +304,7 @@ class RayPool:
         else:
             worker = f"\n  the last was {self._name} worker {index}, its log {self._log_path(index)}{self._last_words(index)}"
             yield blamed.key, Killed(str(died), deaths[blamed.key], worker)
+        return blamed.patience is None or deaths[blamed.key] == 1
 
     def everyone(self, method: str, *args: Any) -> list[Any]:
         """See `Pool.everyone`. A worker that dies in it is replaced."""

@@ -13,6 +13,7 @@ import pytest
 
 from selfplay.cluster.pool import BackendSpec, Call, Killed
 from selfplay.cluster.ray_pool import RayPool
+from selfplay.errors import BackendError
 
 
 class Lost(Exception):
@@ -65,10 +66,10 @@ def actors(monkeypatch: pytest.MonkeyPatch) -> list[Actor]:
     return made
 
 
-def pool(folder: Path) -> RayPool:
+def pool(folder: Path, retries: int = 2) -> RayPool:
     spec = BackendSpec("none:none")
     return RayPool(
-        name="scorer", spec=spec, replicas=1, demand={}, env={}, log_folder=folder, retries=9, start_timeout=1.0
+        name="scorer", spec=spec, replicas=1, demand={}, env={}, log_folder=folder, retries=retries, start_timeout=1.0
     )
 
 
@@ -83,6 +84,22 @@ def test_an_answer_that_came_too_late_blames_nobody_else_for_ever(
     (found,) = [result for result in results.values() if isinstance(result, Killed)]
     assert "scorer worker 0" in found.worker and "these are my last words" in found.worker
     assert str(tmp_path / "scorer-0.log") in found.worker
+
+
+@pytest.mark.parametrize("retries", [1, 2, 3])
+def test_bad_calls_in_turn_are_given_up_until_too_many_of_them_die(
+    actors: list[Actor], tmp_path: Path, retries: int
+) -> None:
+    def ask(num_bad: int) -> dict[int, Any]:
+        order = (*["die"] * num_bad, "good")
+        calls = [Call(key, (what,), 2) for key, what in enumerate(order)]
+        return dict(pool(tmp_path, retries).map("score", calls))
+
+    found = ask(retries)
+    assert [isinstance(found[key], Killed) for key in sorted(found)] == [*[True] * retries, False]
+    # nothing but deaths: a machine on which nothing works
+    with pytest.raises(BackendError, match=f"scorer workers died {retries + 1} times in this stage"):
+        ask(20)
 
 
 def test_a_worker_has_two_calls_again_once_the_lost_ones_are_through(actors: list[Actor], tmp_path: Path) -> None:
