@@ -77,7 +77,6 @@ def base(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Base:
         "reward": {"model": str(tiny_world / "reward_model")},
         "training": {"beta": 0.1, "learning_rate": 1e-3, "batch_size": 2},
         "evaluation": {"source": str(tiny_world / "eval_prompts.jsonl"), "num_prompts": 4},
-        "report": {"every": 0},
         "rounds": 1,
     }
     given = folder / "config.yaml"
