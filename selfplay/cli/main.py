@@ -133,6 +133,19 @@ for _name, _function in (("show", config.show), ("validate", config.validate), (
 app.add_typer(config_app, name="config")
 
 
+def open_streams() -> None:
+    """Let the standard streams that whoever started this closed (`>&-`) lead nowhere. Otherwise the next files that are opened,
+    the run's lock among them, would take their numbers, and what libraries print would go there."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115 - for the life of the process
+
+
 def main() -> None:
     """Entry point of the console script."""
+    open_streams()
     app(prog_name="selfplay")

@@ -132,6 +132,15 @@ def test_summaries_are_shown_whole(selfplay: Call) -> None:
     assert not any(line.endswith("...") for line in ours)
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_were_closed_lead_nowhere(whole_run: Path, closed: str) -> None:
+    code = "import os, sys; from selfplay.cli.main import open_streams; open_streams(); file = open(os.devnull); "
+    code += "sys.exit(3 if file.fileno() < 3 or None in (sys.stdin, sys.stdout, sys.stderr) else 0)"
+    assert subprocess.run(["sh", "-c", f"exec {sys.executable} -c '{code}' {closed}"], check=False).returncode == 0
+    command = f"exec {sys.executable} -m selfplay resume '{whole_run}-none' {closed}"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 2, "there is no such run"
+
+
 def test_a_run_that_is_complete_has_ended_well_whoever_hears_of_it(whole_run: Path) -> None:
     """Its terminal was closed while it worked: writing gives EIO there, not a broken pipe."""
     code = "import sys; from selfplay.cli.main import guarded; from selfplay.cli.run import finish; from pathlib import Path; "
