@@ -7,6 +7,7 @@ could rewrite what stands on a screen; and an error of a client may quote the ke
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import unicodedata
@@ -58,8 +59,17 @@ def _secrets(environment: tuple[tuple[str, str], ...]) -> dict[str, str]:
 
 
 def secret_in(text: str) -> str | None:
-    """The name of a secret whose value the text holds."""
-    return next((name for value, name in secrets().items() if value in text), None)
+    """The name of a secret whose value the text holds, as it is or as JSON and YAML write it between quotes."""
+    for value, name in secrets().items():
+        written = {
+            value,
+            json.dumps(value)[1:-1],
+            json.dumps(value, ensure_ascii=False)[1:-1],
+            value.replace("'", "''"),
+        }
+        if any(form in text for form in written):
+            return name
+    return None
 
 
 def forget_secrets() -> None:

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfplay.backends.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
-from selfplay.backends.model_files import loaded_files, model_folder, snapshot_commit
+from selfplay.backends.model_files import (
+    loaded_files,
+    model_folder,
+    refuse_adapter,
+    refuse_foreign_code,
+    snapshot_commit,
+)
 from selfplay.backends.preflight import (
     PolicyInfo,
     RewardModelInfo,
@@ -184,6 +190,9 @@ def _model(
     model, _, commit = known.get(name, "").rpartition("@")
     is_known = model == section.model and not Path(model).expanduser().is_dir()
     folder = model_folder(section.model, commit if is_known else section.revision)
+    refuse_adapter(folder)
+    if getattr(section, "trust_remote_code", False):  # a second model of `mix` has no such setting
+        refuse_foreign_code(folder)
     if not Path(section.model).expanduser().is_dir() and (commit := snapshot_commit(folder) or ""):
         found[name] = f"{section.model}@{commit}"
     return folder

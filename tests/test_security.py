@@ -1,8 +1,10 @@
 """Each line of the design's paragraph on security that is not tested elsewhere: hostile strings on a terminal, secrets in no
 file, pickles refused, model code only with a pinned commit, Ray's door shut.
 
-Elsewhere: Ray's ports (tests/cluster/test_ray_pool.py), configurations (tests/config), trainer checkpoints
-(tests/backends/test_checkpoints.py), web pages (tests/web).
+Elsewhere: symbolic links and names that lead out of a run (tests/inspect/test_verify_injuries.py), the viewer's doors
+(tests/viewer/test_guard.py), SQL's (tests/inspect/test_sql.py), hub revisions (tests/test_inputs.py), Ray's ports
+(tests/cluster/test_ray_pool.py), configurations (tests/config), trainer checkpoints (tests/backends/test_checkpoints.py), web
+pages (tests/web).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typer.testing import CliRunner
 
 from selfplay import driver
 from selfplay.backends import checkpoints
+from selfplay.backends.model_files import refuse_foreign_code, weight_headers
 from selfplay.cli.main import app
 from selfplay.cluster.ray_cluster import RayCluster
 from selfplay.config.load import load_config
@@ -405,3 +408,108 @@ def test_safe_text_leaves_ordinary_text_alone() -> None:
     for text in ("naïve 日本語 עברית 👩\u200d🔬", "[bold]x[/]", "a b"):
         assert safe_text(text) == text
     assert safe_text(EVIL).isprintable()
+
+
+# ---------------------------------------------------------------------- what the issue names beside these
+
+
+@pytest.mark.parametrize(
+    "override", ["x=!!python/object/apply:os.system ['touch owned']", "seed=!!python/name:os.system"]
+)
+def test_yaml_tags_are_refused_in_a_file_and_on_the_command_line(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_config()
+    shown = CliRunner().invoke(app, ["run", str(config), override, "--run-dir", "run"])
+    assert shown.exit_code == 2 and "Tags are not read" in shown.stderr
+    name, _, value = override.partition("=")
+    config.write_text(f"{config.read_text()}\n{name}x: {value}\n")
+    shown = CliRunner().invoke(app, ["run", str(config), "--run-dir", "run"])
+    assert shown.exit_code == 2 and "Tags are not read" in shown.stderr
+    assert not (tmp_path / "owned").exists() and not (tmp_path / "run").exists()
+
+
+def test_aliases_of_aliases_do_not_fill_the_memory(write_config: WriteConfig) -> None:
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)]
+    override = "sampling.engine={" + ", ".join(lines) + "}"
+    with pytest.raises(ConfigError, match="more than 10000 values"):
+        load_config(write_config(), [override])
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "[1, .inf]", "{a: -.inf}", '"\\ud800"', '{"\\udfff": 1}'])
+def test_a_value_that_json_cannot_hold_is_refused(write_config: WriteConfig, value: str) -> None:
+    """It was recorded as null, so that a resume knew another setting than the start."""
+    with pytest.raises(ConfigError, match=r"sampling\.engine"):
+        load_config(write_config(), [f"sampling.engine.block_size={value}"])
+
+
+@pytest.mark.parametrize("secret", ['a"quoted\\one', "it's one\twith a tab", "sécret-value"])
+def test_a_secret_with_quotes_is_found_too(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    monkeypatch.setenv("MY_API_KEY", secret)
+    override = f"policy.system_prompt={json.dumps(f'say {secret}')}"
+    shown = CliRunner().invoke(app, ["run", str(write_config()), override, "--run-dir", str(tmp_path / "run")])
+    assert shown.exit_code == 2 and "environment variable MY_API_KEY" in shown.stderr
+    assert secret not in shown.stderr and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere/model.safetensors", "sub/model.safetensors", "pytorch_model.bin", 3])
+def test_a_models_weights_lie_in_its_folder(
+    write_config: WriteConfig, tiny_world: Path, tmp_path: Path, name: Any
+) -> None:
+    """What lies elsewhere is in no digest: it could be changed under a run."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_world / "policy", folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
+    with pytest.raises(ModelError, match="no safetensors file of its folder"):
+        driver.prepare(load_config(write_config(policy={"model": str(folder)})), tmp_path, tmp_path / "run")
+
+
+@pytest.mark.parametrize("section", ["policy", "reward"])
+def test_a_model_with_an_adapter_in_its_folder_is_refused(
+    write_config: WriteConfig, tiny_world: Path, tmp_path: Path, section: str
+) -> None:
+    """transformers would take its base model from wherever the adapter says."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_world / ("policy" if section == "policy" else "reward_model"), folder)
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere", "peft_type": "LORA"}')
+    with pytest.raises(ModelError, match="holds an adapter"):
+        driver.prepare(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
+
+
+def test_a_pinned_models_code_is_its_own(tmp_path: Path) -> None:
+    """A revision pins one repository; code that transformers fetches from another one is not pinned."""
+    (tmp_path / "config.json").write_text('{"auto_map": {"AutoConfig": "modeling.Config"}}')
+    refuse_foreign_code(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["org/other--tokens.T", null]}}')
+    with pytest.raises(ModelError, match="org/other--tokens"):
+        refuse_foreign_code(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header", ["[]", '{"a": 1}', '{"a": {"dtype": "F32", "shape": [1], "data_offsets": ["x"]}}', "[" * 100_000]
+)
+def test_weights_with_a_header_that_is_none(tmp_path: Path, header: str) -> None:
+    data = header.encode()
+    (tmp_path / "model.safetensors").write_bytes(len(data).to_bytes(8, "little") + data)
+    with pytest.raises(ModelError, match="damaged header"):
+        weight_headers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place", ["RUN.json", "run.lock", "rounds/001/sample/part-00000.parquet", "config/pins.json", "."]
+)
+def test_a_report_is_never_written_over_a_runs_own_files(evil: Path, place: str) -> None:
+    before = {path: path.read_bytes() for path in evil.rglob("*") if path.is_file()}
+    shown = CliRunner().invoke(app, ["report", str(evil), "--out", str(evil / "config" / ".." / place)])
+    assert shown.exit_code == 2 and "own files" in shown.stderr
+    assert before == {path: path.read_bytes() for path in evil.rglob("*") if path.is_file()}
+
+
+def test_no_run_is_made_inside_another(evil: Path, write_config: WriteConfig) -> None:
+    shown = CliRunner().invoke(app, ["run", str(write_config()), "--run-dir", str(evil / "rounds/004")])
+    assert shown.exit_code == 2 and "inside the run" in shown.stderr
+    assert not (evil / "rounds/004").exists()

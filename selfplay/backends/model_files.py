@@ -78,6 +78,31 @@ def loaded_files(folder: Path) -> list[Path]:
     )
 
 
+def refuse_foreign_code(folder: Path) -> None:
+    """Raise ModelError where a model's own code (`auto_map`) lies in another repository: the commit that is pinned is not that
+    of the code."""
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        listed = read_json(folder / name).get("auto_map") if (folder / name).is_file() else None
+        if foreign := re.search(r'"[^"]*--[^"]*"', json.dumps(listed)):
+            raise ModelError(
+                f"{folder / name} takes its code from another repository ({foreign[0][1:-1]}), which no revision pins",
+                "Put a copy of that code into the model's own repository.",
+            )
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise ModelError for a folder with an adapter: transformers would load its base model from elsewhere, and put it on."""
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder} holds an adapter (adapter_config.json), not only a model",
+            "Merge it into its base model (peft: merge_and_unload) and save that, or remove the adapter's files.",
+        )
+
+
+def _is_weight_file(name: object) -> bool:
+    return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model's folder. Raises ModelError when the file is missing, malformed or something
     else."""
@@ -85,7 +110,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path.parent} has no {path.name}", "Give a complete Hugging Face model folder.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}", "Copy or download the model again.") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} is not a JSON object", "Copy or download the model again.")
@@ -103,6 +128,13 @@ def weight_headers(folder: Path) -> dict[str, TensorHeader]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{index} has no weight_map", "Copy or download the model again.")
+        # what lies elsewhere is in no digest of the folder: it could be changed under a run
+        outside = sorted({str(name) for name in weight_map.values() if not _is_weight_file(name)})
+        if outside:
+            raise ModelError(
+                f"{index} names {outside[0]!r}, which is no safetensors file of its folder",
+                "Copy or download the model again: its weights lie beside the index.",
+            )
         files = sorted({folder / str(name) for name in weight_map.values()})
         absent = [path.name for path in files if not path.is_file()]
         if absent:
@@ -141,15 +173,16 @@ def _header(path: Path) -> dict[str, TensorHeader]:
             raise ModelError(f"{path} is truncated or no safetensors file", "Copy or download the model again.")
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            tensors = {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+            expected = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise ModelError(f"{path} has a damaged header", "Copy or download the model again.") from error
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    expected = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     if size != expected:
         raise ModelError(
             f"{path} has {size} bytes, its header describes {expected}", "Copy or download the model again."
         )
-    return {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+    return tensors
 
 
 def _one_line(error: Exception) -> str:

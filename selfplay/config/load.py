@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -52,7 +53,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 def validate(document: Mapping[str, Any], where: str) -> Config:
     """A document as a Config; every problem of it in one ConfigError."""
     try:
-        return Config.model_validate(document)
+        config = Config.model_validate(document)
     except ValidationError as error:
         items = error.errors(include_url=False)
         # one for each setting: a value that fits none of several types has a problem with each of them
@@ -61,6 +62,26 @@ def validate(document: Mapping[str, Any], where: str) -> Config:
             f"{where}: " + ("; ".join(problems) if len(problems) == 1 else "\n  - " + "\n  - ".join(problems)),
             "`selfplay config schema` lists every setting.",
         ) from None
+    for name, value in _leaves(config.model_dump()):
+        # settings are recorded as JSON in UTF-8, where these would become others
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where}: `{name}` is {value}, which is no number", "Give a finite number.")
+        if isinstance(value, str) and any(0xD800 <= ord(character) < 0xE000 for character in value):
+            raise ConfigError(f"{where}: `{name}` is {value!r}, which holds half a character", "Write it whole.")
+    return config
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of all that is neither a section nor a list; keys of pass-through sections too, as values."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield name, key
+            yield from _leaves(inner, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _leaves(inner, name)
+    else:
+        yield name, value
 
 
 def _setting(item: Any) -> str:

@@ -35,7 +35,12 @@ def now() -> str:
 
 
 def refuse_occupied(root: Path) -> None:
-    """Raise ConfigError unless `root` is absent or empty: a run never overwrites anything."""
+    """Raise ConfigError unless `root` is absent or empty, and in no other run: a run never overwrites anything."""
+    for above in root.absolute().resolve().parents:
+        if (above / "RUN.json").is_file():
+            raise ConfigError(
+                f"{root} is inside the run {above}", "Choose another --run-dir: a run's folder is the run's."
+            )
     if not root.exists() or _is_bare_skeleton(root):
         return
     if (root / "RUN.json").is_file():
@@ -348,6 +353,13 @@ class Store:
         """Raise CorruptionError where there is a symbolic link among the run's files: before any is written or removed."""
         for path in links_of_run(self.layout):
             refuse_link(path, self.layout.root)
+
+    def refuse_as_output(self, path: Path) -> None:
+        """Raise ConfigError for a place among the run's own files, which nobody else writes to."""
+        layout, place = Layout(self.layout.root.resolve()), path.resolve()
+        own = (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work)
+        if any(place == mine or mine in place.parents for mine in own) or place == layout.root:
+            raise ConfigError(f"{path} is one of the run's own files", "Write to a place outside the run.")
 
     def clean_work(self) -> None:
         """Remove what a kill left: policies half taken away, half-written files of attempts, and in `.work/` what no stage will

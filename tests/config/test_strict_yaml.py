@@ -61,7 +61,15 @@ def test_values(text: str, value: Any) -> None:
         ("? [1]\n: 2", r"the key \[1\] is no word"),
         ("a: [1", "not valid YAML"),
         ("a: 1\n---\nb: 2", "not valid YAML"),
-        ("a: &x {b: *x}", "not valid YAML"),
+        ("a: &x {b: *x}", "more than 10000 values"),
+        ("a: &x [*x]", "more than 10000 values"),
+        (
+            "a: &a [1, 1, 1, 1]\n"
+            + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+            r"line \d: more than",
+        ),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested more than 50 deep"),
+        ("a: " + "9" * 5000, "line 1: a number of thousands of digits"),
         ("a: \x00", "not valid YAML"),
     ],
 )
