@@ -73,6 +73,19 @@ def _hear() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def ended_of_ray() -> list[str]:
+    """Ray's own processes of this instance that have ended (its raylet, its control store): without them no worker starts.
+    Nothing is known of a joined cluster's."""
+    import ray
+
+    node: Any = ray._private.worker._global_node
+    started = node.all_processes.items() if node is not None else ()
+    needed = ("raylet", "gcs_server")
+    return [
+        kind for kind, infos in started if kind in needed and any(info.process.poll() is not None for info in infos)
+    ]
+
+
 def shut_down_local() -> None:
     """`ray.shutdown` of an instance of our own, whose processes get SIGKILL: to be asked first, which they cannot hear, would
     cost a second each. What they started goes with them, Ray's two agents too, which otherwise stay for a while."""

@@ -10,11 +10,13 @@ patience, for the caller to halve.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfplay.cluster.deaf import ended_of_ray
 from selfplay.cluster.pool import BackendSpec, Call, Killed
 from selfplay.cluster.watch import Pulse, end_process, where_it_crashed, where_it_hung
 from selfplay.errors import BackendError, SelfplayError, WorkerLostError
@@ -105,7 +107,13 @@ class RayPool:
         import ray
 
         waiting = {self._actors[index].ready.remote(): index for index in indices}
-        done, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=self._start_timeout)
+        until = time.monotonic() + self._start_timeout
+        while True:
+            left = until - time.monotonic()
+            done, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=max(0.0, min(left, 2.0)))
+            ended = ended_of_ray() if late else []
+            if not late or ended or left <= 0:
+                break
         for reference in done:
             index = waiting[reference]
             try:
@@ -115,6 +123,12 @@ class RayPool:
                     f"{self._name} worker {index} died while it started ({died}){self._last_words(index)}",
                     f"Its log is {self._log_path(index)}; `selfplay doctor` checks the environment.",
                 ) from None
+        if ended:
+            raise BackendError(
+                f"no {self._name} worker can start: Ray's own processes have ended ({', '.join(ended)})",
+                "Something ended them, the kernel perhaps for want of memory (`dmesg` says). What is kept is safe; "
+                "`selfplay resume` starts new ones.",
+            )
         if late:
             names = ", ".join(f"{self._name} {waiting[reference]}" for reference in late)
             raise BackendError(
