@@ -32,6 +32,7 @@ from selfplay.config.load import load_config
 from selfplay.config.running import ClusterConfig
 from selfplay.errors import BackendError, ConfigError, ModelError
 from selfplay.harmless import WithoutSecrets, safe_text, secrets, without_secrets
+from selfplay.inputs import model_digest
 from selfplay.reporting import Reporter
 from selfplay.store.run import Store
 from selfplay.workers import worker_specs
@@ -513,3 +514,35 @@ def test_no_run_is_made_inside_another(evil: Path, write_config: WriteConfig) ->
     shown = CliRunner().invoke(app, ["run", str(write_config()), "--run-dir", str(evil / "rounds/004")])
     assert shown.exit_code == 2 and "inside the run" in shown.stderr
     assert not (evil / "rounds/004").exists()
+
+
+def test_what_a_user_may_not_read_is_no_damage(evil: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hint must not be to remove what is sound."""
+    import os
+
+    real = os.open
+
+    def refusing(path: Any, *arguments: Any, **named: Any) -> int:
+        if str(path).endswith("001/sample/.COMMIT.json"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", refusing)
+    for command in ("status", "rounds", "verify"):
+        shown = CliRunner().invoke(app, [command, str(evil)])
+        assert shown.exit_code == 1 and "COMMIT.json cannot be read: no permission" in shown.stderr
+        assert "emove" not in shown.stderr + shown.stdout
+
+
+def test_an_error_of_the_machine_is_no_fault_of_selfplay() -> None:
+    shown = CliRunner().invoke(app, ["status", "x" * 5000])
+    assert shown.exit_code == 1 and "File name too long" in shown.stderr and "unexpected" not in shown.stderr
+
+
+def test_every_chat_template_of_a_model_is_pinned(tiny_world: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_world / "policy", folder)
+    before = model_digest(folder)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates/default.jinja").write_text("another")
+    assert model_digest(folder) != before

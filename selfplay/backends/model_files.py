@@ -66,11 +66,11 @@ def snapshot_commit(folder: Path) -> str | None:
 
 
 def loaded_files(folder: Path) -> list[Path]:
-    """The files of a model's folder that loading it may read, sorted: those that are visible, on its top level and of a
-    suffix that matters. A README is none of them."""
+    """The files of a model's folder that loading it may read, sorted: those that are visible, on its top level (chat templates
+    also in the one folder that transformers looks for more in) and of a suffix that matters. A README is none of them."""
     return sorted(
         path
-        for path in folder.iterdir()
+        for path in (*folder.iterdir(), *(folder / "additional_chat_templates").glob("*.jinja"))
         if path.suffix in _SUFFIXES
         and not path.name.startswith(".")
         and path.stem.upper() not in ("README", "LICENSE")

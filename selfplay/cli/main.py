@@ -68,6 +68,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:  # of the machine, not of selfplay
+                _explain(f"{error.filename}: {error.strerror}", "See to that place and what this user may do there.")
+                raise SystemExit(1) from None
             last = str(error).strip().splitlines()
             said = f"{type(error).__name__}: {last[0]}" if last else type(error).__name__
             _explain(f"unexpected {said}", "This is a fault in selfplay: SELFPLAY_DEBUG=1 shows where.")

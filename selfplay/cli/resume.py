@@ -41,7 +41,8 @@ def command(
     try:
         prepared = prepare(after, search_path, store.layout.root, store)
     except (ModelError, DataError) as error:
-        error.hint += f" If it has moved: selfplay resume {run_dir} policy.model=NEW-PLACE (its content is compared)."
+        place = "prompts.source" if isinstance(error, DataError) else "policy.model"
+        error.hint += f" If it has moved: selfplay resume {run_dir} {place}=NEW-PLACE (its content is compared)."
         raise
     go_on(store, prepared, before, store.config_json("pins.json", dict), reporter, grace, force=force)
     finish(run_dir, json_output)

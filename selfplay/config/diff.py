@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,8 +79,15 @@ def changes(before: Config, after: Config) -> list[Change]:
     old, new = flatten(before), flatten(after)
     names = [*old, *(name for name in new if name not in old)]
     return [
-        Change(name, old.get(name), new.get(name), tag_of(name)) for name in names if old.get(name) != new.get(name)
+        Change(name, old.get(name), new.get(name), tag_of(name))
+        for name in names
+        if _written(old.get(name)) != _written(new.get(name))
     ]
+
+
+def _written(value: Any) -> str:
+    """As the fingerprint sees it: to Python 1, 1.0 and true are equal, to a run they are different settings."""
+    return json.dumps(value, sort_keys=True)
 
 
 def identity_document(config: Config) -> dict[str, Any]:

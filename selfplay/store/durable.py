@@ -166,8 +166,13 @@ def parse_json(data: bytes) -> Any:
 
 
 def read_file(path: Path) -> bytes:
-    """All of a small file. Raises OSError, also for what is no ordinary file: a pipe would be waited for without end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    """All of a small file. Raises OSError, also for what is no ordinary file: a pipe would be waited for without end; but
+    SelfplayError for one that this user may not read, which is no damage."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except PermissionError:
+        hint = "Nothing is known to be wrong with it: give this user the right to read the run, or be another one."
+        raise SelfplayError(f"{path} cannot be read: no permission", hint) from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is no ordinary file", str(path))

@@ -49,6 +49,14 @@ def test_keys_that_pass_through_have_a_tag_each(section: str, key: str, tag: Tag
     assert changes(after, before) == [Change(f"{section}.{key}", 5, None, tag)]
 
 
+@pytest.mark.parametrize("value", [1, 1.0])
+def test_what_python_takes_for_equal_is_another_setting(value: float) -> None:
+    """It is one to the run's fingerprint, too."""
+    before, after = (config(BASE, **{"sampling.engine": {"enable_prefix_caching": each}}) for each in (True, value))
+    (found,) = changes(before, after)
+    assert (found.name, found.tag) == ("sampling.engine.enable_prefix_caching", "identity")
+
+
 def test_a_section_with_its_defaults_is_not_no_section() -> None:
     training = {key: value for key, value in BASE["training"].items() if key != "lora"}
     without = config(BASE | {"training": training})
