@@ -113,10 +113,11 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 
     free = shutil.disk_usage(_existing(run_dir)).free
     if rounds_done < config.rounds:
         _check_memory(config, inputs, training, engine, memory)
-        if disk > free:
+        if disk > free and config.storage.check_free_space:
             raise ResourceError(
                 f"the run will write about {human_bytes(disk)}; {human_bytes(free)} are free at {_existing(run_dir)}",
-                "Make room, lower rounds or prompts.per_round, or choose another --run-dir.",
+                "Make room, lower rounds or prompts.per_round, or choose another --run-dir. "
+                "Where you know better: storage.check_free_space=false.",
             )
     return Plan(
         rounds=config.rounds,

@@ -149,6 +149,7 @@ def test_a_disk_that_is_too_small_is_refused(
     assert "--run-dir" in error.value.hint
     # asked of the folder that will hold the run, whose parents may be missing
     assert asked == [tmp_path]
+    assert make(write_config(), "storage.check_free_space=false").disk_bytes > 1000
 
 
 def test_disk_counts_what_is_still_to_be_written(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
