@@ -13,6 +13,7 @@ import io
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -546,3 +547,25 @@ def test_every_chat_template_of_a_model_is_pinned(tiny_world: Path, tmp_path: Pa
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates/default.jinja").write_text("another")
     assert model_digest(folder) != before
+
+
+def test_a_run_without_evaluation_whose_metric_reads_a_column_is_shown_exported_and_viewed(
+    write_config: WriteConfig, tmp_path: Path
+) -> None:
+    """Found with hostile strings, and none of them needed."""
+    sys.path.insert(0, str(Path(__file__).parent / "viewer"))
+    sys.path.insert(0, str(Path(__file__).parent / "inspect"))
+    from viewing import client_of
+
+    config = write_config(evaluation=None, selection={"keep": 0.5, "group_column": "topic"}, rounds=1)
+    run = start(config, tmp_path / "run", Fakes(gold=False)).layout.root
+    for arguments in (
+        ["show", str(run), "1", "--by", "topic"],
+        ["export", str(run), "--to", str(tmp_path / "out"), "--policies", "none"],
+        ["export", str(run), "--to", str(tmp_path / "jsonl"), "--format", "jsonl"],
+    ):
+        shown = CliRunner().invoke(app, arguments)
+        assert shown.exit_code == 0, shown.stderr
+    kept = Store.open(run).metrics(1, "select")["num_kept"]
+    assert len((next((tmp_path / "jsonl").rglob("*.jsonl"))).read_text().splitlines()) == kept > 0
+    assert client_of(run).get("/run/run").status_code == 200

@@ -112,7 +112,7 @@ def _distribution(name: str, found: dict[str, Any]) -> str:
 
 def _numbers(title: str, document: dict[str, Any], names: tuple[str, ...], prefix: str = "") -> str:
     rows = [[name.removeprefix(prefix), number(document[name], 4)] for name in names if document.get(name) is not None]
-    return f"{title}\n" + table([], rows, left=(0, 1))
+    return f"{title}\n" + table([], rows, left=(0, 1)) if rows else f"{title}: none"
 
 
 def _training(training: dict[str, Any]) -> str:
