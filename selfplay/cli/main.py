@@ -73,7 +73,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 raise SystemExit(1) from None
             last = str(error).strip().splitlines()
             said = f"{type(error).__name__}: {last[0]}" if last else type(error).__name__
-            _explain(f"unexpected {said}", "This is a fault in selfplay: SELFPLAY_DEBUG=1 shows where.")
+            damaged = "Or a file is damaged: `selfplay verify RUN --deep` says which."
+            _explain(f"unexpected {said}", f"This is a fault in selfplay: SELFPLAY_DEBUG=1 shows where. {damaged}")
             raise SystemExit(1) from None
 
     return run_it
