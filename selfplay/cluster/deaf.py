@@ -2,8 +2,9 @@
 raylet that obeys takes all workers with it while the driver still wants to finish the shards under way.
 
 The signal is blocked in the child between fork and exec, and what is blocked stays blocked in all that the child starts. SIGKILL
-is what ends them: by `shut_down_local` here, by the kernel when the driver dies (Ray asks for that itself). What a worker starts
-by itself must hear again: see `let_children_hear`.
+is what ends them: by the driver (own_ray.py), by the kernel when the driver dies (Ray asks for that itself). Each leads a session
+of its own, by which the reaper finds what the kernel leaves (reaper.py). What a worker starts by itself must hear again: see
+`let_children_hear`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _starting = False
 def _in_a_child() -> None:
     if _starting:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        os.setsid()
 
 
 os.register_at_fork(after_in_child=_in_a_child)
@@ -28,9 +30,12 @@ os.register_at_fork(after_in_child=_in_a_child)
 
 @contextlib.contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes that are forked inside do not hear SIGTERM, nor does what they start. This process hears it as before: neither of
-    Ray's two handlers stays. One, in Python, would end a driver at once. The other, in its C++ part, writes a trace, sets SIGALRM
-    to abort the process, and calls Python's handler then: a deadline's alarm would end the run by SIGABRT."""
+    """Processes that are forked inside do not hear SIGTERM, nor does what they start; each leads a session.
+
+    This process hears it as before: neither of Ray's two handlers stays. One, in Python, would end a driver at once. The other,
+    in its C++ part, writes a trace, sets SIGALRM to abort the process, and calls Python's handler then: a deadline's alarm would
+    end the run by SIGABRT.
+    """
     global _starting
     import ray
 
@@ -71,37 +76,3 @@ def _nothing(number: int, frame: Any) -> None:
 def _hear() -> None:
     if signal.getsignal(signal.SIGTERM) is _nothing:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def ended_of_ray() -> list[str]:
-    """Ray's own processes of this instance that have ended (its raylet, its control store): without them no worker starts.
-    Nothing is known of a joined cluster's."""
-    import ray
-
-    node: Any = ray._private.worker._global_node
-    started = node.all_processes.items() if node is not None else ()
-    needed = ("raylet", "gcs_server")
-    return [
-        kind for kind, infos in started if kind in needed and any(info.process.poll() is not None for info in infos)
-    ]
-
-
-def shut_down_local() -> None:
-    """`ray.shutdown` of an instance of our own, whose processes get SIGKILL: to be asked first, which they cannot hear, would
-    cost a second each. What they started goes with them, Ray's two agents too, which otherwise stay for a while."""
-    import psutil
-    import ray
-
-    node: Any = ray._private.worker._global_node
-    started = [info.process.pid for infos in node.all_processes.values() for info in infos]
-    family = []
-    for pid in started:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            family += [process, *process.children(recursive=True)]
-    end = node.kill_all_processes
-    node.kill_all_processes = lambda **_: end(check_alive=False, allow_graceful=False)
-    ray.shutdown()
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()

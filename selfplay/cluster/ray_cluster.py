@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from selfplay.cluster.deaf import deaf_children, shut_down_local
+from selfplay.cluster.deaf import deaf_children
+from selfplay.cluster.own_ray import OwnRay
 from selfplay.cluster.pool import BackendSpec
 from selfplay.cluster.ray_pool import RayPool
 from selfplay.config.running import ClusterConfig, RoleConfig
@@ -38,6 +39,7 @@ class RayCluster:
         self._scorers = scorers
         self._log_folder = log_folder
         self._pools: list[RayPool] = []
+        self._own: OwnRay | None = None
 
     def __enter__(self) -> RayCluster:
         _set_environment(local=self._config.address is None)
@@ -57,6 +59,7 @@ class RayCluster:
                         _node_ip_address="127.0.0.1",
                         **common,
                     )
+                    self._own = OwnRay()
                 else:
                     _check_token(self._config.address)
                     _check_reachable(self._config.address)
@@ -75,8 +78,8 @@ class RayCluster:
 
         for pool in self._pools:
             pool.close()
-        if self._config.address is None:
-            shut_down_local()
+        if self._own is not None:
+            self._own.end()
         else:
             ray.shutdown()
 
@@ -163,6 +166,7 @@ class RayCluster:
             retries=self._config.retries,
             start_timeout=self._config.start_timeout,
             call_timeout=self._config.call_timeout,
+            check_ray=self._own.check if self._own is not None else None,
         )
         self._pools.append(pool)
         return pool
@@ -201,6 +205,8 @@ def _set_environment(*, local: bool) -> None:
         # Despite its name it counts on Linux too: without it Ray puts the machine's outward address in the place of
         # 127.0.0.1, and all its processes listen there.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # a worker for each core that none of ours would use: they have environments of their own
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 
 def _check_token(address: str) -> None:

@@ -16,13 +16,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any
 
-from selfplay.cluster.deaf import ended_of_ray
 from selfplay.cluster.pool import BackendSpec, Call, Killed
 from selfplay.cluster.watch import Pulse, end_process, where_it_crashed, where_it_hung
 from selfplay.errors import BackendError, SelfplayError, WorkerLostError
 
 # A worker has one call running and one waiting, so that it never idles between two.
 IN_FLIGHT = 2
+# Seconds between two looks at Ray and at the workers' signs of progress.
+LOOK_EVERY = 1.0
 # Of a worker's log, which may be of any size, and of a line in it: what is looked at for its last words.
 _TAIL_BYTES, _LINE_CHARACTERS = 1 << 18, 300
 
@@ -43,6 +44,7 @@ class RayPool:
         retries: int,
         start_timeout: float,
         call_timeout: float = 0.0,
+        check_ray: Callable[[], None] | None = None,
     ) -> None:
         self._name = name
         self._spec = spec
@@ -53,6 +55,8 @@ class RayPool:
         self._retries = retries
         self._start_timeout = start_timeout
         self._call_timeout = call_timeout
+        # raises where Ray itself has died, which workers that cannot be replaced do not tell
+        self._check_ray = check_ray or (lambda: None)
         self._actors: list[Any] = []
         self._pulses: list[Pulse] = []
         # process id and Ray node of each worker, and why one was ended by us
@@ -107,13 +111,12 @@ class RayPool:
         import ray
 
         waiting = {self._actors[index].ready.remote(): index for index in indices}
-        until = time.monotonic() + self._start_timeout
-        while True:
-            left = until - time.monotonic()
-            done, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=max(0.0, min(left, 2.0)))
-            ended = ended_of_ray() if late else []
-            if not late or ended or left <= 0:
-                break
+        deadline = time.monotonic() + self._start_timeout
+        done: list[Any] = []
+        late = list(waiting)
+        while late and (left := deadline - time.monotonic()) > 0:
+            self._check_ray()
+            done, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=min(left, LOOK_EVERY))
         for reference in done:
             index = waiting[reference]
             try:
@@ -123,12 +126,6 @@ class RayPool:
                     f"{self._name} worker {index} died while it started ({died}){self._last_words(index)}",
                     f"Its log is {self._log_path(index)}; `selfplay doctor` checks the environment.",
                 ) from None
-        if ended:
-            raise BackendError(
-                f"no {self._name} worker can start: Ray's own processes have ended ({', '.join(ended)})",
-                "Something ended them, the kernel perhaps for want of memory (`dmesg` says). What is kept is safe; "
-                "`selfplay resume` starts new ones.",
-            )
         if late:
             names = ", ".join(f"{self._name} {waiting[reference]}" for reference in late)
             raise BackendError(
@@ -144,8 +141,9 @@ class RayPool:
         while they are waited for; its references then fail."""
         import ray
 
-        interval = max(0.05, min(1.0, self._call_timeout / 10)) if self._call_timeout else 1.0
+        interval = max(0.05, min(LOOK_EVERY, self._call_timeout / 10)) if self._call_timeout else LOOK_EVERY
         while True:
+            self._check_ray()
             done, _ = ray.wait(list(running), num_returns=1, timeout=interval)
             if done:
                 return done[0]
@@ -203,6 +201,7 @@ class RayPool:
         """An actor in the place of one that died, told all that everyone was told; returns its answers by method. Unless the
         death `counts`, it is none of those in a row: two bad calls in turn are not a machine on which nothing works."""
         while True:
+            self._check_ray()
             self._replaced += counts
             counts = True
             if self._replaced > self._retries:

@@ -8,31 +8,28 @@ from typing import Any
 
 import psutil
 
-# After a SIGKILL of the driver Ray's own helpers notice the end of their session later; they hold no device and no engine.
-AGENTS = ("ray::RuntimeEnvAgent", "ray::DashboardAgent", "agent.py", "runtime_env_agent")
-
 
 def family_of(child: Any) -> list[psutil.Process]:
     """All that a driver has started: Ray, workers, engines."""
     return list(psutil.Process(child.pid).children(recursive=True))
 
 
-def lines_of(processes: list[psutil.Process], *, agents: bool = False) -> list[str]:
-    """Command lines of those that are alive; Ray's two agents are left out unless they are asked for."""
+def lines_of(processes: list[psutil.Process]) -> list[str]:
+    """Command lines of those that are alive."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             line = " ".join(process.cmdline()).strip()
-            if process.status() != psutil.STATUS_ZOMBIE and (agents or not any(agent in line for agent in AGENTS)):
+            if process.status() != psutil.STATUS_ZOMBIE:
                 found.append(line)
     return found
 
 
-def check_gone(family: list[psutil.Process], seconds: float = 15, *, agents: bool = False) -> None:
+def check_gone(family: list[psutil.Process], seconds: float = 10) -> None:
     """Everything that the driver had started is gone within so many seconds."""
     assert len(family) >= 4, "a raylet, a gcs server and workers were expected"
     deadline = time.monotonic() + seconds
-    while left := lines_of(family, agents=agents):
+    while left := lines_of(family):
         assert time.monotonic() < deadline, f"outlived the driver: {left}"
         time.sleep(0.1)
 

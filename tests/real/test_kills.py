@@ -40,7 +40,7 @@ def wait_for(condition: Callable[[], bool], child: psutil.Popen, seconds: float 
 
 
 def kill(child: psutil.Popen) -> None:
-    """SIGKILL, then check that everything the driver had started is gone within 15 s."""
+    """SIGKILL, then check that everything the driver had started is gone within seconds."""
     family = family_of(child)
     assert len(lines_of(family)) >= 4, "a raylet, a gcs server and workers were expected"
     child.kill()

@@ -54,7 +54,7 @@ def test_adapters_a_function_two_engines_and_sigterm(world: Path, tmp_path: Path
         time.sleep(0.005)
     family = signal_everybody(child, signal.SIGTERM)
     assert child.wait(timeout=60) == 143
-    check_gone(family, 5, agents=True)
+    check_gone(family)
     store = Store.open(run)
     end = store.attempt_documents()[-1]["end"]
     assert (end["outcome"], end["message"]) == ("interrupted", "stopped as asked; what was committed is kept")

@@ -1,0 +1,56 @@
+"""A process beside the driver that outlives it by a moment: it ends what a driver that was killed has left of its own Ray.
+
+The kernel ends what the driver started itself. Workers notice the end of their raylet by a thread of Ray's, and one that is just
+being started may wait a minute or more for a server that is gone; Ray's agents take as long. Each process that the driver started
+leads a session (see deaf.py), so whatever is left of it can be found.
+
+Run as a script, with Python's library only: PID... as arguments, and a pipe as stdin whose other end the driver holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+
+# what takes longer to end than this is in the hands of a driver of the kernel's
+PATIENCE = 60.0
+
+
+def processes() -> dict[int, tuple[str, int]]:
+    """State and session of every process by its id, as /proc tells."""
+    found = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208 - the whole of the standard library is not loaded here
+        if name.isdecimal():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                    # the name in parentheses may hold anything
+                    fields = file.read().rpartition(")")[2].split()
+                found[int(name)] = (fields[0], int(fields[3]))
+    return found
+
+
+def left_of(sessions: set[int]) -> list[int]:
+    """Processes of these sessions that are alive."""
+    return [pid for pid, (state, session) in processes().items() if session in sessions and state not in "ZX"]
+
+
+def main() -> None:
+    """Wait for the driver's end, then end what is left."""
+    # what stops the driver is often sent to every process
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sessions = {int(pid) for pid in sys.argv[1:]}
+    sys.stdin.buffer.read()
+    deadline = time.monotonic() + PATIENCE
+    while (left := left_of(sessions)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()
