@@ -14,7 +14,7 @@ from selfplay.errors import ConfigError
 from selfplay.inspect.paging import TABLES
 from selfplay.inspect.pair import pair_document
 from selfplay.inspect.reading import config_in_force
-from selfplay.inspect.scanning import rounds_table, rounds_with, scan
+from selfplay.inspect.scanning import batches_of, rounds_table, rounds_with, scan
 from selfplay.inspect.show import show_document
 from selfplay.inspect.status import status_document
 from selfplay.inspect.where import parse_where
@@ -81,7 +81,7 @@ class RunTable:
         tests = [parse_where(text, source.schema) for text in self._tests]
         needed = list(dict.fromkeys([*names, *(name for test in tests for name in test.columns)]))
         left = self._limit
-        for batch in source.to_batches(columns=needed or [source.schema.names[0]]):
+        for batch in batches_of(source, needed or [source.schema.names[0]]):
             if left == 0:
                 return
             for test in tests:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem
 
+from selfplay.errors import CorruptionError
 from selfplay.inspect.paging import TABLES, parts_of
 from selfplay.inspect.rounds import rounds_document
 from selfplay.records import (
@@ -44,8 +45,20 @@ def scan(store: Store, name: str, rounds: Sequence[int] | None = None) -> ds.Dat
     numbers = list(rounds) if rounds is not None else rounds_with(store, name)
     tables = [(number, parts_of(store, number, name)) for number in numbers]
     shape = _shape(name, [parts.schema() for _, parts in tables])
-    parquet = ds.ParquetFileFormat()
+    parquet = ds.ParquetFileFormat(
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    )
     return ds.FileSystemDataset(list(_fragments(parquet, tables)), shape, parquet, LocalFileSystem())
+
+
+def batches_of(source: ds.Dataset, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of what `scan` gave, in order. Raises CorruptionError for a file that cannot be read as it was written."""
+    try:
+        yield from source.to_batches(columns=columns)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise CorruptionError(
+            f"a table cannot be read ({error})", "`selfplay verify RUN --deep` says which file is damaged."
+        ) from None
 
 
 def _shape(name: str, found: Sequence[pa.Schema]) -> pa.Schema:

@@ -63,14 +63,14 @@ class Parts:
     def open(self, part: Part) -> Iterator[Any]:
         """A part as a `pyarrow.parquet.ParquetFile`."""
         try:
-            with pq.ParquetFile(part.path) as file:
+            with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
                 if file.metadata.num_rows != part.num_rows:
                     raise CorruptionError(
                         f"{part.path} has {file.metadata.num_rows} rows, its commit says {part.num_rows}",
                         remedy(self.folder),
                     )
                 yield file
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptionError(f"{part.path} cannot be read ({error})", remedy(self.folder)) from None
 
     def read(self, part: Part, columns: Sequence[str]) -> pa.Table:

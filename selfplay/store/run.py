@@ -302,7 +302,7 @@ class Store:
         for part, rows in parts:
             try:
                 read = read_parquet(folder / part, columns)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise CorruptionError(f"{folder / part} cannot be read ({error})", remedy(folder)) from None
             if read.num_rows != rows:
                 raise CorruptionError(

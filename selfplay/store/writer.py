@@ -188,4 +188,5 @@ def check_mark(folder: Path) -> dict[str, Any] | None:
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """One Parquet file, without datasets' cache (it can serve stale data) and without hive partitions from folder names."""
-    return pq.read_table(io.BytesIO(path.read_bytes()) if columns is None else path, columns=columns, partitioning=None)
+    source = io.BytesIO(path.read_bytes()) if columns is None else path
+    return pq.read_table(source, columns=columns, partitioning=None, page_checksum_verification=True)
