@@ -24,7 +24,7 @@ from selfplay.config.running import ReportConfig
 from selfplay.config.schema import Config
 from selfplay.errors import BackendError, ConfigError, DriftError, EmptyRoundsError, GateError, LockedError, ModelError
 from selfplay.inputs import Inputs, resolve
-from selfplay.inspect.reading import attempts, config_in_force, next_stage
+from selfplay.inspect.reading import config_in_force, next_stage
 from selfplay.plan import make_plan
 from selfplay.reporting import Reporter
 from selfplay.stages.context import StopFlag
@@ -75,7 +75,7 @@ def has_run(folder: Path) -> bool:
 
 def failure(store: Store) -> str | None:
     """Why a run's last attempt failed; None where it did not."""
-    found = attempts(store)
+    found = store.attempt_documents()
     end = found[-1]["end"] if found else None
     return str(end["message"]) if end is not None and end["outcome"] == "failed" else None
 

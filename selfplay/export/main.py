@@ -18,7 +18,7 @@ from selfplay.export import cards
 from selfplay.export.neutral import neutral, neutral_place, neutral_settings
 from selfplay.export.other_trainers import FORMATS, write_format
 from selfplay.export.tables import exported_schema, pairs
-from selfplay.inspect.reading import SCHEMA_VERSION, attempts, config_in_force, require_round
+from selfplay.inspect.reading import SCHEMA_VERSION, config_in_force, require_round
 from selfplay.inspect.rounds import round_row
 from selfplay.store import durable
 from selfplay.store.layout import part_name
@@ -222,7 +222,7 @@ def _facts(
 ) -> cards.Facts:
     config = validate(config_in_force(store), str(store.layout.config / "resolved.json"))
     revisions = store.revisions()
-    documents = attempts(store)
+    documents = store.attempt_documents()
     return cards.Facts(
         name=dataset.rpartition("/")[2],
         dataset=dataset,

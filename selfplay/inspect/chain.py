@@ -37,7 +37,6 @@ class Committed:
     digest: str
 
 
-_NO_FOLDER = "Remove it, or restore the folder from a backup."
 Commits = dict[tuple[int, str], Committed]
 
 
@@ -55,18 +54,12 @@ def read_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
     problems: list[Problem] = []
     for number in rounds_present(layout):
         above = layout.rounds / f"{number:03d}"
-        if above.is_symlink():
-            problems.append(Problem("misplaced", str(above), f"{above} is a symbolic link", HINT))
-            continue
-        if not above.is_dir():
-            problems.append(Problem("misplaced", str(above), f"{above} is no folder", _NO_FOLDER))
+        if (odd := _no_folder(above)) is not None:
+            problems.append(odd)
             continue
         for folder in sorted(path for path in above.iterdir() if path.name in STAGES):
-            if folder.is_symlink():
-                problems.append(Problem("misplaced", str(folder), f"{folder} is a symbolic link", HINT))
-                continue
-            if not folder.is_dir():
-                problems.append(Problem("misplaced", str(folder), f"{folder} is no folder", _NO_FOLDER))
+            if (odd := _no_folder(folder)) is not None:
+                problems.append(odd)
                 continue
             try:
                 commit, digest = read_commit(folder)
@@ -81,6 +74,17 @@ def read_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
                 continue
             commits[number, folder.name] = Committed(folder, commit, digest)
     return commits, problems
+
+
+def _no_folder(path: Path) -> Problem | None:
+    """The problem of what stands in the place of a round or stage and is no folder of the run."""
+    if path.is_symlink():
+        return Problem("misplaced", str(path), f"{path} is a symbolic link", HINT)
+    if not path.is_dir():
+        return Problem(
+            "misplaced", str(path), f"{path} is no folder", "Remove it, or restore the folder from a backup."
+        )
+    return None
 
 
 def check_chain(layout: Layout, commits: Commits, unreadable: set[tuple[int, str]]) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.inspect.liveness import liveness
-from selfplay.inspect.reading import attempts, config_in_force, metrics_if_committed, next_stage
+from selfplay.inspect.reading import config_in_force, metrics_if_committed, next_stage
 from selfplay.store.layout import attempts_present
 from selfplay.store.run import Store
 
@@ -19,20 +19,13 @@ _TAIL = 16_384
 def run_row(store: Store) -> dict[str, Any]:
     """A line of the list: `state` as of `status` (what only a look at every commit finds, corruption, aside), rounds done and
     planned, what comes next, and the newest evaluation. Raises SelfplayError."""
-    found = attempts(store)
+    found = store.attempt_documents()
     rounds = int(config_in_force(store)["rounds"])
     following = next_stage(store, rounds)
     evaluated = [number for number in store.rounds() if number <= rounds and store.is_committed(number, "evaluate")]
     metrics = metrics_if_committed(store, evaluated[-1], "evaluate") if evaluated else {}
-    if liveness(store, found).running:
-        state = "running"
-    elif following is None:
-        state = "complete"
-    else:
-        end = found[-1]["end"] if found else None
-        state = "failed" if end is not None and end["outcome"] == "failed" else "interrupted"
     return {
-        "state": state,
+        "state": state_of(liveness(store, found).running, following is None, found),
         "rounds_done": max((number for number in evaluated if number), default=0),
         "rounds_planned": rounds,
         "round": following[0] if following else None,
@@ -41,6 +34,16 @@ def run_row(store: Store) -> dict[str, Any]:
         "gold": metrics.get("eval_gold_mean"),
         "created": store.created,
     }
+
+
+def state_of(running: bool, complete: bool, attempts: list[dict[str, Any]]) -> str:
+    """running, complete, failed or interrupted. `attempts` are the documents of the run's attempts, oldest first."""
+    if running:
+        return "running"
+    if complete:
+        return "complete"
+    end = attempts[-1]["end"] if attempts else None
+    return "failed" if end is not None and end["outcome"] == "failed" else "interrupted"
 
 
 def progress(store: Store) -> dict[str, Any] | None:

@@ -25,14 +25,9 @@ def stages_of(round_number: int) -> tuple[str, ...]:
     return STAGES if round_number else FIRST_ROUND_STAGES
 
 
-def attempts(store: Store) -> list[dict[str, Any]]:
-    """attempt.json of every attempt with its `end`, oldest first. Raises CorruptionError where one cannot be read."""
-    return store.attempt_documents()
-
-
 def config_in_force(store: Store) -> dict[str, Any]:
     """The configuration of the newest attempt; that of the start where no attempt has begun."""
-    found = attempts(store)
+    found = store.attempt_documents()
     if found:
         settings = found[-1].get("config")
         if not isinstance(settings, dict) or not isinstance(settings.get("rounds"), int):

@@ -8,9 +8,9 @@ from typing import Any
 
 from selfplay.errors import CorruptionError
 from selfplay.inspect.chain import Problem, problems_of_commits
-from selfplay.inspect.live import progress
+from selfplay.inspect.live import progress, state_of
 from selfplay.inspect.liveness import liveness
-from selfplay.inspect.reading import SCHEMA_VERSION, attempts, config_in_force, next_stage, stages_of
+from selfplay.inspect.reading import SCHEMA_VERSION, config_in_force, next_stage, stages_of
 from selfplay.store.commits import check_shape
 from selfplay.store.run import Store
 
@@ -26,14 +26,14 @@ def status_document(root: Path) -> dict[str, Any]:
     """
     try:
         store = Store.open(root)
-        found = attempts(store)
+        found = store.attempt_documents()
         rounds = int(config_in_force(store)["rounds"])
     except CorruptionError as error:
         return _unreadable(root, error)
     problems = _problems(store)
     following = next_stage(store, rounds)
     driver = liveness(store, found)
-    state = _state(bool(problems), driver.running, following is None, found)
+    state = "corrupt" if problems else state_of(driver.running, following is None, found)
     done = [
         number
         for number in store.rounds()
@@ -81,17 +81,6 @@ def _problems(store: Store) -> list[Problem]:
         except CorruptionError as error:
             problems.append(Problem("missing", str(committed.folder), error.message, error.hint))
     return problems
-
-
-def _state(corrupt: bool, running: bool, complete: bool, found: list[dict[str, Any]]) -> str:
-    if corrupt:
-        return "corrupt"
-    if running:
-        return "running"
-    if complete:
-        return "complete"
-    end = found[-1]["end"] if found else None
-    return "failed" if end is not None and end["outcome"] == "failed" else "interrupted"
 
 
 def _shards_kept(store: Store, following: tuple[int, str] | None) -> int:

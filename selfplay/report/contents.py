@@ -15,7 +15,7 @@ from selfplay.export.neutral import neutral_settings, neutral_text
 from selfplay.inspect.examples import example_answers, example_pairs
 from selfplay.inspect.lineage import lineage_document
 from selfplay.inspect.overlap import overlap_document
-from selfplay.inspect.reading import attempts, config_in_force, metrics_if_committed, next_stage, stages_of
+from selfplay.inspect.reading import config_in_force, metrics_if_committed, next_stage, stages_of
 from selfplay.inspect.rounds import rounds_document
 from selfplay.inspect.show import show_document
 from selfplay.report.figures import Figure, facts_of, run_figures
@@ -84,7 +84,7 @@ def gather(store: Store, *, redact: bool = False) -> Report:
         if number and number in numbers[-DETAILED:]:
             num = 0 if redact else _PAIRS_NEWEST if number == numbers[-1] else _PAIRS
             details.append(_detail(store, shown, seed, num, hidden))
-    tries = attempts(store)
+    tries = store.attempt_documents()
     commits = [store.commit_of(number, stage) for number, stage in _committed(store, numbers)]
     return Report(
         name=store.layout.root.name,

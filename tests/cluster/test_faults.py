@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
+from processes import check_gone
 
 from selfplay.cluster.pool import BackendSpec, Call, Killed
 from selfplay.cluster.ray_cluster import RayCluster
@@ -228,7 +229,7 @@ def test_workers_that_hang_do_not_outlive_a_killed_driver(tmp_path: Path) -> Non
     assert "raylet" in {process.name() for process in family}
     driver.kill()
     driver.wait()
-    assert [process for process in family if not gone(process.pid)] == []
+    check_gone(family)
 
 
 def gone(process: int, seconds: float = 10) -> bool:

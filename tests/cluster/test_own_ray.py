@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import check_gone
 
 from selfplay.cluster import reaper
 
@@ -57,24 +58,6 @@ def wait_for(path: Path, driver: subprocess.Popen[str]) -> None:
     while not path.exists():
         assert driver.poll() is None and time.monotonic() < deadline, f"the driver did not come to {path.name}"
         time.sleep(0.01)
-
-
-def alive(family: list[psutil.Process]) -> list[str]:
-    found = []
-    for process in family:
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE:
-                found.append(f"{process.pid} {process.name()}")
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def check_gone(family: list[psutil.Process], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while left := alive(family):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
 
 
 def ignores(pid: int, number: int) -> bool:
