@@ -50,12 +50,13 @@ test: $(READY)
 
 # one process: the failpoints are shared out among all tests, and the counts are printed at the end
 chaos: $(READY)
-	SELFPLAY_KILLS=$(KILLS) $(BIN)/python -m pytest -m "chaos or not chaos" tests/chaos tests/real/test_chaos.py
+	SELFPLAY_KILLS=$(KILLS) $(BIN)/python -m pytest -m "chaos or not chaos" tests/behaviour/chaos tests/behaviour/real/test_chaos.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 screenshots: $(READY)
 	$(BIN)/python -c 'import playwright' || $(BIN)/python -m pip install --quiet playwright

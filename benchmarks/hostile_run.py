@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.config.load import validate
-from selfplay.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema, to_table
-from selfplay.selection.selecting import PairPool, select
-from selfplay.stages.evaluation_metrics import summarize
-from selfplay.stages.pair import CANDIDATES
-from selfplay.stages.score import reward_metrics
+from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema, to_table
+from selfplay.run.stages.evaluation_metrics import summarize
+from selfplay.run.stages.score import reward_metrics
+from selfplay.selection.select import PairPool, select
 from selfplay.store.durable import pretty_json
+from selfplay.store.layout import CANDIDATES
 from selfplay.store.run import Store
 
 NUM_RESPONSES = 5

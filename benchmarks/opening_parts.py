@@ -24,7 +24,7 @@ KEEP = 0.4
 
 def make(root: str, rows: str) -> dict[str, Any]:
     """A run with one round of that many pairs, made-up numbers and texts under the names of the real tables."""
-    from selfplay.inspect.paging import parts_of
+    from selfplay.inspect.query.paging import parts_of
     from selfplay.store.run import Store
 
     num_prompts = max(int(rows) // len(TWO), 1)
@@ -99,7 +99,7 @@ class _Made:
         import numpy as np
         import pyarrow as pa
 
-        from selfplay.records import Prompt, schema
+        from selfplay.core.records import Prompt, schema
 
         generator = np.random.default_rng(1)
         for rows in self._shards(self.num_prompts, 65_536):
@@ -124,7 +124,7 @@ class _Made:
         import numpy as np
         import pyarrow as pa
 
-        from selfplay.records import Response, schema
+        from selfplay.core.records import Response, schema
 
         generator = np.random.default_rng(2)
         for rows in self._shards(self.num_prompts * NUM_RESPONSES, RESPONSES_IN_SHARD):
@@ -141,7 +141,7 @@ class _Made:
         import numpy as np
         import pyarrow as pa
 
-        from selfplay.records import Reward, schema
+        from selfplay.core.records import Reward, schema
 
         generator = np.random.default_rng(3)
         for rows in self._shards(self.num_prompts * NUM_RESPONSES, RESPONSES_IN_SHARD):
@@ -153,7 +153,7 @@ class _Made:
             yield pa.table(columns).cast(schema(Reward))
 
     def unused(self) -> Iterator[Any]:
-        from selfplay.records import Unused, schema
+        from selfplay.core.records import Unused, schema
 
         yield schema(Unused).empty_table()
 
@@ -161,7 +161,7 @@ class _Made:
         import numpy as np
         import pyarrow as pa
 
-        from selfplay.records import Logprobs, schema
+        from selfplay.core.records import Logprobs, schema
 
         generator = np.random.default_rng(4)
         for rows in self._shards(self.num_prompts * NUM_RESPONSES, RESPONSES_IN_SHARD):
@@ -176,7 +176,7 @@ class _Made:
         import numpy as np
         import pyarrow as pa
 
-        from selfplay.records import Pair, schema
+        from selfplay.core.records import Pair, schema
 
         generator = np.random.default_rng(5)
         total = self.num_prompts * len(TWO)

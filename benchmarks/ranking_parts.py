@@ -47,11 +47,11 @@ def make(table: str, rows: str) -> dict[str, Any]:
 
 def ours(table: str, result: str) -> dict[str, Any]:
     """Read, rank and write as `selfplay select` does, by the package's own functions."""
-    from selfplay.offline.filling import filters, numbers
-    from selfplay.offline.pipeline import pair_pool
-    from selfplay.offline.reading import read_dataset
-    from selfplay.offline.writing import ResultTable, write_tables
-    from selfplay.selection.selecting import select
+    from selfplay.dataset_selection.missing_columns import filters, numbers
+    from selfplay.dataset_selection.output.writing import ResultTable, write_tables
+    from selfplay.dataset_selection.pipeline import pair_pool
+    from selfplay.dataset_selection.reading.reading import read_dataset
+    from selfplay.selection.select import select
     from selfplay.store.output import OutputWriter
 
     clock = Clock()

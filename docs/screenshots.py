@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from selfplay.report.contents import gather
-from selfplay.report.writing import html
+from selfplay.inspect.report.contents import gather
+from selfplay.inspect.report.writing import html
 from selfplay.store.run import Store
 
 IMAGES = Path(__file__).parent / "images"

@@ -13,9 +13,6 @@ import yaml
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent / "backends"))
-
 # The suite tries the same examples each time, so that a failure is the change's; a machine under load is no failure.
 # `pytest --hypothesis-profile=explore` tries new ones.
 hypothesis_settings.register_profile(
@@ -48,7 +45,7 @@ def import_path_stays() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `policy/`, `reward_model/` (random weights), `prompts.jsonl` and `eval_prompts.jsonl`."""
-    from tiny import make_tiny_llama, make_tiny_reward_model
+    from tests.helpers.tiny import make_tiny_llama, make_tiny_reward_model
 
     root = tmp_path_factory.mktemp("world")
     make_tiny_llama(root / "policy")

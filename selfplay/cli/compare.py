@@ -45,7 +45,7 @@ def command(
     from selfplay.compare.arms import EQUAL, parse_arms
     from selfplay.compare.main import compare
     from selfplay.compare.settings import Wanted
-    from selfplay.errors import ConfigError
+    from selfplay.core.errors import ConfigError
 
     if equal not in (None, "both", *EQUAL):
         raise ConfigError(f"--equal {equal!r} is not known", "Use steps, epochs or both.")
@@ -66,8 +66,8 @@ def command(
 
 
 def _show(document: dict[str, Any], out: Path, *, json_output: bool, dry_run: bool) -> None:
-    from selfplay.cli.terminal import note, safe_text, table, write, write_json
     from selfplay.compare.report import tables
+    from selfplay.core.terminal import note, safe_text, table, write, write_json
 
     if json_output:
         write_json(document)

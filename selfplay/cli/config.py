@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.cli.terminal import note, safe_text, write, write_json
+from selfplay.core.terminal import note, safe_text, write, write_json
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of a run.")]
 _Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, with dots.")]
@@ -25,7 +25,7 @@ def show(
     """
     import yaml
 
-    from selfplay.inspect.settings import show_document
+    from selfplay.inspect.documents.settings import show_document
 
     document = show_document(source)
     if json_output:
@@ -52,7 +52,7 @@ def schema(json_output: Json = False) -> None:
 
     Each with its type, default, tag (what a change of it means for a run that has begun) and what it does.
     """
-    from selfplay.inspect.settings import schema_document
+    from selfplay.inspect.documents.settings import schema_document
 
     document = schema_document()
     if json_output:

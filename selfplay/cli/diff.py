@@ -9,7 +9,7 @@ import typer
 
 from selfplay.cli.arguments import Json
 from selfplay.cli.pairs import messages_text
-from selfplay.cli.terminal import clip, number, safe_text, table, write, write_json
+from selfplay.core.terminal import clip, number, safe_text, table, write, write_json
 
 _LONGEST_CELL = 60
 
@@ -30,7 +30,7 @@ def command(
     Settings, numbers, and the responses to the same prompts: the held-out prompts are the same in every round. Changes are
     second less first.
     """
-    from selfplay.inspect.diff import diff_document, parse_side
+    from selfplay.inspect.documents.diff import diff_document, parse_side
 
     one = parse_side(a)
     document = diff_document(one, parse_side(b, one), kind=kind, limit=limit, content=content)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.cli.terminal import safe_text, write, write_json
+from selfplay.core.terminal import safe_text, write, write_json
 
 
 def command(
@@ -18,7 +18,7 @@ def command(
 
     Python, packages, memory, disk and GPUs; what fails (the exit code is then 1) comes with what to do.
     """
-    from selfplay.inspect.doctor import doctor_document
+    from selfplay.inspect.doctor.doctor import doctor_document
 
     document = doctor_document(quick=quick)
     if json_output:

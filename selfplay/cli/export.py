@@ -28,9 +28,9 @@ def command(
     Each round is a config with the splits kept and dropped: `load_dataset(DIR, "round_002")` reads it. Policies have model
     cards. Cards and settings name no user, host or path of this machine.
     """
-    from selfplay.cli.terminal import note, safe_text, table, write, write_json
-    from selfplay.errors import ConfigError
-    from selfplay.export.main import Wanted, export
+    from selfplay.core.errors import ConfigError
+    from selfplay.core.terminal import note, safe_text, table, write, write_json
+    from selfplay.inspect.export.main import Wanted, export
     from selfplay.store.run import Store
 
     if policies not in ("last", "all", "none"):

@@ -35,13 +35,13 @@ def command(
     starting policy, the held-out evaluation, the reward that judged it, the prompts' order and the seed may not.
     """
     from selfplay.cli.run import finish
-    from selfplay.cli.terminal import note, program, write_json
     from selfplay.config.load import absolute_places, apply_override, validate
-    from selfplay.driver import make, start
-    from selfplay.forking import prepare_fork
-    from selfplay.inspect.reading import config_in_force
-    from selfplay.reporting import Reporter
+    from selfplay.core.terminal import note, program, write_json
+    from selfplay.execution.progress import Reporter
+    from selfplay.run.driver import make, start
+    from selfplay.run.fork import prepare_fork
     from selfplay.store.run import Store, refuse_occupied
+    from selfplay.store.run_state import config_in_force
 
     source = Store.open(run)
     root = source.layout.root

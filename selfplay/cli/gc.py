@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.cli.terminal import number, safe_text, table, write, write_json
+from selfplay.core.terminal import number, safe_text, table, write, write_json
 
 
 def command(
@@ -26,8 +26,8 @@ def command(
     The last two policies and the best by the held-out judge stay too. What is taken leaves a mark (`.REMOVED.json`) that
     `verify` knows; a round without its policy can be read, exported and gone on from later rounds, but not forked from.
     """
-    from selfplay.retention import gc_document
     from selfplay.store.lock import RunLock
+    from selfplay.store.retention import gc_document
     from selfplay.store.run import Store
 
     store = Store.open(run)

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-from selfplay import __version__
 from selfplay.cli import (
     compare,
     config,
@@ -38,9 +37,10 @@ from selfplay.cli import (
     verify,
     view,
 )
-from selfplay.cli.terminal import note, safe_text
-from selfplay.errors import SelfplayError
-from selfplay.harmless import without_secrets
+from selfplay.core.errors import SelfplayError
+from selfplay.core.redaction import without_secrets
+from selfplay.core.terminal import note, safe_text
+from selfplay.core.version import __version__
 
 # rich's help and tracebacks would cost a third of the start-up, and read markup out of texts that are none
 _PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.cli.terminal import safe_text, write, write_json
+from selfplay.core.terminal import safe_text, write, write_json
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="These alone; file.py:function for one of your own.")
@@ -21,9 +21,9 @@ def command(names: Names = None, json_output: Json = False) -> None:
     R is the explicit reward margin, L the implicit one, z the standard score over the pool. A metric of your own is a
     function of named columns in a file: give its name as file.py:function wherever a metric is named.
     """
+    from selfplay.inputs.user_code.metrics import load_metric
     from selfplay.selection.metrics import METRICS
     from selfplay.selection.metrics.describe import describe
-    from selfplay.user_metrics import load_metric
 
     metrics = describe([load_metric(name, Path.cwd()) for name in names] if names else METRICS.values())
     if json_output:

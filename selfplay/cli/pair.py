@@ -8,7 +8,7 @@ import typer
 
 from selfplay.cli.arguments import Json, Run
 from selfplay.cli.pairs import messages_text
-from selfplay.cli.terminal import number, safe_text, table, write, write_json
+from selfplay.core.terminal import number, safe_text, table, write, write_json
 
 _NUMBERS = (
     "explicit_margin", "implicit_margin", "alignment_potential", "metric_value", "policy_logp_chosen",
@@ -27,7 +27,7 @@ def command(
 
     Rewards, log-probs, what became of each response, and the pair's numbers; dropped pairs too.
     """
-    from selfplay.inspect.pair import pair_document
+    from selfplay.inspect.documents.pair import pair_document
     from selfplay.store.run import Store
 
     document = pair_document(Store.open(run), pair_id)
@@ -38,7 +38,7 @@ def command(
 
 
 def _text(document: dict[str, Any]) -> str:
-    from selfplay.records import part_columns
+    from selfplay.core.records import part_columns
 
     pair, prompt = document["pair"], document["prompt"]
     outcome = "kept" if pair["kept"] else f"dropped ({safe_text(pair['drop_reason'])})"

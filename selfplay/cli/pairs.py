@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json, Round, Run
-from selfplay.cli.terminal import clip, note, number, safe_text, table, write, write_json
+from selfplay.core.terminal import clip, note, number, safe_text, table, write, write_json
 
 _SHOWN = (
     "rank", "pair_id", "kept", "explicit_margin", "implicit_margin", "alignment_potential", "reward_chosen",
@@ -50,7 +50,7 @@ def command(
     What ranked them, which were kept, and why the others were not; text with --content. --where names any column, also
     the text: contains(chosen, 'sorry'), length(rejected) > 500, drop_reason is null, num_tokens_chosen > 2 * num_tokens_rejected.
     """
-    from selfplay.inspect.pairs import pairs_document
+    from selfplay.inspect.documents.pairs import pairs_document
     from selfplay.store.run import Store
 
     document = pairs_document(

@@ -23,11 +23,11 @@ def command(
 ) -> None:
     """Run the whole loop here, on models made on the spot."""
     from selfplay.cli.run import finish
-    from selfplay.cli.terminal import program
     from selfplay.config.load import load_config
-    from selfplay.driver import prepare, start
+    from selfplay.core.terminal import program
+    from selfplay.execution.progress import Reporter
     from selfplay.quickstart.world import prepare as prepare_world
-    from selfplay.reporting import Reporter
+    from selfplay.run.driver import prepare, start
     from selfplay.store.run import refuse_occupied
 
     reporter = Reporter()
@@ -83,8 +83,8 @@ class _Progress:
 def _what_is_there(run_dir: Path, json_output: bool) -> None:
     """A second quickstart neither fails nor overwrites: it says what stands there and how to go on."""
     from selfplay.cli.rounds import command as rounds
-    from selfplay.cli.terminal import program
-    from selfplay.inspect.status import status_document
+    from selfplay.core.terminal import program
+    from selfplay.inspect.documents.status import status_document
 
     state = status_document(run_dir)
     sys.stderr.write(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.cli.terminal import safe_text, write, write_json
+from selfplay.core.terminal import safe_text, write, write_json
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; report.html in the run if not given.")
@@ -23,8 +23,8 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
     how to do it again.
     """
     from selfplay.inspect.reading import SCHEMA_VERSION
-    from selfplay.report.contents import gather
-    from selfplay.report.writing import write as write_report
+    from selfplay.inspect.report.contents import gather
+    from selfplay.inspect.report.writing import write as write_report
     from selfplay.store.run import Store
 
     store = Store.open(run)

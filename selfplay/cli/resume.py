@@ -23,11 +23,11 @@ def command(
     """Continue a run: print what is adopted, then do the rest."""
     from selfplay.cli.run import finish
     from selfplay.config.load import absolute_places, apply_override, validate
-    from selfplay.driver import go_on, prepare
-    from selfplay.errors import DataError, ModelError
-    from selfplay.inspect.reading import config_in_force
-    from selfplay.reporting import Reporter
+    from selfplay.core.errors import DataError, ModelError
+    from selfplay.execution.progress import Reporter
+    from selfplay.run.driver import go_on, prepare
     from selfplay.store.run import Store
+    from selfplay.store.run_state import config_in_force
 
     store = Store.open(run_dir)
     store.refuse_links()

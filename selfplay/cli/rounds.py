@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.cli.terminal import duration, note, number, percent, safe_text, table, write, write_json
+from selfplay.core.terminal import duration, note, number, percent, safe_text, table, write, write_json
 
 Row = dict[str, Any]
 
@@ -63,7 +63,7 @@ def command(run: Run, json_output: Json = False) -> None:
 
     Held-out numbers are of the policy after the round, on the same prompts with the same seeds every round.
     """
-    from selfplay.inspect.rounds import rounds_document
+    from selfplay.inspect.documents.rounds import rounds_document
     from selfplay.store.run import Store
 
     document = rounds_document(Store.open(run))

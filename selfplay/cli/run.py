@@ -30,10 +30,10 @@ def command(
     ] = False,
 ) -> None:
     """Start a multi-round run."""
-    from selfplay.cli.terminal import note
     from selfplay.config.load import load_config
-    from selfplay.driver import prepare, start
-    from selfplay.reporting import Reporter
+    from selfplay.core.terminal import note
+    from selfplay.execution.progress import Reporter
+    from selfplay.run.driver import prepare, start
     from selfplay.store.run import refuse_occupied
 
     overrides = [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]
@@ -59,7 +59,7 @@ def command(
 def finish(run_dir: Path, json_output: bool) -> None:
     """The table of rounds at the end of a run, and where to look next."""
     from selfplay.cli.rounds import command as rounds
-    from selfplay.cli.terminal import note, program
+    from selfplay.core.terminal import note, program
 
     try:
         rounds(run_dir, json_output=json_output)

@@ -76,10 +76,10 @@ def command(
     result is a folder that datasets.load_dataset, TRL, axolotl and LLaMA-Factory read.
     """
     from selfplay.cli.select_view import view
-    from selfplay.cli.terminal import note, safe_text, write, write_json
-    from selfplay.offline.pipeline import run
-    from selfplay.offline.settings import load_settings
-    from selfplay.reporting import Reporter
+    from selfplay.core.terminal import note, safe_text, write, write_json
+    from selfplay.dataset_selection.pipeline import run
+    from selfplay.dataset_selection.settings import load_settings
+    from selfplay.execution.progress import Reporter
 
     if dataset is not None and config is not None and "=" in dataset and not Path(dataset).exists():
         overrides, dataset = [dataset, *(overrides or [])], None  # the file names the dataset: only overrides are left
@@ -125,7 +125,7 @@ def _option(name: str, text: str) -> Any:
 
 def _mapping(flag: str, given: list[str] | None, *, empty: bool = False) -> dict[str, str]:
     """`a=b,c=d`, given once or several times; `empty` allows `a=`. Raises ConfigError."""
-    from selfplay.errors import ConfigError
+    from selfplay.core.errors import ConfigError
 
     found: dict[str, str] = {}
     for item in (part for text in given or [] for part in text.split(",")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
-from selfplay.cli.terminal import number, safe_text, table
+from selfplay.core.terminal import number, safe_text, table
 
 _SELECTION = (
     "form", "weight", "beta", "standardize", "keep", "seed", "effective_beta", "cut_value", "explicit_margin_mean",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selfplay.cli.terminal import bar, number, percent, safe_text, table
+from selfplay.core.terminal import bar, number, percent, safe_text, table
 
 Document = Mapping[str, Any]
 

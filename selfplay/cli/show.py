@@ -8,7 +8,7 @@ import typer
 
 from selfplay.cli.arguments import Json, Round, Run
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
-from selfplay.cli.terminal import bar, duration, number, safe_text, table, write, write_json
+from selfplay.core.terminal import bar, duration, number, safe_text, table, write, write_json
 
 _TRAINING = (
     "optimizer_steps", "num_pairs", "first_loss", "expected_first_loss", "checked_pairs", "logp_error_mean",
@@ -48,7 +48,7 @@ def command(run: Run, round_number: Round, by: By = None, every: Every = False, 
     The way from prompts to kept pairs with reasons, distributions, selection (what other metrics would have kept, groups,
     how far the pool is from the policy), training and evaluation.
     """
-    from selfplay.inspect.show import show_document
+    from selfplay.inspect.documents.show import show_document
     from selfplay.store.run import Store
 
     document = show_document(Store.open(run), round_number, by, quick=not every)

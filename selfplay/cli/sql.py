@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.cli.terminal import clip, note, number, safe_text, table, write, write_json
+from selfplay.core.terminal import clip, note, number, safe_text, table, write, write_json
 
 FORMATS = ("table", "csv", "json")
 _LONGEST_CELL = 60
@@ -25,8 +25,8 @@ def command(
     Tables, over all rounds, each with a column round: prompts, responses, rewards, unused, logprobs, pairs, evaluation, and
     rounds with what `rounds` shows. `describe pairs` lists columns. A query reads no file, writes none and loads nothing.
     """
-    from selfplay.errors import ConfigError
-    from selfplay.inspect.sql import sql_document
+    from selfplay.core.errors import ConfigError
+    from selfplay.inspect.query.sql import sql_document
     from selfplay.store.run import Store
 
     if output not in FORMATS:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.cli.terminal import number, safe_text, table, write, write_json
+from selfplay.core.terminal import number, safe_text, table, write, write_json
 
 # seconds between two looks of --watch
 EVERY = 2.0
@@ -39,8 +39,8 @@ def command(
 
 
 def _document(place: Path) -> dict[str, Any]:
-    from selfplay.inspect.runs import runs_document, runs_in
-    from selfplay.inspect.status import status_document
+    from selfplay.inspect.documents.runs import runs_document, runs_in
+    from selfplay.inspect.documents.status import status_document
 
     return runs_document(place) if runs_in(place) else status_document(place)
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.cli.terminal import note, safe_text, write, write_json
-from selfplay.errors import CorruptionError
+from selfplay.core.errors import CorruptionError
+from selfplay.core.terminal import note, safe_text, write, write_json
 
 
 def command(
@@ -20,7 +20,7 @@ def command(
 
     Each with the file and the remedy; the exit code is then 5.
     """
-    from selfplay.inspect.verify import verify_document
+    from selfplay.inspect.verify.verify import verify_document
 
     document = verify_document(run, deep=deep)
     if json_output:

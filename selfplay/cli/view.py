@@ -20,6 +20,6 @@ def command(
 
     It only reads, and answers only this machine. On a machine far away, forward the port: ssh -L 7357:127.0.0.1:7357 HOST.
     """
-    from selfplay.viewer.serving import serve
+    from selfplay.inspect.viewer.server import serve
 
     serve(place, host, port, open_browser=open_browser)

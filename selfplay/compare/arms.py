@@ -17,7 +17,7 @@ from typing import Any
 from selfplay.config.diff import changes
 from selfplay.config.load import absolute_places, apply_override, validate
 from selfplay.config.schema import Config
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 
 MAY_DIFFER = ("pairs.", "selection.", "training.")
 # it decides which prompts are short enough to be asked

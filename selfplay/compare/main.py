@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfplay import driver
 from selfplay.compare.report import write_results
 from selfplay.compare.results import results_document
 from selfplay.compare.running import Runner, arm_runs
 from selfplay.compare.settings import FILE, Comparison, Wanted, make_comparison, read_comparison, write_comparison
-from selfplay.compare.warm import WarmWorkers
-from selfplay.errors import ConfigError, Interrupted
-from selfplay.reporting import Reporter
-from selfplay.stages.context import StopFlag
-from selfplay.stopping import signals
+from selfplay.compare.worker_reuse import WarmWorkers
+from selfplay.core.errors import ConfigError, Interrupted
+from selfplay.execution.progress import Reporter
+from selfplay.execution.signals import StopFlag, signals
+from selfplay.run import driver
 from selfplay.store.durable import make_folder
 from selfplay.store.lock import RunLock
 

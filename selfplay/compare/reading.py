@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.compare.statistics import Labels, labels, shares, standardized_gain
-from selfplay.errors import ConfigError
-from selfplay.inspect.reading import metrics_if_committed
-from selfplay.statistics import prompt_means
+from selfplay.core.errors import ConfigError
+from selfplay.core.evaluation_statistics import prompt_means
 from selfplay.store.run import Store
+from selfplay.store.run_state import metrics_if_committed
 
 GOLD, REWARD = "gold_reward", "reward"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfplay.inspect.web.charts import Curve, Point, line_chart, standalone
 from selfplay.store.durable import pretty_json, write_file
-from selfplay.web.charts import Curve, Point, line_chart, standalone
 
 Document = dict[str, Any]
 Row = dict[str, Any]

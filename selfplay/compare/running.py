@@ -14,24 +14,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfplay import driver
-from selfplay.backends.check_keys import find_problems
 from selfplay.compare.arms import POOL, Arm
 from selfplay.compare.settings import Block, Comparison
-from selfplay.compare.sharing import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
+from selfplay.compare.shared_pool import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
 from selfplay.config.load import validate
 from selfplay.config.running import ReportConfig
 from selfplay.config.schema import Config
-from selfplay.errors import BackendError, ConfigError, DriftError, EmptyRoundsError, GateError, LockedError, ModelError
-from selfplay.inputs import Inputs, resolve
-from selfplay.inspect.reading import config_in_force, next_stage
-from selfplay.plan import make_plan
-from selfplay.reporting import Reporter
-from selfplay.stages.context import StopFlag
+from selfplay.core.errors import (
+    BackendError,
+    ConfigError,
+    DriftError,
+    EmptyRoundsError,
+    GateError,
+    LockedError,
+    ModelError,
+)
+from selfplay.execution.progress import Reporter
+from selfplay.execution.signals import StopFlag
+from selfplay.inputs.resolve import Inputs, resolve
+from selfplay.run import driver
+from selfplay.run.pass_through_check import find_problems
+from selfplay.run.plan import make_plan
 from selfplay.store.durable import canonical_json, make_folder
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
+from selfplay.store.run_state import config_in_force, next_stage
 
 # what ends an arm and not the comparison
 OF_THE_ARM = (BackendError, EmptyRoundsError, GateError)

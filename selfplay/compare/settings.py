@@ -16,7 +16,7 @@ from selfplay.compare.arms import EQUAL, Arm, arm_config, block_config, check_na
 from selfplay.config.diff import changes
 from selfplay.config.load import load_config, validate
 from selfplay.config.schema import Config
-from selfplay.errors import ConfigError, CorruptionError, DriftError
+from selfplay.core.errors import ConfigError, CorruptionError, DriftError
 from selfplay.store.durable import pretty_json, write_file
 
 SCHEMA_VERSION = 1

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from selfplay.config.schema import Config
 from selfplay.config.strict_yaml import parse
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

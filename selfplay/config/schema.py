@@ -13,7 +13,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from selfplay.config.running import ClusterConfig, GatesConfig, ReportConfig, StorageConfig, TrackingConfig
 from selfplay.config.section import Section, refuse
 from selfplay.config.tags import content, identity, resource, tagged
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 from selfplay.selection.pair_rules import Build, PairRules
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 
 _DEEPEST, _LARGEST = 50, 10_000
 

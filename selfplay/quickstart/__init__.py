@@ -1,0 +1,1 @@
+"""The small world of `selfplay quickstart`: tasks, prompts, tiny models made on the spot."""

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selfplay.quickstart import words as w
+from selfplay.quickstart import vocabulary as w
 from selfplay.quickstart.tasks import Fields, parse
 
 CARE_SHARE = 0.3

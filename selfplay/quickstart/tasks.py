@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from selfplay.quickstart import words as w
+from selfplay.quickstart import vocabulary as w
 
 SPLITS = {"fine_tuning": 0.4, "reward_model": 0.2, "rounds": 0.3, "evaluation": 0.1}
 """Share of the prompt space that each split owns. A prompt's split is a property of its text, so no two can

@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from selfplay.errors import BackendError, ConfigError
+from selfplay.core.errors import BackendError, ConfigError
 from selfplay.quickstart.recipe import Sizes, run_config
 from selfplay.quickstart.tasks import prompts
 
@@ -133,7 +133,7 @@ def _build(folder: Path, seed: int, key: str, sizes: Sizes, progress: Progress) 
 
 def _train_models(folder: Path, seed: int, sizes: Sizes, progress: Progress) -> None:
     """Run the training process, handing on its progress. Its other output is shown only when it fails."""
-    command = [sys.executable, "-m", "selfplay.backends.small_world", "--out", str(folder), "--seed", str(seed)]
+    command = [sys.executable, "-m", "selfplay.quickstart.models.world", "--out", str(folder), "--seed", str(seed)]
     command += ["--sizes", json.dumps(asdict(sizes))]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",

@@ -6,50 +6,18 @@ file last, is on disk.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from selfplay.errors import CorruptionError
+from selfplay.core.errors import CorruptionError
 from selfplay.store import durable
 from selfplay.store.durable import sha256_bytes, sha256_file
-from selfplay.store.layout import COMMIT, REMOVED, SCHEMA_VERSION, STAGES
-from selfplay.store.links import refuse_link
-from selfplay.store.removed import read_mark
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """One committed file: path relative to the stage's folder, size in bytes, hex sha256, rows (null when it is no table)."""
-
-    path: str
-    num_bytes: int
-    sha256: str
-    rows: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """`.COMMIT.json`. `inputs` maps "ROUND/STAGE" to the digest of that stage's commit, so that lineage is a chain."""
-
-    round: int
-    stage: str
-    fingerprint: str
-    inputs: dict[str, str]
-    files: list[FileEntry]
-    attempt: int
-    created: str
-    seconds: float
-    versions: dict[str, str] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
-
-    def to_json(self) -> dict[str, Any]:
-        """As written."""
-        return dataclasses.asdict(self)
+from selfplay.store.layout import COMMIT, REMOVED, STAGES
+from selfplay.store.manifest import Commit, FileEntry
+from selfplay.store.symlinks import refuse_link
+from selfplay.store.tombstone import read_mark
 
 
 def read_commit(folder: Path) -> tuple[Commit, str]:

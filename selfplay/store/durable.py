@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfplay.errors import SelfplayError
+from selfplay.core.errors import SelfplayError
 
 Hook = Callable[[str, Path, int], None]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfplay.errors import CorruptionError, SelfplayError
+from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
 from selfplay.store.commits import check_shape, is_digest, parse_stage_name, read_commit
 from selfplay.store.layout import STAGES, Layout
-from selfplay.store.links import links_below, refuse_link
+from selfplay.store.symlinks import links_below, refuse_link
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,11 @@ COMMIT = ".COMMIT.json"
 METRICS = ".metrics.json"
 REMOVED = ".REMOVED.json"
 
+# The candidate pairs, hidden beside the `unused` table of stage *pair*.
+CANDIDATES = ".pairs"
+# What the metric read that the pairs table has no column for: pair_id, the columns by name, and `group` (stage *select*).
+READ = ".read"
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

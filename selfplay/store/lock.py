@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from selfplay.errors import CorruptionError, LockedError
+from selfplay.core.errors import CorruptionError, LockedError
 from selfplay.store.durable import parse_json, read_file, write_error
-from selfplay.store.process import this_process
+from selfplay.store.process_identity import this_process
 
 _AGAIN = "Remove it: the lock is made again."
 

@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfplay.errors import CorruptionError, SelfplayError
+from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
-from selfplay.store.commits import FileEntry
 from selfplay.store.layout import COMMIT, SCHEMA_VERSION
+from selfplay.store.manifest import FileEntry
 
 
 class OutputWriter:

@@ -11,16 +11,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from selfplay import __version__
-from selfplay.errors import ConfigError, CorruptionError, SelfplayError
+from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
+from selfplay.core.version import __version__
 from selfplay.store import durable
-from selfplay.store.commits import Commit, check_digests, check_shape, is_digest, read_commit, remedy
+from selfplay.store.commits import check_digests, check_shape, is_digest, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, STAGES, Layout, attempts_present, rounds_present
-from selfplay.store.links import links_of_run, refuse_link
-from selfplay.store.removal import finish, take_policy
-from selfplay.store.removed import STAGE as TRAIN
-from selfplay.store.removed import Removed, read_mark
+from selfplay.store.manifest import Commit
+from selfplay.store.policy_removal import finish, take_policy
+from selfplay.store.symlinks import links_of_run, refuse_link
+from selfplay.store.tombstone import STAGE as TRAIN
+from selfplay.store.tombstone import Removed, read_mark
 from selfplay.store.writer import StageInputs, StageWriter, read_parquet
 
 STOP = "STOP"

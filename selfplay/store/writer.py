@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfplay.errors import CorruptionError
+from selfplay.core.errors import CorruptionError
 from selfplay.store import durable
-from selfplay.store.commits import Commit, FileEntry
 from selfplay.store.layout import COMMIT, METRICS, Layout, part_name, sidecar_index, sidecar_name
-from selfplay.store.links import links_below, refuse_link
+from selfplay.store.manifest import Commit, FileEntry
+from selfplay.store.symlinks import links_below, refuse_link
 
 STAGE_MARK = ".stage.json"
 

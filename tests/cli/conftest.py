@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "inspect"))
-
-from make_run import make_run
 from typer.testing import CliRunner, Result
 
 from selfplay.cli.main import app
+from tests.helpers.make_run import make_run
 
 
 @pytest.fixture(scope="session")

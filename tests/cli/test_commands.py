@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from make_run import HOSTILE, config, make_run
 from typer.testing import Result
 
 from selfplay.selection.pair_rules import PairRules
+from tests.helpers.make_run import HOSTILE, config, make_run
 
 Call = Callable[..., Result]
 
@@ -182,7 +182,7 @@ def test_config_commands(selfplay: Call, whole_run: Path, tmp_path: Path) -> Non
 
 
 def test_doctor_exit_code(selfplay: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from selfplay.inspect import doctor
+    from selfplay.inspect.doctor import doctor
 
     monkeypatch.setattr(doctor, "gpu_memory", lambda: [])
     document = json.loads(selfplay("doctor", "--quick", "--json").stdout)

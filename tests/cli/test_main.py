@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from selfplay import __version__
 from selfplay.cli import main
-from selfplay.errors import LockedError
+from selfplay.core.errors import LockedError
 
 Call = Callable[..., Result]
 

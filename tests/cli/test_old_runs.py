@@ -5,23 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sealing import rewrite
 from typer.testing import Result
 
 import selfplay as package
-from selfplay.errors import ConfigError
-from selfplay.inspect.paging import TABLES
+from selfplay.core.errors import ConfigError
+from selfplay.inspect.query.paging import TABLES
 from selfplay.store.durable import sealed_json, unsealed_json
 from selfplay.store.layout import SCHEMA_VERSION
 from selfplay.store.run import Store
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "viewer"))
+from tests.helpers.sealing import rewrite
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OLD = sorted(path.name for path in FIXTURES.glob("run-v*"))
@@ -86,7 +83,7 @@ def test_an_old_run_is_opened_from_python(name: str) -> None:
 
 @pytest.mark.parametrize("name", OLD)
 def test_an_old_run_is_viewed(name: str) -> None:
-    from viewing import client_of
+    from tests.helpers.viewing import client_of
 
     client = client_of(FIXTURES / name)
     pair = Store.open(FIXTURES / name).table(1, "select")["pair_id"][0].as_py()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import Result
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "offline"))
-
-from tables import number_table, text_rows, write_rows
+from tests.helpers.tables import number_table, text_rows, write_rows
 
 Selfplay = Callable[..., Result]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
 from selfplay.selection.diagnostics import diagnose
-from selfplay.selection.selecting import PairPool, select
+from selfplay.selection.select import PairPool, select
 
 
 def document(num_pairs: int, names: list[str], **asked: Any) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from make_run import make_run
 from typer.testing import Result
 
 from selfplay.cli import status
 from selfplay.store.lock import RunLock
+from tests.helpers.make_run import make_run
 
 Call = Callable[..., Result]
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from comparing import GOLD, METRICS, document_of, run_compare
+from tests.helpers.comparing import GOLD, METRICS, document_of, run_compare
 
 
 @pytest.fixture(autouse=True, scope="session")

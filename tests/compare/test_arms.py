@@ -8,7 +8,7 @@ import pytest
 
 from selfplay.compare.arms import Arm, equal_steps, parse_arm, parse_arms
 from selfplay.config.load import validate
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 
 BASE: dict[str, Any] = {
     "policy": {"model": "p"},

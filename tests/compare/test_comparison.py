@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparing import METRICS, fakes, run_compare
-from sealing import rewrite
 
 from selfplay.compare.running import BLOCK_LOCK
-from selfplay.compare.sharing import SHARED_BY_ALL, SHARED_BY_LIKE
-from selfplay.errors import BackendError, ConfigError, CorruptionError, DriftError, Interrupted, ResourceError
-from selfplay.inspect.verify import verify_document
+from selfplay.compare.shared_pool import SHARED_BY_ALL, SHARED_BY_LIKE
+from selfplay.core.errors import BackendError, ConfigError, CorruptionError, DriftError, Interrupted, ResourceError
+from selfplay.inspect.verify.verify import verify_document
 from selfplay.store.durable import sha256_file
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
+from tests.helpers.comparing import METRICS, fakes, run_compare
+from tests.helpers.sealing import rewrite
 
 WriteConfig = Callable[..., Path]
 

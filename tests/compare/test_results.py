@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparing import run_compare
 
 from selfplay.compare.report import charts, markdown, tables
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 from selfplay.store.run import Store
+from tests.helpers.comparing import run_compare
 
 Row = dict[str, Any]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from changed_settings import BASE, FUNCTION, NOT_TO_BE_CHANGED, PARTS, SETTINGS, TOGETHER, config
 
 from selfplay.config.diff import Change, changes, flatten, identity_document, tag_of
 from selfplay.config.load import setting_names
 from selfplay.config.tags import ENGINE_RESOURCES, TRL_RESOURCES, Tag
+from tests.helpers.changed_settings import BASE, FUNCTION, NOT_TO_BE_CHANGED, PARTS, SETTINGS, TOGETHER, config
 
 
 def test_the_table_has_every_setting() -> None:

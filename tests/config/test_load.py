@@ -12,7 +12,7 @@ import yaml
 
 from selfplay.config.load import absolute_places, apply_override, fields, load_config, looks_like_path, validate
 from selfplay.config.schema import Config
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 
 SMALL: dict[str, Any] = {
     "policy": {"model": "org/policy"},

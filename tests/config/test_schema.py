@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from selfplay.config.load import fields, validate
 from selfplay.config.schema import Config
 from selfplay.config.tags import Tag
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 
 SMALL: dict[str, Any] = {
     "policy": {"model": "org/policy"},

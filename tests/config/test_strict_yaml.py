@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from selfplay.config.strict_yaml import parse
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from make_run import make_run
+from tests.helpers.make_run import make_run
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from selfplay.errors import BackendError, ConfigError
+from selfplay.core.errors import BackendError, ConfigError
 from selfplay.quickstart import world as module
 from selfplay.quickstart.recipe import TINY, Sizes, run_config
 from selfplay.quickstart.tasks import split_of

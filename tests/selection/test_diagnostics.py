@@ -16,7 +16,7 @@ from selfplay.selection.diagnostics.agreement import correlation, mean_ranks, ov
 from selfplay.selection.diagnostics.distributions import NUM_BINS, distribution
 from selfplay.selection.diagnostics.groups import group_shares
 from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, give_reason, no_reasons
-from selfplay.selection.selecting import PairPool, Selection, select
+from selfplay.selection.select import PairPool, Selection, select
 
 KEYS = [
     "on", "num_seen", "funnel", "cut", "margins", "distributions", "lengths", "labels", "prompts", "groups", "overlaps",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 from selfplay.selection.keep import keep_top, num_to_keep
 
 values_and_ids = st.lists(

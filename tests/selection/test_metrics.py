@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 from selfplay.selection.metrics import HOW_TO_GET, METRICS, Metric, columns_needed, find_metric, how_to_get
 from selfplay.selection.metrics import density as density_module
 

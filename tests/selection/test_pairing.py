@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_pairing import BUILDERS, Row, all_rules, build, outcome, pairs_of, rows_of, slow_build, tables
 
 from selfplay.selection.pairing import PairRules, build_pairs
 from selfplay.selection.reasons import RESPONSE_REASONS
 from selfplay.selection.responses import response_pool
+from tests.helpers.slow_pairing import BUILDERS, Row, all_rules, build, outcome, pairs_of, rows_of, slow_build, tables
 
 
 def test_highest_against_lowest_and_the_rest_not_extreme() -> None:

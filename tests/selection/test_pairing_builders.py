@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from slow_pairing import BUILDERS, Row, build, outcome, pairs_of, rows_of
 
 from selfplay.selection.pairing.blocks import blocks_of
 from selfplay.selection.pairing.builders import all_pairs
 from selfplay.selection.responses import response_pool
+from tests.helpers.slow_pairing import BUILDERS, Row, build, outcome, pairs_of, rows_of
 
 
 def pair(rewards: list[float], builder: str, **rules) -> tuple[int, int]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_pairing import BUILDERS, Row, build, pairs_of, rows_of
 
 from selfplay.selection.pairing.length_penalty import NEAR_ZERO, LengthFit, fit_length_penalty
+from tests.helpers.slow_pairing import BUILDERS, Row, build, pairs_of, rows_of
 
 
 def gap(rows: list[Row], **rules) -> float | None:

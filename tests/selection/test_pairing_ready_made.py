@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 from selfplay.selection.pairing import PairRules, pair_filters
 from selfplay.selection.reasons import PAIR_REASONS
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from selfplay.selection.metrics import METRICS
 from selfplay.selection.reasons import PAIR_REASONS, TOO_LONG_FOR_TRAINING, Reasons
-from selfplay.selection.selecting import PairPool, Selection, select
+from selfplay.selection.select import PairPool, Selection, select
 
 COARSE = [0.0, 0.25, 0.5, 1.0, 2.0]
 LOGPS = [-8.0, -4.0, -2.0, -1.0]

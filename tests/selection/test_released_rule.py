@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from released_rule import KEEP, released_rule
 
 from selfplay.selection.reasons import IDENTICAL_RESPONSES, give_reason, no_reasons
-from selfplay.selection.selecting import PairPool, Selection, select
+from selfplay.selection.select import PairPool, Selection, select
+from tests.helpers import released_rule as script_module
+from tests.helpers.released_rule import KEEP, released_rule
 
 NUM_PAIRS = 10_000
 SEEDS = range(20)
@@ -90,7 +91,7 @@ def test_the_script_by_itself_keeps_the_same(tmp_path: Path) -> None:
     """In a process of its own, in which selfplay is never imported."""
     table = random_table(0)
     np.savez(tmp_path / "table.npz", **table)
-    script = Path(__file__).with_name("released_rule.py")
+    script = Path(str(script_module.__file__))
     command = [sys.executable, str(script), str(tmp_path / "table.npz"), "2.5"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert [int(row) for row in printed.split()] == np.flatnonzero(ours(table, 2.5).kept_P).tolist()

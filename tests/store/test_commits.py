@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from sealing import rewrite
 
-from selfplay.errors import CorruptionError
-from selfplay.store.commits import Commit, FileEntry, check_digests, check_shape, read_commit
+from selfplay.core.errors import CorruptionError
+from selfplay.store.commits import check_digests, check_shape, read_commit
 from selfplay.store.durable import encode_parquet
+from selfplay.store.manifest import Commit, FileEntry
 from selfplay.store.run import Store
+from tests.helpers.sealing import rewrite
 
 TABLE = pa.table({"response_id": [f"r{i}" for i in range(40)], "reward": [float(i) for i in range(40)]})
 

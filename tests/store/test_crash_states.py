@@ -17,16 +17,17 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from crash_disk import Counts, Recorder, crash_states, write_tree
 
-from selfplay.errors import SelfplayError
-from selfplay.inspect.verify import verify_document
-from selfplay.store import durable, removal
+from selfplay.core.errors import SelfplayError
+from selfplay.inspect.verify.verify import verify_document
+from selfplay.store import durable
+from selfplay.store import policy_removal as removal
 from selfplay.store.durable import sha256_bytes as sha256
 from selfplay.store.fork import Fork, stage_name
 from selfplay.store.layout import REMOVED, part_name
 from selfplay.store.output import OutputWriter, read_output
 from selfplay.store.run import Store
+from tests.helpers.crash_disk import Counts, Recorder, crash_states, write_tree
 
 # The most states of one crash point; more are drawn by chance.
 MOST = 40

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selfplay.errors import SelfplayError
+from selfplay.core.errors import SelfplayError
 from selfplay.store import durable
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from sealing import rewrite
 
-from selfplay.errors import CorruptionError, SelfplayError
+from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
 from selfplay.store.fork import Fork, stage_name
 from selfplay.store.run import Store
+from tests.helpers.sealing import rewrite
 
 
 def commit(store: Store, stage: str, rows: list[int]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from selfplay.errors import LockedError
+from selfplay.core.errors import LockedError
 from selfplay.store.lock import RunLock, is_held, read_holder
 
 HOLD = """

@@ -22,8 +22,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from selfplay.errors import ConfigError, CorruptionError, LockedError
-from selfplay.inspect.verify import verify_document
+from selfplay.core.errors import ConfigError, CorruptionError, LockedError
+from selfplay.inspect.verify.verify import verify_document
 from selfplay.store import durable
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
@@ -358,7 +358,7 @@ class Run(RuleBasedStateMachine):
 def problems(root: Path) -> list[str]:
     """What `verify --deep` says, less what it says of the rows (these tables are not a run's). A run that cannot be opened at
     all says so."""
-    from selfplay.inspect import verify
+    from selfplay.inspect.verify import verify
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verify, "check_rows", lambda store, sound: [])

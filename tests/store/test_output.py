@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selfplay.errors import CorruptionError, SelfplayError
+from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.store.output import OutputWriter, read_output
 
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"]})

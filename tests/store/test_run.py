@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from fakes import Fakes
-from sealing import rewrite
 
-from selfplay import driver, loop
 from selfplay.config.load import load_config
-from selfplay.errors import ConfigError, CorruptionError, SelfplayError
-from selfplay.reporting import Reporter
+from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
+from selfplay.execution.progress import Reporter
+from selfplay.run import driver, loop
 from selfplay.store.run import Store, refuse_occupied
+from tests.helpers.fakes import Fakes
+from tests.helpers.sealing import rewrite
 
 
 def test_create_then_open(tmp_path: Path) -> None:

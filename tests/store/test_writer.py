@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from selfplay.errors import CorruptionError, SelfplayError
+from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.store import durable, writer
 from selfplay.store.commits import read_commit
 from selfplay.store.layout import Layout

@@ -3,8 +3,8 @@
 Reading order: distributions, agreement, groups, parts (numbers), advice (warnings about them), diagnosing (all of it).
 """
 
-from selfplay.selection.diagnostics.advice import Advice
-from selfplay.selection.diagnostics.diagnosing import Diagnostics, diagnose
+from selfplay.selection.diagnostics.diagnosing import diagnose
 from selfplay.selection.diagnostics.groups import Grouping
+from selfplay.selection.diagnostics.parts import Advice, Diagnostics
 
 __all__ = ["Advice", "Diagnostics", "Grouping", "diagnose"]

@@ -6,15 +6,15 @@ Thresholds are rules of thumb, named here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from selfplay.selection.diagnostics.groups import GroupShares
+from selfplay.selection.diagnostics.parts import Advice
 from selfplay.selection.metrics import METRICS
-from selfplay.selection.selecting import SelectionSummary
+from selfplay.selection.select import SelectionSummary
 
 if TYPE_CHECKING:
-    from selfplay.selection.diagnostics.diagnosing import Diagnostics
+    from selfplay.selection.diagnostics.parts import Diagnostics
 
 # Shares and correlations of fewer pairs than this are left alone.
 FEWEST = 20
@@ -32,15 +32,6 @@ NARROW = 0.02
 MORE_WRONG = 0.02
 # Standard errors between two shares before one is called higher.
 CLEARLY = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """Example: Advice("ties_at_cut", "120 pairs share the metric value at the cut, ...", "The order of ids decided ...")"""
-
-    name: str
-    message: str
-    hint: str
 
 
 def advice(diagnostics: Diagnostics, summary: SelectionSummary) -> tuple[Advice, ...]:

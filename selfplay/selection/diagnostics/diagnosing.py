@@ -8,25 +8,22 @@ prompts and ties at the cut are always counted over all pairs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 from selfplay.selection.arrays import Bools, Floats, Ints
-from selfplay.selection.diagnostics.advice import Advice, advice
+from selfplay.selection.diagnostics.advice import advice
 from selfplay.selection.diagnostics.agreement import Overlap, overlap
 from selfplay.selection.diagnostics.distributions import Distribution, distribution
-from selfplay.selection.diagnostics.groups import Grouping, GroupShares, group_shares
+from selfplay.selection.diagnostics.groups import Grouping, group_shares
 from selfplay.selection.diagnostics.parts import (
-    Cut,
+    Advice,
+    Diagnostics,
     Funnel,
-    Labels,
-    Lengths,
-    Margins,
-    Prompts,
     cut,
     labels,
     lengths,
@@ -37,7 +34,7 @@ from selfplay.selection.ids import Ids
 from selfplay.selection.metrics import METRICS, columns_needed
 from selfplay.selection.metrics.inputs import POLICY_LOGPS, REFERENCE_LOGPS
 from selfplay.selection.reasons import EXCLUDED_BY_METRIC, METRIC_NOT_FINITE, NOT_SELECTED, Reasons
-from selfplay.selection.selecting import PairPool, Selection, select
+from selfplay.selection.select import PairPool, Selection, select
 
 SAMPLE = 100_000
 # Kernel densities of embeddings cost more than all else here together: compared in pools up to this size.
@@ -50,30 +47,6 @@ _INPUTS = ("reward_chosen", "reward_rejected", "num_tokens_chosen", "num_tokens_
 _GOLD = ("gold_reward_chosen", "gold_reward_rejected")
 
 Names = Sequence[str] | Grouping
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnostics:
-    """A selection seen from outside. `dataclasses.asdict` is JSON: finite numbers or None.
-
-    `on` is "all", or "sample" where distributions, margins, lengths, labels and overlaps are of `num_seen` pairs drawn
-    from the pool. A part is None (or empty) where its inputs are missing or the pool is empty. `overlaps` are at the
-    same number of pairs, each metric with its default options; `groups` go by the name of the grouping; `warnings` have
-    the gravest first.
-    """
-
-    on: Literal["all", "sample"]
-    num_seen: int
-    funnel: Funnel
-    cut: Cut | None
-    margins: Margins | None
-    distributions: dict[str, Distribution]
-    lengths: Lengths | None
-    labels: Labels | None
-    prompts: Prompts | None
-    groups: dict[str, GroupShares]
-    overlaps: tuple[Overlap, ...]
-    warnings: tuple[Advice, ...] = ()
 
 
 def diagnose(

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from selfplay.selection.arrays import Bools, Floats, Ints
-from selfplay.selection.diagnostics.agreement import Correlation, correlation
+from selfplay.selection.diagnostics.agreement import Correlation, Overlap, correlation
+from selfplay.selection.diagnostics.distributions import Distribution
+from selfplay.selection.diagnostics.groups import GroupShares
 from selfplay.selection.margins import HUGE, spread
-from selfplay.selection.selecting import Selection, SelectionSummary
+from selfplay.selection.select import Selection, SelectionSummary
 
 # The 95 % quantile of |L| over its median when L is normally distributed around 0.
 NORMAL_TAIL = 2.906
@@ -251,3 +254,36 @@ def _mean(values: Floats) -> float | None:
 def _finite(values: Floats) -> Floats:
     finite: Floats = values[np.isfinite(values)]
     return finite
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """A selection seen from outside. `dataclasses.asdict` is JSON: finite numbers or None.
+
+    `on` is "all", or "sample" where distributions, margins, lengths, labels and overlaps are of `num_seen` pairs drawn
+    from the pool. A part is None (or empty) where its inputs are missing or the pool is empty. `overlaps` are at the
+    same number of pairs, each metric with its default options; `groups` go by the name of the grouping; `warnings` have
+    the gravest first.
+    """
+
+    on: Literal["all", "sample"]
+    num_seen: int
+    funnel: Funnel
+    cut: Cut | None
+    margins: Margins | None
+    distributions: dict[str, Distribution]
+    lengths: Lengths | None
+    labels: Labels | None
+    prompts: Prompts | None
+    groups: dict[str, GroupShares]
+    overlaps: tuple[Overlap, ...]
+    warnings: tuple[Advice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Example: Advice("ties_at_cut", "120 pairs share the metric value at the cut, ...", "The order of ids decided ...")"""
+
+    name: str
+    message: str
+    hint: str

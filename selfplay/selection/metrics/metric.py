@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 from selfplay.selection.arrays import Floats
 from selfplay.selection.metrics.inputs import how_to_get
 

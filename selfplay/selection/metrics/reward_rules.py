@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 from selfplay.selection.arrays import Floats
 from selfplay.selection.margins import spread, z_scores
 

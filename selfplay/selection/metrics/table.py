@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from selfplay.errors import ConfigError
+from selfplay.core.errors import ConfigError
 from selfplay.selection.metrics.controls import full, random
 from selfplay.selection.metrics.density import density
 from selfplay.selection.metrics.inputs import made_of

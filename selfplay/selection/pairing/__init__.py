@@ -7,6 +7,6 @@ somebody else built.
 
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing.building import Pairing, build_pairs
-from selfplay.selection.pairing.ready_made import pair_filters
+from selfplay.selection.pairing.existing_pairs import pair_filters
 
 __all__ = ["PairRules", "Pairing", "build_pairs", "pair_filters"]

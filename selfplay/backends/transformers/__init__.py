@@ -1,0 +1,1 @@
+"""Forward passes with transformers: rewards, log-probs, embeddings."""

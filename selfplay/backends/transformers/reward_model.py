@@ -1,0 +1,185 @@
+"""Stage *score*: a Hugging Face sequence-classification model with one label as a `Scorer`.
+
+The model reads messages through its *own* tokenizer and chat template, never the policy's tokens or rendering.
+A response it cannot judge gets a null reward and the reason: nothing is truncated, and no failure becomes a
+number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from selfplay.backends.transformers.batching import token_batches
+from selfplay.core.errors import ConfigError, DataError, ModelError
+from selfplay.core.heartbeat import beat
+from selfplay.core.protocols import ScoreItem
+from selfplay.core.score_table import Outcome, finite, score_table
+from selfplay.inputs.models.chat import ChatRenderer, final_answer, load_tokenizer
+from selfplay.inputs.models.files import model_folder
+from selfplay.inputs.models.preflight import check_reward_model
+
+TOO_LONG = "too_long_for_reward_model"
+UNCLOSED_THINKING = "unclosed_thinking"
+
+
+class RewardModel:
+    """A reward model on the device of its process (CUDA where there is one, else the CPU).
+
+    `dtype`: "auto" is float32 on a CPU and bfloat16 on CUDA, else a torch dtype's name. `batch_tokens`: padded
+    tokens in a forward pass. `max_length`: tokens of a whole conversation, at most (and by default) what the
+    model has positions for. `sees`: "final" scores what follows a leading <think>...</think> block, "full"
+    everything. `threads`: CPU threads.
+
+    Raises ModelError for a folder that `check_reward_model` refuses or whose weights do not fill the model,
+    ConfigError for a setting out of range.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        batch_tokens: int = 16384,
+        max_length: int | None = None,
+        sees: str = "final",
+        trust_remote_code: bool = False,
+        threads: int = 1,
+    ) -> None:
+        if sees not in ("final", "full"):
+            raise ConfigError(f"reward.sees is {sees!r}", "Use final or full.")
+        folder = model_folder(model, revision)
+        check_reward_model(folder, trust_remote_code=trust_remote_code)
+        torch.set_num_threads(threads)
+        self._folder, self._sees, self._batch_tokens = str(folder), sees, batch_tokens
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        self._renderer = ChatRenderer(tokenizer)
+        self._model = _load(self._folder, _dtype(dtype, self._device), trust_remote_code).to(self._device)
+        self._config = self._model.config.get_text_config()
+        self._pad_token_id = _usable_pad(self._config)
+        self._max_length = _max_length(max_length, self._config, tokenizer)
+
+    def describe(self) -> dict[str, Any]:
+        """Folder, architecture, device, dtype and the longest conversation in tokens: recorded with the run."""
+        return {
+            "model": self._folder,
+            "architecture": type(self._model).__name__,
+            "device": str(self._device),
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "max_length": self._max_length,
+            "sees": self._sees,
+        }
+
+    def score(self, items: Sequence[ScoreItem]) -> pa.Table:
+        """Rewards in the order of `items`, as SCORE_SCHEMA: a reward or a drop_reason, never both and never
+        neither."""
+        outcomes: list[Outcome | None] = []
+        token_ids: dict[int, list[int]] = {}
+        for place, item in enumerate(items):
+            token_ids[place], reason = self._render(item)
+            outcomes.append((None, reason) if reason else None)
+        places = [place for place, outcome in enumerate(outcomes) if outcome is None]
+        for batch in token_batches([len(token_ids[place]) for place in places], self._batch_tokens):
+            chosen = [places[position] for position in batch]
+            rewards = self._forward([token_ids[place] for place in chosen])
+            beat()
+            for place, reward in zip(chosen, rewards, strict=True):
+                # Alone there is no padding: NaN in the padding token's own embedding must not spoil its neighbours.
+                alone = not math.isfinite(reward) and len(chosen) > 1
+                outcomes[place] = finite(self._forward([token_ids[place]])[0] if alone else reward)
+        return score_table(items, [outcome for outcome in outcomes if outcome is not None])
+
+    def _render(self, item: ScoreItem) -> tuple[list[int], str | None]:
+        """Token ids of the conversation with the response, or none and the reason why it cannot be scored."""
+        response = final_answer(item.response) if self._sees == "final" else item.response
+        if response is None:
+            return [], UNCLOSED_THINKING
+        try:
+            ids = self._renderer.conversation([*item.messages, {"role": "assistant", "content": response}])
+        except DataError as error:
+            return [], f"not_rendered: {' '.join(error.message.split())[:200]}"
+        return ([], TOO_LONG) if len(ids) > self._max_length else (ids, None)
+
+    def _forward(self, rows: list[list[int]]) -> list[float]:
+        """Rewards of one batch, padded on the right."""
+        # transformers takes the score of the last token that is not the padding token. A model that was saved
+        # without one was used one by one, with the score of the very last token; so it is padded with a token
+        # that no row ends with.
+        pad = self._pad_token_id
+        if pad is None:
+            ends = {row[-1] for row in rows}
+            pad = next(token for token in range(len(ends) + 1) if token not in ends)
+            self._config.pad_token_id = pad
+        width = max(map(len, rows))
+        input_ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self._device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self._device)
+        with torch.inference_mode():
+            logits = self._model(input_ids=input_ids, attention_mask=mask).logits
+        return [float(value) for value in logits[:, 0].float().tolist()]
+
+
+def _load(folder: str, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """The model in evaluation mode. Raises ModelError where a weight is missing: transformers would make it up."""
+    try:
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"the reward model in {folder} does not load: {type(error).__name__}: {str(error).splitlines()[0]}",
+            "See the message; a model of an architecture that transformers does not know needs another reward model.",
+        ) from error
+    if loading["missing_keys"]:
+        names = sorted(loading["missing_keys"])
+        raise ModelError(
+            f"the reward model in {folder} lacks {len(names)} weights ({names[0]}): they would be random numbers",
+            "Use the complete model; check that config.json and the weights belong together.",
+        )
+    if model.config.num_labels != 1:
+        raise ModelError(
+            f"the reward model in {folder} has {model.config.num_labels} labels; a reward is one number",
+            "Use a reward model with num_labels = 1, or wrap this one in a reward function.",
+        )
+    return model.eval()
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"reward.dtype is {name!r}", "Use auto, float32, bfloat16 or float16.")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _usable_pad(config: Any) -> int | None:
+    """The config's padding token, None where it has none (some configs write -1 for that)."""
+    pad = config.pad_token_id
+    return pad if pad is not None and 0 <= pad < config.vocab_size else None
+
+
+def _max_length(asked: int | None, config: Any, tokenizer: Any) -> int:
+    """The longest conversation in tokens: the smallest of what was asked for and what model and tokenizer can
+    take."""
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**9 else []
+    if hasattr(config, "max_position_embeddings"):
+        limits.append(config.max_position_embeddings)
+    if asked is None and not limits:
+        raise ConfigError("the reward model names no longest input", "Set reward.max_length.")
+    if asked is not None and limits and asked > min(limits):
+        raise ConfigError(
+            f"reward.max_length is {asked}, the reward model takes {min(limits)} tokens",
+            "Lower it or leave it out: longer conversations are dropped with a reason, never cut.",
+        )
+    return min(limits) if asked is None else asked

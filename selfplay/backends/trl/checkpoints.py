@@ -1,0 +1,164 @@
+"""Sealed trainer checkpoints (stage *train*): a round that was killed goes on from the newest one that is
+whole.
+
+A checkpoint is a folder `checkpoint-STEP` as transformers writes it. Its seal, `.SEAL.json`, is written last
+and lists every file with size and sha256, the step, and the fingerprint of the job. Only a folder that is
+exactly what its seal says is ever opened: transformers itself accepts a missing optimizer file or a flipped
+bit without a word, and some of the files are pickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfplay.core.protocols import TrainJob
+from selfplay.store import durable
+
+SEAL = ".SEAL.json"
+PREFIX = "checkpoint-"
+# What a resume needs beside the weights; a checkpoint without one of them must never be sealed.
+REQUIRED = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+# The settings that decide the weights. Left out: folders, canaries, and resources, which a resume may change.
+_IDENTITY = (
+    "seed", "loss", "beta", "gamma_beta_ratio", "learning_rate", "epochs", "max_steps", "batch_size", "max_length",
+    "warmup_ratio", "schedule", "precision", "reference_is_policy", "lora", "trl",
+)  # fmt: skip
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest usable checkpoint (`folder` is None and `step` 0 where there is none) and, newest first, why
+    each newer or older folder was rejected."""
+
+    folder: Path | None
+    step: int
+    rejected: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def fingerprint(job: TrainJob) -> str:
+    """Sha256 (hex) of all that decides the weights a job ends with: its pairs with their log-probs (which
+    stand for the starting policy too) and its settings."""
+    settings: dict[str, Any] = {name: getattr(job, name) for name in _IDENTITY}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for pair in job.pairs:
+        row = [getattr(pair, name) for name in pair.__slots__]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def seal(folder: Path, step: int, job_fingerprint: str) -> None:
+    """Seal a complete checkpoint: make every file durable, then write the seal (temp, fsync, rename, fsync of
+    the folder).
+
+    Raises ValueError when a file that a resume needs is missing: then the trainer saved something else than
+    expected.
+    """
+    files = _files(folder)
+    absent = [name for name in REQUIRED if name not in files]
+    if absent:
+        raise ValueError(f"{folder} cannot be sealed: it lacks {', '.join(absent)}")
+    durable.sync_tree(folder)
+    listed = {}
+    for name in files:
+        size, digest = _digest(folder / name)
+        listed[name] = {"size": size, "sha256": digest}
+    content = {"step": step, "fingerprint": job_fingerprint, "files": listed}
+    durable.write_file(folder / SEAL, durable.pretty_json(content))
+    durable.fsync_folder(folder.parent)
+
+
+def find(checkpoint_dir: Path, job_fingerprint: str) -> Found:
+    """The newest checkpoint whose seal verifies and whose fingerprint is the job's. Older ones behind it are
+    not looked at."""
+    rejected: list[tuple[Path, str]] = []
+    for step, folder in _by_step(checkpoint_dir):
+        try:
+            reason = _fault(folder, step, job_fingerprint)
+        except OSError as error:  # a bad sector is an injury like another
+            reason = f"it cannot be read ({error.strerror})"
+        if not reason:
+            return Found(folder, step, rejected)
+        rejected.append((folder, reason))
+    return Found(None, 0, rejected)
+
+
+def remove_all_but_newest(checkpoint_dir: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints (by step)."""
+    for _, folder in _by_step(checkpoint_dir)[keep:]:
+        shutil.rmtree(folder)
+
+
+def _by_step(checkpoint_dir: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every checkpoint folder, newest step first."""
+    if not checkpoint_dir.is_dir():
+        return []
+    numbered = [
+        (int(folder.name.removeprefix(PREFIX)), folder)
+        for folder in checkpoint_dir.iterdir()
+        if folder.name.startswith(PREFIX) and folder.name.removeprefix(PREFIX).isdecimal()
+    ]
+    return sorted(numbered, reverse=True)
+
+
+def _fault(folder: Path, step: int, job_fingerprint: str) -> str:
+    """Why a checkpoint must not be used; empty when it is whole and the job's."""
+    if folder.is_symlink() or not folder.is_dir():
+        return "it is not a folder"
+    if not (folder / SEAL).is_file():
+        return (
+            "it is empty"
+            if not any(folder.iterdir())
+            else "it was not sealed: the trainer was stopped while writing it"
+        )
+    try:
+        content = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        sealed_step, sealed_fingerprint = content["step"], content["fingerprint"]
+        listed = {str(name): (int(row["size"]), str(row["sha256"])) for name, row in content["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return f"its seal cannot be read ({type(error).__name__})"
+    try:
+        present = _files(folder)
+    except ValueError as error:
+        return str(error)
+    if absent := sorted(listed.keys() - set(present)):
+        return f"{', '.join(absent)} is missing"
+    if extra := sorted(set(present) - listed.keys()):
+        return f"{', '.join(extra)} is not in its seal"
+    if sealed_step != step:
+        return f"its seal is of step {sealed_step}"
+    # Sizes first: they are free, and a truncated file need not be read.
+    for name, (size, _) in listed.items():
+        if (folder / name).stat().st_size != size:
+            return f"{name} has {(folder / name).stat().st_size} bytes, its seal says {size}"
+    for name, (_, sha256) in listed.items():
+        if _digest(folder / name)[1] != sha256:
+            return f"{name} is damaged: its sha256 is not the sealed one"
+    return "" if sealed_fingerprint == job_fingerprint else "it belongs to a job with other pairs or settings"
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of all files below `folder` but the seal, relative and sorted. Raises ValueError for links and
+    other non-files."""
+    names = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{name} is not a plain file")
+        if path.is_file() and name != SEAL:
+            names.append(name)
+    return names
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return size, digest.hexdigest()

@@ -1,0 +1,165 @@
+"""What a training must prove (stage *train*): before the first update, that it trains the model the table
+speaks of; after the last, that the weights the engine will load have changed and are numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfplay.backends.trl.config import expected_first_loss
+from selfplay.backends.trl.policy_files import load_policy
+from selfplay.core.errors import BackendError, DivergedError
+from selfplay.core.heartbeat import beat
+from selfplay.core.protocols import Canary, CanaryPosition, TrainJob
+
+NUM_CHECKED_PAIRS = 64
+_MAX_ERROR_FLOAT32 = 1e-4
+_MEAN_ERROR_BF16 = 0.02
+# First loss against its value at zero margin, relative to the larger of that value, beta and 1.
+_LOSS_ERROR_FLOAT32 = 1e-3
+_LOSS_ERROR_BF16 = 0.05
+_TOP_K = 5
+
+
+@dataclass(frozen=True, slots=True)
+class StartCheck:
+    """The trainer's own numbers before the first update against the table's; errors are |difference| / tokens
+    of a response."""
+
+    num_pairs: int
+    loss: float
+    expected_loss: float | None
+    error_max: float
+    error_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """`norm`: L2 over all weights of final - starting, in float32 values; `changed_fraction`: weights whose
+    value in the engine's dtype changed."""
+
+    norm: float
+    changed_fraction: float
+
+
+def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
+    """Hold the loaded policy's log-probs against `policy_logp_*` of NUM_CHECKED_PAIRS pairs (all, if fewer),
+    and the loss against its value at zero margin.
+
+    `bf16`: training runs under bf16 autocast, so single tokens scatter and the mean is held instead.
+    Raises BackendError when they do not agree.
+    """
+    rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
+    errors: list[float] = []
+    worst = (-1.0, "")
+    losses: list[float] = []
+    for start in range(0, len(rows), job.micro_batch_size):
+        batch = rows[start : start + job.micro_batch_size]
+        measured = trainer.measure(trainer.data_collator([trainer.train_dataset[row] for row in batch]))
+        beat()
+        losses.append(measured.loss * len(batch))
+        for row, chosen, rejected in zip(batch, measured.chosen_logps, measured.rejected_logps, strict=True):
+            pair = job.pairs[row]
+            for own, table, tokens in (
+                (chosen, pair.policy_logp_chosen, pair.chosen_token_ids),
+                (rejected, pair.policy_logp_rejected, pair.rejected_token_ids),
+            ):
+                error = abs(own - table) / len(tokens)
+                # a NaN must not lose against a number
+                if not error <= worst[0]:
+                    worst = (
+                        error,
+                        f"pair {pair.pair_id}: {own:.4f} here, {table:.4f} in the table, {len(tokens)} tokens",
+                    )
+                errors.append(error)
+    mean = math.fsum(errors) / len(errors)
+    # a mixture of experts adds its load-balancing loss, whose value is not known beforehand
+    expected = None if trainer.aux_loss_enabled else expected_first_loss(job)
+    check = StartCheck(len(rows), math.fsum(losses) / len(rows), expected, worst[0], mean)
+    seen, allowed, what = (mean, _MEAN_ERROR_BF16, "mean") if bf16 else (worst[0], _MAX_ERROR_FLOAT32, "largest")
+    if not seen <= allowed:
+        raise BackendError(
+            f"the log-probs of the policy in {job.policy_dir} are not the ones in the pairs' policy_logp: the {what} "
+            f"difference is {seen:.3g} a token, {allowed:g} is allowed ({worst[1]})",
+            "The table was made with another model or other token ids: run the stage logprobs again with this policy.",
+        )
+    _check_loss(check, job, bf16=bf16)
+    return check
+
+
+def _check_loss(check: StartCheck, job: TrainJob, *, bf16: bool) -> None:
+    if check.expected_loss is None:
+        if not math.isfinite(check.loss):
+            raise BackendError(f"the loss before the first update is {check.loss}", "Lower training.beta.")
+        return
+    allowed = (_LOSS_ERROR_BF16 if bf16 else _LOSS_ERROR_FLOAT32) * max(1.0, job.beta, check.expected_loss)
+    if not abs(check.loss - check.expected_loss) <= allowed:
+        raise BackendError(
+            f"the loss before the first update is {check.loss:.6f}; with the policy as reference it must be "
+            f"{check.expected_loss:.6f} (within {allowed:.2g})",
+            "reference_logp in the pairs is not the policy's: run the stage logprobs again.",
+        )
+
+
+def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False) -> WeightUpdate:
+    """Compare the trained (merged, float32) `model` with the starting policy, which is read again from disk.
+
+    Raises BackendError when a weight is not a number or when none changed in the engine's dtype.
+    """
+    engine_dtype = getattr(torch, job.engine_dtype)
+    started = dict(load_policy(Path(job.policy_dir), trust_remote_code=trust_remote_code).named_parameters())
+    squares, changed, total = 0.0, 0, 0
+    for name, weight in model.named_parameters():
+        beat()
+        final = weight.detach()
+        start = started.pop(name).detach().to(final.device)
+        square = float(torch.linalg.vector_norm(final - start, dtype=torch.float64)) ** 2
+        if not math.isfinite(square):
+            raise DivergedError(
+                f"training left values in {name} that are not finite; the starting policy is kept",
+                "Lower training.learning_rate.",
+            )
+        squares += square
+        changed += int((final.to(engine_dtype) != start.to(engine_dtype)).sum())
+        total += final.numel()
+    assert not started, f"weights of the starting policy are gone: {sorted(started)[:5]}"
+    if not changed:
+        raise BackendError(
+            f"training changed none of {total} weights in {job.engine_dtype}, the engine's dtype "
+            f"(update norm {squares**0.5:.3g})",
+            "Raise training.learning_rate, train more steps, or set policy.dtype: float32.",
+        )
+    return WeightUpdate(squares**0.5, changed / total)
+
+
+def record_canaries(model: Any, job: TrainJob, end_ids: frozenset[int]) -> list[Canary]:
+    """Greedy continuations of `job.canary_prompts` by the final weights: up to `canary_tokens` positions
+    each, the end token included, each with its five best ids and log-probs (float32, temperature 1).
+
+    Raises BackendError when they are not finite. Each position is a forward pass over the whole sequence:
+    slower than a cache, and nothing that could itself be stale.
+    """
+    model.eval()
+    canaries = []
+    for prompt in job.canary_prompts:
+        token_ids, positions = list(prompt), []
+        for _ in range(job.canary_tokens):
+            beat()
+            with torch.no_grad():
+                logits_V = model(torch.tensor([token_ids], device=model.device), use_cache=False).logits[0, -1]
+            top = torch.log_softmax(logits_V.float(), dim=-1).topk(min(_TOP_K, logits_V.numel()))
+            if not bool(torch.isfinite(top.values).all()):
+                raise DivergedError(
+                    "the trained policy's log-probs are not finite: training diverged; the starting policy is kept",
+                    "Lower training.learning_rate.",
+                )
+            positions.append(CanaryPosition(top.indices.tolist(), top.values.tolist()))
+            token_ids.append(positions[-1].top_ids[0])
+            if token_ids[-1] in end_ids:
+                break
+        canaries.append(Canary(list(prompt), positions))
+    return canaries

@@ -1,0 +1,89 @@
+"""The trainer's way in and out of policy folders (stage *train*): float32 weights in memory, whole Hugging
+Face folders on disk.
+
+Everything but weights and config is copied from the starting policy byte for byte, so that the tokenizer, its
+chat template and the generation config stay what they were.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from selfplay.core.errors import ModelError
+from selfplay.inputs.models.weights import read_policy_folder
+
+# A folder from the hub may hold more: model cards, other formats of the weights. Those are not the policy.
+_COPIED_SUFFIXES = frozenset((".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"))
+_TEMPLATES = "additional_chat_templates"
+_MAX_SHARD = "5GB"
+
+
+def load_policy(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The causal LM in `folder`, float32 whatever is on disk, on the CPU, dropout off, its own generation
+    config set aside.
+
+    Raises ModelError for a folder that is incomplete: transformers would fill missing weights with random
+    numbers.
+    """
+    read_policy_folder(folder, trust_remote_code=trust_remote_code)
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+    )
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            f"the policy in {folder} lacks {len(missing)} weights ({missing[0]}): they would be random numbers",
+            "Use the complete model; check that config.json and the weights belong together.",
+        )
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    # A published generation config may fail transformers' validation when it is saved; the file is copied as
+    # it is instead.
+    model.generation_config = GenerationConfig()
+    return model
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The policy's tokenizer. TRL wants one for its padding id; rows are token ids already."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+
+
+def end_token_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
+    """Ids at which generation ends: the tokenizer's and those of the folder's generation config."""
+    ids = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+    if (folder / "generation_config.json").is_file():
+        listed = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+        if listed is not None:
+            ids |= {listed} if isinstance(listed, int) else set(listed)
+    return frozenset(ids)
+
+
+def save_policy(model: Any, source: Path, folder: Path) -> None:
+    """Write `model` in its dtype with everything else from `source`. `folder` must not exist yet."""
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder, max_shard_size=_MAX_SHARD)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(model.dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix in _COPIED_SUFFIXES and not _is_weights_or_config(path.name):
+            shutil.copyfile(path, folder / path.name)
+    if (source / _TEMPLATES).is_dir():
+        shutil.copytree(source / _TEMPLATES, folder / _TEMPLATES)
+
+
+def _is_weights_or_config(name: str) -> bool:
+    return name.startswith(".") or name.endswith(".index.json") or name in ("config.json", "adapter_config.json")

@@ -1,0 +1,113 @@
+"""The rows of a training job (stage *train*): what may not be trained on, and in which order the rest is
+seen.
+
+Rows are token ids as they were sampled. Nothing is truncated, re-tokenised or dropped here: what does not fit
+is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import Sampler
+
+from selfplay.core.errors import BackendError
+from selfplay.core.protocols import TrainJob, TrainPair
+
+IGNORED_LABEL = -100
+
+
+def check_pairs(job: TrainJob, vocab_size: int) -> None:
+    """Raises BackendError naming the first pair that this job cannot train on as it is."""
+    if not job.pairs:
+        raise BackendError("a training job has no pairs", "A round that keeps no pair must skip training.")
+    seen: set[str] = set()
+    for pair in job.pairs:
+        if pair.pair_id in seen:
+            raise BackendError(f"pair {pair.pair_id} is in the training job twice", "Pair ids must be unique.")
+        seen.add(pair.pair_id)
+        if problem := _problem(pair, job, vocab_size):
+            raise BackendError(f"pair {pair.pair_id} cannot be trained on: {problem[0]}", problem[1])
+
+
+def _problem(pair: TrainPair, job: TrainJob, vocab_size: int) -> tuple[str, str] | None:
+    """What is wrong with a pair and the way out; None when nothing is."""
+    again = "Its log-probs are incomplete: run the stage logprobs of this round again."
+    for side, token_ids in (("chosen", pair.chosen_token_ids), ("rejected", pair.rejected_token_ids)):
+        length = len(pair.prompt_token_ids) + len(token_ids)
+        if not pair.prompt_token_ids or not token_ids:
+            return f"its prompt or its {side} response has no tokens", "Such pairs must be dropped before training."
+        if length > job.max_length:
+            return (
+                f"prompt and {side} response have {length} tokens, training.max_length is {job.max_length}",
+                "Sequences are never truncated: raise training.max_length or lower sampling.max_tokens.",
+            )
+        highest = max(*pair.prompt_token_ids, *token_ids)
+        if highest >= vocab_size:
+            return f"token id {highest} is outside the policy's vocabulary of {vocab_size}", "Its tokenizer is another."
+    if not (math.isfinite(pair.policy_logp_chosen) and math.isfinite(pair.policy_logp_rejected)):
+        return "a policy log-prob is not finite", again
+    if job.loss != "simpo":
+        references = (pair.reference_logp_chosen, pair.reference_logp_rejected)
+        if any(logp is None or not math.isfinite(logp) for logp in references):
+            return "a reference log-prob is missing or not finite", again
+    return None
+
+
+def dpo_columns(pairs: Sequence[TrainPair]) -> dict[str, list[Any]]:
+    """Columns by the names TRL's DPO collator takes: token ids and cached reference log-probs."""
+    return {
+        "prompt_ids": [pair.prompt_token_ids for pair in pairs],
+        "chosen_ids": [pair.chosen_token_ids for pair in pairs],
+        "rejected_ids": [pair.rejected_token_ids for pair in pairs],
+        "ref_chosen_logps": [pair.reference_logp_chosen for pair in pairs],
+        "ref_rejected_logps": [pair.reference_logp_rejected for pair in pairs],
+    }
+
+
+def simpo_row(pair: TrainPair) -> dict[str, list[int]]:
+    """A row by the names TRL's CPO collator takes: both sequences whole, the prompt's labels ignored."""
+    row: dict[str, list[int]] = {}
+    for side, token_ids in (("chosen", pair.chosen_token_ids), ("rejected", pair.rejected_token_ids)):
+        row[f"{side}_input_ids"] = [*pair.prompt_token_ids, *token_ids]
+        row[f"{side}_attention_mask"] = [1] * len(row[f"{side}_input_ids"])
+        row[f"{side}_labels"] = [IGNORED_LABEL] * len(pair.prompt_token_ids) + list(token_ids)
+    return row
+
+
+class RowOrder(Sampler[int]):
+    """The order of the rows, anew for each epoch: by a hash of seed, epoch and pair id, then by length inside
+    each optimizer step.
+
+    It depends neither on the order in which the pairs came nor on the micro-batch or any library's generator.
+    Inside a step the order does not matter to the gradient, and rows of like length need little padding.
+    """
+
+    def __init__(self, pairs: Sequence[TrainPair], seed: int, batch_size: int) -> None:
+        self._ids = [pair.pair_id for pair in pairs]
+        self._lengths = [
+            len(pair.prompt_token_ids) + max(len(pair.chosen_token_ids), len(pair.rejected_token_ids)) for pair in pairs
+        ]
+        self._seed, self._batch_size, self._epoch = seed, batch_size, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by transformers (through accelerate) before each epoch, on a resume too."""
+        self._epoch = epoch
+
+    def shuffled(self) -> list[int]:
+        """Row indices of the current epoch, shuffled."""
+        return sorted(range(len(self._ids)), key=self._key)
+
+    def __iter__(self) -> Iterator[int]:
+        order = self.shuffled()
+        for start in range(0, len(order), self._batch_size):
+            yield from sorted(order[start : start + self._batch_size], key=lambda row: -self._lengths[row])
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def _key(self, row: int) -> bytes:
+        return hashlib.sha256(f"{self._seed}/{self._epoch}/{self._ids[row]}".encode()).digest()

@@ -1,0 +1,192 @@
+"""Stage *train*: one round of preference training with TRL, from a policy folder to the next one.
+
+The order of events: settings and pairs are checked; the policy is loaded in float32; its log-probs are held
+against the table; TRL trains, from the last intact checkpoint where there is one; the update is measured; the
+policy is written; canaries are recorded for the engine that will load it. A failure on the way leaves
+`output_dir` without a policy, and the starting policy as it was.
+
+torch and TRL are imported inside the functions: the driver names and checks this class without loading them.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfplay.backends.trl import checkpoints
+from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
+
+_VERSIONS = ("trl", "transformers", "torch", "peft", "accelerate")
+
+
+class TrlTrainer:
+    """Trains on the one GPU that its process sees, else on the CPU with `threads` threads. Holds no model
+    between calls.
+
+    torch's thread count is the process's: do not share one with a vLLM engine, whose CPU worker binds the
+    threads.
+    """
+
+    def __init__(self, threads: int = 1, trust_remote_code: bool = False) -> None:
+        if threads < 1:
+            raise ValueError(f"threads is {threads}; it must be at least 1")
+        self._threads, self._trust_remote_code = threads, trust_remote_code
+
+    def train(self, job: TrainJob, progress: Callable[[StepMetrics | str], None]) -> TrainResult:
+        """Train one round; see `TrainJob` and `TrainResult`. What `progress` raises stops the training and
+        passes through.
+
+        Raises ConfigError for settings that cannot work, ModelError for a policy folder that cannot be used,
+        BackendError when a pair cannot be trained on, the log-probs are another model's, or the training
+        diverges or changes nothing.
+        """
+        _quiet()
+        import torch
+
+        torch.set_num_threads(self._threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return _train(job, device, progress, self._trust_remote_code)
+        finally:
+            # TRL's trainer and its model refer to each other; a second round must not need the memory of two
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _quiet() -> None:
+    """No bars, no telemetry, no warnings about what this file does on purpose. Before the first import of
+    these libraries."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # said in TrainResult.notes instead
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """What TRL left: the final model (adapters merged, float32), the check before the first update, and the
+    log."""
+
+    model: Any
+    start: Any
+    steps: list[StepMetrics]
+    resumed_from_step: int
+
+
+def _train(
+    job: TrainJob, device: Any, progress: Callable[[StepMetrics | str], None], trust_remote_code: bool
+) -> TrainResult:
+    from selfplay.backends.trl.checks import measure_update, record_canaries
+    from selfplay.backends.trl.config import check_job
+    from selfplay.backends.trl.policy_files import end_token_ids, load_policy, load_tokenizer, save_policy
+
+    started = time.monotonic()
+    notes: list[str] = []
+    check_job(job, device)
+    source, output = Path(job.policy_dir), Path(job.output_dir)
+    model = load_policy(source, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    fitted = _fit(job, model, tokenizer, device, progress, notes)
+    model = fitted.model
+    update = measure_update(model, job, trust_remote_code=trust_remote_code)
+    canaries = record_canaries(model, job, end_token_ids(source, tokenizer))
+    for name in ("policy", "engine"):
+        if (output / name).exists():
+            notes.append(f"an unfinished {name}/ of an earlier attempt was replaced")
+            shutil.rmtree(output / name)
+    save_policy(model, source, output / "policy")
+    if job.engine_dtype == "bfloat16":
+        import torch
+
+        # last: this rounds the weights in place
+        save_policy(model.to(torch.bfloat16), source, output / "engine")
+    return TrainResult(
+        optimizer_steps=len(fitted.steps),
+        resumed_from_step=fitted.resumed_from_step,
+        first_loss=fitted.start.loss,
+        expected_first_loss=fitted.start.expected_loss,
+        checked_pairs=fitted.start.num_pairs,
+        logp_error_max=fitted.start.error_max,
+        logp_error_mean=fitted.start.error_mean,
+        update_norm=update.norm,
+        changed_fraction=update.changed_fraction,
+        seconds=time.monotonic() - started,
+        steps=fitted.steps,
+        canaries=canaries,
+        versions={name: importlib.metadata.version(name) for name in _VERSIONS} | {"device": device.type},
+        notes=notes,
+    )
+
+
+def _fit(
+    job: TrainJob,
+    model: Any,
+    tokenizer: Any,
+    device: Any,
+    progress: Callable[[StepMetrics | str], None],
+    notes: list[str],
+) -> _Fitted:
+    """Check the start and let TRL train; on return the optimizer and TRL's trainer are out of scope."""
+    from transformers import PrinterCallback
+
+    from selfplay.backends.trl.callback import Watch, step_metrics
+    from selfplay.backends.trl.checks import check_start
+    from selfplay.backends.trl.config import make_args, make_peft_config, uses_bf16
+    from selfplay.backends.trl.rows import check_pairs
+    from selfplay.backends.trl.trainers import make_trainer
+
+    check_pairs(job, model.get_input_embeddings().weight.shape[0])
+    peft_config = make_peft_config(job, model)
+    trainer = make_trainer(job, make_args(job, device, notes), model, tokenizer, peft_config)
+    # with its bar switched off, transformers prints each log line instead
+    trainer.remove_callback(PrinterCallback)
+    start = check_start(trainer, job, bf16=uses_bf16(job, device))
+    job_fingerprint = checkpoints.fingerprint(job)
+    trainer.add_callback(Watch(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))
+    found = _resume_point(job, job_fingerprint, notes, progress)
+    trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
+    # without the autocast that accelerate wraps around a bf16 forward
+    final = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    steps = [
+        step_metrics(log, log["step"], trainer.state.max_steps) for log in trainer.state.log_history if "loss" in log
+    ]
+    return _Fitted(final.merge_and_unload() if peft_config else final, start, steps, found.step)
+
+
+def _resume_point(
+    job: TrainJob, job_fingerprint: str, notes: list[str], progress: Callable[[StepMetrics | str], None]
+) -> checkpoints.Found:
+    """The newest intact checkpoint. Rejected ones are named in `notes`, and at once, and deleted: this training would
+    write over them."""
+
+    def say(note: str) -> None:
+        notes.append(note)
+        progress(note)
+
+    found = checkpoints.find(Path(job.checkpoint_dir), job_fingerprint)
+    for folder, reason in found.rejected:
+        say(f"trainer checkpoint {folder.name} was rejected and removed: {reason}")
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
+    if found.step:
+        say(f"resumed from the trainer checkpoint of step {found.step}")
+    elif found.rejected:
+        say("no intact trainer checkpoint: the round was trained from its start")
+    return found

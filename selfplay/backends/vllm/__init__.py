@@ -1,0 +1,1 @@
+"""Sampling with vLLM: engine arguments, weight changes in a live engine, the canary."""

@@ -1,0 +1,361 @@
+"""The sampler of stage *sample* (and of *evaluate*): one vLLM engine that stays alive while its policy changes.
+
+The only file that imports vllm (0.25.1 to 0.32), always inside functions and after `prepare_environment()`. Sampling is
+reproducible by request: own seeds, token ids in and out, no dependence on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from selfplay.backends.vllm.canary import MAX_TOP_LOGPS, TOLERANCES, CanaryVerdict, EngineToken, compare
+from selfplay.backends.vllm.engine_args import engine_arguments, key_problems, prepare_environment, resolve_dtype
+from selfplay.backends.vllm.request_checks import check_requests, check_settings
+from selfplay.core.errors import BackendError, ConfigError, WeightChangeError, WorkerLostError
+from selfplay.core.heartbeat import beat
+from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightChange
+from selfplay.core.records import Response, schema
+from selfplay.inputs.models.weights import PolicyFolder, check_finite, check_same_architecture, read_policy_folder
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput, SamplingParams
+
+_COLUMNS = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
+SAMPLE_SCHEMA = pa.schema([schema(Response).field(name) for name in _COLUMNS])
+_SEEDS = 2**31
+
+
+def check_engine_keys(engine: dict[str, Any]) -> list[str]:
+    """What is wrong with the keys of `sampling.engine` for the installed vLLM: a message each, none if all are good."""
+    prepare_environment()
+    from vllm.engine.arg_utils import EngineArgs
+
+    return key_problems(engine, {field.name for field in dataclasses.fields(EngineArgs)})
+
+
+class VllmSampler:
+    """A `Sampler`. Its engine is built by the first `load_policy`; one object, and so one engine, a process.
+
+    `engine`: arguments passed through to vLLM (`check_engine_keys`); `dtype`: "float32", "bfloat16" or "auto";
+    `max_model_len`: longest prompt + response in tokens, None for the model's own.
+    """
+
+    def __init__(
+        self,
+        engine: dict[str, Any],
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self._engine_keys = engine
+        self._max_model_len = max_model_len
+        self._seed = seed
+        self._trust_remote_code = trust_remote_code
+        prepare_environment()
+        from vllm.platforms import current_platform
+
+        self._on_cpu = current_platform.is_cpu()
+        self._dtype = resolve_dtype(dtype, on_cpu=self._on_cpu)
+        self._llm: LLM | None = None
+        self._policy: PolicyFolder | None = None
+        self._served: WeightChange | None = None
+        self._tokenizer: Any = None
+        self._request_numbers = itertools.count()
+
+    def describe(self) -> dict[str, Any]:
+        """Versions, device, dtype; max_model_len and max_num_seqs once there is an engine (null before)."""
+        import torch
+        import vllm
+        from vllm.platforms import current_platform
+
+        return {
+            "vllm": vllm.__version__,
+            "torch": torch.__version__,
+            "device": current_platform.get_device_name(),
+            "dtype": self._dtype,
+            "max_model_len": self._llm.llm_engine.model_config.max_model_len if self._llm else None,
+            "max_num_seqs": self._max_num_seqs() if self._llm else None,
+        }
+
+    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightChange:
+        """Serve the policy in `folder`; when `digest` is served already, only report how that came about (0 seconds).
+
+        Raises ModelError for a folder that cannot be served (the engine keeps serving what it served), and
+        WeightChangeError when not even a fresh engine loads it or agrees with the canaries (nothing is served then).
+        """
+        started = time.perf_counter()
+        if self._served is not None and self._served.digest == digest:
+            return dataclasses.replace(self._served, seconds=0.0)
+        policy = read_policy_folder(folder, trust_remote_code=self._trust_remote_code)
+        if self._policy is not None:
+            check_same_architecture(policy, self._policy)
+        check_finite(policy)
+
+        how, reason, verdict = "loaded", "", None
+        self._served = None
+        if self._llm is not None:
+            how, reason, verdict = self._change_live(folder, canaries)
+        if how != "reloaded":
+            verdict = self._change_by_building(folder, canaries, reason)
+        self._policy = policy
+        self._served = WeightChange(
+            how=how,
+            digest=digest,
+            seconds=time.perf_counter() - started,
+            canary_error=verdict.max_error if verdict else None,
+            canary_positions=verdict.positions if verdict else 0,
+            reason=reason,
+        )
+        return self._served
+
+    def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
+        """Sample the responses that each request asks for; see `Sampler.sample` for the table.
+
+        A response ends with the first of `stop_token_ids` (kept as its last token id, finish_reason "stop"; the model's
+        own end token does not stop unless it is among them) or after `max_tokens` ("length"). `text` leaves out special
+        tokens and the stop token. Raises ConfigError or DataError before anything is sampled, WorkerLostError when the
+        engine fails (it is gone then: load a policy again, better in another process).
+        """
+        if self._llm is None or self._served is None:
+            raise BackendError("the sampler serves no policy", "Call load_policy first.")
+        check_settings(settings)
+        try:
+            _sampling_params(settings, 0)
+        except _refusals() as error:
+            raise ConfigError(f"vLLM refuses the sampling settings: {error}") from error
+        model = self._llm.llm_engine.model_config
+        vocab_size = model.get_vocab_size()
+        check_requests(requests, settings.max_tokens, max_model_len=model.max_model_len, vocab_size=vocab_size)
+        greedy = settings.temperature == 0
+        jobs = [(r, i, (r.seed + i) % _SEEDS) for r in requests for i in r.indices(settings)]
+        work = ((r.prompt_token_ids, _sampling_params(settings, None if greedy else seed)) for r, _, seed in jobs)
+        outputs: list[tuple[list[int], str]] = [([], "")] * len(jobs)
+        for number, output in self._stream(work):
+            completion = output.outputs[0]
+            outputs[number] = (list(completion.token_ids), str(completion.finish_reason))
+        odd = {reason for _, reason in outputs} - {"stop", "length"}
+        if odd:
+            raise BackendError(f"vLLM ended responses with {', '.join(sorted(odd))} instead of stop or length")
+        token_ids = [ids for ids, _ in outputs]
+        columns = [
+            [request.prompt_id for request, _, _ in jobs],
+            [index for _, index, _ in jobs],
+            [seed for _, _, seed in jobs],
+            token_ids,
+            [len(ids) for ids in token_ids],
+            [self._decode(ids[:-1] if reason == "stop" else ids) for ids, reason in outputs],
+            [reason for _, reason in outputs],
+        ]
+        arrays = [pa.array(c, type=f.type) for c, f in zip(columns, SAMPLE_SCHEMA, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA)
+
+    # ---- weights
+
+    def _change_live(self, folder: str, canaries: Sequence[Canary]) -> tuple[str, str, CanaryVerdict | None]:
+        """New weights in the running engine: ("reloaded", "", verdict), or ("rebuilt", why it is needed, None)."""
+        try:
+            # With the old weights, so that the canary can only pass if the prefix cache is really emptied after it.
+            self._continue_canaries(canaries)
+            self._reload_weights(folder)
+            self._repack_cpu_layers()
+            self._reset_prefix_cache()
+            verdict = self._check_canaries(canaries)
+        # Whatever a half-done change raises (vLLM has no class for it), the cure is the same; the reason is recorded.
+        except Exception as error:
+            return "rebuilt", f"the live change failed: {type(error).__name__}: {error}", None
+        if verdict is not None and verdict.miss:
+            return "rebuilt", f"the canary missed after the live change: {verdict.miss}", None
+        return "reloaded", "", verdict
+
+    def _change_by_building(self, folder: str, canaries: Sequence[Canary], reason: str) -> CanaryVerdict | None:
+        """A fresh engine on `folder`, checked with the canaries. Raises WeightChangeError (and leaves no engine)."""
+        after = f" (rebuilt because {reason})" if reason else ""
+        self._drop_engine()
+        try:
+            self._build(folder)
+            verdict = self._check_canaries(canaries)
+        except ConfigError:
+            raise
+        except Exception as error:  # vLLM's start fails with classes of every kind
+            self._drop_engine()
+            raise WeightChangeError(f"vLLM could not serve {folder}{after}: {type(error).__name__}: {error}") from error
+        if verdict is not None and verdict.miss:
+            self._drop_engine()
+            raise WeightChangeError(
+                f"a fresh engine on {folder} disagrees with the trainer{after}: {verdict.miss}",
+                "Trainer and engine compute this model differently: compare dtype, attention and the model's code.",
+            )
+        return verdict
+
+    def _build(self, folder: str) -> None:
+        from transformers import AutoConfig, AutoTokenizer
+        from vllm import LLM
+
+        remote = {"trust_remote_code": self._trust_remote_code, "local_files_only": True}
+        config = AutoConfig.from_pretrained(folder, **remote)
+        arguments = engine_arguments(
+            self._engine_keys,
+            folder=folder,
+            dtype=self._dtype,
+            max_model_len=self._max_model_len,
+            seed=self._seed,
+            trust_remote_code=self._trust_remote_code,
+            max_logprobs=MAX_TOP_LOGPS,
+            cpu_config=config if self._on_cpu else None,
+        )
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, **remote)
+        self._llm = LLM(**arguments)
+
+    def _drop_engine(self) -> None:
+        """Let go of the engine, before another is built: a second one breaks when the first is collected beside it."""
+        import torch
+
+        self._llm = self._policy = self._served = None
+        gc.collect()
+        if not self._on_cpu:
+            torch.cuda.empty_cache()
+
+    def _reload_weights(self, folder: str) -> None:
+        assert self._llm is not None
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+
+    def _repack_cpu_layers(self) -> None:
+        """On a CPU a tied output layer keeps a packed copy of the old embedding; pack it anew (a no-op on a GPU)."""
+        assert self._llm is not None
+        if self._on_cpu:
+            self._llm.apply_model(_repack)
+
+    def _reset_prefix_cache(self) -> None:
+        assert self._llm is not None
+        if not self._llm.reset_prefix_cache():  # says so only here, and raises nothing
+            raise BackendError("vLLM did not reset its prefix cache")
+
+    def _check_canaries(self, canaries: Sequence[Canary]) -> CanaryVerdict | None:
+        """The verdict on what the engine serves now; None without canaries."""
+        return compare(canaries, self._continue_canaries(canaries), TOLERANCES[self._dtype]) if canaries else None
+
+    def _continue_canaries(self, canaries: Sequence[Canary]) -> list[list[EngineToken]]:
+        """The engine's greedy continuations of the canaries' prompts, as long as the trainer's if there is room."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        assert self._llm is not None
+        model = self._llm.llm_engine.model_config
+        top = min(MAX_TOP_LOGPS, model.get_vocab_size())
+
+        def work() -> Iterator[tuple[list[int], SamplingParams]]:
+            for canary in canaries:
+                room = model.max_model_len - len(canary.prompt_token_ids)
+                yield (
+                    canary.prompt_token_ids,
+                    SamplingParams(
+                        temperature=0.0,
+                        max_tokens=min(len(canary.positions), room),
+                        logprobs=top,
+                        ignore_eos=True,
+                        detokenize=False,
+                        output_kind=RequestOutputKind.FINAL_ONLY,
+                    ),
+                )
+
+        continuations: list[list[EngineToken]] = [[] for _ in canaries]
+        for number, output in self._stream(work()):
+            completion = output.outputs[0]
+            continuations[number] = [
+                EngineToken(token_id, {i: entry.logprob for i, entry in seen.items()})
+                for token_id, seen in zip(completion.token_ids, completion.logprobs, strict=True)
+            ]
+        return continuations
+
+    # ---- sampling
+
+    def _stream(self, work: Iterable[tuple[list[int], SamplingParams]]) -> Iterator[tuple[int, RequestOutput]]:
+        """Run (prompt token ids, params) through the engine, a bounded window at a time: (position in `work`, output).
+
+        Each params asks for one sequence and only its final output. Any failure leaves requests behind in an engine of
+        unknown state, so the engine is dropped with it. Raises BackendError.
+        """
+        assert self._llm is not None
+        engine = self._llm.llm_engine
+        waiting = enumerate(work)
+        window = 2 * self._max_num_seqs()  # enough that the engine never waits for us, and memory stays bounded
+        running: dict[str, int] = {}
+        # Between two finished sequences there are at most as many steps as the longest takes; more are no progress.
+        patience = 4 * int(engine.model_config.max_model_len) + 1000
+        steps = 0
+        try:
+            while True:
+                for number, (token_ids, params) in itertools.islice(waiting, window - len(running)):
+                    request_id = str(next(self._request_numbers))
+                    engine.add_request(request_id, {"prompt_token_ids": token_ids}, params)
+                    running[request_id] = number
+                if not running:
+                    return
+                finished = engine.step()
+                steps = 0 if finished else steps + 1
+                if steps < patience:
+                    beat()
+                for output in finished:
+                    yield running.pop(output.request_id), output
+        except Exception as error:  # what vLLM raises from a step is of every kind; it is passed on as one
+            raise WorkerLostError(f"vLLM failed while sampling: {type(error).__name__}: {error}") from error
+        finally:
+            if running:
+                del engine
+                self._drop_engine()
+
+    def _max_num_seqs(self) -> int:
+        assert self._llm is not None
+        return int(self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+
+    def _decode(self, token_ids: list[int]) -> str:
+        # By the tokenizer itself: the engine's own, incremental decoding differs between versions.
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def _sampling_params(settings: SamplingSettings, seed: int | None) -> SamplingParams:
+    """One response's sampling parameters: everything said, nothing left to the model's generation_config."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=1,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        min_p=settings.min_p,
+        repetition_penalty=settings.repetition_penalty,
+        presence_penalty=settings.presence_penalty,
+        frequency_penalty=settings.frequency_penalty,
+        max_tokens=settings.max_tokens,
+        seed=seed,
+        stop_token_ids=list(settings.stop_token_ids),
+        # Else vLLM adds the tokenizer's and the generation_config's end tokens to the stop ids that are recorded.
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a bad sampling parameter: of its own since 0.26 or later, a ValueError before."""
+    from vllm.exceptions import VLLMValidationError
+
+    return (ValueError, VLLMValidationError)
+
+
+def _repack(model: Any) -> int:
+    """Runs inside the worker, on vLLM's model: give each packed CPU layer that kept its weight a new packed copy."""
+    packed = [m for m in model.modules() if hasattr(m, "cpu_linear") and m.weight.numel()]
+    for layer in packed:
+        layer.quant_method.process_weights_after_loading(layer)
+    return len(packed)

@@ -1,0 +1,151 @@
+"""Text for terminals: data made harmless (see harmless.py), numbers made short, columns lined up. No markup is ever read from
+data."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from selfplay.core.redaction import JOINERS
+from selfplay.core.redaction import safe_text as safe_text
+
+_WITHOUT_TERMINAL = 10_000
+BAR_WIDTH = 32
+
+
+def width_of(text: str) -> int:
+    """Columns that the text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells(character) for character in text)
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character) or character in JOINERS:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def clip(text: str, width: int) -> str:
+    """The beginning of the text, with an ellipsis where it was cut to fit `width` columns."""
+    if width_of(text) <= width:
+        return text
+    room, taken = width - 1, []
+    for character in text:
+        room -= _cells(character)
+        if room < 0:
+            break
+        taken.append(character)
+    return "".join(taken) + "…"
+
+
+# a mean that is 0 comes out as what is left of rounding, as that of z-scores
+ROUNDING = 1e-13
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number, flag or word as a table shows it; `-` for what is not there."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if abs(value) < ROUNDING:
+            value = 0.0
+        if value != 0 and (abs(value) < 10**-digits or abs(value) >= 1e6):
+            return f"{value:.{digits - 1}e}"
+        return f"{value:.{digits}f}"
+    return safe_text(str(value))
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage."""
+    return "-" if value is None else f"{value:.0%}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: `4.2 s`, `3 min 10 s`, `2 h 05 min`."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def bar(part: float, whole: float) -> str:
+    """A bar as long as the part of the whole; anything above nothing shows."""
+    length = round(BAR_WIDTH * part / whole) if whole else 0
+    return "#" * (max(length, 1) if part else 0)
+
+
+def screen_width() -> int:
+    """Columns of the terminal; without one, wide enough that nothing is cut for a program or a file that reads it."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _WITHOUT_TERMINAL
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), width: int | None = None
+) -> str:
+    """Lined-up columns; those in `left` flush left, the others right. A `/` in a heading breaks it into two lines; an
+    empty `header` leaves it out. What is too wide for the screen goes on below, each block beginning with the first
+    column again. Cells must be safe text."""
+    headings = [heading.split("/") for heading in header]
+    depth = max((len(parts) for parts in headings), default=0)
+    lines = [[([""] * (depth - len(parts)) + parts)[level] for parts in headings] for level in range(depth)]
+    lines += [list(row) for row in rows]
+    widths = [max(width_of(line[column]) for line in lines) for column in range(len(lines[0]))]
+
+    def drawn(line: Sequence[str], block: Sequence[int]) -> str:
+        return "  ".join(_pad(line[column], widths[column], column in left) for column in block).rstrip()
+
+    blocks = _blocks(widths, screen_width() if width is None else width)
+    return "\n\n".join("\n".join(drawn(line, block) for line in lines) for block in blocks)
+
+
+def _blocks(widths: Sequence[int], screen: int) -> list[list[int]]:
+    blocks = [[0]]
+    used = widths[0]
+    for column in range(1, len(widths)):
+        if used + 2 + widths[column] > screen and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = widths[0]
+        blocks[-1].append(column)
+        used += 2 + widths[column]
+    return blocks
+
+
+def _pad(text: str, width: int, left: bool) -> str:
+    space = " " * (width - width_of(text))
+    return text + space if left else space + text
+
+
+def program() -> str:
+    """How this program was called, for commands that are shown to be typed: a bare name only where that would be found."""
+    called = sys.argv[0]
+    if shutil.which("selfplay") or not called.endswith("selfplay"):
+        return "selfplay"
+    relative = os.path.relpath(called)
+    return relative if not relative.startswith("..") else called
+
+
+def write(text: str) -> None:
+    """A line or block of data on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """A line for people, on stderr. Where they went away (`2>&1 | head`) the exit code still says how it ended."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
+
+
+def write_json(document: Any) -> None:
+    """A document on stdout. Everything beyond ASCII is escaped, which makes it harmless on a terminal as well."""
+    write(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False))

@@ -1,0 +1,1 @@
+"""Writes what `select` keeps: datasets, card, summary."""

@@ -1,0 +1,129 @@
+"""The dataset card (README.md) of a result: how it was made, what is in it, how trainers read it. No paths of the machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selfplay.core.markdown import cell, code, markdown_table, one_line
+from selfplay.dataset_selection.output.writing import DROPPED, KEPT, UNUSED, ResultTable
+from selfplay.inspect.export import formats
+
+_FRONT = """---
+configs:
+- config_name: default
+  data_files:
+{splits}{unused}tags:
+- preference
+- dpo
+- selfplay
+---
+"""
+_SPLIT = """  - split: {name}
+    path: {name}/*.parquet
+"""
+_UNUSED = """- config_name: unused
+  data_files:
+  - split: unused
+    path: {unused}/*.parquet
+"""
+
+
+def card(summary: dict[str, Any], command: str, result: ResultTable) -> str:
+    """The card as Markdown with its YAML front matter, which tells `load_dataset` what the splits are."""
+    selection, dataset, metric = summary["selection"], summary["dataset"], summary["metric"]
+    counts = {KEPT: selection["num_kept"], DROPPED: selection["num_pairs"] - selection["num_kept"]}
+    building = summary["pair_building"]
+    front = _FRONT.format(
+        splits="".join(_SPLIT.format(name=name) for name, count in counts.items() if count),
+        unused=_UNUSED.format(unused=UNUSED) if building is not None and building["unused"] else "",
+    )
+    parts = [
+        front,
+        f"# {selection['num_kept']} of {selection['num_pairs']} preference pairs, by {code(metric['name'])}\n",
+        f"Made from {code(dataset['name'])} (sha256 {code(dataset['sha256'][:16])}) with `selfplay select`. "
+        "The split `kept` is ordered by rank, best first; `dropped` holds all others, each with its `drop_reason`.\n",
+        f"    {one_line(command)}\n" if command else "",
+        markdown_table(
+            ("", ""),
+            [
+                ("metric", f"{code(metric['name'])}: {cell(metric['formula'])} ({cell(metric['direction'])})"),
+                ("source of the metric", cell(metric["source"])),
+                ("form of the implicit margin", _form(summary)),
+                ("keep", str(selection["keep"])),
+                ("seed", str(selection["seed"])),
+                *(
+                    (name, f"{code(place['name'])}{_revision(place)}, sha256 {code(place['sha256'][:16])}")
+                    for name, place in summary["models"].items()
+                ),
+            ],
+        ),
+        "## Counts\n",
+        markdown_table(("", "pairs"), _counts(summary)),
+        "## Numbers\n",
+        markdown_table(("", "value"), _numbers(selection)),
+        _formats(summary, result),
+        "## Versions\n",
+        ", ".join(f"{cell(name)} {cell(version)}" for name, version in summary["versions"].items()) + "\n",
+    ]
+    if summary["notes"]:
+        parts += ["## Notes\n", "\n".join(f"- {cell(note)}" for note in summary["notes"]) + "\n"]
+    return "\n".join(part for part in parts if part)
+
+
+def _revision(place: dict[str, str]) -> str:
+    return f" at {code(place['revision'])}" if "revision" in place else ""
+
+
+def _form(summary: dict[str, Any]) -> str:
+    selection = summary["selection"]
+    scale = "z-scored over the pool" if selection["standardize"] else "raw"
+    if summary["settings"]["group_column"] is not None:
+        scale += f", within the groups of {code(summary['settings']['group_column'])}"
+    beta = f", beta {selection['beta']}" if selection["beta"] is not None else ""
+    return f"{selection['form']}{beta}, weight {selection['weight']}, {scale}"
+
+
+def _counts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    selection = summary["selection"]
+    rows = [("rows read", str(summary["dataset"]["num_rows"]))]
+    rows += [
+        (f"rows that are none: {code(name)}", str(count)) for name, count in summary["bad_rows"]["reasons"].items()
+    ]
+    rows += [("pairs", str(selection["num_pairs"]))]
+    rows += [(f"dropped: {code(name)}", str(count)) for name, count in selection["drop_reasons"].items()]
+    return [*rows, ("kept", str(selection["num_kept"]))]
+
+
+def _numbers(selection: dict[str, Any]) -> list[tuple[str, str]]:
+    names = (
+        "cut_value", "explicit_margin_mean", "explicit_margin_std", "implicit_margin_abs_mean", "implicit_margin_abs_std",
+        "effective_beta", "length_gap_mean", "length_gap_kept_mean",
+    )  # fmt: skip
+    return [(f"`{name}`", f"{selection[name]:.6g}") for name in names if selection[name] is not None]
+
+
+def _formats(summary: dict[str, Any], result: ResultTable) -> str:
+    if not result.has_text:
+        return '## Reading it\n\n    datasets.load_dataset(FOLDER, split="kept")\n\nA table of numbers without texts.\n'
+    skipped = summary["num_not_alternating"]
+    warning = (
+        f"\n{skipped} of the kept pairs have prompts that are not user and assistant in turn: LLaMA-Factory skips those.\n"
+        if skipped
+        else ""
+    )
+    return f"""## Reading it
+
+TRL (`prompt`, `chosen` and `rejected` are lists of messages):
+
+    datasets.load_dataset(FOLDER, split="kept")
+
+LLaMA-Factory: `dataset_dir: FOLDER/{formats.FOLDER}` and `dataset: {formats.NAME}`.
+
+axolotl: the section in `{formats.AXOLOTL}`:
+
+{_indented(formats.axolotl().decode())}
+{warning}"""
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.splitlines())

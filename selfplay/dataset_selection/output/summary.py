@@ -1,0 +1,146 @@
+"""`summary.json`: what a selection did, as one versioned document. Plain values; no paths of the machine, no user or host."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from selfplay.dataset_selection.building import BuiltPairs
+from selfplay.dataset_selection.reading.dataset import BadRows, OfflineDataset
+from selfplay.dataset_selection.settings import PLACES, SelectSettings
+from selfplay.selection.diagnostics import Diagnostics, Grouping
+from selfplay.selection.metrics import Metric
+from selfplay.selection.select import Selection
+
+SCHEMA = 1
+_EXAMPLES = 20
+
+
+def place_name(value: str) -> str:
+    """What is said of a place in files that travel: a local path's last part, a hub name as it is, a chat template that is
+    written out by its beginning."""
+    if "{{" in value or "{%" in value:
+        return value if len(value) <= 40 else f"{value[:40]}..."
+    path = Path(value)
+    return path.name if path.is_absolute() or value.startswith((".", "~")) else value
+
+
+def groupings(pairs: pa.Table, settings: SelectSettings) -> dict[str, Grouping]:
+    """The groupings of the pairs whose shares are reported: the group column, and the source's files where there are several."""
+    found = {}
+    if "group" in pairs.column_names:
+        found[settings.group_column or settings.columns.get("group", "group")] = grouping(pairs["group"])
+    if "source_file" in pairs.column_names:
+        files = grouping(pairs["source_file"])
+        if len(files.names) > 1:
+            found["source_file"] = files
+    return found
+
+
+def grouping(column: pa.ChunkedArray) -> Grouping:
+    """Codes of a column of strings, in order of first appearance; a missing one is a group of its own."""
+    coded = column.cast(pa.string()).fill_null("(none)").combine_chunks().dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.combine_chunks()
+    return Grouping(np.asarray(coded.indices.to_numpy(), dtype=np.int64), tuple(coded.dictionary.to_pylist()))
+
+
+def summarize(
+    *,
+    settings: SelectSettings,
+    metric: Metric,
+    dataset: OfflineDataset,
+    content: Mapping[str, str],
+    built: BuiltPairs | None,
+    selection: Selection,
+    diagnostics: Diagnostics,
+    notes: list[str],
+    versions: Mapping[str, str],
+    embedding_left_out: bool,
+    commits: Mapping[str, str],
+) -> dict[str, Any]:
+    """The document. `content`: digests by name; `notes`: sentences for people; `commits` of hub models."""
+    said = settings.identity()
+    places = {
+        name: {"name": place_name(getattr(settings, name)), "sha256": content[name]}
+        | ({"revision": commits[name]} if name in commits else {})
+        for name in (*PLACES[1:], "reward_function")
+        if getattr(settings, name) is not None
+    }
+    return {
+        "schema": SCHEMA,
+        "selfplay": versions.get("selfplay", ""),
+        "settings": said,
+        "metric": {
+            "name": metric.name,
+            "formula": metric.formula,
+            "direction": metric.direction,
+            "source": place_name(metric.source),
+        },
+        "dataset": {
+            "name": place_name(settings.dataset),
+            "split": settings.split,
+            "sha256": dataset.digest,
+            "kind": dataset.kind,
+            "num_rows": dataset.num_rows,
+            "recognised": dict(sorted(dataset.recognised.items())),
+        },
+        "models": places,
+        "bad_rows": bad_rows(dataset.bad_rows),
+        "pair_building": _building(built),
+        "selection": dataclasses.asdict(selection.summary),
+        "diagnostics": dataclasses.asdict(diagnostics),
+        "notes": [*dataset.notes, *notes, *selection.summary.notes]
+        + (["The embeddings are not written into the result."] if embedding_left_out else []),
+        "versions": dict(sorted(versions.items())),
+    }
+
+
+def bad_rows(found: BadRows) -> dict[str, Any]:
+    """The rows that cannot be used: counts by reason and the first of them, with file and row."""
+    return {
+        "count": found.count,
+        "reasons": dict(found.counts),
+        "examples": [dataclasses.asdict(row) for row in found.examples[:_EXAMPLES]],
+    }
+
+
+def _building(built: BuiltPairs | None) -> dict[str, Any] | None:
+    if built is None:
+        return None
+    reasons = built.unused["reason"].value_counts().to_pylist() if built.unused.num_rows else []
+    return {
+        "num_prompts": built.num_prompts,
+        "num_responses": built.num_responses,
+        "num_pairs": built.pairs.num_rows,
+        "length_penalty": built.length_penalty,
+        "unused": {item["values"]: item["counts"] for item in sorted(reasons, key=lambda item: item["values"])},
+    }
+
+
+def finite(value: Any) -> Any:
+    """A document with null in the place of numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def dropped_examples(pairs: pa.Table, selection: Selection) -> list[dict[str, Any]]:
+    """For each reason why pairs did not enter the ranking, the first few of them with file and row."""
+    reasons = selection.drop_reason_P
+    found = []
+    for name in reasons.counts():
+        if name == "not_selected":
+            continue
+        for row in np.flatnonzero(reasons.is_reason(name))[:3].tolist():
+            place = {key: pairs[key][row].as_py() for key in ("source_file", "source_row") if key in pairs.column_names}
+            found.append({"reason": name, "pair_id": pairs["pair_id"][row].as_py(), **place})
+    return found

@@ -1,0 +1,205 @@
+"""The settings of one `selfplay select`: from flags, from a YAML file that says the same things, or both (a flag wins).
+
+Keys are the flags' names with underscores. What makes a selection the selection it is (its identity) is everything but the
+places, for whose content digests stand, and `cluster`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from selfplay.config.load import apply_override
+from selfplay.config.running import ClusterConfig
+from selfplay.config.schema import PairsConfig
+from selfplay.config.section import Section
+from selfplay.config.strict_yaml import parse
+from selfplay.core.errors import ConfigError
+from selfplay.selection.keep import num_to_keep
+
+# Where something lies; its content is pinned by a digest.
+PLACES = ("dataset", "policy", "reference", "reward_model", "embedding_model", "chat_template")
+# Of models that are hub names; the commit that each resolves to is recorded.
+REVISIONS = ("policy_revision", "reference_revision", "reward_model_revision", "embedding_model_revision")
+# file.py:function or module:function
+FUNCTIONS = ("reward_function",)
+# Not part of what a selection is.
+_FREE = ("out", "cluster", "max_failed")
+# What only ranks and cuts: nothing that is computed of a pair depends on it.
+RANKING = ("metric", "options", "keep", "weight", "form", "beta", "raw")
+
+
+class SelectSettings(Section):
+    """One selection; see docs/select.md."""
+
+    dataset: str
+    out: str
+    split: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] = {}
+    metric: str = "alignment_potential"
+    options: dict[str, float] = {}
+    keep: float | int
+    weight: float = Field(1.0, ge=0)
+    form: Literal["simpo", "dpo"] = "simpo"
+    beta: float | None = Field(None, gt=0)
+    raw: bool = False
+    policy: str | None = None
+    reference: str | None = None
+    reward_model: str | None = None
+    reward_function: str | None = None
+    embedding_model: str | None = None
+    policy_revision: str | None = None
+    reference_revision: str | None = None
+    reward_model_revision: str | None = None
+    embedding_model_revision: str | None = None
+    chat_template: str | None = None
+    max_length: int | None = Field(None, ge=2)
+    pairs: PairsConfig | None = None
+    group_column: str | None = None
+    seed: int = 0
+    shard_size: int = Field(64, ge=1)
+    max_failed: float = Field(0.1, ge=0, le=1)
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        document = dict(document)
+        if isinstance(document.get("pairs"), str):
+            document["pairs"] = {"build": document["pairs"]}
+        if document.get("metric") == "full":
+            document.setdefault("keep", 1.0)
+        keep = document.get("keep", 1.0)
+        if isinstance(keep, bool) or not isinstance(keep, int | float):
+            percent = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", keep) if isinstance(keep, str) else None
+            part = f"{float(percent[1]) / 100:g}" if percent else "0.4"
+            raise ValueError(
+                f"`keep` is {keep!r}: give a fraction above 0 and up to 1.0 (as {part}), or a whole number of pairs"
+            )
+        return document
+
+    @model_validator(mode="after")
+    def _combination(self) -> Self:
+        if isinstance(self.keep, int) and self.keep == 1:
+            raise ValueError("`keep: 1` may mean one pair or all: write 1.0 for all pairs")
+        num_to_keep(0, self.keep)
+        if self.form == "dpo" and self.beta is None:
+            raise ValueError("form: dpo needs `beta` (0.1 is a common value)")
+        if self.form == "simpo" and self.beta is not None:
+            raise ValueError("`beta` goes with form: dpo; the simpo form has none")
+        if self.reward_model is not None and self.reward_function is not None:
+            raise ValueError("give one of `reward_model` and `reward_function`")
+        if self.group_column is not None and self.columns.get("group", self.group_column) != self.group_column:
+            raise ValueError("`group_column` and `columns: {group: ...}` name different columns")
+        for name in ("reference", "chat_template", "max_length"):
+            if getattr(self, name) is not None and self.policy is None:
+                raise ValueError(f"`{name}` needs `policy`, whose tokenizer and context it goes with")
+        for name in REVISIONS:
+            model = name.removesuffix("_revision")
+            if getattr(self, name) is not None and getattr(self, model) is None:
+                raise ValueError(f"`{name}` needs `{model}`, the hub model that it is a revision of")
+        if self.subset is not None and self.split is None:
+            raise ValueError("`subset` goes with a dataset by name, which needs `split` too")
+        return self
+
+    @property
+    def standardize(self) -> bool:
+        """Whether both margins are z-scored over the pool."""
+        return not self.raw
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for two commands to be the same selection, content of files aside."""
+        document = self.model_dump(mode="json", exclude={*PLACES, *REVISIONS, *_FREE})
+        for name in ("reward_function", "metric"):
+            if document[name] is not None and ":" in document[name]:
+                document[name] = Path(document[name].rpartition(":")[0]).name + ":" + document[name].rpartition(":")[2]
+        return document
+
+
+def load_settings(
+    flags: Mapping[str, Any], overrides: Sequence[str] = (), config: Path | None = None
+) -> tuple[SelectSettings, list[str]]:
+    """Settings out of flags (what was not given is left out), `key=value` overrides and a YAML file; and a line for each key of
+    the file that a flag overrules. Places are made absolute: a flag's are relative to the working directory, a file's to the
+    file's folder first. Raises ConfigError."""
+    document: dict[str, Any] = {}
+    where = "the command line"
+    if config is not None:
+        if not config.is_file():
+            raise ConfigError(f"no config file at {config}", "docs/select.md has an example.")
+        read = parse(config.read_text(encoding="utf-8"), str(config))
+        if not isinstance(read, dict):
+            raise ConfigError(f"{config} holds no settings", "It should begin like `dataset: pairs.jsonl`.")
+        document = _placed(read, config.resolve().parent)
+        where = str(config)
+    given = dict(flags)
+    for override in overrides:
+        apply_override(given, override)
+    given = _placed(given, Path.cwd())
+    notes = []
+    for name, value in given.items():
+        if name in document and isinstance(document[name], dict) and isinstance(value, dict):
+            value = {**document[name], **value}
+        if name in document and document[name] != value:
+            notes.append(f"{name}: the command line's value instead of {config}'s")
+        document[name] = value
+    return _validated(document, where), notes
+
+
+def _placed(document: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    placed = dict(document)
+    for name in (*PLACES, *FUNCTIONS, "metric"):
+        value = placed.get(name)
+        is_template = name == "chat_template" and isinstance(value, str) and (value == "none" or "{" in value)
+        if isinstance(value, str) and not is_template and not (name == "metric" and ":" not in value):
+            placed[name] = _absolute(value, base)
+    return placed
+
+
+def _absolute(value: str, base: Path) -> str:
+    """The absolute path where there is one (of `path` or `path:function`, a module's file included), else the value."""
+    path, colon, name = value.rpartition(":")
+    is_function = bool(colon) and name.isidentifier()
+    tried = [f"{path}.py"] if is_function and "/" not in path and not path.endswith(".py") else [path]
+    for place in tried if is_function else [value]:
+        for folder in (base, Path.cwd()):
+            found = Path(folder, Path(place).expanduser())
+            if found.exists():
+                return f"{found.resolve()}{colon}{name}" if is_function else str(found.resolve())
+    return value
+
+
+def _validated(document: Mapping[str, Any], where: str) -> SelectSettings:
+    try:
+        return SelectSettings.model_validate(document)
+    except ValidationError as error:
+        problems = {".".join(map(str, item["loc"][:1])): item for item in error.errors(include_url=False)}
+        lines = [_explained(item) for item in problems.values()]
+        raise ConfigError(
+            f"{where}: " + ("; ".join(lines) if len(lines) == 1 else "\n  - " + "\n  - ".join(lines)),
+            "`selfplay select --help` lists the flags, docs/select.md the keys of a file.",
+        ) from None
+
+
+def _explained(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, SelectSettings.model_fields, n=1, cutoff=0.5)
+        return f"unknown setting `{name}`" + (f": did you mean `{near[0]}`?" if near else "")
+    if item["type"] == "missing":
+        return f"`{name}` is missing: " + {
+            "keep": "say which part to keep, as in --keep 0.4 (a fraction) or --keep 500 (pairs)",
+            "out": "say with --out where the result goes",
+            "dataset": "name the dataset",
+        }.get(name, "it has no default")
+    message = item["msg"].removeprefix("Value error, ")
+    return message if item["type"] == "value_error" else f"`{name}` is {item.get('input')!r}: {message}"

@@ -1,0 +1,1 @@
+"""How work reaches workers: shards, quarantine, progress, signals. May import store, config and core."""

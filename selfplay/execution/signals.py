@@ -1,0 +1,74 @@
+"""How a command is stopped: Ctrl-C and SIGTERM ask for its next safe point; a second Ctrl-C, or SIGTERM's deadline, ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from selfplay.core.errors import BackendError, Interrupted, SelfplayError
+from selfplay.execution.progress import Reporter
+
+# seconds from SIGTERM's deadline until the process leaves as it is, should the end hang as well
+LAST = 3.0
+
+
+@contextlib.contextmanager
+def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: stop at the next safe point. Second Ctrl-C, or SIGTERM's deadline: at once."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        if number == signal.SIGALRM:
+            signal.signal(signal.SIGALRM, leave)
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and stop.exit_code is not None:
+            raise KeyboardInterrupt
+        if number == signal.SIGTERM and stop.exit_code != 143:
+            # a library's own handler of SIGTERM may have taken the alarm before it called this one
+            signal.signal(signal.SIGALRM, interrupt)
+            # armed once: a second SIGTERM must not put it off
+            signal.setitimer(signal.ITIMER_REAL, grace, LAST)
+        stop.exit_code = 143 if number == signal.SIGTERM else 130
+        reporter.say("stopping: what is under way is finished and kept (Ctrl-C again: at once, just as safely)")
+
+    def leave(number: int, frame: Any) -> None:
+        # an exception in the middle of ray.shutdown would abort the process; the kernel ends what Ray started
+        os._exit(143)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def ended_by_stop(stop: StopFlag, error: SelfplayError) -> Interrupted | None:
+    """What a worker's failure is after a stop was asked for: the stop. A signal that was sent to everybody takes workers too (of
+    a joined cluster: those of one's own start do not hear it). None where it is a failure."""
+    if stop.exit_code is None or not isinstance(error, BackendError):
+        return None
+    said = error.message.splitlines()[0]
+    return Interrupted(
+        f"stopped as asked, before the shards under way were done ({said}); what was committed is kept",
+        "`selfplay resume` goes on.",
+        stop.exit_code,
+    )
+
+
+class StopFlag:
+    """Set by the first Ctrl-C or SIGTERM: stages stop at the next safe point."""
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+
+    def check(self) -> None:
+        """Raise Interrupted when a stop was asked for."""
+        if self.exit_code is not None:
+            raise Interrupted(
+                "stopped as asked; what was committed is kept", "`selfplay resume` goes on.", self.exit_code
+            )

@@ -1,0 +1,229 @@
+"""Checks of model folders that take a moment and no torch: the driver runs them before any device hour is
+spent.
+
+They read config.json, the tokenizer's files and the headers of the safetensors files. What only a load can show
+(weights that the architecture does not know, a forward pass) is left to the backends, which check it again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfplay.core.errors import ModelError
+from selfplay.inputs.models.files import TensorHeader, read_json, weight_headers
+
+# First part of the name of the score head's weights in the sequence-classification classes of transformers.
+_HEAD_PREFIXES = ("score", "classifier", "classification_head", "logits_proj")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInfo:
+    """What the files of a policy say. `num_params` counts tied embeddings once; `max_position_embeddings` is in
+    tokens (None: the config names no limit); `eos_token_ids` is the union of the tokenizer's and the generation
+    config's, sorted.
+
+    Example: PolicyInfo("LlamaForCausalLM", 451_072, "float32", 2048, 512, True, (2,), True)
+    """
+
+    architecture: str
+    num_params: int
+    dtype: str
+    max_position_embeddings: int | None
+    vocab_size: int
+    tied: bool
+    eos_token_ids: tuple[int, ...]
+    has_chat_template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RewardModelInfo:
+    """What the files of a reward model say; `head` is the name of the score head's weight.
+
+    Example: RewardModelInfo("LlamaForSequenceClassification", 451_200, "float32", 2048, "score.weight")
+    """
+
+    architecture: str
+    num_params: int
+    dtype: str
+    max_position_embeddings: int | None
+    head: str
+
+
+def check_policy(folder: str | Path, *, chat_template_needed: bool = True) -> PolicyInfo:
+    """Check a policy's folder without loading it: config, complete weights, tokenizer, chat template.
+
+    `chat_template_needed=False` is for `chat_template: none` or a template given in the config. Raises
+    ModelError.
+    """
+    folder = _existing(folder)
+    config = read_json(folder / "config.json")
+    architecture = _architecture(folder, config)
+    if architecture.endswith("ForSequenceClassification"):
+        raise ModelError(
+            f"{folder} holds a {architecture}, which scores text and generates none",
+            "policy.model must be a causal language model; a reward model goes under reward.model.",
+        )
+    tensors = weight_headers(folder)
+    _check_tokenizer(folder)
+    has_template = has_chat_template(folder)
+    if chat_template_needed and not has_template:
+        raise ModelError(
+            f"the tokenizer in {folder} has no chat template",
+            "For a base model say policy.chat_template: none; otherwise give a Jinja file as policy.chat_template.",
+        )
+    text = config.get("text_config") or config
+    heads = [name for name in tensors if name.endswith("lm_head.weight")]
+    declared = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    tied = bool(declared) if declared is not None else not heads
+    if tied:
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in heads}
+    generation_eos = generation_eos_ids(folder)
+    return PolicyInfo(
+        architecture=architecture,
+        num_params=_num_params(tensors),
+        dtype=_dtype(tensors),
+        max_position_embeddings=text.get("max_position_embeddings"),
+        vocab_size=_vocab_size(folder, text),
+        tied=tied,
+        eos_token_ids=tuple(sorted({*_tokenizer_eos_ids(folder), *generation_eos})),
+        has_chat_template=has_template,
+    )
+
+
+def check_reward_model(folder: str | Path, *, trust_remote_code: bool = False) -> RewardModelInfo:
+    """Check a reward model's folder without loading it: a sequence-classification model with one label, its
+    score head among the weights, a tokenizer with a chat template.
+
+    With `trust_remote_code` and code of its own (`auto_map`) architecture and head have names that are not
+    known here, so these two are left to the load. Raises ModelError.
+    """
+    folder = _existing(folder)
+    config = read_json(folder / "config.json")
+    architecture = _architecture(folder, config)
+    own_code = trust_remote_code and "auto_map" in config
+    if not own_code and not architecture.endswith("ForSequenceClassification"):
+        raise ModelError(
+            f"{folder} holds a {architecture}, not a sequence-classification model: it has no score head",
+            "reward.model must be a ...ForSequenceClassification with one label, trained as a reward model.",
+        )
+    tensors = weight_headers(folder)
+    head = _score_head(folder, architecture, tensors) if not own_code else ""
+    labels = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
+    if labels != 1:
+        raise ModelError(
+            f"the reward model in {folder} has {labels} labels; a reward is one number",
+            "Use a reward model with num_labels = 1, or wrap this one in a reward function.",
+        )
+    _check_tokenizer(folder)
+    if not has_chat_template(folder):
+        raise ModelError(
+            f"the tokenizer of the reward model in {folder} has no chat template",
+            "Add the chat_template.jinja that the model was trained with, or wrap the model in a reward function.",
+        )
+    text = config.get("text_config") or config
+    return RewardModelInfo(
+        architecture=architecture,
+        num_params=_num_params(tensors),
+        dtype=_dtype(tensors),
+        max_position_embeddings=text.get("max_position_embeddings"),
+        head=head,
+    )
+
+
+def generation_eos_ids(folder: str | Path) -> tuple[int, ...]:
+    """End-of-sequence ids that generation stops at by the model's own files: generation_config.json's, and
+    where there is no such file config.json's (transformers derives the one from the other)."""
+    folder = Path(folder)
+    path = folder / "generation_config.json"
+    config = read_json(path if path.is_file() else folder / "config.json")
+    value = config.get("eos_token_id", (config.get("text_config") or {}).get("eos_token_id"))
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def has_chat_template(folder: str | Path) -> bool:
+    """Whether the tokenizer's files carry a chat template (chat_template.jinja, or in tokenizer_config.json)."""
+    folder = Path(folder)
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and bool(read_json(path).get("chat_template"))
+
+
+def _existing(folder: str | Path) -> Path:
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"no such model folder: {folder}", "Check the path; it is relative to the config's folder.")
+    return folder
+
+
+def _architecture(folder: Path, config: dict[str, Any]) -> str:
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names:
+        raise ModelError(f"{folder / 'config.json'} names no architecture", "Save the model with save_pretrained.")
+    return str(names[0])
+
+
+def _score_head(folder: Path, architecture: str, tensors: dict[str, TensorHeader]) -> str:
+    """Name of the weight that maps to the label: of the head's matrices the last in the network, the one with
+    the fewest rows."""
+    matrices = [name for name in tensors if name.split(".")[0] in _HEAD_PREFIXES and len(tensors[name].shape) == 2]
+    if not matrices:
+        raise ModelError(
+            f"the {architecture} in {folder} has no score head among its weights (expected a name like score.weight)",
+            "transformers would put random numbers in its place, every reward would be noise: use the complete model.",
+        )
+    head = min(matrices, key=lambda name: tensors[name].shape[0])
+    if tensors[head].shape[0] != 1:
+        raise ModelError(
+            f"the score head {head} in {folder} gives {tensors[head].shape[0]} numbers; a reward is one",
+            "Use a reward model with num_labels = 1, or wrap this one in a reward function.",
+        )
+    return head
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"{folder} has no tokenizer", "Save it there with tokenizer.save_pretrained.")
+
+
+def _tokenizer_eos_ids(folder: Path) -> tuple[int, ...]:
+    """The id of the tokenizer's eos_token, looked up in tokenizer.json; none where either file does not say."""
+    settings, vocabulary = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    if not settings.is_file() or not vocabulary.is_file():
+        return ()
+    token = read_json(settings).get("eos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    tokenizer = read_json(vocabulary)
+    ids = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}
+    if token not in ids:
+        known = tokenizer["model"].get("vocab", {})
+        ids = known if isinstance(known, dict) else {piece: number for number, (piece, _) in enumerate(known)}
+    return (ids[token],) if token in ids else ()
+
+
+def _vocab_size(folder: Path, config: dict[str, Any]) -> int:
+    size = config.get("vocab_size")
+    if not isinstance(size, int):
+        raise ModelError(f"{folder / 'config.json'} has no vocab_size", "Save the model with save_pretrained.")
+    return size
+
+
+def _num_params(tensors: dict[str, TensorHeader]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in tensors.values())
+
+
+def _dtype(tensors: dict[str, TensorHeader]) -> str:
+    """The dtype most parameters are stored in, by torch's name."""
+    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    counts: Counter[str] = Counter()
+    for tensor in tensors.values():
+        counts[tensor.dtype] += math.prod(tensor.shape)
+    most = counts.most_common(1)[0][0]
+    return names.get(most, most.lower())

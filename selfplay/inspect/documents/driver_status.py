@@ -1,0 +1,87 @@
+"""Is a driver at work on a run? (`status`)
+
+On the driver's own machine its lock says so, and nothing else: the kernel lets go of it when the process dies, however it dies.
+A process id is looked at only to say more. From another machine a lock may not be seen (file systems differ in that): there the
+sign of life does, the time stamp of `attempts/N/alive`. A copy of a run directory carries lock file and sign along; it is told by
+the inode of the lock file, which the driver noted when it began.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from selfplay.store.driver_heartbeat import FRESH, seconds_since
+from selfplay.store.lock import is_held, read_holder
+from selfplay.store.process_identity import is_alive, is_here
+from selfplay.store.run import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """`running`: a driver is at work. `who` is the process (empty: none to speak of), `alive` whether it lives (null: cannot be
+    seen from here), `silent_seconds` the age of its last sign of life; `said` is all that in words."""
+
+    running: bool
+    who: dict[str, Any]
+    alive: bool | None
+    silent_seconds: float | None
+    said: str
+
+    def to_json(self) -> dict[str, Any] | None:
+        """As in `status --json`; null where there is none."""
+        if not self.who:
+            return None
+        silent = None if self.silent_seconds is None else round(self.silent_seconds, 1)
+        names = ("pid", "host", "role")
+        return {
+            **{name: self.who.get(name) for name in names},
+            "alive": self.alive,
+            "silent_seconds": silent,
+            "said": self.said,
+        }
+
+
+NOBODY = Driver(False, {}, None, None, "")
+
+
+def liveness(store: Store, attempts: list[dict[str, Any]]) -> Driver:
+    """Who is, or was last, at work. `attempts` are the documents of the run's attempts, oldest first."""
+    last = attempts[-1] if attempts else {}
+    silent = seconds_since(store.layout.attempt(last["attempt"])) if last else None
+    if is_held(store.layout.lock):
+        return _holder(read_holder(store.layout.lock) or {}, silent)
+    if not last or last["end"] is not None:
+        return NOBODY
+    who = {**last, "role": "driver"}
+    name = f"process {last.get('pid')} on {last.get('host')}"
+    ago = f"last sign of life {_duration(silent)} ago" if silent is not None else "it left no sign of life"
+    inode = last.get("lock_inode")
+    if inode is not None and (not store.layout.lock.is_file() or store.layout.lock.stat().st_ino != inode):
+        return Driver(False, who, None, silent, f"none here: this is a copy of a run that {name} was at work on")
+    if inode is None or is_here(last):  # (an earlier version noted no more than pid and host)
+        return Driver(False, who, False, silent, f"none: {name} is gone without a word ({ago})")
+    if silent is not None and silent < FRESH:
+        return Driver(True, who, None, silent, f"{name}, another machine or one before its restart; {ago}")
+    lost = f"none that can be seen from here: {name}, another machine or one before its restart; {ago}"
+    return Driver(False, who, None, silent, f"{lost}. Resume when you know that it is over")
+
+
+def _holder(who: dict[str, Any], silent: float | None) -> Driver:
+    """Somebody holds the lock, as the kernel sees it."""
+    role = who.get("role", "driver")
+    name = f"process {who.get('pid')} on {who.get('host')}" if who else "a process that did not say who it is"
+    alive = is_alive(who) if who else None
+    if role != "driver":
+        return Driver(False, who, alive, None, f"none; `selfplay {role}` is at work ({name})")
+    if alive is False:
+        return Driver(True, who, alive, silent, f"{name} is gone, but something that it left behind holds the lock")
+    return Driver(True, who or {"role": role}, True if alive is None else alive, silent, name)
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit that fits: 12 s, 4 min, 3 h, 2 days."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,76 @@
+"""From policy to policy: what each was trained from and on, by digest (`report`). Read off the commits; no table is opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selfplay.inspect.reading import SCHEMA_VERSION
+from selfplay.store.layout import REMOVED
+from selfplay.store.run import Store
+from selfplay.store.run_state import config_in_force, metrics_if_committed
+
+
+def lineage_document(store: Store) -> dict[str, Any]:
+    """Rows under `policies`, one for each round that has its policy: `policy_digest` (of the files), `commit` (sha256 of the
+    commit that holds it: of *train*, in round 0 of the evaluation that looked at it), `trained_from` and `reference` (rounds;
+    null in round 0 and where nothing was trained), `selects` (round and commit of the pairs), `num_pairs`, `optimizer_steps`,
+    `same_as` (the round whose policy it is, where training was skipped), `inherited` (from another run), `files_removed` (by
+    gc: the commit is kept)."""
+    training = config_in_force(store)["training"]
+    inherited = store.forked_from.keys() if store.forked_from else {}
+    policies = []
+    for number in store.rounds():
+        row = _starting(store) if number == 0 else _trained(store, number, training)
+        if row is not None:
+            policies.append(row | {"inherited": (number, "train" if number else "evaluate") in inherited})
+    fork = store.forked_from
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": store.run_id,
+        "forked_from": {"run": fork.run_id, "num_stages": len(fork.stages)} if fork else None,
+        "policies": policies,
+    }
+
+
+def _starting(store: Store) -> dict[str, Any] | None:
+    evaluation = metrics_if_committed(store, 0, "evaluate")
+    if not evaluation:
+        return None
+    absent = dict.fromkeys(("trained_from", "reference", "num_pairs", "optimizer_steps", "same_as"))
+    commit = store.digest_of(0, "evaluate")
+    return {"round": 0, "policy_digest": evaluation.get("policy_digest"), "commit": commit} | absent | {
+        "selects": [], "files_removed": False,
+    }  # fmt: skip
+
+
+def _trained(store: Store, number: int, training: dict[str, Any]) -> dict[str, Any] | None:
+    train = metrics_if_committed(store, number, "train")
+    if not train:
+        return None
+    skipped = bool(train["skipped"])
+    inputs = store.commit_of(number, "train").inputs
+    selects = [
+        {"round": int(name.partition("/")[0]), "commit": digest}
+        for name, digest in sorted(inputs.items())
+        if name.endswith("/select")
+    ]
+    reference = training["reference"] if training["loss"] == "dpo" else None
+    return {
+        "round": number,
+        "policy_digest": train.get("policy_digest"),
+        "commit": store.digest_of(number, "train"),
+        "trained_from": None if skipped else _policy_round(store, number, training["start"]),
+        "reference": None if skipped or reference is None else _policy_round(store, number, reference),
+        "num_pairs": train.get("num_pairs"),
+        "optimizer_steps": train.get("optimizer_steps"),
+        "same_as": train["policy_round"] if skipped else None,
+        "selects": selects,
+        "files_removed": (store.layout.stage(number, "train") / REMOVED).is_file(),
+    }
+
+
+def _policy_round(store: Store, number: int, which: str) -> int:
+    """The round whose policy is meant by `initial` or `previous` in a round: a skipped one has that of a round before it."""
+    if which == "initial" or number == 1:
+        return 0
+    return int(metrics_if_committed(store, number - 1, "train").get("policy_round", number - 1))

@@ -1,0 +1,93 @@
+"""Where a run stands in a line, for lists of runs (little is read); how far a run under way is (its stage, last sign of life)."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from selfplay.inspect.documents.driver_status import liveness
+from selfplay.store.layout import attempts_present
+from selfplay.store.run import Store
+from selfplay.store.run_state import config_in_force, metrics_if_committed, next_stage
+
+# of a log's end, what is read for the last word on progress
+_TAIL = 16_384
+
+
+def run_row(store: Store) -> dict[str, Any]:
+    """A line of the list: `state` as of `status` (what only a look at every commit finds, corruption, aside), rounds done and
+    planned, what comes next, and the newest evaluation. Raises SelfplayError."""
+    found = store.attempt_documents()
+    rounds = int(config_in_force(store)["rounds"])
+    following = next_stage(store, rounds)
+    evaluated = [number for number in store.rounds() if number <= rounds and store.is_committed(number, "evaluate")]
+    metrics = metrics_if_committed(store, evaluated[-1], "evaluate") if evaluated else {}
+    return {
+        "state": state_of(liveness(store, found).running, following is None, found),
+        "rounds_done": max((number for number in evaluated if number), default=0),
+        "rounds_planned": rounds,
+        "round": following[0] if following else None,
+        "stage": following[1] if following else None,
+        "reward": metrics.get("eval_reward_mean"),
+        "gold": metrics.get("eval_gold_mean"),
+        "created": store.created,
+    }
+
+
+def state_of(running: bool, complete: bool, attempts: list[dict[str, Any]]) -> str:
+    """running, complete, failed or interrupted. `attempts` are the documents of the run's attempts, oldest first."""
+    if running:
+        return "running"
+    if complete:
+        return "complete"
+    end = attempts[-1]["end"] if attempts else None
+    return "failed" if end is not None and end["outcome"] == "failed" else "interrupted"
+
+
+def progress(store: Store) -> dict[str, Any] | None:
+    """The last that the newest attempt said of how far it is: `title`, `done`, `total`; None where it has said nothing."""
+    folder = _newest_attempt(store)
+    for line in reversed(_tail(folder / "events.jsonl") if folder else []):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # the line is being written, or its beginning was cut off
+        if isinstance(event, dict) and event.get("event") == "progress":
+            total, done = event.get("total"), event.get("done")
+            if isinstance(total, int) and isinstance(done, int) and 0 <= done <= total and total:
+                return {"title": str(event.get("title")), "done": done, "total": total}
+        if isinstance(event, dict) and event.get("event") == "stage":
+            return None  # the stage has begun and not spoken yet
+    return None
+
+
+def seconds_since_life(store: Store) -> float | None:
+    """How long ago the newest attempt last wrote anything: to its logs, or a shard of the stage under way."""
+    folder = _newest_attempt(store)
+    paths = [*(folder.glob("*") if folder else ()), *store.layout.work.glob("*"), *store.layout.work.glob("*/*")]
+    times = []
+    for path in paths:
+        try:
+            times.append(path.stat().st_mtime)
+        except OSError:
+            continue  # gone in the meantime: scratch
+    return max(time.time() - max(times), 0.0) if times else None
+
+
+def _newest_attempt(store: Store) -> Path | None:
+    numbers = attempts_present(store.layout)
+    return store.layout.attempt(numbers[-1]) if numbers else None
+
+
+def _tail(path: Path) -> list[str]:
+    if path.is_symlink():
+        return []
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(file.tell() - _TAIL, 0))
+            return file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []

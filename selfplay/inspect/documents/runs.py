@@ -1,0 +1,42 @@
+"""A folder of runs: which there are, and where each stands (`status` without a run)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selfplay.core.errors import SelfplayError
+from selfplay.inspect.documents.progress import run_row
+from selfplay.inspect.reading import SCHEMA_VERSION
+from selfplay.store.layout import Layout
+from selfplay.store.run import Store
+
+# of a run that cannot be read nothing but its name is known
+UNKNOWN = ("rounds_done", "rounds_planned", "round", "stage", "reward", "gold", "created")
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs in a folder, by name; none where the folder is a run itself, or is not there."""
+    if not folder.is_dir() or Layout(folder).identity.exists():
+        return []
+    return sorted(
+        path for path in folder.iterdir() if not path.name.startswith(".") and Layout(path).identity.is_file()
+    )
+
+
+def runs_document(folder: Path) -> dict[str, Any]:
+    """The document of `status --json` for a folder of runs.
+
+    `runs`: `name`, `run` (its folder), `state`, where it stands and its newest evaluation. Little is read: damage that
+    only a look at every file shows is found by `status RUN` and `verify RUN`. One that cannot be read at all is corrupt, with
+    `message`.
+    """
+    return {"schema_version": SCHEMA_VERSION, "folder": str(folder), "runs": [_line(path) for path in runs_in(folder)]}
+
+
+def _line(path: Path) -> dict[str, Any]:
+    named = {"name": path.name, "run": str(path)}
+    try:
+        return {**named, **run_row(Store.open(path)), "message": None}
+    except SelfplayError as error:
+        return {**named, "state": "corrupt", **dict.fromkeys(UNKNOWN), "message": error.message}

@@ -1,0 +1,119 @@
+"""Where a run stands, from its commits, its lock and its attempts (`status`). There is no state file to disagree with
+them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selfplay.core.errors import CorruptionError
+from selfplay.inspect.documents.driver_status import liveness
+from selfplay.inspect.documents.progress import progress, state_of
+from selfplay.inspect.reading import SCHEMA_VERSION
+from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
+from selfplay.store.commits import check_shape
+from selfplay.store.run import Store
+from selfplay.store.run_state import config_in_force, next_stage, stages_of
+
+
+def status_document(root: Path) -> dict[str, Any]:
+    """The document of `status --json`.
+
+    `state` is running (a driver is at work: see liveness.py), complete, interrupted (stopped, or killed: no word of
+    its end), failed or corrupt (a commit is not what it says; `problems` names the files). `round` and `stage` are
+    what is under way or comes next, null when nothing is left. `progress` is how far the stage is (`title`, `done`, `total`),
+    null where no driver is at work or it has not said. `driver` is who is at work, or who was and gave no word
+    of an end. Raises ConfigError where there is no run.
+    """
+    try:
+        store = Store.open(root)
+        found = store.attempt_documents()
+        rounds = int(config_in_force(store)["rounds"])
+    except CorruptionError as error:
+        return _unreadable(root, error)
+    problems = _problems(store)
+    following = next_stage(store, rounds)
+    driver = liveness(store, found)
+    state = "corrupt" if problems else state_of(driver.running, following is None, found)
+    done = [
+        number
+        for number in store.rounds()
+        if 1 <= number <= rounds and all(store.is_committed(number, name) for name in stages_of(number))
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "state": state,
+        "rounds_done": len(done),
+        "rounds_planned": rounds,
+        "round": following[0] if following else None,
+        "stage": following[1] if following else None,
+        "run": str(store.layout.root),
+        "run_id": store.run_id,
+        "created": store.created,
+        "shards_kept": _shards_kept(store, following),
+        "progress": progress(store) if state == "running" else None,
+        "driver": driver.to_json(),
+        "attempts": [_attempt(document) for document in found],
+        "problems": [_problem(problem) for problem in problems],
+        "next": _next(state, root, rounds, problems),
+    }
+
+
+def _unreadable(root: Path, error: CorruptionError) -> dict[str, Any]:
+    """The document of a run whose identity, configuration or attempts cannot be read."""
+    problem = Problem("damaged", str(root), error.message, error.hint)
+    keys = ("rounds_done", "rounds_planned", "round", "stage", "run_id", "created", "shards_kept", "progress", "driver")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "state": "corrupt",
+        **dict.fromkeys(keys),
+        "run": str(root.absolute()),
+        "attempts": [],
+        "problems": [_problem(problem)],
+        "next": error.hint,
+    }
+
+
+def _problems(store: Store) -> list[Problem]:
+    commits, problems = problems_of_commits(store.layout)
+    for committed in commits.values():
+        try:
+            check_shape(committed.folder, committed.commit, committed.digest)
+        except CorruptionError as error:
+            problems.append(Problem("missing", str(committed.folder), error.message, error.hint))
+    return problems
+
+
+def _shards_kept(store: Store, following: tuple[int, str] | None) -> int:
+    """Shards that the stage under way has kept so far."""
+    if following is None:
+        return 0
+    work = store.layout.stage_work(*following)
+    return sum(1 for _ in work.rglob(".part-*.json")) if work.is_dir() else 0
+
+
+def _attempt(document: dict[str, Any]) -> dict[str, Any]:
+    end = document["end"] or {}
+    return {
+        "attempt": document["attempt"],
+        "started": document["started"],
+        "ended": end.get("ended"),
+        "outcome": end.get("outcome"),
+        "message": end.get("message") or None,
+        "pid": document.get("pid"),
+        "host": document.get("host"),
+    }
+
+
+def _problem(problem: Problem) -> dict[str, str]:
+    return {"kind": problem.kind, "file": problem.file, "message": problem.message, "hint": problem.hint}
+
+
+def _next(state: str, root: Path, rounds: int, problems: list[Problem]) -> str:
+    return {
+        "running": "it is under way; Ctrl-C in its terminal (or SIGTERM to the driver) stops it safely",
+        "complete": f"selfplay rounds {root}, or more rounds: selfplay resume {root} rounds={rounds + 1}",
+        "interrupted": f"selfplay resume {root}",
+        "failed": f"mend what the message says, then: selfplay resume {root}",
+        "corrupt": problems[0].hint if problems else "",
+    }[state]

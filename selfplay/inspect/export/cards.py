@@ -1,0 +1,188 @@
+"""The cards of an export: the dataset's says how the data were made and the command that remakes them, a model's what it was
+trained from and on. Nothing in them names the machine (neutral.py)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from selfplay.core.markdown import cell, code, markdown_table
+
+RECIPE = "recipe/config.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the cards say of a run. `settings` are neutral (see neutral.py), `pins` the digests of what the settings name;
+    `rounds` are rows of `rounds --json`; `splits` maps a round to its number of pairs by split; `base_model` is the policy's
+    hub name, or the name of its folder; `dataset` the name under which the dataset is found."""
+
+    name: str
+    dataset: str
+    base_model: str
+    base_is_local: bool
+    run_id: str
+    settings: dict[str, Any]
+    pins: dict[str, str]
+    revisions: dict[str, str]
+    versions: dict[str, str]
+    rounds: list[dict[str, Any]]
+    splits: dict[int, dict[str, int]]
+    policies: dict[int, str]
+
+
+def config_name(round_number: int) -> str:
+    """Name of a round as a dataset config."""
+    return f"round_{round_number:03d}"
+
+
+def recipe(facts: Facts) -> str:
+    """The settings as a config file, with what its places must hold."""
+    lines = [
+        f"# The settings of run {facts.run_id} that its data depend on; places are names, and must hold what they held:",
+        *(f"#   {name}: sha256 {digest}" for name, digest in sorted(facts.pins.items())),
+        *(f"#   {name}: {revision}" for name, revision in sorted(facts.revisions.items())),
+        "# Made with " + ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
+    ]
+    return "\n".join(lines) + "\n" + yaml.safe_dump(facts.settings, sort_keys=False, allow_unicode=True)
+
+
+def dataset_card(facts: Facts) -> str:
+    """README.md of the dataset; its front matter tells `load_dataset` which files are which config and split."""
+    configs = [
+        {
+            "config_name": config_name(number),
+            "data_files": [
+                {"split": split, "path": f"{config_name(number)}/{split}/*.parquet"}
+                for split, count in splits.items()
+                if count
+            ],
+            **({"default": True} if number == max(facts.splits) else {}),
+        }
+        for number, splits in facts.splits.items()
+        if any(splits.values())
+    ]
+    front = yaml.safe_dump(
+        {
+            "configs": configs,
+            "tags": ["preference", "dpo", "self-play", "selfplay"],
+            "task_categories": ["text-generation"],
+        },
+        sort_keys=False,
+    )
+    newest = config_name(max(facts.splits))
+    return "\n".join(
+        [
+            f"---\n{front}---\n",
+            f"# {cell(facts.name)}: preference pairs by self-play\n",
+            f"{len(facts.splits)} rounds of pairs. In each, the policy at hand answered the prompts, a reward labelled the "
+            "answers, pairs were built and ranked, and the best were trained on before the next round. `kept` holds the pairs "
+            "that were trained on, best first; `dropped` all others, each with its `drop_reason`.\n",
+            "## Reading it\n",
+            f'    datasets.load_dataset("{facts.dataset}", "{newest}", split="kept")\n',
+            "`prompt`, `chosen` and `rejected` are lists of messages, as TRL takes them.\n",
+            "## How it was made\n",
+            _how(facts),
+            f"To make it again: `selfplay run {RECIPE}`, with models, prompts and functions in the places that it names. Seeds "
+            "are derived from the run's; sampled tokens may differ on other hardware and with other versions.\n",
+            "## Rounds\n",
+            _rounds(facts),
+            "## Columns\n",
+            _COLUMNS,
+        ]
+    )
+
+
+def model_card(facts: Facts, round_number: int, digest: str) -> str:
+    """README.md of the policy after a round."""
+    front = yaml.safe_dump(
+        {
+            "base_model": facts.base_model,
+            "datasets": [facts.dataset],
+            "library_name": "transformers",
+            "pipeline_tag": "text-generation",
+            "tags": [
+                "dpo" if facts.settings["training"].get("loss", "dpo") == "dpo" else "simpo",
+                "self-play",
+                "selfplay",
+            ],
+        },
+        sort_keys=False,
+    )
+    row = next(row for row in facts.rounds if row["round"] == round_number)
+    trained = facts.settings["training"]
+    local = " (a folder of that name, not a hub model)" if facts.base_is_local else ""
+    return "\n".join(
+        [
+            f"---\n{front}---\n",
+            f"# Policy after round {round_number} of {cell(facts.name)}\n",
+            f"{code(facts.base_model)}{local} after {round_number} rounds of self-play: its own answers, labelled by a reward, "
+            f"the best-ranked pairs trained on. The last round's pairs are `{config_name(round_number)}` of "
+            f"{code(facts.dataset)}. float32 weights, sha256 over the files {code(digest[:16])}.\n",
+            "## Held-out numbers\n",
+            markdown_table(("", ""), _held_out(row)) if _held_out(row) else "None: the run had no evaluation.\n",
+            "## Training\n",
+            markdown_table(("", ""), [(f"`{name}`", code(_value(value))) for name, value in trained.items()]),
+            "## How it was made\n",
+            _how(facts),
+        ]
+    )
+
+
+def _how(facts: Facts) -> str:
+    reward = facts.settings["reward"]
+    judged = reward.get("model") or reward.get("function") or ", ".join(sorted(reward.get("parts", {})))
+    rows = [
+        ("policy at the start", code(facts.base_model)),
+        ("reward", code(str(judged))),
+        ("prompts", code(str(facts.settings["prompts"]["source"]))),
+        ("pairs", code(_value(facts.settings.get("pairs", {"build": "best_worst"})))),
+        ("selection", code(_value({"metric": "alignment_potential", **facts.settings.get("selection", {})}))),
+        ("run", code(facts.run_id)),
+        *((f"sha256 of {code(name)}", code(digest)) for name, digest in sorted(facts.pins.items())),
+        *((f"revision of {code(name)}", code(revision)) for name, revision in sorted(facts.revisions.items())),
+        ("versions", cell(", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())))),
+    ]
+    return markdown_table(("", ""), rows)
+
+
+def _rounds(facts: Facts) -> str:
+    names = (
+        "num_prompts", "num_responses", "num_pairs", "num_kept", "train_reward_mean", "eval_reward_mean", "eval_gold_mean",
+        "eval_win_rate_vs_initial",
+    )  # fmt: skip
+    shown = [name for name in names if any(row.get(name) is not None for row in facts.rounds)]
+    rows = [(str(row["round"]), *(_value(row.get(name)) for name in shown)) for row in facts.rounds]
+    return markdown_table(("round", *(f"`{name}`" for name in shown)), rows)
+
+
+def _held_out(row: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"`{name}`", _value(value)) for name, value in row.items() if name.startswith("eval_") and value is not None
+    ]
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+_COLUMNS = """\
+| column | |
+|---|---|
+| `pair_id` `round` `prompt_id` | ids; equal prompts stay two prompts |
+| `prompt` `chosen` `rejected` | messages; chosen and rejected are one assistant turn each |
+| `chosen_response_id` `rejected_response_id` | ids of the responses in the run |
+| `reward_chosen` `reward_rejected` `explicit_margin` | of the reward that labelled them |
+| `policy_logp_...` `reference_logp_...` | natural log-probs, summed over the response's tokens, temperature 1 |
+| `num_tokens_chosen` `num_tokens_rejected` | tokens of the policy's tokenizer, the sampled end token included |
+| `implicit_margin` `alignment_potential` `metric_value` `rank` | what ranked the pair; 1 is the best |
+| `kept` `drop_reason` | whether it was trained on, and why not |
+| `source_file` `source_row` | where the prompt came from |
+"""

@@ -1,0 +1,240 @@
+"""`export`: what is exported, checked, written; a hub export is a folder that is then uploaded.
+
+Files are checked against their commits' digests before they are read. The folder is made beside its place and appears there in
+one step; the same command again replaces an earlier export of the same run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from selfplay.config.anonymize import neutral, neutral_place, neutral_settings
+from selfplay.config.load import looks_like_path, validate
+from selfplay.core.errors import ConfigError
+from selfplay.inspect.documents.rounds import round_row
+from selfplay.inspect.export import cards
+from selfplay.inspect.export.other_trainers import FORMATS, write_format
+from selfplay.inspect.export.tables import exported_schema, pairs
+from selfplay.inspect.reading import SCHEMA_VERSION, require_round
+from selfplay.store import durable
+from selfplay.store.layout import part_name
+from selfplay.store.output import OutputWriter, read_output
+from selfplay.store.run import Store
+from selfplay.store.run_state import config_in_force
+
+HUB = "hf://"
+Policies = Literal["last", "all", "none"]
+_ROWS_IN_FILE = 1 << 20
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to export. `to` is a folder or hf://org/name; `rounds` empty: all that have pairs; `format` None: a dataset."""
+
+    to: str
+    rounds: tuple[int, ...] = ()
+    policies: Policies = "last"
+    format: str | None = None
+    public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: pairs by round and split, rounds whose policy went along, why others did not, and places."""
+
+    folder: str
+    rounds: dict[int, dict[str, int]]
+    policies: list[int]
+    notes: list[str] = field(default_factory=list)
+    repositories: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `export --json`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "folder": self.folder,
+            "rounds": [{"round": number, **counts} for number, counts in self.rounds.items()],
+            "policies": self.policies,
+            "repositories": self.repositories,
+            "notes": self.notes,
+        }
+
+
+def export(store: Store, wanted: Wanted) -> Exported:
+    """Write the export, and upload it where `to` is on the hub. Raises ConfigError, CorruptionError, SelfplayError."""
+    if wanted.format is not None and wanted.format not in FORMATS:
+        raise ConfigError(f"--format {wanted.format!r} is not known", f"Use one of {', '.join(FORMATS)}.")
+    if wanted.public and not wanted.to.startswith(HUB):
+        raise ConfigError("--public goes with --to hf://ORG/NAME", "A folder is as public as you make it.")
+    rounds = _rounds(store, wanted.rounds)
+    if not wanted.to.startswith(HUB):
+        return _write(store, wanted, rounds, Path(wanted.to), Path(wanted.to).name)
+    from selfplay.inspect.export import hub
+
+    if wanted.format is not None:
+        raise ConfigError("--format writes a folder", "Give --to DIR, or leave --format out.")
+    repository = hub.repository_name(wanted.to.removeprefix(HUB))
+    with hub.staging_folder() as folder:
+        written = _write(store, wanted, rounds, folder, repository)
+        uploaded = hub.upload(
+            folder, repository, [cards.config_name(number) for number in written.policies], wanted.public
+        )
+        return replace(written, folder=wanted.to, repositories=uploaded)
+
+
+def _rounds(store: Store, asked: Sequence[int]) -> list[int]:
+    for number in asked:
+        require_round(store, number, "select")
+    found = list(asked) or [number for number in store.rounds() if number and store.is_committed(number, "select")]
+    if not found:
+        raise ConfigError(
+            f"{store.layout.root} has no round with selected pairs yet",
+            f"`selfplay status {store.layout.root}` says where it stands.",
+        )
+    return sorted(set(found))
+
+
+def _write(store: Store, wanted: Wanted, rounds: list[int], root: Path, dataset: str) -> Exported:
+    _check_target(store, root)
+    for number in rounds:
+        store.require(number, "select")
+        store.require(number, "prompts")
+    partial = root.absolute().with_name(f".{root.absolute().name}.partial")
+    durable.remove_tree(partial)  # a kill left it
+    writer = OutputWriter(partial, partial / ".work")
+    counts: dict[int, dict[str, int]] = {}
+    notes: list[str] = []
+    policies: dict[int, str] = {}
+    if wanted.format is not None:
+        counts, notes = write_format(writer, store, rounds, wanted.format)
+    else:
+        for number in rounds:
+            counts[number] = {
+                name: _write_split(writer, store, number, name, kept=name == "kept") for name in ("kept", "dropped")
+            }
+        policies, notes = _policies(store, wanted.policies)
+        facts = _facts(store, root, dataset, counts, policies)
+        for number, digest in policies.items():
+            _write_policy(writer, store, facts, number, digest)
+        writer.add(cards.RECIPE, cards.recipe(facts).encode())
+        writer.add("README.md", cards.dataset_card(facts).encode())
+    writer.commit({"kind": "export", "run": store.run_id, "format": wanted.format})
+    durable.remove_tree(partial / ".work")
+    durable.remove_tree(root.absolute())
+    durable.publish_folder(partial, root.absolute())
+    return Exported(str(root), counts, list(policies), notes)
+
+
+def _check_target(store: Store, root: Path) -> None:
+    """The folder must be absent, empty, or an export of this run."""
+    run = store.layout.root.resolve()
+    if root.resolve() == run or run in root.resolve().parents:
+        raise ConfigError(f"{root} is inside the run", "Export to a folder outside it: a run's folder is the run's.")
+    if root.is_symlink() or (root.exists() and not root.is_dir()):
+        raise ConfigError(f"{root} is no folder", "Give a folder that does not exist yet.")
+    if not root.exists():
+        return
+    if not any(root.iterdir()):
+        return
+    commit = read_output(root)
+    if commit is None or commit.get("kind") != "export" or commit.get("run") != store.run_id:
+        raise ConfigError(
+            f"{root} is there already and is not an export of this run", "Give another folder, or remove that one."
+        )
+
+
+def _write_split(writer: OutputWriter, store: Store, number: int, name: str, *, kept: bool) -> int:
+    """One split of a round; returns its rows. A split without rows has no file: `load_dataset` fails on those."""
+    rows = 0
+    tables = pairs(store, number, kept=kept)
+    part = 0
+    while (first := next(tables, None)) is not None:
+        written = 0
+
+        def piece(first: Any = first) -> Iterator[Any]:
+            nonlocal written
+            table = first
+            while table is not None:
+                written += table.num_rows
+                yield table
+                table = next(tables, None) if written < _ROWS_IN_FILE else None
+
+        path = f"{cards.config_name(number)}/{name}/{part_name(part)}"
+        writer.add_parquet(path, exported_schema(), piece(), compression="zstd")
+        rows += written
+        part += 1
+    return rows
+
+
+def _policies(store: Store, which: Policies) -> tuple[dict[int, str], list[str]]:
+    """Round -> digest of the policies that go along, and why others do not."""
+    if which == "none":
+        return {}, []
+    found: dict[int, str] = {}
+    notes: list[str] = []
+    trained = [number for number in store.rounds() if number and store.is_committed(number, "train")]
+    for number in reversed(trained):
+        metrics = store.metrics(number, "train")
+        folder = store.layout.stage(number, "train") / "policy"
+        if metrics["skipped"]:
+            notes.append(f"round {number} trained nothing: its policy is that of round {metrics['policy_round']}")
+        elif not any(folder.glob("*.safetensors")):
+            notes.append(f"the policy of round {number} is not there any more (gc took it)")
+        else:
+            store.require(number, "train")
+            found[number] = str(metrics["policy_digest"])
+            if which == "last":
+                break
+    if not found:
+        notes.append("no policy is there to export")
+    return dict(sorted(found.items())), notes
+
+
+def _write_policy(writer: OutputWriter, store: Store, facts: cards.Facts, number: int, digest: str) -> None:
+    folder = store.layout.stage(number, "train") / "policy"
+    target = f"policies/{cards.config_name(number)}"
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not path.is_file() or relative == "README.md":
+            continue
+        if relative == "config.json":
+            # transformers writes the folder that a model was loaded from into it
+            document = neutral(json.loads(path.read_bytes()))
+            document.pop("_name_or_path", None)
+            writer.add(f"{target}/{relative}", (json.dumps(document, indent=2) + "\n").encode())
+        else:
+            writer.add_pieces(f"{target}/{relative}", _pieces(path))
+    writer.add(f"{target}/README.md", cards.model_card(facts, number, digest).encode())
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _facts(
+    store: Store, root: Path, dataset: str, counts: dict[int, dict[str, int]], policies: dict[int, str]
+) -> cards.Facts:
+    config = validate(config_in_force(store), str(store.layout.config / "resolved.json"))
+    revisions = store.revisions()
+    documents = store.attempt_documents()
+    return cards.Facts(
+        name=dataset.rpartition("/")[2],
+        dataset=dataset,
+        base_model=neutral_place(config.policy.model),
+        base_is_local=looks_like_path(config.policy.model),
+        run_id=store.run_id,
+        settings=neutral_settings(config),
+        pins=store.config_json("pins.json", dict),
+        revisions={name: neutral_place(str(revision)) for name, revision in revisions.items()},
+        versions=documents[-1].get("versions", {}) if documents else {},
+        rounds=[round_row(store, number) for number in store.rounds()],
+        splits=counts,
+        policies=policies,
+    )

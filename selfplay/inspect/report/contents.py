@@ -1,0 +1,203 @@
+"""What a report holds, gathered from the documents of `inspect`: nothing is computed here that they have. One round's columns
+are in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from selfplay.config.anonymize import neutral_settings, neutral_text
+from selfplay.config.load import validate
+from selfplay.inspect.documents.examples import example_answers, example_pairs
+from selfplay.inspect.documents.lineage import lineage_document
+from selfplay.inspect.documents.overlap import overlap_document
+from selfplay.inspect.documents.rounds import rounds_document
+from selfplay.inspect.documents.show import show_document
+from selfplay.inspect.report.figures import Figure, facts_of, run_figures
+from selfplay.inspect.report.round_figures import round_figures
+from selfplay.store.run import Store
+from selfplay.store.run_state import config_in_force, metrics_if_committed, next_stage, stages_of
+
+DETAILED = 10
+"""Rounds that are shown in detail: the newest ones. All are in the tables and in the plots by round."""
+_PAIRS_NEWEST, _PAIRS, _PROMPTS = 3, 1, 2
+_PROMPT_SETTINGS = ("policy.system_prompt", "policy.chat_template")
+_LEFT_OUT = "(text left out)"
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDetail:
+    """One round: figures, why responses and pairs were left out (step, reason, count), examples (none where redacted)."""
+
+    number: int
+    figures: list[Figure]
+    lost: list[tuple[str, str, int]]
+    kept: list[Document]
+    dropped: list[Document]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that stands in a report of the run called `name`. `redacted`: without text of prompts and responses;
+    `num_commits`: committed stages that it was made from."""
+
+    name: str
+    redacted: bool
+    state: str
+    lineage: Document
+    rows: list[Document]
+    metrics: dict[int, dict[str, Document]]
+    facts: list[tuple[str, str, str]]
+    warnings: list[Document]
+    figures: list[Figure]
+    details: list[RoundDetail]
+    answers: list[Document]
+    settings: str
+    pins: dict[str, str]
+    versions: dict[str, str]
+    attempts: list[Document]
+    overrides: list[str]
+    as_of: str
+    num_commits: int
+
+
+def gather(store: Store, *, redact: bool = False) -> Report:
+    """Read a run as it stands. Raises CorruptionError for one that is not what its commits say."""
+    rows = rounds_document(store)["rounds"]
+    numbers = [row["round"] for row in rows]
+    config = config_in_force(store)
+    seed = int(config["seed"])
+    metrics = {number: _metrics(store, number) for number in numbers}
+    hidden = _own_words(metrics) if redact else {}
+    details: list[RoundDetail] = []
+    warnings: list[tuple[int, Document]] = []
+    for number in numbers:
+        # tables of old rounds are not read again and again: of those only what their metrics say is warned of
+        shown = show_document(store, number, tables=number in numbers[-DETAILED:], quick=True)
+        warnings += [(number, _said(warning, hidden)) for warning in shown["warnings"]]
+        if number and number in numbers[-DETAILED:]:
+            num = 0 if redact else _PAIRS_NEWEST if number == numbers[-1] else _PAIRS
+            details.append(_detail(store, shown, seed, num, hidden))
+    tries = store.attempt_documents()
+    commits = [store.commit_of(number, stage) for number, stage in _committed(store, numbers)]
+    return Report(
+        name=store.layout.root.name,
+        redacted=redact,
+        state=_state(store, int(config["rounds"])),
+        lineage=lineage_document(store),
+        rows=rows,
+        metrics=metrics,
+        facts=facts_of(rows),
+        warnings=_together(warnings),
+        figures=run_figures(rows, metrics, overlap_document(store)),
+        details=details[::-1],
+        answers=[] if redact else example_answers(store, numbers, seed, _PROMPTS),
+        settings=_settings(config, redact),
+        pins=store.config_json("pins.json", dict),
+        versions=dict(tries[-1].get("versions", {})) if tries else {},
+        attempts=[_attempt(document) for document in tries],
+        overrides=[
+            _LEFT_OUT if redact and text.startswith(_PROMPT_SETTINGS) else neutral_text(text)
+            for text in store.config_json("overrides.json", list)
+        ],
+        as_of=max((commit.created for commit in commits), default=""),
+        num_commits=len(commits),
+    )
+
+
+def _settings(config: Document, redact: bool) -> str:
+    """What others need to do it again, as YAML; a system prompt and a chat template are text of prompts."""
+    settings = neutral_settings(validate(config, "the run"))
+    for name in _PROMPT_SETTINGS:
+        section, _, key = name.partition(".")
+        if redact and key in settings.get(section, {}):
+            settings[section][key] = _LEFT_OUT
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def _committed(store: Store, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
+    for number in numbers:
+        yield from ((number, stage) for stage in stages_of(number) if store.is_committed(number, stage))
+
+
+def _metrics(store: Store, number: int) -> dict[str, Document]:
+    found = {stage: metrics_if_committed(store, number, stage) for stage in stages_of(number)}
+    return {stage: metrics for stage, metrics in found.items() if metrics}
+
+
+def _state(store: Store, planned: int) -> str:
+    """What is done and what comes next. A report is a moment: whether a driver is at work is for `status` to say."""
+    following = next_stage(store, planned)
+    rounds = f"{planned} round{'s' if planned != 1 else ''}"
+    if following is None:
+        return f"complete: all of {rounds}"
+    return f"not complete: of {rounds}, next is round {following[0]} {following[1]}"
+
+
+def _detail(store: Store, shown: Document, seed: int, num: int, hidden: Mapping[str, str]) -> RoundDetail:
+    number = shown["round"]
+    lost = [
+        (step["step"], _hide(neutral_text(reason), hidden), count)
+        for step in shown["funnel"]
+        for reason, count in step["lost"].items()
+    ]
+    pairs = example_pairs(store, number, seed, num) if num and shown["selection"] is not None else {}
+    return RoundDetail(number, round_figures(store, shown), lost, pairs.get("kept", []), pairs.get("dropped", []))
+
+
+def _own_words(metrics: Mapping[int, Mapping[str, Document]]) -> dict[str, str]:
+    """Reasons that are more than a name (what a function of the user's raised may quote a response) and what stands for each
+    in a report without text."""
+    reasons = {
+        reason
+        for stages in metrics.values()
+        for found in stages.values()
+        for key, value in found.items()
+        if key.endswith("reasons") and isinstance(value, Mapping)
+        for reason in value
+    }
+    bad_rows = {row["reason"] for stages in metrics.values() for row in stages.get("prompts", {}).get("bad_rows", ())}
+    # longest first: one may hold another
+    words = sorted((reason for reason in reasons | bad_rows if not reason.isidentifier()), key=len, reverse=True)
+    return {neutral_text(reason): f"{_word(reason)} {_LEFT_OUT}" for reason in words}
+
+
+def _word(reason: str) -> str:
+    """The name that a reason begins with."""
+    first = reason.partition(":")[0]
+    return first if first.isidentifier() else "reason"
+
+
+def _hide(text: str, hidden: Mapping[str, str]) -> str:
+    for words, instead in hidden.items():
+        text = text.replace(words, instead)
+    return text
+
+
+def _said(warning: Mapping[str, str], hidden: Mapping[str, str]) -> Document:
+    return {name: _hide(neutral_text(text), hidden) for name, text in warning.items()}
+
+
+def _together(warnings: Sequence[tuple[int, Document]]) -> list[Document]:
+    """One entry a name: `said` (round and message, newest first) and the hint; what the newest rounds say comes first."""
+    found: dict[str, Document] = {}
+    for number, warning in sorted(warnings, key=lambda item: -item[0]):
+        entry = found.setdefault(warning["name"], {"name": warning["name"], "hint": warning["hint"], "said": []})
+        entry["said"].append((number, warning["message"]))
+    return list(found.values())
+
+
+def _attempt(document: Mapping[str, Any]) -> Document:
+    end = document["end"] or {}
+    return {
+        "attempt": document["attempt"],
+        "started": document["started"],
+        "ended": end.get("ended"),
+        "outcome": end.get("outcome") or "no word of its end",
+    }

@@ -1,0 +1,60 @@
+"""A report as HTML, and the files that hold it: `report.html` and `README.md` of a run, derived and rebuilt at will."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from selfplay.inspect.report.contents import Report
+from selfplay.inspect.report.glossary import TERMS
+from selfplay.inspect.report.readme import readme
+from selfplay.inspect.report.rounds_table import rounds_table
+from selfplay.inspect.web.pages import environment
+from selfplay.selection.reasons import PAIR_REASONS, RESPONSE_REASONS
+from selfplay.store.durable import write_file
+from selfplay.store.run import Store
+
+# what a step of the funnel counts those that it lost in
+_LOST = {"admitted": "prompts", "scored": "responses", "paired": "responses in no pair", "kept": "pairs"}
+REPORT, README = "report.html", "README.md"
+
+
+def html(report: Report) -> str:
+    """The page."""
+    template = _environment().get_template("report.html")
+    headings, rows = rounds_table([row | _interval(report, row["round"]) for row in report.rows])
+    return template.render(
+        report=report, headings=headings, table_rows=rows, terms=TERMS, unit=_LOST,
+        reasons={**RESPONSE_REASONS, **PAIR_REASONS},
+    )  # fmt: skip
+
+
+def _interval(report: Report, number: int) -> dict[str, Any]:
+    evaluation = report.metrics[number].get("evaluate", {})
+    return {key: evaluation.get(key) for key in ("eval_reward_ci_low", "eval_reward_ci_high")}
+
+
+def write(store: Store, report: Report, out: Path | None = None) -> Path:
+    """Write the page to `out`; without it to the run, with its README.md. Returns where the page is."""
+    if out is not None:
+        store.refuse_as_output(out)
+    page = html(report).encode()
+    if out is not None:
+        write_file(out.absolute(), page)
+        return out
+    store.write_derived(README, readme(report).encode())
+    return store.write_derived(REPORT, page)
+
+
+@functools.cache
+def _environment() -> Environment:
+    made = environment("selfplay.inspect.report")
+    made.globals["report_css"] = Markup(
+        (resources.files("selfplay.inspect.report") / "templates" / "report.css").read_text("utf-8")
+    )
+    return made

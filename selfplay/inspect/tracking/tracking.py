@@ -1,0 +1,108 @@
+"""What a run sends to its trackers: every optimizer step's numbers, every round's row, and examples where text was asked for.
+
+A tracker that fails is said once and left alone from then on: no run ends for its sake. What a kill kept from a tracker is still
+in the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selfplay.config.running import TrackingConfig
+from selfplay.inspect.documents.rounds import round_row
+from selfplay.inspect.tracking.trackers import TRACKERS, Target, Tracker
+from selfplay.store.run import Store
+
+NUM_EXAMPLES = 5
+
+
+class Tracking:
+    """The open trackers of one attempt."""
+
+    def __init__(
+        self, trackers: Mapping[str, Tracker], store: Store, say: Callable[[str], None], *, log_text: bool = False
+    ) -> None:
+        self._trackers = dict(trackers)
+        self._store, self._say, self._log_text = store, say, log_text
+        self._steps_before: dict[int, int] = {}
+
+    def step(self, round_number: int, step: int, values: Mapping[str, Any]) -> None:
+        """One optimizer step of a round's training; steps count on over the rounds."""
+        if not self._trackers:
+            return
+        if round_number not in self._steps_before:
+            before = [number for number in self._store.rounds() if 0 < number < round_number]
+            done = sum(self._store.metrics(number, "train")["optimizer_steps"] for number in before)
+            self._steps_before[round_number] = done
+        total = self._steps_before[round_number] + step
+        self._each(lambda tracker: tracker.numbers("train", total, _numbers(values)))
+
+    def round(self, round_number: int) -> None:
+        """A round that is complete."""
+        if not self._trackers:
+            return
+        row = round_row(self._store, round_number)
+        seconds = {f"seconds_{stage}": value for stage, value in row["stage_seconds"].items()}
+        values = _numbers({**row, **seconds})
+        self._each(lambda tracker: tracker.numbers("round", round_number, values))
+        if self._log_text and self._store.is_committed(round_number, "select"):
+            text = _examples(self._store, round_number)
+            self._each(lambda tracker: tracker.text("examples", round_number, text))
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._each(lambda tracker: tracker.close())
+        self._trackers = {}
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                call(tracker)
+            except Exception as error:  # of any library, over any network: said, and the run goes on
+                self._say(f"tracking: {name} failed and is left alone now ({type(error).__name__}: {error})")
+                del self._trackers[name]
+
+
+@contextmanager
+def tracking(config: TrackingConfig, store: Store, folder: Path, say: Callable[[str], None]) -> Iterator[Tracking]:
+    """The trackers of `config`, closed at the end. `folder` is the attempt's."""
+    target = Target(config.project, store.run_id, store.layout.root.name, folder)
+    opened: dict[str, Tracker] = {}
+    for name in config.to:
+        try:
+            opened[name] = TRACKERS[name](target)
+        except Exception as error:  # see `_each`
+            say(f"tracking: {name} could not be opened ({type(error).__name__}: {error}); the run goes on without it")
+    found = Tracking(opened, store, say, log_text=config.log_text)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """What is a finite number; flags count 0 and 1. Texts never pass."""
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, (int, float)) and math.isfinite(value) and name not in ("round", "step", "num_steps")
+    }
+
+
+def _examples(store: Store, round_number: int) -> str:
+    """The best-ranked kept pairs, as text."""
+    columns = ["prompt", "chosen", "rejected", "kept", "reward_chosen", "reward_rejected", "metric_value"]
+    table = store.table(round_number, "select", columns=columns)
+    blocks = []
+    for pair in table.filter(table["kept"]).slice(0, NUM_EXAMPLES).to_pylist():
+        turns = [f"[{turn['role']}] {turn['content']}" for turn in pair["prompt"]]
+        turns += [
+            f"[{side}, reward {pair[f'reward_{side}']:.4g}] {pair[side][-1]['content']}"
+            for side in ("chosen", "rejected")
+        ]
+        blocks.append("\n".join(turns))
+    return "\n\n".join(blocks)

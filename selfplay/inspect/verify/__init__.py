@@ -1,0 +1,1 @@
+"""`selfplay verify`: checks sizes, digests, the commit chain and the rows."""

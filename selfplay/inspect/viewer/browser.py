@@ -1,0 +1,188 @@
+"""The pair browser: a page of the pairs that a query asks for, each side by side with what the two texts do not share."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from selfplay.inspect.reading import finite
+from selfplay.inspect.viewer.catalogue import NotServedError
+from selfplay.inspect.viewer.filters import range_filters, ranged_columns, reasons
+from selfplay.inspect.viewer.matching import Found, find
+from selfplay.inspect.viewer.query import KEPT, SIZES, TEXTS, Query
+from selfplay.inspect.viewer.rows import RowSet
+from selfplay.inspect.viewer.word_diff import Piece, word_diff
+
+CLIP = 1_200
+"""Characters of a text that a list shows; the pair's own page shows LONGEST."""
+CLIP_PROMPT = 600
+LONGEST = 120_000
+_LIST_BUDGET = 200_000
+
+_FACTS = (
+    "alignment_potential", "explicit_margin", "implicit_margin", "metric_value", "reward_chosen", "reward_rejected",
+    "num_tokens_chosen", "num_tokens_rejected",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One text of two: its beginning in pieces, how many characters are left out, and what is known of it."""
+
+    pieces: list[Piece]
+    left_out: int
+    reward: float | None
+    num_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A pair as pages show it; `prompt` is None and `sides` are empty for a table without texts."""
+
+    row: Mapping[str, Any]
+    facts: list[tuple[str, Any]]
+    prompt: list[dict[str, str]] | None
+    chosen: Side | None
+    rejected: Side | None
+
+    @property
+    def pair_id(self) -> str:
+        return str(self.row["pair_id"])
+
+
+def parse(rows: RowSet, given: Mapping[str, str]) -> Query:
+    """The query of an address. Raises ConfigError."""
+    return Query.parse(given, ranged_columns(rows), sortable(rows))
+
+
+def sortable(rows: RowSet) -> list[str]:
+    """The columns that pairs can be put in the order of."""
+    return [field.name for field in rows.schema if not pa.types.is_nested(field.type)]
+
+
+def browse(rows: RowSet, query: Query, command: Sequence[str]) -> dict[str, Any]:
+    """What the page of a query shows; `command` is the terminal's `pairs` of the same table (empty: it has none)."""
+    found = find(rows, query)
+    num_pages = max(-(-len(found.rows) // query.size), 1)
+    page = min(query.page, num_pages)
+    start = (page - 1) * query.size
+    wanted = found.rows[start : start + query.size]
+    taken = rows.take(wanted).to_pylist() if len(wanted) else []
+    return {
+        "query": query,
+        "cards": [card(row, diff=query.diff, clip=CLIP, budget=_LIST_BUDGET) for row in taken],
+        "found": found,
+        "num_found": len(found.rows),
+        "num_rows": rows.num_rows,
+        "first": start + 1 if taken else 0,
+        "page": page,
+        "num_pages": num_pages,
+        "filters": range_filters(rows, query, found.rows),
+        "reasons": reasons(rows),
+        "sortable": sortable(rows),
+        "sizes": SIZES,
+        "kept_words": KEPT,
+        "has_text": "chosen" in rows.schema.names,
+        "texts": TEXTS,
+        "chips": chips(query),
+        "command": _command(query, command),
+    }
+
+
+def one(rows: RowSet, query: Query, pair_id: str) -> dict[str, Any]:
+    """What the page of one pair shows of it: the pair, and its neighbours among those of the query. Raises NotServedError."""
+    at = rows.rows_of("pair_id", [pair_id])
+    if not len(at):
+        raise NotServedError(f"there is no pair {pair_id!r} here", "The list of pairs shows what there is.")
+    row = int(at[0])
+    taken = rows.take([row]).to_pylist()[0]
+    found = find(rows, query)
+    place = _place(found, row)
+    ids = rows.column("pair_id")
+    before = ids[int(found.rows[place - 1])].as_py() if place is not None and place > 0 else None
+    after = ids[int(found.rows[place + 1])].as_py() if place is not None and place + 1 < len(found.rows) else None
+    return {
+        "query": query,
+        "card": card(taken, diff=query.diff, clip=LONGEST),
+        "found": found,
+        "place": None if place is None else place + 1,
+        "num_found": len(found.rows),
+        "before": before,
+        "after": after,
+        "back": query.but(page=1 if place is None else place // query.size + 1),
+    }
+
+
+def _place(found: Found, row: int) -> int | None:
+    places = (found.rows == row).nonzero()[0]
+    return int(places[0]) if len(places) else None
+
+
+def card(row: dict[str, Any], *, diff: bool, clip: int, budget: int | None = None) -> Card:
+    """A pair with at most `clip` characters of each text."""
+    row = dict(finite(row))
+    has_text = row.get("chosen") is not None and row.get("rejected") is not None
+    sides: list[Side | None] = [None, None]
+    if has_text:
+        texts = [conversation_text(row["chosen"]), conversation_text(row["rejected"])]
+        pieces = compared(texts[0][:clip], texts[1][:clip], diff=diff, budget=budget)
+        sides = [
+            Side(shown, max(len(text) - clip, 0), row.get(f"reward_{side}"), row.get(f"num_tokens_{side}"))
+            for side, text, shown in zip(("chosen", "rejected"), texts, pieces, strict=True)
+        ]
+    facts = [(name, row[name]) for name in _FACTS if row.get(name) is not None]
+    if row.get("metric_value") == row.get("alignment_potential"):
+        facts = [fact for fact in facts if fact[0] != "metric_value"]
+    prompt = row.get("prompt") if isinstance(row.get("prompt"), list) else None
+    return Card(row, facts, prompt, *sides)
+
+
+def compared(left: str, right: str, *, diff: bool, budget: int | None = None) -> tuple[list[Piece], list[Piece]]:
+    """Both texts in pieces; whole ones where no difference is asked for."""
+    if not diff:
+        return [Piece(left, False)], [Piece(right, False)]
+    return word_diff(left, right) if budget is None else word_diff(left, right, budget)
+
+
+def conversation_text(turns: Sequence[Mapping[str, str]]) -> str:
+    """What a response says: its turns, named where there are several."""
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+
+def chips(query: Query) -> list[tuple[str, Query]]:
+    """Each part of the filter in words, and the query without it."""
+    found: list[tuple[str, Query]] = []
+    if query.kept:
+        found.append((KEPT[query.kept], query.but(kept="")))
+    if query.reason:
+        found.append((f"reason: {query.reason}", query.but(reason="")))
+    if query.text:
+        found.append(
+            (f"text: {query.text}" + (f" in {query.scope}" if query.scope else ""), query.but(text="", scope=""))
+        )
+    for part in query.ranges:
+        low = "" if part.low is None else f"{part.low:.4g} ≤ "
+        high = "" if part.high is None else f" ≤ {part.high:.4g}"
+        found.append((f"{low}{part.column}{high}", query.without_range(part.column)))
+    if query.where:
+        found.append((query.where, query.but(where="")))
+    return found
+
+
+def _command(query: Query, command: Sequence[str]) -> str:
+    if not command:
+        return ""
+    words = list(command)
+    if query.is_filtered:
+        words += ["--where", query.filter_text()]
+    if query.sort:
+        words += ["--sort", query.sort]
+    if query.order:
+        words.append("--descending" if query.descending else "--ascending")
+    return shlex.join(words)

@@ -1,0 +1,111 @@
+"""What is served, by name: the runs and results of `select` in a folder, or a single one. A name of an address is looked up in a
+listing of the folder and never made into a path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from selfplay.core.errors import ConfigError, SelfplayError
+from selfplay.inspect.viewer.background import Later
+from selfplay.inspect.viewer.cache import Cache
+from selfplay.store.layout import COMMIT, STAGES, Layout, rounds_present
+from selfplay.store.run import Store
+
+Kind = Literal["run", "select"]
+
+
+class NotServedError(SelfplayError):
+    """There is nothing of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A run, or a folder that `select` wrote."""
+
+    name: str
+    path: Path
+    kind: Kind
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What a folder is; None: neither."""
+    if (path / "RUN.json").is_file():
+        return "run"
+    return "select" if (path / "summary.json").is_file() and (path / COMMIT).is_file() else None
+
+
+@dataclass
+class Served:
+    """The place that was given, and what is kept of it in memory."""
+
+    place: Path
+    cache: Cache = field(default_factory=Cache)
+    later: Later = field(default_factory=Later)
+    _stores: dict[str, tuple[object, Store]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, place: Path) -> Served:
+        """Raises ConfigError where there is no such folder."""
+        if not place.is_dir():
+            raise ConfigError(
+                f"there is no folder {place}",
+                "Give a run, a folder of runs, or what `selfplay select` wrote: selfplay view runs",
+            )
+        return cls(Path(os.path.abspath(place)))  # noqa: PTH100  resolve() would change the name of a link
+
+    @property
+    def is_single(self) -> bool:
+        """Whether one thing is served, not a folder of them."""
+        return kind_of(self.place) is not None
+
+    def entries(self) -> list[Entry]:
+        """What there is, by name."""
+        kind = kind_of(self.place)
+        if kind is not None:
+            return [Entry(self.place.name or "run", self.place, kind)]
+        found = []
+        with os.scandir(self.place) as listing:
+            for item in listing:
+                if not item.name.startswith(".") and item.is_dir():
+                    kind = kind_of(self.place / item.name)
+                    if kind is not None:
+                        found.append(Entry(item.name, self.place / item.name, kind))
+        return sorted(found, key=lambda entry: entry.name)
+
+    def entry(self, name: str, kind: Kind) -> Entry:
+        """The one of that name. Raises NotServedError."""
+        for entry in self.entries():
+            if entry.name == name and entry.kind == kind:
+                return entry
+        what = "run" if kind == "run" else "result of select"
+        raise NotServedError(f"there is no {what} {name!r} here", "The first page lists what there is.")
+
+    def store(self, entry: Entry) -> Store:
+        """A run opened for reading; what was read of its commits is kept as long as they are the same files.
+        Raises ConfigError, CorruptionError."""
+        stamp = stamp_of(Layout(entry.path))
+        known = self._stores.get(entry.name)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        store = Store.open(entry.path)
+        self._stores[entry.name] = (stamp, store)
+        return store
+
+
+def stamp_of(layout: Layout) -> Mapping[str, Any]:
+    """What changes when a run's commits do: identity and commits as the file system tells files apart."""
+    paths = [layout.identity]
+    paths += [layout.commit(number, stage) for number in rounds_present(layout) for stage in STAGES]
+    found = {}
+    for path in paths:
+        try:
+            state = path.stat()
+        except OSError:
+            continue
+        found[str(path)] = (state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size)
+    return found

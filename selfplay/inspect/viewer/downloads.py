@@ -1,0 +1,114 @@
+"""What is filtered as a file, streamed: a row group at a time, whatever the size of the table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfplay.core.errors import ConfigError
+from selfplay.inspect.reading import finite
+from selfplay.inspect.viewer.matching import stream
+from selfplay.inspect.viewer.query import Query
+from selfplay.inspect.viewer.rows import RowSet
+
+# rows of Python objects at a time
+_BATCH = 256
+
+
+def download(rows: RowSet, query: Query, form: str) -> tuple[str, Iterator[bytes]]:
+    """Content type and content. In the order of the table, which is that of the ranks, whatever the page is sorted by.
+    Raises ConfigError for a form that there is not, or a filter that cannot be read."""
+    if form not in _FORMS:
+        raise ConfigError(f"format={form!r} is not there", f"There is: {', '.join(_FORMS)}.")
+    kind, write = _FORMS[form]
+    # the filter is read before the first byte, so that what is wrong with it is said on a page
+    pieces = stream(rows, query)
+    first = next(pieces, None)
+    return kind, write(rows.schema, _again(first, pieces))
+
+
+def file_name(name: str, form: str) -> str:
+    """A name that is harmless in a header and on a disk."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name).strip('._') or 'pairs'}.{form}"
+
+
+def _again(first: pa.Table | None, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    if first is not None:
+        yield first
+        yield from rest
+
+
+def _jsonl(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:
+    for table in tables:
+        for start in range(0, table.num_rows, _BATCH):
+            rows = table.slice(start, _BATCH).to_pylist()
+            yield "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows).encode(errors="replace")
+
+
+def _csv(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:
+    """Conversations are JSON in their cell."""
+    yield _csv_lines([schema.names])
+    for table in tables:
+        for start in range(0, table.num_rows, _BATCH):
+            rows = table.slice(start, _BATCH).to_pylist()
+            yield _csv_lines([[_cell(value) for value in row.values()] for row in rows])
+
+
+def _csv_lines(rows: list[list[Any]]) -> bytes:
+    sink = io.StringIO()
+    csv.writer(sink, lineterminator="\r\n").writerows(rows)
+    return sink.getvalue().encode(errors="replace")
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
+
+def _parquet(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:
+    sink = _Sink()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+            yield sink.taken()
+    yield sink.taken()
+
+
+class _Sink(io.RawIOBase):
+    """A file that gives what was written into it since it was last asked."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._at = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def write(self, data: Any) -> int:
+        piece = bytes(data)
+        self._pieces.append(piece)
+        self._at += len(piece)
+        return len(piece)
+
+    def taken(self) -> bytes:
+        """What is new."""
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
+
+
+_FORMS: dict[str, tuple[str, Callable[[pa.Schema, Iterator[pa.Table]], Iterator[bytes]]]] = {
+    "jsonl": ("application/x-ndjson", _jsonl),
+    "csv": ("text/csv; charset=utf-8", _csv),
+    "parquet": ("application/vnd.apache.parquet", _parquet),
+}
+FORMS = tuple(_FORMS)

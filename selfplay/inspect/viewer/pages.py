@@ -1,0 +1,230 @@
+"""The pages: each reads what its address names and fills a template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from jinja2 import Environment
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+
+from selfplay.core.errors import ConfigError, SelfplayError
+from selfplay.inspect.documents import progress as live
+from selfplay.inspect.documents.rounds import rounds_document
+from selfplay.inspect.documents.status import status_document
+from selfplay.inspect.viewer import browser, select_folder
+from selfplay.inspect.viewer import compare_rounds as against
+from selfplay.inspect.viewer.addresses import Addresses
+from selfplay.inspect.viewer.catalogue import Entry, NotServedError, Served
+from selfplay.inspect.viewer.downloads import FORMS, download, file_name
+from selfplay.inspect.viewer.prompt import prompt_document
+from selfplay.inspect.viewer.rounds import round_document
+from selfplay.inspect.viewer.rows import RowSet, table_of
+from selfplay.store.run import Store
+from selfplay.store.run_state import config_in_force
+
+LISTED = 50
+"""Runs of a page of the list."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The endpoints over what is served."""
+
+    served: Served
+    environment: Environment
+
+    def render(self, template: str, http_status: int = 200, **context: Any) -> Response:
+        """A page."""
+        at = {"single": self.served.is_single, "folder": self.served.place.name or "runs", "to": Addresses}
+        return HTMLResponse(self.environment.get_template(template).render({**at, **context}), http_status)
+
+    # ------------------------------------------------------------------ runs
+
+    def index(self, request: Request) -> Response:
+        """What is served; where it is one thing, its page."""
+        entries = self.served.entries()
+        if self.served.is_single and entries:
+            return RedirectResponse(Addresses.home(entries[0].kind, entries[0].name), 303)
+        num_pages = max(-(-len(entries) // LISTED), 1)
+        page = min(_whole(request, "page", 1), num_pages)
+        shown = entries[(page - 1) * LISTED : page * LISTED]
+        lines = [self._line(entry) for entry in shown]
+        return self.render("index.html", lines=lines, page=page, num_pages=num_pages, num_entries=len(entries))
+
+    def _line(self, entry: Entry) -> dict[str, Any]:
+        """A line of the list. Whatever is wrong with one run must not hide the others."""
+        try:
+            if entry.kind == "select":
+                return {"entry": entry, "summary": select_folder.summary_of(entry)}
+            return {"entry": entry, "row": live.run_row(self.served.store(entry))}
+        except SelfplayError as error:
+            return {"entry": entry, "problem": error.message, "hint": error.hint}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return {"entry": entry, "problem": f"it cannot be read ({type(error).__name__}: {error})", "hint": ""}
+
+    def run(self, request: Request) -> Response:
+        """Where a run stands, and its rounds."""
+        entry, store = self._run(request)
+        status = status_document(entry.path)
+        damaged = status["state"] == "corrupt"
+        rounds = [] if damaged else rounds_document(store)["rounds"]
+        return self.render(
+            "run.html",
+            entry=entry,
+            status=status,
+            rounds=rounds,
+            progress=status["progress"],
+            silent=live.seconds_since_life(store),
+            comparable=[] if damaged else against.rounds_with(store, "evaluation"),
+            with_pairs=[] if damaged else [number for number in store.rounds() if store.is_committed(number, "select")],
+        )
+
+    def round(self, request: Request) -> Response:
+        """One round as a whole."""
+        entry, store, number = self._round(request)
+        return self.render(
+            "round.html", entry=entry, number=number, numbers=store.rounds(),
+            **round_document(store, self.served.cache, self.served.later, number),
+        )  # fmt: skip
+
+    def prompt(self, request: Request) -> Response:
+        """A prompt of a round with all its responses."""
+        entry, store, number = self._round(request)
+        document = prompt_document(store, self.served.cache, number, _given(request, "id"))
+        return self.render("prompt.html", entry=entry, number=number, **document)
+
+    def against(self, request: Request) -> Response:
+        """Round A against round B: the prompts, or one of them."""
+        entry, store = self._run(request)
+        cache, given = self.served.cache, request.query_params
+        kind = cast(against.Kind, _one_of(given, "kind", ("evaluation", "training")))
+        able = against.rounds_with(store, kind)
+        if not able:
+            raise NotServedError(
+                "this run has no rounds to compare yet", "Rounds can be compared once they are evaluated."
+            )
+        rounds = (_whole(request, "a", able[0], 0), _whole(request, "b", able[-1], 0))
+        common: dict[str, Any] = {
+            "entry": entry, "kind": kind, "able": able, "rounds": rounds, "diff": given.get("diff") != "off",
+            "kinds": [name for name in ("evaluation", "training") if against.rounds_with(store, name)],
+        }  # fmt: skip
+        if "id" in given:
+            found = against.prompt_document(store, cache, kind, rounds, given["id"], diff=common["diff"])
+            return self.render("against_prompt.html", **common, **found)
+        if missing := [number for number in rounds if number not in able]:
+            raise NotServedError(
+                f"round {missing[0]} cannot be compared", f"Rounds that can: {', '.join(map(str, able))}."
+            )
+        able_measures = against.measures(store, cache, kind, rounds[0])
+        measure = _one_of(given, "by", able_measures)
+        order = _one_of(given, "order", tuple(against.ORDERS))
+        found = against.list_document(store, cache, kind, rounds, measure, order, _whole(request, "page", 1))
+        return self.render(
+            "against.html", **common, **found, measure=measure, order=order,
+            measures={name: against.MEASURES[name] for name in able_measures}, orders=against.ORDERS,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ pairs
+
+    def pairs(self, request: Request) -> Response:
+        """The pair browser."""
+        entry, number, rows = self._pairs(request)
+        query = browser.parse(rows, request.query_params)
+        if "" in request.query_params.values():
+            # a form sends its empty fields too: the address that is left to be shared says only what was set
+            return RedirectResponse(Addresses.pairs(entry.name, number, query), 303)
+        found = browser.browse(rows, query, _command(entry, number))
+        return self.render("pairs.html", entry=entry, number=number, formats=FORMS, **found)
+
+    def pair(self, request: Request) -> Response:
+        """One pair, with all responses of its prompt where it is a run's."""
+        entry, number, rows = self._pairs(request)
+        query = browser.parse(rows, request.query_params)
+        found = browser.one(rows, query, _given(request, "id"))
+        found["document"] = {"responses": [], "pairs": []}
+        if number is not None:
+            store = self.served.store(entry)
+            found["document"] = prompt_document(store, self.served.cache, number, found["card"].row["prompt_id"])
+        return self.render("pair.html", entry=entry, number=number, **found)
+
+    def download(self, request: Request) -> Response:
+        """What is filtered, as a file."""
+        entry, number, rows = self._pairs(request)
+        form = request.query_params.get("format", "jsonl")
+        kind, pieces = download(rows, browser.parse(rows, request.query_params), form)
+        name = file_name(entry.name if number is None else f"{entry.name}-round-{number:03d}-pairs", form)
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        if request.method == "HEAD":
+            return Response(media_type=kind, headers=headers)
+        return StreamingResponse(pieces, media_type=kind, headers=headers)
+
+    def selection(self, request: Request) -> Response:
+        """What `select` did."""
+        entry = self.served.entry(request.path_params["name"], "select")
+        rows = select_folder.pairs_of(entry, self.served.cache)
+        return self.render("select.html", entry=entry, summary=select_folder.summary_of(entry), num_rows=rows.num_rows)
+
+    # ------------------------------------------------------------------ what an address names
+
+    def _run(self, request: Request) -> tuple[Entry, Store]:
+        entry = self.served.entry(request.path_params["name"], "run")
+        try:
+            store = self.served.store(entry)
+            config_in_force(store)
+        except ConfigError as error:  # it is the run's fault, not that of the address
+            raise SelfplayError(error.message, error.hint) from None
+        return entry, store
+
+    def _round(self, request: Request) -> tuple[Entry, Store, int]:
+        entry, store = self._run(request)
+        text = request.path_params["number"]
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else -1
+        if number not in store.rounds():
+            present = ", ".join(map(str, store.rounds())) or "none yet"
+            raise NotServedError(f"this run has no round {text}", f"Rounds: {present}.")
+        return entry, store, number
+
+    def _pairs(self, request: Request) -> tuple[Entry, int | None, RowSet]:
+        """Of a round, or (number None) of a result of `select`."""
+        if "number" not in request.path_params:
+            entry = self.served.entry(request.path_params["name"], "select")
+            return entry, None, select_folder.pairs_of(entry, self.served.cache)
+        entry, store, number = self._round(request)
+        if not store.is_committed(number, "select"):
+            hint = (
+                "Round 0 is the starting policy, which is only evaluated."
+                if number == 0
+                else "They come with the stage select."
+            )
+            raise NotServedError(f"round {number} has no pairs", hint)
+        return entry, number, table_of(store, number, "select", self.served.cache)
+
+
+def _command(entry: Entry, number: int | None) -> list[str]:
+    return [] if number is None else ["selfplay", "pairs", str(entry.path), str(number)]
+
+
+def _given(request: Request, name: str) -> str:
+    value = request.query_params.get(name)
+    if value is None:
+        raise ConfigError(f"the address says no {name}", f"Go by a link of the list: it ends with {name}=...")
+    return value
+
+
+def _one_of(given: Mapping[str, str], name: str, allowed: tuple[str, ...] | list[str]) -> str:
+    value = given.get(name) or allowed[0]
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r} is not there", f"There is: {', '.join(allowed)}.")
+    return value
+
+
+def _whole(request: Request, name: str, default: int, least: int = 1) -> int:
+    text = request.query_params.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < least:
+        raise ConfigError(f"{name}={text!r} is no number from {least} on", "Go by a link of the list.")
+    return int(text)

@@ -1,0 +1,55 @@
+"""The folder that `select` wrote, as the viewer reads it: `kept` and `dropped` as one table, and the summary."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from selfplay.core.errors import CorruptionError, SelfplayError
+from selfplay.dataset_selection.output.summary import SCHEMA
+from selfplay.inspect.viewer.cache import Cache
+from selfplay.inspect.viewer.catalogue import Entry
+from selfplay.inspect.viewer.rows import RowSet
+from selfplay.store.durable import canonical_json, sha256_bytes
+from selfplay.store.lazy_table import Part, Parts
+from selfplay.store.manifest import FileEntry
+from selfplay.store.output import read_output
+
+_TABLES = ("kept", "dropped")
+
+
+def pairs_of(entry: Entry, cache: Cache) -> RowSet:
+    """The pairs, kept ones first (by rank), then the others in the order of the dataset. Raises CorruptionError."""
+    commit = _commit(entry)
+    files = [FileEntry(**file) for file in commit["files"]]
+    parts: list[Part] = []
+    for table in _TABLES:
+        if any(file.path.startswith(f"{table}/") and file.rows is not None for file in files):
+            first = parts[-1].first + parts[-1].num_rows if parts else 0
+            found = Parts.of(entry.path, files, table)
+            parts += [Part(part.path, first + part.first, part.num_rows) for part in found.parts]
+    if not parts:
+        raise CorruptionError(
+            f"{entry.path} has neither kept nor dropped pairs", f"Remove {entry.path} and make it again."
+        )
+    return RowSet(sha256_bytes(canonical_json(commit)), Parts(entry.path, tuple(parts)), cache)
+
+
+def summary_of(entry: Entry) -> dict[str, Any]:
+    """summary.json. Raises CorruptionError, SelfplayError for that of a newer version."""
+    path = entry.path / "summary.json"
+    try:
+        summary = json.loads(path.read_bytes())
+        schema = int(summary["schema"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptionError(f"{path} is damaged ({error})", f"Remove {entry.path} and make it again.") from None
+    if schema > SCHEMA:
+        raise SelfplayError(f"{entry.path} was written by a newer selfplay", "Upgrade selfplay.")
+    return dict(summary)
+
+
+def _commit(entry: Entry) -> dict[str, Any]:
+    commit = read_output(entry.path)
+    if commit is None:
+        raise CorruptionError(f"{entry.path} has no commit", f"Remove {entry.path} and make it again.")
+    return commit

@@ -1,0 +1,1 @@
+"""Makes the tiny policy, reward model and tokenizer; imports torch."""

@@ -1,0 +1,299 @@
+"""The driver: one attempt at a run, from its configuration to its last commit, or to wherever it was stopped.
+
+Holds the run's lock, starts the workers, walks the loop, and writes how it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfplay.config.diff import changes
+from selfplay.config.schema import Config
+from selfplay.core.errors import ConfigError, DriftError, Interrupted, SelfplayError
+from selfplay.core.pool import Workers
+from selfplay.core.redaction import secret_in, without_secrets
+from selfplay.core.versions import versions
+from selfplay.execution.progress import Reporter, libraries_to
+from selfplay.execution.signals import StopFlag, ended_by_stop, signals
+from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs, resolve
+from selfplay.inspect.report.observer import report_round, report_what_is_due
+from selfplay.inspect.tracking.trackers import check_installed
+from selfplay.inspect.tracking.tracking import tracking
+from selfplay.run import loop
+from selfplay.run.fork_rules import changed_pins, offer
+from selfplay.run.pass_through_check import find_problems
+from selfplay.run.plan import Plan, make_plan
+from selfplay.run.round_end import tidy
+from selfplay.run.stages.context import Context
+from selfplay.run.worker_specs import Device, ray_workers
+from selfplay.store.driver_heartbeat import beating
+from selfplay.store.durable import make_folder, pretty_json
+from selfplay.store.fork import Fork
+from selfplay.store.lock import RunLock
+from selfplay.store.process_identity import this_process
+from selfplay.store.run import Store
+from selfplay.store.run_state import next_stage
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may begin: everything that can be checked without workers has been."""
+
+    config: Config
+    inputs: Inputs
+    plan: Plan
+    run_dir: Path
+    search_path: Path
+
+
+MakeWorkers = Callable[[Config, Inputs, Path], AbstractContextManager[Workers]]
+
+
+def prepare(
+    config: Config, search_path: Path, run_dir: Path, store: Store | None = None, rounds_done: int | None = None
+) -> Prepared:
+    """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
+    stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room."""
+    with contextlib.chdir(Path.cwd()):  # a user's file may go to another folder while it is imported
+        inputs = resolve(config, search_path, store.revisions() if store else None)
+    if rounds_done is None:
+        numbers = store.rounds() if store else []
+        rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)
+    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done)
+    prepared = Prepared(config, inputs, plan, run_dir, search_path)
+    check_installed(config.tracking.to)
+    if problems := find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl)):
+        raise ConfigError("; ".join(problems), "These keys go to vLLM and TRL as they are: see their documentation.")
+    return prepared
+
+
+def start(
+    prepared: Prepared,
+    given: str,
+    overrides: list[str],
+    reporter: Reporter,
+    grace: float = 25.0,
+    workers: MakeWorkers | None = None,
+    *,
+    forked_from: Fork | None = None,
+    files: Mapping[str, bytes] | None = None,
+    stop: StopFlag | None = None,
+    until: tuple[int, str] | None = None,
+    force: bool = False,
+) -> Store:
+    """Begin a new run and walk it to its end. `workers` replaces the Ray workers (tests, `compare`); `forked_from` names stages
+    of another run that are taken over, `files` more files of `config/`; `stop` is the flag of a caller that handles the signals
+    itself; `until` (a round and a stage) is the last stage to run; `force` goes on where a gate would stop the run (see
+    stages/gates.py)."""
+    with _created(prepared, given, overrides, forked_from, files or {}) as store:
+        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until, force)
+    return store
+
+
+def make(
+    prepared: Prepared, given: str, overrides: list[str], forked_from: Fork | None, files: Mapping[str, bytes]
+) -> Store:
+    """Make a run and take over what it is forked from, without an attempt at it: a resume begins it. See `start`."""
+    with _created(prepared, given, overrides, forked_from, files) as store:
+        return store
+
+
+@contextlib.contextmanager
+def _created(
+    prepared: Prepared, given: str, overrides: list[str], forked_from: Fork | None, files: Mapping[str, bytes]
+) -> Iterator[Store]:
+    """A new run, its lock held."""
+    run_dir = prepared.run_dir.absolute()
+    if name := secret_in(given):
+        raise ConfigError(
+            f"the configuration file holds the value of the environment variable {name}", KEEP_SECRETS_OUT
+        )
+    make_folder(run_dir)
+    with RunLock(run_dir / "run.lock"):
+        store = Store.create(
+            run_dir,
+            {
+                "given.yaml": given.encode(),
+                "overrides.json": pretty_json(overrides),
+                "resolved.json": pretty_json(prepared.config.model_dump(mode="json")),
+                "pins.json": pretty_json(prepared.inputs.pins),
+                "revisions.json": pretty_json(prepared.inputs.revisions),
+                "search_path.json": pretty_json(str(prepared.search_path)),
+                **files,
+            },
+            forked_from,
+        )
+        store.inherit()
+        yield store
+
+
+def check_drift(store: Store, before: Config, prepared: Prepared, pins: dict[str, str]) -> list[str]:
+    """What a resume changes, as lines for people. Raises DriftError with a diff for a change of identity."""
+    found = changes(before, prepared.config)
+    refused = [change for change in found if change.tag == "identity"]
+    lines = [f"{change.name}: {change.before} -> {change.after}" for change in refused]
+    found_pins = prepared.inputs.pins
+    lines += [
+        f"the content of {name} has changed "
+        f"(sha256 {pins.get(name, 'none')[:12]} -> {found_pins.get(name, 'none')[:12]})"
+        for name in changed_pins(pins, found_pins)
+    ]
+    if lines:
+        raise DriftError(
+            f"{store.layout.root} was started with other settings:\n    " + "\n    ".join(lines),
+            offer(store, found, before, prepared.config, pins, found_pins),
+        )
+    shrunk = [change for change in found if change.tag == "extendable" and change.after < max(store.rounds() or [0])]
+    if shrunk:
+        raise DriftError(
+            f"rounds={prepared.config.rounds} is less than what is done (round {max(store.rounds())})",
+            "Rounds can be added, not taken away.",
+        )
+    return [f"{change.name}: {change.before} -> {change.after} ({change.tag})" for change in found]
+
+
+def go_on(
+    store: Store,
+    prepared: Prepared,
+    before: Config,
+    pins: dict[str, str],
+    reporter: Reporter,
+    grace: float = 25.0,
+    workers: MakeWorkers | None = None,
+    *,
+    stop: StopFlag | None = None,
+    until: tuple[int, str] | None = None,
+    force: bool = False,
+) -> None:
+    """Another attempt at a run: adopt what is committed, do the rest. See `start` for the arguments."""
+    with RunLock(store.layout.lock):
+        for line in check_drift(store, before, prepared, pins):
+            reporter.say(f"changed: {line}")
+        store.clean_work()
+        store.inherit()
+        for line in adopted(store, prepared.config):
+            reporter.say(line)
+        tidy(store, prepared.config, reporter)
+        report_what_is_due(store, prepared.config, reporter.say)
+        if next_stage(store, prepared.config.rounds) is None:
+            return
+        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until, force)
+
+
+def adopted(store: Store, config: Config) -> list[str]:
+    """What a resume finds: committed stages, shards kept of the stage that was under way, and what comes next."""
+    lines = []
+    following = next_stage(store, config.rounds)
+    done = [
+        (number, [name for name in names if store.is_committed(number, name)])
+        for number, names in ((n, loop.ROUND if n else loop.FIRST) for n in store.rounds())
+    ]
+    for number, names in done:
+        if names:
+            lines.append(f"adopted: round {number}: {', '.join(names)}")
+    if following is None:
+        lines.append("nothing is left to do; rounds=N adds rounds")
+    else:
+        work = store.layout.stage_work(*following)
+        kept = len(list(work.rglob(".part-*.json"))) if work.is_dir() else 0
+        under_way = f" ({kept} shards of it are kept)" if kept else ""
+        lines.append(f"next: round {following[0]} {following[1]}{under_way}")
+    return lines
+
+
+def _attempt(
+    store: Store,
+    prepared: Prepared,
+    reporter: Reporter,
+    grace: float,
+    make: MakeWorkers,
+    given_stop: StopFlag | None,
+    until: tuple[int, str] | None,
+    force: bool,
+) -> None:
+    config = prepared.config
+    number = store.begin_attempt(
+        {
+            **this_process(),
+            "lock_inode": store.layout.lock.stat().st_ino,
+            "config": config.model_dump(mode="json"),
+            "force": force,
+            "versions": versions(),
+            # a hub model's folder is named by the commit that its revision resolved to
+            "folders": {
+                name: str(model.folder)
+                for name, model in {"policy": prepared.inputs.policy, **prepared.inputs.rewards}.items()
+            },
+        }
+    )
+    folder = store.layout.attempt(number)
+    stop = given_stop or StopFlag()
+    try:
+        reporter.open_log(folder / "log.txt", folder / "events.jsonl")
+        with (
+            libraries_to(folder / "libraries.log") as people,
+            reporter.speaking_to(people),
+            beating(folder),
+            contextlib.nullcontext() if given_stop else signals(stop, grace, reporter),
+            make(config, prepared.inputs, folder) as workers,
+            tracking(config.tracking, store, folder, reporter.say) as trackers,
+        ):
+
+            def round_ended(round_number: int) -> None:
+                tidy(store, config, reporter)
+                trackers.round(round_number)
+                report_round(store, config, round_number, reporter.say)
+
+            device = Device.of(config)
+            context = Context(
+                store=store,
+                config=config,
+                inputs=prepared.inputs,
+                workers=workers,
+                fingerprint=prepared.inputs.fingerprint(config),
+                attempt=number,
+                versions=versions(),
+                reporter=reporter,
+                stop=stop,
+                engine_dtype=device.engine_dtype,
+                precision=device.precision,
+                force=force,
+                on_step=trackers.step,
+            )
+            loop.run(context, reporter.stage, until, round_ended)
+    except Interrupted as error:
+        _end(store, number, "interrupted", error.message)
+        raise
+    except KeyboardInterrupt:
+        _end(store, number, "interrupted", "stopped at once")
+        raise Interrupted(
+            "stopped at once; what was committed is kept",
+            f"`selfplay resume {store.layout.root}` goes on.",
+            stop.exit_code or 130,
+        ) from None
+    except SelfplayError as error:
+        reporter.log("".join(traceback.format_exception(error)))
+        if (stopped := ended_by_stop(stop, error)) is not None:
+            _end(store, number, "interrupted", stopped.message)
+            raise stopped from error
+        _end(store, number, "failed", error.message)
+        error.hint = f"{error.hint}\n  -> The run is {store.layout.root}, its log {folder / 'log.txt'}.".lstrip()
+        raise
+    except Exception as error:
+        reporter.log("".join(traceback.format_exception(error)))
+        _end(store, number, "failed", f"{type(error).__name__}: {error}")
+        raise SelfplayError(
+            f"unexpected {type(error).__name__}: {error}", f"The whole story is in {folder / 'log.txt'}."
+        ) from error
+    store.end_attempt(number, "complete")
+
+
+def _end(store: Store, number: int, outcome: str, message: str) -> None:
+    """Record how an attempt ended. Where even that cannot be written, the error that ended it matters more."""
+    with contextlib.suppress(SelfplayError):
+        store.end_attempt(number, outcome, without_secrets(message))

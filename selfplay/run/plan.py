@@ -1,0 +1,279 @@
+"""What a run will do, counted before it starts: prompts, responses, pairs, optimizer steps, memory, disk.
+
+What cannot be is refused here, with the sum. On a resume only what is still to be done counts.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfplay.config.schema import Config
+from selfplay.core.errors import ConfigError, ResourceError
+from selfplay.core.machine import available_memory, gpu_memory, human_bytes
+from selfplay.inputs.prompts import BadRow, PromptSource
+from selfplay.inputs.resolve import Inputs
+from selfplay.run.disk_estimate import checkpoint_bytes, policy_bytes, response_bytes
+from selfplay.run.memory_estimate import EngineMemory, cpu_engine_memory, engine_dtype, reward_bytes, training_bytes
+from selfplay.selection.pair_rules import pairs_per_prompt
+
+__all__ = ["FEW_STEPS", "Plan", "available_memory", "gpu_memory", "make_plan"]
+
+FEW_STEPS = 10
+SHOWN_BAD_ROWS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Counts are upper bounds: ties, drops and stops make them smaller. Bytes of memory are of one process; `engine_bytes`
+    are those of an engine on a CPU (0 on a GPU, where it takes the share that it is given); `reward_bytes` those of the
+    weights of all reward models together; `disk_bytes` is what the rounds that are left take at their peak, beside what is
+    there already, `final_disk_bytes` what of it is left when `storage.keep_policies` has let go of the rest.
+    `bad_rows_shown` names the first bad rows of both sources."""
+
+    rounds: int
+    rounds_done: int
+    prompts_per_round: int
+    prompts_available: int
+    bad_rows: int
+    evaluation_bad_rows: int
+    bad_rows_shown: list[str]
+    responses_per_round: int
+    pairs_per_round: int
+    kept_per_round: int
+    optimizer_steps_per_round: int
+    evaluation_prompts: int
+    evaluation_responses: int
+    policy_parameters: int
+    training_bytes: int
+    engine_bytes: int
+    reward_bytes: int
+    available_bytes: int
+    disk_bytes: int
+    final_disk_bytes: int
+    free_disk_bytes: int
+    warnings: list[str] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        kept = f"{self.pairs_per_round} pairs, {self.kept_per_round} kept"
+        engine = f", the engine {human_bytes(self.engine_bytes)} (weights and cache)" if self.engine_bytes else ""
+        rewards = f", reward models {human_bytes(self.reward_bytes)} (weights)" if self.reward_bytes else ""
+        done = f" ({self.rounds_done} of them done)" if self.rounds_done else ""
+        return [
+            f"{self.rounds} rounds{done}: {self.prompts_per_round} prompts, {self.responses_per_round} responses, {kept}, "
+            f"{self.optimizer_steps_per_round} optimizer steps a round (at most)",
+            f"prompts: {self.prompts_available} usable{_bad(self.bad_rows)}; evaluation: {self.evaluation_prompts} prompts"
+            f"{_bad(self.evaluation_bad_rows)}, {self.evaluation_responses} responses each time",
+            *(f"bad row: {row}" for row in self.bad_rows_shown),
+            f"memory: training takes about {human_bytes(self.training_bytes)} "
+            f"({self.policy_parameters / 1e6:.1f} M parameters){engine}{rewards}, {human_bytes(self.available_bytes)} are there; "
+            f"disk: about {human_bytes(self.disk_bytes)} at the peak, {human_bytes(self.final_disk_bytes)} in the end, "
+            f"{human_bytes(self.free_disk_bytes)} free",
+            *(f"warning: {warning}" for warning in self.warnings),
+        ]
+
+
+def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 0) -> Plan:
+    """Count, and raise ConfigError/ResourceError for what cannot be. `rounds_done`: complete rounds of a run that goes on;
+    nothing is refused for want of memory or disk when all are."""
+    available = len(inputs.prompts.prompts)
+    _check_prompts(config, available)
+    evaluation_prompts, evaluation_responses = _evaluation(config, inputs)
+    per_round = config.prompts.per_round
+    keep = config.selection.keep
+    pairs = per_round * pairs_per_prompt(config.pairs.rules(), config.sampling.num_responses)
+    kept = min(pairs, keep) if isinstance(keep, int) else round(keep * pairs)
+    data = kept * (config.rounds if config.training.data == "accumulated" else 1)
+    steps = config.training.max_steps or math.ceil(data / config.training.batch_size) * config.training.epochs
+    responses = per_round * config.sampling.num_responses
+    parameters = inputs.policy_info.num_params
+    training = training_bytes(config, parameters)
+    gpu = bool(gpu_memory())
+    engine = None if gpu else cpu_engine_memory(config, inputs)
+    rewards = reward_bytes(config, inputs, gpu=gpu)
+    disk, final = _disk_bytes(config, parameters, responses, evaluation_responses, rounds_done, gpu=gpu)
+    memory = available_memory()
+    free = shutil.disk_usage(_existing(run_dir)).free
+    if rounds_done < config.rounds:
+        _check_memory(config, inputs, training, engine, memory)
+        if disk > free and config.storage.check_free_space:
+            raise ResourceError(
+                f"the run will write about {human_bytes(disk)}; {human_bytes(free)} are free at {_existing(run_dir)}",
+                "Make room, lower rounds or prompts.per_round, or choose another --run-dir. "
+                "Where you know better: storage.check_free_space=false.",
+            )
+    return Plan(
+        rounds=config.rounds,
+        rounds_done=min(rounds_done, config.rounds),
+        prompts_per_round=per_round,
+        prompts_available=available,
+        bad_rows=len(inputs.prompts.bad_rows),
+        evaluation_bad_rows=len(inputs.evaluation.bad_rows) if inputs.evaluation else 0,
+        bad_rows_shown=[*_bad_lines(inputs.prompts, 1), *_bad_lines(inputs.evaluation, 0)],
+        responses_per_round=responses,
+        pairs_per_round=pairs,
+        kept_per_round=kept,
+        optimizer_steps_per_round=steps,
+        evaluation_prompts=evaluation_prompts,
+        evaluation_responses=evaluation_responses,
+        policy_parameters=parameters,
+        training_bytes=training,
+        engine_bytes=engine.total if engine else 0,
+        reward_bytes=rewards,
+        available_bytes=memory,
+        disk_bytes=disk,
+        final_disk_bytes=final,
+        free_disk_bytes=free,
+        warnings=list(_warnings(config, inputs, steps, training, engine, rewards, memory)),
+    )
+
+
+def _check_prompts(config: Config, available: int) -> None:
+    per_round = config.prompts.per_round
+    fresh = config.prompts.order == "fresh"
+    needed = per_round * (config.rounds if fresh else 1)
+    if needed > available:
+        raise ConfigError(
+            f"{config.rounds} rounds of {per_round} prompts need {needed} prompts; {config.prompts.source} has {available}"
+            if fresh
+            else f"prompts.per_round is {per_round}; {config.prompts.source} has {available} usable prompts",
+            f"Set prompts.per_round to {available // config.rounds if fresh else available} or less"
+            + (", fewer rounds, or prompts.order: same to ask the same prompts every round." if fresh else "."),
+        )
+
+
+def _evaluation(config: Config, inputs: Inputs) -> tuple[int, int]:
+    """Prompts of one evaluation and the responses to them."""
+    evaluation = config.evaluation
+    if evaluation is None or inputs.evaluation is None:
+        return 0, 0
+    available = len(inputs.evaluation.prompts)
+    if evaluation.num_prompts is not None and evaluation.num_prompts > available:
+        raise ConfigError(
+            f"evaluation.num_prompts is {evaluation.num_prompts}; {evaluation.source} has {available} usable ones",
+            f"Set it to {available} or less, or leave it out for all.",
+        )
+    prompts = evaluation.num_prompts or available
+    return prompts, prompts * (evaluation.num_responses + evaluation.greedy)
+
+
+def _disk_bytes(
+    config: Config, parameters: int, responses: int, evaluation_responses: int, rounds_done: int, *, gpu: bool
+) -> tuple[int, int]:
+    """What the rounds that are left add, at their peak and in the end: tables, the policies that stay (the best may be none of
+    the newest), and at the peak the newest policy and the trainer's checkpoints beside those."""
+    left = max(config.rounds - rounds_done, 0)
+    if left == 0:
+        return 0, 0
+    row = response_bytes(config)
+    policy = policy_bytes(parameters, engine_dtype(config, gpu=gpu))
+    tables = left * (responses + evaluation_responses) * row
+    if rounds_done == 0:
+        tables += evaluation_responses * row
+    before, last, end = (_policies_at_rest(config, done) for done in (rounds_done, config.rounds - 1, config.rounds))
+    peak = (last + 1 - before) * policy + checkpoint_bytes(config, parameters)
+    return tables + peak, tables + (end - before) * policy
+
+
+def _policies_at_rest(config: Config, rounds_done: int) -> int:
+    """Policies on disk after so many rounds."""
+    keep = config.storage.num_policies
+    return rounds_done if keep is None else min(rounds_done, keep + 1)
+
+
+def _check_memory(config: Config, inputs: Inputs, training: int, engine: EngineMemory | None, memory: int) -> None:
+    parameters = inputs.policy_info.num_params
+    if training > memory:
+        lora = config.training.lora is not None
+        kept = "its weights in float32, gradients and Adam's moments of the adapters alone" if lora else (
+            "float32 weights, gradients and Adam's moments"
+        )  # fmt: skip
+        raise ResourceError(
+            f"training {parameters / 1e9:.2f} B parameters takes about {human_bytes(training)} "
+            f"({training / parameters:.3g} bytes a parameter: {kept}); {human_bytes(memory)} are there",
+            ("Use" if lora else "Train adapters (training.lora), use")
+            + " a smaller policy or a machine with more memory.",
+        )
+    if engine is not None and engine.weights + engine.least_cache > memory:
+        raise ResourceError(
+            f"the engine takes {human_bytes(engine.weights)} for weights and {human_bytes(engine.least_cache)} for the keys "
+            f"and values of one sequence of {inputs.context_length} tokens, the whole context; "
+            f"{human_bytes(memory)} are there",
+            "Set sampling.engine.max_model_len to what prompt and response need together, as in 4096.",
+        )
+
+
+def _warnings(
+    config: Config,
+    inputs: Inputs,
+    steps: int,
+    training: int,
+    engine: EngineMemory | None,
+    rewards: int,
+    memory: int,
+) -> Iterator[str]:
+    if steps < FEW_STEPS:
+        yield (
+            f"only {steps} optimizer steps a round: such a short schedule teaches little; lower training.batch_size, raise "
+            "epochs (or max_steps), keep or prompts.per_round"
+        )
+    if engine is not None and engine.total + rewards + training > memory:
+        scorers = f", and reward models of {human_bytes(rewards)}," if rewards else ""
+        yield (
+            f"training ({human_bytes(training)}) and the engine that stays beside it ({human_bytes(engine.total)}){scorers} "
+            f"together take more than the {human_bytes(memory)} that are there; lower sampling.engine.max_model_len or "
+            "sampling.engine.kv_cache_memory_bytes"
+        )
+    overlap = _overlap(inputs)
+    if overlap:
+        assert inputs.evaluation is not None
+        yield (
+            f"{overlap} of the {len(inputs.evaluation.prompts)} prompts of evaluation.source are in prompts.source too: "
+            "what is trained on is not held out; take them out of one of the two"
+        )
+    if inputs.gold_lacks:
+        yield (
+            f"the training responses get no gold reward: the judge needs {', '.join(inputs.gold_lacks)}, which "
+            "prompts.source has no column for (the held-out responses get it)"
+        )
+
+
+def _overlap(inputs: Inputs) -> int:
+    """How many prompts of the evaluation have the messages of a training prompt."""
+    if inputs.evaluation is None:
+        return 0
+    training = {_key(prompt.messages) for prompt in inputs.prompts.prompts}
+    return sum(_key(prompt.messages) in training for prompt in inputs.evaluation.prompts)
+
+
+def _key(messages: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((message["role"], message["content"]) for message in messages)
+
+
+def _bad(count: int) -> str:
+    return f", {count} bad rows" if count else ""
+
+
+def _bad_lines(source: PromptSource | None, round_number: int) -> Iterator[str]:
+    """The first bad rows of a source, and in which round's prompts the others are listed."""
+    rows: list[BadRow] = source.bad_rows if source else []
+    for row in rows[:SHOWN_BAD_ROWS]:
+        yield f"{row.file} row {row.row}: {row.reason}"
+    if len(rows) > SHOWN_BAD_ROWS:
+        yield f"... and {len(rows) - SHOWN_BAD_ROWS} more (listed in the metrics of round {round_number}'s prompts)"
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

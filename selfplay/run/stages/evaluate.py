@@ -1,0 +1,138 @@
+"""Stage *evaluate*: the policy after a round on held-out prompts, with the same prompts and seeds every round.
+
+The engine takes over the new weights here first, which is also the proof that they load; without an `evaluation` section that
+is all that happens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from selfplay.core.protocols import SamplingSettings
+from selfplay.core.records import EvaluationResponse, Prompt, schema, with_parts
+from selfplay.execution.sharding import cut, quarantined, run_shards
+from selfplay.run.stages.context import Context, derive_seed
+from selfplay.run.stages.evaluation_metrics import summarize
+from selfplay.run.stages.prompts import admitted
+from selfplay.run.stages.sample import no_responses, policy_reads, requests, sampling_settings
+from selfplay.run.stages.scoring import GOLD, gold_drop_reasons, judge_shards, reward_shards
+from selfplay.selection.margins import Spread
+from selfplay.store.writer import StageWriter
+
+MODES = ("sampled", "greedy")
+
+
+def run(context: Context, round_number: int) -> None:
+    """Write the evaluation table and metrics of the policy after a round."""
+    started = time.monotonic()
+    reads = [(0, "prompts"), *policy_reads(round_number)]
+    if round_number > 0:
+        reads += [(number, "evaluate") for number in sorted({0, round_number - 1})]
+    writer = context.writer(round_number, "evaluate", reads)
+    changes = context.serve(round_number)
+    prompts = {prompt.prompt_id: prompt for prompt in admitted(context, 0)}
+    shards = cut(list(prompts.values()), context.config.sampling.shard_size)
+    for mode in _modes(context):
+        settings = _settings(context, mode)
+        run_shards(
+            context, writer, context.workers.sampler, "sample", shards,
+            lambda shard, settings=settings: (requests(context, shard, "evaluation"), settings),  # type: ignore[misc]
+            lambda _, table, mode=mode: _sampled(table, round_number, mode),  # type: ignore[misc]
+            title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", give_up=no_responses(context),
+        )  # fmt: skip
+    rows = [
+        row
+        for mode in _modes(context)
+        for index in sorted(writer.shards(f".{mode}"))
+        for row in writer.read_shard(index, f".{mode}").to_pylist()
+    ]
+    parts = _score(context, writer, round_number, cut(rows, 4 * context.config.sampling.shard_size), prompts)
+    table = pa.concat_tables([writer.read_shard(index) for index in sorted(writer.shards())])
+    metrics: dict[str, Any] = {"weight_changes": changes, "policy_digest": context.policy(round_number).digest}
+    metrics["eval_quarantined"] = quarantined(writer, *(f".{mode}" for mode in _modes(context)))
+    metrics |= parts
+    if table.num_rows:
+        seed = derive_seed(context.config.seed, "bootstrap")
+        initial = context.store.table(0, "evaluate") if round_number > 0 else None
+        previous = context.store.table(round_number - 1, "evaluate") if round_number > 0 else None
+        gold = context.workers.gold is not None
+        metrics |= summarize(table, initial, previous, seed, gold=gold)
+        metrics["eval_gold_drop_reasons"] = gold_drop_reasons(writer)
+    context.commit(writer, started, metrics)
+
+
+def _modes(context: Context) -> Sequence[str]:
+    evaluation = context.config.evaluation
+    if evaluation is None:
+        return ()
+    return MODES if evaluation.greedy else MODES[:1]
+
+
+def _settings(context: Context, mode: str) -> SamplingSettings:
+    evaluation = context.config.evaluation
+    assert evaluation is not None
+    settings = sampling_settings(context)
+    settings = replace(settings, max_tokens=evaluation.max_tokens or settings.max_tokens)
+    if mode == "greedy":
+        return replace(settings, num_responses=1, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+    return replace(settings, num_responses=evaluation.num_responses)
+
+
+def _sampled(table: pa.Table | None, round_number: int, mode: str) -> pa.Table:
+    shape = schema(EvaluationResponse)
+    if table is None:
+        return shape.empty_table()
+    count = table.num_rows
+    ids = [
+        f"{prompt_id}-e{round_number:03d}-{mode[0]}{index}"
+        for prompt_id, index in zip(table["prompt_id"].to_pylist(), table["response_index"].to_pylist(), strict=True)
+    ]
+    columns = {
+        "response_id": pa.array(ids, pa.string()),
+        "round": pa.array([round_number] * count, pa.int64()),
+        "mode": pa.array([mode] * count, pa.string()),
+        "reward": pa.nulls(count, pa.float64()),
+        "gold_reward": pa.nulls(count, pa.float64()),
+        "drop_reason": pa.nulls(count, pa.string()),
+    }
+    return pa.table({name: columns[name] if name in columns else table[name] for name in shape.names}).cast(shape)
+
+
+def _score(
+    context: Context,
+    writer: StageWriter,
+    round_number: int,
+    shards: Sequence[Sequence[dict[str, Any]]],
+    prompts: dict[str, Prompt],
+) -> dict[str, Any]:
+    shape = with_parts(schema(EvaluationResponse), context.config.reward.parts)
+
+    def rewarded(index: int, scores: pa.Table | None) -> pa.Table:
+        if scores is None:
+            return shape.empty_table()
+        table = pa.Table.from_pylist(list(shards[index]), schema=schema(EvaluationResponse))
+        gold = writer.read_shard(index, GOLD)["gold_reward"] if context.workers.gold else table["gold_reward"]
+        columns = {name: scores[name] for name in scores.column_names if name in shape.names} | {"gold_reward": gold}
+        return pa.table({name: columns[name] if name in columns else table[name] for name in shape.names}).cast(shape)
+
+    if context.workers.gold is not None:
+        title = f"round {round_number} evaluate, gold"
+        judge_shards(context, writer, context.workers.gold, shards, prompts, title=title)
+    return reward_shards(
+        context, writer, shards, prompts, rewarded, title=f"round {round_number} evaluate, reward",
+        statistics=_first_statistics(context, round_number), measured=lambda row: row["mode"] == "sampled",
+    )  # fmt: skip
+
+
+def _first_statistics(context: Context, round_number: int) -> dict[str, Spread] | None:
+    """What normalises the parts of a combined reward in every evaluation: their means and standard deviations over the sampled
+    responses of the starting policy. Those of each round's own would put every round's mean at 0. None: not there yet."""
+    if round_number == 0 or not context.config.reward.parts:
+        return None
+    recorded = context.store.metrics(0, "evaluate")["reward_parts"]
+    return {name: Spread(part["mean"], part["std"]) for name, part in recorded.items()}

@@ -1,0 +1,87 @@
+"""The numbers of one evaluation, from its table and those of round 0 and the round before (stage *evaluate*).
+
+Prompts are the unit: intervals are 95 % bootstrap over them. Win-rates compare sampled responses of the same prompt, judged by
+the gold reward where there is one, else by the reward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selfplay.core import evaluation_statistics as statistics
+from selfplay.core.records import part_columns
+
+
+def summarize(
+    table: pa.Table, initial: pa.Table | None, previous: pa.Table | None, seed: int, *, gold: bool
+) -> dict[str, Any]:
+    """Metrics of an evaluation table (`EvaluationResponse` rows); for round 0 `initial` and `previous` are None.
+
+    `gold`: whether the run has a gold judge, which then judges, also where it failed; `eval_num_ungolded` counts that.
+    """
+    sampled = table.filter(pc.equal(table["mode"], "sampled"))
+    greedy = table.filter(pc.equal(table["mode"], "greedy"))
+    judge = "gold_reward" if gold else "reward"
+    rewards = _mean(sampled, "reward", seed)
+    token_ids = sampled["token_ids"].to_pylist()
+    metrics: dict[str, Any] = {
+        "eval_judge": "gold" if gold else "reward",
+        "eval_num_prompts": len(set(sampled["prompt_id"].to_pylist())),
+        "eval_reward_mean": rewards.get("mean"),
+        "eval_reward_ci_low": rewards.get("ci_low"),
+        "eval_reward_ci_high": rewards.get("ci_high"),
+        "eval_reward_greedy_mean": _mean(greedy, "reward", seed).get("mean"),
+        "eval_num_unscored": table.num_rows - int(pc.count(table["reward"]).as_py()),
+        "eval_num_tokens_mean": pc.mean(sampled["num_tokens"]).as_py(),
+        "eval_truncated_fraction": statistics.truncated_fraction(sampled["finish_reason"].to_pylist()),
+        "eval_distinct_fraction": statistics.distinct_fraction(sampled["text"].to_pylist()),
+        **{f"eval_distinct_{n}": statistics.distinct_n(token_ids, n) for n in (1, 2, 3)},
+    }
+    parts = part_columns(table.column_names)
+    if parts:
+        metrics["eval_reward_parts"] = {
+            name.removeprefix("reward_"): {
+                "mean": _mean(sampled, name, seed).get("mean"),
+                "greedy_mean": _mean(greedy, name, seed).get("mean"),
+            }
+            for name in parts
+        }
+    golds = _mean(sampled, "gold_reward", seed)
+    metrics |= {
+        "eval_num_ungolded": table.num_rows - int(pc.count(table["gold_reward"]).as_py()) if gold else 0,
+        "eval_gold_mean": golds.get("mean"),
+        "eval_gold_ci_low": golds.get("ci_low"),
+        "eval_gold_ci_high": golds.get("ci_high"),
+        "eval_gold_greedy_mean": _mean(greedy, "gold_reward", seed).get("mean"),
+    }
+    for name, other in (("initial", initial), ("previous", previous)):
+        metrics |= _against(name, judge, sampled, other, seed)
+    return metrics
+
+
+def _mean(table: pa.Table, column: str, seed: int) -> dict[str, float]:
+    found = statistics.mean_over_prompts(table["prompt_id"].to_pylist(), table[column].to_pylist(), seed=seed)
+    return {"mean": found.mean, "ci_low": found.ci_low, "ci_high": found.ci_high} if found else {}
+
+
+def _against(name: str, judge: str, sampled: pa.Table, other: pa.Table | None, seed: int) -> dict[str, Any]:
+    keys = (
+        f"eval_win_rate_vs_{name}",
+        f"eval_gain_vs_{name}",
+        f"eval_gain_vs_{name}_ci_low",
+        f"eval_gain_vs_{name}_ci_high",
+    )
+    if other is None:
+        return dict.fromkeys(keys)
+    other = other.filter(pc.equal(other["mode"], "sampled"))
+    sides = (
+        sampled["prompt_id"].to_pylist(), sampled[judge].to_pylist(),
+        other["prompt_id"].to_pylist(), other[judge].to_pylist(),
+    )  # fmt: skip
+    wins = statistics.paired_win_rate(*sides, seed=seed)
+    gain = statistics.paired_difference(*sides, seed=seed)
+    values = (wins.mean if wins else None, *((gain.mean, gain.ci_low, gain.ci_high) if gain else (None, None, None)))
+    return dict(zip(keys, values, strict=True))

@@ -1,0 +1,169 @@
+"""Stage *logprobs*: teacher-forced log-probs of the responses that are in a pair, under the policy about to be trained and under
+the reference; one pass where the two are the same weights. What else the round's metric reads of the policy is made here too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selfplay.core.errors import BackendError
+from selfplay.core.protocols import LogprobItem
+from selfplay.core.records import Logprobs, schema
+from selfplay.execution.quarantine import GiveUp
+from selfplay.execution.sharding import cut, quarantined, run_shards
+from selfplay.run.stages import metric_features as metric_inputs
+from selfplay.run.stages.context import Context, Policy
+from selfplay.run.stages.sample import policy_reads
+from selfplay.store.layout import CANDIDATES
+
+REFERENCE = ".reference"
+
+
+def run(context: Context, round_number: int) -> None:
+    """Write the log-probs table of a round: its candidates and, with accumulated data, the pairs kept in earlier rounds."""
+    started = time.monotonic()
+    policy, reference = trained_policy(context, round_number), reference_policy(context, round_number)
+    rounds = data_rounds(context, round_number)
+    reads = [(number, stage) for number in rounds for stage in ("prompts", "sample")]
+    reads += [(number, "select") for number in rounds if number != round_number]
+    reads += [(round_number, "pair"), *policy_reads(policy.round)]
+    if reference is not None:
+        reads += policy_reads(reference.round)
+    writer = context.writer(round_number, "logprobs", sorted(set(reads)))
+    shards = cut(_items(context, round_number, rounds), context.config.sampling.shard_size)
+    if reference is not None and reference.digest != policy.digest:
+        _forward(context, round_number, writer, reference, shards, REFERENCE)
+    other = reference is not None and reference.digest != policy.digest
+    run_shards(
+        context, writer, context.workers.logprobs, "logprobs", shards,
+        lambda shard: (policy.folder, policy.digest, list(shard)),
+        lambda index, table: _complete(
+            table, writer.read_shard(index, REFERENCE) if other else (table if reference is not None else None), policy
+        ),
+        title=f"round {round_number} logprobs", unit="responses", give_up=no_logprob(context),
+    )  # fmt: skip
+    made = metric_inputs.make(context, round_number, writer, policy)
+    context.workers.logprobs.everyone("release")
+    metrics = {
+        "num_responses": sum(len(shard) for shard in shards),
+        "quarantined": quarantined(writer, "", REFERENCE, *metric_inputs.TABLES.values()),
+        "policy_digest": policy.digest,
+        "reference_digest": reference.digest if reference else None,
+        "reference_is_policy": reference is not None and not other,
+        "made_for_metric": made,
+    }
+    context.commit(writer, started, metrics)
+
+
+def no_logprob(context: Context) -> GiveUp[LogprobItem]:
+    """A response that kills its worker has no row: no log-prob can be made up. *select* drops its pairs."""
+    return GiveUp(lambda item: item.response_id, lambda _, reason: _EMPTY, context.config.cluster.max_quarantined)
+
+
+def trained_policy(context: Context, round_number: int) -> Policy:
+    """The policy that this round trains."""
+    return context.policy(round_number - 1 if context.config.training.start == "previous" else 0)
+
+
+def reference_policy(context: Context, round_number: int) -> Policy | None:
+    """The reference of this round's loss; None where the loss has none."""
+    training = context.config.training
+    if training.loss == "simpo":
+        return None
+    return context.policy(round_number - 1 if training.reference == "previous" else 0)
+
+
+def data_rounds(context: Context, round_number: int) -> list[int]:
+    """Rounds whose kept pairs this round trains on, this one last."""
+    first = 1 if context.config.training.data == "accumulated" else round_number
+    return list(range(first, round_number + 1))
+
+
+def _items(context: Context, round_number: int, rounds: Sequence[int]) -> list[LogprobItem]:
+    items = []
+    for number in rounds:
+        if number == round_number:
+            pairs = context.store.table(number, "pair", CANDIDATES)
+        else:
+            pairs = context.store.table(
+                number, "select", columns=["chosen_response_id", "rejected_response_id", "kept"]
+            )
+            pairs = pairs.filter(pairs["kept"])
+        wanted = {*pairs["chosen_response_id"].to_pylist(), *pairs["rejected_response_id"].to_pylist()}
+        tokens = dict(_two_columns(context, number, "prompts", "prompt_id", "prompt_token_ids"))
+        responses = context.store.table(number, "sample", columns=["response_id", "prompt_id", "token_ids"]).to_pylist()
+        items += [
+            LogprobItem(row["response_id"], tokens[row["prompt_id"]], row["token_ids"])
+            for row in responses
+            if row["response_id"] in wanted
+        ]
+    return sorted(items, key=lambda item: item.response_id)
+
+
+def _two_columns(context: Context, number: int, stage: str, key: str, value: str) -> zip:  # type: ignore[type-arg]
+    table = context.store.table(number, stage, columns=[key, value])
+    return zip(table[key].to_pylist(), table[value].to_pylist(), strict=True)
+
+
+def _forward(
+    context: Context,
+    round_number: int,
+    writer: object,
+    model: Policy,
+    shards: Sequence[Sequence[LogprobItem]],
+    table: str,
+) -> None:
+    run_shards(
+        context, writer, context.workers.logprobs, "logprobs", shards,  # type: ignore[arg-type]
+        lambda shard: (model.folder, model.digest, list(shard)),
+        lambda _, result: checked(result, model.folder) if result is not None else _EMPTY,
+        title=f"round {round_number} reference logprobs", unit="responses", table=table, give_up=no_logprob(context),
+    )  # fmt: skip
+
+
+_EMPTY = pa.table(
+    {
+        "response_id": pa.array([], pa.string()),
+        "logp": pa.array([], pa.float64()),
+        "num_tokens": pa.array([], pa.int64()),
+    }
+)
+
+
+def checked(table: pa.Table, folder: str) -> pa.Table:
+    """The log-probs of a shard. Raises BackendError for one that is no finite number: nothing can stand in its place."""
+    bad = np.flatnonzero(~np.isfinite(table["logp"].cast(pa.float64()).to_numpy()))
+    if len(bad):
+        row = int(bad[0])
+        raise BackendError(
+            f"the log-prob of response {table['response_id'][row].as_py()} under {folder} is {table['logp'][row].as_py()} "
+            f"({len(bad)} of {table.num_rows} in the shard are no finite numbers)",
+            "The weights hold values that are not finite, or the dtype is too narrow for them: try policy.dtype: float32.",
+        )
+    return table
+
+
+def _complete(policy: pa.Table | None, reference: pa.Table | None, model: Policy) -> pa.Table:
+    shape = schema(Logprobs)
+    if policy is None:
+        return shape.empty_table()
+    checked(policy, model.folder)
+    if reference is not None:
+        # either may lack a response that killed its worker; one without the other is of no use
+        both = [pc.is_in(one["response_id"], value_set=other["response_id"].combine_chunks())
+                for one, other in ((policy, reference), (reference, policy))]  # fmt: skip
+        policy, reference = policy.filter(both[0]), reference.filter(both[1])
+        assert reference["response_id"].equals(policy["response_id"]), "reference rows are not the policy's"
+    return pa.table(
+        {
+            "response_id": policy["response_id"],
+            "policy_logp": policy["logp"],
+            "reference_logp": reference["logp"] if reference is not None else pa.nulls(policy.num_rows, pa.float64()),
+            "num_tokens": policy["num_tokens"],
+        }
+    ).cast(shape)

@@ -1,0 +1,224 @@
+"""What a metric reads beyond rewards and log-probs of pairs: made in stage *logprobs* with the policy that is loaded there,
+read in stage *select*. Nothing of it is made unless the round's metric asks.
+
+The tables lie hidden beside the log-probs, one for each quantity, in shards like them:
+    .alone       response_id logp num_tokens        chosen responses without their prompt (IFD)
+    .asked       response_id probability? trimmed   the policy's "yes" about prompt and chosen response (Ask-LLM)
+    .embeddings  response_id embedding              mean hidden state over prompt and chosen response (density)
+    .others      response_id logp num_tokens        the policy's other responses to the prompts of the pairs (APL)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selfplay.core.errors import DataError
+from selfplay.core.protocols import LogprobItem, Question
+from selfplay.core.records import Message
+from selfplay.execution.quarantine import GiveUp
+from selfplay.execution.sharding import cut, run_shards
+from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY
+from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
+from selfplay.run.stages.context import Context, Policy
+from selfplay.selection.arrays import Floats, Ints
+from selfplay.store.layout import CANDIDATES
+from selfplay.store.writer import StageWriter
+
+TABLES = {ALONE: ".alone", ASKED: ".asked", EMBEDDING: ".embeddings", ENTROPY: ".others"}
+_LOGPS = pa.schema([("response_id", pa.string()), ("logp", pa.float64()), ("num_tokens", pa.int64())])
+_ASKED = pa.schema([("response_id", pa.string()), ("probability", pa.float64()), ("trimmed", pa.bool_())])
+# a round without pairs has no model's word for the width
+_EMBEDDED = pa.schema([("response_id", pa.string()), ("embedding", pa.list_(pa.float32(), 1))])
+
+
+def make(context: Context, round_number: int, writer: StageWriter, policy: Policy) -> dict[str, Any]:
+    """Make the tables that the round's metric needs, and return what there is to record of them."""
+    wanted = context.inputs.ranking.made_for(round_number)
+    if not wanted:
+        return {}
+    work = _Work(context, round_number, writer, policy)
+    makers: dict[str, Callable[[], dict[str, Any]]] = {
+        ALONE: work.alone, ASKED: work.asked, EMBEDDING: work.embeddings, ENTROPY: work.others,
+    }  # fmt: skip
+    return {name: makers[name]() for name in sorted(wanted)}
+
+
+class _Work:
+    """The makers of one round. Chosen responses are by id, each once: one may be in several pairs."""
+
+    def __init__(self, context: Context, round_number: int, writer: StageWriter, policy: Policy) -> None:
+        self._context, self._round, self._writer, self._policy = context, round_number, writer, policy
+        self._candidates = context.store.table(round_number, "pair", CANDIDATES)
+        columns = ["prompt_id", "prompt_token_ids", "messages"]
+        prompts = context.store.table(round_number, "prompts", columns=columns).to_pylist()
+        self._prompts = {row["prompt_id"]: row for row in prompts}
+
+    def alone(self) -> dict[str, Any]:
+        """See ALONE."""
+        start = start_token_id(self._context.inputs.renderer.tokenizer)
+        items = [self._item(row) for row in self._chosen("token_ids")]
+        self._run(ALONE, "logprobs_alone", items, lambda shard: (list(shard), start), _or_empty(_LOGPS))
+        return {"num_responses": len(items), "start_token_id": start}
+
+    def embeddings(self) -> dict[str, Any]:
+        """See EMBEDDING."""
+        items = [self._item(row) for row in self._chosen("token_ids")]
+        self._run(EMBEDDING, "embeddings", items, lambda shard: (list(shard),), self._embedded)
+        return {"num_responses": len(items)}
+
+    def _embedded(self, _: int, table: pa.Table | None) -> pa.Table:
+        if table is not None and table.num_rows:
+            return table
+        # of another width than the other shards' it could not stand beside them
+        kept = sorted(self._writer.shards(TABLES[EMBEDDING]))
+        shape = self._writer.read_shard(kept[0], TABLES[EMBEDDING]).schema if kept else _EMBEDDED
+        return shape.empty_table()
+
+    def others(self) -> dict[str, Any]:
+        """See ENTROPY. Cut responses count: the entropy is that of what is sampled, the length limit included."""
+        sample = _own(self._context, self._round, ["response_id", "prompt_id", "token_ids", "num_tokens"])
+        paired = pa.chunked_array(
+            [*self._candidates["chosen_response_id"].chunks, *self._candidates["rejected_response_id"].chunks],
+            pa.string(),
+        ).unique()
+        is_paired = pc.is_in(sample["response_id"], value_set=paired)
+        of_pairs = pc.is_in(sample["prompt_id"], value_set=self._prompts_of(paired))
+        new = pc.and_(pc.greater(sample["num_tokens"], 0), pc.invert(is_paired))
+        rows = sample.filter(pc.and_(of_pairs, new)).to_pylist()
+        items = [self._item(row) for row in sorted(rows, key=lambda row: row["response_id"])]
+        self._run(ENTROPY, "logprobs", items, lambda shard: (list(shard),), _or_empty(_LOGPS))
+        return {"num_responses": len(items)}
+
+    def asked(self) -> dict[str, Any]:
+        """See ASKED. Questions are rendered as their shard is sent."""
+        inputs = self._context.inputs
+        ask = AskLlm(inputs.renderer, inputs.context_length)
+        trimmed: dict[str, bool | None] = {}
+        shards: list[Sequence[dict[str, Any]]] = []
+
+        def questions(shard: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
+            asked = []
+            for row in shard:
+                messages: list[Message] = self._prompts[row["prompt_id"]]["messages"]
+                try:
+                    rendered = ask.render(messages, row["text"])
+                except DataError:  # the tokenizer cannot write this text: the policy has no word on it
+                    trimmed[row["response_id"]] = None
+                    continue
+                trimmed[row["response_id"]] = rendered.trimmed
+                asked.append(Question(row["response_id"], rendered.token_ids))
+            return asked, ask.answers
+
+        def complete(index: int, table: pa.Table | None) -> pa.Table:
+            if table is None:
+                return _ASKED.empty_table()
+            found = {row["response_id"]: row["probability"] for row in table.to_pylist()}
+            names = [row["response_id"] for row in shards[index]]
+            columns = [names, [found.get(name) for name in names], [trimmed.pop(name) for name in names]]
+            return pa.table([pa.array(*pair) for pair in zip(columns, _ASKED.types, strict=True)], schema=_ASKED)
+
+        rows = self._chosen("text")
+        shards += cut(rows, self._context.config.sampling.shard_size)
+        self._run(ASKED, "yes_probability", rows, questions, complete)
+        kept = [self._writer.read_shard(index, TABLES[ASKED]) for index in sorted(self._writer.shards(TABLES[ASKED]))]
+        table = pa.concat_tables(kept)
+        return {
+            "num_responses": len(rows),
+            "num_trimmed": int(pc.sum(table["trimmed"]).as_py() or 0),
+            "num_not_asked": table["probability"].null_count,
+            "answers": ask.answers,
+        }
+
+    def _chosen(self, column: str) -> list[dict[str, Any]]:
+        """response_id, prompt_id and `column` of the chosen responses, by id."""
+        sample = self._context.store.table(self._round, "sample", columns=["response_id", "prompt_id", column])
+        chosen = self._candidates["chosen_response_id"].unique()
+        rows = sample.filter(pc.is_in(sample["response_id"], value_set=chosen)).to_pylist()
+        return sorted(rows, key=lambda row: str(row["response_id"]))
+
+    def _prompts_of(self, response_ids: pa.Array) -> pa.Array:
+        table = self._context.store.table(self._round, "sample", columns=["response_id", "prompt_id"])
+        return table.filter(pc.is_in(table["response_id"], value_set=response_ids))["prompt_id"].unique()
+
+    def _item(self, row: dict[str, Any]) -> LogprobItem:
+        return LogprobItem(row["response_id"], self._prompts[row["prompt_id"]]["prompt_token_ids"], row["token_ids"])
+
+    def _run(
+        self,
+        quantity: str,
+        method: str,
+        items: Sequence[Any],
+        arguments: Callable[[Sequence[Any]], tuple[Any, ...]],
+        finish: Callable[[int, Any], pa.Table],
+    ) -> None:
+        """A response that kills its worker has no row."""
+        policy = self._policy
+        give_up: GiveUp[Any] = GiveUp(
+            lambda item: str(item["response_id"] if isinstance(item, dict) else item.response_id),
+            lambda _, reason: pa.table({"response_id": pa.array([], pa.string())}),
+            self._context.config.cluster.max_quarantined,
+        )
+        run_shards(
+            self._context, self._writer, self._context.workers.logprobs, method,
+            cut(items, self._context.config.sampling.shard_size),
+            lambda shard: (policy.folder, policy.digest, *arguments(shard)),
+            finish,
+            title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity], give_up=give_up,
+        )  # fmt: skip
+
+
+def _own(context: Context, round_number: int, columns: list[str]) -> pa.Table:
+    """Rows of the responses that the policy itself sampled."""
+    if context.config.sampling.mix is None:
+        return context.store.table(round_number, "sample", columns=columns)
+    table = context.store.table(round_number, "sample", columns=[*columns, "origin"])
+    return table.filter(pc.is_null(table["origin"])).select(columns)
+
+
+def _or_empty(shape: pa.Schema) -> Callable[[int, Any], pa.Table]:
+    return lambda _, table: table if table is not None and table.num_rows else shape.empty_table()
+
+
+def read(context: Context, round_number: int, name: str, chosen_id: pa.ChunkedArray, prompt_code_P: Ints) -> Any:
+    """Column `name` (one of MADE_FOR_METRICS) of the pairs whose chosen responses are `chosen_id`: P numbers, or P x D for the
+    embedding; NaN where the response is quarantined. `prompt_code_P` are the rows of the pairs' prompts in the prompts table."""
+    table = context.store.table(round_number, "logprobs", TABLES[name])
+    if name == ENTROPY:
+        return _entropy(context, round_number, table)[prompt_code_P]
+    found = pc.index_in(chosen_id, value_set=table["response_id"].combine_chunks())
+    if name == EMBEDDING:
+        embeddings = table["embedding"].combine_chunks()
+        values = embeddings.flatten().to_numpy().reshape(len(embeddings), embeddings.type.list_size)
+    else:
+        values = table["logp" if name == ALONE else "probability"].cast(pa.float64()).to_numpy()
+    if not found.null_count:
+        return values[found.to_numpy()]
+    nothing = np.full((1, *values.shape[1:]), np.nan, values.dtype)
+    return np.concatenate([values, nothing])[found.fill_null(len(values)).to_numpy()]
+
+
+def _entropy(context: Context, round_number: int, others: pa.Table) -> Floats:
+    """prompt_entropy of each row of the prompts table, in nats: minus the mean of the summed log-probs of the policy's own
+    responses, a sampled estimate of the entropy of its answers; NaN without one.
+
+    Source: the predictive entropy of APL, Muldrew et al., ICML 2024 (arXiv 2402.08114). Departs in that log-probs are at
+    temperature 1 while the responses were sampled with the run's temperature and top-p.
+    """
+    store = context.store
+    prompt_ids = store.table(round_number, "prompts", columns=["prompt_id"])["prompt_id"].combine_chunks()
+    own = _own(context, round_number, ["response_id", "prompt_id"])
+    paired = store.table(round_number, "logprobs", columns=["response_id", "policy_logp"])
+    names = pa.chunked_array([*paired["response_id"].chunks, *others["response_id"].chunks], pa.string())
+    logp = np.concatenate([paired["policy_logp"].to_numpy(), others["logp"].to_numpy()])
+    row = pc.index_in(own["response_id"], value_set=names.combine_chunks())
+    known = pc.is_valid(row).to_numpy()
+    prompt = pc.index_in(own["prompt_id"], value_set=prompt_ids).to_numpy()[known]
+    size = len(prompt_ids)
+    total = np.bincount(prompt, weights=logp[row.drop_null().to_numpy()], minlength=size)
+    with np.errstate(invalid="ignore"):
+        return -total / np.bincount(prompt, minlength=size)

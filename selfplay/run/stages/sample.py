@@ -1,0 +1,179 @@
+"""Stage *sample*: n responses of the current policy to each prompt, shard by shard, through the engines."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selfplay.core.protocols import SampleRequest, SamplingSettings
+from selfplay.core.records import Prompt, Response, schema
+from selfplay.execution.quarantine import QUARANTINED, GiveUp
+from selfplay.execution.sharding import cut, quarantined, run_shards
+from selfplay.run.stages.context import Context, derive_seed
+from selfplay.run.stages.prompts import admitted
+from selfplay.store.writer import StageWriter
+
+MIXED = ".mixed"
+
+
+def run(context: Context, round_number: int) -> None:
+    """Write the responses table of a round, sampled from the policy after the round before."""
+    started = time.monotonic()
+    writer = context.writer(round_number, "sample", [(round_number, "prompts"), *policy_reads(round_number - 1)])
+    prompts = admitted(context, round_number)
+    mixed = context.config.sampling.mix is not None
+    if mixed:
+        _sample_mixed(context, writer, round_number, prompts)
+    changes = context.serve(round_number - 1)
+    settings = sampling_settings(context)
+    serving, adopted = time.monotonic(), writer.shards()
+    shards = cut(prompts, context.config.sampling.shard_size)
+    run_shards(
+        context, writer, context.workers.sampler, "sample", shards,
+        lambda shard: (share(context, requests(context, shard, "sample", round_number), mixed=False), settings),
+        lambda index, table: _with_mixed(complete(table, round_number), writer, index, mixed),
+        title=f"round {round_number} sample", unit="prompts", give_up=no_responses(context),
+    )  # fmt: skip
+    sampled = time.monotonic()
+    counts = {index: _counts(writer.read_shard(index)) for index in sorted(writer.shards())}
+    total = sum(counts.values(), Counter())
+    given_up = quarantined(writer, "", MIXED)
+    missing = len(prompts) * settings.num_responses - total["num_responses"]
+    metrics = {
+        "num_prompts": len(prompts),
+        **{name: total[name] for name in ("num_responses", "num_tokens", "num_truncated", "num_duplicates")},
+        "drop_reasons": {QUARANTINED: missing} if given_up else {},
+        "quarantined": given_up,
+        "policy_digest": context.policy(round_number - 1).digest,
+        "weight_changes": changes,
+        "engines": context.workers.sampler.everyone("describe"),
+        # of this attempt alone, as the seconds are
+        "num_tokens_sampled": sum(found["num_own_tokens"] for index, found in counts.items() if index not in adopted),
+        "sampling_seconds": round(sampled - serving, 3),
+        "num_mixed": sum(writer.read_shard(index, MIXED).num_rows for index in writer.shards(MIXED)),
+        "stop_token_ids": list(settings.stop_token_ids),
+    }
+    context.commit(writer, started, metrics)
+
+
+def _counts(shard: pa.Table) -> Counter[str]:
+    """What is counted of a shard, which holds whole prompts. A duplicate has the text of an earlier response to its prompt."""
+    tokens = shard["num_tokens"]
+    own = pc.sum(tokens.filter(pc.is_null(shard["origin"]))).as_py()
+    different = shard.select(["prompt_id", "text"]).group_by(["prompt_id", "text"]).aggregate([]).num_rows
+    return Counter(
+        num_responses=shard.num_rows,
+        num_tokens=pc.sum(tokens).as_py() or 0,
+        num_own_tokens=own or 0,
+        num_truncated=pc.sum(pc.equal(shard["finish_reason"], "length")).as_py() or 0,
+        num_duplicates=shard.num_rows - different,
+    )
+
+
+def _sample_mixed(context: Context, writer: StageWriter, round_number: int, prompts: Sequence[Prompt]) -> None:
+    """The second model's responses, in hidden shards cut as the policy's are: before the engines serve the policy."""
+    shards = cut(prompts, context.config.sampling.shard_size)
+    if len(writer.shards(MIXED)) == len(shards):
+        return
+    model = context.inputs.mix
+    assert model is not None, "the second model of sampling.mix is resolved with the inputs"
+    context.workers.sampler.everyone("load_policy", str(model.folder), model.digest, ())
+    settings = sampling_settings(context)
+    run_shards(
+        context, writer, context.workers.sampler, "sample", shards,
+        lambda shard: (share(context, requests(context, shard, "mix", round_number), mixed=True), settings),
+        lambda _, table: complete(table, round_number, origin="mix"),
+        title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, give_up=no_responses(context),
+    )  # fmt: skip
+
+
+def no_responses(context: Context) -> GiveUp[Prompt]:
+    """A prompt that kills its engine has no responses; it is named among the quarantined."""
+    columns = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
+    none = pa.schema([schema(Response).field(name) for name in columns]).empty_table()
+    return GiveUp(lambda prompt: prompt.prompt_id, lambda _, reason: none, context.config.cluster.max_quarantined)
+
+
+def share(context: Context, asked: Sequence[SampleRequest], *, mixed: bool) -> list[SampleRequest]:
+    """The part of each request that falls to the second model (`mixed`) or to the policy. Which prompts are shared out
+    follows from the run's seed and the prompt's id alone, the same in every round."""
+    sampling = context.config.sampling
+    if sampling.mix is None:
+        return list(asked)
+    parts = []
+    for request in asked:
+        drawn = derive_seed(context.config.seed, "mixed", request.prompt_id) / 2**31
+        theirs = sampling.mix.num_responses if drawn < sampling.mix.share else 0
+        ours = sampling.num_responses - theirs
+        count, first = (theirs, ours) if mixed else (ours, 0)
+        if count:
+            parts.append(replace(request, num_responses=count, first_index=first))
+    return parts
+
+
+def _with_mixed(table: pa.Table, writer: StageWriter, index: int, mixed: bool) -> pa.Table:
+    """A shard of the policy's responses with the second model's in their places, by prompt and response index."""
+    if not mixed:
+        return table
+    whole = pa.concat_tables([table, writer.read_shard(index, MIXED)])
+    return whole.sort_by([("prompt_id", "ascending"), ("response_index", "ascending")])
+
+
+def policy_reads(round_number: int) -> list[tuple[int, str]]:
+    """The commit that holds the policy after a round; the starting policy is pinned with the run and needs none."""
+    return [(round_number, "train")] if round_number > 0 else []
+
+
+def sampling_settings(context: Context) -> SamplingSettings:
+    """The configured sampling with the stop ids of tokenizer and generation config."""
+    sampling = context.config.sampling
+    return SamplingSettings(
+        num_responses=sampling.num_responses,
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        stop_token_ids=context.inputs.stop_token_ids,
+    )
+
+
+def requests(context: Context, prompts: Sequence[Prompt], *purpose: object) -> list[SampleRequest]:
+    """A request for each prompt, its seed derived from the run's seed, the purpose and the prompt's id alone."""
+    seed = context.config.seed
+    return [
+        SampleRequest(prompt.prompt_id, prompt.prompt_token_ids, derive_seed(seed, *purpose, prompt.prompt_id))
+        for prompt in prompts
+    ]
+
+
+def complete(table: pa.Table | None, round_number: int, origin: str | None = None) -> pa.Table:
+    """A sampler's rows as rows of the responses table: ids, round and origin added."""
+    shape = schema(Response)
+    if table is None:
+        return shape.empty_table()
+    ids = [
+        response_id(prompt_id, round_number, index)
+        for prompt_id, index in zip(table["prompt_id"].to_pylist(), table["response_index"].to_pylist(), strict=True)
+    ]
+    columns = {
+        "response_id": pa.array(ids, pa.string()),
+        "round": pa.array([round_number] * len(ids), pa.int64()),
+        "origin": pa.array([origin] * len(ids), pa.string()),
+    }
+    return pa.table(
+        {name: columns.get(name, table[name] if name in table.column_names else None) for name in shape.names}
+    ).cast(shape)
+
+
+def response_id(prompt_id: str, round_number: int, index: int) -> str:
+    """Ids tell where a response comes from and sort by prompt, round and index."""
+    return f"{prompt_id}-r{round_number:03d}-{index}"

@@ -1,0 +1,76 @@
+"""Stage *score*: a reward for every response, or the reason why it has none. A failed reward is never a number."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selfplay.core.records import Reward, schema, with_parts
+from selfplay.execution.sharding import cut
+from selfplay.run.stages.context import Context
+from selfplay.run.stages.prompts import admitted
+from selfplay.run.stages.scoring import GOLD, gold_drop_reasons, judge_shards, reward_shards
+
+
+def run(context: Context, round_number: int) -> None:
+    """Write the rewards table of a round; with a gold judge, its reward of the same responses beside it (unless the judge
+    needs columns that only the held-out prompts have)."""
+    started = time.monotonic()
+    writer = context.writer(round_number, "score", [(round_number, "prompts"), (round_number, "sample")])
+    prompts = {prompt.prompt_id: prompt for prompt in admitted(context, round_number)}
+    columns = ["response_id", "prompt_id", "text", "finish_reason"]
+    rows = context.store.table(round_number, "sample", columns=columns).to_pylist()
+    size = context.config.sampling.shard_size * context.config.sampling.num_responses
+    shards = cut(rows, size)
+    gold = context.workers.gold if context.inputs.gold_on_training else None
+    if gold is not None:
+        judge_shards(context, writer, gold, shards, prompts, title=f"round {round_number} gold")
+    parts = reward_shards(
+        context, writer, shards, prompts,
+        lambda index, scores: _complete(context, scores, writer.read_shard(index, GOLD) if gold else None),
+        title=f"round {round_number} score",
+    )  # fmt: skip
+    scored = pa.concat_tables([writer.read_shard(index) for index in sorted(writer.shards())])
+    metrics = {
+        "num_responses": scored.num_rows,
+        **reward_metrics(scored),
+        **parts,
+        "gold_drop_reasons": gold_drop_reasons(writer) if gold is not None else {},
+        "gold_lacks": list(context.inputs.gold_lacks),
+    }
+    context.commit(writer, started, metrics)
+
+
+def reward_metrics(scored: pa.Table) -> dict[str, Any]:
+    """Counts and means of a rewards table; `num_gold` counts the responses that the judge gave a number."""
+    reasons = Counter(reason for reason in scored["drop_reason"].to_pylist() if reason)
+    return {
+        "num_scored": int(pc.count(scored["reward"]).as_py()),
+        "reward_mean": _number(pc.mean(scored["reward"])),
+        "reward_std": _number(pc.stddev(scored["reward"])),
+        "num_gold": int(pc.count(scored["gold_reward"]).as_py()),
+        "gold_reward_mean": _number(pc.mean(scored["gold_reward"])),
+        "drop_reasons": dict(reasons),
+    }
+
+
+def _number(found: pa.Scalar) -> float | None:
+    """A statistic; None where there is nothing to take it of, or where it is beyond the largest float."""
+    value = found.as_py()
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _complete(context: Context, scores: pa.Table | None, gold: pa.Table | None) -> pa.Table:
+    shape = with_parts(schema(Reward), context.config.reward.parts)
+    if scores is None:
+        return shape.empty_table()
+    if gold is not None:
+        assert gold["response_id"].equals(scores["response_id"]), "the judge's rows are not the reward's"
+    judge = gold["gold_reward"] if gold is not None else pa.nulls(scores.num_rows, pa.float64())
+    columns = {"gold_reward": judge}
+    return pa.table({name: columns[name] if name in columns else scores[name] for name in shape.names}).cast(shape)

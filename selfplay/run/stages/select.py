@@ -1,0 +1,261 @@
+"""Stage *select*: margins, alignment potential, ranks, and which pairs are kept. The table is complete: TRL and
+`datasets.load_dataset` read the folder as it is. What else the metric read lies hidden beside it (`.read/`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selfplay.core.errors import SelfplayError
+from selfplay.core.records import Pair, schema
+from selfplay.execution.quarantine import QUARANTINED
+from selfplay.inputs.metric_requirements import EMBEDDING, prompt_number
+from selfplay.run.stages import metric_features as metric_inputs
+from selfplay.run.stages.context import Context
+from selfplay.selection.arrays import Bools, Floats, Ints, codes
+from selfplay.selection.groups import group_name
+from selfplay.selection.metrics import columns_needed
+from selfplay.selection.reasons import give_reason, no_reasons
+from selfplay.selection.select import PairPool, Selection, select
+from selfplay.store.layout import CANDIDATES, READ
+
+# Pairs in a shard: their texts are in memory at a time.
+SHARD_PAIRS = 25_000
+
+_LOGPS = ("policy_logp", "reference_logp")
+_OF_CANDIDATES = ("reward_chosen", "reward_rejected", "prompt_reward_mean", "prompt_reward_std")
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """The P candidate pairs of a round by id: `columns` are P numbers each, `*_row_P` rows of the responses and prompts;
+    `lost_P`: a response of the pair killed the worker that was to pass over it, so that it cannot be ranked or trained on."""
+
+    pair_id: pa.Array
+    chosen_id: pa.ChunkedArray
+    rejected_id: pa.ChunkedArray
+    columns: dict[str, Any]
+    chosen_row_P: Ints
+    rejected_row_P: Ints
+    prompt_row_P: Ints
+    lost_P: Bools
+
+
+def run(context: Context, round_number: int) -> None:
+    """Write the pairs table of a round, kept pairs and dropped ones."""
+    started = time.monotonic()
+    reads = [(round_number, stage) for stage in ("prompts", "sample", "pair", "logprobs")]
+    writer = context.writer(round_number, "select", reads)
+    candidates = _candidates(context, round_number)
+    extra, groups = _metric_columns(context, round_number, candidates)
+    selection = _select(context, round_number, candidates, extra, groups)
+    # kept pairs first, by rank, then those without one; candidates are by id already
+    rank_P = np.where(selection.rank_P > 0, selection.rank_P, len(selection.rank_P) + 1)
+    order = np.argsort(rank_P, kind="stable")
+    kept = {name: writer.shards(name) for name in ("", READ)}
+    read = _read_columns(context, round_number, candidates.columns | extra, groups)
+    texts = _Texts(context, round_number)
+    for index, start in enumerate(range(0, max(len(order), 1), SHARD_PAIRS)):
+        rows = order[start : start + SHARD_PAIRS]
+        if read and index not in kept[READ]:
+            taken = {name: pa.array(column).take(pa.array(rows)) for name, column in read.items()}
+            writer.write_shard(index, pa.table({"pair_id": candidates.pair_id.take(pa.array(rows)), **taken}), READ)
+        if index not in kept[""]:
+            writer.write_shard(index, _rows(round_number, candidates, selection, texts, rows))
+    summary = dataclasses.asdict(selection.summary)
+    if summary["implicit_margin_all_zero"]:
+        context.reporter.say(f"round {round_number}: every implicit margin is 0; {summary['metric']} ranks without it")
+    for note in summary["notes"]:
+        context.reporter.say(f"round {round_number} select: {note}")
+    context.commit(writer, started, {"num_pairs": len(rank_P), **summary})
+
+
+def _candidates(context: Context, number: int) -> _Candidates:
+    store = context.store
+    table = store.table(number, "pair", CANDIDATES)
+    chosen_id, rejected_id = table["chosen_response_id"], table["rejected_response_id"]
+    sample = store.table(number, "sample", columns=["response_id", "prompt_id", "response_index", "num_tokens"])
+    chosen_P, rejected_P = (_index(ids, sample["response_id"]) for ids in (chosen_id, rejected_id))
+    prompt_id = sample["prompt_id"].take(pa.array(chosen_P))
+    index = sample["response_index"].cast(pa.string())
+    ids = [prompt_id, f"r{number:03d}", *(index.take(pa.array(rows)) for rows in (chosen_P, rejected_P))]
+    pair_id = pc.binary_join_element_wise(*ids, "-").combine_chunks()
+    by_id = pc.sort_indices(pair_id)
+    order = by_id.to_numpy()
+    if missing := [name for name in _OF_CANDIDATES if name not in table.column_names]:
+        raise SelfplayError(
+            f"the candidate pairs of round {number} have no {', '.join(missing)}: an earlier version of selfplay built them",
+            "Finish this run with the version that began it, or start another one.",
+        )
+    columns = {name: table[name].to_numpy()[order] for name in _OF_CANDIDATES}
+    chosen_id, rejected_id = chosen_id.take(by_id), rejected_id.take(by_id)
+    given_up = pa.array(store.metrics(number, "logprobs").get("quarantined", {}), pa.string())
+    lost_P = pc.or_(*(pc.is_in(side, value_set=given_up) for side in (chosen_id, rejected_id))).to_numpy()
+    logprobs, tokens = store.table(number, "logprobs"), sample["num_tokens"].to_numpy()
+    for side, ids, row_P in (("chosen", chosen_id, chosen_P), ("rejected", rejected_id, rejected_P)):
+        found = pc.index_in(ids, value_set=logprobs["response_id"].combine_chunks())
+        assert lost_P[found.is_null().to_numpy()].all(), "a response of a pair has neither log-probs nor a reason"
+        for source in _LOGPS:
+            values = np.append(logprobs[source].cast(pa.float64()).to_numpy(), np.nan)
+            columns[f"{source}_{side}"] = values[found.fill_null(len(values) - 1).to_numpy()]
+        columns[f"num_tokens_{side}"] = tokens[row_P[order]]
+    prompts = store.table(number, "prompts", columns=["prompt_id", "num_prompt_tokens"])
+    prompt_P = _index(prompt_id.take(by_id), prompts["prompt_id"])
+    columns["num_prompt_tokens"] = prompts["num_prompt_tokens"].to_numpy()[prompt_P]
+    return _Candidates(
+        pair_id.take(by_id), chosen_id, rejected_id, columns, chosen_P[order], rejected_P[order], prompt_P, lost_P
+    )
+
+
+def _index(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
+    """The row of each id among others, all of which are there."""
+    found = pc.index_in(ids, value_set=among.combine_chunks())
+    assert not found.null_count, "an id of a later table is in the table that it comes from"
+    return np.asarray(found.to_numpy(), dtype=np.int64)
+
+
+def _metric_columns(
+    context: Context, number: int, candidates: _Candidates
+) -> tuple[dict[str, Any], list[str | None] | None]:
+    """What only this round's metric reads: columns made for it, number columns of the prompts; and the pairs' groups."""
+    ranking, settings = context.inputs.ranking, context.config.selection
+    columns: dict[str, Any] = {}
+    for name in sorted(ranking.made_for(number)):
+        columns[name] = metric_inputs.read(context, number, name, candidates.chosen_id, candidates.prompt_row_P)
+    own = [name for name in ranking.prompt_columns if name in ranking.of_round(number).inputs]
+    if not own and settings.group_column is None:
+        return columns, None
+    documents = context.store.table(number, "prompts", columns=["columns_json"])["columns_json"].to_pylist()
+    prompts: list[Mapping[str, object]] = [json.loads(document) for document in documents]
+    for name in own:
+        values = [prompt_number(prompt, name) for prompt in prompts]
+        columns[name] = np.array([np.nan if value is None else value for value in values])[candidates.prompt_row_P]
+    if settings.group_column is None:
+        return columns, None
+    names = [group_name(prompt, settings.group_column) for prompt in prompts]
+    return columns, [names[row] for row in candidates.prompt_row_P.tolist()]
+
+
+def _select(
+    context: Context, number: int, candidates: _Candidates, extra: dict[str, Any], groups: list[str | None] | None
+) -> Selection:
+    settings, training, ranking = context.config.selection, context.config.training, context.inputs.ranking
+    metric = ranking.of_round(number)
+    has_reference = training.loss != "simpo"
+    columns = {
+        name: values
+        for name, values in candidates.columns.items()
+        if has_reference or not name.startswith("reference_")
+    }
+    if groups is not None and (num_without := groups.count(None)):
+        context.reporter.say(
+            f"round {number} select: {num_without} of {len(groups)} pairs have no {settings.group_column}: "
+            "they are a group of their own"
+        )
+    return select(
+        PairPool(
+            pair_id=candidates.pair_id,
+            columns=columns | extra,
+            drop_reason_P=give_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
+            group_P=None if groups is None else codes(groups),
+        ),
+        metric=metric,
+        keep=settings.keep,
+        form=settings.form,
+        weight=settings.weight,
+        standardize=settings.standardize,
+        beta=(settings.beta or training.beta) if settings.form == "dpo" else None,
+        seed=context.config.seed + number,
+        options=settings.options if metric is ranking.metric else {},
+        allow_equal_reference=settings.form == "dpo" and number == 1,
+    )
+
+
+def _read_columns(
+    context: Context, number: int, columns: Mapping[str, Any], groups: list[str | None] | None
+) -> dict[str, Any]:
+    """The columns of READ, P values each. An embedding stays where it was made."""
+    ranking = context.inputs.ranking
+    needed = columns_needed(ranking.of_round(number), ranking.form)
+    read = {name: columns[name] for name in needed if name not in {*schema(Pair).names, EMBEDDING}}
+    return read if groups is None else read | {"group": pa.array(groups, pa.string())}
+
+
+class _Texts:
+    """Texts of responses and messages of prompts, taken by row."""
+
+    def __init__(self, context: Context, number: int) -> None:
+        prompts = context.store.table(number, "prompts", columns=["prompt_id", "messages"])
+        self.prompt_id, self._messages = prompts["prompt_id"].combine_chunks(), prompts["messages"]
+        self._text = context.store.table(number, "sample", columns=["text"])["text"]
+
+    def prompts(self, rows: Ints) -> pa.Array:
+        """Conversations of prompts."""
+        return _take(self._messages, rows)
+
+    def responses(self, rows: Ints) -> pa.Array:
+        """Responses as conversations of one assistant turn."""
+        texts = _take(self._text, rows)
+        turns = pa.StructArray.from_arrays([pa.repeat("assistant", len(texts)), texts], ["role", "content"])
+        return pa.ListArray.from_arrays(pa.array(np.arange(len(texts) + 1), pa.int32()), turns)
+
+
+def _take(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
+    """These rows of a column, chunk by chunk: Arrow itself joins the chunks first, and fails where they pass 2 GB of text."""
+    order = np.argsort(rows, kind="stable")
+    starts = np.cumsum([0, *map(len, column.chunks)])
+    cuts = np.searchsorted(rows[order], starts)
+    pieces = [
+        chunk.take(pa.array(rows[order[cut:end]] - start))
+        for chunk, start, cut, end in zip(column.chunks, starts[:-1], cuts[:-1], cuts[1:], strict=True)
+        if end > cut
+    ]
+    if not pieces:
+        return pa.array([], column.type)
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return pa.concat_arrays(pieces).take(pa.array(back))
+
+
+def _rows(number: int, candidates: _Candidates, selection: Selection, texts: _Texts, rows: Ints) -> pa.Table:
+    """These rows of the pairs table."""
+    taken = pa.array(rows)
+    prompt_P = candidates.prompt_row_P[rows]
+    columns: dict[str, Any] = {
+        "pair_id": candidates.pair_id.take(taken),
+        "round": pa.repeat(number, len(rows)),
+        "prompt_id": texts.prompt_id.take(pa.array(prompt_P)),
+        "prompt": texts.prompts(prompt_P),
+        "chosen": texts.responses(candidates.chosen_row_P[rows]),
+        "rejected": texts.responses(candidates.rejected_row_P[rows]),
+        "chosen_response_id": candidates.chosen_id.take(taken),
+        "rejected_response_id": candidates.rejected_id.take(taken),
+        "rank": pa.array(selection.rank_P[rows], mask=selection.rank_P[rows] == 0),
+        "kept": selection.kept_P[rows],
+        "drop_reason": pa.array(selection.drop_reason_P.at(rows).tolist(), pa.string()),
+    }
+    outcome = {
+        "explicit_margin": selection.explicit_margin_P,
+        "implicit_margin": selection.implicit_margin_P,
+        "alignment_potential": selection.alignment_potential_P,
+        "metric_value": selection.metric_value_P,
+    }
+    for name, values in {**candidates.columns, **outcome}.items():
+        columns[name] = pa.nulls(len(rows), pa.float64()) if values is None else _finite(values[rows])
+    shape = schema(Pair)
+    assert {*shape.names} <= {*columns}, "every column of the pairs table is made here"
+    return pa.table({name: columns[name] for name in shape.names}).cast(shape)
+
+
+def _finite(values: Floats | Ints) -> pa.Array:
+    """Null where a value is not finite."""
+    return pa.array(values, mask=~np.isfinite(values))

@@ -1,0 +1,144 @@
+"""Which backend each role runs, with what, and on what: the bridge from a configuration to the pools of `cluster/`.
+
+Backends are named, not imported: they live in the workers' processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from selfplay.config.schema import Config
+from selfplay.core.machine import gpu_memory
+from selfplay.core.pool import BackendSpec, Pool, Workers
+from selfplay.inputs.resolve import Inputs
+
+
+@contextlib.contextmanager
+def ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
+    """Ray and the pools of this run, started together: imports of one role hide behind the work of another."""
+    from selfplay.execution.ray.ray_cluster import RayCluster
+
+    with RayCluster(config.cluster, folder, scorers=len(config.reward.sources())) as cluster:
+        cluster.check_resources()
+        specs = worker_specs(config, inputs)
+        workers = workers_of({key: make_pool(cluster, key, spec) for key, spec in specs.items()})
+        workers.start()
+        yield workers
+
+
+class Cluster(Protocol):
+    """What is asked of a `RayCluster` that has been entered."""
+
+    def check_resources(self) -> None:
+        """Raise ResourceError when the workers together can never be placed."""
+
+    def pool(self, role: str, spec: BackendSpec, *, name: str = "", reserves: bool = True) -> Any:
+        """The pool of a role."""
+
+
+_PART = "reward.parts."
+
+
+def make_pool(cluster: Cluster, key: str, spec: BackendSpec) -> Any:
+    """The pool of one of `worker_specs`, by its key."""
+    if key.startswith(_PART):
+        return cluster.pool("scorer", spec, name=f"scorer-{key.removeprefix(_PART)}")
+    if key == "gold":
+        return cluster.pool("scorer", spec, name="gold", reserves=False)
+    return cluster.pool("scorer" if key == "reward" else key, spec)
+
+
+def workers_of(pools: Mapping[str, Pool]) -> Workers:
+    """The pools of a run, which stand by the keys of `worker_specs`, as stages see them."""
+    return Workers(
+        sampler=pools["sampler"],
+        scorer=pools.get("reward"),
+        parts={key.removeprefix(_PART): pools[key] for key in sorted(pools) if key.startswith(_PART)},
+        logprobs=pools["logprobs"],
+        trainer=pools["trainer"],
+        gold=pools.get("gold"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What follows from having a GPU or not: dtype of the engine, autocast of the trainer, size of padded batches."""
+
+    engine_dtype: str
+    precision: str
+    batch_tokens: int
+
+    @classmethod
+    def of(cls, config: Config) -> Device:
+        """By what nvidia-smi finds where the settings say auto."""
+        gpu = bool(gpu_memory())
+        dtype, precision = config.policy.dtype, config.training.precision
+        return cls(
+            engine_dtype=dtype if dtype != "auto" else ("bfloat16" if gpu else "float32"),
+            precision=precision if precision != "auto" else ("bf16" if gpu else "float32"),
+            # small batches waste less padding, and only a GPU gains from large ones
+            batch_tokens=16384 if gpu else 2048,
+        )
+
+
+def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
+    """Which backend each role runs, and with what; scorers stand under the sections of their rewards (see
+    `RewardConfig.sources`)."""
+    search_path = str(inputs.search_path)
+    trust = config.policy.trust_remote_code
+    device = Device.of(config)
+    specs = {
+        "sampler": BackendSpec(
+            "selfplay.backends.vllm.sampler:VllmSampler",
+            {
+                "engine": dict(config.sampling.engine),
+                "dtype": config.policy.dtype,
+                "max_model_len": inputs.context_length,
+                "seed": config.seed & 0x7FFFFFFF,
+                "trust_remote_code": trust,
+            },
+            setup="selfplay.backends.vllm.engine_args:prepare_environment",
+        ),
+        "logprobs": BackendSpec(
+            "selfplay.backends.transformers.logprobs:TorchLogprobs",
+            {
+                # the trainer's precision, whose own log-probs must agree with these
+                "dtype": "bfloat16" if device.precision == "bf16" else "float32",
+                "batch_tokens": device.batch_tokens,
+                "threads": config.cluster.logprobs.threads,
+                "trust_remote_code": trust,
+            },
+        ),
+        "trainer": BackendSpec(
+            "selfplay.backends.trl.trainer:TrlTrainer",
+            {"threads": config.cluster.trainer.threads, "trust_remote_code": trust},
+        ),
+    }
+    for section, source in config.reward.sources().items():
+        if source.function is not None:
+            specs[section] = _function(source.function, search_path, source.batched)
+            continue
+        specs[section] = BackendSpec(
+            "selfplay.backends.transformers.reward_model:RewardModel",
+            {
+                "model": str(inputs.rewards[section].folder),
+                "dtype": source.dtype,
+                "batch_tokens": config.reward.batch_tokens or device.batch_tokens,
+                "max_length": source.max_length,
+                "sees": source.sees,
+                "trust_remote_code": source.trust_remote_code,
+                "threads": config.cluster.scorer.threads,
+            },
+        )
+    if config.evaluation is not None and config.evaluation.gold is not None:
+        specs["gold"] = _function(config.evaluation.gold, search_path, False)
+    return specs
+
+
+def _function(spec: str, search_path: str, batched: bool) -> BackendSpec:
+    kwargs = {"spec": spec, "search_path": search_path, "batched": batched}
+    return BackendSpec("selfplay.inputs.user_code.rewards:RewardFunction", kwargs, secrets=True)

@@ -1,0 +1,291 @@
+"""Stage *select* as one pure call: margins, alignment potential, metric, cut, and the numbers worth recording.
+
+The pool over which means and standard deviations are taken is what enters the ranking: pairs that an earlier filter
+dropped, and pairs of zero margin, are out before (with w = 2.5 ties would rank among the best). It is the same pool
+for every metric, and a metric sees no other pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from selfplay.core.errors import ConfigError
+from selfplay.selection import margins
+from selfplay.selection.arrays import Bools, Floats, Ints
+from selfplay.selection.ids import Ids
+from selfplay.selection.keep import keep_top
+from selfplay.selection.metrics import Metric, find_metric
+from selfplay.selection.metrics.inputs import NUM_TOKENS, POLICY_LOGPS, REFERENCE_LOGPS, REWARDS
+from selfplay.selection.reasons import (
+    EXCLUDED_BY_METRIC,
+    METRIC_NOT_FINITE,
+    NOT_SELECTED,
+    ZERO_MARGIN,
+    Reasons,
+    give_reason,
+    is_free,
+    no_reasons,
+)
+
+Form = Literal["simpo", "dpo"]
+# Columns that `select` makes itself: one of the same name in the input (an earlier selection's) is never read for it.
+_MADE = ("implicit_margin", "alignment_potential", "dpo_implicit_margin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairPool:
+    """P candidate pairs, in any row order. Ids are unique.
+
+    `columns` go by the names of the pairs table: arrays over P pairs, NaN where a value is missing. Log-probs are sums
+    over a response's tokens at temperature 1 (nats). `drop_reason_P` holds what earlier filters said (see
+    `reasons.give_reason`); None = no filter was applied. `group_P` are integer codes of the pairs' groups; with them
+    every metric is standardised within its group, None = one pool.
+
+    Example: PairPool(pair_id=["a", "b"], columns={"reward_chosen": ..., "reward_rejected": ...})
+    """
+
+    pair_id: Sequence[str]
+    columns: Mapping[str, Any]
+    drop_reason_P: Reasons | None = None
+    group_P: Ints | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {"pair_id": len(self.pair_id)} | {name: len(column) for name, column in self.columns.items()}
+        if self.drop_reason_P is not None:
+            sizes["drop_reason_P"] = len(self.drop_reason_P)
+        if self.group_P is not None:
+            sizes["group_P"] = len(self.group_P)
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"columns of pairs differ in length: {sizes}")
+
+    def __len__(self) -> int:
+        return len(self.pair_id)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSummary:
+    """What was asked and the pool's numbers: recorded with the pairs table. Plain values; `dataclasses.asdict` is JSON.
+
+    Means and standard deviations are over the pairs that entered the ranking and have both margins
+    (`num_standardized`), over the whole pool also where there are groups; null without log-probs. `effective_beta` is
+    null with groups, which have one each. Length gap = mean of num_tokens_chosen - num_tokens_rejected. `cut_value`
+    is the lowest metric value kept. `drop_reasons` counts the pairs that are not kept, by reason. `notes` are
+    sentences for the user.
+    """
+
+    metric: str
+    options: dict[str, float]
+    keep: float
+    seed: int
+    form: str
+    weight: float
+    beta: float | None
+    standardize: bool
+    num_pairs: int
+    num_groups: int | None
+    num_ranked: int
+    num_kept: int
+    drop_reasons: dict[str, int]
+    cut_value: float | None
+    num_standardized: int
+    explicit_margin_mean: float | None
+    explicit_margin_std: float | None
+    implicit_margin_abs_mean: float | None
+    implicit_margin_abs_std: float | None
+    effective_beta: float | None
+    implicit_margin_all_zero: bool
+    length_gap_mean: float | None
+    length_gap_kept_mean: float | None
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Outcome for P pairs, in the pool's row order. A margin is None where its inputs are missing.
+
+    `metric_value_P` is NaN for pairs that did not enter the ranking and -inf for those that the metric's own rule
+    leaves out. `rank_P` is 1 for the best and 0 for a pair that was not ranked; `drop_reason_P` is None exactly where
+    `kept_P`.
+    """
+
+    explicit_margin_P: Floats | None
+    implicit_margin_P: Floats | None
+    alignment_potential_P: Floats | None
+    metric_value_P: Floats
+    rank_P: Ints
+    kept_P: Bools
+    drop_reason_P: Reasons
+    summary: SelectionSummary
+
+
+def select(
+    pairs: PairPool,
+    *,
+    metric: str | Metric,
+    keep: float,
+    form: Form = "simpo",
+    weight: float = 1.0,
+    standardize: bool = True,
+    beta: float | None = None,
+    seed: int = 0,
+    options: Mapping[str, float] | None = None,
+    allow_equal_reference: bool = False,
+) -> Selection:
+    """Rank the pairs by `metric` and keep the part `keep` (fraction as float or count as int, see `keep.num_to_keep`).
+
+    `options` are the metric's own (see `Metric.options`). `beta` belongs to the DPO form, which needs reference
+    log-probs that differ from the policy's: with equal ones every implicit margin is 0 and alignment potential is the
+    explicit margin under another name. `allow_equal_reference` is for a caller who has said so to the user (the first
+    round against the initial policy). Raises ConfigError for a combination that cannot work, an unknown metric or
+    option, and an input that is missing.
+    """
+    rule = find_metric(metric) if isinstance(metric, str) else metric
+    options = dict(options or {})
+    rule.check_options(options)
+    if rule.keeps_all and not (isinstance(keep, float) and keep == 1.0):
+        raise ConfigError(f"metric {rule.name!r} keeps every pair, but keep is {keep!r}", "Set keep to 1.0.")
+    notes: list[str] = []
+    # ten million ids are only turned into words where the metric reads them; else those of ties are, at the cut
+    ids = Ids.of(pairs.pair_id) if "pair_id" in rule.inputs else pairs.pair_id
+
+    explicit_P = _explicit_margin(pairs.columns, notes)
+    implicit_P = _implicit_margin(pairs.columns, form, beta)
+    reason_P = no_reasons(len(pairs)) if pairs.drop_reason_P is None else pairs.drop_reason_P
+    if explicit_P is not None:
+        reason_P = give_reason(reason_P, explicit_P == 0, ZERO_MARGIN)
+
+    potential: margins.AlignmentPotential | None = None
+    if implicit_P is not None and explicit_P is not None:
+        potential = margins.alignment_potential(
+            explicit_P,
+            implicit_P,
+            is_free(reason_P),
+            weight=weight,
+            standardize=standardize,
+            group_P=pairs.group_P,
+        )
+    all_zero = potential is not None and potential.num_pool > 0 and potential.implicit == margins.Spread(0.0, 0.0)
+    reads_implicit = not {"implicit_margin", "alignment_potential"}.isdisjoint(rule.inputs)
+    if all_zero and reads_implicit and form == "dpo" and not allow_equal_reference:
+        raise ConfigError(
+            f"metric {rule.name!r} in the DPO form: every implicit margin is 0, since policy and reference agree",
+            "Use form: simpo, or a reference other than the policy itself.",
+        )
+
+    columns: dict[str, Any] = {name: column for name, column in pairs.columns.items() if name not in _MADE}
+    columns["pair_id"] = ids
+    if explicit_P is not None:
+        columns["explicit_margin"] = explicit_P
+    if implicit_P is not None:
+        columns["implicit_margin"] = implicit_P
+    if potential is not None:
+        columns["alignment_potential"] = potential.values_P
+    if "dpo_implicit_margin" in rule.inputs and not _missing(pairs.columns, POLICY_LOGPS + REFERENCE_LOGPS):
+        columns["dpo_implicit_margin"] = _dpo_margin(pairs.columns, 1.0)
+    value_P = _values_of_pool(rule, columns, is_free(reason_P), seed, options, notes)
+    if pairs.group_P is not None and not (rule.name == "alignment_potential" and standardize):
+        value_P = margins.z_scores_in_groups(value_P, pairs.group_P)
+    reason_P = give_reason(reason_P, np.isneginf(value_P), EXCLUDED_BY_METRIC)
+    reason_P = give_reason(reason_P, ~np.isfinite(value_P), METRIC_NOT_FINITE)
+    rank_P, kept_P = keep_top(value_P, ids, keep)
+    reason_P = give_reason(reason_P, ~kept_P, NOT_SELECTED)
+
+    summary = SelectionSummary(
+        metric=rule.name,
+        options=rule.options | options,
+        keep=keep,
+        seed=seed,
+        form=form,
+        weight=weight,
+        beta=beta,
+        standardize=standardize,
+        num_pairs=len(rank_P),
+        num_groups=None if pairs.group_P is None else len(np.unique(pairs.group_P)),
+        num_ranked=int(np.count_nonzero(rank_P)),
+        num_kept=int(np.count_nonzero(kept_P)),
+        drop_reasons=reason_P.counts(),
+        cut_value=float(value_P[kept_P].min()) if kept_P.any() else None,
+        num_standardized=potential.num_pool if potential else 0,
+        explicit_margin_mean=potential.explicit.mean if potential else None,
+        explicit_margin_std=potential.explicit.std if potential else None,
+        implicit_margin_abs_mean=potential.implicit.mean if potential else None,
+        implicit_margin_abs_std=potential.implicit.std if potential else None,
+        effective_beta=potential.effective_beta if potential else None,
+        implicit_margin_all_zero=all_zero,
+        length_gap_mean=_length_gap(pairs.columns, rank_P > 0),
+        length_gap_kept_mean=_length_gap(pairs.columns, kept_P),
+        notes=notes,
+    )
+    potential_P = potential.values_P if potential else None
+    return Selection(explicit_P, implicit_P, potential_P, value_P, rank_P, kept_P, reason_P, summary)
+
+
+def _values_of_pool(
+    rule: Metric, columns: Mapping[str, Any], pool_P: Bools, seed: int, options: Mapping[str, float], notes: list[str]
+) -> Floats:
+    """The metric of the pairs in the pool; NaN outside it. Only what the metric reads is cut out of the table."""
+    rule.check_inputs(columns)
+    if pool_P.all():
+        return rule.values(columns, seed, options, notes)
+    rows = np.flatnonzero(pool_P)
+    wanted = {name: columns[name] for name in rule.inputs}
+    inside = {name: column.at(rows) if isinstance(column, Ids) else column[rows] for name, column in wanted.items()}
+    inside.setdefault("pair_id", rows)  # for their number
+    value_P = np.full(len(pool_P), np.nan)
+    value_P[rows] = rule.values(inside, seed, options, notes)
+    return value_P
+
+
+def _missing(columns: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in columns]
+
+
+def _explicit_margin(columns: Mapping[str, Any], notes: list[str]) -> Floats | None:
+    """R from the two rewards; where they are missing, a column `explicit_margin` of the input is taken as it is."""
+    if not _missing(columns, REWARDS):
+        return margins.explicit_margin(columns["reward_chosen"], columns["reward_rejected"])
+    if "explicit_margin" not in columns:
+        return None
+    notes.append("The explicit margin is the input's own column: reward_chosen and reward_rejected are not both there.")
+    return np.asarray(columns["explicit_margin"], dtype=np.float64)
+
+
+def _implicit_margin(columns: Mapping[str, Any], form: Form, beta: float | None) -> Floats | None:
+    """Signed implicit margin in the form asked for; None if there are no policy log-probs or token counts."""
+    if (form == "dpo") != (beta is not None):
+        raise ConfigError(f"form {form!r} with beta {beta}", "The DPO form needs a beta; the SimPO form has none.")
+    if _missing(columns, POLICY_LOGPS):
+        return None
+    if form == "simpo":
+        return (
+            None if _missing(columns, NUM_TOKENS) else margins.simpo_margin(*_all(columns, POLICY_LOGPS + NUM_TOKENS))
+        )
+    if _missing(columns, REFERENCE_LOGPS) or beta is None:
+        raise ConfigError(
+            "the DPO form of the implicit margin needs reference log-probs, and these pairs have none",
+            "Use form: simpo, or a reference other than the policy itself.",
+        )
+    return _dpo_margin(columns, beta)
+
+
+def _dpo_margin(columns: Mapping[str, Any], beta: float) -> Floats:
+    policy, reference = _all(columns, POLICY_LOGPS), _all(columns, REFERENCE_LOGPS)
+    return margins.dpo_margin(policy[0], policy[1], reference[0], reference[1], beta)
+
+
+def _all(columns: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    return [columns[name] for name in names]
+
+
+def _length_gap(columns: Mapping[str, Any], where_P: Bools) -> float | None:
+    if _missing(columns, NUM_TOKENS) or not where_P.any():
+        return None
+    chosen_P, rejected_P = _all(columns, NUM_TOKENS)
+    num = np.count_nonzero(where_P)
+    wide = np.float64 if chosen_P.dtype.kind == "f" or rejected_P.dtype.kind == "f" else np.int64
+    chosen, rejected = (float(column.sum(where=where_P, dtype=wide)) for column in (chosen_P, rejected_P))
+    return (chosen - rejected) / num

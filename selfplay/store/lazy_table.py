@@ -1,0 +1,136 @@
+"""A committed table as its files: rows are taken from the row groups they lie in, and no table is loaded whole.
+
+Only the shape is checked, as on every read: the rows in a file's footer against those in the commit. Digests are for who
+uses a table as an input (`Store.require`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfplay.core.errors import CorruptionError
+from selfplay.store.commits import remedy
+from selfplay.store.manifest import FileEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a table; `first` is the number of its first row in the table."""
+
+    path: Path
+    first: int
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The files of a table, in order. Nothing is opened before it is asked for. Every method raises CorruptionError where a
+    file is not what its commit says."""
+
+    folder: Path
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, folder: Path, files: Iterable[FileEntry], table: str = "") -> Parts:
+        """The table in `folder` (of a stage, or of what `select` left) whose files lie under the name `table`."""
+        found, first = [], 0
+        for entry in sorted(files, key=lambda entry: entry.path):
+            if entry.rows is not None and entry.path.rpartition("/")[0] == table:
+                found.append(Part(folder / entry.path, first, entry.rows))
+                first += entry.rows
+        if not found:
+            raise CorruptionError(f"{folder} has no table {table!r}", remedy(folder))
+        return cls(folder, tuple(found))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the table."""
+        return self.parts[-1].first + self.parts[-1].num_rows
+
+    def schema(self) -> pa.Schema:
+        """Columns and types, as the first file has them."""
+        with self.open(self.parts[0]) as file:
+            return file.schema_arrow
+
+    @contextmanager
+    def open(self, part: Part) -> Iterator[Any]:
+        """A part as a `pyarrow.parquet.ParquetFile`."""
+        try:
+            with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
+                if file.metadata.num_rows != part.num_rows:
+                    raise CorruptionError(
+                        f"{part.path} has {file.metadata.num_rows} rows, its commit says {part.num_rows}",
+                        remedy(self.folder),
+                    )
+                yield file
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise CorruptionError(f"{part.path} cannot be read ({error})", remedy(self.folder)) from None
+
+    def read(self, part: Part, columns: Sequence[str]) -> pa.Table:
+        """These columns of one part."""
+        with self.open(part) as file:
+            return file.read(columns=list(columns), use_threads=False)
+
+    def sample(self, columns: Sequence[str], num_rows: int) -> pa.Table:
+        """These columns of about `num_rows` rows, at least: whole row groups spread evenly over the table. All of it where it
+        has no more."""
+        if self.num_rows <= num_rows:
+            return pa.concat_tables([self.read(part, columns) for part in self.parts])
+        every, pieces, due = self.num_rows / num_rows, [], 0.0
+        for part in self.parts:
+            with self.open(part) as file:
+                first = part.first
+                for group in range(file.num_row_groups):
+                    count = file.metadata.row_group(group).num_rows
+                    if first + count > due:
+                        pieces.append(file.read_row_group(group, columns=list(columns), use_threads=False))
+                        due += every * count
+                    first += count
+        return pa.concat_tables(pieces)
+
+    def may_hold(self, part: Part, column: str, values: Sequence[str]) -> bool:
+        """Whether one of the values can be in a text column of a part, by the statistics in its footer."""
+        with self.open(part) as file:
+            leaves = [file.schema.column(leaf).path for leaf in range(len(file.schema))]
+            at = leaves.index(column)
+            for group in range(file.num_row_groups):
+                found = file.metadata.row_group(group).column(at).statistics
+                if found is None or not found.has_min_max or any(found.min <= value <= found.max for value in values):
+                    return True
+        return False
+
+    def take(self, rows: Sequence[int] | np.ndarray[Any, Any], columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows with these numbers, in the order asked for; `columns` None: all. Of each file only the row groups that
+        hold one of them are read."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        names = None if columns is None else list(columns)
+        pieces, numbers = [], []
+        for part in self.parts:
+            inside = np.unique(wanted[(wanted >= part.first) & (wanted < part.first + part.num_rows)])
+            if not len(inside):
+                continue
+            with self.open(part) as file:
+                first = part.first
+                for group in range(file.num_row_groups):
+                    count = file.metadata.row_group(group).num_rows
+                    here = inside[(inside >= first) & (inside < first + count)]
+                    if len(here):
+                        read = file.read_row_group(group, columns=names, use_threads=False)
+                        pieces.append(read.take(pa.array(here - first)))
+                        numbers.append(here)
+                    first += count
+        if not pieces:
+            shape = self.schema()
+            return shape.empty_table() if names is None else shape.empty_table().select(names)
+        found, at = pa.concat_tables(pieces), np.concatenate(numbers)
+        assert len(at) == len(np.unique(wanted)), "a row is asked for that the table does not have"
+        # numbers come out ascending, so that the place of each is found by bisection
+        return found.take(pa.array(np.searchsorted(at, wanted)))

@@ -1,0 +1,65 @@
+"""Which keys of training.trl may pass through to TRL."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfplay.backends.trl.pass_through import check_trl_keys
+from selfplay.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("loss", "trl"),
+    [
+        ("dpo", {}),
+        ("dpo", {"weight_decay": 0.1, "max_grad_norm": 0.5, "adam_beta2": 0.95, "use_weighting": True}),
+        ("dpo", {"neftune_noise_alpha": 5.0, "lr_scheduler_kwargs": {"num_cycles": 1}}),
+        ("dpo", {"loss_type": "robust", "label_smoothing": 0.1}),
+        ("dpo", {"loss_type": ["sigmoid", "hinge"], "loss_weights": [0.8, 0.2]}),
+        ("dpo", {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3}),
+        ("simpo", {"label_smoothing": 0.1, "weight_decay": 0.1}),
+    ],
+)
+def test_keys_that_pass(loss, trl):
+    assert check_trl_keys(loss, trl) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "trl", "words"),
+    [
+        ("dpo", {"weight_decy": 0.1}, ["weight_decy", "did you mean weight_decay"]),
+        ("dpo", {"beta": 0.1}, ["training.beta"]),
+        ("dpo", {"learning_rate": 1e-6}, ["training.learning_rate"]),
+        ("dpo", {"warmup_ratio": 0.1}, ["training.warmup_ratio"]),
+        ("dpo", {"per_device_train_batch_size": 2}, ["training.micro_batch_size"]),
+        ("dpo", {"max_length": 5}, ["training.max_length"]),
+        ("dpo", {"save_steps": 5}, ["training.checkpoint_every"]),
+        ("dpo", {"precompute_ref_log_probs": False}, ["training.reference"]),
+        ("dpo", {"bf16": True}, ["training.precision"]),
+        ("dpo", {"simpo_gamma": 1.0}, ["training.simpo_gamma_beta_ratio"]),
+        ("dpo", {"label_smoothing": 0.1}, ["ignores it with loss_type sigmoid", "robust"]),
+        ("dpo", {"discopop_tau": 0.1}, ["discopop"]),
+        ("dpo", {"loss_type": "aot"}, ["micro-batches"]),
+        ("dpo", {"loss_type": "sigmod"}, ["did you mean sigmoid"]),
+        ("dpo", {"ld_alpha": 0.5}, ["every token"]),
+        ("dpo", {"optim": "adamw_8bit"}, ["float32 moments"]),
+        ("dpo", {"report_to": "wandb"}, ["logging"]),
+        ("dpo", {"rpo_alpha": 1.0}, ["no such key"]),
+        ("simpo", {"loss_type": "hinge"}, ["training.loss"]),
+        ("simpo", {"cpo_alpha": 1.0}, ["likelihood"]),
+        ("simpo", {"f_divergence_type": "js_divergence"}, ["loss simpo has no such key"]),
+    ],
+)
+def test_keys_that_are_refused_say_what_to_do(loss, trl, words):
+    (problem,) = check_trl_keys(loss, trl)
+    for word in words:
+        assert word in problem
+
+
+def test_every_problem_is_named():
+    assert len(check_trl_keys("dpo", {"beta": 1, "seed": 2, "nonsense": 3})) == 3
+
+
+def test_an_unknown_loss():
+    with pytest.raises(ConfigError, match="unknown loss 'ppo'"):
+        check_trl_keys("ppo", {})

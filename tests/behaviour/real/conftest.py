@@ -1,0 +1,65 @@
+"""A small world whose policy ends its responses (a few seconds of fine-tuning), and the command line as a child process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from selfplay.quickstart.recipe import TINY
+from selfplay.quickstart.world import prepare
+
+Selfplay = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made by the quickstart's own code, much smaller."""
+    root = tmp_path_factory.mktemp("small")
+    sizes = replace(
+        TINY, fine_tuning_steps=300, fine_tuning_batch=16, hidden=64, feed_forward=128, reward_pairs=400,
+        max_response_tokens=32, prompts=400, eval_prompts=32,
+    )  # fmt: skip
+    prepare(root / "world", 0, cache_dir=root / "cache", sizes=sizes)
+    return root / "world"
+
+
+@pytest.fixture
+def config(world: Path, tmp_path: Path) -> Path:
+    """Two rounds in the small world, cut into many shards so that a kill meets the middle of a stage."""
+    document = yaml.safe_load((world / "config.yaml").read_text())
+    for section, key in (("policy", "model"), ("reward", "model"), ("prompts", "source"), ("evaluation", "source")):
+        document[section][key] = str(world / document[section][key])
+    document["rounds"] = 2
+    document["prompts"]["per_round"] = 160
+    document["sampling"] |= {"num_responses": 4, "max_tokens": 48, "shard_size": 8}
+    document["selection"] = {"keep": 0.5}
+    document["training"] |= {"epochs": 6, "batch_size": 4, "learning_rate": 5e-4, "checkpoint_every": 4}
+    document["evaluation"] |= {"num_prompts": 16, "num_responses": 1}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.fixture
+def selfplay(tmp_path: Path) -> Selfplay:
+    """Start `selfplay ARGUMENTS` as a child process, output in tmp_path/output.txt."""
+
+    def run(arguments: Sequence[str | Path], wait: bool = True) -> subprocess.Popen[str]:
+        with open(tmp_path / "output.txt", "a", encoding="utf-8") as output:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "selfplay", *map(str, arguments)],
+                stdout=output, stderr=output, text=True, env={**os.environ, "COLUMNS": "200"},
+            )  # fmt: skip
+        if wait:
+            code = child.wait(timeout=280)
+            assert code == 0, (tmp_path / "output.txt").read_text()[-4000:]
+        return child
+
+    return run

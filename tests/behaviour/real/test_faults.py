@@ -1,0 +1,77 @@
+"""The real engine, the real reward model and the real trainer killed under a driver that lives: it goes on by itself, to the
+rows and the weights of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from selfplay.run import loop
+from selfplay.store.run import Store
+
+LITTLE = ("rounds=1", "prompts.per_round=80", "training.epochs=3", "evaluation.num_prompts=4")
+
+
+def kept(run: Path, stage: str) -> int:
+    return len(list((run / ".work" / stage).glob(".part-*.json")))
+
+
+def wait_for(condition: Callable[[], bool], child: psutil.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert child.poll() is None and time.monotonic() < deadline, "the run did not come to where a worker was to die"
+        time.sleep(0.005)
+
+
+def worker(run: Path, name: str, child: psutil.Popen) -> int:
+    """The process whose output is the log of this worker."""
+    for process in psutil.Process(child.pid).children(recursive=True):
+        try:
+            if Path(f"/proc/{process.pid}/fd/1").readlink().name == f"{name}-0.log":
+                return process.pid
+        except OSError:
+            continue
+    raise AssertionError(f"no process of {name}")
+
+
+def rows(run: Path) -> dict[str, list[str]]:
+    store = Store.open(run)
+    return {
+        f"{number}/{stage}": [entry.sha256 for entry in store.commit_of(number, stage).files if entry.rows is not None]
+        for number, stage, _ in loop.plan(1)
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_workers_are_replaced_and_the_run_ends_as_ever(
+    config: Path, tmp_path: Path, selfplay: Callable[..., psutil.Popen]
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    work = run / ".work"
+    child = selfplay(["run", config, "--run-dir", run, *LITTLE], wait=False)
+    moments: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("sampler", lambda: kept(run, "001-sample") >= 3),
+        ("scorer", lambda: kept(run, "001-score") >= 2),
+        ("trainer", lambda: any((work / "001-trainer").rglob(".SEAL.json"))),
+    )
+    for name, reached in moments:
+        wait_for(reached, child)
+        os.kill(worker(run, name, child), signal.SIGKILL)
+    assert child.wait(timeout=300) == 0, (tmp_path / "output.txt").read_text()[-2000:]
+    log = (run / "attempts/0001/log.txt").read_text()
+    for name, _ in moments:
+        assert f"{name} worker 0 died (" in log and f"{name}-0.log" in log
+    train = Store.open(run).metrics(1, "train")
+    assert train["resumed_from_step"] > 0, "training began anew instead of from its checkpoint"
+    assert Store.open(run).metrics(1, "sample")["quarantined"] == {}
+
+    selfplay(["run", config, "--run-dir", whole, *LITTLE])
+    assert rows(run) == rows(whole)
+    assert train["policy_digest"] == Store.open(whole).metrics(1, "train")["policy_digest"]

@@ -1,0 +1,71 @@
+"""Real input: dialogues through `selfplay select` with a policy and a reward model on Ray, killed and gone on with."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+DATA = Path(os.environ.get("SELFPLAY_REAL_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
+SOURCE = DATA / "hh-harmless" / "test.jsonl.gz"
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+@pytest.mark.skipif(not SOURCE.is_file(), reason=f"the dialogues are not at {SOURCE}")
+def test_dialogues_are_scored_killed_and_gone_on_with(tiny_world: Path, tmp_path: Path, selfplay: Any) -> None:
+    with gzip.open(SOURCE, "rt", encoding="utf-8") as file:
+        lines = [line for line, _ in zip(file, range(120), strict=False)]
+    # the tiny models have 512 positions of one byte each: what is longer must be dropped and said
+    source = tmp_path / "dialogues.jsonl"
+    source.write_text("".join(lines), encoding="utf-8")
+    out = tmp_path / "out"
+    command = [
+        "select", source, "--metric", "alignment_potential", "--keep", "0.4", "--out", out, "--policy", tiny_world / "policy",
+        "--reward-model", tiny_world / "reward_model", "shard_size=4",
+    ]  # fmt: skip
+    child = selfplay(command, wait=False)
+    work = out / ".work" / "000-rewards"
+    deadline = time.monotonic() + 200
+    try:
+        while len(list(work.glob(".part-*.json"))) < 3:
+            assert child.poll() is None, "it ended before the kill: " + (tmp_path / "output.txt").read_text()[-2000:]
+            assert time.monotonic() < deadline, "it did not come to the rewards"
+            time.sleep(0.005)
+    finally:
+        child.kill()
+        child.wait()
+    kept = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in work.glob("part-*.parquet")}
+    num_kept = len(list(work.glob(".part-*.json")))
+    assert num_kept < 30, "the kill came after the last shard"
+
+    selfplay(command)
+    text = (tmp_path / "output.txt").read_text()
+    assert f"rewards: {num_kept} shards of an earlier attempt are adopted" in text
+    assert kept
+    summary = json.loads((out / "summary.json").read_text())
+    rows = [row for part in ("kept", "dropped") for row in pq.read_table(out / part, partitioning=None).to_pylist()]
+    assert len(rows) + summary["bad_rows"]["count"] == 120
+    ranked = [row for row in rows if row["rank"] is not None]
+    assert sorted(row["rank"] for row in ranked) == list(range(1, len(ranked) + 1))
+    assert len([row for row in rows if row["kept"]]) == round(0.4 * len(ranked)) >= 5
+    originals = [json.loads(line) for line in lines]
+    for row in rows:
+        original = originals[row["source_row"] - 1]
+        assert original["chosen"].endswith(row["chosen"][-1]["content"])
+        assert row["prompt"][-1]["role"] == "user"
+        assert (row["rank"] is None) == (row["drop_reason"] not in (None, "not_selected"))
+    for row in ranked:
+        means = [row[f"policy_logp_{side}"] / row[f"num_tokens_{side}"] for side in ("chosen", "rejected")]
+        assert row["implicit_margin"] == pytest.approx(means[0] - means[1])
+        assert all(math.isfinite(row[name]) for name in ("reward_chosen", "reward_rejected", "alignment_potential"))
+    assert summary["selection"]["drop_reasons"].keys() >= {"too_long_for_reward_model", "not_selected"}
+    assert not (out / ".work").exists()

@@ -1,0 +1,58 @@
+"""Readers that take pages and no digest of the file (all that only shows): a flipped bit among the values is never shown."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selfplay.core.errors import CorruptionError
+from selfplay.inspect.query.api import open_run
+from selfplay.store.lazy_table import Parts
+from selfplay.store.run import Store
+
+COLUMNS = ("pair_id", "prompt", "chosen", "reward_chosen", "alignment_potential", "kept")
+
+
+def by_store(root: Path) -> pa.Table:
+    return Store.open(root).table(1, "select", columns=list(COLUMNS))
+
+
+def by_parts(root: Path) -> pa.Table:
+    store = Store.open(root)
+    parts = Parts.of(store.layout.stage(1, "select"), store.commit_of(1, "select").files)
+    return parts.read(parts.parts[0], COLUMNS)
+
+
+def by_scan(root: Path) -> pa.Table:
+    return open_run(root).pairs.of_rounds(1).to_arrow().select(COLUMNS)
+
+
+@pytest.mark.parametrize("read", [by_store, by_parts, by_scan])
+def test_a_flipped_bit_among_the_values_is_named(run_copy: Path, read: Callable[[Path], pa.Table]) -> None:
+    path = run_copy / "rounds/001/select/part-00000.parquet"
+    whole, good = read(run_copy), path.read_bytes()
+    metadata = pq.ParquetFile(path).metadata
+    assert metadata.num_row_groups == 1
+    chunks = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
+    wanted = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in COLUMNS]
+    assert len(wanted) >= len(COLUMNS)
+    rng, named = random.Random(0), 0
+    for chunk in wanted:
+        start = chunk.dictionary_page_offset or chunk.data_page_offset
+        for _ in range(25):
+            place = start + rng.randrange(chunk.total_compressed_size)
+            flipped = bytearray(good)
+            flipped[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(flipped)
+            try:
+                # a page's header may hold what no reader needs
+                assert read(run_copy).equals(whole), f"byte {place} ({chunk.path_in_schema})"
+            except CorruptionError as error:
+                named += 1
+                assert "cannot be read" in error.message
+    assert named > 10 * len(wanted)

@@ -1,0 +1,285 @@
+"""Real Ray, one local instance for the module: order, bounds, errors, deaths, progress, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from selfplay.config.running import ClusterConfig, RoleConfig
+from selfplay.core.errors import BackendError, ModelError, ResourceError, WeightChangeError
+from selfplay.core.pool import BackendSpec, Call
+from selfplay.execution.ray.ray_cluster import RayCluster
+from selfplay.execution.ray.ray_pool import RayPool
+
+MakePool = Callable[..., RayPool]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    before = signal.getsignal(signal.SIGTERM)
+    with RayCluster(ClusterConfig(), tmp_path_factory.mktemp("logs")) as cluster:
+        # ray.init takes SIGTERM for itself; the driver's handler stops a run at a safe point
+        assert signal.getsignal(signal.SIGTERM) is before
+        yield cluster
+        family = [process.pid for process in psutil.Process().children(recursive=True)]
+        assert len(family) >= 2
+    assert gone(family)
+
+
+@pytest.fixture
+def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
+    """A pool of `tests/cluster/pool_backends.py` classes; its workers end with the test."""
+    pools: list[RayPool] = []
+
+    def make(target: str = "Counter", replicas: int = 1, start_timeout: float = 30.0, **kwargs: Any) -> RayPool:
+        pool = RayPool(
+            name="sampler",
+            spec=BackendSpec(
+                f"tests.helpers.pool_backends:{target}", kwargs, setup="tests.helpers.pool_backends:set_marker"
+            ),
+            replicas=replicas,
+            demand={},
+            env={"PYTHONPATH": str(Path(__file__).parents[3]), "POOL_TEST_ENV": "set"},
+            log_folder=tmp_path,
+            retries=2,
+            start_timeout=start_timeout,
+        )
+        pools.append(pool)
+        return pool
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def test_ray_listens_on_loopback_only(cluster: RayCluster) -> None:
+    import ray
+
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    names = {process.name() for process in family}
+    assert {"raylet", "gcs_server"} <= names
+    for process in family:
+        for connection in process.net_connections(kind="inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1"), (process.cmdline(), connection)
+
+
+def test_a_sigterm_to_every_process_leaves_the_workers_at_work(make_pool: MakePool) -> None:
+    # as Slurm sends it; the driver, which is to finish what is under way, is not among the children
+    results = make_pool().map("sleep", [Call(key, (0.2,)) for key in range(5)])
+    _, worker = next(results)
+    family = psutil.Process().children(recursive=True)
+    assert {"raylet", "gcs_server"} <= {process.name() for process in family}
+    for process in family:
+        process.send_signal(signal.SIGTERM)
+    assert list(results) == [(key, worker) for key in range(1, 5)]
+    assert all(process.is_running() for process in family)
+
+
+def test_results_come_with_their_keys_as_they_are_done(make_pool: MakePool) -> None:
+    pool = make_pool(replicas=2)
+    results = dict(pool.map("add", [Call(key, (key, 100)) for key in range(40)]))
+    assert results == {key: key + 100 for key in range(40)}
+    # a long call does not hold up the other worker's short ones
+    order = [key for key, _ in pool.map("sleep", [Call(0, (1.0,)), *(Call(key, (0.0,)) for key in range(1, 6))])]
+    assert order.index(0) >= 4
+    assert sorted(order) == list(range(6))
+
+
+def test_few_calls_are_in_flight_at_a_time(make_pool: MakePool) -> None:
+    drawn: list[int] = []
+
+    def calls() -> Iterator[Call]:
+        for key in range(50):
+            drawn.append(key)
+            yield Call(key, (key, 0))
+
+    results = make_pool(replicas=2).map("add", calls())
+    for done in range(1, 11):
+        next(results)
+        # two a worker are running or waiting, besides those that came back
+        assert len(drawn) <= done + 2 * 2
+    results.close()  # type: ignore[attr-defined]
+    assert len(drawn) <= 14
+
+
+def test_setup_and_environment_reach_the_worker(make_pool: MakePool) -> None:
+    pool = make_pool()
+    assert pool.everyone("environment", "POOL_TEST_SETUP") == ["ran before"]
+    assert pool.everyone("environment", "POOL_TEST_ENV") == ["set"]
+
+
+def test_errors_keep_their_class_and_hint(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool()
+    with pytest.raises(ModelError) as ours:
+        list(pool.map("fail", [Call(0, ("model",))]))
+    assert (ours.value.message, ours.value.hint) == ("no such model", "Look for it.")
+    with pytest.raises(WeightChangeError, match="sampler worker 0: canary missed") as missed:
+        pool.everyone("fail", "weights")
+    assert missed.value.hint == "Rebuild."
+    with pytest.raises(BackendError, match="sampler worker 0: KeyError: 'not ours'") as foreign:
+        list(pool.map("fail", [Call(0, ("other",))]))
+    assert str(tmp_path / "sampler-0.log") in foreign.value.hint
+    assert "Traceback" in (tmp_path / "sampler-0.log").read_text()
+    # the worker lives on
+    assert list(pool.map("add", [Call(7, (1, 2))])) == [(7, 3)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("model", ModelError, "the folder is empty"),
+        ("other", BackendError, "RuntimeError: out of luck"),
+        ("death", BackendError, r"sampler worker 0 died while it started(.|\n)*dying young"),
+    ],
+)
+def test_errors_of_construction(make_pool: MakePool, kind: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make_pool("Unmakeable", kind=kind).everyone("anything")
+
+
+def test_a_slow_start_has_a_deadline(make_pool: MakePool) -> None:
+    started = time.monotonic()
+    with pytest.raises(BackendError, match="not started within 3 s: sampler 0") as late:
+        make_pool("Slow", start_timeout=3).everyone("anything")
+    assert time.monotonic() - started < 15
+    assert "cluster.start_timeout" in late.value.hint
+
+
+def test_a_worker_that_dies_is_replaced_and_its_calls_run_again(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(lives=str(tmp_path / "lives"))
+    [(first, before)] = pool.everyone("tell", "the news")
+    assert before == "nothing"
+    calls = [Call(key, (str(tmp_path / "died"), key)) for key in range(6)]
+    results = dict(pool.map("die_once", calls))
+    # the replacement was told what everyone had been told
+    assert results == {key: (key, "the news") for key in range(6)}
+    [(second, told)] = pool.everyone("what")
+    assert told == "the news"
+    assert (tmp_path / "lives").read_text().split() == [str(first), str(second)]
+
+
+def test_a_death_while_everyone_is_told_runs_it_once_on_the_replacement(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool()
+    [(victim, _)] = pool.everyone("what")
+    os.kill(victim, signal.SIGKILL)
+    [(replacement, before)] = pool.everyone("tell", "the news")
+    assert replacement != victim
+    assert before == "nothing"
+
+
+def test_a_worker_that_dies_too_often_ends_the_stage(
+    make_pool: MakePool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pool = make_pool(lives=str(tmp_path / "lives"))
+    with pytest.raises(BackendError, match="died 3 times in this stage") as dead:
+        list(pool.map("die", [Call(0, ()), Call(1, ())]))
+    assert "these are my last words" in dead.value.message
+    assert str(tmp_path / "sampler-0.log") in dead.value.hint
+    assert len((tmp_path / "lives").read_text().split()) == 3
+    # what a worker prints goes to its own log, not to the driver's screen
+    assert "my last words" not in "".join(capfd.readouterr())
+
+
+def test_a_stream_yields_progress_as_it_comes_then_the_result(make_pool: MakePool) -> None:
+    pool = make_pool()
+    assert list(pool.stream("count", 5)) == [0, 1, 2, 3, 4, "done"]
+    with pytest.raises(WeightChangeError, match="canary missed"):
+        list(pool.stream("count_then_fail"))
+
+
+def test_a_second_death_in_a_stream_ends_it_and_keeps_what_came_before(make_pool: MakePool, tmp_path: Path) -> None:
+    seen = []
+    with pytest.raises(BackendError, match=r"the sampler died twice(.|\n)*these are my last words") as dead:
+        for item in make_pool().stream("count_then_die", 3):
+            seen.append(item)
+    assert seen == [0, 1, 2, 0, 1, 2]
+    assert str(tmp_path / "sampler-0.log") in dead.value.hint
+    assert "resume" in dead.value.hint
+
+
+def test_a_wait_for_workers_that_hang_can_be_interrupted_and_close_ends_them(make_pool: MakePool) -> None:
+    pool = make_pool(replicas=2)
+    processes = [process for process, _ in pool.everyone("what")]
+    assert len({*processes}) == 2
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(pool.map("sleep", [Call(key, (120.0,)) for key in range(4)]))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 10
+    pool.close()
+    assert gone(processes)
+
+
+def gone(processes: list[int], seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while alive := [number for number in processes if psutil.pid_exists(number)]:
+        if time.monotonic() > deadline:
+            return not [n for n in alive if psutil.Process(n).status() != psutil.STATUS_ZOMBIE]
+        time.sleep(0.05)
+    return True
+
+
+def check(cluster: RayCluster, tmp_path: Path, scorers: int = 1, **roles: RoleConfig) -> None:
+    """The check of another configuration against the Ray that runs already."""
+    RayCluster(ClusterConfig(**roles), tmp_path, scorers=scorers).check_resources()
+
+
+def test_what_can_never_be_placed_is_refused_at_once(cluster: RayCluster, tmp_path: Path) -> None:
+    check(cluster, tmp_path)
+    started = time.monotonic()
+    with pytest.raises(ResourceError, match=r"no node can hold one trainer worker: it needs 1000 CPU; .* CPU") as one:
+        check(cluster, tmp_path, trainer=RoleConfig(num_cpus=1000))
+    assert "cluster.trainer" in one.value.hint
+    with pytest.raises(ResourceError, match=r"it needs 1 tpu_of_mine"):
+        check(cluster, tmp_path, scorer=RoleConfig(resources={"tpu_of_mine": 1}))
+    with pytest.raises(ResourceError, match=r"together need 1000 CPU; the cluster has \d+ CPU \(CPU is short\)"):
+        check(cluster, tmp_path, sampler=RoleConfig(num_cpus=1, replicas=1000))
+    # each part of a combined reward has workers of its own
+    check(cluster, tmp_path, scorers=3)
+    with pytest.raises(ResourceError, match=r"together need 1200 CPU; the cluster has \d+ CPU \(CPU is short\)"):
+        check(cluster, tmp_path, scorers=3, scorer=RoleConfig(num_cpus=1, replicas=400))
+    assert time.monotonic() - started < 5
+
+
+def test_a_second_pool_of_a_role_reserves_nothing(tmp_path: Path, cluster: RayCluster) -> None:
+    import ray
+
+    every = int(ray.cluster_resources()["CPU"])
+    whole = RayCluster(ClusterConfig(scorer=RoleConfig(num_cpus=every)), tmp_path)
+    whole.check_resources()
+    spec = BackendSpec("tests.helpers.pool_backends:Counter")
+    env = {"PYTHONPATH": str(Path(__file__).parents[3])}
+    pools = [whole.pool("scorer", spec, env=env), whole.pool("scorer", spec, env=env, name="gold", reserves=False)]
+    try:
+        for pool in pools:
+            pool.start()
+        assert [pool.everyone("add", 1, 1) for pool in pools] == [[2], [2]]
+    finally:
+        for pool in pools:
+            pool.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_an_address_where_nothing_listens_is_refused_at_once(tmp_path: Path, address: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(ResourceError, match=f"could not join {address}: .*refused"):
+        RayCluster(ClusterConfig(address=address), tmp_path).__enter__()
+    assert time.monotonic() - started < 10

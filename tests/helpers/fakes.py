@@ -1,0 +1,216 @@
+"""Fakes of the backends: quick, deterministic, and honest about what they were asked (each counts its calls).
+
+A fake sampler answers with tokens derived from the seed alone, so that a resumed run can be compared with an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import load_file, save_file
+
+from selfplay.config.schema import Config
+from selfplay.core.pool import Call, Killed, LocalPool, Workers
+from selfplay.core.protocols import (
+    Canary,
+    LogprobItem,
+    Question,
+    SampleRequest,
+    SamplingSettings,
+    ScoreItem,
+    StepMetrics,
+    TrainJob,
+    TrainResult,
+    WeightChange,
+)
+from selfplay.inputs.resolve import Inputs
+
+END = 2
+
+
+class FakeSampler:
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.loaded: list[str] = []
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": "fake"}
+
+    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightChange:
+        assert Path(folder).is_dir()
+        self.loaded.append(digest)
+        return WeightChange("loaded", digest, 0.0, None)
+
+    def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
+        rows = []
+        for request in requests:
+            self.requests.append(request.prompt_id)
+            for index in request.indices(settings):
+                seed = (request.seed + index) % 2**31
+                length = random.Random(seed).randint(1, settings.max_tokens + 2)
+                finish = "stop" if length <= settings.max_tokens else "length"
+                tokens = [10 + random.Random(seed + i).randrange(50) for i in range(min(length, settings.max_tokens))]
+                if finish == "stop":
+                    tokens[-1] = END
+                text = " ".join(str(token) for token in tokens if token != END)
+                rows.append((request.prompt_id, index, seed, tokens, len(tokens), text, finish))
+        names = ["prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason"]
+        return pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})
+
+
+class FakeScorer:
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scored: list[str] = []
+        self.scale = scale
+
+    def score(self, items: Sequence[ScoreItem]) -> pa.Table:
+        self.scored += [item.response_id for item in items]
+        values = [self.scale * (sum(map(ord, item.response)) % 17) for item in items]
+        return pa.table(
+            {
+                "response_id": pa.array([item.response_id for item in items], pa.string()),
+                "reward": pa.array(values, pa.float64()),
+                "drop_reason": pa.nulls(len(items), pa.string()),
+            }
+        )
+
+
+class FakeLogprobs:
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        # what only some metrics ask for: (method, response id)
+        self.made: list[tuple[str, str]] = []
+
+    def logprobs(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
+        self.calls += [(digest, item.response_id) for item in items]
+        logps = [-0.1 * sum(item.token_ids) / 7 - 0.01 * (int(digest[:4], 16) % 10) for item in items]
+        return pa.table(
+            {
+                "response_id": [item.response_id for item in items],
+                "logp": pa.array(logps, pa.float64()),
+                "num_tokens": pa.array([len(item.token_ids) for item in items], pa.int64()),
+            }
+        )
+
+    def logprobs_alone(self, folder: str, digest: str, items: Sequence[LogprobItem], start_token_id: int) -> pa.Table:
+        self.made += [("logprobs_alone", item.response_id) for item in items]
+        logps = [-0.15 * sum(item.token_ids) / 7 - 0.001 * start_token_id for item in items]
+        return pa.table(
+            {
+                "response_id": [item.response_id for item in items],
+                "logp": pa.array(logps, pa.float64()),
+                "num_tokens": pa.array([len(item.token_ids) for item in items], pa.int64()),
+            }
+        )
+
+    def yes_probability(
+        self, folder: str, digest: str, questions: Sequence[Question], answers: Sequence[Sequence[int]]
+    ) -> pa.Table:
+        self.made += [("yes_probability", question.response_id) for question in questions]
+        values = [(sum(question.prompt_token_ids) % 97) / 97 for question in questions]
+        ids = pa.array([question.response_id for question in questions], pa.string())
+        return pa.table({"response_id": ids, "probability": pa.array(values, pa.float64())})
+
+    def embeddings(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
+        self.made += [("embeddings", item.response_id) for item in items]
+        rows = [[float(len(item.token_ids)), float(item.token_ids[0] % 7), float(item.token_ids[-1])] for item in items]
+        ids = pa.array([item.response_id for item in items], pa.string())
+        return pa.table({"response_id": ids, "embedding": pa.array(rows, pa.list_(pa.float32(), 3))})
+
+    def release(self) -> None:
+        pass
+
+
+class FakeTrainer:
+    """Adds a constant that depends on the pairs to every weight of `policy_dir`."""
+
+    def __init__(self) -> None:
+        self.jobs: list[TrainJob] = []
+
+    def train(self, job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
+        self.jobs.append(job)
+        output = Path(job.output_dir, "policy")
+        if output.exists():
+            shutil.rmtree(output)
+        shutil.copytree(job.policy_dir, output)
+        weights = load_file(output / "model.safetensors")
+        shift = np.float32(0.001 * len(job.pairs) + 1e-6 * sum(map(ord, job.pairs[0].pair_id)))
+        save_file(
+            {name: value + shift for name, value in weights.items()}, output / "model.safetensors", {"format": "pt"}
+        )
+        steps = job.max_steps or -(-len(job.pairs) // job.batch_size) * job.epochs
+        log = [StepMetrics(step, steps, 0.69, job.learning_rate, 1.0, 0.5, 0.0) for step in range(1, steps + 1)]
+        for line in log:
+            progress(line)
+        return TrainResult(steps, 0, 0.6931, 0.6931, len(job.pairs), 0.0, 0.0, 1.0, 1.0, 0.1, log, [], {"fake": "1"})
+
+
+class FragilePool(LocalPool):
+    """A pool whose worker dies in a call that holds the id of a poison: as the Ray pool, without processes."""
+
+    def __init__(self, backend: Any, poison: Collection[str]) -> None:
+        super().__init__(backend)
+        self.poison = poison
+        self.deaths = 0
+        self._news: list[str] = []
+
+    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
+        for call in calls:
+            items = [item for argument in call.args if isinstance(argument, list) for item in argument]
+            if any(is_of(item) in self.poison for item in items if isinstance(item, ITEMS)):
+                assert call.patience is not None
+                self.deaths += call.patience
+                self._news += [f"worker 0 died (killed by {method}) and is replaced"] * call.patience
+                yield call.key, Killed(f"killed by {method}", call.patience)
+            else:
+                yield call.key, getattr(self.backend, method)(*call.args)
+
+    def news(self) -> list[str]:
+        told, self._news = self._news, []
+        return told
+
+
+ITEMS = (SampleRequest, ScoreItem, LogprobItem, Question)
+
+
+def is_of(item: SampleRequest | ScoreItem | LogprobItem | Question) -> str:
+    return item.prompt_id if isinstance(item, SampleRequest) else item.response_id
+
+
+class Fakes:
+    """One set of fakes, and the workers made of them. `poison`: ids of prompts and responses that kill their workers."""
+
+    def __init__(self, gold: bool = True, poison: Collection[str] = ()) -> None:
+        self.poison = poison
+        self.fragile: list[FragilePool] = []
+        self.sampler, self.scorer, self.logprobs, self.trainer = (
+            FakeSampler(),
+            FakeScorer(),
+            FakeLogprobs(),
+            FakeTrainer(),
+        )
+        self.gold = FakeScorer(0.1) if gold else None
+        # of a combined reward, by name; what a test does not put here is made when the workers are
+        self.parts: dict[str, FakeScorer] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
+        def pool(backend: Any) -> FragilePool:
+            self.fragile.append(FragilePool(backend, self.poison))
+            return self.fragile[-1]
+
+        yield Workers(
+            pool(self.sampler),
+            None if config.reward.parts else pool(self.scorer),
+            pool(self.logprobs),
+            pool(self.trainer),
+            pool(self.gold) if self.gold else None,
+            {name: pool(self.parts.setdefault(name, FakeScorer())) for name in config.reward.parts},
+        )

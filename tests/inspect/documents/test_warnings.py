@@ -1,0 +1,75 @@
+"""What a round is flagged for, and that an ordinary round is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfplay.inspect.documents import warnings
+from selfplay.inspect.documents.show import show_document
+from selfplay.run import plan
+from selfplay.store.run import Store
+from selfplay.store.run_state import stages_of
+from tests.helpers.make_run import make_run
+
+
+def names(metrics: dict[str, dict[str, Any]], previous: dict[str, Any]) -> set[str]:
+    return {warning["name"] for warning in warnings.round_warnings(metrics, previous)}
+
+
+def test_few_steps_means_the_same_as_in_the_plan() -> None:
+    assert warnings.FEW_STEPS == plan.FEW_STEPS
+
+
+def test_ordinary_round(whole_run: Path) -> None:
+    # the small run has a prompt too long and a response without a reward on purpose
+    found = show_document(Store.open(whole_run), 2)["warnings"]
+    assert [warning["name"] for warning in found] == ["prompts_dropped", "unscored"]
+    assert all(warning["message"] and warning["hint"] for warning in found)
+
+
+@pytest.mark.parametrize(("gold_gain", "flagged"), [(-0.05, True), (0.0, True), (0.05, False)])
+def test_over_optimisation_is_flagged_first(tmp_path: Path, gold_gain: float, flagged: bool) -> None:
+    store = make_run(tmp_path / "run", rounds=1, gold_gain=gold_gain)
+    found = show_document(store, 1)["warnings"]
+    assert (found[0]["name"] == "over_optimised") is flagged
+    assert not any(warning["name"] == "over_optimised" for warning in show_document(store, 0)["warnings"])
+
+
+def test_a_judge_that_failed_is_named_with_its_reasons() -> None:
+    reasons = {f"reward_error: KeyError: {number}": 1 for number in range(40)} | {"reward_none": 7}
+    metrics = {"score": {"num_responses": 400, "gold_drop_reasons": reasons}}
+    (found,) = warnings.round_warnings(metrics, {})
+    assert found["message"].startswith("responses that the gold judge failed for, of 400: reward_none 7, reward_error")
+    assert found["message"].endswith(", and 36 for other reasons")
+
+
+REBUILT = {"how": "rebuilt", "seconds": 1.0, "canary_error": None, "canary_positions": 0, "reason": "NaN in a tensor"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "metrics", "name"),
+    [
+        ("train", {"skipped": True, "policy_round": 1, "optimizer_steps": 0}, "training_skipped"),
+        ("train", {"optimizer_steps": 9}, "few_steps"),
+        ("train", {"changed_fraction": 0.004}, "few_weights_changed"),
+        ("sample", {"weight_changes": [REBUILT]}, "engine_rebuilt"),
+        ("sample", {"num_truncated": 20}, "truncated"),
+        ("prompts", {"num_bad_rows": 1, "bad_rows": [{"file": "a", "row": 3, "reason": "empty"}]}, "bad_rows"),
+        ("pair", {"num_pairs": 50, "num_prompts_paired": 2, "unused_reasons": {"zero_margin": 40}}, "few_pairs"),
+        ("select", {"implicit_margin_all_zero": True}, "implicit_margin_zero"),
+        ("score", {"gold_drop_reasons": {"reward_none": 3}}, "ungolded"),
+        ("score", {"gold_lacks": ["answer"]}, "gold_not_on_training"),
+        ("evaluate", {"eval_gold_drop_reasons": {"reward_none": 3}}, "ungolded"),
+        ("evaluate", {"eval_truncated_fraction": 0.5}, "evaluation_truncated"),
+        ("evaluate", {"eval_distinct_fraction": 0.2}, "repeated_responses"),
+        ("evaluate", {"eval_num_tokens_mean": 30.0}, "longer_responses"),
+    ],
+)
+def test_each_flag(whole_run: Path, stage: str, metrics: dict[str, Any], name: str) -> None:
+    store = Store.open(whole_run)
+    recorded = {found: store.metrics(2, found) for found in stages_of(2)}
+    recorded[stage] |= metrics
+    assert name in names(recorded, store.metrics(1, "evaluate"))

@@ -1,0 +1,124 @@
+"""Which pairs a query finds: the same as the terminal's `pairs`, whatever the number of row groups, and in bounded steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selfplay.core.errors import ConfigError
+from selfplay.inspect.documents.pairs import pairs_document
+from selfplay.inspect.viewer import browser
+from selfplay.inspect.viewer.cache import Cache
+from selfplay.inspect.viewer.matching import find, stream
+from selfplay.inspect.viewer.query import Query, Range
+from selfplay.inspect.viewer.rows import RowSet, table_of
+from selfplay.store.lazy_table import Part, Parts
+from selfplay.store.run import Store
+
+QUERIES = [
+    Query(),
+    Query(order="desc"),
+    Query(kept="no"),
+    Query(kept="yes", sort="explicit_margin"),
+    Query(sort="num_tokens_chosen", order="asc"),
+    Query(sort="pair_id"),
+    Query(text="ANSWER 1", scope="chosen"),
+    Query(text="answer"),
+    Query(text="100 %_ no such"),
+    Query(reason="not_selected", sort="drop_reason"),
+    Query(ranges=(Range("explicit_margin", 0.2, 0.9),), where="num_tokens_chosen > 2 and contains(rejected, 'answer')"),
+]
+
+
+def regrouped(rows: RowSet, folder: Path, size: int) -> RowSet:
+    """The same table in small row groups, over two files."""
+    table = rows.take(range(rows.num_rows))
+    cut = table.num_rows // 2
+    parts = []
+    for number, (first, piece) in enumerate(((0, table.slice(0, cut)), (cut, table.slice(cut)))):
+        path = folder / f"{number}.parquet"
+        pq.write_table(piece, path, row_group_size=size)
+        parts.append(Part(path, first, piece.num_rows))
+    return RowSet("regrouped", Parts(folder, tuple(parts)), Cache())
+
+
+@pytest.fixture
+def rows(runs: Path) -> RowSet:
+    return table_of(Store.open(runs / "whole"), 1, "select", Cache())
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.encoded())
+def test_it_finds_what_the_terminal_does(runs: Path, rows: RowSet, tmp_path: Path, query: Query) -> None:
+    document = pairs_document(
+        Store.open(runs / "whole"), 1, where=query.filter_text() or None, sort=query.sort or None,
+        descending=query.descending, limit=1000,
+    )  # fmt: skip
+    expected = [pair["pair_id"] for pair in document["pairs"]]
+    for table in (rows, regrouped(rows, tmp_path, 2)):
+        found = find(table, query)
+        assert found.complete
+        assert table.take(found.rows, ["pair_id"])["pair_id"].to_pylist() == expected
+        streamed = [name for piece in stream(table, query) for name in piece["pair_id"].to_pylist()]
+        assert sorted(streamed) == sorted(expected)
+
+
+def test_a_search_goes_on_where_it_was(rows: RowSet, tmp_path: Path) -> None:
+    table = regrouped(rows, tmp_path, 2)
+    query = Query(text="answer")
+    whole = find(rows, query).rows.tolist()
+    seen = []
+    for _ in range(20):
+        found = find(table, query, searched_bytes=1)
+        seen.append(found.num_searched)
+        assert found.rows.tolist() == [row for row in whole if row < found.num_searched]
+        if found.complete:
+            break
+    assert seen == sorted(set(seen))
+    assert len(seen) == len(table.chunks())
+    assert find(table, query, searched_bytes=1).complete, "what was searched is remembered"
+
+
+def test_row_groups_that_cannot_match_are_not_searched(
+    rows: RowSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = regrouped(rows, tmp_path, 2)
+    read: list[int] = []
+    monkeypatch.setattr(RowSet, "read_chunk", counted(RowSet.read_chunk, read))
+    find(table, Query(text="answer", where="rank <= 2"))
+    assert len(read) == 1
+
+
+def counted(method, read):  # type: ignore[no-untyped-def]
+    def call(self, chunk, columns):  # type: ignore[no-untyped-def]
+        read.append(chunk.first)
+        return method(self, chunk, columns)
+
+    return call
+
+
+def test_ids_are_found_by_the_bounds_of_row_groups(
+    rows: RowSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = pa.table({"response_id": [f"r{number:03d}" for number in range(100)]})
+    pq.write_table(ids, tmp_path / "ids.parquet", row_group_size=5)
+    table = RowSet("ids", Parts(tmp_path, (Part(tmp_path / "ids.parquet", 0, 100),)), Cache())
+    read: list[int] = []
+    monkeypatch.setattr(RowSet, "read_chunk", counted(RowSet.read_chunk, read))
+    assert table.rows_of("response_id", ["r043", "r044", "x"]).tolist() == [43, 44]
+    assert read == [40]
+    assert table.rows_of("response_id", ["nothing", "r043a"]).tolist() == []
+
+
+def test_a_filter_that_cannot_be_read(rows: RowSet) -> None:
+    with pytest.raises(ConfigError):
+        find(rows, Query(where="__import__('os')"))
+
+
+def test_columns_to_filter_and_sort_by(rows: RowSet) -> None:
+    query = browser.parse(rows, {"min.explicit_margin": "0.1", "sort": "rank"})
+    assert query.range_of("explicit_margin").low == 0.1
+    with pytest.raises(ConfigError):
+        browser.parse(rows, {"sort": "prompt"})

@@ -1,0 +1,299 @@
+"""What a run will do, counted before it starts; what cannot be is refused with the sum and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from selfplay.config.load import load_config
+from selfplay.core.errors import ConfigError, ResourceError
+from selfplay.core.machine import human_bytes
+from selfplay.inputs.resolve import Inputs, resolve
+from selfplay.run import plan
+from selfplay.run.memory_estimate import EngineMemory
+
+WriteConfig = Callable[..., Path]
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def make(path: Path, *overrides: str, run_dir: Path | None = None) -> plan.Plan:
+    config = load_config(path, overrides)
+    return plan.make_plan(config, inputs_of(path, *overrides), run_dir or path.parent / "run")
+
+
+def inputs_of(path: Path, *overrides: str) -> Inputs:
+    return resolve(load_config(path, overrides), path.parent)
+
+
+def test_counts(write_config: WriteConfig) -> None:
+    found = make(write_config())
+    assert (found.rounds, found.prompts_per_round, found.prompts_available) == (2, 20, 60)
+    assert (found.responses_per_round, found.pairs_per_round, found.kept_per_round) == (80, 20, 10)
+    assert found.optimizer_steps_per_round == 5
+    assert (found.evaluation_prompts, found.evaluation_responses) == (10, 30)
+    assert found.training_bytes == 16 * found.policy_parameters > 0
+    assert 0 < found.disk_bytes < found.free_disk_bytes
+    assert found.document()["kept_per_round"] == 10
+    text = "\n".join(found.lines())
+    assert "2 rounds: 20 prompts, 80 responses, 20 pairs, 10 kept, 5 optimizer steps a round" in text
+    assert "warning: only 5 optimizer steps a round" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept", "steps"),
+    [
+        (["selection.keep=1.0"], 20, 10),
+        (["selection.keep=7"], 7, 4),
+        (["selection.keep=500"], 20, 10),
+        (["training.epochs=3"], 10, 15),
+        (["training.data=accumulated", "training.reference=initial"], 10, 10),
+        (["training.batch_size=3"], 10, 4),
+        (["pairs.build=all"], 60, 30),
+        (["pairs.build=all", "pairs.max_per_prompt=2"], 20, 10),
+    ],
+)
+def test_kept_pairs_and_steps(write_config: WriteConfig, overrides: list[str], kept: int, steps: int) -> None:
+    found = make(write_config(), *overrides)
+    assert (found.kept_per_round, found.optimizer_steps_per_round) == (kept, steps)
+    assert bool(found.warnings) is (steps < 10)
+
+
+def test_no_evaluation_no_evaluation_responses(write_config: WriteConfig) -> None:
+    found = make(write_config(evaluation=None))
+    assert (found.evaluation_prompts, found.evaluation_responses) == (0, 0)
+    assert make(write_config(), "evaluation.greedy=false").evaluation_responses == 20
+
+
+def test_bad_rows_are_told(write_config: WriteConfig, tiny_world: Path, tmp_path: Path) -> None:
+    source = tmp_path / "prompts.jsonl"
+    source.write_text((tiny_world / "prompts.jsonl").read_text() + '{"prompt": ""}\n')
+    found = make(write_config(prompts={"source": str(source)}))
+    assert found.bad_rows == 1
+    text = "\n".join(found.lines())
+    assert "60 usable, 1 bad rows" in text
+    assert "bad row: prompts.jsonl row 61: column 'prompt' is empty" in text
+    source.write_text(source.read_text() + '{"prompt": ""}\n' * 4)
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text((tiny_world / "eval_prompts.jsonl").read_text() + "[]\n")
+    found = make(write_config(prompts={"source": str(source)}, evaluation={"source": str(held_out)}))
+    assert (found.bad_rows, found.evaluation_bad_rows) == (5, 1)
+    assert [row.split(": ")[0] for row in found.bad_rows_shown] == [
+        "prompts.jsonl row 61",
+        "prompts.jsonl row 62",
+        "prompts.jsonl row 63",
+        "... and 2 more (listed in the metrics of round 1's prompts)",
+        "held.jsonl row 13",
+    ]
+
+
+def test_too_few_prompts(write_config: WriteConfig) -> None:
+    path = write_config()
+    with pytest.raises(ConfigError, match=r"4 rounds of 20 prompts need 80 prompts; .* has 60") as fresh:
+        make(path, "rounds=4")
+    assert "per_round to 15" in fresh.value.hint
+    assert "order: same" in fresh.value.hint
+    assert make(path, "rounds=4", "prompts.order=same").rounds == 4
+    with pytest.raises(ConfigError, match=r"prompts\.per_round is 61; .* has 60 usable prompts") as same:
+        make(path, "prompts.per_round=61", "prompts.order=same")
+    assert "per_round to 60 or less" in same.value.hint
+
+
+def test_too_few_prompts_to_evaluate_on(write_config: WriteConfig) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.num_prompts is 13; .* has 12 usable ones") as error:
+        make(write_config(), "evaluation.num_prompts=13")
+    assert "12 or less" in error.value.hint
+    assert make(write_config(), "evaluation.num_prompts=null").evaluation_prompts == 12
+
+
+def test_training_that_cannot_fit_is_refused_with_the_sum(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = make(write_config()).training_bytes
+    monkeypatch.setattr(plan, "available_memory", lambda: needed - 1)
+    with pytest.raises(ResourceError, match=r"16 bytes a parameter.*are there") as error:
+        make(write_config())
+    assert "training.lora" in error.value.hint
+    monkeypatch.setattr(plan, "available_memory", lambda: needed // 4)
+    with pytest.raises(ResourceError, match=r"4\.32 bytes a parameter: .* of the adapters alone") as adapters:
+        make(write_config(), "training.lora.r=4")
+    assert "training.lora" not in adapters.value.hint
+    # what is done needs no memory
+    prepared = inputs_of(write_config())
+    assert plan.make_plan(load_config(write_config()), prepared, Path("run"), rounds_done=2).rounds_done == 2
+    monkeypatch.setattr(plan, "available_memory", lambda: needed - 1)
+    # adapters take 4 bytes a parameter and a little more
+    assert needed / 4 < make(write_config(), "training.lora.r=4").training_bytes < needed / 3
+    monkeypatch.setattr(plan, "available_memory", lambda: needed)
+    assert make(write_config()).available_bytes == needed
+
+
+def test_a_disk_that_is_too_small_is_refused(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def usage(path: Path) -> Usage:
+        asked.append(Path(path))
+        return Usage(1000, 0, 1000)
+
+    monkeypatch.setattr(plan.shutil, "disk_usage", usage)
+    with pytest.raises(ResourceError, match=r"the run will write about 1\.\d MB; 1 KB are free at") as error:
+        make(write_config(), run_dir=tmp_path / "not/there/yet")
+    assert "--run-dir" in error.value.hint
+    # asked of the folder that will hold the run, whose parents may be missing
+    assert asked == [tmp_path]
+    assert make(write_config(), "storage.check_free_space=false").disk_bytes > 1000
+
+
+def test_disk_counts_what_is_still_to_be_written(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_config()
+    config, prepared = load_config(path), inputs_of(path)
+
+    def needed(done: int) -> int:
+        return plan.make_plan(config, prepared, path.parent / "run", rounds_done=done).disk_bytes
+
+    whole, half = needed(0), needed(1)
+    # round 0 has an evaluation of its own
+    assert half == (whole - 30 * (6 * 8 + 500)) // 2
+    assert (needed(2), needed(3)) == (0, 0)
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: Usage(half, 0, half))
+    with pytest.raises(ResourceError, match="are free at"):
+        needed(0)
+    assert needed(1) == half
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: Usage(0, 0, 0))
+    assert needed(2) == 0
+
+
+def test_disk_at_the_peak_and_in_the_end(write_config: WriteConfig) -> None:
+    path = write_config(prompts={"per_round": 5})
+    policy = 4 * make(path).policy_parameters
+    rows = make(path, "rounds=6").disk_bytes
+
+    def disk(*overrides: str) -> tuple[float, float]:
+        """Peak and end of 6 rounds in policies, tables apart."""
+        found = make(path, "rounds=6", *overrides)
+        tables = rows - 4 * policy
+        return (found.disk_bytes - tables) / policy, (found.final_disk_bytes - tables) / policy
+
+    # two, the best, and the one that was just trained
+    assert disk() == (4, 3)
+    assert disk("storage.keep_policies=3") == (5, 4)
+    assert disk("storage.keep_policies=all") == (6, 6)
+    # a checkpoint is weights and both of Adam's moments; one more while it is written
+    assert disk("training.checkpoint_every=1") == (4 + 2 * 3, 3)
+    assert disk("training.checkpoint_every=1", "storage.keep_trainer_checkpoints=2") == (4 + 3 * 3, 3)
+
+
+def test_disk_has_the_engines_copy_where_its_dtype_is_another(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config()
+    plain, copied = make(path), make(path, "policy.dtype=bfloat16")
+    assert copied.disk_bytes - plain.disk_bytes == 2 * 2 * plain.policy_parameters
+    monkeypatch.setattr(plan, "gpu_memory", lambda: [80 << 30])
+    assert make(path).disk_bytes == copied.disk_bytes
+    assert make(path, "policy.dtype=float32").disk_bytes == plain.disk_bytes
+
+
+def test_the_engine_is_counted_on_a_cpu(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "gpu_memory", list)
+    path = write_config()
+    found = make(path)
+    assert found.engine_bytes == 4 * found.policy_parameters + (64 << 20)
+    assert "the engine 6" in "\n".join(found.lines())
+    given = make(path, "sampling.engine.kv_cache_memory_bytes=33554432")
+    assert found.engine_bytes - given.engine_bytes == 32 << 20
+    monkeypatch.setattr(plan, "available_memory", lambda: found.engine_bytes)
+    (warning,) = [line for line in make(path).warnings if "stays beside it" in line]
+    assert "max_model_len" in warning
+    monkeypatch.setattr(plan, "gpu_memory", lambda: [80 << 30])
+    assert make(path).engine_bytes == 0
+
+
+def test_every_reward_model_is_counted(
+    write_config: WriteConfig, tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "gpu_memory", list)
+    path = write_config()
+    one = make(path)
+    size = inputs_of(path).reward_infos["reward"].num_params
+    assert one.reward_bytes == 4 * size > 0
+    assert f"reward models {human_bytes(4 * size)} (weights)" in "\n".join(one.lines())
+    (tmp_path / "rewards.py").write_text("def short(prompt, response):\n    return -len(response)\n")
+    model = {"model": str(tiny_world / "reward_model")}
+    sections = {"a": model, "b": {**model, "dtype": "bfloat16"}, "short": {"function": "rewards.py:short"}}
+    several = write_config(reward={"model": None, "parts": sections})
+    assert make(several).reward_bytes == (4 + 2) * size
+    assert make(several, "cluster.scorer.replicas=2").reward_bytes == 2 * (4 + 2) * size
+    monkeypatch.setattr(plan, "available_memory", lambda: one.engine_bytes + one.training_bytes)
+    (warning,) = [line for line in make(path).warnings if "stays beside it" in line]
+    assert "reward models of" in warning
+    function = write_config(reward={"model": None, "function": "rewards.py:short"})
+    assert make(function).reward_bytes == 0
+    assert "reward models" not in "\n".join(make(function).lines())
+
+
+def test_a_context_of_which_not_one_sequence_fits_is_refused(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "gpu_memory", list)
+    huge = EngineMemory(weights=1000, cache=10**13, least_cache=10**13)
+    monkeypatch.setattr(plan, "cpu_engine_memory", lambda config, inputs: huge)
+    with pytest.raises(ResourceError, match=r"10\.0 TB for the keys and values of one sequence of 512 tokens") as error:
+        make(write_config())
+    assert "sampling.engine.max_model_len" in error.value.hint
+
+
+def test_prompts_that_are_held_out_and_trained_on(write_config: WriteConfig, tiny_world: Path, tmp_path: Path) -> None:
+    source = tmp_path / "held.jsonl"
+    trained = (tiny_world / "prompts.jsonl").read_text().splitlines(keepends=True)[:3]
+    source.write_text("".join(trained) + (tiny_world / "eval_prompts.jsonl").read_text())
+    (warning,) = [
+        line for line in make(write_config(evaluation={"source": str(source)})).warnings if "held out" in line
+    ]
+    assert warning.startswith("3 of the 15 prompts of evaluation.source are in prompts.source too")
+    assert not [line for line in make(write_config()).warnings if "held out" in line]
+
+
+def test_a_judge_that_cannot_judge_training_responses_is_said(write_config: WriteConfig, tmp_path: Path) -> None:
+    (tmp_path / "gold.py").write_text("def gold(prompt, response, answer):\n    return 1.0\n")
+    source = tmp_path / "held.jsonl"
+    source.write_text('{"prompt": "2 + 2?", "answer": "4"}\n' * 10)
+    path = write_config(evaluation={"source": str(source), "gold": "gold.py:gold"})
+    (warning,) = [line for line in make(path).warnings if "gold" in line]
+    assert "the judge needs answer" in warning
+
+
+def test_memory_of_a_gpu_goes_before_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpu_memory", lambda: [16 << 30, 80 << 30])
+    assert machine.available_memory() == 80 << 30
+    monkeypatch.setattr(machine, "gpu_memory", list)
+    assert 0 < machine.available_memory() < 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo 81559; echo 143771", [81559 << 20, 143771 << 20]),
+        ("echo '[N/A]'", []),
+        ("echo 'no devices were found'; exit 9", []),
+    ],
+)
+def test_gpus_are_what_nvidia_smi_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: list[int]
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.gpu_memory() == found
+    tool.unlink()
+    assert machine.gpu_memory() == []
