@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from selfplay.config.load import load_config
+from selfplay.core import machine
 from selfplay.core.errors import ConfigError, ResourceError
 from selfplay.core.machine import human_bytes
 from selfplay.inputs.resolve import Inputs, resolve
