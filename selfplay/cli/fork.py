@@ -34,43 +34,28 @@ def command(
     selection, training and sampling of later rounds may change; the
     starting policy, the held-out evaluation, the reward that judged it, the prompts' order and the seed may not.
     """
+    from selfplay import api
     from selfplay.cli.run import finish
-    from selfplay.config.load import absolute_places, apply_override, validate
     from selfplay.core.terminal import note, program, write_json
     from selfplay.execution.progress import Reporter
-    from selfplay.run.driver import make, start
-    from selfplay.run.fork import prepare_fork
-    from selfplay.store.run import Store, refuse_occupied
-    from selfplay.store.run_state import config_in_force
 
-    source = Store.open(run)
-    root = source.layout.root
-    target = run_dir or root.with_name(f"{root.name}-from-{from_round}")
-    if not dry_run:
-        refuse_occupied(target)
-    document = config_in_force(source)
-    before = validate(document, f"{run}/config/resolved.json")
-    for override in overrides or []:
-        apply_override(document, override)
-    search_path = Path(source.config_json("search_path.json", str))
-    after = absolute_places(validate(document, "the command line"), search_path)
-    forking = prepare_fork(source, from_round, before, after, search_path, target)
     reporter = Reporter()
-    for line in forking.lines():
-        reporter.say(line)
     if dry_run:
+        forking = api.plan_fork(run, from_round=from_round, run_dir=run_dir, overrides=overrides or [])
+        target = forking.prepared.run_dir
+        for line in forking.lines():
+            reporter.say(line)
         if (target / "RUN.json").is_file():
             note(f"note: {target} holds a run already; this one would need another --run-dir")
-    elif no_run:
-        make(forking.prepared, forking.given(), forking.overrides(overrides or []), forking.lineage(), forking.files())
-        note(f"made: {target}   (begin it with {program()} resume {target})")
-    else:
-        reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
-        start(
-            forking.prepared, forking.given(), forking.overrides(overrides or []), reporter, grace,
-            forked_from=forking.lineage(), files=forking.files(),
-        )  # fmt: skip
-        finish(target, json_output)
+        if json_output:
+            write_json(forking.document())
         return
-    if json_output:
-        write_json(forking.document())
+    made = api.fork(
+        run, from_round=from_round, run_dir=run_dir, overrides=overrides or [], begin=not no_run, grace=grace,
+        reporter=reporter,
+    )  # fmt: skip
+    target = made.store.layout.root
+    if no_run:
+        note(f"made: {target}   (begin it with {program()} resume {target})")
+        return
+    finish(target, json_output)

@@ -50,7 +50,7 @@ def prepared(write_config: WriteConfig, tmp_path: Path) -> driver.Prepared:
         # a page that cannot be written is said and ends nothing (tests/report)
         report={"every": 0},
     )
-    return driver.prepare(load_config(config), config.parent, tmp_path / "run")
+    return driver.preflight(load_config(config), config.parent, tmp_path / "run")
 
 
 def attempt(prepared: driver.Prepared, fakes: Fakes, run: Path, people: io.StringIO | None = None) -> None:
@@ -59,9 +59,9 @@ def attempt(prepared: driver.Prepared, fakes: Fakes, run: Path, people: io.Strin
     reporter = Reporter(people, quiet=people is None)
     if (run / "RUN.json").is_file():
         store = Store.open(run)
-        driver.go_on(store, prepared, prepared.config, prepared.inputs.pins, reporter, workers=fakes)
+        driver.resume(store, prepared, prepared.config, prepared.inputs.pins, reporter, workers=fakes)
     else:
-        driver.start(prepared, "", [], reporter, 25.0, fakes)
+        driver.run(prepared, "", [], reporter, 25.0, fakes)
 
 
 def tables(run: Path) -> dict[str, pa.Table]:

@@ -99,8 +99,8 @@ def evil(tmp_path_factory: pytest.TempPathFactory, tiny_world: Path) -> Path:
     fakes.sampler = EvilSampler()
     fakes.poison = {rows[3]["id"]}
     evil_reward(fakes)
-    prepared = driver.prepare(load_config(config), root, root / "run")
-    store = driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
+    prepared = driver.preflight(load_config(config), root, root / "run")
+    store = driver.run(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
     assert EVIL in store.table(1, "sample")["text"][0].as_py()
     return store.layout.root
 
@@ -287,7 +287,7 @@ def test_only_a_users_function_is_given_the_secrets(write_config: WriteConfig, t
     (tmp_path / "mine.py").write_text("def reward(prompt, response):\n    return 1.0\n")
     sections: dict[str, Any] = {"evaluation": {"gold": f"{tmp_path}/mine.py:reward"}}
     config = load_config(write_config(**sections))
-    prepared = driver.prepare(config, tmp_path, tmp_path / "run")
+    prepared = driver.preflight(config, tmp_path, tmp_path / "run")
     specs = worker_specs(config, prepared.inputs)
     assert {name for name, spec in specs.items() if spec.secrets} == {"gold"}
     assert {"sampler", "logprobs", "trainer", "reward"} <= {*specs}
@@ -305,7 +305,7 @@ def test_a_model_that_is_only_there_as_a_pickle_is_refused_and_not_opened(
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(bomb(tmp_path / "went off"))
     with pytest.raises(ModelError, match="no safetensors weights, only pickled ones") as refused:
-        driver.prepare(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
+        driver.preflight(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
     assert "safetensors" in refused.value.hint
     assert not (tmp_path / "went off").exists()
 
@@ -467,7 +467,7 @@ def test_a_models_weights_lie_in_its_folder(
     shutil.copytree(tiny_world / "policy", folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
     with pytest.raises(ModelError, match="no safetensors file of its folder"):
-        driver.prepare(load_config(write_config(policy={"model": str(folder)})), tmp_path, tmp_path / "run")
+        driver.preflight(load_config(write_config(policy={"model": str(folder)})), tmp_path, tmp_path / "run")
 
 
 @pytest.mark.parametrize("section", ["policy", "reward"])
@@ -479,7 +479,7 @@ def test_a_model_with_an_adapter_in_its_folder_is_refused(
     shutil.copytree(tiny_world / ("policy" if section == "policy" else "reward_model"), folder)
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere", "peft_type": "LORA"}')
     with pytest.raises(ModelError, match="holds an adapter"):
-        driver.prepare(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
+        driver.preflight(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
 
 
 def test_a_pinned_models_code_is_its_own(tmp_path: Path) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import SelfplayError
 from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSync
 from selfplay.core.pool import Workers
-from selfplay.core.protocols import Canary
+from selfplay.core.protocols import Canary, StepMetrics
 from selfplay.core.stages import Source, stage_named
 from selfplay.execution.reporter import Reporter
 from selfplay.execution.signals import StopFlag
@@ -50,8 +49,8 @@ class Context:
     engine_dtype: str = "float32"
     precision: str = "float32"
     force: bool = False
-    # called with a round, an optimizer step of it and its numbers, as they come
-    on_step: Callable[[int, int, Mapping[str, Any]], None] = lambda round_number, step, numbers: None
+    # called with a round and each optimizer step of its training
+    on_step: Callable[[int, StepMetrics], None] = lambda round_number, step: None
 
     def policy(self, round_number: int) -> Policy:
         """The policy after a round: the starting one for round 0; that of an earlier round where training was skipped."""

@@ -5,7 +5,6 @@ A round that kept no pair carries the policy over by reference. Two in a row sto
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,7 +185,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
                     started = True
                 if event.step > done:
                     context.reporter.advance(1, f"loss {event.loss:.4f}")
-                    context.on_step(round_number, event.step, dataclasses.asdict(event))
+                    context.on_step(round_number, event)
                     done = event.step
                 hand_on_a_stop()
             elif isinstance(event, str):

@@ -25,8 +25,8 @@ WriteConfig = Callable[..., Path]
 
 
 def run(path: Path, run_dir: Path) -> Store:
-    prepared = driver.prepare(load_config(path), path.parent, run_dir)
-    return driver.start(prepared, path.read_text(), [], Reporter(quiet=True), workers=Fakes())
+    prepared = driver.preflight(load_config(path), path.parent, run_dir)
+    return driver.run(prepared, path.read_text(), [], Reporter(quiet=True), workers=Fakes())
 
 
 @pytest.mark.parametrize(("every", "due"), [(0, []), (1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4, 5]), (9, [0, 5])])

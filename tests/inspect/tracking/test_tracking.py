@@ -124,7 +124,7 @@ def test_one_that_does_not_open_is_said(store: Store, tmp_path: Path, monkeypatc
 def test_a_missing_package_is_refused_before_anything_runs(write_config: Callable[..., Path], tmp_path: Path) -> None:
     config = write_config(tracking={"to": ["trackio"]})
     with pytest.raises(ConfigError, match="trackio, which is not installed") as refused:
-        driver.prepare(load_config(config), config.parent, tmp_path / "run")
+        driver.preflight(load_config(config), config.parent, tmp_path / "run")
     assert "pip install trackio" in refused.value.hint
 
 
@@ -137,8 +137,8 @@ def test_settings_without_a_tracker_do_nothing_and_are_refused(write_config: Cal
 
 def test_a_run_sends_its_steps_and_rounds(write_config: Callable[..., Path], tmp_path: Path) -> None:
     config = write_config(rounds=2, tracking={"to": ["tensorboard"]})
-    prepared = driver.prepare(load_config(config), config.parent, tmp_path / "run")
-    store = driver.start(prepared, config.read_text(), [], Reporter(quiet=True), 25.0, Fakes())
+    prepared = driver.preflight(load_config(config), config.parent, tmp_path / "run")
+    store = driver.run(prepared, config.read_text(), [], Reporter(quiet=True), 25.0, Fakes())
     read = scalars(store.layout.attempt(1))
     assert [step for step, _ in read["round/eval_reward_mean"]] == [0, 1, 2]
     steps = sum(store.outcome(number, TrainOutcome).to_json()["optimizer_steps"] for number in (1, 2))
