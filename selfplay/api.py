@@ -160,13 +160,15 @@ def _as_overrides(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
 
 
-def plan_fork(
-    run: str | Path, *, from_round: int, run_dir: str | Path | None = None, overrides: Sequence[str] = ()
-) -> Forking:
+def fork_folder(run: str | Path, from_round: int, run_dir: str | Path | None) -> Path:
+    """Where a fork goes: `run_dir`, else RUN-from-N beside the other run."""
+    root = Path(run).absolute()
+    return Path(run_dir) if run_dir is not None else root.with_name(f"{root.name}-from-{from_round}")
+
+
+def plan_fork(run: str | Path, *, from_round: int, run_dir: str | Path, overrides: Sequence[str] = ()) -> Forking:
     """Check that a run can be forked, and return what it shares, changes and will do. See `fork` for the arguments."""
     source = Store.open(Path(run))
-    root = source.layout.root
-    target = Path(run_dir) if run_dir is not None else root.with_name(f"{root.name}-from-{from_round}")
     document = config_in_force(source)
     before = validate(document, f"{run}/config/resolved.json")
     for override in overrides:
@@ -174,7 +176,13 @@ def plan_fork(
     search_path = Path(source.config_json("search_path.json", str))
     after = absolute_places(validate(document, "the command line"), search_path)
     check_installed(after.tracking.to)
-    return prepare_fork(source, from_round, before, after, search_path, target)
+    return prepare_fork(source, from_round, before, after, search_path, Path(run_dir))
+
+
+def create_fork(forking: Forking, overrides: Sequence[str]) -> Run:
+    """Create the new run of a fork, without an attempt at it: `resume` begins it."""
+    driver.create(forking.prepared, forking.given(), forking.overrides(overrides), forking.lineage(), forking.files())
+    return open_run(forking.prepared.run_dir)
 
 
 def fork(
@@ -183,17 +191,16 @@ def fork(
     from_round: int,
     run_dir: str | Path | None = None,
     overrides: Sequence[str] = (),
-    begin: bool = True,
     grace: float = 25.0,
     reporter: Reporter | None = None,
     workers: MakeWorkers | None = None,
     **settings: Any,
 ) -> Run:
-    """Create a run that shares the committed rounds 0 to `from_round` of another one and continues with other settings, as
+    """Create a run that shares the committed rounds 0 to `from_round` of another one, and work on it with other settings, as
     `selfplay fork` does.
 
-    `run_dir` must not exist yet (default: RUN-from-N beside the other run). Without `begin` the new run is only created:
-    `resume` begins it. See `resume` for `settings` and `overrides`, `start` for the other arguments.
+    `run_dir` must not exist yet (default: RUN-from-N beside the other run). See `resume` for `settings` and `overrides`, `start`
+    for the other arguments.
 
     Raises ConfigError for a round that cannot be forked from, DriftError for settings that a fork cannot change.
 
@@ -202,18 +209,14 @@ def fork(
     """
     reporter = reporter or Reporter()
     overrides = [*overrides, *_as_overrides(settings)]
-    forking = plan_fork(run, from_round=from_round, run_dir=run_dir, overrides=overrides)
-    target = forking.prepared.run_dir
+    target = fork_folder(run, from_round, run_dir)
     refuse_occupied(target)
+    forking = plan_fork(run, from_round=from_round, run_dir=target, overrides=overrides)
     for line in forking.lines():
         reporter.say(line)
-    given, all_overrides = forking.given(), forking.overrides(overrides)
-    if not begin:
-        driver.create(forking.prepared, given, all_overrides, forking.lineage(), forking.files())
-        return open_run(target)
     reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
     driver.run(
-        forking.prepared, given, all_overrides, reporter, grace, workers,
+        forking.prepared, forking.given(), forking.overrides(overrides), reporter, grace, workers,
         observers=standard_observers, forked_from=forking.lineage(), files=forking.files(),
     )  # fmt: skip
     return open_run(target)

@@ -38,24 +38,23 @@ def command(
     from selfplay.cli.run import finish
     from selfplay.core.terminal import note, program, write_json
     from selfplay.execution.progress import Reporter
+    from selfplay.store.run import refuse_occupied
 
+    target, given = api.fork_folder(run, from_round, run_dir), overrides or []
+    if not dry_run and not no_run:
+        api.fork(run, from_round=from_round, run_dir=target, overrides=given, grace=grace)
+        finish(target, json_output)
+        return
+    if not dry_run:
+        refuse_occupied(target)
+    forking = api.plan_fork(run, from_round=from_round, run_dir=target, overrides=given)
     reporter = Reporter()
-    if dry_run:
-        forking = api.plan_fork(run, from_round=from_round, run_dir=run_dir, overrides=overrides or [])
-        target = forking.prepared.run_dir
-        for line in forking.lines():
-            reporter.say(line)
-        if (target / "RUN.json").is_file():
-            note(f"note: {target} holds a run already; this one would need another --run-dir")
-        if json_output:
-            write_json(forking.document())
-        return
-    made = api.fork(
-        run, from_round=from_round, run_dir=run_dir, overrides=overrides or [], begin=not no_run, grace=grace,
-        reporter=reporter,
-    )  # fmt: skip
-    target = made.store.layout.root
-    if no_run:
+    for line in forking.lines():
+        reporter.say(line)
+    if not dry_run:
+        api.create_fork(forking, given)
         note(f"made: {target}   (begin it with {program()} resume {target})")
-        return
-    finish(target, json_output)
+    elif (target / "RUN.json").is_file():
+        note(f"note: {target} holds a run already; this one would need another --run-dir")
+    if json_output:
+        write_json(forking.document())

@@ -199,7 +199,8 @@ class Runner:
         if not has_run(folder):
             prepared = self._prepare(config, search_path, folder, None)
             driver.run(
-                prepared, block.world.given, overrides, reporter, workers=self._workers, forked_from=fork, observers=standard_observers,
+                prepared, block.world.given, overrides, reporter, workers=self._workers,
+                observers=standard_observers, forked_from=fork,
                 stop=self._stop, until=until,
             )  # fmt: skip
             return

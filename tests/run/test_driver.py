@@ -19,6 +19,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from selfplay.api import standard_observers
 from selfplay.cli.main import app
 from selfplay.config.load import load_config, validate
 from selfplay.config.schema import Config
@@ -45,7 +46,9 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}<|assist
 
 def start(config: Path, run_dir: Path, workers: driver.MakeWorkers, *, grace: float = 25.0) -> Store:
     prepared = driver.preflight(load_config(config), config.parent, run_dir)
-    return driver.run(prepared, config.read_text(), [], Reporter(quiet=True), grace, workers)
+    return driver.run(
+        prepared, config.read_text(), [], Reporter(quiet=True), grace, workers, observers=standard_observers
+    )
 
 
 def resume(run_dir: Path, workers: driver.MakeWorkers, **changes: Any) -> str:
@@ -60,7 +63,7 @@ def resume(run_dir: Path, workers: driver.MakeWorkers, **changes: Any) -> str:
     prepared = driver.preflight(validate(document, "after"), search_path, run_dir, store)
     people = io.StringIO()
     pins = json.loads(store.config_file("pins.json"))
-    driver.resume(store, prepared, before, pins, Reporter(people), workers=workers)
+    driver.resume(store, prepared, before, pins, Reporter(people), workers=workers, observers=standard_observers)
     return people.getvalue()
 
 
