@@ -23,11 +23,13 @@ from selfplay.execution.progress import Reporter, libraries_to
 from selfplay.execution.signals import StopFlag, ended_by_stop, signals
 from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs, resolve
 from selfplay.run import loop
+from selfplay.run.disk_estimate import check_room
 from selfplay.run.fork_rules import changed_pins, offer
 from selfplay.run.observers import MakeObservers, Observed, Observers, no_observers
 from selfplay.run.pass_through_check import find_problems
 from selfplay.run.plan import Plan, make_plan
-from selfplay.run.stages.context import Context
+from selfplay.run.stages.context import StageContext
+from selfplay.run.stages.settings import StageSettings
 from selfplay.run.worker_specs import Device, ray_workers
 from selfplay.store.driver_heartbeat import beating
 from selfplay.store.durable import make_folder, pretty_json
@@ -183,6 +185,23 @@ def resume(
         _attempt(store, prepared, reporter, grace, workers or ray_workers, observers, stop, until, force)
 
 
+def stage_settings(config: Config) -> StageSettings:
+    """The sections that the stages of a run read."""
+    return StageSettings(
+        seed=config.seed,
+        sampling=config.sampling,
+        reward=config.reward,
+        pairs=config.pairs.rules(),
+        selection=config.selection,
+        training=config.training,
+        gates=config.gates,
+        max_poison_items=config.cluster.max_quarantined,
+        keep_trainer_checkpoints=config.storage.keep_trainer_checkpoints,
+        prompts=config.prompts,
+        evaluation=config.evaluation,
+    )
+
+
 def adopted(store: Store, config: Config) -> list[str]:
     """What a resume finds: committed stages, shards kept of the stage that was under way, and what comes next."""
     lines = []
@@ -249,9 +268,9 @@ def _attempt(
                 observers.stage(round_number, stage)
 
             device = Device.of(config)
-            context = Context(
+            context = StageContext(
                 store=store,
-                config=config,
+                settings=stage_settings(config),
                 inputs=prepared.inputs,
                 workers=workers,
                 fingerprint=prepared.inputs.fingerprint(config),
@@ -264,7 +283,11 @@ def _attempt(
                 force=force,
                 on_step=observers.step,
             )
-            loop.run(context, stage_begins, until, observers.round)
+            loop.run(
+                context, config.rounds, stage_begins,
+                lambda number, stage: check_room(store, config, prepared.inputs, device.engine_dtype, number, stage),
+                until, observers.round,
+            )  # fmt: skip
     except Interrupted as error:
         _end(store, number, "interrupted", error.message, observers)
         raise

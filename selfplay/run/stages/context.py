@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from selfplay.config.schema import Config
 from selfplay.core.errors import SelfplayError
 from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSync
 from selfplay.core.pool import Workers
@@ -17,6 +16,7 @@ from selfplay.core.stages import Source, stage_named
 from selfplay.execution.reporter import Reporter
 from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import Inputs
+from selfplay.run.stages.settings import StageSettings
 from selfplay.store.run import Store, now
 from selfplay.store.writer import StageWriter
 
@@ -34,11 +34,12 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Context:
-    """A run under way."""
+class StageContext:
+    """What every stage is given: the store with the committed tables, its settings, the inputs and workers, and whom to tell. A
+    stage is called with it and the number of the round."""
 
     store: Store
-    config: Config
+    settings: StageSettings
     inputs: Inputs
     workers: Workers
     fingerprint: str
@@ -73,17 +74,17 @@ class Context:
 
     def trained_policy(self, round_number: int) -> Policy:
         """The policy that this round trains."""
-        return self.policy(round_number - 1 if self.config.training.start == "previous" else 0)
+        return self.policy(round_number - 1 if self.settings.training.start == "previous" else 0)
 
     def reference_policy(self, round_number: int) -> Policy | None:
         """The reference of this round's loss; None where the loss has none."""
-        if self.config.training.loss == "simpo":
+        if self.settings.training.loss == "simpo":
             return None
-        return self.policy(round_number - 1 if self.config.training.reference == "previous" else 0)
+        return self.policy(round_number - 1 if self.settings.training.reference == "previous" else 0)
 
     def data_rounds(self, round_number: int) -> list[int]:
         """Rounds whose kept pairs this round trains on, this one last."""
-        first = 1 if self.config.training.data == "accumulated" else round_number
+        first = 1 if self.settings.training.data == "accumulated" else round_number
         return list(range(first, round_number + 1))
 
     def reads(self, round_number: int, stage: str) -> list[tuple[int, str]]:
