@@ -178,7 +178,7 @@ def test_a_trainer_that_finds_no_room(prepared: driver.Prepared, tmp_path: Path,
     assert "Make room on" in failed.value.hint
     fakes.trainer.train = real  # type: ignore[method-assign]
     attempt(prepared, fakes, run)
-    assert all(Store.open(run).is_committed(number, name) for number, name, _ in loop.plan(1))
+    assert all(Store.open(run).is_committed(number, name) for number, name in loop.plan(1))
 
 
 def test_another_failure_of_a_trainer_is_not_taken_for_the_disk(prepared: driver.Prepared, tmp_path: Path) -> None:
