@@ -1,7 +1,7 @@
 """Runs the examples of README.md as they are written: `python docs/run_examples.py` after `make quickstart`, or `make examples`.
 
-Each `bash` block runs in order, from the root of the repository, and the script stops at the first one that fails. `sh` blocks have
-placeholders and are left out. The examples write to runs/quickstart, runs/tour, runs/tour-random and tour/; the last three are
+Each `bash` block runs in order, from the root of the repository, and the script stops at the first one that fails. `sh` blocks
+have placeholders and are left out. The examples write to runs/quickstart, runs/tour, runs/tour-random and tour/; the last three are
 deleted first.
 """
 
@@ -45,7 +45,9 @@ def main() -> None:
     for folder in ("runs/tour", "runs/tour-random", "tour"):
         shutil.rmtree(ROOT / folder, ignore_errors=True)
     pairs = [str(SELFPLAY), "pairs", "runs/quickstart", "3", "--limit", "1", "--json"]
-    pair_id = re.search(r'"pair_id": "([^"]+)"', subprocess.run(pairs, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    pair_id = re.search(
+        r'"pair_id": "([^"]+)"', subprocess.run(pairs, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
     assert pair_id is not None
     for block in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")):
         for match in VIEW.finditer(block):

@@ -66,7 +66,12 @@ def test_settings_given_on_the_command_line_exist(example: Example) -> None:
     for words in commands(example):
         if not words or words[0] not in ("run", "resume", "fork", "compare"):
             continue
-        given = [part for word in words[1:] for part in word.split() if re.match(r"[a-z_]+(\.[a-z_]+)*=", part)]
+        given = [
+            part
+            for word in words[1:]
+            for part in word.split(": ")[-1].split()
+            if re.match(r"[a-z_]+(\.[a-z_]+)*=", part)
+        ]
         settings = [part.split("=")[0] for part in given]
         assert [name for name in settings if not any(name == k or k.startswith(name + ".") for k in known)] == []
 
@@ -105,14 +110,17 @@ def test_commands_that_read_a_run(
     assert done.stdout or words[0] == "report"
 
 
-@pytest.mark.parametrize(
-    "example", [example for example in all_examples() if example.language == "python"], ids=names
-)
+@pytest.mark.parametrize("example", [example for example in all_examples() if example.language == "python"], ids=names)
 def test_python_examples(example: Example, workplace: Path) -> None:
     if "runs/quickstart" in example.text:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [sys.executable, "-c", example.text], cwd=workplace, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-c", example.text],
+            cwd=workplace,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
     else:
@@ -122,5 +130,7 @@ def test_python_examples(example: Example, workplace: Path) -> None:
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)|(?:src|srcset)=\"([^\"]+)\"", page.read_text(encoding="utf-8"))
-        missing = [link for pair in links for link in pair if link and "://" not in link and not (page.parent / link).exists()]
+        missing = [
+            link for pair in links for link in pair if link and "://" not in link and not (page.parent / link).exists()
+        ]
         assert missing == [], page

@@ -342,7 +342,7 @@ def bomb(marker: Path) -> bytes:
 
 
 def test_no_call_opens_a_pickle() -> None:
-    """torch.load is called nowhere, and numpy may not unpickle. (That no module imports pickle is a contract in pyproject.toml.)"""
+    """No torch.load, and numpy may not unpickle. (That no module imports pickle is a contract in pyproject.toml.)"""
     sources = {path: path.read_text(encoding="utf-8") for path in Path(selfplay.__file__).parent.rglob("*.py")}
     assert len(sources) > 100
     calls = ("torch.load(", "allow_pickle=True")
