@@ -1,7 +1,7 @@
 """Runs the examples of README.md as they are written: `python docs/run_examples.py` after `make quickstart`, or `make examples`.
 
-Each `bash` block runs in order, from the root of the repository, and the script stops at the first one that fails. `sh` blocks
-have placeholders and are left out. The examples write to runs/quickstart, runs/tour, runs/tour-random and tour/; the last three are
+Each `bash` block runs in order, from the root of the repository; the first failure ends the script. `sh` blocks have
+placeholders and are left out. The examples write to runs/quickstart, runs/tour, runs/tour-random and tour/; the last three are
 deleted first.
 """
 

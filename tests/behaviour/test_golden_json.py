@@ -1,7 +1,7 @@
 """The JSON of the inspection commands is frozen: every key with its types, as files in `golden_json/`.
 
 A key that is removed, renamed or of another type fails; so does one that is added, which is allowed within a schema version:
-`WRITE_GOLDEN=1 python -m pytest tests/cli/test_golden_json.py` writes the files anew, and the diff is to be looked at.
+`WRITE_GOLDEN=1 python -m pytest tests/behaviour/test_golden_json.py` writes the files again; review the diff.
 """
 
 from __future__ import annotations
