@@ -118,8 +118,8 @@ def pair_pool(
 def rank(settings: SelectSettings, metric: Metric, pool: PairPool) -> Selection:
     """Margins, metric, ranks and the cut."""
     return select(
-        pool, metric=metric, keep=settings.keep, form=settings.form, weight=settings.weight, beta=settings.beta,
-        standardize=settings.standardize, seed=settings.seed, options=settings.options,
+        pool, metric=metric, keep=settings.keep, implicit_margin=settings.implicit_margin, weight=settings.weight,
+        beta=settings.beta, standardize=settings.standardize, seed=settings.seed, options=settings.options,
     )  # fmt: skip
 
 
