@@ -43,7 +43,7 @@ from selfplay.selection.metrics.inputs import REWARDS
 from selfplay.selection.reasons import Reasons
 from selfplay.selection.select import PairPool, Selection, select
 from selfplay.store.durable import pretty_json
-from selfplay.store.output import OutputWriter
+from selfplay.store.result_folder import ResultWriter
 from selfplay.store.run import now
 
 
@@ -125,7 +125,7 @@ def rank(settings: SelectSettings, metric: Metric, pool: PairPool) -> Selection:
 
 def write(
     work: WorkFolder, pairs: pa.Table, pool: PairPool, selection: Selection, *, unused: pa.Table | None = None
-) -> tuple[OutputWriter, ResultTable]:
+) -> tuple[ResultWriter, ResultTable]:
     """The tables of the result into the work folder; the caller adds formats, card and summary and commits."""
     writer = work.output()
     result = ResultTable(pairs, pool, selection)

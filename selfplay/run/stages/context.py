@@ -58,7 +58,7 @@ class Context:
         metrics = self.store.metrics(round_number, "train")
         if metrics["policy_round"] != round_number:
             return self.policy(metrics["policy_round"])
-        if (mark := self.store.removed(round_number)) is not None:
+        if (mark := self.store.tombstone(round_number)) is not None:
             raise SelfplayError(
                 f"the policy of round {round_number} was taken away on {mark.removed} ({mark.why}), and it is needed now",
                 "Go on from a round whose policy is there: `selfplay gc RUN --keep-checkpoints 2 --dry-run` lists them.",

@@ -214,7 +214,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
     except (BackendError, OSError) as error:
         if not durable.is_disk_error(error):
             raise
-        raise durable.no_room(Path(job.output_dir).parent, error) from error
+        raise durable.disk_full_error(Path(job.output_dir).parent, error) from error
     finally:
         if started:
             context.reporter.end()
