@@ -16,9 +16,9 @@ from typing import Any
 from selfplay.config.running import ClusterConfig, RoleConfig
 from selfplay.core.errors import ConfigError, ResourceError
 from selfplay.core.pool import BackendSpec
-from selfplay.execution.ray.local_ray import OwnRay
+from selfplay.execution.ray.local_ray import LocalRay
 from selfplay.execution.ray.ray_pool import RayPool
-from selfplay.execution.ray.signal_mask import deaf_children
+from selfplay.execution.ray.signal_mask import mask_sigterm
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -39,7 +39,7 @@ class RayCluster:
         self._scorers = scorers
         self._log_folder = log_folder
         self._pools: list[RayPool] = []
-        self._own: OwnRay | None = None
+        self._own: LocalRay | None = None
 
     def __enter__(self) -> RayCluster:
         _set_environment(local=self._config.address is None)
@@ -48,7 +48,7 @@ class RayCluster:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
         try:
             # ray.init would take SIGTERM from the driver, whose own handler stops a run at a safe point
-            with deaf_children():
+            with mask_sigterm():
                 if self._config.address is None:
                     # read at the first import of ray, which a reward function's module may have made before
                     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
@@ -59,7 +59,7 @@ class RayCluster:
                         _node_ip_address="127.0.0.1",
                         **common,
                     )
-                    self._own = OwnRay()
+                    self._own = LocalRay()
                 else:
                     _check_token(self._config.address)
                     _check_reachable(self._config.address)
@@ -165,7 +165,7 @@ class RayCluster:
             log_folder=self._log_folder,
             retries=self._config.retries,
             start_timeout=self._config.start_timeout,
-            call_timeout=self._config.call_timeout,
+            heartbeat_timeout=self._config.heartbeat_timeout,
             check_ray=self._own.check if self._own is not None else None,
         )
         self._pools.append(pool)
