@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from selfplay.core.errors import BackendError
+from selfplay.execution.ray.private_api import LocalNode
 
 # no worker can run without these; if another of Ray's processes dies, the next start of a worker reports it
 ESSENTIAL = ("gcs_server", "raylet")
@@ -20,12 +20,8 @@ class LocalRay:
     """Create it right after ray.init."""
 
     def __init__(self) -> None:
-        import ray
-
-        self._node: Any = ray._private.worker._global_node
-        self._started = {
-            info.process.pid: (kind, info.process) for kind, infos in self._node.all_processes.items() for info in infos
-        }
+        self._node = LocalNode()
+        self._started = self._node.processes()
         self._reaper = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(__file__).with_name("orphan_reaper.py")), *map(str, self._started)],
             stdin=subprocess.PIPE,
@@ -43,7 +39,7 @@ class LocalRay:
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 raise BackendError(
                     f"Ray's {kind} (process {pid}) has died ({how}), and the workers with it",
-                    f"Committed work is safe. Its logs are in {self._node.get_session_dir_path()}/logs; out of memory is the "
+                    f"Committed work is safe. Its logs are in {self._node.session_folder()}/logs; out of memory is the "
                     "usual reason, a `ray stop` another. Fix the cause, then `selfplay resume`.",
                 )
 
@@ -52,8 +48,7 @@ class LocalRay:
         each. What they started ends with them, including Ray's two agents, which otherwise stay for a while."""
         import ray
 
-        end = self._node.kill_all_processes
-        self._node.kill_all_processes = lambda **_: end(check_alive=False, allow_graceful=False)
+        self._node.kill_at_shutdown()
         try:
             ray.shutdown()
         finally:

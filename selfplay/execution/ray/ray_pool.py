@@ -18,6 +18,7 @@ from typing import Any
 from selfplay.core.errors import BackendError, SelfplayError, WorkerLostError
 from selfplay.core.pool import BackendSpec, Call, WorkerCrash
 from selfplay.execution.ray.hang_detection import HeartbeatMonitor, crash_frames, hang_frames, kill_process_tree
+from selfplay.execution.ray.private_api import death_reason
 
 # A worker has one call running and one waiting, so that it is never idle between two.
 IN_FLIGHT = 2
@@ -183,7 +184,7 @@ class RayPool:
                 raise cause from None
             raise BackendError(f"{self._name} worker {index}: {cause}", f"See {self._log_path(index)}") from None
         except ray.exceptions.RayError as error:
-            raise _WorkerDied(self._killed.get(index, _death_reason(error))) from None
+            raise _WorkerDied(self._killed.get(index, death_reason(error))) from None
 
     def _log_tail(self, index: int, lines: int = 5) -> str:
         path = self._log_path(index)
@@ -387,14 +388,6 @@ class RayPool:
         for actor in self._actors:
             ray.kill(actor)
         self._actors, self._ready = [], False
-
-
-def _death_reason(error: Exception) -> str:
-    """What Ray reports about a death, in one line. Of a process that is suddenly gone it knows nothing more."""
-    text = str(error).strip() or type(error).__name__
-    detail = text.partition("Worker exit detail: ")[2]
-    known = [] if "connection error" in detail else detail.splitlines()[:1]
-    return " ".join([text.splitlines()[0], *known])
 
 
 class _WorkerDied(Exception):

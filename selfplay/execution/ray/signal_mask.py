@@ -16,6 +16,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from selfplay.execution.ray.private_api import without_sigterm_handler
+
 _starting = False
 
 
@@ -37,17 +39,12 @@ def mask_sigterm() -> Iterator[None]:
     run by SIGABRT.
     """
     global _starting
-    import ray
-
-    utils: Any = ray._private.utils
-    set_handler = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
     _starting = True
     try:
-        yield
+        with without_sigterm_handler():
+            yield
     finally:
         _starting = False
-        utils.set_sigterm_handler = set_handler
         if threading.current_thread() is threading.main_thread():
             # set Python's handlers again, over those that C++ has set
             for number in (signal.SIGTERM, signal.SIGALRM):
