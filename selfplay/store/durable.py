@@ -50,7 +50,7 @@ class Operations:
         self._numbers = itertools.count()
 
     @contextmanager
-    def _told(self, operation: str, path: Path) -> Iterator[None]:
+    def _broadcasts(self, operation: str, path: Path) -> Iterator[None]:
         index = next(self._numbers)
         if self.before is not None:
             self.before(operation, path, index)
@@ -60,24 +60,24 @@ class Operations:
 
     def create(self, path: Path) -> io.FileIO:
         """A new file, or an old one made empty, open for writing."""
-        with self._told("create", path):
+        with self._broadcasts("create", path):
             return open(path, "wb", buffering=0)
 
     def write(self, file: io.FileIO, data: Any) -> None:
         """All of `data` (bytes-like) at the end of a file from `create`."""
-        with self._told("write", Path(file.name)):
+        with self._broadcasts("write", Path(file.name)):
             view = memoryview(data).cast("B")
             while view:
                 view = view[file.write(view) :]
 
     def fsync(self, file: io.FileIO) -> None:
         """Make a file's content durable (not its name)."""
-        with self._told("fsync", Path(file.name)):
+        with self._broadcasts("fsync", Path(file.name)):
             os.fsync(file.fileno())
 
     def fsync_folder(self, folder: Path) -> None:
         """Make the names inside a folder durable."""
-        with self._told("fsync_folder", folder):
+        with self._broadcasts("fsync_folder", folder):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(descriptor)
@@ -86,27 +86,27 @@ class Operations:
 
     def rename(self, source: Path, target: Path) -> None:
         """Another name for a file or folder; a file of that name is replaced."""
-        with self._told("rename", target):
+        with self._broadcasts("rename", target):
             source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
         """A second name for a file."""
-        with self._told("link", target):
+        with self._broadcasts("link", target):
             target.hardlink_to(source)
 
     def unlink(self, path: Path) -> None:
         """Remove a file or a symbolic link."""
-        with self._told("unlink", path):
+        with self._broadcasts("unlink", path):
             path.unlink()
 
     def mkdir(self, folder: Path) -> None:
         """A new folder; its parent is there."""
-        with self._told("mkdir", folder):
+        with self._broadcasts("mkdir", folder):
             folder.mkdir()
 
     def rmdir(self, folder: Path) -> None:
         """Remove an empty folder."""
-        with self._told("rmdir", folder):
+        with self._broadcasts("rmdir", folder):
             folder.rmdir()
 
 

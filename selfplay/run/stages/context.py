@@ -75,7 +75,7 @@ class Context:
     def serve(self, round_number: int) -> list[dict[str, Any]]:
         """Have every engine serve the policy after a round; returns what each said of the change, for the record."""
         policy = self.policy(round_number)
-        changes = self.workers.sampler.everyone("load_policy", policy.engine_folder, policy.digest, policy.canaries)
+        changes = self.workers.sampler.broadcast("load_policy", policy.engine_folder, policy.digest, policy.canaries)
         for change in changes:
             if change.how == "rebuilt":
                 self.reporter.say(f"engine rebuilt for the policy of round {policy.round}: {change.reason}")
