@@ -26,7 +26,7 @@ from selfplay.dataset_selection.missing_columns import computed, numbers
 from selfplay.dataset_selection.models import Models, resolve_models
 from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS
 from selfplay.dataset_selection.output.card import card
-from selfplay.dataset_selection.output.summary import dropped_examples, finite, grouping, groupings, summarize
+from selfplay.dataset_selection.output.summary import dropped_examples, grouping, groupings, summarize
 from selfplay.dataset_selection.output.work_folder import KIND, WorkFolder, finished
 from selfplay.dataset_selection.output.writing import ResultTable, write_formats, write_tables, write_unused
 from selfplay.dataset_selection.reading.dataset import OfflineDataset
@@ -37,6 +37,7 @@ from selfplay.execution.progress import Reporter, libraries_to
 from selfplay.execution.signals import StopFlag, ended_by_stop, signals
 from selfplay.inputs.resolve import KEEP_SECRETS_OUT
 from selfplay.inputs.user_code.metrics import load_metric, metric_digest
+from selfplay.inspect.reading import finite
 from selfplay.selection.diagnostics import diagnose
 from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import REWARDS

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TextIO
 
-from selfplay.core.redaction import safe_text, without_secrets
+from selfplay.core.escape import safe_text
+from selfplay.core.redaction import without_secrets
 from selfplay.store.durable import translating_errors
 from selfplay.store.run import now
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, ResourceError
-from selfplay.core.machine import available_memory, gpu_memory, human_bytes
+from selfplay.core.format import human_bytes
+from selfplay.core.machine import available_memory, gpu_memory
+from selfplay.core.paths import nearest_existing
 from selfplay.inputs.prompts import BadRow, PromptSource
 from selfplay.inputs.resolve import Inputs
 from selfplay.run.disk_estimate import checkpoint_bytes, policy_bytes, response_bytes
@@ -102,12 +104,12 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 
     rewards = reward_bytes(config, inputs, gpu=gpu)
     disk, final = _disk_bytes(config, parameters, responses, evaluation_responses, rounds_done, gpu=gpu)
     memory = available_memory()
-    free = shutil.disk_usage(_existing(run_dir)).free
+    free = shutil.disk_usage(nearest_existing(run_dir)).free
     if rounds_done < config.rounds:
         _check_memory(config, inputs, training, engine, memory)
         if disk > free and config.storage.check_free_space:
             raise ResourceError(
-                f"the run will write about {human_bytes(disk)}; {human_bytes(free)} are free at {_existing(run_dir)}",
+                f"the run will write about {human_bytes(disk)}; {human_bytes(free)} are free at {nearest_existing(run_dir)}",
                 "Make room, lower rounds or prompts.per_round, or choose another --run-dir. "
                 "Where you know better: storage.check_free_space=false.",
             )
@@ -270,10 +272,3 @@ def _bad_lines(source: PromptSource | None, round_number: int) -> Iterator[str]:
         yield f"{row.file} row {row.row}: {row.reason}"
     if len(rows) > SHOWN_BAD_ROWS:
         yield f"... and {len(rows) - SHOWN_BAD_ROWS} more (listed in the metrics of round {round_number}'s prompts)"
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import SelfplayError
+from selfplay.core.paths import nearest_existing
 
 Hook = Callable[[str, Path, int], None]
 
@@ -274,9 +275,7 @@ def _way_out(code: int | None, path: Path, num_bytes: int) -> str:
 
 def _free(path: Path) -> int:
     """Free bytes where `path` is or would be."""
-    while not path.is_dir():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    return shutil.disk_usage(nearest_existing(path)).free
 
 
 def encode_parquet(table: pa.Table) -> bytes:

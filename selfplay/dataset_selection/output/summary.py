@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -122,15 +121,6 @@ def _building(built: BuiltPairs | None) -> dict[str, Any] | None:
         "length_penalty": built.length_penalty,
         "unused": {item["values"]: item["counts"] for item in sorted(reasons, key=lambda item: item["values"])},
     }
-
-
-def finite(value: Any) -> Any:
-    """A document with null in the place of numbers that are not finite, which JSON does not have."""
-    if isinstance(value, dict):
-        return {name: finite(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def dropped_examples(pairs: pa.Table, selection: Selection) -> list[dict[str, Any]]:
