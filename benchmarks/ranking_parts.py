@@ -50,7 +50,7 @@ def ours(table: str, result: str) -> dict[str, Any]:
     from selfplay.dataset_selection.missing_columns import filters, numbers
     from selfplay.dataset_selection.output.writing import ResultTable, write_tables
     from selfplay.dataset_selection.pipeline import pair_pool
-    from selfplay.dataset_selection.reading.reading import read_dataset
+    from selfplay.dataset_selection.reading.dataset import read_dataset
     from selfplay.selection.select import select
     from selfplay.store.result_folder import ResultWriter
 

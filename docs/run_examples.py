@@ -45,7 +45,9 @@ def main() -> None:
     for folder in ("runs/tour", "runs/tour-random", "tour"):
         shutil.rmtree(ROOT / folder, ignore_errors=True)
     pairs = [str(SELFPLAY), "pairs", "runs/quickstart", "3", "--limit", "1", "--json"]
-    pair_id = re.search(r'"pair_id": "([^"]+)"', subprocess.run(pairs, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    pair_id = re.search(
+        r'"pair_id": "([^"]+)"', subprocess.run(pairs, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
     assert pair_id is not None
     for block in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")):
         for match in VIEW.finditer(block):

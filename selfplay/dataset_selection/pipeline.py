@@ -29,8 +29,7 @@ from selfplay.dataset_selection.output.card import card
 from selfplay.dataset_selection.output.summary import dropped_examples, grouping, groupings, summarize
 from selfplay.dataset_selection.output.work_folder import KIND, WorkFolder, finished
 from selfplay.dataset_selection.output.writing import ResultTable, write_formats, write_tables, write_unused
-from selfplay.dataset_selection.reading.dataset import OfflineDataset
-from selfplay.dataset_selection.reading.reading import read_dataset
+from selfplay.dataset_selection.reading.dataset import OfflineDataset, read_dataset
 from selfplay.dataset_selection.settings import RANKING, SelectSettings
 from selfplay.dataset_selection.workers import LazyPools, MakePools, ray_pools
 from selfplay.execution.progress import Reporter, libraries_to

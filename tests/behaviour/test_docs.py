@@ -105,14 +105,17 @@ def test_commands_that_read_a_run(
     assert done.stdout or words[0] == "report"
 
 
-@pytest.mark.parametrize(
-    "example", [example for example in all_examples() if example.language == "python"], ids=names
-)
+@pytest.mark.parametrize("example", [example for example in all_examples() if example.language == "python"], ids=names)
 def test_python_examples(example: Example, workplace: Path) -> None:
     if "runs/quickstart" in example.text:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [sys.executable, "-c", example.text], cwd=workplace, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-c", example.text],
+            cwd=workplace,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
     else:
@@ -122,5 +125,7 @@ def test_python_examples(example: Example, workplace: Path) -> None:
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)|(?:src|srcset)=\"([^\"]+)\"", page.read_text(encoding="utf-8"))
-        missing = [link for pair in links for link in pair if link and "://" not in link and not (page.parent / link).exists()]
+        missing = [
+            link for pair in links for link in pair if link and "://" not in link and not (page.parent / link).exists()
+        ]
         assert missing == [], page

@@ -40,7 +40,9 @@ def test_each_room_says_what_belongs_there_and_what_it_may_import() -> None:
         for folder in folders
     }
     assert [str(folder) for folder, text in sentences.items() if not text] == []
-    assert [str(room) for room, text in sentences.items() if len(room.parts) == 1 and "import" not in text.lower()] == []
+    assert [
+        str(room) for room, text in sentences.items() if len(room.parts) == 1 and "import" not in text.lower()
+    ] == []
 
 
 def test_the_package_is_typed_and_licensed() -> None:
