@@ -31,7 +31,7 @@ from selfplay.selection.reasons import (
     no_reasons,
 )
 
-Form = Literal["simpo", "dpo"]
+ImplicitMargin = Literal["simpo", "dpo"]
 # Columns that `select` makes itself: one of the same name in the input (an earlier selection's) is never read for it.
 _MADE = ("implicit_margin", "alignment_potential", "dpo_implicit_margin")
 
@@ -81,7 +81,7 @@ class SelectionSummary:
     options: dict[str, float]
     keep: float
     seed: int
-    form: str
+    implicit_margin: str
     weight: float
     beta: float | None
     standardize: bool
@@ -127,7 +127,7 @@ def select(
     *,
     metric: str | Metric,
     keep: float,
-    form: Form = "simpo",
+    implicit_margin: ImplicitMargin = "simpo",
     weight: float = 1.0,
     standardize: bool = True,
     beta: float | None = None,
@@ -153,7 +153,7 @@ def select(
     ids = Ids.of(pairs.pair_id) if "pair_id" in rule.inputs else pairs.pair_id
 
     explicit_P = _explicit_margin(pairs.columns, notes)
-    implicit_P = _implicit_margin(pairs.columns, form, beta)
+    implicit_P = _implicit_margin(pairs.columns, implicit_margin, beta)
     reason_P = no_reasons(len(pairs)) if pairs.drop_reason_P is None else pairs.drop_reason_P
     if explicit_P is not None:
         reason_P = give_reason(reason_P, explicit_P == 0, ZERO_MARGIN)
@@ -170,10 +170,10 @@ def select(
         )
     all_zero = potential is not None and potential.num_pool > 0 and potential.implicit == margins.Spread(0.0, 0.0)
     reads_implicit = not {"implicit_margin", "alignment_potential"}.isdisjoint(rule.inputs)
-    if all_zero and reads_implicit and form == "dpo" and not allow_equal_reference:
+    if all_zero and reads_implicit and implicit_margin == "dpo" and not allow_equal_reference:
         raise ConfigError(
             f"metric {rule.name!r} in the DPO form: every implicit margin is 0, since policy and reference agree",
-            "Use form: simpo, or a reference other than the policy itself.",
+            "Use implicit_margin: simpo, or a reference other than the policy itself.",
         )
 
     columns: dict[str, Any] = {name: column for name, column in pairs.columns.items() if name not in _MADE}
@@ -199,7 +199,7 @@ def select(
         options=rule.options | options,
         keep=keep,
         seed=seed,
-        form=form,
+        implicit_margin=implicit_margin,
         weight=weight,
         beta=beta,
         standardize=standardize,
@@ -254,20 +254,22 @@ def _explicit_margin(columns: Mapping[str, Any], notes: list[str]) -> Floats | N
     return np.asarray(columns["explicit_margin"], dtype=np.float64)
 
 
-def _implicit_margin(columns: Mapping[str, Any], form: Form, beta: float | None) -> Floats | None:
-    """Signed implicit margin in the form asked for; None if there are no policy log-probs or token counts."""
-    if (form == "dpo") != (beta is not None):
-        raise ConfigError(f"form {form!r} with beta {beta}", "The DPO form needs a beta; the SimPO form has none.")
+def _implicit_margin(columns: Mapping[str, Any], implicit_margin: ImplicitMargin, beta: float | None) -> Floats | None:
+    """Signed implicit margin of the kind asked for; None if there are no policy log-probs or token counts."""
+    if (implicit_margin == "dpo") != (beta is not None):
+        raise ConfigError(
+            f"implicit_margin: {implicit_margin} with beta {beta}", "Set beta for dpo only: simpo has none."
+        )
     if _missing(columns, POLICY_LOGPS):
         return None
-    if form == "simpo":
+    if implicit_margin == "simpo":
         return (
             None if _missing(columns, NUM_TOKENS) else margins.simpo_margin(*_all(columns, POLICY_LOGPS + NUM_TOKENS))
         )
     if _missing(columns, REFERENCE_LOGPS) or beta is None:
         raise ConfigError(
             "the DPO form of the implicit margin needs reference log-probs, and these pairs have none",
-            "Use form: simpo, or a reference other than the policy itself.",
+            "Use implicit_margin: simpo, or a reference other than the policy itself.",
         )
     return _dpo_margin(columns, beta)
 

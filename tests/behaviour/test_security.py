@@ -27,7 +27,8 @@ from selfplay.cli.main import app
 from selfplay.config.load import load_config
 from selfplay.config.running import ClusterConfig
 from selfplay.core.errors import BackendError, ConfigError, ModelError
-from selfplay.core.redaction import WithoutSecrets, safe_text, secrets, without_secrets
+from selfplay.core.escape import safe_text
+from selfplay.core.redaction import WithoutSecrets, secrets, without_secrets
 from selfplay.execution.progress import Reporter
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.inputs.models.files import refuse_foreign_code, weight_headers

@@ -38,7 +38,7 @@ def test_recipes_are_the_released_one_where_they_can_be(name: str) -> None:
     config = load(name)
     sampling, training, selection = config.sampling, config.training, config.selection
     assert (sampling.num_responses, sampling.temperature, sampling.top_p) == (5, 0.8, 0.95)
-    assert (selection.metric, selection.form, selection.keep) == ("alignment_potential", "simpo", 0.4)
+    assert (selection.metric, selection.implicit_margin, selection.keep) == ("alignment_potential", "simpo", 0.4)
     assert selection.weight == 1.0
     assert (training.epochs, training.batch_size, training.max_length) == (1, 128, 2048)
     assert (training.schedule, training.warmup_ratio) == ("cosine", 0.1)

@@ -66,10 +66,12 @@ def at(pool: PairPool, rows: np.ndarray) -> PairPool:
     )
 
 
-def chosen(pool: PairPool, metric: str, keep: float, form: str = "simpo") -> Selection:
+def chosen(pool: PairPool, metric: str, keep: float, implicit_margin: str = "simpo") -> Selection:
     keep = 1.0 if METRICS[metric].keeps_all else keep
-    beta = 0.1 if form == "dpo" else None
-    return select(pool, metric=metric, keep=keep, form=form, beta=beta, seed=5, allow_equal_reference=True)
+    beta = 0.1 if implicit_margin == "dpo" else None
+    return select(
+        pool, metric=metric, keep=keep, implicit_margin=implicit_margin, beta=beta, seed=5, allow_equal_reference=True
+    )
 
 
 every_metric = pytest.mark.parametrize("metric", METRICS)
@@ -80,9 +82,11 @@ few = settings(max_examples=20)
 
 @every_metric
 @few
-@given(pool=pools(), keep=keeps, form=forms)
-def test_kept_and_dropped_are_all_and_the_best_k_are_kept(metric: str, pool: PairPool, keep: float, form: str) -> None:
-    found = chosen(pool, metric, keep, form)
+@given(pool=pools(), keep=keeps, implicit_margin=forms)
+def test_kept_and_dropped_are_all_and_the_best_k_are_kept(
+    metric: str, pool: PairPool, keep: float, implicit_margin: str
+) -> None:
+    found = chosen(pool, metric, keep, implicit_margin)
     keep = found.summary.keep
     reasons = found.drop_reason_P.tolist()
     ranked = [row for row in range(len(pool)) if reasons[row] in (None, "not_selected")]
@@ -98,10 +102,10 @@ def test_kept_and_dropped_are_all_and_the_best_k_are_kept(metric: str, pool: Pai
 
 @every_metric
 @few
-@given(pool=pools(), keep=keeps, form=forms, seed=st.integers(0, 1000))
-def test_row_order_does_not_matter(metric: str, pool: PairPool, keep: float, form: str, seed: int) -> None:
+@given(pool=pools(), keep=keeps, implicit_margin=forms, seed=st.integers(0, 1000))
+def test_row_order_does_not_matter(metric: str, pool: PairPool, keep: float, implicit_margin: str, seed: int) -> None:
     rows = np.random.default_rng(seed).permutation(len(pool))
-    before, after = chosen(pool, metric, keep, form), chosen(at(pool, rows), metric, keep, form)
+    before, after = chosen(pool, metric, keep, implicit_margin), chosen(at(pool, rows), metric, keep, implicit_margin)
     assert after.rank_P.tolist() == before.rank_P[rows].tolist()
     assert after.drop_reason_P.tolist() == before.drop_reason_P.at(rows).tolist()
     assert np.array_equal(after.metric_value_P, before.metric_value_P[rows], equal_nan=True)

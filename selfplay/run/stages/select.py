@@ -170,13 +170,13 @@ def _select(
         ),
         metric=metric,
         keep=settings.keep,
-        form=settings.form,
+        implicit_margin=settings.implicit_margin,
         weight=settings.weight,
         standardize=settings.standardize,
-        beta=(settings.beta or training.beta) if settings.form == "dpo" else None,
+        beta=(settings.beta or training.beta) if settings.implicit_margin == "dpo" else None,
         seed=context.config.seed + number,
         options=settings.options if metric is ranking.metric else {},
-        allow_equal_reference=settings.form == "dpo" and number == 1,
+        allow_equal_reference=settings.implicit_margin == "dpo" and number == 1,
     )
 
 
@@ -185,7 +185,7 @@ def _read_columns(
 ) -> dict[str, Any]:
     """The columns of READ, P values each. An embedding stays where it was made."""
     ranking = context.inputs.ranking
-    needed = columns_needed(ranking.of_round(number), ranking.form)
+    needed = columns_needed(ranking.of_round(number), ranking.implicit_margin)
     read = {name: columns[name] for name in needed if name not in {*schema(Pair).names, EMBEDDING}}
     return read if groups is None else read | {"group": pa.array(groups, pa.string())}
 

@@ -171,7 +171,10 @@ def _overlaps(
     if len(rows) > MOST_WITH_EMBEDDING:
         metrics = [metric for metric in metrics if "embedding" not in metric.inputs]
     # "explicit_margin" itself for a table that has no rewards to make it of
-    needed = {"explicit_margin", *(column for metric in metrics for column in columns_needed(metric, asked.form))}
+    needed = {
+        "explicit_margin",
+        *(column for metric in metrics for column in columns_needed(metric, asked.implicit_margin)),
+    }
     seen = PairPool(
         pair_id=Ids.of(pool.pair_id).at(rows),
         columns={name: pool.columns[name][rows] for name in sorted(needed) if name in pool.columns},
@@ -185,7 +188,7 @@ def _overlaps(
                 seen,
                 metric=metric,
                 keep=num_kept,
-                form="dpo" if asked.form == "dpo" else "simpo",
+                implicit_margin="dpo" if asked.implicit_margin == "dpo" else "simpo",
                 weight=asked.weight,
                 standardize=asked.standardize,
                 beta=asked.beta,
