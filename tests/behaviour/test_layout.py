@@ -14,10 +14,13 @@ ACROSS_MODULES = ("behaviour", "fixtures", "helpers")
 
 
 def mirrors_a_module(test: Path) -> bool:
-    """`test_x.py` and `test_x_topic.py` are beside the module or package `x`, seen from the two roots."""
+    """`test_x.py` and `test_x_topic.py` test the module or package `x` of the same folder, or the folder `x` itself."""
     folder, words = PACKAGE / test.parent.relative_to(TESTS), test.stem.split("_")[1:]
     names = ["_".join(words[:count]) for count in range(1, len(words) + 1)]
-    return any((folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file() for name in names)
+    return any(
+        name == folder.name or (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+        for name in names
+    )
 
 
 def test_tests_mirror_the_package() -> None:

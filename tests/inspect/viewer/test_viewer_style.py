@@ -7,7 +7,7 @@ from importlib import resources
 
 import pytest
 
-from tests.inspect.web.test_contrast import contrast, palettes, rgb
+from tests.inspect.web.test_web_contrast import contrast, palettes, rgb
 
 
 def css() -> str:
