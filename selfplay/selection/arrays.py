@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Strings = Sequence[str] | pa.Array | pa.ChunkedArray
-"""A column of strings: Python's or Arrow's."""
+Strings: TypeAlias = Sequence[str] | Any
+"""A column of strings: Python's, or an Arrow array or chunked array (which has no types)."""
 
 
 def factorize(values: Iterable[Hashable]) -> Ints:
