@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.terminal import note, safe_text, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.terminal import note, write, write_json
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of a run.")]
 _Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, with dots.")]

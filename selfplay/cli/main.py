@@ -38,8 +38,9 @@ from selfplay.cli import (
     view,
 )
 from selfplay.core.errors import SelfplayError
+from selfplay.core.escape import safe_text
 from selfplay.core.redaction import without_secrets
-from selfplay.core.terminal import note, safe_text
+from selfplay.core.terminal import note
 from selfplay.core.version import __version__
 
 # rich's help and tracebacks would cost a third of the start-up, and read markup out of texts that are none

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.terminal import safe_text, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.terminal import write, write_json
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; report.html in the run if not given.")

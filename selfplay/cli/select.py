@@ -78,7 +78,8 @@ def command(
     result is a folder that datasets.load_dataset, TRL, axolotl and LLaMA-Factory read.
     """
     from selfplay.cli.select_view import view
-    from selfplay.core.terminal import note, safe_text, write, write_json
+    from selfplay.core.escape import safe_text
+    from selfplay.core.terminal import note, write, write_json
     from selfplay.dataset_selection.pipeline import run
     from selfplay.dataset_selection.settings import load_settings
     from selfplay.execution.progress import Reporter

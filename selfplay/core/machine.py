@@ -32,12 +32,3 @@ def gpu_memory() -> list[int]:
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     found = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
     return [int(line) << 20 for line in found.stdout.split() if line.isdigit()] if found.returncode == 0 else []
-
-
-def human_bytes(number: float) -> str:
-    """For people: 13.4 MB."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit in ("B", "KB") else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

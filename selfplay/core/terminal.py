@@ -12,8 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from selfplay.core.redaction import JOINERS
-from selfplay.core.redaction import safe_text as safe_text
+from selfplay.core.escape import JOINERS
 
 _WITHOUT_TERMINAL = 10_000
 BAR_WIDTH = 32
@@ -43,40 +42,6 @@ def clip(text: str, width: int) -> str:
             break
         taken.append(character)
     return "".join(taken) + "…"
-
-
-# a mean that is 0 comes out as what is left of rounding, as that of z-scores
-ROUNDING = 1e-13
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """A number, flag or word as a table shows it; `-` for what is not there."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        if abs(value) < ROUNDING:
-            value = 0.0
-        if value != 0 and (abs(value) < 10**-digits or abs(value) >= 1e6):
-            return f"{value:.{digits - 1}e}"
-        return f"{value:.{digits}f}"
-    return safe_text(str(value))
-
-
-def percent(value: float | None) -> str:
-    """A fraction as a percentage."""
-    return "-" if value is None else f"{value:.0%}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: `4.2 s`, `3 min 10 s`, `2 h 05 min`."""
-    if seconds is None:
-        return "-"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def bar(part: float, whole: float) -> str:

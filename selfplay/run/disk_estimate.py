@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import ResourceError
-from selfplay.core.machine import human_bytes
+from selfplay.core.format import human_bytes
 from selfplay.inputs.prompts import PromptSource
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typer.testing import Result
 import selfplay as package
 from selfplay.core.errors import ConfigError
 from selfplay.inspect.query.paging import TABLES
-from selfplay.store.durable import sealed_json, unsealed_json
+from selfplay.store.durable import json_with_checksum, parse_checked_json
 from selfplay.store.layout import SCHEMA_VERSION
 from selfplay.store.run import Store
 from tests.helpers.sealing import rewrite
@@ -96,9 +96,9 @@ def test_an_old_run_is_viewed(name: str) -> None:
 def newer(tmp_path: Path) -> Path:
     """A run as selfplay 9.9.0 may write it one day."""
     run = Path(shutil.copytree(FIXTURES / OLD[-1], tmp_path / "run"))
-    identity = unsealed_json((run / "RUN.json").read_bytes(), strict=False)
+    identity = parse_checked_json((run / "RUN.json").read_bytes(), strict=False)
     newer = {**identity, "schema_version": 99, "selfplay": "9.9.0", "unheard_of": [1]}
-    (run / "RUN.json").write_bytes(sealed_json(newer))
+    (run / "RUN.json").write_bytes(json_with_checksum(newer))
     return run
 
 

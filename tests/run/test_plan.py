@@ -11,7 +11,7 @@ import pytest
 from selfplay.config.load import load_config
 from selfplay.core import machine
 from selfplay.core.errors import ConfigError, ResourceError
-from selfplay.core.machine import human_bytes
+from selfplay.core.format import human_bytes
 from selfplay.inputs.resolve import Inputs, resolve
 from selfplay.run import plan
 from selfplay.run.memory_estimate import EngineMemory

@@ -25,7 +25,7 @@ from selfplay.store import policy_removal as removal
 from selfplay.store.durable import sha256_bytes as sha256
 from selfplay.store.fork import Fork, stage_name
 from selfplay.store.layout import REMOVED, part_name
-from selfplay.store.output import OutputWriter, read_output
+from selfplay.store.result_folder import ResultWriter, read_result
 from selfplay.store.run import Store
 from tests.helpers.crash_disk import Counts, Recorder, crash_states, write_tree
 
@@ -93,7 +93,7 @@ class History:
         if (root / "RUN.json").is_file():
             store = Store.open(root)
             store.clean_work()
-            removal.finish(store.layout)
+            removal.finish_deletion(store.layout)
         else:
             durable.make_folder(root)
             files = {"resolved.json": b"{}", "pins.json": b"{}", "given.yaml": b"{}"}
@@ -150,15 +150,15 @@ class History:
     def removal(self) -> None:
         """As `gc` does it, after the fork has taken the policy over."""
         layout = self._opened("run", None).layout
-        removal.take_policy(layout, 1, CREATED, "asked for")
+        removal.delete_policy(layout, 1, CREATED, "asked for")
         self.acknowledge(("removed", "run"))
 
     def result(self) -> None:
         root = self.disk / "result"
         durable.make_folder(root)
-        if read_output(root) is not None:
+        if read_result(root) is not None:
             return
-        writer = OutputWriter(root, root / ".work" / "output")
+        writer = ResultWriter(root, root / ".work" / "output")
         for name, data in RESULT.items():
             writer.add(name, data)
         writer.add_parquet("kept/part-00000.parquet", rows("kept", "", 0).schema, [rows("kept", "", 0)])
@@ -187,7 +187,7 @@ def check_reading(disk: Path, acknowledged: list[Any]) -> None:
         assert not problems, [problem["message"] for problem in problems]
         ended = {document["attempt"] for document in store.attempt_documents() if document["end"]}
         assert not {what[1] for what in acknowledged if what[0] == "end"} - ended or name == "fork"
-    found = read_output(disk / "result") if (disk / "result").is_dir() else None
+    found = read_result(disk / "result") if (disk / "result").is_dir() else None
     if found is None:
         assert ("result", None) not in acknowledged, "the result is gone"
     else:

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from selfplay.core.markdown import cell, code, markdown_table
+from selfplay.core.escape import escape_markdown, markdown_code
+from selfplay.core.format import markdown_table
 
 RECIPE = "recipe/config.yaml"
 
@@ -77,7 +78,7 @@ def dataset_card(facts: Facts) -> str:
     return "\n".join(
         [
             f"---\n{front}---\n",
-            f"# {cell(facts.name)}: preference pairs by self-play\n",
+            f"# {escape_markdown(facts.name)}: preference pairs by self-play\n",
             f"{len(facts.splits)} rounds of pairs. In each, the policy at hand answered the prompts, a reward labelled the "
             "answers, pairs were built and ranked, and the best were trained on before the next round. `kept` holds the pairs "
             "that were trained on, best first; `dropped` all others, each with its `drop_reason`.\n",
@@ -118,14 +119,15 @@ def model_card(facts: Facts, round_number: int, digest: str) -> str:
     return "\n".join(
         [
             f"---\n{front}---\n",
-            f"# Policy after round {round_number} of {cell(facts.name)}\n",
-            f"{code(facts.base_model)}{local} after {round_number} rounds of self-play: its own answers, labelled by a reward, "
+            f"# Policy after round {round_number} of {escape_markdown(facts.name)}\n",
+            f"{markdown_code(facts.base_model)}{local} after {round_number} rounds of self-play: "
+            "its own answers, labelled by a reward, "
             f"the best-ranked pairs trained on. The last round's pairs are `{config_name(round_number)}` of "
-            f"{code(facts.dataset)}. float32 weights, sha256 over the files {code(digest[:16])}.\n",
+            f"{markdown_code(facts.dataset)}. float32 weights, sha256 over the files {markdown_code(digest[:16])}.\n",
             "## Held-out numbers\n",
             markdown_table(("", ""), _held_out(row)) if _held_out(row) else "None: the run had no evaluation.\n",
             "## Training\n",
-            markdown_table(("", ""), [(f"`{name}`", code(_value(value))) for name, value in trained.items()]),
+            markdown_table(("", ""), [(f"`{name}`", markdown_code(_value(value))) for name, value in trained.items()]),
             "## How it was made\n",
             _how(facts),
         ]
@@ -136,15 +138,21 @@ def _how(facts: Facts) -> str:
     reward = facts.settings["reward"]
     judged = reward.get("model") or reward.get("function") or ", ".join(sorted(reward.get("parts", {})))
     rows = [
-        ("policy at the start", code(facts.base_model)),
-        ("reward", code(str(judged))),
-        ("prompts", code(str(facts.settings["prompts"]["source"]))),
-        ("pairs", code(_value(facts.settings.get("pairs", {"build": "best_worst"})))),
-        ("selection", code(_value({"metric": "alignment_potential", **facts.settings.get("selection", {})}))),
-        ("run", code(facts.run_id)),
-        *((f"sha256 of {code(name)}", code(digest)) for name, digest in sorted(facts.pins.items())),
-        *((f"revision of {code(name)}", code(revision)) for name, revision in sorted(facts.revisions.items())),
-        ("versions", cell(", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())))),
+        ("policy at the start", markdown_code(facts.base_model)),
+        ("reward", markdown_code(str(judged))),
+        ("prompts", markdown_code(str(facts.settings["prompts"]["source"]))),
+        ("pairs", markdown_code(_value(facts.settings.get("pairs", {"build": "best_worst"})))),
+        ("selection", markdown_code(_value({"metric": "alignment_potential", **facts.settings.get("selection", {})}))),
+        ("run", markdown_code(facts.run_id)),
+        *((f"sha256 of {markdown_code(name)}", markdown_code(digest)) for name, digest in sorted(facts.pins.items())),
+        *(
+            (f"revision of {markdown_code(name)}", markdown_code(revision))
+            for name, revision in sorted(facts.revisions.items())
+        ),
+        (
+            "versions",
+            escape_markdown(", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items()))),
+        ),
     ]
     return markdown_table(("", ""), rows)
 

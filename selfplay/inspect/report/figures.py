@@ -11,8 +11,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from selfplay.core.format import PAGE
 from selfplay.inspect.web.charts import Curve, Part, Point, heat_map, line_chart, stacked_bars
-from selfplay.inspect.web.numbers import count, duration, number, percent, signed
 from selfplay.store.run_state import stages_of
 
 Row = Mapping[str, Any]
@@ -182,7 +182,7 @@ def _time(rows: Sequence[Row]) -> Iterator[Figure]:
     parts = [Part(stage, [(row["stage_seconds"].get(stage) or 0) / unit for row in found]) for stage in stages_of(1)]
     chart = stacked_bars(
         "time", "Where does the time go?", [str(row["round"]) for row in found], parts, row_title="round", x_title=name,
-        show=lambda value: duration(value * unit),
+        show=lambda value: PAGE.duration(value * unit),
     )  # fmt: skip
     yield Figure("Where does the time go?", "Time of each stage by round, of the attempts that committed it.", chart)
 
@@ -196,17 +196,17 @@ def facts_of(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
         last = found[-1]
         for name, key in (("held-out gold reward", "eval_gold_mean"), ("held-out reward", "eval_reward_mean")):
             if last[key] is not None and first[key] is not None:
-                gained = f"{signed(last[key] - first[key])} over round 0"
-                facts.append((name, f"{number(first[key])} \u2192 {number(last[key])}", gained))
+                gained = f"{PAGE.signed(last[key] - first[key])} over round 0"
+                facts.append((name, f"{PAGE.number(first[key])} \u2192 {PAGE.number(last[key])}", gained))
         if last["eval_win_rate_vs_initial"] is not None:
             facts.append(
-                ("wins over round 0", percent(last["eval_win_rate_vs_initial"]), f"by {last['eval_judge']} reward")
+                ("wins over round 0", PAGE.percent(last["eval_win_rate_vs_initial"]), f"by {last['eval_judge']} reward")
             )
         if first["eval_num_tokens_mean"] is not None and last["eval_num_tokens_mean"] is not None:
             tokens = f"{first['eval_num_tokens_mean']:.1f} \u2192 {last['eval_num_tokens_mean']:.1f}"
             facts.append(("tokens a response", tokens, "held-out, sampled"))
     kept, pairs = (sum(row[key] or 0 for row in rows) for key in ("num_kept", "num_pairs"))
     if pairs:
-        facts.append(("pairs kept", count(kept), f"of {count(pairs)}"))
-    facts.append(("time", duration(sum(row["seconds"] for row in rows)), "of all committed stages"))
+        facts.append(("pairs kept", PAGE.count(kept), f"of {PAGE.count(pairs)}"))
+    facts.append(("time", PAGE.duration(sum(row["seconds"] for row in rows)), "of all committed stages"))
     return facts

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from selfplay.core.format import PAGE, markdown_table
 from selfplay.inspect.report.contents import Report
-from selfplay.inspect.web.numbers import NONE, count, duration, number, percent
 
 _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("round", lambda row: str(row["round"])),
-    ("prompts", lambda row: count(row["num_prompts"])),
-    ("responses", lambda row: count(row["num_responses"])),
-    ("pairs", lambda row: count(row["num_pairs"])),
-    ("kept", lambda row: count(row["num_kept"])),
-    ("held-out reward", lambda row: number(row["eval_reward_mean"])),
-    ("held-out gold", lambda row: number(row["eval_gold_mean"])),
-    ("win rate vs round 0", lambda row: percent(row["eval_win_rate_vs_initial"])),
-    ("tokens", lambda row: number(row["eval_num_tokens_mean"], 1)),
-    ("time", lambda row: duration(row["seconds"])),
+    ("prompts", lambda row: PAGE.count(row["num_prompts"])),
+    ("responses", lambda row: PAGE.count(row["num_responses"])),
+    ("pairs", lambda row: PAGE.count(row["num_pairs"])),
+    ("kept", lambda row: PAGE.count(row["num_kept"])),
+    ("held-out reward", lambda row: PAGE.number(row["eval_reward_mean"])),
+    ("held-out gold", lambda row: PAGE.number(row["eval_gold_mean"])),
+    ("win rate vs round 0", lambda row: PAGE.percent(row["eval_win_rate_vs_initial"])),
+    ("tokens", lambda row: PAGE.number(row["eval_num_tokens_mean"], 1)),
+    ("time", lambda row: PAGE.duration(row["seconds"])),
 )
 
 _TEXT = """# {name}
@@ -26,7 +26,6 @@ _TEXT = """# {name}
 A run of `selfplay`, {state}.
 
 {table}
-
 Held-out numbers are of the policy after the round. `report.html` shows all of it.
 
     selfplay status .
@@ -48,13 +47,8 @@ def readme(report: Report) -> str:
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     cells = [[show(row) for _, show in _COLUMNS] for row in rows]
-    used = [at for at in range(len(_COLUMNS)) if at == 0 or any(row[at] != NONE for row in cells)]
-    lines = [
-        [_COLUMNS[at][0] for at in used],
-        ["---"] + ["---:"] * (len(used) - 1),
-        *([row[at] for at in used] for row in cells),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    used = [at for at in range(len(_COLUMNS)) if at == 0 or any(row[at] != PAGE.missing for row in cells)]
+    return markdown_table([_COLUMNS[at][0] for at in used], [[row[at] for at in used] for row in cells], right=True)
 
 
 def _plain(name: str) -> str:

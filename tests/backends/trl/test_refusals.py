@@ -85,7 +85,7 @@ def test_a_policy_of_nan_stops_before_training(pairs, tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_at_its_step(policy, pairs, tmp_path, monkeypatch):
-    from selfplay.backends.trl.trainers import PairDPOTrainer
+    from selfplay.backends.trl.private_api import PairDPOTrainer
 
     real = PairDPOTrainer.compute_loss
 

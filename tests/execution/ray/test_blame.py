@@ -1,4 +1,4 @@
-"""Which of the calls that were lost with a worker is blamed for its death: on a stand-in for Ray, whose answers always come too
+"""Which of the calls that were lost with a worker is blamed for its crash: on a stand-in for Ray, whose answers always come too
 late when the next call ends the worker."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from selfplay.core.errors import BackendError
-from selfplay.core.pool import BackendSpec, Call, Killed
+from selfplay.core.pool import BackendSpec, Call, WorkerCrash
 from selfplay.execution.ray.ray_pool import RayPool
 
 
@@ -79,9 +79,9 @@ def test_an_answer_that_came_too_late_blames_nobody_else_for_ever(
 ) -> None:
     (tmp_path / "scorer-0.log").write_text("these are my last words\n")
     results = dict(pool(tmp_path).map("score", [Call(key, (what,), 2) for key, what in enumerate(order)]))
-    killed = Killed("the actor died", 2)
+    killed = WorkerCrash("the actor died", 2)
     assert results == {key: killed if what == "die" else what for key, what in enumerate(order)}
-    (found,) = [result for result in results.values() if isinstance(result, Killed)]
+    (found,) = [result for result in results.values() if isinstance(result, WorkerCrash)]
     assert "scorer worker 0" in found.worker and "these are my last words" in found.worker
     assert str(tmp_path / "scorer-0.log") in found.worker
 
@@ -96,7 +96,7 @@ def test_bad_calls_in_turn_are_given_up_until_too_many_of_them_die(
         return dict(pool(tmp_path, retries).map("score", calls))
 
     found = ask(retries)
-    assert [isinstance(found[key], Killed) for key in sorted(found)] == [*[True] * retries, False]
+    assert [isinstance(found[key], WorkerCrash) for key in sorted(found)] == [*[True] * retries, False]
     # nothing but deaths: a machine on which nothing works
     with pytest.raises(BackendError, match=f"scorer workers died {retries + 1} times in this stage"):
         ask(20)

@@ -18,8 +18,8 @@ import pytest
 
 from selfplay.config.running import ClusterConfig
 from selfplay.core.errors import BackendError
-from selfplay.core.pool import BackendSpec, Call, Killed
-from selfplay.execution.quarantine import QUARANTINED, GiveUp, answers
+from selfplay.core.pool import BackendSpec, Call, WorkerCrash
+from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy, run_with_quarantine
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
 from tests.helpers.processes import check_gone
@@ -43,7 +43,7 @@ def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
     def make(
         replicas: int = 1,
         retries: int = 2,
-        call_timeout: float = 60.0,
+        heartbeat_timeout: float = 60.0,
         secret: str = "",
         trusted: bool = False,
         **kwargs: Any,
@@ -57,7 +57,7 @@ def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
             log_folder=tmp_path,
             retries=retries,
             start_timeout=60.0,
-            call_timeout=call_timeout,
+            heartbeat_timeout=heartbeat_timeout,
         )
         pools.append(pool)
         return pool
@@ -82,10 +82,10 @@ def squares(pool: RayPool, poison: int, how: str, say: Callable[[str], None] = p
     def row(number: int, reason: str) -> pa.Table:
         return pa.table({"number": [number], "square": pa.nulls(1, pa.int64())})
 
-    give_up: GiveUp[int] = GiveUp(str, row, 2)
+    quarantine: QuarantinePolicy[int] = QuarantinePolicy(str, row, 2)
     found = {}
-    for index, answer in answers(
-        pool, "square", enumerate(NUMBERS), lambda numbers: (list(numbers), poison, how), give_up, say, "squares"
+    for index, answer in run_with_quarantine(
+        pool, "square", enumerate(NUMBERS), lambda numbers: (list(numbers), poison, how), quarantine, say, "squares"
     ):
         found[index] = (answer.table.to_pydict(), answer.given_up)
     return found
@@ -105,7 +105,7 @@ def test_a_shard_that_kills_its_worker_is_halved_until_one_item_is_given_up(
         assert given_up == ([("5", QUARANTINED)] if index == 1 else [])
     # twice by the shard, once by the half that holds it, twice alone; and the first
     assert len((tmp_path / "lives").read_text().split()) == 2 + 1 + 2 + 1
-    assert sum("is halved" in line for line in said) == 2
+    assert sum("is split in two" in line for line in said) == 2
     assert any(line.startswith(f"squares: 5 is {QUARANTINED}") for line in said)
     assert sum(line.startswith("sampler worker 0 died (") for line in said) == 5
 
@@ -113,7 +113,7 @@ def test_a_shard_that_kills_its_worker_is_halved_until_one_item_is_given_up(
 def test_a_backend_that_lost_its_engine_is_replaced_with_its_process(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool(lives=str(tmp_path / "lives"))
     results = dict(pool.map("square", [Call(0, ([1], 1, "lose"), 1), Call(1, ([2], 1, "lose"), 1)]))
-    assert results[0] == Killed("the engine is gone", 1)
+    assert results[0] == WorkerCrash("the engine is gone", 1)
     assert results[1].to_pydict() == {"number": [2], "square": [4]}
     first, second = map(int, (tmp_path / "lives").read_text().split())
     assert gone(first) and not gone(second, seconds=0)
@@ -124,18 +124,18 @@ def test_a_result_in_between_makes_deaths_count_anew(make_pool: MakePool, tmp_pa
     (tmp_path / "no").touch()
     calls = [Call(key, (str(tmp_path / marker), key)) for key, marker in enumerate(("first", "no", "no", "second"))]
     assert dict(pool.map("die_once", calls)) == {key: (key, "nothing") for key in range(4)}
-    assert len(pool.news()) == 2
-    assert pool.news() == []
+    assert len(pool.drain_events()) == 2
+    assert pool.drain_events() == []
 
 
 def test_workers_that_hang_are_ended_and_count_as_ones_that_died(make_pool: MakePool, tmp_path: Path) -> None:
     """One in C code that holds Python's lock, then one that is stopped."""
-    pool = make_pool(call_timeout=DEADLINE, lives=str(tmp_path / "lives"))
+    pool = make_pool(heartbeat_timeout=DEADLINE, lives=str(tmp_path / "lives"))
     hows = ("", "hang_in_c", "stop_itself", "")
     results = dict(
         pool.map("square", [Call(key, ([key], key if how else 0, how), 1) for key, how in enumerate(hows, 1)])
     )
-    assert results[2] == results[3] == Killed("no progress for 5 s, so it was ended", 1)
+    assert results[2] == results[3] == WorkerCrash("no progress for 5 s, so it was killed", 1)
     assert results[1].to_pydict() == {"number": [1], "square": [1]}
     assert results[4].to_pydict() == {"number": [4], "square": [16]}
     *ended, last = map(int, (tmp_path / "lives").read_text().split())
@@ -143,21 +143,21 @@ def test_workers_that_hang_are_ended_and_count_as_ones_that_died(make_pool: Make
 
 
 def test_a_hang_that_does_not_end_names_where_it_is(make_pool: MakePool, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"died \(no progress for 5 s, so it was ended\)") as hung:
-        list(make_pool(call_timeout=DEADLINE, retries=0).map("square", [Call(0, ([2], 2, "hang"))]))
+    with pytest.raises(BackendError, match=r"died \(no progress for 5 s, so it was killed\)") as hung:
+        list(make_pool(heartbeat_timeout=DEADLINE, retries=0).map("square", [Call(0, ([2], 2, "hang"))]))
     assert "it was here, innermost first" in hung.value.message
     assert "pool_backends.py" in hung.value.message and "in hang" in hung.value.message
     assert str(tmp_path / "sampler-0.log") in hung.value.hint
 
 
 def test_a_slow_worker_with_signs_of_progress_is_left_alone(make_pool: MakePool) -> None:
-    pool = make_pool(call_timeout=DEADLINE)
+    pool = make_pool(heartbeat_timeout=DEADLINE)
     assert list(pool.map("be_slow", [Call(0, (1.3 * DEADLINE,))])) == [(0, "done")]
-    assert pool.news() == []
+    assert pool.drain_events() == []
 
 
 def test_what_a_worker_starts_hears_sigterm(make_pool: MakePool) -> None:
-    pool = make_pool(call_timeout=30.0)
+    pool = make_pool(heartbeat_timeout=30.0)
     assert list(pool.map("end_children", [Call(0, (), 1)])) == [(0, [-signal.SIGTERM, -signal.SIGTERM])]
 
 
@@ -170,31 +170,31 @@ def test_how_a_worker_died_is_said_where_it_is_known(make_pool: MakePool) -> Non
     # ends no worker
     with pytest.raises(BackendError, match="sampler worker 0: KeyboardInterrupt: from below"):
         list(pool.map("interrupt", [Call(0, (), 1)]))
-    assert len(pool.news()) == 2
+    assert len(pool.drain_events()) == 2
 
 
 def test_a_stream_has_the_deadline_too(make_pool: MakePool, tmp_path: Path) -> None:
-    pool = make_pool(call_timeout=DEADLINE)
-    assert list(pool.stream("hang_in_stream", str(tmp_path / "stream"))) == [0, 0, "done"]
-    assert ["no progress" in line for line in pool.news()] == [True]
+    pool = make_pool(heartbeat_timeout=DEADLINE)
+    assert list(pool.run_streaming("hang_in_stream", str(tmp_path / "stream"))) == [0, 0, "done"]
+    assert ["no progress" in line for line in pool.drain_events()] == [True]
 
 
 def test_a_trainer_that_dies_goes_on_once_from_what_it_kept(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool()
-    assert list(pool.stream("count_and_die_at", 4, 1, str(tmp_path / "kept"))) == [0, 1, 2, 3, "done from 2"]
-    assert len(pool.news()) == 1
+    assert list(pool.run_streaming("count_and_die_at", 4, 1, str(tmp_path / "kept"))) == [0, 1, 2, 3, "done from 2"]
+    assert len(pool.drain_events()) == 1
     with pytest.raises(BackendError, match="the sampler died \\("):
-        list(make_pool(retries=0).stream("count_then_die", 1))
+        list(make_pool(retries=0).run_streaming("count_then_die", 1))
 
 
 def test_a_worker_forgets_secrets_unless_it_runs_a_users_function_whose_prints_leave_them_out(
     make_pool: MakePool, tmp_path: Path
 ) -> None:
     canary = "hf_CANARYcanaryCANARY"
-    assert make_pool(secret=canary).everyone("environment", "HF_TOKEN") == [None]
+    assert make_pool(secret=canary).broadcast("environment", "HF_TOKEN") == [None]
     function = make_pool(secret=canary, trusted=True)
-    assert function.everyone("environment", "HF_TOKEN") == [canary]
-    function.everyone("print_environment")
+    assert function.broadcast("environment", "HF_TOKEN") == [canary]
+    function.broadcast("print_environment")
     log = (tmp_path / "sampler-0.log").read_text()
     assert "'HF_TOKEN': '[HF_TOKEN]'" in log and canary not in log
 
@@ -202,13 +202,13 @@ def test_a_worker_forgets_secrets_unless_it_runs_a_users_function_whose_prints_l
 DRIVER = """
 import sys, time
 from pathlib import Path
-from selfplay.cluster.pool import BackendSpec, Call
-from selfplay.cluster.ray_cluster import RayCluster
+from selfplay.core.pool import BackendSpec, Call
+from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.config.running import ClusterConfig, RoleConfig
 folder = Path(sys.argv[1])
 with RayCluster(ClusterConfig(sampler=RoleConfig(replicas=2)), folder) as cluster:
     pool = cluster.pool("sampler", BackendSpec("tests.helpers.pool_backends:Counter", {"lives": str(folder / "lives")}))
-    pool.everyone("what")
+    pool.broadcast("what")
     (folder / "hangs").touch()
     list(pool.map("square", [Call(0, ([2], 2, "hang_in_c")), Call(1, ([2], 2, "stop_itself"))]))
 """

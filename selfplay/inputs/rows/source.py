@@ -1,38 +1,34 @@
-"""The rows of a source, whatever it is kept in: the reading half of the *prompts* stage (`sources.py` is the
-other) and of `selfplay select` (`offline/`).
+"""An opened source and its rows: row by row for every format, and as Arrow tables where it is kept in columns.
 
-Files are read with pyarrow and the standard library; only a name on the Hub needs `datasets`, imported when it
-is asked for. Row numbers are 1-based: in JSON Lines the line of the file (blank lines count, but are no rows),
-elsewhere the record, a CSV's header not counted.
+Row numbers are 1-based: in JSON Lines the line of the file (blank lines count, but are not rows), elsewhere the record
+(a CSV's header does not count). Only a Hub dataset needs `datasets`, which is imported when one is opened.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import DataError
-from selfplay.inputs.source_files import WHAT_IS_READ, file_digest, file_format, local_path, source_files
+from selfplay.inputs.rows.files import COMPRESSIONS, WHAT_IS_READ, file_digest, file_format, local_path, source_files
 
 _BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One row: the file and the row's number in it, and either its values or what is wrong with it.
+    """One row: its file and number, and either its values or what is wrong with it.
 
     Example: SourceRow("train.jsonl", 17, {"question": "Say hello."}, None)
     """
@@ -45,8 +41,8 @@ class SourceRow:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An opened source: its data files in reading order or, without files, a Hub dataset with what it was asked for
-    as (`hub_key`). `name` is for people."""
+    """An opened source: its data files in reading order or, without files, a Hub dataset and the names it was opened
+    with (`hub_key`). `name` is what messages call it."""
 
     name: str
     files: Sequence[Path]
@@ -59,8 +55,8 @@ class Source:
         return self.hub is not None or all(file_format(file) in ("parquet", "arrow") for file in self.files)
 
     def rows(self) -> Iterator[SourceRow]:
-        """The rows in the source's own order; a row that cannot be read comes with its problem. Raises DataError
-        for a file that is unreadable as a whole."""
+        """The rows in the source's own order. A row that cannot be read comes with its problem. Raises DataError for a
+        file that cannot be read as a whole."""
         if self.is_arrow:
             for file, first, table in self.tables(batch_size=_BATCH):
                 yield from _table_rows(file, first, table)
@@ -70,8 +66,8 @@ class Source:
                 yield from _read_file(path)
 
     def columns(self) -> list[str]:
-        """The names of the columns in any row, in the order of their first appearance. Reads the whole source
-        where it is JSON. Raises DataError for two columns of one name."""
+        """The names of the columns in any row, in the order of their first appearance. Reads the whole source where it
+        is JSON. Raises DataError for two columns of one name."""
         if self.is_arrow:
             names = [name for schema in self.schemas() for name in schema.names]
         elif all(file_format(file) in ("csv", "tsv") for file in self.files):
@@ -80,11 +76,12 @@ class Source:
                 with _readable(path), _open(path) as file:
                     names += _csv_header(path.name, _csv_reader(path, file)) or []
         else:
-            found: dict[str, None] = {}
+            names = []
+            known: set[str] = set()
             for row in self.rows():
-                if row.values is not None:
-                    found.update(dict.fromkeys(row.values))
-            return list(found)
+                if row.values is not None and not known.issuperset(row.values):
+                    names += row.values
+                    known.update(row.values)
         return list(dict.fromkeys(names))
 
     def schemas(self) -> list[pa.Schema]:
@@ -95,43 +92,34 @@ class Source:
         for path in self.files:
             with _readable(path), _arrow_file(path) as file:
                 schema = file.schema_arrow if isinstance(file, pq.ParquetFile) else file.schema
-            _refuse_double_names(path.name, schema.names)
+            _refuse_repeated_names(path.name, schema.names)
             found.append(schema)
         return found
-
-    def num_rows(self) -> int:
-        """Rows of a source in columns, without reading them."""
-        if self.hub is not None:
-            return int(self.hub.num_rows)
-        total = 0
-        for path in self.files:
-            with _readable(path), _arrow_file(path) as file:
-                if isinstance(file, pq.ParquetFile):
-                    total += file.metadata.num_rows
-                else:
-                    total += sum(batch.num_rows for batch in file)
-        return total
 
     def tables(
         self, columns: Sequence[str] | None = None, batch_size: int | None = None
     ) -> Iterator[tuple[str, int, pa.Table]]:
-        """The rows as pieces of Arrow tables, each with its file and the number of its first row. `columns`: only
-        these; `batch_size`: at most so many rows a piece, else pieces as they are kept. For sources in columns."""
+        """The rows as Arrow tables, each with its file and the number of its first row. `columns`: only these.
+        `batch_size`: at most so many rows in a table, else tables as they are stored. For sources in columns."""
+        names = None if columns is None else list(columns)
         if self.hub is not None:
-            yield from _hub_tables(self.name, self.hub, columns, batch_size)
-            return
+            dataset, first = self.hub if names is None else self.hub.select_columns(names), 1
+            for table in dataset.with_format("arrow").iter(batch_size=batch_size or 100_000):
+                yield self.name, first, table
+                first += table.num_rows
         for path in self.files:
             first = 1
             with _readable(path), _arrow_file(path) as file:
-                for table in _pieces(file, columns, batch_size):
+                for table in _tables(file, names, batch_size):
                     yield path.name, first, table
                     first += table.num_rows
 
     def digest(self) -> str:
-        """sha256 (hex) that changes when the content does; see `digest`."""
+        """sha256 (hex) that changes when the content does: of a file's bytes, of a folder's data files with their
+        names, of a Hub dataset's fingerprint (its builder, revision and files, as `datasets` tracks them)."""
         if self.hub is not None:
             return hashlib.sha256(f"{self.hub_key} {self.hub._fingerprint}".encode()).hexdigest()
-        if len(self.files) == 1 and file_format(self.files[0]) != "arrow":
+        if len(self.files) == 1 and self.files[0].suffix != ".arrow":
             return file_digest(self.files[0])
         total = hashlib.sha256()
         for file in self.files:
@@ -147,34 +135,21 @@ def open_source(
     subset: str | None = None,
     revision: str | None = None,
 ) -> Source:
-    """Find what a source is; nothing is read but a Hub dataset loaded. Arguments and errors as in `read_rows`."""
+    """Find the files of a source, or load a Hub dataset; no file is read.
+
+    `source` is a path, relative to `base_dir`, or the name of a `datasets` dataset (then `split` is required,
+    `subset` and `revision` are allowed). A folder of several splits takes `split` too. Raises DataError for a source
+    that does not exist and for a setting that would do nothing.
+    """
     path = local_path(source, base_dir)
     if path is None:
-        hub = _load_hub(source, split, subset, revision)
-        return Source(f"{source}:{split}", (), hub, f"{source} {subset} {split}")
+        return Source(f"{source}:{split}", (), _load_hub(source, split, subset, revision), f"{source} {subset} {split}")
     if subset is not None or revision is not None:
         raise DataError(f"{path} is local: it has no subset and no revision", "Remove the setting.")
     return Source(str(path), source_files(path, split))
 
 
-def read_rows(
-    source: str,
-    split: str | None = None,
-    base_dir: str | Path = ".",
-    *,
-    subset: str | None = None,
-    revision: str | None = None,
-) -> Iterator[SourceRow]:
-    """The rows of a source in its own order; a row that cannot be read comes with its problem.
-
-    `source` is a path, relative to `base_dir`, or the name of a `datasets` dataset (then `split` is required,
-    `subset` and `revision` are allowed). A folder of several splits takes `split` too. Raises DataError for what
-    is missing, unreadable as a whole, or named by a setting that does nothing there.
-    """
-    yield from open_source(source, split, base_dir, subset=subset, revision=revision).rows()
-
-
-def digest(
+def source_digest(
     source: str,
     split: str | None = None,
     base_dir: str | Path = ".",
@@ -182,75 +157,60 @@ def digest(
     subset: str | None = None,
     revision: str | None = None,
 ) -> str:
-    """sha256 (hex) that changes when the source's content does: of a file's bytes, of a folder's data files with
-    their names, of a Hub dataset's fingerprint (its builder, revision and files, as `datasets` tracks them)."""
+    """`Source.digest` of a source; the arguments are those of `open_source`."""
     return open_source(source, split, base_dir, subset=subset, revision=revision).digest()
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns what readers raise for a broken file into a DataError that names it."""
+    """Turns the errors of readers for a damaged file into a DataError that names it."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
+    except (OSError, EOFError, pa.ArrowException, csv.Error) as error:
         raise DataError(
-            f"{path} cannot be read: {error}", "Check that the file is complete and of its suffix."
+            f"{path} cannot be read: {error}", "Check that the file is complete and matches its suffix."
         ) from error
 
 
-def _open(path: Path) -> IO[bytes]:
-    # GzipFile is an IO[bytes] in all but its type stub.
-    return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
-
-
-def _read_file(path: Path) -> Iterator[SourceRow]:
-    kind = file_format(path)
-    if kind == "jsonl":
-        with _open(path) as file:
-            yield from _read_json_lines(path.name, file)
-    elif kind == "json":
-        yield from _read_json(path)
-    else:
-        with _open(path) as file:
-            yield from _read_csv(path, file)
+def _open(path: Path) -> Any:
+    """The uncompressed bytes of a file."""
+    return io.BufferedReader(pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix)), 1 << 18)
 
 
 @contextmanager
 def _arrow_file(path: Path) -> Iterator[Any]:
-    """A Parquet file, or a reader of an Arrow stream."""
-    if file_format(path) == "arrow":
-        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
-            yield reader
-    elif path.suffix == ".gz":
-        with gzip.open(path, "rb") as packed:
+    """A Parquet file, or a reader of an Arrow file or stream."""
+    if path.suffix in COMPRESSIONS:
+        with _open(path) as packed:
             content = pa.BufferReader(packed.read())
-        yield pq.ParquetFile(content)
     else:
-        with pq.ParquetFile(path) as parquet:
-            yield parquet
+        content = pa.OSFile(str(path)) if file_format(path) == "parquet" else pa.memory_map(str(path))
+    with content:
+        if file_format(path) == "parquet":
+            yield pq.ParquetFile(content)
+            return
+        try:
+            reader = pa.ipc.open_file(content)
+        except pa.ArrowInvalid:  # `datasets` writes streams
+            content.seek(0)
+            reader = pa.ipc.open_stream(content)
+        yield reader
 
 
-def _pieces(file: Any, columns: Sequence[str] | None, batch_size: int | None) -> Iterator[pa.Table]:
-    if not isinstance(file, pq.ParquetFile):
-        for batch in file:
-            table = pa.Table.from_batches([batch])
-            yield table if columns is None else table.select(list(columns))
-    elif batch_size is None:
+def _tables(file: Any, columns: list[str] | None, batch_size: int | None) -> Iterator[pa.Table]:
+    if isinstance(file, pq.ParquetFile) and batch_size is None:
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=None if columns is None else list(columns))
-    else:
-        for batch in file.iter_batches(batch_size=batch_size, columns=None if columns is None else list(columns)):
+            yield file.read_row_group(group, columns=columns)
+    elif isinstance(file, pq.ParquetFile):
+        for batch in file.iter_batches(batch_size=batch_size, columns=columns):
             yield pa.Table.from_batches([batch])
-
-
-def _hub_tables(
-    name: str, dataset: Any, columns: Sequence[str] | None, batch_size: int | None
-) -> Iterator[tuple[str, int, pa.Table]]:
-    first = 1
-    chosen = dataset if columns is None else dataset.select_columns(list(columns))
-    for table in chosen.with_format("arrow").iter(batch_size=batch_size or 100_000):
-        yield name, first, table
-        first += table.num_rows
+    else:
+        is_stream = isinstance(file, pa.RecordBatchStreamReader)
+        for batch in file if is_stream else map(file.get_batch, range(file.num_record_batches)):
+            table = pa.Table.from_batches([batch])
+            table = table if columns is None else table.select(columns)
+            for start in range(0, table.num_rows, batch_size or table.num_rows):
+                yield table.slice(start, batch_size)
 
 
 def _table_rows(file: str, first: int, table: pa.Table) -> Iterator[SourceRow]:
@@ -272,7 +232,18 @@ def _table_rows(file: str, first: int, table: pa.Table) -> Iterator[SourceRow]:
             yield SourceRow(file, first + index, None, f"not convertible: {error}")
 
 
-def _read_json_lines(name: str, lines: IO[bytes]) -> Iterator[SourceRow]:
+def _read_file(path: Path) -> Iterator[SourceRow]:
+    kind = file_format(path)
+    with _open(path) as file:
+        if kind == "jsonl":
+            yield from _read_json_lines(path.name, file)
+        elif kind == "json":
+            yield from _read_json(path, file.read())
+        else:
+            yield from _read_csv(path, file)
+
+
+def _read_json_lines(name: str, lines: Any) -> Iterator[SourceRow]:
     for number, line in enumerate(lines, 1):
         content = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
         if not content:
@@ -287,24 +258,17 @@ def _read_json_lines(name: str, lines: IO[bytes]) -> Iterator[SourceRow]:
             yield _json_row(name, number, value)
 
 
-def _read_json(path: Path) -> Iterator[SourceRow]:
-    """A JSON array of objects, an object with such an array under "data", or JSON Lines in a file that is
-    called .json."""
-    with _open(path) as file:
-        content = file.read()
+def _read_json(path: Path, content: bytes) -> Iterator[SourceRow]:
+    """A JSON array of objects, an object with such an array under "data", or JSON Lines in a file named .json."""
     try:
         value = json.loads(content.removeprefix(b"\xef\xbb\xbf"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}", "Save it as UTF-8.") from error
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and content.lstrip().startswith(b"{"):
+    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits, lists nested too deep
+        if getattr(error, "msg", "") == "Extra data" and content.lstrip().startswith(b"{"):
             yield from _read_json_lines(path.name, io.BytesIO(content))
             return
-        raise DataError(f"{path} is not valid JSON: {error}", "Mend the file, or write one object a line.") from error
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, lists nested thousands deep
-        raise DataError(
-            f"{path} cannot be read as JSON: {error}", "Mend the file, or write one object a line."
-        ) from error
+        raise DataError(f"{path} is not valid JSON: {error}", "Fix the file, or write one object a line.") from error
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
     elif isinstance(value, dict):
@@ -321,7 +285,7 @@ def _json_row(name: str, number: int, value: Any) -> SourceRow:
     return SourceRow(name, number, None, f"not a JSON object but {type(value).__name__}")
 
 
-def _csv_reader(path: Path, file: IO[bytes]) -> Any:
+def _csv_reader(path: Path, file: Any) -> Any:
     # A long response is longer than the module's limit of 131,072 characters a field.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     # Bytes that are not UTF-8 come through as lone surrogates, so that one bad row is one bad row.
@@ -332,41 +296,40 @@ def _csv_reader(path: Path, file: IO[bytes]) -> Any:
 def _csv_header(name: str, reader: Any) -> list[str] | None:
     header: list[str] | None = next(reader, None)
     if header is not None:
-        _refuse_double_names(name, header)
+        _refuse_repeated_names(name, header)
     return header
 
 
-def _read_csv(path: Path, file: IO[bytes]) -> Iterator[SourceRow]:
+def _read_csv(path: Path, file: Any) -> Iterator[SourceRow]:
     reader = _csv_reader(path, file)
     header = _csv_header(path.name, reader)
     if header is None:
         return
     for number, record in enumerate((record for record in reader if record), 1):
         if len(record) != len(header):
-            problem = f"{len(record)} fields, the header has {len(header)}"
-            yield SourceRow(path.name, number, None, problem)
+            yield SourceRow(path.name, number, None, f"{len(record)} fields, the header has {len(header)}")
         else:
             yield SourceRow(path.name, number, dict(zip(header, record, strict=True)), None)
 
 
-def _refuse_double_names(file: str, names: Sequence[str]) -> None:
+def _refuse_repeated_names(file: str, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{file} has two columns called {twice!r}", "Rename one of them.")
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{file} has two columns called {repeated!r}", "Rename one of them.")
 
 
 def _load_hub(source: str, split: str | None, subset: str | None, revision: str | None) -> Any:
     if split is None:
         raise DataError(
-            f"{source!r} is no file here, and as a dataset's name it needs a split", "Set split, or mend the path."
+            f"{source!r} is not a file here, and the name of a dataset needs a split", "Set split, or fix the path."
         )
     import datasets
 
     try:
         return datasets.load_dataset(source, subset, split=split, revision=revision)
-    except Exception as error:  # load_dataset raises whatever its many layers raise; all of it means: not this source
+    except Exception as error:  # load_dataset raises the errors of many libraries; each means that it cannot be loaded
         raise DataError(
-            f"{source!r} is no file here, and loading it as a dataset failed: "
+            f"{source!r} is not a file here, and loading it as a dataset failed: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
             "Check the path or the dataset's name, its split and subset, and the network.",
         ) from error

@@ -1,4 +1,4 @@
-"""Lists in the cells of a CSV, as JSON and as pandas writes them."""
+"""Lists and messages that are stored as text: JSON, and what pandas prints into a CSV."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from selfplay.dataset_selection.reading.reading import read_dataset
+from selfplay.dataset_selection.reading.dataset import read_dataset
 
 
 def table(path: Path, rows: list[dict[str, Any]], write: Any) -> str:
@@ -61,9 +63,39 @@ def test_an_answer_that_looks_like_a_list_stays_an_answer(tmp_path: Path, answer
     assert pairs["chosen"].to_pylist() == [said("assistant", answer)]
 
 
-def test_in_json_a_text_is_a_text(tmp_path: Path) -> None:
-    text = json.dumps(said("assistant", "a"))
-    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "q", "chosen": text, "rejected": "b"}) + "\n")
-    pairs = read_dataset(str(tmp_path / "a.jsonl")).pairs
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+def test_messages_as_json_text_are_messages_in_every_format(tmp_path: Path, kind: str) -> None:
+    row = {"prompt": said("user", "q"), "chosen": said("assistant", "a"), "rejected": said("assistant", "b")}
+    rows = [{name: json.dumps(value) for name, value in row.items()}]
+    path = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "csv":
+        table(path, rows, str)
+    else:
+        path.write_text(json.dumps(rows[0]) + "\n")
+    pairs = read_dataset(str(path)).pairs
     assert pairs is not None
-    assert pairs["chosen"].to_pylist() == [said("assistant", text)]
+    assert [pairs[name].to_pylist() for name in row] == [[value] for value in row.values()]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        json.dumps(said("assistant", "a")),  # beside a plain text: could be either
+        "[{'role': 'assistant', 'content': 'a'}\n {'role': 'user', 'content': 'b'}]",  # as numpy prints it
+        "[{'role': 'assistant', 'content': 'a' 'b'}]",
+        '[{"role": "assistant", "content": "a"',
+    ],
+)
+def test_text_that_may_be_messages_is_refused(tmp_path: Path, chosen: str) -> None:
+    rows = [{"prompt": "q", "chosen": chosen, "rejected": "b"}, {"prompt": "q", "chosen": "a", "rejected": "b"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_dataset(str(tmp_path / "a.jsonl")).bad_rows.counts == {"serialised_messages": 1}
+
+
+def test_lists_of_texts_without_commas_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,responses\nq,\"['x' 'y']\"\nq,\"['x', 'y']\"\n")
+    dataset = read_dataset(str(tmp_path / "a.csv"))
+    assert dataset.bad_rows.counts == {"not_a_list": 1}
+    assert dataset.responses is not None and dataset.responses["text"].to_pylist() == ["x", "y"]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfplay.dataset_selection.reading.conversations import read_pair, read_response
-from selfplay.dataset_selection.reading.dataset import BadValue
+from selfplay.inputs.rows.bad_rows import BadValue
+from selfplay.inputs.rows.messages import read_pair, read_response
 
 
 def said(role: str, content: str) -> dict:

@@ -1,7 +1,4 @@
-"""Which files a source is: a path, a folder of shards, a save_to_disk folder, or no file at all but a name on the Hub.
-
-Below `source_rows.py`, which reads them. Imports nothing heavy.
-"""
+"""Finds the data files of a source: a file, a folder of shards, or a save_to_disk folder. A Hub dataset has none."""
 
 from __future__ import annotations
 
@@ -21,21 +18,22 @@ _FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
     ".arrow": "arrow",
+    ".feather": "arrow",
 }
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-# JSON beside the data that holds none.
+# JSON files beside the data that hold no rows.
 _NO_DATA = {"summary.json", "dataset_info.json", "dataset_infos.json", "state.json", "config.json"}
 _SHARD = re.compile(r"(-\d+-of-\d+(-[0-9a-f]+)?|[-_]?\d+)$")
 _SPLITS = ("train", "test", "validation", "valid", "dev", "eval")
 WHAT_IS_READ = (
-    "Sources are .jsonl, .json, .csv, .tsv, .parquet (each also .gz), a folder of such files, a save_to_disk folder, "
-    "or a Hub dataset."
+    "Sources are .jsonl, .json, .csv, .tsv, .parquet, .arrow or .feather files (also .gz, .bz2 or .zst), a folder of "
+    "such files, a save_to_disk folder, or a Hub dataset."
 )
 
 
 def local_path(source: str, base_dir: str | Path) -> Path | None:
-    """The path that a source names, None for the name of a Hub dataset. Raises DataError for a path that is not
-    there."""
+    """The path of a source, None for the name of a Hub dataset. Raises DataError for a path that does not exist."""
     path = Path(base_dir, Path(source).expanduser())
     if path.exists():
         return path
@@ -43,7 +41,7 @@ def local_path(source: str, base_dir: str | Path) -> Path | None:
         return None
     folder = path.parent
     if not folder.is_dir():
-        raise DataError(f"no such file: {path}", f"There is no folder {folder} either; check the path.")
+        raise DataError(f"no such file: {path}", f"The folder {folder} does not exist either; check the path.")
     near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], 1)
     raise DataError(
         f"no such file: {path}",
@@ -52,12 +50,8 @@ def local_path(source: str, base_dir: str | Path) -> Path | None:
 
 
 def file_format(path: Path) -> str | None:
-    """What a file holds by its suffix, None where that is not known."""
-    suffixes = path.suffixes
-    if suffixes and suffixes[-1] == ".gz":
-        found = _FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
-        return None if found == "arrow" else found
-    return _FORMATS.get(suffixes[-1]) if suffixes else None
+    """The format of a file by its suffix (below that of a compression); None for an unknown one."""
+    return _FORMATS.get(Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix)
 
 
 def source_files(path: Path, split: str | None) -> list[Path]:
@@ -66,8 +60,8 @@ def source_files(path: Path, split: str | None) -> list[Path]:
     if path.is_file():
         if split is not None:
             raise DataError(f"split {split!r} is given, but {path} is a file and has no splits", "Remove split.")
-        if file_format(path) in (None, "arrow"):
-            raise DataError(f"{path} is of no kind that is known", WHAT_IS_READ)
+        if file_format(path) is None:
+            raise DataError(f"{path} has an unknown file format", WHAT_IS_READ)
         return [path]
     if (path / "dataset_dict.json").is_file():
         return _saved_files(path / _split_of_saved(path, split))
@@ -100,11 +94,11 @@ def _saved_files(folder: Path) -> list[Path]:
     """The Arrow files of one saved dataset."""
     state = folder / "state.json"
     if not state.is_file():
-        raise DataError(f"{folder} is no folder of Dataset.save_to_disk", WHAT_IS_READ)
+        raise DataError(f"{folder} is not a folder of Dataset.save_to_disk", WHAT_IS_READ)
     files = [folder / entry["filename"] for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
-        raise DataError(f"{folder} lacks {', '.join(absent[:3])}", "Save or copy the dataset again.")
+        raise DataError(f"{folder} has no {', '.join(absent[:3])}", "Save or copy the dataset again.")
     return files
 
 
@@ -114,12 +108,12 @@ def _folder_files(folder: Path, split: str | None) -> list[Path]:
     files = _data_files(folder)
     if not files:
         splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and _data_files(entry))
-        if len(splits) > 1:  # what `select` leaves: its files for other trainers are no split
+        if len(splits) > 1:  # of a result of `select`: its files for other trainers are not a split
             splits = [name for name in splits if name != "formats"]
         if splits == ["data"]:
             return _folder_files(folder / "data", split)
         if not splits:
-            raise DataError(f"{folder} holds no data files and is no folder of Dataset.save_to_disk", WHAT_IS_READ)
+            raise DataError(f"{folder} holds no data files and is not a folder of Dataset.save_to_disk", WHAT_IS_READ)
         if split not in splits:
             raise _no_such_split(folder, split, splits)
         return _one_kind(folder / split, _data_files(folder / split))
@@ -141,7 +135,8 @@ def _data_files(folder: Path) -> list[Path]:
         if entry.is_file()
         and not entry.name.startswith((".", "_"))
         and entry.name not in _NO_DATA
-        and file_format(entry) not in (None, "arrow")
+        and file_format(entry) is not None
+        and not (entry.name.startswith("cache-") and entry.suffix == ".arrow")
     )
 
 

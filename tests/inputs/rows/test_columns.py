@@ -3,8 +3,7 @@
 import pytest
 
 from selfplay.core.errors import DataError
-from selfplay.dataset_selection.reading.column_names import SIDED_NUMBERS
-from selfplay.dataset_selection.reading.columns import recognise
+from selfplay.inputs.rows.columns import SIDED_NUMBERS, recognise
 
 TEXTS = ["prompt", "chosen", "rejected"]
 

@@ -1,10 +1,11 @@
-"""TRL's own trainers, taught to take pairs as selfplay has them (stage *train*): token ids in, cached
-reference log-probs.
+"""The private parts of TRL's trainers that selfplay overrides, all of them in this file (stage *train*).
 
-`DPOTrainer` computes every loss itself, and so does `CPOTrainer` (SimPO; experimental in TRL). What is
-changed: no tokenising, no reference model and no reference forward, rows in our order, and an optimizer step
-whose gradient is the mean over its pairs however they are cut into micro-batches (TRL averages the means of
-micro-batches, which weighs the pairs of a short last one more).
+The trainers take pairs as selfplay has them: token ids, and cached reference log-probs. TRL computes every loss itself:
+`DPOTrainer`, and `CPOTrainer` for SimPO (experimental in TRL). Changed are: no tokenization, no reference model and no reference
+forward, rows in selfplay's order, and an optimizer step whose gradient is the mean over its pairs however they are split into
+micro-batches (TRL averages the means of micro-batches, which gives the pairs of a short last one a larger weight).
+
+Tested with the versions of `core.versions.TESTED["trl"]`. Check each override here before that range is widened.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from datasets import Dataset
 from trl import DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 
-from selfplay.backends.trl.rows import IGNORED_LABEL, RowOrder, dpo_columns, simpo_row
-from selfplay.core.errors import BackendError, ConfigError
-from selfplay.core.protocols import TrainJob
+from selfplay.backends.trl.rows import IGNORED_LABEL, RowOrder
+from selfplay.core.errors import BackendError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +31,10 @@ class Measured:
     rejected_logps: list[float]
 
 
-class _Pairs:
-    """What both trainers share; goes before TRL's class."""
+class _PairTrainerMixin:
+    """Overrides that both trainers share. It precedes TRL's class in the list of bases."""
 
-    # The loss that compute_loss returns is already this micro-batch's share of the whole step's mean.
+    # compute_loss returns this micro-batch's share of the mean over the whole step.
     loss_is_scaled_for_ga = True
 
     def __init__(self, *args: Any, row_order: RowOrder, **kwargs: Any) -> None:
@@ -57,27 +56,27 @@ class _Pairs:
         return loss if num_items_in_batch is None else loss * (num_pairs / num_items_in_batch)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A checkpoint's weights must fit: transformers would warn and train on with what it had."""
+        """A checkpoint's weights must fit: transformers would only warn and continue with the weights in memory."""
         tied = set(self.model.all_tied_weights_keys)  # type: ignore[attr-defined]
         odd = [*(set(load_result.missing_keys) - tied), *load_result.unexpected_keys]
         if odd:
             raise BackendError(
-                f"a trainer checkpoint does not hold the policy's weights: {', '.join(sorted(odd)[:5])}",
-                "Set training.checkpoint_every: 0 for this architecture, and remove the checkpoint.",
+                f"a trainer checkpoint does not contain the policy's weights: {', '.join(sorted(odd)[:5])}",
+                "Set training.checkpoint_every: 0 for this architecture, and delete the checkpoint.",
             )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None is written: it would look things up on the hub, and the policy is a part of a run."""
+        """Write no model card: it would request data from the hub, and the policy is a part of a run."""
 
     def _send_telemetry(self) -> None:
-        """None is sent."""
+        """Send no telemetry."""
 
     def num_pairs(self, inputs: Any) -> int:
         """Pairs in a collated batch."""
         raise NotImplementedError
 
 
-class PairDPOTrainer(_Pairs, DPOTrainer):
+class PairDPOTrainer(_PairTrainerMixin, DPOTrainer):
     """DPOTrainer on token ids with cached reference log-probs."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -108,30 +107,13 @@ class PairDPOTrainer(_Pairs, DPOTrainer):
         return Measured(float(loss), chosen.tolist(), rejected.tolist())
 
 
-class _Rows(torch.utils.data.Dataset):
-    """Rows that are tokenised already: CPOTrainer maps its dataset three times, which here changes
-    nothing."""
-
-    def __init__(self, rows: list[dict[str, list[int]]]) -> None:
-        self._rows = rows
-
-    def map(self, *args: Any, **kwargs: Any) -> _Rows:
-        return self
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return self._rows[index]
-
-
-class PairSimPOTrainer(_Pairs, CPOTrainer):
+class PairSimPOTrainer(_PairTrainerMixin, CPOTrainer):
     """CPOTrainer with the SimPO loss on token ids."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # Of the metrics at the end of an epoch accelerate would cut each micro-batch of the step to the size of the last,
-        # as if other processes had filled it up, and cut none after a resume. There is one process.
+        # At the end of an epoch accelerate would cut the metrics of each micro-batch to the size of the last one, as if other
+        # processes had padded it, but not after a resume. There is only one process.
         self.accelerator.gather_for_metrics = self.accelerator.gather
 
     def num_pairs(self, inputs: Any) -> int:
@@ -152,23 +134,3 @@ class PairSimPOTrainer(_Pairs, CPOTrainer):
             (chosen.float() * chosen_lengths).tolist(),
             (rejected.float() * rejected_lengths).tolist(),
         )
-
-
-def make_trainer(job: TrainJob, args: Any, model: Any, tokenizer: Any, peft_config: Any) -> Any:
-    """The trainer of `job.loss` around `model`; `args` is its DPOConfig or CPOConfig. Raises ConfigError."""
-    common = {
-        "model": model,
-        "args": args,
-        "processing_class": tokenizer,
-        "peft_config": peft_config,
-        "row_order": RowOrder(job.pairs, job.seed, job.batch_size),
-    }
-    try:
-        if job.loss == "simpo":
-            return PairSimPOTrainer(train_dataset=_Rows([simpo_row(pair) for pair in job.pairs]), **common)
-        return PairDPOTrainer(train_dataset=Dataset.from_dict(dpo_columns(job.pairs)), **common)
-    except (ValueError, NotImplementedError) as error:
-        # TRL checks some values and combinations only here
-        raise ConfigError(
-            f"TRL refuses the training's settings: {error}", "Look at the keys under training.trl."
-        ) from error

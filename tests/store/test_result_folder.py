@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfplay.core.errors import CorruptionError, SelfplayError
-from selfplay.store.output import OutputWriter, read_output
+from selfplay.store.result_folder import ResultWriter, read_result
 
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"]})
 
 
-def written(root: Path) -> OutputWriter:
+def written(root: Path) -> ResultWriter:
     root.mkdir(exist_ok=True)
-    writer = OutputWriter(root, root / ".work" / "output")
+    writer = ResultWriter(root, root / ".work" / "output")
     writer.add("README.md", b"hello\n")
     writer.add_pieces("more/lines.jsonl", [b"1\n", b"2\n"])
     writer.add_parquet("kept/part-00000.parquet", TABLE.schema, [TABLE.slice(0, 2), TABLE.slice(2)], compression="lz4")
@@ -28,10 +28,10 @@ def written(root: Path) -> OutputWriter:
 def test_a_commit_lists_every_file_with_size_digest_and_rows(tmp_path: Path) -> None:
     root = tmp_path / "out"
     writer = written(root)
-    assert read_output(root) is None
+    assert read_result(root) is None
     assert not (root / "kept").exists()
     writer.commit({"kind": "test"})
-    document = read_output(root)
+    document = read_result(root)
     assert document is not None
     assert document["kind"] == "test"
     assert [(entry["path"], entry["rows"]) for entry in document["files"]] == [
@@ -68,7 +68,7 @@ def test_an_injured_folder_is_named(tmp_path: Path, injury: str) -> None:
     else:
         (root / ".COMMIT.json").write_bytes(b"{")
     with pytest.raises(CorruptionError, match=r"README|COMMIT") as found:
-        read_output(root)
+        read_result(root)
     assert "Remove" in found.value.hint
 
 
@@ -78,11 +78,11 @@ def test_a_newer_version_is_not_read(tmp_path: Path) -> None:
     path = root / ".COMMIT.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
     with pytest.raises(SelfplayError, match="newer"):
-        read_output(root)
+        read_result(root)
 
 
 def test_a_full_disk_names_file_and_size(tmp_path: Path) -> None:
-    writer = OutputWriter(tmp_path, tmp_path / ".work")
+    writer = ResultWriter(tmp_path, tmp_path / ".work")
     (tmp_path / ".work" / "full").symlink_to("/dev/full")
     with pytest.raises(SelfplayError, match=r"could not write .*full"):
         writer.add("full", b"x" * 10)

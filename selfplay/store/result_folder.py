@@ -22,7 +22,7 @@ from selfplay.store.layout import COMMIT, SCHEMA_VERSION
 from selfplay.store.manifest import FileEntry
 
 
-class OutputWriter:
+class ResultWriter:
     """Writes the files of a result into `scratch` and moves them to `root` when it is committed. Methods that add a file may
     be called from several threads at once."""
 
@@ -84,8 +84,8 @@ class OutputWriter:
             self._entries[entry.path] = entry
 
 
-def read_output(root: Path) -> dict[str, Any] | None:
-    """The commit of a folder that was written by `OutputWriter`, the presence and sizes of its files checked; None where there
+def read_result(root: Path) -> dict[str, Any] | None:
+    """The commit of a folder that was written by `ResultWriter`, the presence and sizes of its files checked; None where there
     is none. Raises CorruptionError for a folder that is not what its commit says."""
     path = root / COMMIT
     if not path.is_file():
@@ -117,12 +117,12 @@ class _Hashed:
         self.closed = False
 
     def __enter__(self) -> _Hashed:
-        with durable.naming(self._path):
+        with durable.translating_errors(self._path):
             self._file = durable.operations.create(self._path)  # closed in __exit__
         return self
 
     def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
-        with self._file, durable.naming(self._path, self.size):
+        with self._file, durable.translating_errors(self._path, self.size):
             if value is None:
                 durable.operations.fsync(self._file)
 
@@ -130,7 +130,7 @@ class _Hashed:
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        with durable.naming(self._path, self.size + len(view)):
+        with durable.translating_errors(self._path, self.size + len(view)):
             durable.operations.write(self._file, view)
         self._hash.update(view)
         self.size += len(view)
