@@ -21,7 +21,7 @@ from selfplay.execution.quarantine import QUARANTINED
 from selfplay.inputs.metric_requirements import EMBEDDING, prompt_number
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Context
-from selfplay.selection.arrays import Bools, Floats, Ints, codes
+from selfplay.selection.arrays import Bools, Floats, Ints, factorize
 from selfplay.selection.groups import group_name
 from selfplay.selection.metrics import columns_needed
 from selfplay.selection.reasons import give_reason, no_reasons
@@ -166,7 +166,7 @@ def _select(
             pair_id=candidates.pair_id,
             columns=columns | extra,
             drop_reason_P=give_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
-            group_P=None if groups is None else codes(groups),
+            group_P=None if groups is None else factorize(groups),
         ),
         metric=metric,
         keep=settings.keep,
