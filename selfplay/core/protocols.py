@@ -146,6 +146,9 @@ class LogprobModel(Protocol):
         """Columns response_id, embedding (fixed-size list of float32: mean of the last hidden states over prompt and
         response), in item order."""
 
+    def use_dtype(self, dtype: str) -> None:
+        """Use another dtype ("float32" or "bfloat16") from here on."""
+
     def release(self) -> None:
         """Free the model's memory."""
 

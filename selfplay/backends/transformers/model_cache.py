@@ -1,7 +1,7 @@
-"""The model behind stage *logprobs*: loading one, keeping the last by digest, and padded batches for a forward pass.
+"""The model behind stage *logprobs*: loads one, caches the last by digest, and pads batches for a forward pass.
 
-Shared by log-probs (logprobs.py), Ask-LLM (ask_llm.py) and embeddings (embeddings.py), which run in one worker on one
-loaded model.
+Log-probs (logprobs.py), next-token probabilities and embeddings (hidden_states.py) share it: they run in one worker on one loaded
+model.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from selfplay.core.errors import BackendError, ConfigError, ModelError
+from selfplay.backends.transformers.device import this_device, torch_dtype
+from selfplay.core.errors import BackendError, ModelError
 
 
 class ModelCache:
     """The model that was loaded last, on the device of its process (CUDA where there is one, else the CPU).
 
-    `dtype` is the weights' and the forward pass's, by torch's name, and always passed on: transformers 5 would
-    load what the checkpoint says. `threads`: CPU threads.
+    `dtype` ("auto": by the device) is that of the weights and the forward pass. It is always passed on: transformers 5
+    would use the checkpoint's. `threads`: CPU threads.
     """
 
     def __init__(self, *, dtype: str, trust_remote_code: bool, threads: int) -> None:
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"the log-prob dtype is {dtype!r}", "Use float32, bfloat16 or float16.")
         torch.set_num_threads(threads)
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self.device = this_device()
+        self._dtype = torch_dtype(dtype, self.device, "the log-prob dtype")
         self._trust_remote_code = trust_remote_code
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model: Any = None
         self._key: tuple[str, bool] | None = None
 
@@ -43,6 +42,11 @@ class ModelCache:
         causal = causal or _is_causal(folder, self._trust_remote_code)
         self.model = load(folder, self._dtype, self._trust_remote_code, causal).to(self.device)
         self._key = (digest, causal)
+
+    def use_dtype(self, dtype: str) -> None:
+        """Load models in another dtype from here on."""
+        self._dtype = torch_dtype(dtype, self.device, "the log-prob dtype")
+        self.release()
 
     def release(self) -> None:
         """Free the model's memory; the next call loads again."""
@@ -92,7 +96,7 @@ def _is_causal(folder: str, trust_remote_code: bool) -> bool:
 
 
 def load(folder: str, dtype: torch.dtype, trust_remote_code: bool, causal: bool = True) -> Any:
-    """The model in evaluation mode. Raises ModelError where a weight is missing: transformers would make it up."""
+    """The model in evaluation mode. Raises ModelError if a weight is missing: transformers would fill it with random numbers."""
     kind = AutoModelForCausalLM if causal else AutoModel
     try:
         model, loading = kind.from_pretrained(

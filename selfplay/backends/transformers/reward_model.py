@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from selfplay.backends.transformers.batching import token_batches
+from selfplay.backends.transformers.device import BATCH_TOKENS, this_device, torch_dtype
 from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import ScoreItem
@@ -32,7 +33,7 @@ class RewardModel:
     """A reward model on the device of its process (CUDA where there is one, else the CPU).
 
     `dtype`: "auto" is float32 on a CPU and bfloat16 on CUDA, else a torch dtype's name. `batch_tokens`: padded
-    tokens in a forward pass. `max_length`: tokens of a whole conversation, at most (and by default) what the
+    tokens in a forward pass; None: by the device. `max_length`: tokens of a whole conversation, at most (and by default) what the
     model has positions for. `sees`: "final" scores what follows a leading <think>...</think> block, "full"
     everything. `threads`: CPU threads.
 
@@ -46,7 +47,7 @@ class RewardModel:
         *,
         revision: str | None = None,
         dtype: str = "auto",
-        batch_tokens: int = 16384,
+        batch_tokens: int | None = None,
         max_length: int | None = None,
         sees: str = "final",
         trust_remote_code: bool = False,
@@ -57,25 +58,17 @@ class RewardModel:
         folder = model_folder(model, revision)
         check_reward_model(folder, trust_remote_code=trust_remote_code)
         torch.set_num_threads(threads)
-        self._folder, self._sees, self._batch_tokens = str(folder), sees, batch_tokens
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._folder, self._sees = str(folder), sees
+        self._device = this_device()
+        self._batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         self._renderer = ChatRenderer(tokenizer)
-        self._model = _load(self._folder, _dtype(dtype, self._device), trust_remote_code).to(self._device)
+        self._model = _load(self._folder, torch_dtype(dtype, self._device, "reward.dtype"), trust_remote_code).to(
+            self._device
+        )
         self._config = self._model.config.get_text_config()
         self._pad_token_id = _usable_pad(self._config)
         self._max_length = _max_length(max_length, self._config, tokenizer)
-
-    def describe(self) -> dict[str, Any]:
-        """Folder, architecture, device, dtype and the longest conversation in tokens: recorded with the run."""
-        return {
-            "model": self._folder,
-            "architecture": type(self._model).__name__,
-            "device": str(self._device),
-            "dtype": str(self._model.dtype).removeprefix("torch."),
-            "max_length": self._max_length,
-            "sees": self._sees,
-        }
 
     def score(self, items: Sequence[ScoreItem]) -> pa.Table:
         """Rewards in the order of `items`, as SCORE_SCHEMA: a reward or a drop_reason, never both and never
@@ -152,15 +145,6 @@ def _load(folder: str, dtype: torch.dtype, trust_remote_code: bool) -> Any:
             "Use a reward model with num_labels = 1, or wrap this one in a reward function.",
         )
     return model.eval()
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if name not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"reward.dtype is {name!r}", "Use auto, float32, bfloat16 or float16.")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def _usable_pad(config: Any) -> int | None:

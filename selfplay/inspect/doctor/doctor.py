@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from selfplay.core.machine import available_memory, gpu_memory
+from selfplay.core.machine import available_memory, gpu_memory, num_cores
 from selfplay.inspect.doctor.findings import Finding
 from selfplay.inspect.doctor.packages import check_packages, installed_versions, requirements_of
 from selfplay.inspect.reading import SCHEMA_VERSION
@@ -91,7 +91,7 @@ def _machine(gpus: list[int]) -> Iterator[Finding]:
         )
     else:
         yield Finding("disk", "ok", f"{disk / 1e9:.0f} GB free here")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     if cores < 2:
         yield Finding("cores", "warn", "one core", "It works, slowly: the sampler and Ray's own processes share it.")
     else:

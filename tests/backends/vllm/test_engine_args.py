@@ -98,7 +98,10 @@ def test_key_problems_suggest_and_explain():
     assert key_problems({"max_num_seqs": 8}, known) == []
     unknown, owned = key_problems({"max_num_seq": 8, "seed": 1}, known)
     assert "not an engine argument" in unknown and "did you mean max_num_seqs?" in unknown
-    assert owned == "sampling.engine.seed is not allowed, because selfplay sets it: set seed; each response has its own seed"
+    assert (
+        owned
+        == "sampling.engine.seed is not allowed, because selfplay sets it: set seed; each response has its own seed"
+    )
 
 
 def test_auto_dtype_follows_the_device():
