@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from selfplay.backends.transformers.device import this_device, torch_dtype
-from selfplay.core.errors import BackendError, ModelError
+from selfplay.backends.transformers.loading import does_not_load, load_complete
+from selfplay.core.errors import BackendError
 
 
 class ModelCache:
@@ -91,37 +92,12 @@ def _is_causal(folder: str, trust_remote_code: bool) -> bool:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise _does_not_load(folder, error) from error
+        raise does_not_load(folder, "policy", error) from error
     return bool({*(config.architectures or [])} & {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()})
 
 
 def load(folder: str, dtype: torch.dtype, trust_remote_code: bool, causal: bool = True) -> Any:
-    """The model in evaluation mode. Raises ModelError if a weight is missing: transformers would fill it with random numbers."""
-    kind = AutoModelForCausalLM if causal else AutoModel
-    try:
-        model, loading = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise _does_not_load(folder, error) from error
-    # an encoder's pooler reads the last hidden states, which are what is wanted of it
-    names = sorted(name for name in loading["missing_keys"] if causal or not name.startswith("pooler."))
-    if names:
-        raise ModelError(
-            f"the policy in {folder} lacks {len(names)} weights ({names[0]}): they would be random numbers",
-            "Use the complete model; check that config.json and the weights belong together.",
-        )
-    return model.eval()
-
-
-def _does_not_load(folder: str, error: Exception) -> ModelError:
-    lines = str(error).splitlines()
-    return ModelError(
-        f"the policy in {folder} does not load: {type(error).__name__}: {lines[0] if lines else ''}",
-        "Check that the folder is complete: config.json and all safetensors files of one model.",
-    )
+    """The model in evaluation mode. Raises as `load_complete`."""
+    # an encoder's pooler reads the last hidden states, and those are all that is used of an encoder
+    kind, optional = (AutoModelForCausalLM, ()) if causal else (AutoModel, ("pooler.",))
+    return load_complete(kind, folder, dtype, "policy", trust_remote_code=trust_remote_code, optional=optional).eval()

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from selfplay.backends.transformers.batching import token_batches
 from selfplay.backends.transformers.device import BATCH_TOKENS, this_device, torch_dtype
+from selfplay.backends.transformers.loading import load_complete
 from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import ScoreItem
@@ -119,26 +120,9 @@ class RewardModel:
 
 
 def _load(folder: str, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """The model in evaluation mode. Raises ModelError where a weight is missing: transformers would make it up."""
-    try:
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"the reward model in {folder} does not load: {type(error).__name__}: {str(error).splitlines()[0]}",
-            "See the message; a model of an architecture that transformers does not know needs another reward model.",
-        ) from error
-    if loading["missing_keys"]:
-        names = sorted(loading["missing_keys"])
-        raise ModelError(
-            f"the reward model in {folder} lacks {len(names)} weights ({names[0]}): they would be random numbers",
-            "Use the complete model; check that config.json and the weights belong together.",
-        )
+    """The model in evaluation mode. Raises ModelError as `load_complete`, and for more than one label."""
+    kind = AutoModelForSequenceClassification
+    model = load_complete(kind, folder, dtype, "reward model", trust_remote_code=trust_remote_code)
     if model.config.num_labels != 1:
         raise ModelError(
             f"the reward model in {folder} has {model.config.num_labels} labels; a reward is one number",

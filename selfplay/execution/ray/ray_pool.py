@@ -56,12 +56,12 @@ class RayPool:
         self._log_folder = log_folder
         self._retries = retries
         self._start_timeout = start_timeout
-        self._call_timeout = heartbeat_timeout
+        self._heartbeat_timeout = heartbeat_timeout
         # raises if Ray itself has died: workers that cannot be replaced do not report that
         self._check_ray = check_ray or (lambda: None)
         self._actors: list[Any] = []
         self._heartbeats: list[HeartbeatMonitor] = []
-        # what each worker said of itself, and why this pool killed one
+        # what each worker reported when it started, and why this pool killed one
         self._workers: dict[int, WorkerInfo] = {}
         self._killed: dict[int, str] = {}
         # size of the log when the worker started: what is before that was written by earlier workers
@@ -99,7 +99,7 @@ class RayPool:
         path = self._log_path(index)
         self._log_start[index] = path.stat().st_size if path.is_file() else 0
         return remote.remote(
-            self._spec, str(self._log_path(index)), str(self._heartbeats[index].path), self._call_timeout
+            self._spec, str(self._log_path(index)), str(self._heartbeats[index].path), self._heartbeat_timeout
         )
 
     def devices(self) -> list[DeviceFacts]:
@@ -150,16 +150,18 @@ class RayPool:
         the wait; its references then fail."""
         import ray
 
-        interval = max(0.05, min(POLL_INTERVAL, self._call_timeout / 10)) if self._call_timeout else POLL_INTERVAL
+        interval = (
+            max(0.05, min(POLL_INTERVAL, self._heartbeat_timeout / 10)) if self._heartbeat_timeout else POLL_INTERVAL
+        )
         while True:
             self._check_ray()
             done, _ = ray.wait(list(running), num_returns=1, timeout=interval)
             if done:
                 return done[0]
             meanwhile()
-            for index in {*running.values()} - self._killed.keys() if self._call_timeout else ():
-                if self._heartbeats[index].idle() > self._call_timeout:
-                    self._kill(index, f"no progress for {self._call_timeout:g} s, so it was killed")
+            for index in {*running.values()} - self._killed.keys() if self._heartbeat_timeout else ():
+                if self._heartbeats[index].idle() > self._heartbeat_timeout:
+                    self._kill(index, f"no progress for {self._heartbeat_timeout:g} s, so it was killed")
 
     def _kill(self, index: int, why: str) -> None:
         """Kill a worker; its calls fail with this reason."""
