@@ -42,7 +42,7 @@ COMMANDS = {
     "view",
 }
 HEAVY = ("torch", "vllm", "ray", "transformers", "datasets", "trl", "peft")
-LIBRARIES = ("pyarrow", "numpy", "pydantic", "yaml", "rich")
+LIBRARIES = ("pyarrow", "numpy", "pydantic", "ruamel", "rich")
 
 
 def test_command_surface() -> None:
