@@ -24,7 +24,7 @@ _EVALUATION = (
     "eval_num_unscored",
 )  # fmt: skip
 _SELECTION = (
-    "metric", "form", "weight", "beta", "standardize", "keep", "effective_beta", "cut_value", "num_ranked", "num_kept",
+    "metric", "implicit_margin", "weight", "beta", "standardize", "keep", "effective_beta", "cut_value", "num_ranked", "num_kept",
     "explicit_margin_mean", "explicit_margin_std", "implicit_margin_abs_mean", "implicit_margin_abs_std",
     "length_gap_mean", "length_gap_kept_mean",
 )  # fmt: skip

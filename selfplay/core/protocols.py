@@ -66,7 +66,7 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightChange:
+class WeightSync:
     """How an engine came to serve a policy. `how`: "loaded" (fresh engine), "reloaded" (new weights in the live engine) or
     "rebuilt" (the live change failed, for `reason`). `canary_error` is the largest absolute difference of log-probs."""
 
@@ -84,7 +84,7 @@ class Sampler(Protocol):
     def describe(self) -> dict[str, Any]:
         """Versions, device, dtype, max_model_len: recorded with the run."""
 
-    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightChange:
+    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         """Serve the policy in `folder`. A no-op that still reports when `digest` is being served already."""
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:

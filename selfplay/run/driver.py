@@ -31,7 +31,7 @@ from selfplay.run.plan import Plan, make_plan
 from selfplay.run.round_end import tidy
 from selfplay.run.stages.context import Context
 from selfplay.run.worker_specs import Device, ray_workers
-from selfplay.store.driver_heartbeat import beating
+from selfplay.store.driver_heartbeat import heartbeat
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
@@ -238,7 +238,7 @@ def _attempt(
         with (
             libraries_to(folder / "libraries.log") as people,
             reporter.speaking_to(people),
-            beating(folder),
+            heartbeat(folder),
             contextlib.nullcontext() if given_stop else signals(stop, grace, reporter),
             make(config, prepared.inputs, folder) as workers,
             tracking(config.tracking, store, folder, reporter.say) as trackers,

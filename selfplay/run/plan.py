@@ -17,7 +17,7 @@ from selfplay.core.errors import ConfigError, ResourceError
 from selfplay.core.format import human_bytes
 from selfplay.core.machine import available_memory, gpu_memory
 from selfplay.core.paths import nearest_existing
-from selfplay.inputs.prompts import BadRow, PromptSource
+from selfplay.inputs.prompts import PromptSource
 from selfplay.inputs.resolve import Inputs
 from selfplay.run.disk_estimate import checkpoint_bytes, policy_bytes, response_bytes
 from selfplay.run.memory_estimate import EngineMemory, cpu_engine_memory, engine_dtype, reward_bytes, training_bytes
@@ -118,8 +118,8 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 
         rounds_done=min(rounds_done, config.rounds),
         prompts_per_round=per_round,
         prompts_available=available,
-        bad_rows=len(inputs.prompts.bad_rows),
-        evaluation_bad_rows=len(inputs.evaluation.bad_rows) if inputs.evaluation else 0,
+        bad_rows=inputs.prompts.bad_rows.count,
+        evaluation_bad_rows=inputs.evaluation.bad_rows.count if inputs.evaluation else 0,
         bad_rows_shown=[*_bad_lines(inputs.prompts, 1), *_bad_lines(inputs.evaluation, 0)],
         responses_per_round=responses,
         pairs_per_round=pairs,
@@ -267,8 +267,9 @@ def _bad(count: int) -> str:
 
 def _bad_lines(source: PromptSource | None, round_number: int) -> Iterator[str]:
     """The first bad rows of a source, and in which round's prompts the others are listed."""
-    rows: list[BadRow] = source.bad_rows if source else []
-    for row in rows[:SHOWN_BAD_ROWS]:
-        yield f"{row.file} row {row.row}: {row.reason}"
-    if len(rows) > SHOWN_BAD_ROWS:
-        yield f"... and {len(rows) - SHOWN_BAD_ROWS} more (listed in the metrics of round {round_number}'s prompts)"
+    if source is None:
+        return
+    yield from map(str, source.bad_rows.examples[:SHOWN_BAD_ROWS])
+    if source.bad_rows.count > SHOWN_BAD_ROWS:
+        more = source.bad_rows.count - SHOWN_BAD_ROWS
+        yield f"... and {more} more (the first of each reason are in the metrics of round {round_number}'s prompts)"

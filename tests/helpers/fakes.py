@@ -17,7 +17,7 @@ import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
 from selfplay.config.schema import Config
-from selfplay.core.pool import Call, Killed, LocalPool, Workers
+from selfplay.core.pool import Call, LocalPool, WorkerCrash, Workers
 from selfplay.core.protocols import (
     Canary,
     LogprobItem,
@@ -28,7 +28,7 @@ from selfplay.core.protocols import (
     StepMetrics,
     TrainJob,
     TrainResult,
-    WeightChange,
+    WeightSync,
 )
 from selfplay.inputs.resolve import Inputs
 
@@ -43,10 +43,10 @@ class FakeSampler:
     def describe(self) -> dict[str, Any]:
         return {"engine": "fake"}
 
-    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightChange:
+    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         assert Path(folder).is_dir()
         self.loaded.append(digest)
-        return WeightChange("loaded", digest, 0.0, None)
+        return WeightSync("loaded", digest, 0.0, None)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
         rows = []
@@ -158,23 +158,23 @@ class FragilePool(LocalPool):
     def __init__(self, backend: Any, poison: Collection[str]) -> None:
         super().__init__(backend)
         self.poison = poison
-        self.deaths = 0
-        self._news: list[str] = []
+        self.num_crashes = 0
+        self._events: list[str] = []
 
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
         for call in calls:
             items = [item for argument in call.args if isinstance(argument, list) for item in argument]
             if any(is_of(item) in self.poison for item in items if isinstance(item, ITEMS)):
-                assert call.patience is not None
-                self.deaths += call.patience
-                self._news += [f"worker 0 died (killed by {method}) and is replaced"] * call.patience
-                yield call.key, Killed(f"killed by {method}", call.patience)
+                assert call.max_crashes is not None
+                self.num_crashes += call.max_crashes
+                self._events += [f"worker 0 died (killed by {method}) and is replaced"] * call.max_crashes
+                yield call.key, WorkerCrash(f"killed by {method}", call.max_crashes)
             else:
                 yield call.key, getattr(self.backend, method)(*call.args)
 
-    def news(self) -> list[str]:
-        told, self._news = self._news, []
-        return told
+    def drain_events(self) -> list[str]:
+        events, self._events = self._events, []
+        return events
 
 
 ITEMS = (SampleRequest, ScoreItem, LogprobItem, Question)

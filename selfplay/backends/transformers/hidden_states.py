@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from selfplay.backends.transformers.batching import token_batches
-from selfplay.backends.transformers.model_cache import HeldModel
+from selfplay.backends.transformers.model_cache import ModelCache
 from selfplay.core.errors import BackendError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import LogprobItem, Question
@@ -23,7 +23,7 @@ _NOT_FINITE = "The weights hold values that are not finite, or the dtype is too 
 
 
 def next_token_probability(
-    held: HeldModel, folder: str, questions: Sequence[Question], token_ids: Sequence[int], batch_tokens: int
+    held: ModelCache, folder: str, questions: Sequence[Question], token_ids: Sequence[int], batch_tokens: int
 ) -> list[float]:
     """Probability that one of `token_ids` comes next, for each question: softmax in float32 over the vocabulary."""
     found = [0.0] * len(questions)
@@ -42,7 +42,7 @@ def next_token_probability(
     return found
 
 
-def _last_logits(held: HeldModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+def _last_logits(held: ModelCache, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """Logits at each row's last token. Only the positions that are some row's last go through the LM head."""
     input_ids, mask = held.padded(rows)
     lasts = [len(row) - 1 for row in rows]
@@ -59,7 +59,7 @@ def _last_logits(held: HeldModel, rows: Sequence[Sequence[int]]) -> torch.Tensor
     return last
 
 
-def mean_pooled(held: HeldModel, folder: str, items: Sequence[LogprobItem], batch_tokens: int) -> pa.Table:
+def mean_pooled(held: ModelCache, folder: str, items: Sequence[LogprobItem], batch_tokens: int) -> pa.Table:
     """Columns response_id, embedding (fixed-size list of D float32), in item order: see TorchLogprobs.embeddings."""
     rows = [[*item.prompt_token_ids, *item.token_ids] for item in items]
     size: int = held.model.config.get_text_config().hidden_size

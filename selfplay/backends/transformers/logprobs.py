@@ -18,7 +18,7 @@ import torch
 
 from selfplay.backends.transformers import hidden_states
 from selfplay.backends.transformers.batching import token_batches
-from selfplay.backends.transformers.model_cache import HeldModel
+from selfplay.backends.transformers.model_cache import ModelCache
 from selfplay.core.errors import BackendError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import LogprobItem, Question
@@ -42,7 +42,7 @@ PROBABILITY_SCHEMA = pa.schema(
 
 
 class TorchLogprobs:
-    """Log-probs and what else metrics read of a model; keeps the last model it loaded (see HeldModel).
+    """Log-probs and what else metrics read of a model; keeps the last model it loaded (see ModelCache).
 
     The softmax is in float32 whatever the `dtype`. `batch_tokens`: padded tokens in a forward pass.
     """
@@ -55,7 +55,7 @@ class TorchLogprobs:
         trust_remote_code: bool = False,
         threads: int = 1,
     ) -> None:
-        self._held = HeldModel(dtype=dtype, trust_remote_code=trust_remote_code, threads=threads)
+        self._held = ModelCache(dtype=dtype, trust_remote_code=trust_remote_code, threads=threads)
         self._batch_tokens = batch_tokens
 
     def logprobs(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from selfplay.core.errors import BackendError, ConfigError, ModelError
 
 
-class HeldModel:
+class ModelCache:
     """The model that was loaded last, on the device of its process (CUDA where there is one, else the CPU).
 
     `dtype` is the weights' and the forward pass's, by torch's name, and always passed on: transformers 5 would

@@ -64,7 +64,7 @@ def check_weights(model: Any, metrics: StepMetrics) -> None:
             )
 
 
-class Watch(TrainerCallback):
+class StepCallback(TrainerCallback):
     """Reports each step to `progress`, stops at the first one that is not a number or beyond `limits`, seals each
     checkpoint, and stops after sealing one when `stop_file` has appeared.
 

@@ -144,11 +144,11 @@ def _fit(
     """Check the start and let TRL train; on return the optimizer and TRL's trainer are out of scope."""
     from transformers import PrinterCallback
 
-    from selfplay.backends.trl.callback import Watch, step_metrics
+    from selfplay.backends.trl.callback import StepCallback, step_metrics
     from selfplay.backends.trl.checks import check_start
     from selfplay.backends.trl.config import make_args, make_peft_config, uses_bf16
+    from selfplay.backends.trl.make_trainer import make_trainer
     from selfplay.backends.trl.rows import check_pairs
-    from selfplay.backends.trl.trainers import make_trainer
 
     check_pairs(job, model.get_input_embeddings().weight.shape[0])
     peft_config = make_peft_config(job, model)
@@ -157,7 +157,7 @@ def _fit(
     trainer.remove_callback(PrinterCallback)
     start = check_start(trainer, job, bf16=uses_bf16(job, device))
     job_fingerprint = checkpoints.fingerprint(job)
-    trainer.add_callback(Watch(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))
+    trainer.add_callback(StepCallback(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))
     found = _resume_point(job, job_fingerprint, notes, progress)
     trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
     # without the autocast that accelerate wraps around a bf16 forward

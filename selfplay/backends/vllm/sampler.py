@@ -18,9 +18,9 @@ import pyarrow as pa
 from selfplay.backends.vllm.canary import MAX_TOP_LOGPS, TOLERANCES, CanaryVerdict, EngineToken, compare
 from selfplay.backends.vllm.engine_args import engine_arguments, key_problems, prepare_environment, resolve_dtype
 from selfplay.backends.vllm.request_checks import check_requests, check_settings
-from selfplay.core.errors import BackendError, ConfigError, WeightChangeError, WorkerLostError
+from selfplay.core.errors import BackendError, ConfigError, WeightSyncError, WorkerLostError
 from selfplay.core.heartbeat import beat
-from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightChange
+from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightSync
 from selfplay.core.records import Response, schema
 from selfplay.inputs.models.weights import PolicyFolder, check_finite, check_same_architecture, read_policy_folder
 
@@ -66,7 +66,7 @@ class VllmSampler:
         self._dtype = resolve_dtype(dtype, on_cpu=self._on_cpu)
         self._llm: LLM | None = None
         self._policy: PolicyFolder | None = None
-        self._served: WeightChange | None = None
+        self._served: WeightSync | None = None
         self._tokenizer: Any = None
         self._request_numbers = itertools.count()
 
@@ -85,11 +85,11 @@ class VllmSampler:
             "max_num_seqs": self._max_num_seqs() if self._llm else None,
         }
 
-    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightChange:
+    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         """Serve the policy in `folder`; when `digest` is served already, only report how that came about (0 seconds).
 
         Raises ModelError for a folder that cannot be served (the engine keeps serving what it served), and
-        WeightChangeError when not even a fresh engine loads it or agrees with the canaries (nothing is served then).
+        WeightSyncError when not even a fresh engine loads it or agrees with the canaries (nothing is served then).
         """
         started = time.perf_counter()
         if self._served is not None and self._served.digest == digest:
@@ -106,7 +106,7 @@ class VllmSampler:
         if how != "reloaded":
             verdict = self._change_by_building(folder, canaries, reason)
         self._policy = policy
-        self._served = WeightChange(
+        self._served = WeightSync(
             how=how,
             digest=digest,
             seconds=time.perf_counter() - started,
@@ -176,7 +176,7 @@ class VllmSampler:
         return "reloaded", "", verdict
 
     def _change_by_building(self, folder: str, canaries: Sequence[Canary], reason: str) -> CanaryVerdict | None:
-        """A fresh engine on `folder`, checked with the canaries. Raises WeightChangeError (and leaves no engine)."""
+        """A fresh engine on `folder`, checked with the canaries. Raises WeightSyncError (and leaves no engine)."""
         after = f" (rebuilt because {reason})" if reason else ""
         self._drop_engine()
         try:
@@ -186,10 +186,10 @@ class VllmSampler:
             raise
         except Exception as error:  # vLLM's start fails with classes of every kind
             self._drop_engine()
-            raise WeightChangeError(f"vLLM could not serve {folder}{after}: {type(error).__name__}: {error}") from error
+            raise WeightSyncError(f"vLLM could not serve {folder}{after}: {type(error).__name__}: {error}") from error
         if verdict is not None and verdict.miss:
             self._drop_engine()
-            raise WeightChangeError(
+            raise WeightSyncError(
                 f"a fresh engine on {folder} disagrees with the trainer{after}: {verdict.miss}",
                 "Trainer and engine compute this model differently: compare dtype, attention and the model's code.",
             )

@@ -53,7 +53,7 @@ def card(summary: dict[str, Any], command: str, result: ResultTable) -> str:
                     f"{escape_markdown(metric['formula'])} ({escape_markdown(metric['direction'])})",
                 ),
                 ("source of the metric", escape_markdown(metric["source"])),
-                ("form of the implicit margin", _form(summary)),
+                ("implicit margin", _implicit_margin(summary)),
                 ("keep", str(selection["keep"])),
                 ("seed", str(selection["seed"])),
                 *(
@@ -85,13 +85,13 @@ def _revision(place: dict[str, str]) -> str:
     return f" at {markdown_code(place['revision'])}" if "revision" in place else ""
 
 
-def _form(summary: dict[str, Any]) -> str:
+def _implicit_margin(summary: dict[str, Any]) -> str:
     selection = summary["selection"]
     scale = "z-scored over the pool" if selection["standardize"] else "raw"
     if summary["settings"]["group_column"] is not None:
         scale += f", within the groups of {markdown_code(summary['settings']['group_column'])}"
     beta = f", beta {selection['beta']}" if selection["beta"] is not None else ""
-    return f"{selection['form']}{beta}, weight {selection['weight']}, {scale}"
+    return f"{selection['implicit_margin']}{beta}, weight {selection['weight']}, {scale}"
 
 
 def _counts(summary: dict[str, Any]) -> list[tuple[str, str]]:

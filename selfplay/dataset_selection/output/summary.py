@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.dataset_selection.building import BuiltPairs
-from selfplay.dataset_selection.reading.dataset import BadRows, OfflineDataset
+from selfplay.dataset_selection.reading.dataset import OfflineDataset
 from selfplay.dataset_selection.settings import PLACES, SelectSettings
+from selfplay.inputs.rows.bad_rows import BadRows
 from selfplay.selection.diagnostics import Diagnostics, Grouping
 from selfplay.selection.metrics import Metric
 from selfplay.selection.select import Selection

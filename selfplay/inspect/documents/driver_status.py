@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfplay.core.format import age
-from selfplay.store.driver_heartbeat import FRESH, seconds_since
+from selfplay.store.driver_heartbeat import MAX_AGE, seconds_since_heartbeat
 from selfplay.store.lock import is_held, read_holder
 from selfplay.store.process_identity import is_alive, is_here
 from selfplay.store.run import Store
@@ -49,7 +49,7 @@ NOBODY = Driver(False, {}, None, None, "")
 def liveness(store: Store, attempts: list[dict[str, Any]]) -> Driver:
     """Who is, or was last, at work. `attempts` are the documents of the run's attempts, oldest first."""
     last = attempts[-1] if attempts else {}
-    silent = seconds_since(store.layout.attempt(last["attempt"])) if last else None
+    silent = seconds_since_heartbeat(store.layout.attempt(last["attempt"])) if last else None
     if is_held(store.layout.lock):
         return _holder(read_holder(store.layout.lock) or {}, silent)
     if not last or last["end"] is not None:
@@ -62,7 +62,7 @@ def liveness(store: Store, attempts: list[dict[str, Any]]) -> Driver:
         return Driver(False, who, None, silent, f"none here: this is a copy of a run that {name} was at work on")
     if inode is None or is_here(last):  # (an earlier version noted no more than pid and host)
         return Driver(False, who, False, silent, f"none: {name} is gone without a word ({ago})")
-    if silent is not None and silent < FRESH:
+    if silent is not None and silent < MAX_AGE:
         return Driver(True, who, None, silent, f"{name}, another machine or one before its restart; {ago}")
     lost = f"none that can be seen from here: {name}, another machine or one before its restart; {ago}"
     return Driver(False, who, None, silent, f"{lost}. Resume when you know that it is over")

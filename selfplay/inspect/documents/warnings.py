@@ -175,7 +175,7 @@ def _data(metrics: Metrics) -> Found:
         yield (
             "implicit_margin_zero",
             f"every implicit margin is 0, so {select['metric']} ranked without it",
-            "Policy and reference were the same weights: use selection.form: simpo, or training.reference: initial.",
+            "Policy and reference were the same weights: use selection.implicit_margin: simpo, or training.reference: initial.",
         )
 
 

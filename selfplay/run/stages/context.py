@@ -58,7 +58,7 @@ class Context:
         metrics = self.store.metrics(round_number, "train")
         if metrics["policy_round"] != round_number:
             return self.policy(metrics["policy_round"])
-        if (mark := self.store.removed(round_number)) is not None:
+        if (mark := self.store.tombstone(round_number)) is not None:
             raise SelfplayError(
                 f"the policy of round {round_number} was taken away on {mark.removed} ({mark.why}), and it is needed now",
                 "Go on from a round whose policy is there: `selfplay gc RUN --keep-checkpoints 2 --dry-run` lists them.",
@@ -75,7 +75,7 @@ class Context:
     def serve(self, round_number: int) -> list[dict[str, Any]]:
         """Have every engine serve the policy after a round; returns what each said of the change, for the record."""
         policy = self.policy(round_number)
-        changes = self.workers.sampler.everyone("load_policy", policy.engine_folder, policy.digest, policy.canaries)
+        changes = self.workers.sampler.broadcast("load_policy", policy.engine_folder, policy.digest, policy.canaries)
         for change in changes:
             if change.how == "rebuilt":
                 self.reporter.say(f"engine rebuilt for the policy of round {policy.round}: {change.reason}")

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from selfplay.core.errors import BackendError
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Logprobs, schema
-from selfplay.execution.quarantine import GiveUp
+from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Context, Policy
@@ -45,10 +45,10 @@ def run(context: Context, round_number: int) -> None:
         lambda index, table: _complete(
             table, writer.read_shard(index, REFERENCE) if other else (table if reference is not None else None), policy
         ),
-        title=f"round {round_number} logprobs", unit="responses", give_up=no_logprob(context),
+        title=f"round {round_number} logprobs", unit="responses", quarantine=no_logprob(context),
     )  # fmt: skip
     made = metric_inputs.make(context, round_number, writer, policy)
-    context.workers.logprobs.everyone("release")
+    context.workers.logprobs.broadcast("release")
     metrics = {
         "num_responses": sum(len(shard) for shard in shards),
         "quarantined": quarantined(writer, "", REFERENCE, *metric_inputs.TABLES.values()),
@@ -60,9 +60,11 @@ def run(context: Context, round_number: int) -> None:
     context.commit(writer, started, metrics)
 
 
-def no_logprob(context: Context) -> GiveUp[LogprobItem]:
+def no_logprob(context: Context) -> QuarantinePolicy[LogprobItem]:
     """A response that kills its worker has no row: no log-prob can be made up. *select* drops its pairs."""
-    return GiveUp(lambda item: item.response_id, lambda _, reason: _EMPTY, context.config.cluster.max_quarantined)
+    return QuarantinePolicy(
+        lambda item: item.response_id, lambda _, reason: _EMPTY, context.config.cluster.max_poison_items
+    )
 
 
 def trained_policy(context: Context, round_number: int) -> Policy:
@@ -122,7 +124,7 @@ def _forward(
         context, writer, context.workers.logprobs, "logprobs", shards,  # type: ignore[arg-type]
         lambda shard: (model.folder, model.digest, list(shard)),
         lambda _, result: checked(result, model.folder) if result is not None else _EMPTY,
-        title=f"round {round_number} reference logprobs", unit="responses", table=table, give_up=no_logprob(context),
+        title=f"round {round_number} reference logprobs", unit="responses", table=table, quarantine=no_logprob(context),
     )  # fmt: skip
 
 

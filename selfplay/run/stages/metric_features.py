@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from selfplay.core.errors import DataError
 from selfplay.core.protocols import LogprobItem, Question
 from selfplay.core.records import Message
-from selfplay.execution.quarantine import GiveUp
+from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, run_shards
 from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
@@ -158,17 +158,17 @@ class _Work:
     ) -> None:
         """A response that kills its worker has no row."""
         policy = self._policy
-        give_up: GiveUp[Any] = GiveUp(
+        quarantine: QuarantinePolicy[Any] = QuarantinePolicy(
             lambda item: str(item["response_id"] if isinstance(item, dict) else item.response_id),
             lambda _, reason: pa.table({"response_id": pa.array([], pa.string())}),
-            self._context.config.cluster.max_quarantined,
+            self._context.config.cluster.max_poison_items,
         )
         run_shards(
             self._context, self._writer, self._context.workers.logprobs, method,
             cut(items, self._context.config.sampling.shard_size),
             lambda shard: (policy.folder, policy.digest, *arguments(shard)),
             finish,
-            title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity], give_up=give_up,
+            title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity], quarantine=quarantine,
         )  # fmt: skip
 
 

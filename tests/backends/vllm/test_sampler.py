@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfplay.backends.vllm.sampler import VllmSampler, check_engine_keys
-from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightChangeError
+from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError
 from selfplay.core.protocols import Canary, CanaryPosition, SampleRequest, SamplingSettings
 from tests.helpers.tiny import make_tiny_llama
 
@@ -247,7 +247,7 @@ def test_a_live_change_that_fails_is_rebuilt_with_the_reason(sampler, models, mo
 
 
 def test_a_fresh_engine_that_misses_is_an_error_and_serves_nothing(sampler, models):
-    with pytest.raises(WeightChangeError, match=r"a fresh engine on .*m1 disagrees with the trainer .rebuilt because"):
+    with pytest.raises(WeightSyncError, match=r"a fresh engine on .*m1 disagrees with the trainer .rebuilt because"):
         serve(sampler, models["m1"], record_canaries(models["m2"]))
     with pytest.raises(BackendError, match="serves no policy"):
         sampler.sample(REQUESTS, SETTINGS)

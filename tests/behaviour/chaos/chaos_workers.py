@@ -55,18 +55,18 @@ class AheadPool:
                 yield waiting.popleft()
         yield from waiting
 
-    def everyone(self, method: str, *args: Any) -> list[Any]:
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
         """The one answer."""
         if method == "load_policy":
             self._digest = args[1]
         self._points.reached(f"{self._role} is told to {method}")
         return [getattr(self._backend, method)(*args)]
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """Nothing dies alone here."""
         return []
 
-    def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
+    def run_streaming(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
         """What the backend yields, as it does."""
         yield from getattr(self._backend, method)(*args)
 

@@ -19,7 +19,7 @@ import yaml
 
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store.durable import sha256_file
-from selfplay.store.output import read_output
+from selfplay.store.result_folder import read_result
 from selfplay.store.run import Store
 from tests.behaviour.chaos.harness import (
     TALLY,
@@ -194,7 +194,7 @@ def test_a_selection_killed(batch: int, zygote: Zygote, small_world: Path, folde
         check_exit_code(outcome, handled=True)
         there = result_of(out) if out.exists() else {}
         assert there.items() <= expected.items(), "half a file can be read"
-        finished = read_output(out) is not None
+        finished = read_result(out) is not None
         assert finished or outcome.code != 0
         if finished:
             assert there == expected
