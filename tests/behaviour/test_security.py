@@ -120,7 +120,7 @@ def commands(run: Path, tmp_path: Path) -> dict[str, list[str]]:
         "select": ["select", str(run / "rounds/001/select"), "--out", str(tmp_path / "selected"), "--keep", "0.5"],
         "export": ["export", str(run), "--to", str(tmp_path / "exported"), "--policies", "none"],
         "fork": ["fork", str(run), "--from-round", "0", "--dry-run", f"selection.group_column={EVIL}"],
-        "gc": ["gc", str(run), "--keep-checkpoints", "2", "--dry-run"],
+        "gc": ["gc", str(run), "--keep-policies", "2", "--dry-run"],
         "resume": ["resume", str(run), f"{EVIL}=1"],
         "run": ["run", str(evil_config)],
         "config": ["config", "validate", str(evil_config)],

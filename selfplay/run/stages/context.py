@@ -61,7 +61,7 @@ class Context:
         if (mark := self.store.tombstone(round_number)) is not None:
             raise SelfplayError(
                 f"the policy of round {round_number} was taken away on {mark.removed} ({mark.why}), and it is needed now",
-                "Go on from a round whose policy is there: `selfplay gc RUN --keep-checkpoints 2 --dry-run` lists them.",
+                "Go on from a round whose policy is there: `selfplay gc RUN --keep-policies 2 --dry-run` lists them.",
             )
         self.store.require(round_number, "train")
         folder = self.store.layout.stage(round_number, "train")
