@@ -13,9 +13,9 @@ import uvicorn
 
 from selfplay.core.errors import ConfigError, ResourceError
 from selfplay.core.terminal import note, write
+from selfplay.inspect.query.open import open_store
 from selfplay.inspect.viewer.app import make_app
 from selfplay.inspect.viewer.catalogue import kind_of
-from selfplay.store.run import Store
 
 
 def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
@@ -25,7 +25,7 @@ def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
     # what is wrong with the place is said before a port is taken
     make_app(place, str(address), port)
     if kind_of(place) == "run":
-        Store.open(place)  # a run of a newer version; among other runs it is a line of the list
+        open_store(place)  # a run of a newer version; among other runs it is a line of the list
     listener = _bind(address, port)
     with listener:
         port = listener.getsockname()[1]
