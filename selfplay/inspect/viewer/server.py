@@ -23,7 +23,7 @@ def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
     ResourceError where the port is taken."""
     address = _loopback(host)
     # what is wrong with the place is said before a port is taken
-    make_app(place, str(address), port)
+    make_app(place, str(address))
     if kind_of(place) == "run":
         open_store(place)  # a run of a newer version; among other runs it is a line of the list
     listener = _bind(address, port)
@@ -34,7 +34,7 @@ def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
         sys.stdout.flush()
         note(f"{place} is served there, to this machine only, for reading; Ctrl-C stops it")
         config = uvicorn.Config(
-            make_app(place, str(address), port),
+            make_app(place, str(address)),
             log_level="warning",
             access_log=False,
             server_header=False,
