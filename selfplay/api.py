@@ -28,7 +28,7 @@ from selfplay.run.driver import MakeWorkers, Prepared
 from selfplay.run.fork import Forking, prepare_fork
 from selfplay.run.observers import Observed
 from selfplay.run.retention import Retention
-from selfplay.store.run import Store, refuse_occupied
+from selfplay.store.run import Store, require_empty_dir
 from selfplay.store.run_state import config_in_force
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def preflight(
     *,
     run_dir: str | Path | None = None,
     overrides: Sequence[str] = (),
+    force: bool = False,
 ) -> tuple[Prepared, str]:
     """Check everything about a new run that needs no worker. Returns what is ready to run, with its plan, and the text of the
     configuration. See `start` for the arguments."""
@@ -70,7 +71,7 @@ def preflight(
             apply_override(document, override)
         settings = absolute_places(validate(document, "the configuration"), search_path)
     check_installed(settings.tracking.to)
-    return driver.preflight(settings, search_path, run_folder(config, run_dir)), given
+    return driver.preflight(settings, search_path, run_folder(config, run_dir), force=force), given
 
 
 def start(
@@ -87,7 +88,8 @@ def start(
     """Start a run and work on it until it is complete, as `selfplay run` does.
 
     `config` is the path of a YAML file, a `Config` or a dict of settings; `overrides` are `key=value` strings. `run_dir` must not
-    exist yet (default: runs/NAME-OF-THE-CONFIG). `force` continues where a data-quality check would stop the run. `grace` is how
+    exist yet (default: runs/NAME-OF-THE-CONFIG). `force` continues where a data-quality check or an
+    estimate of memory or disk would stop the run. `grace` is how
     many seconds after SIGTERM the run stops at once. `workers` and `stop` replace the Ray workers and the handling of signals.
 
     Raises ConfigError, ModelError, DataError or ResourceError before anything runs; Interrupted when it is stopped; other
@@ -99,8 +101,8 @@ def start(
     """
     reporter = reporter or Reporter()
     target = run_folder(config, run_dir)
-    refuse_occupied(target)
-    prepared, given = preflight(config, run_dir=target, overrides=overrides)
+    require_empty_dir(target)
+    prepared, given = preflight(config, run_dir=target, overrides=overrides, force=force)
     for line in prepared.plan.lines():
         reporter.say(line)
     reporter.say(f"run directory: {prepared.run_dir}   (log: {prepared.run_dir}/attempts/0001/log.txt)")
@@ -133,7 +135,7 @@ def resume(
         selfplay.resume("runs/first", rounds=4)
     """
     store = Store.open(Path(run))
-    store.refuse_links()
+    store.forbid_symlinks()
     document = config_in_force(store)
     before = validate(document, f"{run}/config/resolved.json")
     for override in [*overrides, *_as_overrides(settings)]:
@@ -142,7 +144,7 @@ def resume(
     after = absolute_places(validate(document, "the command line"), search_path)
     check_installed(after.tracking.to)
     try:
-        prepared = driver.preflight(after, search_path, store.layout.root, store)
+        prepared = driver.preflight(after, search_path, store.layout.root, store, force=force)
     except (ModelError, DataError) as error:
         place = "prompts.source" if isinstance(error, DataError) else "policy.model"
         error.hint += f" If it has moved: selfplay resume {run} {place}=NEW-PLACE (its content is compared)."
@@ -210,7 +212,7 @@ def fork(
     reporter = reporter or Reporter()
     overrides = [*overrides, *_as_overrides(settings)]
     target = fork_folder(run, from_round, run_dir)
-    refuse_occupied(target)
+    require_empty_dir(target)
     forking = plan_fork(run, from_round=from_round, run_dir=target, overrides=overrides)
     for line in forking.lines():
         reporter.say(line)

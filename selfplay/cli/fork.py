@@ -38,7 +38,7 @@ def command(
     from selfplay.cli.run import finish
     from selfplay.core.terminal import note, program, write_json
     from selfplay.execution.progress import Reporter
-    from selfplay.store.run import refuse_occupied
+    from selfplay.store.run import require_empty_dir
 
     target, given = api.fork_folder(run, from_round, run_dir), overrides or []
     if not dry_run and not no_run:
@@ -46,7 +46,7 @@ def command(
         finish(target, json_output)
         return
     if not dry_run:
-        refuse_occupied(target)
+        require_empty_dir(target)
     forking = api.plan_fork(run, from_round=from_round, run_dir=target, overrides=given)
     reporter = Reporter()
     for line in forking.lines():

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.terminal import duration, note, number, percent, safe_text, table, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.format import duration, number, percent
+from selfplay.core.terminal import note, table, write, write_json
 
 if TYPE_CHECKING:
     from selfplay.inspect.documents.rounds import Column, RoundSummary

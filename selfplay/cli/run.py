@@ -40,7 +40,7 @@ def command(
     if dry_run:
         if (target / "RUN.json").is_file():
             note(f"note: {target} holds a run already; this one would need another --run-dir")
-        prepared, _ = api.preflight(config, run_dir=target, overrides=overrides)
+        prepared, _ = api.preflight(config, run_dir=target, overrides=overrides, force=force)
         for line in prepared.plan.lines():
             reporter.say(line)
         if json_output:

@@ -11,11 +11,11 @@ import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter
 
-from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightChange
+from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightSync
 
 # marks a nested record whose keys lie in the stage's own object
 _FLAT = {"flat": True}
@@ -48,8 +48,8 @@ class InvalidRow:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightSync:
-    """How one engine got the weights of a policy; see `WeightChange`."""
+class WeightSyncRecord:
+    """How one engine got the weights of a policy; see `WeightSync`."""
 
     how: str
     seconds: float
@@ -58,7 +58,7 @@ class WeightSync:
     reason: str
 
     @classmethod
-    def of(cls, change: WeightChange) -> WeightSync:
+    def of(cls, change: WeightSync) -> WeightSyncRecord:
         """The part of a change that is recorded."""
         return cls(change.how, round(change.seconds, 3), change.canary_error, change.canary_positions, change.reason)
 
@@ -116,7 +116,7 @@ class SelectionSummary:
     options: dict[str, float]
     keep: float
     seed: int
-    form: str
+    implicit_margin: str
     weight: float
     beta: float | None
     standardize: bool
@@ -239,7 +239,7 @@ class SampleOutcome(Outcome):
     drop_reasons: dict[str, int]
     quarantined: dict[str, str]
     policy_digest: str
-    weight_changes: list[WeightSync]
+    weight_changes: list[WeightSyncRecord]
     engines: list[dict[str, Any]]
     num_tokens_sampled: int
     sampling_seconds: float
@@ -332,7 +332,7 @@ class EvaluateOutcome(Outcome):
 
     stage = "evaluate"
 
-    weight_changes: list[WeightSync]
+    weight_changes: list[WeightSyncRecord]
     policy_digest: str
     eval_quarantined: dict[str, str]
     combined: CombinedReward | None = field(default=None, metadata=_FLAT)
@@ -405,7 +405,7 @@ def _nested(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _document(record: Any) -> dict[str, Any]:
-    flat = _flat_fields(type(record))
+    flat = _flat_fields(cast(Any, type(record)))
     document: dict[str, Any] = {}
     for each in dataclasses.fields(record):
         value = getattr(record, each.name)

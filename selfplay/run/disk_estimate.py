@@ -1,7 +1,7 @@
-"""Whether there is room on the disk for the stage that is about to begin: an estimate of what it writes, against what is free.
+"""Checks before each stage that its output fits on the disk, by an estimate.
 
-The plan asks the same of a whole run before it starts; disks fill while a run works. The figures are upper ones: every response
-as long as `sampling.max_tokens` allows, nothing gained by compression.
+The plan checks the same for a whole run before it starts, but a disk may fill up during a run. The figures are upper bounds:
+every response has `sampling.max_tokens` tokens, and nothing is compressed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import ResourceError
-from selfplay.core.machine import human_bytes
+from selfplay.core.format import human_bytes
 from selfplay.core.stages import DiskSizes, stage_named
 from selfplay.inputs.prompts import PromptSource
 from selfplay.inputs.resolve import Inputs
@@ -86,8 +86,8 @@ def check_room(store: Store, config: Config, inputs: Inputs, engine_dtype: str, 
     if need > free:
         raise ResourceError(
             f"round {round_number} {stage} will write about {human_bytes(need)}; {human_bytes(free)} are free at {layout.root}",
-            f"Make room for {human_bytes(need - free)} more, then `selfplay resume`. What is committed is safe. The figure is an "
-            "upper one: where you know better, resume with storage.check_free_space=false.",
+            f"Free {human_bytes(need - free)} more, then `selfplay resume`. Committed work is safe. The figure is an upper "
+            "estimate: storage.check_free_space=false skips this check.",
         )
 
 

@@ -23,6 +23,7 @@ from selfplay.execution.progress import Reporter, libraries_to
 from selfplay.execution.signals import StopFlag, ended_by_stop, signals
 from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs, resolve
 from selfplay.run import loop
+from selfplay.run.devices import check_memory, find_devices
 from selfplay.run.disk_estimate import check_room
 from selfplay.run.fork_rules import changed_pins, offer
 from selfplay.run.observers import MakeObservers, Observed, Observers, no_observers
@@ -30,8 +31,8 @@ from selfplay.run.pass_through_check import find_problems
 from selfplay.run.plan import Plan, make_plan
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.settings import StageSettings
-from selfplay.run.worker_specs import Device, ray_workers
-from selfplay.store.driver_heartbeat import beating
+from selfplay.run.worker_specs import ray_workers
+from selfplay.store.driver_heartbeat import heartbeat
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
@@ -55,7 +56,13 @@ MakeWorkers = Callable[[Config, Inputs, Path], AbstractContextManager[Workers]]
 
 
 def preflight(
-    config: Config, search_path: Path, run_dir: Path, store: Store | None = None, rounds_done: int | None = None
+    config: Config,
+    search_path: Path,
+    run_dir: Path,
+    store: Store | None = None,
+    rounds_done: int | None = None,
+    *,
+    force: bool = False,
 ) -> Prepared:
     """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
     stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room."""
@@ -64,7 +71,7 @@ def preflight(
     if rounds_done is None:
         numbers = store.rounds() if store else []
         rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)
-    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done)
+    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done, force=force)
     prepared = Prepared(config, inputs, plan, run_dir, search_path)
     if problems := find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl)):
         raise ConfigError("; ".join(problems), "These keys go to vLLM and TRL as they are: see their documentation.")
@@ -195,7 +202,7 @@ def stage_settings(config: Config) -> StageSettings:
         selection=config.selection,
         training=config.training,
         gates=config.gates,
-        max_poison_items=config.cluster.max_quarantined,
+        max_poison_items=config.cluster.max_poison_items,
         keep_trainer_checkpoints=config.storage.keep_trainer_checkpoints,
         prompts=config.prompts,
         evaluation=config.evaluation,
@@ -257,7 +264,7 @@ def _attempt(
         with (
             libraries_to(folder / "libraries.log") as people,
             reporter.speaking_to(people),
-            beating(folder),
+            heartbeat(folder),
             contextlib.nullcontext() if given_stop else signals(stop, grace, reporter),
             make(config, prepared.inputs, folder) as workers,
         ):
@@ -267,7 +274,10 @@ def _attempt(
                 reporter.stage(round_number, stage)
                 observers.stage(round_number, stage)
 
-            device = Device.of(config)
+            devices = find_devices(config, workers)
+            reporter.event("devices", **devices.document())
+            for warning in check_memory(config, prepared.inputs, devices, force=force):
+                reporter.say(f"warning: {warning}")
             context = StageContext(
                 store=store,
                 settings=stage_settings(config),
@@ -278,14 +288,14 @@ def _attempt(
                 versions=versions(),
                 reporter=reporter,
                 stop=stop,
-                engine_dtype=device.engine_dtype,
-                precision=device.precision,
+                engine_dtype=devices.engine_dtype,
+                precision=devices.precision,
                 force=force,
                 on_step=observers.step,
             )
             loop.run(
                 context, config.rounds, stage_begins,
-                lambda number, stage: check_room(store, config, prepared.inputs, device.engine_dtype, number, stage),
+                lambda number, stage: check_room(store, config, prepared.inputs, devices.engine_dtype, number, stage),
                 until, observers.round,
             )  # fmt: skip
     except Interrupted as error:

@@ -70,7 +70,7 @@ class Forking:
     def document(self) -> dict[str, Any]:
         """The document of `fork --dry-run --json`."""
         files = [entry for key in self.shared() for entry in self.source.commit_of(*key).files]
-        gone = [number for number in range(1, self.from_round + 1) if self.source.removed(number)]
+        gone = [number for number in range(1, self.from_round + 1) if self.source.tombstone(number)]
         return {
             "schema_version": 1,
             "source": str(self.source.layout.root),
@@ -159,7 +159,7 @@ def _removed(source: Store, number: int) -> Any:
     """The mark of the policy after a round, that of an earlier round where training was skipped."""
     while number and (trained := source.outcome(number, TrainOutcome).policy_round) != number:
         number = trained
-    return source.removed(number) if number else None
+    return source.tombstone(number) if number else None
 
 
 def _check_lengths(source: Store, from_round: int, after: Config, inputs: Inputs) -> None:

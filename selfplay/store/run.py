@@ -20,10 +20,10 @@ from selfplay.store.commits import check_digests, check_shape, is_digest, read_c
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present
 from selfplay.store.manifest import Commit
-from selfplay.store.policy_removal import finish, take_policy
-from selfplay.store.symlinks import links_of_run, refuse_link
+from selfplay.store.policy_removal import delete_policy, finish_deletion
+from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
-from selfplay.store.tombstone import Removed, read_mark
+from selfplay.store.tombstone import Tombstone, read_tombstone
 from selfplay.store.writer import StageInputs, StageWriter, read_parquet
 
 STOP = "STOP"
@@ -37,7 +37,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def refuse_occupied(root: Path) -> None:
+def require_empty_dir(root: Path) -> None:
     """Raise ConfigError unless `root` is absent or empty, and in no other run: a run never overwrites anything."""
     for above in root.absolute().resolve().parents:
         if (above / "RUN.json").is_file():
@@ -97,10 +97,10 @@ class Store:
         """A new run directory with the files of `config/`. It must be absent or empty; RUN.json is written last. What
         `forked_from` names is taken over by `inherit`."""
         root = root.absolute()
-        refuse_occupied(root)
+        require_empty_dir(root)
         layout = Layout(root)
         for folder in (layout.config, layout.attempts, layout.rounds, layout.work):
-            refuse_link(folder, root)
+            forbid_symlinks(folder, root)
             durable.make_folder(folder)
         for name, data in files.items():
             durable.write_file(layout.config / name, data)
@@ -109,7 +109,7 @@ class Store:
             "forked_from": forked_from.to_json() if forked_from else None,
             "config": {name: durable.sha256_bytes(data) for name, data in files.items()},
         }  # fmt: skip
-        durable.write_file(layout.identity, durable.sealed_json(identity))
+        durable.write_file(layout.identity, durable.json_with_checksum(identity))
         return cls(layout, identity["id"], identity["created"], forked_from, identity["config"])
 
     @classmethod
@@ -131,7 +131,7 @@ class Store:
             what = "is not a run" if root.is_dir() else "does not exist"
             raise ConfigError(f"{root} {what} (no RUN.json)", "Give the folder that `selfplay run` named.")
         for path in (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work):
-            refuse_link(path, layout.root)
+            forbid_symlinks(path, layout.root)
         try:
             data = durable.read_file(layout.identity)
             document = durable.parse_json(data)
@@ -139,10 +139,10 @@ class Store:
             if not isinstance(version, int) or version < 1:
                 raise ValueError(f"schema version {version!r}")
             # a flipped digit is no newer version: whatever that seals, it seals as today, or not at all
-            if version > SCHEMA_VERSION and durable.seal_holds(document):
+            if version > SCHEMA_VERSION and durable.checksum_matches(document):
                 raise _newer(root, version, document.get("selfplay"))
             # both came at once: a run of an earlier version has neither
-            identity = durable.unsealed_json(data, strict=b'"config"' in data)
+            identity = durable.parse_checked_json(data, strict=b'"config"' in data)
             if not all(isinstance(identity[name], str) for name in ("id", "created")):
                 raise ValueError("its id or date is none")
             forked_from = Fork.from_json(identity["forked_from"]) if identity["forked_from"] else None
@@ -158,7 +158,7 @@ class Store:
     def config_file(self, name: str) -> bytes:
         """A file of `config/`. Raises CorruptionError where it is not what RUN.json says."""
         path = self.layout.config / name
-        refuse_link(path, self.layout.root)
+        forbid_symlinks(path, self.layout.root)
         if not path.is_file():
             raise CorruptionError(f"{path} is missing", "Restore it from a backup.")
         data = durable.read_file(path)
@@ -195,14 +195,14 @@ class Store:
         folder = self.layout.attempt(number)
         durable.make_folder(folder)
         durable.write_file(
-            folder / "attempt.json", durable.sealed_json({"attempt": number, "started": now(), **document})
+            folder / "attempt.json", durable.json_with_checksum({"attempt": number, "started": now(), **document})
         )
         return number
 
     def end_attempt(self, number: int, outcome: str, message: str = "") -> None:
         """How an attempt ended: complete, interrupted or failed. A killed one has no such file."""
         end = {"attempt": number, "ended": now(), "outcome": outcome, "message": message}
-        durable.write_file(self.layout.attempt(number) / "end.json", durable.sealed_json(end))
+        durable.write_file(self.layout.attempt(number) / "end.json", durable.json_with_checksum(end))
 
     def attempt_documents(self) -> list[dict[str, Any]]:
         """attempt.json of every attempt with its `end` (null when it did not come to one), oldest first. Raises CorruptionError
@@ -218,14 +218,14 @@ class Store:
         """`attempt.json` or `end.json` of an attempt; None where a crash left none. Raises CorruptionError."""
         path = self.layout.attempt(number) / name
         sealed = self.config_digests is not None
-        refuse_link(path, self.layout.root)
+        forbid_symlinks(path, self.layout.root)
         try:
             if not path.exists():
                 # the attempt begins with it: what else is there came later
                 if name == "attempt.json" and any(not other.name.startswith(".") for other in path.parent.iterdir()):
                     raise CorruptionError(f"{path} is missing", _OF_ATTEMPT)
                 return None
-            document = durable.unsealed_json(durable.read_file(path), strict=sealed)
+            document = durable.parse_checked_json(durable.read_file(path), strict=sealed)
             key = {"attempt.json": "started", "end.json": "outcome"}[name]
             if sealed and (document.get("attempt") != number or key not in document):
                 raise ValueError("it belongs elsewhere")
@@ -262,7 +262,7 @@ class Store:
                     f"stage {stage} of round {round_number} is not committed in {self.layout.root}",
                     "`selfplay status` says where the run stands; `selfplay resume` goes on.",
                 )
-            refuse_link(folder, self.layout.root)
+            forbid_symlinks(folder, self.layout.root)
             commit, digest = read_commit(folder)
             if (commit.round, commit.stage) != key:
                 raise CorruptionError(
@@ -342,7 +342,7 @@ class Store:
     def scratch(self, round_number: int) -> Path:
         """A trainer's own folder: what it keeps there between attempts is its business."""
         folder = self.layout.trainer_scratch(round_number)
-        refuse_link(folder, self.layout.root)
+        forbid_symlinks(folder, self.layout.root)
         durable.make_folder(folder)
         return folder
 
@@ -356,24 +356,24 @@ class Store:
         """Ask the trainer of a round to seal a checkpoint and stop."""
         durable.write_file(self.scratch(round_number) / STOP, b"")
 
-    def removed(self, round_number: int) -> Removed | None:
+    def tombstone(self, round_number: int) -> Tombstone | None:
         """The mark of a policy that `gc` took away; None where the round's policy is there (or was never made)."""
         if not self.is_committed(round_number, TRAIN):
             return None
-        return read_mark(self.layout.stage(round_number, TRAIN), *self._read(round_number, TRAIN))
+        return read_tombstone(self.layout.stage(round_number, TRAIN), *self._read(round_number, TRAIN))
 
-    def remove_policy(self, round_number: int, why: str) -> Removed:
+    def delete_policy(self, round_number: int, why: str) -> Tombstone:
         """Take away the policy of a round for good and leave a mark that verifies. Which ones may go is not asked here: see
         retention.py."""
         self._commits.pop((round_number, TRAIN), None)
-        return take_policy(self.layout, round_number, now(), why)
+        return delete_policy(self.layout, round_number, now(), why)
 
-    def refuse_links(self) -> None:
+    def forbid_symlinks(self) -> None:
         """Raise CorruptionError where there is a symbolic link among the run's files: before any is written or removed."""
-        for path in links_of_run(self.layout):
-            refuse_link(path, self.layout.root)
+        for path in symlinks_in_run(self.layout):
+            forbid_symlinks(path, self.layout.root)
 
-    def refuse_as_output(self, path: Path) -> None:
+    def require_outside_run(self, path: Path) -> None:
         """Raise ConfigError for a place among the run's own files, which nobody else writes to."""
         layout, place = Layout(self.layout.root.resolve()), path.resolve()
         own = (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work)
@@ -382,10 +382,10 @@ class Store:
 
     def clean_work(self) -> None:
         """Remove what a kill left: policies half taken away, half-written files of attempts, and in `.work/` what no stage will
-        pick up (scratch of committed stages, half-removed folders). Nothing is done where there is a link: see refuse_links."""
-        self.refuse_links()
+        pick up (scratch of committed stages, half-removed folders). Where there is a link, see forbid_symlinks."""
+        self.forbid_symlinks()
         durable.make_folder(self.layout.work)  # copies leave empty folders behind
-        finish(self.layout)
+        finish_deletion(self.layout)
         for path in sorted(self.layout.work.iterdir()):
             number, _, name = path.name.partition("-")
             stage = "train" if name == "trainer" else name

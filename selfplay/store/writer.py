@@ -17,7 +17,7 @@ from selfplay.core.outcomes import Outcome
 from selfplay.store import durable
 from selfplay.store.layout import COMMIT, METRICS, Layout, part_name, sidecar_index, sidecar_name
 from selfplay.store.manifest import Commit, FileEntry
-from selfplay.store.symlinks import links_below, refuse_link
+from selfplay.store.symlinks import forbid_symlinks, symlinks_below
 
 STAGE_MARK = ".stage.json"
 
@@ -47,15 +47,15 @@ class StageWriter:
         self.adopted = sum(len(self.shards(table)) for table in self._tables_present())
 
     def _open(self) -> None:
-        for path in (self.folder, *links_below(self.folder)):
-            refuse_link(path, self.folder.parent)
-        found = check_mark(self.folder)
+        for path in (self.folder, *symlinks_below(self.folder)):
+            forbid_symlinks(path, self.folder.parent)
+        found = read_stage_mark(self.folder)
         if found is not None and found != self._inputs.key():
             # The inputs of a stage are immutable commits, so this is scratch of another history: not ours to adopt.
             durable.remove_tree(self.folder)
         durable.make_folder(self.folder)
         if not (self.folder / STAGE_MARK).is_file():
-            durable.write_file(self.folder / STAGE_MARK, durable.sealed_json(self._inputs.key()))
+            durable.write_file(self.folder / STAGE_MARK, durable.json_with_checksum(self._inputs.key()))
 
     def _tables_present(self) -> list[str]:
         marks = (path for path in self.folder.rglob(".part-*.json") if sidecar_index(path) is not None)
@@ -114,8 +114,8 @@ class StageWriter:
     def adopt_folder(self, source: Path, name: str) -> None:
         """Move a finished folder of files (a policy) into the stage; it is fsynced and digested here."""
         target = self.folder / name
-        for path in (source, *links_below(source)):
-            refuse_link(path, source.parent)
+        for path in (source, *symlinks_below(source)):
+            forbid_symlinks(path, source.parent)
         durable.remove_tree(target)
         durable.sync_tree(source)
         durable.move(source, target)
@@ -137,7 +137,7 @@ class StageWriter:
         versions: Mapping[str, str] = MappingProxyType({}),
     ) -> Commit:
         """Write the outcome and the commit, and publish the folder under its final name. `seconds` is this attempt's share."""
-        self._discard_strangers()
+        self._discard_unlisted()
         data = durable.pretty_json(outcome.to_json())
         durable.write_file(self.folder / METRICS, data)
         self._entries[METRICS] = FileEntry(METRICS, len(data), durable.sha256_bytes(data))
@@ -153,11 +153,11 @@ class StageWriter:
             seconds=seconds,
             versions=dict(versions),
         )
-        durable.write_file(self.folder / COMMIT, durable.sealed_json(commit.to_json()))
+        durable.write_file(self.folder / COMMIT, durable.json_with_checksum(commit.to_json()))
         durable.publish_folder(self.folder, self._target)
         return commit
 
-    def _discard_strangers(self) -> None:
+    def _discard_unlisted(self) -> None:
         """Remove what no entry names (a shard that a crash left without its sidecar, a half-written file, what somebody put
         here): published, it would be in the folder and not in the commit."""
         known = {STAGE_MARK, METRICS, COMMIT, *self._entries}
@@ -170,14 +170,14 @@ class StageWriter:
                 durable.discard(path)
 
 
-def check_mark(folder: Path) -> dict[str, Any] | None:
+def read_stage_mark(folder: Path) -> dict[str, Any] | None:
     """What a work folder's shards were made from (see StageInputs.key); None for a folder that has no mark and no shard yet.
     Raises CorruptionError for a mark that is damaged or gone: its shards might be those of another history."""
     mark = folder / STAGE_MARK
     if not mark.is_file() and not any(folder.rglob(".part-*.json")):
         return None
     try:
-        key = durable.unsealed_json(durable.read_file(mark), strict=False)
+        key = durable.parse_checked_json(durable.read_file(mark), strict=False)
         if key.keys() != {"fingerprint", "inputs"}:
             raise ValueError(f"it has the keys {', '.join(sorted(key))}")
     except (OSError, ValueError) as error:

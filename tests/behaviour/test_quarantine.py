@@ -29,7 +29,7 @@ from selfplay.core.outcomes import (
 from selfplay.core.pool import Workers
 from selfplay.core.protocols import LogprobItem, ScoreItem
 from selfplay.execution.progress import Reporter
-from selfplay.execution.quarantine import QUARANTINED, GiveUp, TooManyGivenUp
+from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy, TooManyPoisonItems
 from selfplay.execution.sharding import quarantined, run_shards
 from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import Inputs
@@ -37,7 +37,7 @@ from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run.driver import MakeWorkers
 from selfplay.store.run import Store
-from tests.helpers.fakes import Fakes, FakeScorer, FragilePool
+from tests.helpers.fakes import FakePool, Fakes, FakeScorer
 from tests.run.test_driver import end_of, is_complete, resume, start
 
 WriteConfig = Callable[..., Path]
@@ -75,7 +75,7 @@ def test_a_prompt_that_kills_its_engine_has_no_responses_and_the_others_have_the
     assert len(said) == 2 and poison in said[0] and held_out in said[1]
     assert verify_document(store.layout.root, deep=True)["problems"] == []
     log = (store.layout.root / "attempts/0001/log.txt").read_text()
-    assert f"{poison} is {QUARANTINED} (killed by sample); the run goes on without it" in log
+    assert f"{poison} is {QUARANTINED} (killed by sample); the run continues without it" in log
     assert "worker 0 died (killed by sample) and is replaced" in log
 
 
@@ -83,19 +83,19 @@ def test_what_earlier_attempts_gave_up_counts(undisturbed: Store) -> None:
     items = [ScoreItem(name, [], name) for name in ("a", "b", "c", "d")]
     shards = [items[:2], items[2:]]
     none = pa.table({"response_id": pa.array([], pa.string())})
-    give_up: GiveUp[ScoreItem] = GiveUp(lambda item: item.response_id, lambda _, reason: none, 1)
+    quarantine: QuarantinePolicy[ScoreItem] = QuarantinePolicy(lambda item: item.response_id, lambda _, reason: none, 1)
     under_way = SimpleNamespace(reporter=Reporter(quiet=True), stop=StopFlag())
 
     def attempt(poison: set[str], shards: Sequence[Sequence[ScoreItem]]) -> dict[str, str]:
         writer = undisturbed.writer(9, "score", "fingerprint", [])
         run_shards(
-            under_way, writer, FragilePool(FakeScorer(), poison), "score", shards, lambda shard: (list(shard),),
-            lambda _, table: table, title="score", unit="responses", give_up=give_up,
+            under_way, writer, FakePool(FakeScorer(), poison), "score", shards, lambda shard: (list(shard),),
+            lambda _, table: table, title="score", unit="responses", quarantine=quarantine,
         )  # fmt: skip
         return quarantined(writer, "")
 
     assert attempt({"a"}, shards[:1]) == {"a": QUARANTINED}
-    with pytest.raises(TooManyGivenUp, match=r"2 have killed .*, c the last"):
+    with pytest.raises(TooManyPoisonItems, match=r"2 items have killed .*, c the last"):
         attempt({"c"}, shards)
     # names that a kill left without their rows are not those of the next attempt, in which nothing dies
     names = pa.table({"name": ["c"], "reason": [QUARANTINED]})
@@ -128,12 +128,14 @@ def test_a_response_that_kills_its_scorer_has_no_reward_and_the_reason(
 def test_no_more_than_so_many_are_given_up(undisturbed: Store, write_config: WriteConfig, tmp_path: Path) -> None:
     poison, run = set(prompts_of(undisturbed, 1)[2:5]), tmp_path / "run"
     fakes = Fakes(poison=poison)
-    with pytest.raises(TooManyGivenUp, match=r"3 have killed their workers twice.*cluster\.max_quarantined is 2"):
-        start(write_config(rounds=1, cluster={"max_quarantined": 2}), run, fakes)
+    with pytest.raises(
+        TooManyPoisonItems, match=r"3 items have killed their workers twice.*cluster\.max_poison_items is 2"
+    ):
+        start(write_config(rounds=1, cluster={"max_poison_items": 2}), run, fakes)
     assert end_of(run)["outcome"] == "failed"
     # whole shard of six twice, its halves once, thirds, ...: bounded by the shards' size, not by how often it is tried
-    assert fakes.fragile[0].deaths < 15
-    resume(run, Fakes(poison=poison), cluster__max_quarantined=3)
+    assert fakes.pools[0].num_crashes < 15
+    resume(run, Fakes(poison=poison), cluster__max_poison_items=3)
     assert is_complete(run, 1)
     assert set(Store.open(run).outcome(1, SampleOutcome).to_json()["quarantined"]) == poison
 
@@ -145,8 +147,8 @@ def only_logprobs_die(poison: set[str]) -> MakeWorkers:
     def workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
         fakes = Fakes()
         with fakes(config, inputs, folder) as made:
-            fakes.fragile[2].poison = poison
-            assert made.logprobs is fakes.fragile[2]
+            fakes.pools[2].poison = poison
+            assert made.logprobs is fakes.pools[2]
             yield made
 
     return workers
@@ -193,8 +195,10 @@ def test_no_more_log_probs_than_so_many_are_given_up(
     undisturbed: Store, write_config: WriteConfig, tmp_path: Path
 ) -> None:
     poison, run = set(undisturbed.table(1, "logprobs")["response_id"].to_pylist()[3:6]), tmp_path / "run"
-    with pytest.raises(TooManyGivenUp, match=r"logprobs: 3 have killed their workers twice.*max_quarantined is 2"):
-        start(write_config(rounds=1, cluster={"max_quarantined": 2}), run, only_logprobs_die(poison))
+    with pytest.raises(
+        TooManyPoisonItems, match=r"logprobs: 3 items have killed their workers twice.*max_poison_items is 2"
+    ):
+        start(write_config(rounds=1, cluster={"max_poison_items": 2}), run, only_logprobs_die(poison))
     assert not Store.open(run).is_committed(1, "logprobs")
     resume(run, Fakes())
     assert is_complete(run, 1)

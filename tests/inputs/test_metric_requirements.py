@@ -349,7 +349,10 @@ def test_what_a_run_refuses_before_it_begins(
             {"metric": "explicit"},
             "`selection.metric` is 'explicit': no metric 'explicit'. Did you mean 'explicit_margin'",
         ),
-        ({"form": "dpo", "first_round_metric": "m.py:mine"}, "`selection.first_round_metric` is 'm.py:mine'"),
+        (
+            {"implicit_margin": "dpo", "first_round_metric": "m.py:mine"},
+            "`selection.first_round_metric` is 'm.py:mine'",
+        ),
         ({"metric": "full", "keep": 1.0, "group_column": "topic"}, "whatever its group"),
         ({"first_round_metric": "random"}, "with a metric that reads the reference"),
     ],

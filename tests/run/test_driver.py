@@ -218,7 +218,7 @@ def test_ctrl_c_while_workers_start(one_round: Path, tmp_path: Path, signals: tu
 @pytest.mark.usefixtures("restored")
 def test_a_training_hears_of_a_stop_while_its_step_is_under_way(one_round: Path, tmp_path: Path) -> None:
     class Slow(LocalPool):
-        def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
+        def run_streaming(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
             (job,) = args
             yield "resumed from the trainer checkpoint of step 0"
             yield StepMetrics(1, 3, 0.7, job.learning_rate, 1.0, 0.5, 0.0)

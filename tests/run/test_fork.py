@@ -223,7 +223,7 @@ def test_a_policy_that_gc_took_cannot_be_gone_on_from(source: Path, tmp_path: Pa
             # marks of earlier rounds are shared with the rest
             store = fork(source, number, tmp_path / f"fork{number}", "training.beta=0.2", "rounds=5")
             assert verify_document(tmp_path / f"fork{number}", deep=True)["problems"] == []
-            assert [n for n in range(1, number) if store.removed(n)] == [n for n in taken if n < number]
+            assert [n for n in range(1, number) if store.tombstone(n)] == [n for n in taken if n < number]
             continue
         with pytest.raises(ConfigError, match=f"the policy of round {number} .* was taken away on") as refused:
             prepared(source, number, tmp_path / "no", "training.beta=0.2")

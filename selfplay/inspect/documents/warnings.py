@@ -201,7 +201,7 @@ def _pairs(outcomes: RoundOutcomes) -> Found:
         yield (
             "implicit_margin_zero",
             f"every implicit margin is 0, so {selection.metric} ranked without it",
-            "Policy and reference were the same weights: use selection.form: simpo, or training.reference: initial.",
+            "Policy and reference were the same weights: use selection.implicit_margin: simpo, or training.reference: initial.",
         )
 
 

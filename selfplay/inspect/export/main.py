@@ -23,7 +23,7 @@ from selfplay.inspect.export.tables import exported_schema, pairs
 from selfplay.inspect.reading import SCHEMA_VERSION, require_round
 from selfplay.store import durable
 from selfplay.store.layout import part_name
-from selfplay.store.output import OutputWriter, read_output
+from selfplay.store.result_folder import ResultWriter, read_result
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 
@@ -107,7 +107,7 @@ def _write(store: Store, wanted: Wanted, rounds: list[int], root: Path, dataset:
         store.require(number, "prompts")
     partial = root.absolute().with_name(f".{root.absolute().name}.partial")
     durable.remove_tree(partial)  # a kill left it
-    writer = OutputWriter(partial, partial / ".work")
+    writer = ResultWriter(partial, partial / ".work")
     counts: dict[int, dict[str, int]] = {}
     notes: list[str] = []
     policies: dict[int, str] = {}
@@ -142,14 +142,14 @@ def _check_target(store: Store, root: Path) -> None:
         return
     if not any(root.iterdir()):
         return
-    commit = read_output(root)
+    commit = read_result(root)
     if commit is None or commit.get("kind") != "export" or commit.get("run") != store.run_id:
         raise ConfigError(
             f"{root} is there already and is not an export of this run", "Give another folder, or remove that one."
         )
 
 
-def _write_split(writer: OutputWriter, store: Store, number: int, name: str, *, kept: bool) -> int:
+def _write_split(writer: ResultWriter, store: Store, number: int, name: str, *, kept: bool) -> int:
     """One split of a round; returns its rows. A split without rows has no file: `load_dataset` fails on those."""
     rows = 0
     tables = pairs(store, number, kept=kept)
@@ -196,7 +196,7 @@ def _policies(store: Store, which: Policies) -> tuple[dict[int, str], list[str]]
     return dict(sorted(found.items())), notes
 
 
-def _write_policy(writer: OutputWriter, store: Store, facts: cards.Facts, number: int, digest: str) -> None:
+def _write_policy(writer: ResultWriter, store: Store, facts: cards.Facts, number: int, digest: str) -> None:
     folder = store.layout.stage(number, "train") / "policy"
     target = f"policies/{cards.config_name(number)}"
     for path in sorted(folder.rglob("*")):

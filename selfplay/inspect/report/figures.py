@@ -11,11 +11,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from selfplay.core.format import PAGE
 from selfplay.core.outcomes import Evaluation, RoundOutcomes, TrainOutcome
 from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.rounds import RoundSummary
 from selfplay.inspect.web.charts import Curve, Part, Point, heat_map, line_chart, stacked_bars
-from selfplay.inspect.web.numbers import count, duration, number, percent, signed
 
 Rows = Sequence[RoundSummary]
 
@@ -186,7 +186,7 @@ def _time(rows: Rows) -> Iterator[Figure]:
     parts = [Part(stage, [row.stage_seconds.get(stage, 0) / unit for row in found]) for stage in stages_of(1)]
     chart = stacked_bars(
         "time", "Where does the time go?", [str(row.round) for row in found], parts, row_title="round", x_title=name,
-        show=lambda value: duration(value * unit),
+        show=lambda value: PAGE.duration(value * unit),
     )  # fmt: skip
     yield Figure("Where does the time go?", "Time of each stage by round, of the attempts that committed it.", chart)
 
@@ -201,15 +201,17 @@ def facts_of(rows: Rows) -> list[tuple[str, str, str]]:
         for name, key in (("held-out gold reward", "eval_gold_mean"), ("held-out reward", "eval_reward_mean")):
             before, after = getattr(first, key), getattr(last, key)
             if after is not None and before is not None:
-                gained = f"{signed(after - before)} over round 0"
-                facts.append((name, f"{number(before)} \u2192 {number(after)}", gained))
+                gained = f"{PAGE.signed(after - before)} over round 0"
+                facts.append((name, f"{PAGE.number(before)} \u2192 {PAGE.number(after)}", gained))
         if last.eval_win_rate_vs_initial is not None:
-            facts.append(("wins over round 0", percent(last.eval_win_rate_vs_initial), f"by {last.eval_judge} reward"))
+            facts.append(
+                ("wins over round 0", PAGE.percent(last.eval_win_rate_vs_initial), f"by {last.eval_judge} reward")
+            )
         if first.eval_num_tokens_mean is not None and last.eval_num_tokens_mean is not None:
             tokens = f"{first.eval_num_tokens_mean:.1f} \u2192 {last.eval_num_tokens_mean:.1f}"
             facts.append(("tokens a response", tokens, "held-out, sampled"))
     kept, pairs = (sum(getattr(row, key) or 0 for row in rows) for key in ("num_kept", "num_pairs"))
     if pairs:
-        facts.append(("pairs kept", count(kept), f"of {count(pairs)}"))
-    facts.append(("time", duration(sum(row.seconds for row in rows)), "of all committed stages"))
+        facts.append(("pairs kept", PAGE.count(kept), f"of {PAGE.count(pairs)}"))
+    facts.append(("time", PAGE.duration(sum(row.seconds for row in rows)), "of all committed stages"))
     return facts

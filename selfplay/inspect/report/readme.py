@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from selfplay.core.format import markdown_table
 from selfplay.inspect.documents.rounds import RoundSummary, columns_with_values
 from selfplay.inspect.report.contents import Report
 from selfplay.inspect.report.rounds_table import shown
@@ -13,7 +14,6 @@ _TEXT = """# {name}
 A run of `selfplay`, {state}.
 
 {table}
-
 Held-out numbers are of the policy after the round. `report.html` shows all of it.
 
     selfplay status .
@@ -35,12 +35,8 @@ def readme(report: Report) -> str:
 
 def _table(rows: Sequence[RoundSummary]) -> str:
     columns = [column for column in columns_with_values(rows) if column.brief]
-    lines = [
-        [column.heading for column in columns],
-        ["---"] + ["---:"] * (len(columns) - 1),
-        *([shown(column, row) for column in columns] for row in rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = [[shown(column, row) for column in columns] for row in rows]
+    return markdown_table([column.heading for column in columns], cells, right=True)
 
 
 def _plain(name: str) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from selfplay.core.format import PAGE
 from selfplay.inspect.documents.rounds import Column, RoundSummary, columns_with_values
-from selfplay.inspect.web.numbers import count, duration, number, percent
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
-    "count": count,
-    "number": number,
-    "length": lambda value: number(value, 1),
-    "share": percent,
-    "rate": percent,
-    "duration": duration,
+    "count": PAGE.count,
+    "number": PAGE.number,
+    "length": lambda value: PAGE.number(value, 1),
+    "share": PAGE.percent,
+    "rate": PAGE.percent,
+    "duration": PAGE.duration,
 }
 
 
@@ -38,4 +38,4 @@ def _below(column: Column, row: RoundSummary) -> str:
     if column.interval is None:
         return ""
     low, high = (getattr(row, name) for name in column.interval)
-    return f"[{number(low)}, {number(high)}]" if low is not None and high is not None else ""
+    return f"[{PAGE.number(low)}, {PAGE.number(high)}]" if low is not None and high is not None else ""

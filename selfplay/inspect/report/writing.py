@@ -36,7 +36,7 @@ def html(report: Report) -> str:
 def write(store: Store, report: Report, out: Path | None = None) -> Path:
     """Write the page to `out`; without it to the run, with its README.md. Returns where the page is."""
     if out is not None:
-        store.refuse_as_output(out)
+        store.require_outside_run(out)
     page = html(report).encode()
     if out is not None:
         write_file(out.absolute(), page)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from selfplay.core.errors import SelfplayError
-from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSync
+from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSyncRecord
 from selfplay.core.pool import Workers
 from selfplay.core.protocols import Canary, StepMetrics
 from selfplay.core.stages import Source, stage_named
@@ -61,10 +61,10 @@ class StageContext:
         outcome = self.store.outcome(round_number, TrainOutcome)
         if outcome.training is None:
             return self.policy(outcome.policy_round)
-        if (mark := self.store.removed(round_number)) is not None:
+        if (mark := self.store.tombstone(round_number)) is not None:
             raise SelfplayError(
                 f"the policy of round {round_number} was taken away on {mark.removed} ({mark.why}), and it is needed now",
-                "Go on from a round whose policy is there: `selfplay gc RUN --keep-checkpoints 2 --dry-run` lists them.",
+                "Go on from a round whose policy is there: `selfplay gc RUN --keep-policies 2 --dry-run` lists them.",
             )
         self.store.require(round_number, "train")
         folder = self.store.layout.stage(round_number, "train")
@@ -121,14 +121,14 @@ class StageContext:
                 policy_round = reference.round if reference is not None else 0
         return [policy_round] if policy_round > 0 else []
 
-    def serve(self, round_number: int) -> list[WeightSync]:
+    def serve(self, round_number: int) -> list[WeightSyncRecord]:
         """Have every engine serve the policy after a round; returns what each reports about the change, for the record."""
         policy = self.policy(round_number)
-        changes = self.workers.sampler.everyone("load_policy", policy.engine_folder, policy.digest, policy.canaries)
+        changes = self.workers.sampler.broadcast("load_policy", policy.engine_folder, policy.digest, policy.canaries)
         for change in changes:
             if change.how == "rebuilt":
                 self.reporter.say(f"engine rebuilt for the policy of round {policy.round}: {change.reason}")
-        return [WeightSync.of(change) for change in changes]
+        return [WeightSyncRecord.of(change) for change in changes]
 
     def writer(self, round_number: int, stage: str) -> StageWriter:
         """A writer for a stage; reports what it adopts from an earlier attempt."""

@@ -42,7 +42,7 @@ def run(context: StageContext, round_number: int) -> None:
             context, writer, context.workers.sampler, "sample", shards,
             lambda shard, settings=settings: (requests(context, shard, "evaluation"), settings),  # type: ignore[misc]
             lambda _, table, mode=mode: _sampled(table, round_number, mode),  # type: ignore[misc]
-            title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", give_up=no_responses(context),
+            title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", quarantine=no_responses(context),
         )  # fmt: skip
     rows = [
         row

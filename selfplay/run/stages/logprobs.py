@@ -16,7 +16,7 @@ from selfplay.core.outcomes import LogprobsOutcome
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Logprobs, schema
 from selfplay.core.stages import CANDIDATES, LOGPS_SCHEMA, REFERENCE
-from selfplay.execution.quarantine import GiveUp
+from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Policy, StageContext
@@ -38,10 +38,10 @@ def run(context: StageContext, round_number: int) -> None:
         lambda index, table: _complete(
             table, writer.read_shard(index, REFERENCE) if other else (table if reference is not None else None), policy
         ),
-        title=f"round {round_number} logprobs", unit="responses", give_up=no_logprob(context),
+        title=f"round {round_number} logprobs", unit="responses", quarantine=no_logprob(context),
     )  # fmt: skip
     made = metric_inputs.make(context, round_number, writer, policy)
-    context.workers.logprobs.everyone("release")
+    context.workers.logprobs.broadcast("release")
     outcome = LogprobsOutcome(
         num_responses=sum(len(shard) for shard in shards),
         quarantined=quarantined(writer, "", REFERENCE, *metric_inputs.TABLES.values()),
@@ -53,9 +53,9 @@ def run(context: StageContext, round_number: int) -> None:
     context.commit(writer, started, outcome)
 
 
-def no_logprob(context: StageContext) -> GiveUp[LogprobItem]:
+def no_logprob(context: StageContext) -> QuarantinePolicy[LogprobItem]:
     """A response that kills its worker has no row: no log-prob can be made up. *select* drops its pairs."""
-    return GiveUp(
+    return QuarantinePolicy(
         lambda item: item.response_id,
         lambda _, reason: LOGPS_SCHEMA.empty_table(),
         context.settings.max_poison_items,
@@ -100,7 +100,7 @@ def _forward(
         context, writer, context.workers.logprobs, "logprobs", shards,
         lambda shard: (model.folder, model.digest, list(shard)),
         lambda _, result: checked(result, model.folder) if result is not None else LOGPS_SCHEMA.empty_table(),
-        title=f"round {round_number} reference logprobs", unit="responses", table=table, give_up=no_logprob(context),
+        title=f"round {round_number} reference logprobs", unit="responses", table=table, quarantine=no_logprob(context),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from selfplay.core.errors import DataError
 from selfplay.core.protocols import LogprobItem, Question
 from selfplay.core.records import Message
 from selfplay.core.stages import ASKED_SCHEMA, CANDIDATES, LOGPS_SCHEMA
-from selfplay.execution.quarantine import GiveUp
+from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, run_shards
 from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
@@ -159,7 +159,7 @@ class _Work:
     ) -> None:
         """A response that kills its worker has no row."""
         policy = self._policy
-        give_up: GiveUp[Any] = GiveUp(
+        quarantine: QuarantinePolicy[Any] = QuarantinePolicy(
             lambda item: str(item["response_id"] if isinstance(item, dict) else item.response_id),
             lambda _, reason: pa.table({"response_id": pa.array([], pa.string())}),
             self._context.settings.max_poison_items,
@@ -169,7 +169,7 @@ class _Work:
             cut(items, self._context.settings.sampling.shard_size),
             lambda shard: (policy.folder, policy.digest, *arguments(shard)),
             finish,
-            title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity], give_up=give_up,
+            title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity], quarantine=quarantine,
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from selfplay.core.errors import DataError
 from selfplay.core.outcomes import InvalidRow, PromptsOutcome
 from selfplay.core.records import Prompt, from_table, to_table
-from selfplay.inputs.prompts import RawPrompt
+from selfplay.inputs.prompts import Prompts, RawPrompt
 from selfplay.run.stages.context import StageContext, derive_seed
 
 TOO_LONG = "too_long_for_context"
@@ -26,7 +26,7 @@ def run(context: StageContext, round_number: int) -> None:
     if round_number == 0:
         raw = evaluation_slice(context)
         limit = context.inputs.evaluation_prompt_limit
-        bad = context.inputs.evaluation.bad_rows if context.inputs.evaluation else ()
+        bad = context.inputs.evaluation.bad_rows if context.inputs.evaluation else None
     else:
         raw = training_slice(context, round_number)
         limit = context.inputs.prompt_limit
@@ -48,8 +48,8 @@ def run(context: StageContext, round_number: int) -> None:
         num_prompts=len(rows),
         num_admitted=len(rows) - sum(reasons.values()),
         drop_reasons=dict(reasons),
-        num_bad_rows=len(bad),
-        bad_rows=[InvalidRow(row.file, row.row, row.reason) for row in bad[:100]],
+        num_bad_rows=bad.count if bad else 0,
+        bad_rows=[InvalidRow(row.file, row.row, row.detail) for row in (bad.examples if bad else ())],
         prompt_tokens=sum(row.num_prompt_tokens for row in rows),
     )
     context.commit(writer, started, outcome)
@@ -59,17 +59,19 @@ def training_slice(context: StageContext, round_number: int) -> Sequence[RawProm
     """The round's prompts: slices of one seeded order, so that more rounds change nothing in earlier ones."""
     settings = context.settings.prompts
     assert settings is not None, "a run has a source of prompts"
-    ordered = _seeded_order(context.inputs.prompts.prompts, context.settings.seed, "prompts")
+    prompts = context.inputs.prompts.prompts
+    ordered = _seeded_order(prompts, context.settings.seed, "prompts")
     start = 0 if settings.order == "same" else (round_number - 1) * settings.per_round
-    return ordered[start : start + settings.per_round]
+    return prompts.take(ordered[start : start + settings.per_round])
 
 
 def evaluation_slice(context: StageContext) -> Sequence[RawPrompt]:
     """The held-out prompts, the same in every round."""
     if context.settings.evaluation is None or context.inputs.evaluation is None:
         return []
-    ordered = _seeded_order(context.inputs.evaluation.prompts, context.settings.seed, "evaluation")
-    return ordered[: context.settings.evaluation.num_prompts]
+    prompts = context.inputs.evaluation.prompts
+    ordered = _seeded_order(prompts, context.settings.seed, "evaluation")
+    return prompts.take(ordered[: context.settings.evaluation.num_prompts])
 
 
 def admitted(context: StageContext, round_number: int) -> list[Prompt]:
@@ -78,8 +80,10 @@ def admitted(context: StageContext, round_number: int) -> list[Prompt]:
     return [row for row in rows if row.drop_reason is None]
 
 
-def _seeded_order(prompts: Sequence[RawPrompt], seed: int, purpose: str) -> list[RawPrompt]:
-    return sorted(prompts, key=lambda prompt: (derive_seed(seed, purpose, prompt.prompt_id), prompt.prompt_id))
+def _seeded_order(prompts: Prompts, seed: int, purpose: str) -> list[int]:
+    """The rows of the prompts in the order of a run's seed."""
+    ids = prompts.table["prompt_id"].to_pylist()
+    return sorted(range(len(ids)), key=lambda row: (derive_seed(seed, purpose, ids[row]), ids[row]))
 
 
 def _render(context: StageContext, round_number: int, raw: Sequence[RawPrompt], limit: int) -> list[Prompt]:

@@ -14,7 +14,7 @@ from selfplay.core.outcomes import SampleOutcome
 from selfplay.core.protocols import SampleRequest, SamplingSettings
 from selfplay.core.records import Prompt, Response, schema
 from selfplay.core.stages import MIXED
-from selfplay.execution.quarantine import QUARANTINED, GiveUp
+from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages.context import StageContext, derive_seed
 from selfplay.run.stages.prompts import admitted
@@ -37,7 +37,7 @@ def run(context: StageContext, round_number: int) -> None:
         context, writer, context.workers.sampler, "sample", shards,
         lambda shard: (share(context, requests(context, shard, "sample", round_number), mixed=False), settings),
         lambda index, table: _with_mixed(complete(table, round_number), writer, index, mixed),
-        title=f"round {round_number} sample", unit="prompts", give_up=no_responses(context),
+        title=f"round {round_number} sample", unit="prompts", quarantine=no_responses(context),
     )  # fmt: skip
     sampled = time.monotonic()
     counts = {index: _counts(writer.read_shard(index)) for index in sorted(writer.shards())}
@@ -54,7 +54,7 @@ def run(context: StageContext, round_number: int) -> None:
         quarantined=given_up,
         policy_digest=context.policy(round_number - 1).digest,
         weight_changes=changes,
-        engines=context.workers.sampler.everyone("describe"),
+        engines=context.workers.sampler.broadcast("describe"),
         # of this attempt alone, as the seconds are
         num_tokens_sampled=sum(found["num_own_tokens"] for index, found in counts.items() if index not in adopted),
         sampling_seconds=round(sampled - serving, 3),
@@ -85,21 +85,21 @@ def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int,
         return
     model = context.inputs.mix
     assert model is not None, "the second model of sampling.mix is resolved with the inputs"
-    context.workers.sampler.everyone("load_policy", str(model.folder), model.digest, ())
+    context.workers.sampler.broadcast("load_policy", str(model.folder), model.digest, ())
     settings = sampling_settings(context)
     run_shards(
         context, writer, context.workers.sampler, "sample", shards,
         lambda shard: (share(context, requests(context, shard, "mix", round_number), mixed=True), settings),
         lambda _, table: complete(table, round_number, origin="mix"),
-        title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, give_up=no_responses(context),
+        title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, quarantine=no_responses(context),
     )  # fmt: skip
 
 
-def no_responses(context: StageContext) -> GiveUp[Prompt]:
+def no_responses(context: StageContext) -> QuarantinePolicy[Prompt]:
     """A prompt that kills its engine has no responses; it is named among the quarantined."""
     columns = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
     none = pa.schema([schema(Response).field(name) for name in columns]).empty_table()
-    return GiveUp(lambda prompt: prompt.prompt_id, lambda _, reason: none, context.settings.max_poison_items)
+    return QuarantinePolicy(lambda prompt: prompt.prompt_id, lambda _, reason: none, context.settings.max_poison_items)
 
 
 def share(context: StageContext, asked: Sequence[SampleRequest], *, mixed: bool) -> list[SampleRequest]:

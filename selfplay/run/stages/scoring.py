@@ -23,7 +23,7 @@ from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import Prompt, part_column
 from selfplay.core.stages import GOLD, GOLD_SCHEMA, PARTS, SCORES_SCHEMA
-from selfplay.execution.quarantine import GiveUp
+from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import run_shards
 from selfplay.run.stages.context import StageContext
 from selfplay.selection.arrays import Floats
@@ -78,11 +78,11 @@ def judge_shards(
 
     run_shards(
         context, writer, pool, "score", shards, lambda shard: (score_items(shard, prompts),), judged,
-        title=title, unit="responses", table=GOLD, give_up=no_reward(context),
+        title=title, unit="responses", table=GOLD, quarantine=no_reward(context),
     )  # fmt: skip
 
 
-def no_reward(context: StageContext) -> GiveUp[Row]:
+def no_reward(context: StageContext) -> QuarantinePolicy[Row]:
     """A response that kills its scorer has no reward, and the reason."""
 
     def row(response: Row, reason: str) -> pa.Table:
@@ -90,7 +90,7 @@ def no_reward(context: StageContext) -> GiveUp[Row]:
             [{"response_id": response["response_id"], "reward": None, "drop_reason": reason}], schema=SCORES_SCHEMA
         )
 
-    return GiveUp(lambda response: str(response["response_id"]), row, context.settings.max_poison_items)
+    return QuarantinePolicy(lambda response: str(response["response_id"]), row, context.settings.max_poison_items)
 
 
 def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
@@ -128,7 +128,7 @@ def reward_shards(
 
         run_shards(
             context, writer, pool, "score", shards, lambda shard: (score_items(shard, prompts),), checked,
-            title=title, unit="responses", table=table, give_up=no_reward(context),
+            title=title, unit="responses", table=table, quarantine=no_reward(context),
         )  # fmt: skip
 
     if not context.settings.reward.parts:

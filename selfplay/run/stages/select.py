@@ -21,7 +21,7 @@ from selfplay.execution.quarantine import QUARANTINED
 from selfplay.inputs.metric_requirements import EMBEDDING, prompt_number
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import StageContext
-from selfplay.selection.arrays import Bools, Floats, Ints, codes
+from selfplay.selection.arrays import Bools, Floats, Ints, factorize
 from selfplay.selection.groups import group_name
 from selfplay.selection.metrics import columns_needed
 from selfplay.selection.reasons import give_reason, no_reasons
@@ -159,17 +159,17 @@ def _select(
             pair_id=candidates.pair_id,
             columns=columns | extra,
             drop_reason_P=give_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
-            group_P=None if groups is None else codes(groups),
+            group_P=None if groups is None else factorize(groups),
         ),
         metric=metric,
         keep=settings.keep,
-        form=settings.form,
+        implicit_margin=settings.implicit_margin,
         weight=settings.weight,
         standardize=settings.standardize,
-        beta=(settings.beta or training.beta) if settings.form == "dpo" else None,
+        beta=(settings.beta or training.beta) if settings.implicit_margin == "dpo" else None,
         seed=context.settings.seed + number,
         options=settings.options if metric is ranking.metric else {},
-        allow_equal_reference=settings.form == "dpo" and number == 1,
+        allow_equal_reference=settings.implicit_margin == "dpo" and number == 1,
     )
 
 
@@ -178,7 +178,7 @@ def _read_columns(
 ) -> dict[str, Any]:
     """The columns of READ, P values each. An embedding stays where it was made."""
     ranking = context.inputs.ranking
-    needed = columns_needed(ranking.of_round(number), ranking.form)
+    needed = columns_needed(ranking.of_round(number), ranking.implicit_margin)
     read = {name: columns[name] for name in needed if name not in {*schema(Pair).names, EMBEDDING}}
     return read if groups is None else read | {"group": pa.array(groups, pa.string())}
 

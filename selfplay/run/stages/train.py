@@ -176,8 +176,8 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
             asked = True
 
     try:
-        for event in trainer.stream("train", job, meanwhile=hand_on_a_stop):
-            for line in trainer.news():
+        for event in trainer.run_streaming("train", job, meanwhile=hand_on_a_stop):
+            for line in trainer.drain_events():
                 context.reporter.say(f"round {round_number} train: {line}; the round goes on from its last checkpoint")
             if isinstance(event, StepMetrics):
                 if not started:
@@ -207,7 +207,7 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
     except (BackendError, OSError) as error:
         if not durable.is_disk_error(error):
             raise
-        raise durable.no_room(Path(job.output_dir).parent, error) from error
+        raise durable.disk_full_error(Path(job.output_dir).parent, error) from error
     finally:
         if started:
             context.reporter.end()

@@ -76,13 +76,13 @@ def _margins(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Ad
         yield Advice(
             "implicit_margin_zero" if zero else "implicit_margin_flat",
             f"every implicit margin {what}, so {rule.name} does not see the policy{instead}",
-            "In the DPO form policy and reference are the same weights: use form simpo, or another reference."
+            "In the DPO form policy and reference are the same weights: use implicit_margin: simpo, or another reference."
             if zero
             else "Check the log-probs: they should differ from response to response.",
         )
     elif (
         rule.name == "alignment_potential"
-        and summary.form == "simpo"
+        and summary.implicit_margin == "simpo"
         and summary.standardize
         and found.implicit_abs_std is not None
         and found.implicit_abs_std < NARROW
