@@ -266,7 +266,9 @@ def test_what_became_of_checkpoints_is_said_before_the_first_step(policy, pairs,
     with pytest.raises(KeyboardInterrupt):
         TrlTrainer(threads=1).train(job, until_a_step)
     assert len(said) == 2 and said[1] == "resumed from the trainer checkpoint of step 3"
-    assert said[0].startswith("trainer checkpoint checkpoint-4 is invalid and was deleted: model.safetensors is damaged")
+    assert said[0].startswith(
+        "trainer checkpoint checkpoint-4 is invalid and was deleted: model.safetensors is damaged"
+    )
 
 
 def test_without_an_intact_one_the_round_starts_over(policy, pairs, stopped, uninterrupted, tmp_path):
