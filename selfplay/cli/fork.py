@@ -40,14 +40,14 @@ def command(
     from selfplay.execution.progress import Reporter
     from selfplay.run.driver import make, start
     from selfplay.run.fork import prepare_fork
-    from selfplay.store.run import Store, refuse_occupied
+    from selfplay.store.run import Store, require_empty_dir
     from selfplay.store.run_state import config_in_force
 
     source = Store.open(run)
     root = source.layout.root
     target = run_dir or root.with_name(f"{root.name}-from-{from_round}")
     if not dry_run:
-        refuse_occupied(target)
+        require_empty_dir(target)
     document = config_in_force(source)
     before = validate(document, f"{run}/config/resolved.json")
     for override in overrides or []:

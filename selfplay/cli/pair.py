@@ -8,7 +8,9 @@ import typer
 
 from selfplay.cli.arguments import Json, Run
 from selfplay.cli.pairs import messages_text
-from selfplay.core.terminal import number, safe_text, table, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.format import number
+from selfplay.core.terminal import table, write, write_json
 
 _NUMBERS = (
     "explicit_margin", "implicit_margin", "alignment_potential", "metric_value", "policy_logp_chosen",
@@ -28,9 +30,9 @@ def command(
     Rewards, log-probs, what became of each response, and the pair's numbers; dropped pairs too.
     """
     from selfplay.inspect.documents.pair import pair_document
-    from selfplay.store.run import Store
+    from selfplay.inspect.query.open import open_store
 
-    document = pair_document(Store.open(run), pair_id)
+    document = pair_document(open_store(run), pair_id)
     if json_output:
         write_json(document)
     else:

@@ -28,14 +28,14 @@ def command(
     from selfplay.execution.progress import Reporter
     from selfplay.quickstart.world import prepare as prepare_world
     from selfplay.run.driver import prepare, start
-    from selfplay.store.run import refuse_occupied
+    from selfplay.store.run import require_empty_dir
 
     reporter = Reporter()
     if not prepare_only and (run_dir / "RUN.json").is_file():
         _what_is_there(run_dir, json_output)
         return
     if not prepare_only:
-        refuse_occupied(run_dir)
+        require_empty_dir(run_dir)
     world_dir = world or run_dir.with_name(run_dir.name + "-world")
     reporter.say(f"the small world of seed {seed}: prompts, a policy and a reward model, in {world_dir}")
     started = time.monotonic()

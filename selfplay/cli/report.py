@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.terminal import safe_text, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.terminal import write, write_json
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; report.html in the run if not given.")
@@ -22,12 +23,12 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
     It needs no script and no network: warnings first, then lineage, rounds, plots that each answer a question, examples, and
     how to do it again.
     """
+    from selfplay.inspect.query.open import open_store
     from selfplay.inspect.reading import SCHEMA_VERSION
     from selfplay.inspect.report.contents import gather
     from selfplay.inspect.report.writing import write as write_report
-    from selfplay.store.run import Store
 
-    store = Store.open(run)
+    store = open_store(run)
     report = gather(store, redact=redact)
     path = write_report(store, report, out)
     if json_output:
@@ -37,7 +38,7 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
                 "report": str(path),
                 "num_bytes": path.stat().st_size,
                 "redacted": redact,
-                "rounds": [row["round"] for row in report.rows],
+                "rounds": [row.round for row in report.rows],
                 "num_warnings": len(report.warnings),
             }
         )

@@ -30,7 +30,7 @@ def command(
     from selfplay.store.run_state import config_in_force
 
     store = Store.open(run_dir)
-    store.refuse_links()
+    store.forbid_symlinks()
     document = config_in_force(store)
     before = validate(document, f"{run_dir}/config/resolved.json")
     for override in [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]:

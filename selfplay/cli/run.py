@@ -34,13 +34,13 @@ def command(
     from selfplay.core.terminal import note
     from selfplay.execution.progress import Reporter
     from selfplay.run.driver import prepare, start
-    from selfplay.store.run import refuse_occupied
+    from selfplay.store.run import require_empty_dir
 
     overrides = [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]
     target = run_dir or Path("runs") / config.stem
     settings = load_config(config, overrides)
     if not dry_run:
-        refuse_occupied(target)
+        require_empty_dir(target)
     elif (target / "RUN.json").is_file():
         note(f"note: {target} holds a run already; this one would need another --run-dir")
     prepared = prepare(settings, config.resolve().parent, target, force=force)

@@ -18,6 +18,7 @@ from selfplay.core.errors import ConfigError
 RENAMED = {
     "cluster.call_timeout": "cluster.heartbeat_timeout",
     "cluster.max_quarantined": "cluster.max_poison_items",
+    "selection.form": "selection.implicit_margin",
 }
 
 

@@ -92,12 +92,3 @@ def gpu_memory() -> list[int]:
         for index, uuid, size in known
         if name == index or (not name.isdigit() and uuid.startswith(name))
     ]
-
-
-def human_bytes(number: float) -> str:
-    """For people: 13.4 MB."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit in ("B", "KB") else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

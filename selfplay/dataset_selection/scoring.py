@@ -90,12 +90,13 @@ def response_items(
     ids: list[str] = responses["response_id"].to_pylist()
 
     def items(shard: Sequence[int]) -> list[ScoreItem]:
-        texts = responses["text"].take(pa.array(shard)).to_pylist()
+        own = responses.select([name for name in ("text", "columns_json") if name in responses.column_names])
+        taken = own.take(pa.array(shard)).to_pylist()
         asked = [int(row) for row in prompt_row_R[list(shard)]]
         rows = rows_of(prompts, sorted(set(asked)), ("messages", "columns_json"))
         return [
-            ScoreItem(ids[index], rows[row]["messages"], text, columns=_other(rows[row]))
-            for index, row, text in zip(shard, asked, texts, strict=True)
+            ScoreItem(ids[index], rows[row]["messages"], response["text"], columns=_other({**rows[row], **response}))
+            for index, row, response in zip(shard, asked, taken, strict=True)
         ]
 
     return ids, items

@@ -11,7 +11,8 @@ from typing import Any
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import ResourceError
-from selfplay.core.machine import DeviceFacts, human_bytes
+from selfplay.core.format import human_bytes
+from selfplay.core.machine import DeviceFacts
 from selfplay.core.pool import Workers
 from selfplay.inputs.resolve import Inputs
 from selfplay.run.memory_estimate import MemoryNeeds, cpu_engine_memory, memory_needs

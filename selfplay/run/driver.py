@@ -17,6 +17,7 @@ from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, DriftError, Interrupted, SelfplayError
 from selfplay.core.pool import Workers
 from selfplay.core.redaction import secret_in, without_secrets
+from selfplay.core.stages import stages_of
 from selfplay.core.versions import versions
 from selfplay.execution.progress import Reporter, libraries_to
 from selfplay.execution.signals import StopFlag, ended_by_stop, signals
@@ -32,7 +33,7 @@ from selfplay.run.plan import Plan, make_plan
 from selfplay.run.round_end import tidy
 from selfplay.run.stages.context import Context
 from selfplay.run.worker_specs import ray_workers
-from selfplay.store.driver_heartbeat import beating
+from selfplay.store.driver_heartbeat import heartbeat
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
@@ -198,7 +199,7 @@ def adopted(store: Store, config: Config) -> list[str]:
     following = next_stage(store, config.rounds)
     done = [
         (number, [name for name in names if store.is_committed(number, name)])
-        for number, names in ((n, loop.ROUND if n else loop.FIRST) for n in store.rounds())
+        for number, names in ((n, stages_of(n)) for n in store.rounds())
     ]
     for number, names in done:
         if names:
@@ -245,7 +246,7 @@ def _attempt(
         with (
             libraries_to(folder / "libraries.log") as people,
             reporter.speaking_to(people),
-            beating(folder),
+            heartbeat(folder),
             contextlib.nullcontext() if given_stop else signals(stop, grace, reporter),
             make(config, prepared.inputs, folder) as workers,
             tracking(config.tracking, store, folder, reporter.say) as trackers,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import ModelError
-from selfplay.core.machine import DeviceFacts, human_bytes
+from selfplay.core.format import human_bytes
+from selfplay.core.machine import DeviceFacts
 from selfplay.inputs.resolve import Inputs
 
 # float32 weights, gradients and the two moments of Adam

@@ -15,8 +15,10 @@ from typing import Any
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, ResourceError
-from selfplay.core.machine import DeviceFacts, human_bytes, this_device
-from selfplay.inputs.prompts import BadRow, PromptSource
+from selfplay.core.format import human_bytes
+from selfplay.core.machine import DeviceFacts, this_device
+from selfplay.core.paths import nearest_existing
+from selfplay.inputs.prompts import PromptSource
 from selfplay.inputs.resolve import Inputs
 from selfplay.run.disk_estimate import checkpoint_bytes, policy_bytes, response_bytes
 from selfplay.run.memory_estimate import MemoryNeeds, cpu_engine_memory, engine_dtype, memory_needs
@@ -109,12 +111,12 @@ def make_plan(
     gpu = device.has_gpu
     needs = memory_needs(config, inputs, None if gpu else cpu_engine_memory(config, inputs), gpu=gpu)
     disk, final = _disk_bytes(config, parameters, responses, evaluation_responses, rounds_done, gpu=gpu)
-    free = shutil.disk_usage(_existing(run_dir)).free
+    free = shutil.disk_usage(nearest_existing(run_dir)).free
     if rounds_done < config.rounds and not force:
         _check_memory(config, needs, device)
         if disk > free and config.storage.check_free_space:
             raise ResourceError(
-                f"the run will write about {human_bytes(disk)}; {human_bytes(free)} are free at {_existing(run_dir)}",
+                f"the run will write about {human_bytes(disk)}; {human_bytes(free)} are free at {nearest_existing(run_dir)}",
                 "Free disk space, lower rounds or prompts.per_round, or choose another --run-dir. "
                 "The figure is an upper estimate: storage.check_free_space=false skips this check.",
             )
@@ -123,8 +125,8 @@ def make_plan(
         rounds_done=min(rounds_done, config.rounds),
         prompts_per_round=per_round,
         prompts_available=available,
-        bad_rows=len(inputs.prompts.bad_rows),
-        evaluation_bad_rows=len(inputs.evaluation.bad_rows) if inputs.evaluation else 0,
+        bad_rows=inputs.prompts.bad_rows.count,
+        evaluation_bad_rows=inputs.evaluation.bad_rows.count if inputs.evaluation else 0,
         bad_rows_shown=[*_bad_lines(inputs.prompts, 1), *_bad_lines(inputs.evaluation, 0)],
         responses_per_round=responses,
         pairs_per_round=pairs,
@@ -248,15 +250,9 @@ def _bad(count: int) -> str:
 
 def _bad_lines(source: PromptSource | None, round_number: int) -> Iterator[str]:
     """The first bad rows of a source, and in which round's prompts the others are listed."""
-    rows: list[BadRow] = source.bad_rows if source else []
-    for row in rows[:SHOWN_BAD_ROWS]:
-        yield f"{row.file} row {row.row}: {row.reason}"
-    if len(rows) > SHOWN_BAD_ROWS:
-        yield f"... and {len(rows) - SHOWN_BAD_ROWS} more (listed in the metrics of round {round_number}'s prompts)"
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
+    if source is None:
+        return
+    yield from map(str, source.bad_rows.examples[:SHOWN_BAD_ROWS])
+    if source.bad_rows.count > SHOWN_BAD_ROWS:
+        more = source.bad_rows.count - SHOWN_BAD_ROWS
+        yield f"... and {more} more (the first of each reason are in the metrics of round {round_number}'s prompts)"

@@ -1,6 +1,6 @@
 """Only `store/` writes run files: no other module may change a disk, but for the places named here, each with its reason.
 
-A module that has something to write gives the bytes to `store.durable.write_file` (or to a `StageWriter` or `OutputWriter`).
+A module that has something to write gives the bytes to `store.durable.write_file` (or to a `StageWriter` or `ResultWriter`).
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def test_in_the_store_only_the_durable_module_touches_the_disk() -> None:
     found = {path.name: set(writes(ast.parse(path.read_text(encoding="utf-8")))) for path in paths}
     assert {name: calls for name, calls in found.items() if calls} == {
         "lock.py": {"os.open", "os.ftruncate"},  # the lock's file, which holds no data
-        "sign_of_life.py": {"os.utime"},  # a time stamp, which holds no data
+        "driver_heartbeat.py": {"os.utime"},  # a time stamp, which holds no data
         "output.py": {".ParquetWriter", ".write_table"},  # into a sink whose bytes go through the seam
     }
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from selfplay.cli.main import app
 from selfplay.config.load import apply_override, validate
 from selfplay.core.errors import ConfigError, DriftError, SelfplayError
+from selfplay.core.stages import stages_of
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run import driver
@@ -23,7 +24,7 @@ from selfplay.run.fork import Forking, prepare_fork
 from selfplay.store import durable
 from selfplay.store.retention import collect
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, config_of_round, stages_of
+from selfplay.store.run_state import config_in_force, config_of_round
 from tests.helpers.fakes import Fakes
 from tests.run.test_driver import REWARD, files_of, never, resume, start
 
@@ -222,7 +223,7 @@ def test_a_policy_that_gc_took_cannot_be_gone_on_from(source: Path, tmp_path: Pa
             # marks of earlier rounds are shared with the rest
             store = fork(source, number, tmp_path / f"fork{number}", "training.beta=0.2", "rounds=5")
             assert verify_document(tmp_path / f"fork{number}", deep=True)["problems"] == []
-            assert [n for n in range(1, number) if store.removed(n)] == [n for n in taken if n < number]
+            assert [n for n in range(1, number) if store.tombstone(n)] == [n for n in taken if n < number]
             continue
         with pytest.raises(ConfigError, match=f"the policy of round {number} .* was taken away on") as refused:
             prepared(source, number, tmp_path / "no", "training.beta=0.2")

@@ -10,7 +10,8 @@ import pytest
 
 from selfplay.config.load import load_config
 from selfplay.core.errors import ConfigError, ResourceError
-from selfplay.core.machine import DeviceFacts, human_bytes
+from selfplay.core.format import human_bytes
+from selfplay.core.machine import DeviceFacts
 from selfplay.inputs.resolve import Inputs, resolve
 from selfplay.run import plan
 from selfplay.run.memory_estimate import EngineMemory
@@ -100,7 +101,7 @@ def test_bad_rows_are_told(write_config: WriteConfig, tiny_world: Path, tmp_path
         "prompts.jsonl row 61",
         "prompts.jsonl row 62",
         "prompts.jsonl row 63",
-        "... and 2 more (listed in the metrics of round 1's prompts)",
+        "... and 2 more (the first of each reason are in the metrics of round 1's prompts)",
         "held.jsonl row 13",
     ]
 

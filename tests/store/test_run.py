@@ -13,7 +13,7 @@ from selfplay.config.load import load_config
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.execution.progress import Reporter
 from selfplay.run import driver, loop
-from selfplay.store.run import Store, refuse_occupied
+from selfplay.store.run import Store, require_empty_dir
 from tests.helpers.fakes import Fakes
 from tests.helpers.sealing import rewrite
 
@@ -44,7 +44,7 @@ def test_what_is_there_is_never_taken_for_a_new_run(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked/run.lock").touch()
     for name in ("locked", "absent"):
-        refuse_occupied(tmp_path / name)
+        require_empty_dir(tmp_path / name)
 
 
 def test_what_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
