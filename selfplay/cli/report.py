@@ -38,7 +38,7 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
                 "report": str(path),
                 "num_bytes": path.stat().st_size,
                 "redacted": redact,
-                "rounds": [row["round"] for row in report.rows],
+                "rounds": [row.round for row in report.rows],
                 "num_warnings": len(report.warnings),
             }
         )

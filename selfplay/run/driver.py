@@ -17,6 +17,7 @@ from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, DriftError, Interrupted, SelfplayError
 from selfplay.core.pool import Workers
 from selfplay.core.redaction import secret_in, without_secrets
+from selfplay.core.stages import stages_of
 from selfplay.core.versions import versions
 from selfplay.execution.progress import Reporter, libraries_to
 from selfplay.execution.signals import StopFlag, ended_by_stop, signals
@@ -191,7 +192,7 @@ def adopted(store: Store, config: Config) -> list[str]:
     following = next_stage(store, config.rounds)
     done = [
         (number, [name for name in names if store.is_committed(number, name)])
-        for number, names in ((n, loop.ROUND if n else loop.FIRST) for n in store.rounds())
+        for number, names in ((n, stages_of(n)) for n in store.rounds())
     ]
     for number, names in done:
         if names:

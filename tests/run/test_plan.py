@@ -90,7 +90,7 @@ def test_bad_rows_are_told(write_config: WriteConfig, tiny_world: Path, tmp_path
         "prompts.jsonl row 61",
         "prompts.jsonl row 62",
         "prompts.jsonl row 63",
-        "... and 2 more (listed in the metrics of round 1's prompts)",
+        "... and 2 more (the first of each reason are in the metrics of round 1's prompts)",
         "held.jsonl row 13",
     ]
 

@@ -47,11 +47,14 @@ def read_pair(
     """Prompt, chosen and rejected of a row, by the names of its columns. `prompt` is None where the dialogues contain
     it; `added` is the column of the text below an instruction, `system` that of the system prompt. Raises BadValue."""
     found = [_unserialised(_value(values, name), f"column {name!r}") for name in (chosen, rejected)]
-    if [isinstance(value, str) for value in found] != [isinstance(values[name], str) for name in (chosen, rejected)]:
-        if any(isinstance(value, str) for value in found):
-            raise BadValue(
-                "serialised_messages", f"one of {chosen!r} and {rejected!r} holds messages as text, the other does not"
-            )
+    was_text = any(
+        isinstance(values[name], str) and value is not values[name]
+        for name, value in zip((chosen, rejected), found, strict=True)
+    )
+    if was_text and any(isinstance(value, str) for value in found):
+        raise BadValue(
+            "serialised_messages", f"one of {chosen!r} and {rejected!r} holds messages as text, the other plain text"
+        )
     answers = [_answer(value, f"column {name!r}") for name, value in zip((chosen, rejected), found, strict=True)]
     given = None if prompt is None else read_prompt(values, prompt, system=system, added=added)[0]
     contexts = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -121,7 +122,7 @@ def all_differ(ids: pa.ChunkedArray) -> bool:
         return False
     chunks = [chunk for chunk in ids.chunks if len(chunk)]
     rising = all(pc.all(pc.less(chunk[:-1], chunk[1:])).as_py() is not False for chunk in chunks) and all(
-        first[-1].as_py() < second[0].as_py() for first, second in zip(chunks, chunks[1:], strict=False)
+        first[-1].as_py() < second[0].as_py() for first, second in itertools.pairwise(chunks)
     )
     return rising or pc.count_distinct(ids).as_py() == len(ids)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import itertools
 import json
 import math
 import tokenize
@@ -132,4 +133,4 @@ def parsed_text(value: str) -> Any:
 def _joins_strings(value: str) -> bool:
     layout = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
     kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(value).readline) if token.type not in layout]
-    return any(first == second == tokenize.STRING for first, second in zip(kinds, kinds[1:], strict=False))
+    return any(first == second == tokenize.STRING for first, second in itertools.pairwise(kinds))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.core.errors import ConfigError
-from selfplay.selection.arrays import Bools, Floats, Ints
+from selfplay.selection.arrays import Bools, Floats, Ints, take_strings
 from selfplay.selection.diagnostics.advice import advice
 from selfplay.selection.diagnostics.agreement import Overlap, overlap
 from selfplay.selection.diagnostics.distributions import Distribution, distribution
@@ -30,7 +30,6 @@ from selfplay.selection.diagnostics.parts import (
     margins,
     prompts,
 )
-from selfplay.selection.ids import Ids
 from selfplay.selection.metrics import METRICS, columns_needed
 from selfplay.selection.metrics.inputs import POLICY_LOGPS, REFERENCE_LOGPS
 from selfplay.selection.reasons import EXCLUDED_BY_METRIC, METRIC_NOT_FINITE, NOT_SELECTED, Reasons
@@ -176,7 +175,7 @@ def _overlaps(
         *(column for metric in metrics for column in columns_needed(metric, asked.implicit_margin)),
     }
     seen = PairPool(
-        pair_id=Ids.of(pool.pair_id).at(rows),
+        pair_id=take_strings(pool.pair_id, rows),
         columns={name: pool.columns[name][rows] for name in sorted(needed) if name in pool.columns},
         group_P=None if pool.group_P is None else pool.group_P[rows],
     )
