@@ -12,7 +12,7 @@ import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -372,7 +372,7 @@ class RoundOutcomes:
 def from_json(kind: type[OutcomeT], document: Mapping[str, Any]) -> OutcomeT:
     """The record of a JSON object. Raises ValueError for a missing, unknown or mistyped key."""
     # JSON is the one input in which pydantic's strict mode takes an object for a nested dataclass
-    record: OutcomeT = _adapter(kind).validate_json(json.dumps(_nested(kind, document)))
+    record: OutcomeT = _adapter(cast(Any, kind)).validate_json(json.dumps(_nested(kind, document)))
     return record
 
 
@@ -406,7 +406,7 @@ def _nested(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _document(record: Any) -> dict[str, Any]:
-    flat = _flat_fields(type(record))
+    flat = _flat_fields(cast(Any, type(record)))
     document: dict[str, Any] = {}
     for each in dataclasses.fields(record):
         value = getattr(record, each.name)

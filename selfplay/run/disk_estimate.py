@@ -1,7 +1,7 @@
-"""Whether there is room on the disk for the stage that is about to begin: an estimate of what it writes, against what is free.
+"""Checks before each stage that its output fits on the disk, by an estimate.
 
-The plan asks the same of a whole run before it starts; disks fill while a run works. The figures are upper ones: every response
-as long as `sampling.max_tokens` allows, nothing gained by compression.
+The plan checks the same for a whole run before it starts, but a disk may fill up during a run. The figures are upper bounds:
+every response has `sampling.max_tokens` tokens, and nothing is compressed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def stage_bytes(context: Context, round_number: int, stage: str) -> int:
 
 
 def check_room(context: Context, round_number: int, stage: str) -> None:
-    """Raise ResourceError where what is left of a stage will not fit. Shards that are kept already are not counted again."""
+    """Raise ResourceError if the rest of a stage will not fit. Shards that are written already are not counted again."""
     if not context.config.storage.check_free_space:
         return
     layout = context.store.layout
@@ -89,8 +89,8 @@ def check_room(context: Context, round_number: int, stage: str) -> None:
     if need > free:
         raise ResourceError(
             f"round {round_number} {stage} will write about {human_bytes(need)}; {human_bytes(free)} are free at {layout.root}",
-            f"Make room for {human_bytes(need - free)} more, then `selfplay resume`. What is committed is safe. The figure is an "
-            "upper one: where you know better, resume with storage.check_free_space=false.",
+            f"Free {human_bytes(need - free)} more, then `selfplay resume`. Committed work is safe. The figure is an upper "
+            "estimate: storage.check_free_space=false skips this check.",
         )
 
 

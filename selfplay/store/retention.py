@@ -90,7 +90,7 @@ def gc_document(store: Store, keep: int | None, *, dry_run: bool) -> dict[str, A
     policies = stored_policies(store, keep)
     if not dry_run:
         store.clean_work()
-        collect(store, keep, f"gc --keep-checkpoints {keep}")
+        collect(store, keep, f"gc --keep-policies {keep}")
     rows = [
         {
             "round": held.round,

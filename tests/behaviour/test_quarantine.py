@@ -37,7 +37,7 @@ from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run.driver import MakeWorkers
 from selfplay.store.run import Store
-from tests.helpers.fakes import Fakes, FakeScorer, FragilePool
+from tests.helpers.fakes import FakePool, Fakes, FakeScorer
 from tests.run.test_driver import end_of, is_complete, resume, start
 
 WriteConfig = Callable[..., Path]
@@ -89,7 +89,7 @@ def test_what_earlier_attempts_gave_up_counts(undisturbed: Store) -> None:
     def attempt(poison: set[str], shards: Sequence[Sequence[ScoreItem]]) -> dict[str, str]:
         writer = undisturbed.writer(9, "score", "fingerprint", [])
         run_shards(
-            under_way, writer, FragilePool(FakeScorer(), poison), "score", shards, lambda shard: (list(shard),),
+            under_way, writer, FakePool(FakeScorer(), poison), "score", shards, lambda shard: (list(shard),),
             lambda _, table: table, title="score", unit="responses", quarantine=quarantine,
         )  # fmt: skip
         return quarantined(writer, "")
@@ -134,7 +134,7 @@ def test_no_more_than_so_many_are_given_up(undisturbed: Store, write_config: Wri
         start(write_config(rounds=1, cluster={"max_poison_items": 2}), run, fakes)
     assert end_of(run)["outcome"] == "failed"
     # whole shard of six twice, its halves once, thirds, ...: bounded by the shards' size, not by how often it is tried
-    assert fakes.fragile[0].num_crashes < 15
+    assert fakes.pools[0].num_crashes < 15
     resume(run, Fakes(poison=poison), cluster__max_poison_items=3)
     assert is_complete(run, 1)
     assert set(Store.open(run).outcome(1, SampleOutcome).to_json()["quarantined"]) == poison
@@ -147,8 +147,8 @@ def only_logprobs_die(poison: set[str]) -> MakeWorkers:
     def workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
         fakes = Fakes()
         with fakes(config, inputs, folder) as made:
-            fakes.fragile[2].poison = poison
-            assert made.logprobs is fakes.fragile[2]
+            fakes.pools[2].poison = poison
+            assert made.logprobs is fakes.pools[2]
             yield made
 
     return workers

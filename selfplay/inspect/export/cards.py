@@ -7,8 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from selfplay.config.strict_yaml import dump
 from selfplay.core.escape import escape_markdown, markdown_code
 from selfplay.core.format import markdown_table
 from selfplay.inspect.documents.rounds import RoundSummary
@@ -49,7 +48,7 @@ def recipe(facts: Facts) -> str:
         *(f"#   {name}: {revision}" for name, revision in sorted(facts.revisions.items())),
         "# Made with " + ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
     ]
-    return "\n".join(lines) + "\n" + yaml.safe_dump(facts.settings, sort_keys=False, allow_unicode=True)
+    return "\n".join(lines) + "\n" + dump(facts.settings)
 
 
 def dataset_card(facts: Facts) -> str:
@@ -67,13 +66,12 @@ def dataset_card(facts: Facts) -> str:
         for number, splits in facts.splits.items()
         if any(splits.values())
     ]
-    front = yaml.safe_dump(
+    front = dump(
         {
             "configs": configs,
             "tags": ["preference", "dpo", "self-play", "selfplay"],
             "task_categories": ["text-generation"],
         },
-        sort_keys=False,
     )
     newest = config_name(max(facts.splits))
     return "\n".join(
@@ -100,7 +98,7 @@ def dataset_card(facts: Facts) -> str:
 
 def model_card(facts: Facts, round_number: int, digest: str) -> str:
     """README.md of the policy after a round."""
-    front = yaml.safe_dump(
+    front = dump(
         {
             "base_model": facts.base_model,
             "datasets": [facts.dataset],
@@ -112,7 +110,6 @@ def model_card(facts: Facts, round_number: int, digest: str) -> str:
                 "selfplay",
             ],
         },
-        sort_keys=False,
     )
     row = next(row for row in facts.rounds if row.round == round_number)
     trained = facts.settings["training"]

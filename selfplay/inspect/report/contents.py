@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from selfplay.config.anonymize import neutral_settings, neutral_text
 from selfplay.config.load import validate
+from selfplay.config.strict_yaml import dump
 from selfplay.core.outcomes import PromptsOutcome, RoundOutcomes
 from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.examples import example_answers, example_pairs
@@ -118,7 +117,7 @@ def _settings(config: Document, redact: bool) -> str:
         section, _, key = name.partition(".")
         if redact and key in settings.get(section, {}):
             settings[section][key] = _LEFT_OUT
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return dump(settings)
 
 
 def _committed(store: Store, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:

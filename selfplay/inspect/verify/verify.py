@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.stages import STAGE_NAMES
+from selfplay.inspect.query.open import open_store
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Commits, Committed, Problem, problems_of_commits, remedy
 from selfplay.inspect.verify.verify_rows import check_rows
@@ -48,7 +49,7 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
     run."""
     layout = Layout(root.absolute())
     try:
-        store = Store.open(root)
+        store = open_store(root)
     except CorruptionError as error:
         problem = Problem("damaged", str(layout.identity), error.message, error.hint)
         return _document(layout.root, deep, [], list(_links(layout, set())) or [problem], work=False)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.core.stages import STAGE_NAMES
+from selfplay.inspect.query.open import open_store
 from selfplay.inspect.viewer.background import Later
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.store.layout import COMMIT, Layout, rounds_present
@@ -93,7 +94,7 @@ class Served:
         known = self._stores.get(entry.name)
         if known is not None and known[0] == stamp:
             return known[1]
-        store = Store.open(entry.path)
+        store = open_store(entry.path)
         self._stores[entry.name] = (stamp, store)
         return store
 

@@ -21,7 +21,7 @@ from selfplay.inspect.viewer.catalogue import Entry, NotServedError, Served
 from selfplay.inspect.viewer.downloads import FORMS, download, file_name
 from selfplay.inspect.viewer.prompt import prompt_document
 from selfplay.inspect.viewer.rounds import round_document
-from selfplay.inspect.viewer.rows import RowSet, table_of
+from selfplay.inspect.viewer.rows import RowSet, row_set
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 
@@ -200,7 +200,7 @@ class Pages:
                 else "They come with the stage select."
             )
             raise NotServedError(f"round {number} has no pairs", hint)
-        return entry, number, table_of(store, number, "select", self.served.cache)
+        return entry, number, row_set(store, number, "select", self.served.cache)
 
 
 def _command(entry: Entry, number: int | None) -> list[str]:

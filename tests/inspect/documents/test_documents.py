@@ -119,7 +119,7 @@ def test_pairs_are_sorted_filtered_and_limited(whole_run: Path) -> None:
     assert not any(pair["kept"] for pair in dropped["pairs"])
     with_text = pairs_document(store, 1, limit=1, content=True)["pairs"][0]
     assert with_text["chosen"][0]["role"] == "assistant"
-    with pytest.raises(ConfigError, match="cannot be sorted by 'explicit_margn'") as error:
+    with pytest.raises(ConfigError, match="there is no column 'explicit_margn'") as error:
         pairs_document(store, 1, sort="explicit_margn")
     assert "Did you mean explicit_margin?" in error.value.hint
 
