@@ -24,6 +24,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "execution/progress.py": ({"open", "os.open", "os.fdopen"}, LOG + "; and the real stderr"),
     "compare/main.py": ({"os.fdopen"}, "the real stderr"),
     "execution/ray/worker.py": ({"open"}, LOG),
+    "core/terminal.py": ({"os.open"}, "the null device, when the reader of stdout or stderr has gone"),
     "cli/main.py": ({"os.open"}, "the null device, when the reader of stdout has gone"),
     "inspect/export/hub.py": ({"tempfile.TemporaryDirectory"}, "holds what is uploaded, until it is"),
     "core/heartbeat.py": ({".touch", "os.utime"}, "an empty file whose time is all that is looked at"),
