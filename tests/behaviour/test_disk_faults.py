@@ -47,7 +47,7 @@ def prepared(write_config: WriteConfig, tmp_path: Path) -> driver.Prepared:
         prompts={"per_round": 4},
         sampling={"shard_size": 2, "num_responses": 3},
         evaluation={"num_prompts": 3},
-        # a page that cannot be written is said and ends nothing (tests/report)
+        # a page that cannot be written is reported and ends nothing (tests/inspect/report)
         report={"every": 0},
     )
     return driver.preflight(load_config(config), config.parent, tmp_path / "run")

@@ -1,10 +1,9 @@
 """Each line of the design's paragraph on security that is not tested elsewhere: hostile strings on a terminal, secrets in no
 file, pickles refused, model code only with a pinned commit, Ray's door shut.
 
-Elsewhere: symbolic links and names that lead out of a run (tests/inspect/test_verify_injuries.py), the viewer's doors
-(tests/viewer/test_guard.py), SQL's (tests/inspect/test_sql.py), hub revisions (tests/test_inputs.py), Ray's ports
-(tests/cluster/test_ray_pool.py), configurations (tests/config), trainer checkpoints (tests/backends/test_checkpoints.py), web
-pages (tests/web).
+Tested elsewhere: symbolic links and names that lead out of a run (tests/inspect/verify), the requests that the viewer accepts
+(tests/inspect/viewer), SQL (tests/inspect/query), hub revisions (tests/inputs), the ports of Ray (tests/execution/ray),
+configurations (tests/config), trainer checkpoints (tests/backends/trl), web pages (tests/inspect/web).
 """
 
 from __future__ import annotations
