@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.errors import BackendError
+from selfplay.core.losses import LOSSES
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Logprobs, schema
 from selfplay.execution.quarantine import QuarantinePolicy
@@ -75,7 +76,7 @@ def trained_policy(context: Context, round_number: int) -> Policy:
 def reference_policy(context: Context, round_number: int) -> Policy | None:
     """The reference of this round's loss; None where the loss has none."""
     training = context.config.training
-    if training.loss == "simpo":
+    if LOSSES[training.loss].reference_free:
         return None
     return context.policy(round_number - 1 if training.reference == "previous" else 0)
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.errors import SelfplayError
+from selfplay.core.losses import LOSSES
 from selfplay.core.records import Pair, schema
 from selfplay.execution.quarantine import QUARANTINED
 from selfplay.inputs.metric_requirements import EMBEDDING, prompt_number
@@ -150,7 +151,7 @@ def _select(
 ) -> Selection:
     settings, training, ranking = context.config.selection, context.config.training, context.inputs.ranking
     metric = ranking.of_round(number)
-    has_reference = training.loss != "simpo"
+    has_reference = not LOSSES[training.loss].reference_free
     columns = {
         name: values
         for name, values in candidates.columns.items()
