@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from selfplay.core.errors import SelfplayError
+from selfplay.core.losses import LOSSES
 from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSyncRecord
 from selfplay.core.pool import Workers
 from selfplay.core.protocols import Canary, StepMetrics
@@ -78,7 +79,7 @@ class StageContext:
 
     def reference_policy(self, round_number: int) -> Policy | None:
         """The reference of this round's loss; None where the loss has none."""
-        if self.settings.training.loss == "simpo":
+        if LOSSES[self.settings.training.loss].reference_free:
             return None
         return self.policy(round_number - 1 if self.settings.training.reference == "previous" else 0)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.losses import LOSSES
 from selfplay.core.outcomes import LogprobsOutcome, SelectOutcome
 from selfplay.core.records import Pair, schema
 from selfplay.core.stages import CANDIDATES, READ
@@ -143,7 +144,7 @@ def _select(
 ) -> Selection:
     settings, training, ranking = context.settings.selection, context.settings.training, context.inputs.ranking
     metric = ranking.of_round(number)
-    has_reference = training.loss != "simpo"
+    has_reference = not LOSSES[training.loss].reference_free
     columns = {
         name: values
         for name, values in candidates.columns.items()
