@@ -106,9 +106,21 @@ def write(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr. Where they went away (`2>&1 | head`) the exit code still says how it ended."""
+    """A message on stderr. If nobody reads stderr any more (`2>&1 | head`), the exit code still tells how the command ended."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
+
+
+def flush_or_discard() -> None:
+    """Flush stdout and stderr before the process ends. If one has no reader any more, discard what its buffer still holds:
+    otherwise Python's own flush at exit fails, and the exit code becomes 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def write_json(document: Any) -> None:

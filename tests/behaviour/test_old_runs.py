@@ -14,7 +14,7 @@ from typer.testing import Result
 
 import selfplay as package
 from selfplay.core.errors import ConfigError
-from selfplay.inspect.query.paging import TABLES
+from selfplay.inspect.query.tables import TABLES
 from selfplay.store.durable import json_with_checksum, parse_checked_json
 from selfplay.store.layout import SCHEMA_VERSION
 from selfplay.store.run import Store
@@ -29,11 +29,11 @@ COMMANDS = [
     ("sql", "select round, count(*) as n from pairs where kept group by round order by round"),
     ("report", "--out", "OUT/report.html"), ("report", "--redact", "--out", "OUT/redacted.html"),
     ("export", "--to", "OUT/dataset", "--policies", "none"), ("export", "--to", "OUT/jsonl", "--format", "jsonl"),
-    ("verify",), ("verify", "--deep"), ("gc", "--keep-checkpoints", "2", "--dry-run"),
+    ("verify",), ("verify", "--deep"), ("gc", "--keep-policies", "2", "--dry-run"),
 ]  # fmt: skip
 # what needs the run's inputs, or stays open: refused for a newer run as the others are
 OTHERS = [
-    ("resume",), ("resume", "rounds=3"), ("fork", "--from-round", "1", "--dry-run"), ("gc", "--keep-checkpoints", "2"),
+    ("resume",), ("resume", "rounds=3"), ("fork", "--from-round", "1", "--dry-run"), ("gc", "--keep-policies", "2"),
     ("view", "--no-open", "--port", "0"), ("status", "--json"), ("verify", "--json"), ("rounds", "--json"),
 ]  # fmt: skip
 

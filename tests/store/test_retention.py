@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from selfplay.cli.main import app
 from selfplay.core.errors import CorruptionError, LockedError, SelfplayError
+from selfplay.core.outcomes import TrainOutcome
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store import durable
@@ -99,7 +100,7 @@ def test_fewer_than_two_are_never_kept(run: Path, keep: int | None, asked: str) 
 
 def test_what_gc_took_leaves_a_mark_that_verifies(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.glob("rounds/*/*/**/*") if path.is_file()}
-    result = CliRunner().invoke(app, ["gc", str(run), "--keep-checkpoints", "2", "--json"])
+    result = CliRunner().invoke(app, ["gc", str(run), "--keep-policies", "2", "--json"])
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     gone = [row["round"] for row in document["policies"] if row["action"] == "remove"]
@@ -111,16 +112,16 @@ def test_what_gc_took_leaves_a_mark_that_verifies(run: Path) -> None:
     store = Store.open(run)
     for number in gone:
         mark = json.loads((run / f"rounds/00{number}/train/.REMOVED.json").read_bytes())
-        assert mark["policy_digest"] == store.metrics(number, "train")["policy_digest"]
+        assert mark["policy_digest"] == store.outcome(number, TrainOutcome).to_json()["policy_digest"]
         assert mark["commit"] == store.digest_of(number, "train")
-        assert mark["why"] == "gc --keep-checkpoints 2"
+        assert mark["why"] == "gc --keep-policies 2"
         assert store.tombstone(number) is not None
         store.require(number, "train")
     for deep in (False, True):
         assert verify_document(run, deep=deep)["problems"] == []
     assert status_document(run)["state"] == "complete"
     # a second gc has nothing to do; resume and more rounds go on
-    again = json.loads(CliRunner().invoke(app, ["gc", str(run), "--keep-checkpoints", "2", "--json"]).stdout)
+    again = json.loads(CliRunner().invoke(app, ["gc", str(run), "--keep-policies", "2", "--json"]).stdout)
     assert [row["round"] for row in again["policies"] if row["action"] == "gone"] == gone
     assert again["removed_bytes"] == 0
     for command in (["rounds"], ["show", "1"], ["pairs", "1"], ["verify", "--deep"]):
@@ -129,18 +130,20 @@ def test_what_gc_took_leaves_a_mark_that_verifies(run: Path) -> None:
 
 def test_a_dry_run_says_the_same_and_changes_nothing(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    arguments = ["gc", str(run), "--keep-checkpoints", "3"]
+    arguments = ["gc", str(run), "--keep-policies", "3"]
     planned = json.loads(CliRunner().invoke(app, [*arguments, "--dry-run", "--json"]).stdout)
     assert "would free" in CliRunner().invoke(app, [*arguments, "--dry-run"]).stdout
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert done == planned | {"dry_run": False}
-    assert CliRunner().invoke(app, ["gc", str(run), "--keep-checkpoints", "1"]).exit_code == 2
+    assert CliRunner().invoke(app, ["gc", str(run), "--keep-policies", "1"]).exit_code == 2
+    old = CliRunner().invoke(app, ["gc", str(run), "--keep-checkpoints", "3"])
+    assert old.exit_code == 2 and "--keep-policies 3" in old.stderr
 
 
 def test_gc_needs_the_lock(run: Path) -> None:
     with RunLock(run / "run.lock"):
-        result = CliRunner().invoke(app, ["gc", str(run), "--keep-checkpoints", "2"])
+        result = CliRunner().invoke(app, ["gc", str(run), "--keep-policies", "2"])
     assert result.exit_code == LockedError.exit_code
     assert policies(run) == [1, 2, 3, 4, 5]
 
