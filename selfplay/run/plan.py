@@ -56,6 +56,7 @@ class Plan:
     disk_bytes: int
     final_disk_bytes: int
     free_disk_bytes: int
+    notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
@@ -78,6 +79,7 @@ class Plan:
             f"({self.policy_parameters / 1e6:.1f} M parameters){engine}{rewards}, {human_bytes(self.available_bytes)} available; "
             f"disk: about {human_bytes(self.disk_bytes)} at the peak, {human_bytes(self.final_disk_bytes)} in the end, "
             f"{human_bytes(self.free_disk_bytes)} free",
+            *(f"note: {note}" for note in self.notes),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
 
@@ -142,6 +144,11 @@ def make_plan(
         disk_bytes=disk,
         final_disk_bytes=final,
         free_disk_bytes=free,
+        notes=[
+            f"{name}: {note}"
+            for name, source in (("prompts.source", inputs.prompts), ("evaluation.source", inputs.evaluation))
+            for note in (source.notes if source else ())
+        ],
         warnings=list(_warnings(config, inputs, steps, needs, device)),
     )
 

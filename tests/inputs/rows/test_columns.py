@@ -1,9 +1,11 @@
 """Which column is what: recognised names, names given by the user, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from selfplay.core.errors import DataError
-from selfplay.inputs.rows.columns import SIDED_NUMBERS, prompt_columns, recognise
+from selfplay.inputs.rows.columns import ROLES, SIDED, SIDED_NUMBERS, prompt_columns, recognise
 
 TEXTS = ["prompt", "chosen", "rejected"]
 
@@ -151,3 +153,21 @@ def test_columns_that_may_belong_to_a_conversation() -> None:
     mapped = prompt_columns("a.jsonl", ["instruction", "input", "system", "history"], "instruction")
     assert mapped.names == {"prompt": "instruction", "input": "input", "system": "system"}
     assert len(mapped.notes) == 3 and mapped.others == ("input", "system", "history")
+
+
+def test_the_docs_list_every_role_with_its_aliases() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "select.md").read_text()
+    documented = {}
+    for line in text[text.index("| role | shapes |") :].splitlines()[2:]:
+        if not line.startswith("|"):
+            break
+        name, shapes, aliases = (cell.strip() for cell in line.strip("|").split("|"))
+        documented[name.strip("`")] = (shapes, aliases.replace("`", "").split())
+    expected = {
+        name: (", ".join(role.shapes), [alias for alias in role.aliases if alias != name])
+        for name, role in ROLES.items()
+        if name not in SIDED_NUMBERS
+    }
+    for name, sided in SIDED.items():
+        expected[f"{name}_*"] = ("pairs, numbers", [alias.format("*") for alias in sided.aliases[1:]])
+    assert documented == expected
