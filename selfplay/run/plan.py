@@ -33,7 +33,8 @@ class Plan:
     """Counts are upper bounds: ties, drops and stops make them smaller. Bytes of memory are those of one process: `engine_bytes`
     of an engine on a CPU (0 on a GPU, where it takes the share that it is given), `reward_bytes` of the weights of all reward
     models together. `disk_bytes` is what the remaining rounds add at their peak, `final_disk_bytes` what stays of it after
-    `storage.keep_policies` has deleted the rest. `bad_rows_shown` names the first invalid rows of both sources."""
+    `storage.keep_policies` has deleted the rest. `bad_rows_shown` names the first invalid rows of both sources,
+    `notes` says what was assumed of their columns."""
 
     rounds: int
     rounds_done: int
