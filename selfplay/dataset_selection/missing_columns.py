@@ -32,7 +32,7 @@ _NO_NUMBERS = (
     "rejected_response_id", "group", "columns_json",
 )  # fmt: skip
 # Made by a selection: an earlier one's are not read.
-_MADE = ("implicit_margin", "alignment_potential", "metric_value", "rank", "kept", "drop_reason")
+_MADE = ("alignment_potential", "metric_value", "rank", "kept", "drop_reason")
 
 
 def numbers(pairs: pa.Table) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from selfplay.core.errors import ConfigError
 from selfplay.dataset_selection.settings import SelectSettings
 from selfplay.selection.metrics import Metric, columns_needed, how_to_get
-from selfplay.selection.metrics.inputs import NUM_TOKENS, POLICY_LOGPS, REFERENCE_LOGPS, REWARDS
+from selfplay.selection.metrics.inputs import MEAN_LOGPS, NUM_TOKENS, POLICY_LOGPS, REFERENCE_LOGPS, REWARDS, made_of
 
 ALONE, YES, EMBEDDING = "policy_logp_chosen_alone", "ask_llm_yes", "embedding"
 PROMPT_REWARDS = ("prompt_reward_mean", "prompt_reward_std")
@@ -75,6 +75,10 @@ def find_needs(
     wanted = set(columns_needed(metric, settings.implicit_margin)) - {"pair_id"}
     if "explicit_margin" in there and not set(REWARDS) & set(metric.inputs):
         wanted -= set(REWARDS)
+    margin = set(made_of("implicit_margin", settings.implicit_margin))
+    has_margin = settings.implicit_margin == "simpo" and there.issuperset(MEAN_LOGPS)
+    if (has_margin or "implicit_margin" in there) and not margin & set(metric.inputs):
+        wanted -= margin
     rewards = settings.reward_model is not None or settings.reward_function is not None
     policy, reference = settings.policy is not None, settings.reference is not None
     other = settings.embedding_model is not None

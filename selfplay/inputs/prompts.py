@@ -6,7 +6,6 @@ A row is a prompt, or a bad row that is counted with its reason, file and row nu
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 from selfplay.core.errors import DataError
 from selfplay.core.records import Message
 from selfplay.inputs.rows.bad_rows import BadRow, BadRowLog, BadRows, BadValue
-from selfplay.inputs.rows.columns import prompt_columns
+from selfplay.inputs.rows.columns import near_names, prompt_columns
 from selfplay.inputs.rows.messages import read_prompt
 from selfplay.inputs.rows.source import open_source
 from selfplay.inputs.rows.tables import MESSAGES, RowTable, other_columns
@@ -178,7 +177,7 @@ def _check_unique(source: str, table: pa.Table, id_column: str) -> None:
 
 
 def _no_such_column(source: str, name: str, columns: list[str]) -> DataError:
-    near = difflib.get_close_matches(name, columns, 1)
+    near = near_names(name, columns)
     return DataError(
         f"{source} has no column {name!r}; it has {', '.join(columns)}",
         f"Did you mean {near[0]!r}?" if near else "Set the column to one of these.",

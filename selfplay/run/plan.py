@@ -33,7 +33,8 @@ class Plan:
     """Counts are upper bounds: ties, drops and stops make them smaller. Bytes of memory are those of one process: `engine_bytes`
     of an engine on a CPU (0 on a GPU, where it takes the share that it is given), `reward_bytes` of the weights of all reward
     models together. `disk_bytes` is what the remaining rounds add at their peak, `final_disk_bytes` what stays of it after
-    `storage.keep_policies` has deleted the rest. `bad_rows_shown` names the first invalid rows of both sources."""
+    `storage.keep_policies` has deleted the rest. `bad_rows_shown` names the first invalid rows of both sources,
+    `notes` says what was assumed of their columns."""
 
     rounds: int
     rounds_done: int
@@ -56,6 +57,7 @@ class Plan:
     disk_bytes: int
     final_disk_bytes: int
     free_disk_bytes: int
+    notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
@@ -78,6 +80,7 @@ class Plan:
             f"({self.policy_parameters / 1e6:.1f} M parameters){engine}{rewards}, {human_bytes(self.available_bytes)} available; "
             f"disk: about {human_bytes(self.disk_bytes)} at the peak, {human_bytes(self.final_disk_bytes)} in the end, "
             f"{human_bytes(self.free_disk_bytes)} free",
+            *(f"note: {note}" for note in self.notes),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
 
@@ -142,6 +145,11 @@ def make_plan(
         disk_bytes=disk,
         final_disk_bytes=final,
         free_disk_bytes=free,
+        notes=[
+            f"{name}: {note}"
+            for name, source in (("prompts.source", inputs.prompts), ("evaluation.source", inputs.evaluation))
+            for note in (source.notes if source else ())
+        ],
         warnings=list(_warnings(config, inputs, steps, needs, device)),
     )
 

@@ -19,7 +19,7 @@ from selfplay.selection import margins
 from selfplay.selection.arrays import Bools, Floats, Ints, Strings, take_strings
 from selfplay.selection.keep import keep_top
 from selfplay.selection.metrics import Metric, find_metric
-from selfplay.selection.metrics.inputs import NUM_TOKENS, POLICY_LOGPS, REFERENCE_LOGPS, REWARDS
+from selfplay.selection.metrics.inputs import MEAN_LOGPS, NUM_TOKENS, POLICY_LOGPS, REFERENCE_LOGPS, REWARDS, made_of
 from selfplay.selection.reasons import (
     EXCLUDED_BY_METRIC,
     METRIC_NOT_FINITE,
@@ -32,7 +32,7 @@ from selfplay.selection.reasons import (
 )
 
 ImplicitMargin = Literal["simpo", "dpo"]
-# Columns that `select` makes itself: one of the same name in the input (an earlier selection's) is never read for it.
+# Columns that `select` makes itself: a metric reads these, not columns of the same name in the input.
 _MADE = ("implicit_margin", "alignment_potential", "dpo_implicit_margin")
 
 
@@ -113,7 +113,7 @@ def select(
         raise ConfigError(f"metric {rule.name!r} keeps every pair, but keep is {keep!r}", "Set keep to 1.0.")
     notes: list[str] = []
     explicit_P = _explicit_margin(pairs.columns, notes)
-    implicit_P = _implicit_margin(pairs.columns, implicit_margin, beta)
+    implicit_P = _implicit_margin(pairs.columns, implicit_margin, beta, notes)
     reason_P = no_reasons(len(pairs)) if pairs.drop_reason_P is None else pairs.drop_reason_P
     if explicit_P is not None:
         reason_P = give_reason(reason_P, explicit_P == 0, ZERO_MARGIN)
@@ -212,12 +212,23 @@ def _explicit_margin(columns: Mapping[str, Any], notes: list[str]) -> Floats | N
     return np.asarray(columns["explicit_margin"], dtype=np.float64)
 
 
-def _implicit_margin(columns: Mapping[str, Any], implicit_margin: ImplicitMargin, beta: float | None) -> Floats | None:
-    """Signed implicit margin of the kind asked for; None if there are no policy log-probs or token counts."""
+def _implicit_margin(
+    columns: Mapping[str, Any], implicit_margin: ImplicitMargin, beta: float | None, notes: list[str]
+) -> Floats | None:
+    """Signed implicit margin of the kind asked for; None if there are no policy log-probs or token counts. Where it cannot
+    be computed, log-probs per token or a column `implicit_margin` of the input take its place."""
     if (implicit_margin == "dpo") != (beta is not None):
         raise ConfigError(
             f"implicit_margin: {implicit_margin} with beta {beta}", "Set beta for dpo only: simpo has none."
         )
+    if _missing(columns, made_of("implicit_margin", implicit_margin)):
+        if implicit_margin == "simpo" and not _missing(columns, MEAN_LOGPS):
+            chosen, rejected = _all(columns, MEAN_LOGPS)
+            notes.append("The implicit margin is the difference of the input's log-probs per token.")
+            return margins.explicit_margin(chosen, rejected)  # a difference of two numbers, in blocks
+        if "implicit_margin" in columns:
+            notes.append("The implicit margin is the input's own column: it cannot be computed from other columns.")
+            return np.asarray(columns["implicit_margin"], dtype=np.float64)
     if _missing(columns, POLICY_LOGPS):
         return None
     if implicit_margin == "simpo":

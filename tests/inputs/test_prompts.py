@@ -250,3 +250,38 @@ def test_importing_and_reading_needs_no_torch(tmp_path):
         "assert not {'torch', 'datasets', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "train.jsonl")], check=True)
+
+
+def test_the_forms_that_select_reads_are_read(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    forms = [
+        turns,
+        json.dumps(turns),
+        repr(turns),
+        "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:",
+        [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}],
+        [*turns[:2], {"role": "user", "content": [{"type": "text", "text": "c"}]}],
+    ]
+    write_jsonl(tmp_path / "a.jsonl", [{"q": form} for form in forms])
+    source = load_prompts("a.jsonl", "q", base_dir=tmp_path)
+    assert [prompt.messages for prompt in source.prompts] == [turns] * len(forms)
+    assert not any(prompt.plain for prompt in source.prompts)
+
+
+def test_instruction_input_and_system_columns(tmp_path):
+    row = {"instruction": "Add.", "input": "2 and 2", "system": "Be brief."}
+    write_jsonl(tmp_path / "a.jsonl", [row, {"instruction": "Say hello.", "input": "", "system": None}])
+    source = load_prompts("a.jsonl", "instruction", base_dir=tmp_path, system_prompt="S")
+    assert [prompt.messages for prompt in source.prompts] == [
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Add.\n2 and 2"}],
+        [{"role": "system", "content": "S"}, {"role": "user", "content": "Say hello."}],
+    ]
+    assert len(source.notes) == 2 and "'system' is used as the system prompt" in source.notes[1]
+    assert json.loads(source.prompts[0].columns_json) == {"input": "2 and 2", "system": "Be brief."}
+
+
+def test_prompts_are_taken_by_row(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"q": f"{number}"} for number in range(5)])
+    prompts = load_prompts("a.jsonl", "q", base_dir=tmp_path).prompts
+    assert [prompt.row for prompt in prompts.take([3, 0])] == [4, 1]
+    assert [prompt.row for prompt in prompts[1:3]] == [2, 3] and prompts[-1].row == 5 and len(prompts[:2]) == 2

@@ -358,9 +358,21 @@ def test_columns_of_an_earlier_selection_are_never_read() -> None:
     for metric in ("alignment_potential", "implicit_margin_small", "dpo_gap"):
         new, again = select(pool, metric=metric, keep=5), select(old, metric=metric, keep=5)
         assert again.rank_P.tolist() == new.rank_P.tolist()
-    without = with_columns(old, policy_logp_chosen=None, policy_logp_rejected=None)
+
+
+def test_an_implicit_margin_of_the_input_counts_where_it_cannot_be_computed() -> None:
+    pool = random_pool(30)
+    new = select(pool, metric="alignment_potential", keep=5)
+    bare = with_columns(pool, policy_logp_chosen=None, policy_logp_rejected=None)
     with pytest.raises(ConfigError, match="needs alignment_potential"):
-        select(without, metric="alignment_potential", keep=5)
+        select(bare, metric="alignment_potential", keep=5)
+    mean = {
+        f"policy_mean_logp_{side}": pool.columns[f"policy_logp_{side}"] / pool.columns[f"num_tokens_{side}"]
+        for side in ("chosen", "rejected")
+    }
+    for columns in ({"implicit_margin": new.implicit_margin_P}, mean):
+        again = select(with_columns(bare, **columns), metric="alignment_potential", keep=5)
+        assert again.rank_P.tolist() == new.rank_P.tolist() and "implicit margin is the" in again.summary.notes[-1]
 
 
 def test_length_gap_needs_token_counts() -> None:

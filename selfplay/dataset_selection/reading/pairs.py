@@ -32,14 +32,16 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     schema |= {"embedding": pa.list_(pa.float32())} if "embedding" in names else {}
     schema |= {"columns_json": pa.string()} if columns.others else {}
     pairs, width, total = RowTable(schema), None, 0
+    measures = [(theirs, f"column {theirs!r}") for theirs in numbers.values()]
+    pair_id, prompt_id = names.get("pair_id"), names.get("prompt_id")
     for item in source.rows():
         total += 1
         try:
             if item.values is None:
                 raise BadValue("unreadable", item.problem or "unreadable")
             values = item.values
-            row: list[Any] = [user_id(values.get(names.get("pair_id", "")))]
-            measured = [number(values.get(theirs), f"column {theirs!r}") for theirs in numbers.values()]
+            row: list[Any] = [None if pair_id is None else user_id(values.get(pair_id))]
+            measured = [number(values.get(theirs), name) for theirs, name in measures]
             if has_text:
                 prompt, chosen, rejected = read_pair(
                     values, names.get("prompt"), names["chosen"], names["rejected"], system=names.get("system"),
@@ -48,7 +50,7 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
                 prompt_hash = content_hash([prompt, 0])  # as a run makes the id of a prompt
                 row += [
                     content_hash([prompt_hash, chosen[0]["content"], rejected[0]["content"]]),
-                    user_id(values.get(names.get("prompt_id", ""))), prompt_hash, item.file, item.row,
+                    None if prompt_id is None else user_id(values.get(prompt_id)), prompt_hash, item.file, item.row,
                     prompt, chosen, rejected,
                 ]  # fmt: skip
             else:

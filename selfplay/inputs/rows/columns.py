@@ -61,6 +61,10 @@ SIDED = {
             ("reference_logp", "reference_logps", "ref_logp", "ref_logps"),
             *(f"{word}_{{}}_{logp}" for word in ("reference", "ref") for logp in ("logp", "logps")),
         ),
+        _sided(
+            "policy_mean_logp",
+            ("policy_mean_logp", "mean_logp", "mean_logps", "avg_logp", "avg_logps", "logp_norm", "logps_norm"),
+        ),
         _sided("num_tokens", ("num_tokens", "n_tokens", "token_count"), "num_{}_tokens"),
     )
 }
@@ -112,6 +116,7 @@ ROLES = {
         *(Role(name, ("rows",), (name,)) for name in _RESPONSE_NUMBERS),
         *(Role(name, _PAIRS) for name in SIDED_NUMBERS),
         Role("explicit_margin", _PAIRS, ("explicit_margin",)),
+        Role("implicit_margin", _PAIRS),  # only where the user names it: a column of this name is of an earlier selection
         *(Role(name, _ALL if name in _PROMPT_NUMBERS else _PAIRS, (name,)) for name in PAIR_NUMBERS),
         Role("embedding", _PAIRS, ("embedding",), "embedding"),
         Role("pair_id", _PAIRS, ("pair_id",), "id"),
@@ -128,6 +133,9 @@ DERIVED = frozenset(
     ("explicit_margin", "implicit_margin", "dpo_implicit_margin", "alignment_potential", "metric_value", "rank", "kept",
      "drop_reason")
 )  # fmt: skip
+# Two names with different words of one group, or one of them with a qualifier, have different meanings.
+_OPPOSITES = (("chosen", "rejected"), ("explicit", "implicit"), ("policy", "ref"), ("reward", "logp", "token"))
+_QUALIFIERS = ("norm", "mean", "abs", "alone")
 # Columns that by their names may belong to the conversation and that are not read.
 _NOT_READ = frozenset(
     ("tools", "functions", "history", "image", "images", "audio", "audios", "video", "videos", "documents")
@@ -149,6 +157,18 @@ class Columns:
     of_prompts: tuple[str, ...] = ()
 
 
+def near_names(name: str, options: Iterable[str]) -> list[str]:
+    """The option that is most likely meant by a misspelled name, if any; never one of another meaning."""
+    alike = [option for option in options if not _differ_in_meaning(_plain(name), _plain(option))]
+    return difflib.get_close_matches(name, alike, 1, cutoff=0.7)
+
+
+def _differ_in_meaning(first: str, second: str) -> bool:
+    words = [[{word for word in group if word in name} for group in _OPPOSITES] for name in (first, second)]
+    opposite = any(one and other and one != other for one, other in zip(*words, strict=True))
+    return opposite or any((word in first) != (word in second) for word in _QUALIFIERS)
+
+
 def several_responses(columns: Iterable[str]) -> str | None:
     """The first of some columns that is known to hold lists of responses."""
     return next((name for name in columns if _plain(name) in ROLES["responses"].aliases), None)
@@ -158,7 +178,8 @@ def prompt_columns(source: str, columns: Sequence[str], column: str) -> Columns:
     """The map of a prompt source whose prompts are in `column`: it, its `input` and `system` columns, and the others."""
     finder = _Finder(source, columns, {"prompt": column})
     _find_prompt(finder)
-    return Columns("lists", finder.names, (), tuple(name for name in columns if name != column), notes=finder.said())
+    others = tuple(name for name in columns if name != column)
+    return Columns("lists", finder.names, (), others, notes=finder.said(others))
 
 
 def recognise(
@@ -268,13 +289,13 @@ def _check_named(source: str, columns: Sequence[str], named: Mapping[str, str], 
     known = (*ROLES, *wanted)
     for ours, theirs in named.items():
         if ours not in known:
-            near = difflib.get_close_matches(ours, known, 1)
+            near = near_names(ours, known)
             raise DataError(
                 f"{ours!r} in the given columns is not one of our names; those are {', '.join(known)}",
                 f"Did you mean {near[0]}={theirs}?" if near else "Give columns as OUR_NAME=THEIR_NAME.",
             )
         if theirs and theirs not in columns:
-            near = difflib.get_close_matches(theirs, columns, 1)
+            near = near_names(theirs, columns)
             raise DataError(
                 f"{source} has no column {theirs!r}; it has {', '.join(columns)}",
                 f"Did you mean {ours}={near[0]}?" if near else f"Set {ours} to one of these.",
@@ -358,7 +379,10 @@ def _find_numbers(finder: _Finder, shape: Shape, wanted: Collection[str]) -> tup
         numbers = [ours for ours in ("reward", *_RESPONSE_NUMBERS) if shape == "rows" and finder.take(ours)]
         return numbers, [ours for ours in (*_PROMPT_NUMBERS, *own) if finder.take(ours)]
     numbers = []
+    is_margin_given = "implicit_margin" in finder.given and finder.take("implicit_margin")
     for stem in SIDED:
+        if is_margin_given and "logp" in stem and f"{stem}_chosen" not in finder.given:
+            continue  # the margin that the user named is not to be replaced by a computed one
         found = _sides(finder, stem)
         if found is None:
             _note_half(finder, stem)
@@ -369,6 +393,7 @@ def _find_numbers(finder: _Finder, shape: Shape, wanted: Collection[str]) -> tup
     # a margin of its own counts where there are no rewards to make one of
     if "reward_chosen" not in finder.names and finder.take("explicit_margin"):
         numbers.append("explicit_margin")
+    numbers += ["implicit_margin"] if is_margin_given else []
     return [*numbers, *(ours for ours in (*PAIR_NUMBERS, *own) if finder.take(ours))], []
 
 

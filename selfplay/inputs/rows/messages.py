@@ -47,11 +47,9 @@ def read_pair(
     """Prompt, chosen and rejected of a row, by the names of its columns. `prompt` is None where the dialogues contain
     it; `added` is the column of the text below an instruction, `system` that of the system prompt. Raises BadValue."""
     found = [_unserialised(_value(values, name), f"column {name!r}") for name in (chosen, rejected)]
-    was_text = any(
-        isinstance(values[name], str) and value is not values[name]
-        for name, value in zip((chosen, rejected), found, strict=True)
-    )
-    if was_text and any(isinstance(value, str) for value in found):
+    if isinstance(found[0], str) != isinstance(found[1], str) and all(
+        isinstance(values[n], str) for n in (chosen, rejected)
+    ):
         raise BadValue(
             "serialised_messages", f"one of {chosen!r} and {rejected!r} holds messages as text, the other plain text"
         )

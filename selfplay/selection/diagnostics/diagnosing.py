@@ -31,7 +31,7 @@ from selfplay.selection.diagnostics.parts import (
     prompts,
 )
 from selfplay.selection.metrics import METRICS, columns_needed
-from selfplay.selection.metrics.inputs import POLICY_LOGPS, REFERENCE_LOGPS
+from selfplay.selection.metrics.inputs import MEAN_LOGPS, POLICY_LOGPS, REFERENCE_LOGPS
 from selfplay.selection.reasons import EXCLUDED_BY_METRIC, METRIC_NOT_FINITE, NOT_SELECTED, Reasons
 from selfplay.selection.select import PairPool, Selection, select
 
@@ -168,9 +168,11 @@ def _overlaps(
     ]
     if len(rows) > MOST_WITH_EMBEDDING:
         metrics = [metric for metric in metrics if "embedding" not in metric.inputs]
-    # "explicit_margin" itself for a table that has no rewards to make it of
+    # the margins themselves for a table from which they cannot be computed
     needed = {
         "explicit_margin",
+        "implicit_margin",
+        *MEAN_LOGPS,
         *(column for metric in metrics for column in columns_needed(metric, asked.implicit_margin)),
     }
     seen = PairPool(

@@ -5,6 +5,7 @@ from __future__ import annotations
 REWARDS = ("reward_chosen", "reward_rejected")
 POLICY_LOGPS = ("policy_logp_chosen", "policy_logp_rejected")
 REFERENCE_LOGPS = ("reference_logp_chosen", "reference_logp_rejected")
+MEAN_LOGPS = ("policy_mean_logp_chosen", "policy_mean_logp_rejected")  # per token
 NUM_TOKENS = ("num_tokens_chosen", "num_tokens_rejected")
 
 _REWARDS = "Give a reward model or function, or the columns reward_chosen and reward_rejected."

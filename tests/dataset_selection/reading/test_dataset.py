@@ -322,3 +322,20 @@ def test_a_hub_dataset_by_rows_and_by_columns(monkeypatch):
         assert dataset.digest == read_dataset("someone/pairs", split="train").digest
     with pytest.raises(DataError, match="it has no subset"):
         read_dataset(__file__, subset="a")
+
+
+def test_booleans_are_1_and_0(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,score_chosen,score_rejected\np,a,b,True,false\n")
+    flags = [{**GOOD, "reward_chosen": True, "reward_rejected": False}]
+    for path in (write_jsonl(tmp_path / "a.jsonl", flags), str(tmp_path / "a.csv")):
+        row = read_dataset(path).pairs.to_pylist()[0]
+        assert (row["reward_chosen"], row["reward_rejected"]) == (1.0, 0.0)
+
+
+def test_two_different_system_prompts_are_refused(tmp_path):
+    dialogue = [{"role": "system", "content": "a"}, {"role": "user", "content": "q"}]
+    sides = {side: [*dialogue, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    rows = [{**sides, "system": "a"}, {**sides, "system": None}, {**sides, "system": "b"}]
+    dataset = read_dataset(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert dataset.pairs.num_rows == 2 and dataset.bad_rows.counts == {"two_system_prompts": 1}
+    assert read_dataset(write_jsonl(tmp_path / "a.jsonl", rows), columns={"system": ""}).pairs.num_rows == 3

@@ -1,9 +1,11 @@
 """Which column is what: recognised names, names given by the user, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from selfplay.core.errors import DataError
-from selfplay.inputs.rows.columns import SIDED_NUMBERS, recognise
+from selfplay.inputs.rows.columns import ROLES, SIDED, SIDED_NUMBERS, prompt_columns, recognise
 
 TEXTS = ["prompt", "chosen", "rejected"]
 
@@ -100,6 +102,13 @@ def test_shapes():
             "pairs",
             "as reward_chosen and as reward_rejected",
         ),
+        (
+            [*TEXTS, "logp_margin_norm"],
+            {"explicit_margin": "logp_margin"},
+            "pairs",
+            "Set explicit_margin to one of these",
+        ),
+        ([*TEXTS, "score_rejected"], {"reward_chosen": "score_chosen"}, "pairs", "Set reward_chosen to one of these"),
         ([*TEXTS, "a"], {"rewards": "a"}, "pairs", "does nothing there"),
         (["prompt", "chosen"], {}, "pairs", "chosen without rejected"),
         (["a", "b"], {}, "pairs", "neither pairs nor responses"),
@@ -117,3 +126,48 @@ def test_what_select_works_out_is_left_out():
     found = find([*TEXTS, *SIDED_NUMBERS, "explicit_margin", "metric_value", "rank", "kept", "drop_reason", "source"])
     assert found.others == ("source",) and "explicit_margin" in found.notes[0]
     assert find([*TEXTS, "rank"]).others == ("rank",)
+
+
+AUTHORS = [
+    "rm_margin",
+    "chosen_logps",
+    "rejected_logps",
+    "chosen_logps_norm",
+    "rejected_logps_norm",
+    "logp_margin_norm",
+]
+
+
+def test_the_authors_columns() -> None:
+    found = find([*TEXTS, *AUTHORS], {"explicit_margin": "rm_margin"})
+    assert found.names["policy_logp_chosen"] == "chosen_logps"
+    assert found.names["policy_mean_logp_rejected"] == "rejected_logps_norm"
+    named = find([*TEXTS, *AUTHORS], {"explicit_margin": "rm_margin", "implicit_margin": "logp_margin_norm"})
+    assert named.numbers == ("explicit_margin", "implicit_margin")
+    assert find([*TEXTS, "implicit_margin"]).numbers == ()  # an earlier selection's
+
+
+def test_columns_that_may_belong_to_a_conversation() -> None:
+    assert find(["system", "chosen", "rejected"]).names["system"] == "system"
+    assert "'tools', 'Images': not used" in find([*TEXTS, "tools", "Images", "topic"]).notes[0]
+    mapped = prompt_columns("a.jsonl", ["instruction", "input", "system", "history"], "instruction")
+    assert mapped.names == {"prompt": "instruction", "input": "input", "system": "system"}
+    assert len(mapped.notes) == 3 and mapped.others == ("input", "system", "history")
+
+
+def test_the_docs_list_every_role_with_its_aliases() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "select.md").read_text()
+    documented = {}
+    for line in text[text.index("| role | shapes |") :].splitlines()[2:]:
+        if not line.startswith("|"):
+            break
+        name, shapes, aliases = (cell.strip() for cell in line.strip("|").split("|"))
+        documented[name.strip("`")] = (shapes, aliases.replace("`", "").split())
+    expected = {
+        name: (", ".join(role.shapes), [alias for alias in role.aliases if alias != name])
+        for name, role in ROLES.items()
+        if name not in SIDED_NUMBERS
+    }
+    for name, sided in SIDED.items():
+        expected[f"{name}_*"] = ("pairs, numbers", [alias.format("*") for alias in sided.aliases[1:]])
+    assert documented == expected
