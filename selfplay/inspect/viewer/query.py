@@ -87,7 +87,9 @@ class Query:
             found.append(f"{part.column} <= {part.high!r}" if part.high is not None else "")
         if self.text:
             scopes = [self.scope] if self.scope else TEXTS
-            found.append(" OR ".join(f"contains(lower({name}), lower({literal(self.text)}))" for name in scopes))
+            # half the time of ILIKE
+            pattern = literal(re.escape(self.text))
+            found.append(" OR ".join(f"regexp_matches({name}, {pattern}, 'i')" for name in scopes))
         found.append(self.where)
         return [clause for clause in found if clause]
 
