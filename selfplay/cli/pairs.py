@@ -33,7 +33,9 @@ def command(
     round_number: Round,
     where: Annotated[
         str | None,
-        typer.Option(metavar="CONDITION", help="An SQL condition: 'alignment_potential > 1 AND NOT kept', 'rank <= 10'."),
+        typer.Option(
+            metavar="CONDITION", help="An SQL condition: 'alignment_potential > 1 AND NOT kept', 'rank <= 10'."
+        ),
     ] = None,
     sort: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to sort by. Default: the rank.")] = None,
     descending: Annotated[

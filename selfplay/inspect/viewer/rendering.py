@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jinja2 import Environment
 from markupsafe import Markup
 
-from selfplay.inspect.viewer.word_diff import Piece
+from selfplay.inspect.viewer.word_diff import DiffSpan
 from selfplay.inspect.web.pages import environment
 from selfplay.inspect.web.text import visible
 
@@ -19,11 +19,11 @@ def make_environment() -> Environment:
     return made
 
 
-def pieces(found: Sequence[Piece]) -> Markup:
+def pieces(found: Sequence[DiffSpan]) -> Markup:
     """A text, what only it has in `<mark>`."""
     parts: list[Markup] = []
     for piece in found:
-        # white space at the end is no difference that one would look for
+        # white space at the end is not worth marking
         text = piece.text.rstrip() if piece.only else ""
         parts += [Markup("<mark>{}</mark>").format(visible(text))] if text else []
         parts.append(visible(piece.text[len(text) :]))
