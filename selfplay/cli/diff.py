@@ -18,7 +18,9 @@ _LONGEST_CELL = 60
 
 def command(
     a: Annotated[str, typer.Argument(metavar="RUN[@ROUND]", help="A run, and a round of it; the newest if not given.")],
-    b: Annotated[str, typer.Argument(metavar="RUN[@ROUND]", help="What it is held against; @ROUND: of the same run.")],
+    b: Annotated[
+        str, typer.Argument(metavar="RUN[@ROUND]", help="The round to compare with; @ROUND: of the same run.")
+    ],
     kind: Annotated[
         str | None,
         typer.Option("--responses", metavar="KIND", help="held-out (what both have, if it can be) or training"),
@@ -27,10 +29,10 @@ def command(
     content: Annotated[bool, typer.Option("--content", help="With prompts and responses.")] = False,
     json_output: Json = False,
 ) -> None:
-    """Say what changed between two rounds, of one run or of two.
+    """Show what changed between two rounds, of one run or of two.
 
-    Settings, numbers, and the responses to the same prompts: the held-out prompts are the same in every round. Changes are
-    second less first.
+    Settings, numbers, and the responses to the same prompts: the held-out prompts are the same in every round. A change is
+    the second minus the first.
     """
     from selfplay.inspect.documents.diff import diff_document, parse_side
 
@@ -55,7 +57,7 @@ def _sections(document: dict[str, Any], content: bool) -> list[str]:
     ]
     sections.append("numbers\n" + table(["", "a", "b", "change"], rows))
     if document["responses"] is None:
-        sections.append("no responses that both have")
+        sections.append("both sides have no responses in common")
     else:
         sections += _responses(document["responses"], content)
     return sections
@@ -63,7 +65,7 @@ def _sections(document: dict[str, Any], content: bool) -> list[str]:
 
 def _config(changes: list[dict[str, Any]]) -> str:
     if not changes:
-        return "settings: none differs"
+        return "settings: no differences"
     rows = [
         [safe_text(row["name"]), *(clip(safe_text(json.dumps(row[side], ensure_ascii=False)), _LONGEST_CELL) for side in "ab")]
         for row in changes

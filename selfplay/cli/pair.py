@@ -27,7 +27,7 @@ def command(
 ) -> None:
     """Show one pair with all responses of its prompt.
 
-    Rewards, log-probs, what became of each response, and the pair's numbers; dropped pairs too.
+    Rewards, log-probs, how each response was used, and the pair's numbers. Dropped pairs are found too.
     """
     from selfplay.inspect.documents.pair import pair_document
     from selfplay.inspect.query.open import open_store

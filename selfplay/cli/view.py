@@ -12,13 +12,13 @@ def command(
     place: Annotated[
         Path, typer.Argument(metavar="[RUN|RUNS|SELECTED]", help="A run, a folder of runs, or what `select` wrote.")
     ] = Path("runs"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 7357,
-    host: Annotated[str, typer.Option(help="An address of this machine's loopback; no other is served.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 7357,
+    host: Annotated[str, typer.Option(help="A loopback address; others are refused.")] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:
-    """Look at runs in a browser: rounds, pairs side by side.
+    """Show runs in a browser: rounds, pairs side by side.
 
-    It only reads, and answers only this machine. On a machine far away, forward the port: ssh -L 7357:127.0.0.1:7357 HOST.
+    The viewer is read-only and serves only this machine. On a remote machine, forward the port: ssh -L 7357:127.0.0.1:7357 HOST.
     """
     from selfplay.inspect.viewer.server import serve
 

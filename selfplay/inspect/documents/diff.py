@@ -61,14 +61,14 @@ def parse_side(given: str, other: Side | None = None) -> Side:
     evaluated = [round_number for round_number in store.rounds() if store.is_committed(round_number, "evaluate")]
     present = evaluated or store.rounds()
     if not present:
-        raise ConfigError(f"{given} has no round yet", f"`selfplay status {given}` says where the run stands.")
+        raise ConfigError(f"{given} has no round yet", f"`selfplay status {given}` reports its progress.")
     return Side(store, present[-1])
 
 
 def diff_document(
     a: Side, b: Side, *, kind: str | None = None, limit: int = 10, content: bool = False
 ) -> dict[str, Any]:
-    """The document of `diff --json`. Everywhere `change` is b - a, and null stands for what a side does not have.
+    """The document of `diff --json`. Everywhere `change` is b - a, and null for a value that a side does not have.
 
     `config`: settings that differ; `metrics`: numbers of the rounds, those that differ and those that do not;
     `responses`: None where no kind of response is on both sides, else how many prompts are on both, better and worse by

@@ -1,4 +1,4 @@
-"""From prompts to kept pairs: how many came to each step, and why the others did not (`show`)."""
+"""From prompts to kept pairs: the count at each step, and the reasons of the losses (`show`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pair with its prompt and all the responses of that prompt, and what became of each (`pair`)."""
+"""One pair with its prompt and all responses to that prompt, and how each was used (`pair`)."""
 
 from __future__ import annotations
 
@@ -90,8 +90,7 @@ def _responses(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str
 
 
 def _other_pairs(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str, Any]]:
-    """The other pairs of the prompt, by rank. Only the builder `all` makes several of one prompt: with others no file is
-    gone through for them."""
+    """The other pairs of the prompt, by rank. Only the builder `all` makes several of one prompt."""
     if config_in_force(store)["pairs"].get("build") != "all":
         return []
     rows = rows_where(store, number, "select", "prompt_id", [pair["prompt_id"]])

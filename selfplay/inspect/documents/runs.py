@@ -1,4 +1,4 @@
-"""A folder of runs: which there are, and where each stands (`status` without a run)."""
+"""The runs in a folder and the state of each (`status` without a run)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.store.layout import Layout
 from selfplay.store.run import Store
 
-# of a run that cannot be read nothing but its name is known
+# unknown for a run that cannot be read
 UNKNOWN = ("rounds_done", "rounds_planned", "round", "stage", "reward", "gold", "created")
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The runs in a folder, by name; none where the folder is a run itself, or is not there."""
+    """The runs in a folder, by name; empty if the folder is a run itself or is missing."""
     if not folder.is_dir() or Layout(folder).identity.exists():
         return []
     return sorted(
@@ -27,9 +27,8 @@ def runs_in(folder: Path) -> list[Path]:
 def runs_document(folder: Path) -> dict[str, Any]:
     """The document of `status --json` for a folder of runs.
 
-    `runs`: `name`, `run` (its folder), `state`, where it stands and its newest evaluation. Little is read: damage that
-    only a look at every file shows is found by `status RUN` and `verify RUN`. One that cannot be read at all is corrupt, with
-    `message`.
+    `runs`: `name`, `run` (its folder), `state`, progress and its newest evaluation. Little is read: `status RUN` and `verify RUN`
+    find damage that needs a check of every file. A run that cannot be read is `corrupt`, with `message`.
     """
     return {"schema_version": SCHEMA_VERSION, "folder": str(folder), "runs": [_line(path) for path in runs_in(folder)]}
 

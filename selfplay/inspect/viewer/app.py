@@ -1,4 +1,4 @@
-"""The application: addresses, static files, and every failure as a page that says what to do."""
+"""The application: addresses, static files, and an error page for every failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.core.escape import safe_text
-from selfplay.inspect.viewer.catalogue import NotServedError, Served
+from selfplay.inspect.viewer.catalogue import Catalogue, NotServedError
 from selfplay.inspect.viewer.middleware import guarded
 from selfplay.inspect.viewer.pages import Pages
 from selfplay.inspect.viewer.rendering import make_environment
@@ -29,7 +29,7 @@ Endpoint = Callable[[Request], Response]
 
 def make_app(place: Path, host: str) -> ASGIApp:
     """The viewer over a run, a folder of runs or a result of `select`, to be served under this address. Raises ConfigError."""
-    pages = Pages(Served.of(place), make_environment())
+    pages = Pages(Catalogue.of(place), make_environment())
     static = _static_files()
 
     def file(request: Request) -> Response:
@@ -60,7 +60,7 @@ def make_app(place: Path, host: str) -> ASGIApp:
 
     async def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        return _error(pages, status, "there is no such page", "The first page lists what there is.")
+        return _error(pages, status, "this page does not exist", "The first page lists the runs.")
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: refused})
     app.router.redirect_slashes = False
@@ -92,7 +92,7 @@ def _guarded(pages: Pages, endpoint: Endpoint) -> Endpoint:
             return _error(pages, 400 if isinstance(error, ConfigError) else 500, error.message, error.hint)
         except Exception as error:
             _report(error)
-            hint = "This is a fault in selfplay: its terminal says more with SELFPLAY_DEBUG=1 selfplay view ..."
+            hint = "This is a bug in selfplay. Start it with SELFPLAY_DEBUG=1 selfplay view ... for the traceback."
             return _error(pages, 500, f"unexpected {type(error).__name__}", hint)
 
     return answer

@@ -1,4 +1,4 @@
-"""What takes longer than a page may: made beside the requests, one after the other; pages do without it until then."""
+"""Values that take longer than a page may: computed in the background, one after the other. Pages show the rest until then."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 
-class Later:
-    """Values under way. Threads are daemons, so that Ctrl-C waits for none of them."""
+class BackgroundJobs:
+    """Jobs that are running or waiting. Threads are daemons, so that Ctrl-C does not wait for them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -17,8 +17,7 @@ class Later:
         self._failed: dict[Hashable, Exception] = {}
 
     def begin(self, key: Hashable, make: Callable[[], Any]) -> None:
-        """Have `make` called, unless it is being called already; what it gives is its own business. Raises what the call
-        before this one failed with."""
+        """Call `make` in the background, unless a call for the key is running. Raises the error of the previous call."""
         with self._lock:
             failure = self._failed.pop(key, None)
             if failure is not None:

@@ -12,10 +12,10 @@ import pyarrow as pa
 from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.catalogue import NotServedError
 from selfplay.inspect.viewer.filters import range_filters, ranged_columns, reasons
-from selfplay.inspect.viewer.matching import Found, find
+from selfplay.inspect.viewer.matching import QueryResult, find
 from selfplay.inspect.viewer.query import KEPT, SIZES, TEXTS, Query
 from selfplay.inspect.viewer.rows import RowSet
-from selfplay.inspect.viewer.word_diff import Piece, word_diff
+from selfplay.inspect.viewer.word_diff import DiffSpan, word_diff
 
 CLIP = 1_200
 """Characters of a text that a list shows; the pair's own page shows LONGEST."""
@@ -33,7 +33,7 @@ _FACTS = (
 class Side:
     """One text of two: its beginning in pieces, how many characters are left out, and what is known of it."""
 
-    pieces: list[Piece]
+    pieces: list[DiffSpan]
     left_out: int
     reward: float | None
     num_tokens: int | None
@@ -97,7 +97,7 @@ def one(rows: RowSet, query: Query, pair_id: str) -> dict[str, Any]:
     """What the page of one pair shows of it: the pair, and its neighbours among those of the query. Raises NotServedError."""
     at = rows.rows_of("pair_id", [pair_id])
     if not len(at):
-        raise NotServedError(f"there is no pair {pair_id!r} here", "The list of pairs shows what there is.")
+        raise NotServedError(f"there is no pair {pair_id!r}", "The list of pairs shows all ids.")
     row = int(at[0])
     taken = rows.take([row]).to_pylist()[0]
     found = find(rows, query)
@@ -117,7 +117,7 @@ def one(rows: RowSet, query: Query, pair_id: str) -> dict[str, Any]:
     }
 
 
-def _place(found: Found, row: int) -> int | None:
+def _place(found: QueryResult, row: int) -> int | None:
     places = (found.rows == row).nonzero()[0]
     return int(places[0]) if len(places) else None
 
@@ -141,10 +141,10 @@ def card(row: dict[str, Any], *, diff: bool, clip: int, budget: int | None = Non
     return Card(row, facts, prompt, *sides)
 
 
-def compared(left: str, right: str, *, diff: bool, budget: int | None = None) -> tuple[list[Piece], list[Piece]]:
+def compared(left: str, right: str, *, diff: bool, budget: int | None = None) -> tuple[list[DiffSpan], list[DiffSpan]]:
     """Both texts in pieces; whole ones where no difference is asked for."""
     if not diff:
-        return [Piece(left, False)], [Piece(right, False)]
+        return [DiffSpan(left, False)], [DiffSpan(right, False)]
     return word_diff(left, right) if budget is None else word_diff(left, right, budget)
 
 

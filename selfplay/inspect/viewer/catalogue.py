@@ -1,5 +1,5 @@
-"""What is served, by name: the runs and results of `select` in a folder, or a single one. A name of an address is looked up in a
-listing of the folder and never made into a path.
+"""The runs and results of `select` that are served, by name. A name in an address is looked up in a listing of the folder and
+never becomes a path.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.core.stages import STAGE_NAMES
 from selfplay.inspect.query.open import open_store
-from selfplay.inspect.viewer.background import Later
+from selfplay.inspect.viewer.background import BackgroundJobs
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.store.layout import COMMIT, Layout, rounds_present
 from selfplay.store.run import Store
@@ -22,11 +22,11 @@ Kind = Literal["run", "select"]
 
 
 class NotServedError(SelfplayError):
-    """There is nothing of that name."""
+    """The address names something that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RunEntry:
     """A run, or a folder that `select` wrote."""
 
     name: str
@@ -42,17 +42,17 @@ def kind_of(path: Path) -> Kind | None:
 
 
 @dataclass
-class Served:
+class Catalogue:
     """The place that was given, and what is kept of it in memory."""
 
     place: Path
     cache: Cache = field(default_factory=Cache)
-    later: Later = field(default_factory=Later)
+    later: BackgroundJobs = field(default_factory=BackgroundJobs)
     _stores: dict[str, tuple[object, Store]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, place: Path) -> Served:
-        """Raises ConfigError where there is no such folder."""
+    def of(cls, place: Path) -> Catalogue:
+        """Raises ConfigError for a missing folder."""
         if not place.is_dir():
             raise ConfigError(
                 f"there is no folder {place}",
@@ -65,29 +65,29 @@ class Served:
         """Whether one thing is served, not a folder of them."""
         return kind_of(self.place) is not None
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[RunEntry]:
         """What there is, by name."""
         kind = kind_of(self.place)
         if kind is not None:
-            return [Entry(self.place.name or "run", self.place, kind)]
+            return [RunEntry(self.place.name or "run", self.place, kind)]
         found = []
         with os.scandir(self.place) as listing:
             for item in listing:
                 if not item.name.startswith(".") and item.is_dir():
                     kind = kind_of(self.place / item.name)
                     if kind is not None:
-                        found.append(Entry(item.name, self.place / item.name, kind))
+                        found.append(RunEntry(item.name, self.place / item.name, kind))
         return sorted(found, key=lambda entry: entry.name)
 
-    def entry(self, name: str, kind: Kind) -> Entry:
+    def entry(self, name: str, kind: Kind) -> RunEntry:
         """The one of that name. Raises NotServedError."""
         for entry in self.entries():
             if entry.name == name and entry.kind == kind:
                 return entry
         what = "run" if kind == "run" else "result of select"
-        raise NotServedError(f"there is no {what} {name!r} here", "The first page lists what there is.")
+        raise NotServedError(f"there is no {what} {name!r}", "The first page lists all of them.")
 
-    def store(self, entry: Entry) -> Store:
+    def store(self, entry: RunEntry) -> Store:
         """A run opened for reading; what was read of its commits is kept as long as they are the same files.
         Raises ConfigError, CorruptionError."""
         stamp = stamp_of(Layout(entry.path))

@@ -1,4 +1,4 @@
-"""One round against another, prompt by prompt: the same prompts' responses and what they were given.
+"""Two rounds compared prompt by prompt: their responses to the same prompts, and the rewards of these.
 
 The held-out prompts are the same in every round. Those of the training are where `prompts.order: same` says so.
 """
@@ -31,8 +31,8 @@ _RESPONSE = ["prompt_id", "response_id", "response_index", "num_tokens", "text",
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """The mean of a measure over the responses of each prompt, in the order of the prompts; NaN where there is none."""
+class PromptMeans:
+    """The mean of a measure over the responses of each prompt, in the order of the prompts; NaN for a prompt without a value."""
 
     values_Q: Floats
 
@@ -63,7 +63,7 @@ def _is_empty(table: RowSet, name: str) -> bool:
 def list_document(
     store: Store, cache: Cache, kind: Kind, rounds: tuple[int, int], measure: str, order: str, page: int
 ) -> dict[str, Any]:
-    """A page of the prompts with the mean of the measure in both rounds. Raises ConfigError for what is not there."""
+    """A page of the prompts with the mean of the measure in both rounds. Raises ConfigError for an unknown measure or order."""
     _check(store, kind, rounds)
     prompts = _prompts(store, cache, kind, rounds[0])
     before, after = (_means(store, cache, kind, number, measure, prompts).values_Q for number in rounds)
@@ -149,12 +149,12 @@ def _texts(store: Store, cache: Cache, kind: Kind, number: int) -> RowSet:
     return row_set(store, number, "evaluate" if kind == "evaluation" else "sample", cache)
 
 
-def _means(store: Store, cache: Cache, kind: Kind, number: int, measure: str, prompts: RowSet) -> Means:
+def _means(store: Store, cache: Cache, kind: Kind, number: int, measure: str, prompts: RowSet) -> PromptMeans:
     """In the order of `prompts`. Of a training round, rewards stand in the order of the responses; of an evaluation, the sampled
     responses count."""
     texts, rewards = _texts(store, cache, kind, number), _rewards(store, cache, kind, number)
 
-    def make() -> Means:
+    def make() -> PromptMeans:
         source = texts if measure == "num_tokens" else rewards
         values = source.numbers(measure)
         among = prompts.column("prompt_id").combine_chunks()
@@ -164,7 +164,7 @@ def _means(store: Store, cache: Cache, kind: Kind, number: int, measure: str, pr
             counted &= pc.equal(texts.column("mode"), "sampled").to_numpy()
         sums = np.bincount(place[counted], weights=values[counted], minlength=len(among))
         counts = np.bincount(place[counted], minlength=len(among))
-        return Means(np.divide(sums, counts, out=np.full(len(among), np.nan), where=counts > 0))
+        return PromptMeans(np.divide(sums, counts, out=np.full(len(among), np.nan), where=counts > 0))
 
     return cache.get((texts.key, rewards.key, prompts.key, "means", measure), make)
 

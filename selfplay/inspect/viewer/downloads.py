@@ -1,4 +1,4 @@
-"""What is filtered as a file, streamed: a row group at a time, whatever the size of the table."""
+"""The filtered pairs as a file, streamed one row group at a time."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _BATCH = 256
 
 def download(rows: RowSet, query: Query, form: str) -> tuple[str, Iterator[bytes]]:
     """Content type and content. In the order of the table, which is that of the ranks, whatever the page is sorted by.
-    Raises ConfigError for a form that there is not, or a filter that cannot be read."""
+    Raises ConfigError for an unknown form or an invalid filter."""
     if form not in _FORMS:
-        raise ConfigError(f"format={form!r} is not there", f"There is: {', '.join(_FORMS)}.")
+        raise ConfigError(f"format={form!r} is unknown", f"There is: {', '.join(_FORMS)}.")
     kind, write = _FORMS[form]
-    # the filter is read before the first byte, so that what is wrong with it is said on a page
+    # The filter is parsed before the first byte is sent, so that an error is shown as a page.
     pieces = stream(rows, query)
     first = next(pieces, None)
     return kind, write(rows.schema, _again(first, pieces))
 
 
 def file_name(name: str, form: str) -> str:
-    """A name that is harmless in a header and on a disk."""
+    """A name that is safe in a header and on a disk."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name).strip('._') or 'pairs'}.{form}"
 
 

@@ -24,7 +24,7 @@ SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class QueryResult:
     """The rows that match, in the order asked for. `num_searched` rows of the table were looked at: all of them, unless a
     search in texts is not finished."""
 
@@ -38,19 +38,19 @@ class Found:
         return self.num_searched == self.num_rows
 
 
-def find(rows: RowSet, query: Query, searched_bytes: int = SEARCHED_BYTES) -> Found:
+def find(rows: RowSet, query: Query, searched_bytes: int = SEARCHED_BYTES) -> QueryResult:
     """The pairs of a query. Raises ConfigError for an invalid filter, CorruptionError."""
     key = (rows.key, "found", tuple(query.clauses()), query.sort, query.descending)
 
-    def make() -> Found:
+    def make() -> QueryResult:
         fast, slow = _conditions(rows, query)
         if slow is None:
-            return Found(_ordered(rows, fast, query), rows.num_rows, rows.num_rows)
+            return QueryResult(_ordered(rows, fast, query), rows.num_rows, rows.num_rows)
         found, until = _search(rows, slow, _candidates(rows, fast), searched_bytes)
         if query.sort:
             values = rows.columns([query.sort]).take(pa.array(found))
             found = found[ordered_rows(values, None, query.sort, descending=query.descending, seconds=SECONDS)]
-        return Found(found[::-1] if query.descending and not query.sort else found, until, rows.num_rows)
+        return QueryResult(found[::-1] if query.descending and not query.sort else found, until, rows.num_rows)
 
     # An unfinished search is not kept: the next request continues it from the row groups that were searched.
     return rows.cache.get(key, make, lambda found: found.rows.nbytes if found.complete else rows.cache.too_large)

@@ -14,10 +14,9 @@ from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.inspect.documents import progress as live
 from selfplay.inspect.documents.rounds import round_summaries
 from selfplay.inspect.documents.status import status_document
-from selfplay.inspect.viewer import browser, select_folder
-from selfplay.inspect.viewer import compare_rounds as against
+from selfplay.inspect.viewer import browser, compare_rounds, select_folder
 from selfplay.inspect.viewer.addresses import Addresses
-from selfplay.inspect.viewer.catalogue import Entry, NotServedError, Served
+from selfplay.inspect.viewer.catalogue import Catalogue, NotServedError, RunEntry
 from selfplay.inspect.viewer.downloads import FORMS, download, file_name
 from selfplay.inspect.viewer.prompt import prompt_document
 from selfplay.inspect.viewer.rounds import round_document
@@ -33,7 +32,7 @@ LISTED = 50
 class Pages:
     """The endpoints over what is served."""
 
-    served: Served
+    served: Catalogue
     environment: Environment
 
     def render(self, template: str, http_status: int = 200, **context: Any) -> Response:
@@ -54,7 +53,7 @@ class Pages:
         lines = [self._line(entry) for entry in shown]
         return self.render("index.html", lines=lines, page=page, num_pages=num_pages, num_entries=len(entries))
 
-    def _line(self, entry: Entry) -> dict[str, Any]:
+    def _line(self, entry: RunEntry) -> dict[str, Any]:
         """A line of the list. Whatever is wrong with one run must not hide the others."""
         try:
             if entry.kind == "select":
@@ -66,7 +65,7 @@ class Pages:
             return {"entry": entry, "problem": f"it cannot be read ({type(error).__name__}: {error})", "hint": ""}
 
     def run(self, request: Request) -> Response:
-        """Where a run stands, and its rounds."""
+        """The state of a run, and its rounds."""
         entry, store = self._run(request)
         status = status_document(entry.path)
         damaged = status["state"] == "corrupt"
@@ -78,7 +77,7 @@ class Pages:
             rounds=rounds,
             progress=status["progress"],
             silent=live.seconds_since_life(store),
-            comparable=[] if damaged else against.rounds_with(store, "evaluation"),
+            comparable=[] if damaged else compare_rounds.rounds_with(store, "evaluation"),
             with_pairs=[] if damaged else [number for number in store.rounds() if store.is_committed(number, "select")],
         )
 
@@ -100,8 +99,8 @@ class Pages:
         """Round A against round B: the prompts, or one of them."""
         entry, store = self._run(request)
         cache, given = self.served.cache, request.query_params
-        kind = cast(against.Kind, _one_of(given, "kind", ("evaluation", "training")))
-        able = against.rounds_with(store, kind)
+        kind = cast(compare_rounds.Kind, _one_of(given, "kind", ("evaluation", "training")))
+        able = compare_rounds.rounds_with(store, kind)
         if not able:
             raise NotServedError(
                 "this run has no rounds to compare yet", "Rounds can be compared once they are evaluated."
@@ -109,22 +108,22 @@ class Pages:
         rounds = (_whole(request, "a", able[0], 0), _whole(request, "b", able[-1], 0))
         common: dict[str, Any] = {
             "entry": entry, "kind": kind, "able": able, "rounds": rounds, "diff": given.get("diff") != "off",
-            "kinds": [name for name in ("evaluation", "training") if against.rounds_with(store, name)],
+            "kinds": [name for name in ("evaluation", "training") if compare_rounds.rounds_with(store, name)],
         }  # fmt: skip
         if "id" in given:
-            found = against.prompt_document(store, cache, kind, rounds, given["id"], diff=common["diff"])
+            found = compare_rounds.prompt_document(store, cache, kind, rounds, given["id"], diff=common["diff"])
             return self.render("against_prompt.html", **common, **found)
         if missing := [number for number in rounds if number not in able]:
             raise NotServedError(
                 f"round {missing[0]} cannot be compared", f"Rounds that can: {', '.join(map(str, able))}."
             )
-        able_measures = against.measures(store, cache, kind, rounds[0])
+        able_measures = compare_rounds.measures(store, cache, kind, rounds[0])
         measure = _one_of(given, "by", able_measures)
-        order = _one_of(given, "order", tuple(against.ORDERS))
-        found = against.list_document(store, cache, kind, rounds, measure, order, _whole(request, "page", 1))
+        order = _one_of(given, "order", tuple(compare_rounds.ORDERS))
+        found = compare_rounds.list_document(store, cache, kind, rounds, measure, order, _whole(request, "page", 1))
         return self.render(
             "against.html", **common, **found, measure=measure, order=order,
-            measures={name: against.MEASURES[name] for name in able_measures}, orders=against.ORDERS,
+            measures={name: compare_rounds.MEASURES[name] for name in able_measures}, orders=compare_rounds.ORDERS,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ pairs
@@ -169,7 +168,7 @@ class Pages:
 
     # ------------------------------------------------------------------ what an address names
 
-    def _run(self, request: Request) -> tuple[Entry, Store]:
+    def _run(self, request: Request) -> tuple[RunEntry, Store]:
         entry = self.served.entry(request.path_params["name"], "run")
         try:
             store = self.served.store(entry)
@@ -178,7 +177,7 @@ class Pages:
             raise SelfplayError(error.message, error.hint) from None
         return entry, store
 
-    def _round(self, request: Request) -> tuple[Entry, Store, int]:
+    def _round(self, request: Request) -> tuple[RunEntry, Store, int]:
         entry, store = self._run(request)
         text = request.path_params["number"]
         number = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else -1
@@ -187,7 +186,7 @@ class Pages:
             raise NotServedError(f"this run has no round {text}", f"Rounds: {present}.")
         return entry, store, number
 
-    def _pairs(self, request: Request) -> tuple[Entry, int | None, RowSet]:
+    def _pairs(self, request: Request) -> tuple[RunEntry, int | None, RowSet]:
         """Of a round, or (number None) of a result of `select`."""
         if "number" not in request.path_params:
             entry = self.served.entry(request.path_params["name"], "select")
@@ -203,21 +202,21 @@ class Pages:
         return entry, number, row_set(store, number, "select", self.served.cache)
 
 
-def _command(entry: Entry, number: int | None) -> list[str]:
+def _command(entry: RunEntry, number: int | None) -> list[str]:
     return [] if number is None else ["selfplay", "pairs", str(entry.path), str(number)]
 
 
 def _given(request: Request, name: str) -> str:
     value = request.query_params.get(name)
     if value is None:
-        raise ConfigError(f"the address says no {name}", f"Go by a link of the list: it ends with {name}=...")
+        raise ConfigError(f"the address has no {name}", f"Follow a link of the list: it ends with {name}=...")
     return value
 
 
 def _one_of(given: Mapping[str, str], name: str, allowed: tuple[str, ...] | list[str]) -> str:
     value = given.get(name) or allowed[0]
     if value not in allowed:
-        raise ConfigError(f"{name}={value!r} is not there", f"There is: {', '.join(allowed)}.")
+        raise ConfigError(f"{name}={value!r} is unknown", f"There is: {', '.join(allowed)}.")
     return value
 
 
@@ -226,5 +225,5 @@ def _whole(request: Request, name: str, default: int, least: int = 1) -> int:
     if not text:
         return default
     if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < least:
-        raise ConfigError(f"{name}={text!r} is no number from {least} on", "Go by a link of the list.")
+        raise ConfigError(f"{name}={text!r} is not a number from {least} on", "Follow a link of the list.")
     return int(text)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from selfplay.core.escape import escape_html
 from selfplay.core.format import age
-from selfplay.inspect.viewer.word_diff import Piece
+from selfplay.inspect.viewer.word_diff import DiffSpan
 from selfplay.inspect.web.pages import environment
 
 
@@ -20,11 +20,11 @@ def make_environment() -> Environment:
     return made
 
 
-def pieces(found: Sequence[Piece]) -> Markup:
+def pieces(found: Sequence[DiffSpan]) -> Markup:
     """A text, what only it has in `<mark>`."""
     parts: list[Markup] = []
     for piece in found:
-        # white space at the end is no difference that one would look for
+        # white space at the end is not worth marking
         text = piece.text.rstrip() if piece.only else ""
         parts += [Markup("<mark>{}</mark>").format(escape_html(text))] if text else []
         parts.append(escape_html(piece.text[len(text) :]))

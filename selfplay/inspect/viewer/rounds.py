@@ -9,7 +9,7 @@ from markupsafe import Markup
 from selfplay.core.outcomes import SampleOutcome
 from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.show import show_document
-from selfplay.inspect.viewer.background import Later
+from selfplay.inspect.viewer.background import BackgroundJobs
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.web.charts import Bin, Step, funnel, histogram
 from selfplay.store.run import Store
@@ -28,7 +28,7 @@ AT_ONCE = 20_000
 _NUM_BYTES = 200_000
 
 
-def round_document(store: Store, cache: Cache, later: Later, number: int) -> dict[str, Any]:
+def round_document(store: Store, cache: Cache, later: BackgroundJobs, number: int) -> dict[str, Any]:
     """`show` (the document of `show --json`), `funnel` and `histograms` as drawings. What is counted from the tables of a large
     round is made beside the requests: until it is there, `counting` is true. Raises CorruptionError."""
     committed = [stage for stage in stages_of(number) if store.is_committed(number, stage)]

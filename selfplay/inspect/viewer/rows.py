@@ -1,5 +1,5 @@
-"""A committed table as pages look at it: columns are read whole and kept in memory, texts are taken row by row or looked through
-in bounded steps.
+"""A committed table as pages read it: columns of numbers and ids are kept in memory, texts are taken row by row or searched in
+bounded steps.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RowSet:
         return pa.table({name: self.column(name) for name in names})
 
     def numbers(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """A column of numbers or flags; NaN where there is none."""
+        """A column of numbers or flags; NaN for NULL."""
         return self.cache.get(
             (self.key, "numbers", name),
             lambda: np.asarray(self.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64),
@@ -137,7 +137,7 @@ class RowSet:
 
 
 def row_set(store: Store, round_number: int, stage: str, cache: Cache, table: str = "") -> RowSet:
-    """A table of a committed stage. Raises SelfplayError where there is none."""
+    """A table of a committed stage. Raises SelfplayError if it is missing."""
     commit, digest = store.commit_of(round_number, stage), store.digest_of(round_number, stage)
     parts = LazyTable.of(store.layout.stage(round_number, stage), commit.files, table)
     return RowSet(f"{digest}/{table}", parts, cache)

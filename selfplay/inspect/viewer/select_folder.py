@@ -8,7 +8,7 @@ from typing import Any
 from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.dataset_selection.output.summary import SCHEMA
 from selfplay.inspect.viewer.cache import Cache
-from selfplay.inspect.viewer.catalogue import Entry
+from selfplay.inspect.viewer.catalogue import RunEntry
 from selfplay.inspect.viewer.rows import RowSet
 from selfplay.store.durable import canonical_json, sha256_bytes
 from selfplay.store.lazy_table import LazyTable, Part
@@ -18,7 +18,7 @@ from selfplay.store.result_folder import read_result
 _TABLES = ("kept", "dropped")
 
 
-def pairs_of(entry: Entry, cache: Cache) -> RowSet:
+def pairs_of(entry: RunEntry, cache: Cache) -> RowSet:
     """The pairs, kept ones first (by rank), then the others in the order of the dataset. Raises CorruptionError."""
     commit = _commit(entry)
     files = [FileEntry(**file) for file in commit["files"]]
@@ -35,7 +35,7 @@ def pairs_of(entry: Entry, cache: Cache) -> RowSet:
     return RowSet(sha256_bytes(canonical_json(commit)), LazyTable(entry.path, tuple(parts)), cache)
 
 
-def summary_of(entry: Entry) -> dict[str, Any]:
+def summary_of(entry: RunEntry) -> dict[str, Any]:
     """summary.json. Raises CorruptionError, SelfplayError for that of a newer version."""
     path = entry.path / "summary.json"
     try:
@@ -48,7 +48,7 @@ def summary_of(entry: Entry) -> dict[str, Any]:
     return dict(summary)
 
 
-def _commit(entry: Entry) -> dict[str, Any]:
+def _commit(entry: RunEntry) -> dict[str, Any]:
     commit = read_result(entry.path)
     if commit is None:
         raise CorruptionError(f"{entry.path} has no commit", f"Remove {entry.path} and make it again.")

@@ -22,7 +22,7 @@ def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
     """Serve until interrupted; the address goes to stdout. Raises ConfigError for a place or an address that cannot be served,
     ResourceError where the port is taken."""
     address = _loopback(host)
-    # what is wrong with the place is said before a port is taken
+    # Errors of the place are reported before a port is taken.
     make_app(place, str(address))
     if kind_of(place) == "run":
         open_store(place)  # a run of a newer version; among other runs it is a line of the list
@@ -32,7 +32,7 @@ def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
         shown = f"http://{f'[{address}]' if address.version == 6 else address}:{port}/"
         write(shown)
         sys.stdout.flush()
-        note(f"{place} is served there, to this machine only, for reading; Ctrl-C stops it")
+        note(f"{place} is served to this machine only, read-only; Ctrl-C stops it")
         config = uvicorn.Config(
             make_app(place, str(address)),
             log_level="warning",

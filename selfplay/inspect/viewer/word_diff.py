@@ -19,14 +19,14 @@ _STRETCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class DiffSpan:
     """A stretch of one text; `only` where the other text does not have it."""
 
     text: str
     only: bool
 
 
-def word_diff(left: str, right: str, budget: int = BUDGET) -> tuple[list[Piece], list[Piece]]:
+def word_diff(left: str, right: str, budget: int = BUDGET) -> tuple[list[DiffSpan], list[DiffSpan]]:
     """Both texts as pieces, whose texts joined are the text. White space behind a word is not compared.
 
     Compared by words, or by sentences where words would take long (100 kB of prose). What differs once the budget is spent
@@ -37,13 +37,13 @@ def word_diff(left: str, right: str, budget: int = BUDGET) -> tuple[list[Piece],
     if matcher.cost(0, len(one)) * _STRETCHES > budget:
         one, two = _SENTENCES.findall(left), _SENTENCES.findall(right)
         matcher = _Matcher(one, two, budget)
-    sides: tuple[list[Piece], list[Piece]] = ([], [])
+    sides: tuple[list[DiffSpan], list[DiffSpan]] = ([], [])
     for kind, start, stop, start_two, stop_two in matcher.get_opcodes():
         for pieces, text in zip(sides, ("".join(one[start:stop]), "".join(two[start_two:stop_two])), strict=True):
             if text and pieces and pieces[-1].only == (kind != "equal"):
-                pieces[-1] = Piece(pieces[-1].text + text, pieces[-1].only)
+                pieces[-1] = DiffSpan(pieces[-1].text + text, pieces[-1].only)
             elif text:
-                pieces.append(Piece(text, kind != "equal"))
+                pieces.append(DiffSpan(text, kind != "equal"))
     return sides
 
 

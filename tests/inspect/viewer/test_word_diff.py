@@ -9,23 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfplay.inspect.viewer import word_diff as words
-from selfplay.inspect.viewer.word_diff import Piece, word_diff
+from selfplay.inspect.viewer.word_diff import DiffSpan, word_diff
 
 
 def test_words_that_only_one_has() -> None:
     left, right = word_diff("The cat sat down.", "The dog sat down quietly.")
-    assert left == [Piece("The ", False), Piece("cat ", True), Piece("sat down.", False)]
+    assert left == [DiffSpan("The ", False), DiffSpan("cat ", True), DiffSpan("sat down.", False)]
     assert right == [
-        Piece("The ", False), Piece("dog ", True), Piece("sat down ", False), Piece("quietly", True), Piece(".", False),
-    ]  # fmt: skip
+        DiffSpan("The ", False),
+        DiffSpan("dog ", True),
+        DiffSpan("sat down ", False),
+        DiffSpan("quietly", True),
+        DiffSpan(".", False),
+    ]
 
 
 def test_the_same_and_nothing() -> None:
-    assert word_diff("a b", "a b") == ([Piece("a b", False)], [Piece("a b", False)])
+    assert word_diff("a b", "a b") == ([DiffSpan("a b", False)], [DiffSpan("a b", False)])
     assert word_diff("", "") == ([], [])
-    assert word_diff("", "x y") == ([], [Piece("x y", True)])
+    assert word_diff("", "x y") == ([], [DiffSpan("x y", True)])
     # white space between words is not compared
-    assert word_diff("a  b", "a b") == ([Piece("a  b", False)], [Piece("a b", False)])
+    assert word_diff("a  b", "a b") == ([DiffSpan("a  b", False)], [DiffSpan("a b", False)])
 
 
 _TEXT = st.text(st.sampled_from("ab .\n<é\u202e\U0001f469\u200d"), max_size=60)
