@@ -24,7 +24,7 @@ KEEP = 0.4
 
 def make(root: str, rows: str) -> dict[str, Any]:
     """A run with one round of that many pairs, made-up numbers and texts under the names of the real tables."""
-    from selfplay.inspect.query.paging import parts_of
+    from selfplay.inspect.query.tables import table_of
     from selfplay.store.run import Store
 
     num_prompts = max(int(rows) // len(TWO), 1)
@@ -40,7 +40,7 @@ def make(root: str, rows: str) -> dict[str, Any]:
         for index, table in enumerate(shards()):
             writer.write_shard(index, table)
         writer.commit(1, "2026-01-01T00:00:00Z", 1.0, {})
-    pairs = parts_of(store, 1, "pairs")
+    pairs = table_of(store, 1, "pairs")
     files = list(Path(root).rglob("*.parquet"))
     return {
         "pair_id": pairs.take([pairs.num_rows - 1], ["pair_id"])["pair_id"][0].as_py(),

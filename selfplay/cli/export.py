@@ -32,7 +32,7 @@ def command(
     from selfplay.core.escape import safe_text
     from selfplay.core.terminal import note, table, write, write_json
     from selfplay.inspect.export.main import Wanted, export
-    from selfplay.store.run import Store
+    from selfplay.inspect.query.open import open_store
 
     if policies not in ("last", "all", "none"):
         raise ConfigError(f"--policies {policies!r} is not known", "Use last, all or none.")
@@ -40,7 +40,7 @@ def command(
         numbers = tuple(int(number) for number in rounds.split(",")) if rounds else ()
     except ValueError:
         raise ConfigError(f"--rounds {rounds!r} is no list of numbers", "Write for example --rounds 1,2") from None
-    done = export(Store.open(run), Wanted(to, numbers, policies, format_, public))  # type: ignore[arg-type]
+    done = export(open_store(run), Wanted(to, numbers, policies, format_, public))  # type: ignore[arg-type]
     if json_output:
         write_json(done.to_json())
         return

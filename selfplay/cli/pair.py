@@ -30,9 +30,9 @@ def command(
     Rewards, log-probs, what became of each response, and the pair's numbers; dropped pairs too.
     """
     from selfplay.inspect.documents.pair import pair_document
-    from selfplay.store.run import Store
+    from selfplay.inspect.query.open import open_store
 
-    document = pair_document(Store.open(run), pair_id)
+    document = pair_document(open_store(run), pair_id)
     if json_output:
         write_json(document)
     else:

@@ -35,28 +35,30 @@ def command(
     round_number: Round,
     where: Annotated[
         str | None,
-        typer.Option(metavar="FILTER", help="Only these: 'alignment_potential > 1 and not kept', 'rank <= 10', ..."),
+        typer.Option(
+            metavar="CONDITION", help="An SQL condition: 'alignment_potential > 1 AND NOT kept', 'rank <= 10'."
+        ),
     ] = None,
-    sort: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to sort by; by rank if not given.")] = None,
+    sort: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to sort by. Default: the rank.")] = None,
     descending: Annotated[
-        bool | None, typer.Option("--descending/--ascending", help="Measures come highest first if not said.")
+        bool | None, typer.Option("--descending/--ascending", help="Default: highest first for measures.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many pairs to show.")] = 20,
-    offset: Annotated[int, typer.Option(min=0, help="How many to pass over first.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, help="How many to skip first.")] = 0,
     kept: Annotated[bool | None, typer.Option("--kept/--dropped", help="Only kept, or only dropped pairs.")] = None,
     content: Annotated[bool, typer.Option("--content", help="With prompt, chosen and rejected text.")] = False,
     json_output: Json = False,
 ) -> None:
     """List the pairs of a round, best first.
 
-    What ranked them, which were kept, and why the others were not; text with --content. --where names any column, also
-    the text: contains(chosen, 'sorry'), length(rejected) > 500, drop_reason is null, num_tokens_chosen > 2 * num_tokens_rejected.
+    Shows what ranked them, which were kept, and why the others were not; the texts with --content. --where takes what follows
+    WHERE in SQL, over any column: chosen ILIKE '%sorry%', length(rejected) > 500, num_tokens_chosen > 2 * num_tokens_rejected.
     """
     from selfplay.inspect.documents.pairs import pairs_document
-    from selfplay.store.run import Store
+    from selfplay.inspect.query.open import open_store
 
     document = pairs_document(
-        Store.open(run), round_number, where=where, sort=sort, descending=descending, limit=limit, offset=offset,
+        open_store(run), round_number, where=where, sort=sort, descending=descending, limit=limit, offset=offset,
         kept=kept, content=content,
     )  # fmt: skip
     if json_output:
@@ -64,13 +66,13 @@ def command(
         return
     pairs = document["pairs"]
     if not pairs:
-        past = f"; the page begins after {offset}" if offset else ""
-        note(f"no such pair: of {document['num_pairs']} pairs {document['num_matching']} match{past}")
+        past = f"; the page starts after {offset}" if offset else ""
+        note(f"no pairs to show: {document['num_matching']} of {document['num_pairs']} pairs match{past}")
         return
     write("\n\n".join(_with_content(pair) for pair in pairs) if content else _table(pairs, sort))
     shown = f"{offset + 1} to {offset + len(pairs)}" if offset else f"{len(pairs)}"
     of = f" that match (of {document['num_pairs']})" if document["num_matching"] < document["num_pairs"] else ""
-    note(f"{shown} of {document['num_matching']} pairs{of} shown; all about one: selfplay pair {run} PAIR_ID")
+    note(f"{shown} of {document['num_matching']} pairs{of} shown; for one in full: selfplay pair {run} PAIR_ID")
 
 
 def _table(pairs: list[dict[str, Any]], sort: str | None) -> str:

@@ -23,12 +23,12 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
     It needs no script and no network: warnings first, then lineage, rounds, plots that each answer a question, examples, and
     how to do it again.
     """
+    from selfplay.inspect.query.open import open_store
     from selfplay.inspect.reading import SCHEMA_VERSION
     from selfplay.inspect.report.contents import gather
     from selfplay.inspect.report.writing import write as write_report
-    from selfplay.store.run import Store
 
-    store = Store.open(run)
+    store = open_store(run)
     report = gather(store, redact=redact)
     path = write_report(store, report, out)
     if json_output:
@@ -38,7 +38,7 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
                 "report": str(path),
                 "num_bytes": path.stat().st_size,
                 "redacted": redact,
-                "rounds": [row["round"] for row in report.rows],
+                "rounds": [row.round for row in report.rows],
                 "num_warnings": len(report.warnings),
             }
         )

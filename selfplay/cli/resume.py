@@ -39,7 +39,7 @@ def command(
     after = absolute_places(validate(document, "the command line"), search_path)
     reporter = Reporter()
     try:
-        prepared = prepare(after, search_path, store.layout.root, store)
+        prepared = prepare(after, search_path, store.layout.root, store, force=force)
     except (ModelError, DataError) as error:
         place = "prompts.source" if isinstance(error, DataError) else "policy.model"
         error.hint += f" If it has moved: selfplay resume {run_dir} {place}=NEW-PLACE (its content is compared)."

@@ -43,7 +43,7 @@ def command(
         require_empty_dir(target)
     elif (target / "RUN.json").is_file():
         note(f"note: {target} holds a run already; this one would need another --run-dir")
-    prepared = prepare(settings, config.resolve().parent, target)
+    prepared = prepare(settings, config.resolve().parent, target, force=force)
     reporter = Reporter()
     for line in prepared.plan.lines():
         reporter.say(line)

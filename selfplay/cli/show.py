@@ -51,9 +51,9 @@ def command(run: Run, round_number: Round, by: By = None, every: Every = False, 
     how far the pool is from the policy), training and evaluation.
     """
     from selfplay.inspect.documents.show import show_document
-    from selfplay.store.run import Store
+    from selfplay.inspect.query.open import open_store
 
-    document = show_document(Store.open(run), round_number, by, quick=not every)
+    document = show_document(open_store(run), round_number, by, quick=not every)
     if json_output:
         write_json(document)
     else:

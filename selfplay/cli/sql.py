@@ -22,18 +22,18 @@ def command(
     limit: Annotated[int, typer.Option(min=0, help="Rows at most; 0: all.")] = 1000,
     json_output: Json = False,
 ) -> None:
-    """Ask the tables of a run in SQL (DuckDB, read-only).
+    """Query the tables of a run in SQL (DuckDB, read-only).
 
     Tables, over all rounds, each with a column round: prompts, responses, rewards, unused, logprobs, pairs, evaluation, and
-    rounds with what `rounds` shows. `describe pairs` lists columns. A query reads no file, writes none and loads nothing.
+    rounds with what `rounds` shows. `describe pairs` lists columns. A query sees these tables and nothing else.
     """
     from selfplay.core.errors import ConfigError
+    from selfplay.inspect.query.open import open_store
     from selfplay.inspect.query.sql import sql_document
-    from selfplay.store.run import Store
 
     if output not in FORMATS:
-        raise ConfigError(f"--format {output!r} is not known", f"Formats: {', '.join(FORMATS)}.")
-    document = sql_document(Store.open(run), query, limit or None)
+        raise ConfigError(f"--format {output!r} is unknown", f"Formats: {', '.join(FORMATS)}.")
+    document = sql_document(open_store(run), query, limit or None)
     if json_output or output == "json":
         write_json(document)
     elif output == "csv":

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from selfplay.core.machine import DeviceFacts, this_device
+
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
@@ -48,6 +50,9 @@ class Pool(Protocol):
     def start(self) -> None:
         """Begin to start the workers, without waiting for them."""
 
+    def devices(self) -> list[DeviceFacts]:
+        """What each worker found on its node. Waits until all workers have started."""
+
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
         """Run the calls on any worker; results (or `WorkerCrash`) in the order of completion. Few calls are in flight at a
         time. Closing the iterator drops the calls that have not begun."""
@@ -67,11 +72,16 @@ class Pool(Protocol):
 class LocalPool:
     """A pool of one worker that is an object of this process."""
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, device: DeviceFacts | None = None) -> None:
         self.backend = backend
+        self._device = device
 
     def start(self) -> None:
         """Nothing to start."""
+
+    def devices(self) -> list[DeviceFacts]:
+        """The given facts, or those of this process."""
+        return [self._device or this_device()]
 
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
         """One by one, in order."""
@@ -107,8 +117,19 @@ class Workers:
     gold: Pool | None = None
     parts: Mapping[str, Pool] = field(default_factory=dict)
 
+    def by_role(self) -> dict[str, Pool]:
+        """The pools that exist, by role; the parts of a combined reward as "scorer.NAME"."""
+        pools = {
+            "sampler": self.sampler,
+            "scorer": self.scorer,
+            **{f"scorer.{name}": pool for name, pool in self.parts.items()},
+            "gold": self.gold,
+            "logprobs": self.logprobs,
+            "trainer": self.trainer,
+        }
+        return {role: pool for role, pool in pools.items() if pool is not None}
+
     def start(self) -> None:
-        """Start everything at once: imports of one role hide behind the work of another."""
-        for pool in (self.sampler, self.scorer, *self.parts.values(), self.gold, self.logprobs, self.trainer):
-            if pool is not None:
-                pool.start()
+        """Start all pools together: imports of one role run while another works."""
+        for pool in self.by_role().values():
+            pool.start()

@@ -17,6 +17,7 @@ from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, DriftError, Interrupted, SelfplayError
 from selfplay.core.pool import Workers
 from selfplay.core.redaction import secret_in, without_secrets
+from selfplay.core.stages import stages_of
 from selfplay.core.versions import versions
 from selfplay.execution.progress import Reporter, libraries_to
 from selfplay.execution.signals import StopFlag, ended_by_stop, signals
@@ -25,12 +26,13 @@ from selfplay.inspect.report.observer import report_round, report_what_is_due
 from selfplay.inspect.tracking.trackers import check_installed
 from selfplay.inspect.tracking.tracking import tracking
 from selfplay.run import loop
+from selfplay.run.devices import check_memory, find_devices
 from selfplay.run.fork_rules import changed_pins, offer
 from selfplay.run.pass_through_check import find_problems
 from selfplay.run.plan import Plan, make_plan
 from selfplay.run.round_end import tidy
 from selfplay.run.stages.context import Context
-from selfplay.run.worker_specs import Device, ray_workers
+from selfplay.run.worker_specs import ray_workers
 from selfplay.store.driver_heartbeat import heartbeat
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
@@ -55,7 +57,13 @@ MakeWorkers = Callable[[Config, Inputs, Path], AbstractContextManager[Workers]]
 
 
 def prepare(
-    config: Config, search_path: Path, run_dir: Path, store: Store | None = None, rounds_done: int | None = None
+    config: Config,
+    search_path: Path,
+    run_dir: Path,
+    store: Store | None = None,
+    rounds_done: int | None = None,
+    *,
+    force: bool = False,
 ) -> Prepared:
     """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
     stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room."""
@@ -64,7 +72,7 @@ def prepare(
     if rounds_done is None:
         numbers = store.rounds() if store else []
         rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)
-    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done)
+    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done, force=force)
     prepared = Prepared(config, inputs, plan, run_dir, search_path)
     check_installed(config.tracking.to)
     if problems := find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl)):
@@ -191,7 +199,7 @@ def adopted(store: Store, config: Config) -> list[str]:
     following = next_stage(store, config.rounds)
     done = [
         (number, [name for name in names if store.is_committed(number, name)])
-        for number, names in ((n, loop.ROUND if n else loop.FIRST) for n in store.rounds())
+        for number, names in ((n, stages_of(n)) for n in store.rounds())
     ]
     for number, names in done:
         if names:
@@ -249,7 +257,10 @@ def _attempt(
                 trackers.round(round_number)
                 report_round(store, config, round_number, reporter.say)
 
-            device = Device.of(config)
+            devices = find_devices(config, workers)
+            reporter.event("devices", **devices.document())
+            for warning in check_memory(config, prepared.inputs, devices, force=force):
+                reporter.say(f"warning: {warning}")
             context = Context(
                 store=store,
                 config=config,
@@ -260,8 +271,8 @@ def _attempt(
                 versions=versions(),
                 reporter=reporter,
                 stop=stop,
-                engine_dtype=device.engine_dtype,
-                precision=device.precision,
+                engine_dtype=devices.engine_dtype,
+                precision=devices.precision,
                 force=force,
                 on_step=trackers.step,
             )

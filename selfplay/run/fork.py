@@ -18,13 +18,15 @@ import pyarrow.compute as pc
 from selfplay.config.diff import Change, changes
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, DriftError
+from selfplay.core.outcomes import TrainOutcome
+from selfplay.core.stages import stages_of
 from selfplay.inputs.resolve import Inputs
 from selfplay.run.driver import Prepared, prepare
 from selfplay.run.fork_rules import changed_pins, held_out_notes, last_whole_round, refusals
 from selfplay.store.durable import pretty_json
 from selfplay.store.fork import Fork, stage_name
 from selfplay.store.run import Store
-from selfplay.store.run_state import INHERITED, config_in_force, settings_by_round, stages_of
+from selfplay.store.run_state import INHERITED, config_in_force, settings_by_round
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _check_round(source: Store, from_round: int, after: Config) -> None:
 
 def _removed(source: Store, number: int) -> Any:
     """The mark of the policy after a round, that of an earlier round where training was skipped."""
-    while number and (trained := source.metrics(number, "train")["policy_round"]) != number:
+    while number and (trained := source.outcome(number, TrainOutcome).policy_round) != number:
         number = trained
     return source.tombstone(number) if number else None
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from selfplay.core.errors import ConfigError
+from selfplay.core.outcomes import SelectionSummary
 from selfplay.selection import margins
 from selfplay.selection.arrays import Bools, Floats, Ints, Strings, take_strings
 from selfplay.selection.keep import keep_top
@@ -63,43 +64,6 @@ class PairPool:
 
     def __len__(self) -> int:
         return len(self.pair_id)
-
-
-@dataclass(frozen=True, slots=True)
-class SelectionSummary:
-    """What was asked and the pool's numbers: recorded with the pairs table. Plain values; `dataclasses.asdict` is JSON.
-
-    Means and standard deviations are over the pairs that entered the ranking and have both margins
-    (`num_standardized`), over the whole pool also where there are groups; null without log-probs. `effective_beta` is
-    null with groups, which have one each. Length gap = mean of num_tokens_chosen - num_tokens_rejected. `cut_value`
-    is the lowest metric value kept. `drop_reasons` counts the pairs that are not kept, by reason. `notes` are
-    sentences for the user.
-    """
-
-    metric: str
-    options: dict[str, float]
-    keep: float
-    seed: int
-    implicit_margin: str
-    weight: float
-    beta: float | None
-    standardize: bool
-    num_pairs: int
-    num_groups: int | None
-    num_ranked: int
-    num_kept: int
-    drop_reasons: dict[str, int]
-    cut_value: float | None
-    num_standardized: int
-    explicit_margin_mean: float | None
-    explicit_margin_std: float | None
-    implicit_margin_abs_mean: float | None
-    implicit_margin_abs_std: float | None
-    effective_beta: float | None
-    implicit_margin_all_zero: bool
-    length_gap_mean: float | None
-    length_gap_kept_mean: float | None
-    notes: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.stages import STAGE_NAMES
 from selfplay.store import durable
 from selfplay.store.durable import sha256_bytes, sha256_file
-from selfplay.store.layout import COMMIT, REMOVED, STAGES
+from selfplay.store.layout import COMMIT, REMOVED
 from selfplay.store.manifest import Commit, FileEntry
 from selfplay.store.symlinks import forbid_symlinks
 from selfplay.store.tombstone import read_tombstone
@@ -75,7 +76,7 @@ def parse_stage_name(name: str) -> tuple[int, str]:
     """(round, stage) of "ROUND/STAGE". Raises ValueError for any other text: it may come from a damaged file, and folders are
     named by it."""
     number, _, stage = name.partition("/")
-    if stage not in STAGES or not re.fullmatch(r"[0-9]{3,9}", number):
+    if stage not in STAGE_NAMES or not re.fullmatch(r"[0-9]{3,9}", number):
         raise ValueError(f"{name!r} names no stage")
     return int(number), stage
 

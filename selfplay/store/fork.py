@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import CorruptionError, SelfplayError
+from selfplay.core.stages import STAGE_NAMES
 from selfplay.store import durable
 from selfplay.store.commits import check_shape, is_digest, parse_stage_name, read_commit
-from selfplay.store.layout import STAGES, Layout
+from selfplay.store.layout import Layout
 from selfplay.store.symlinks import forbid_symlinks, symlinks_below
 
 
@@ -52,7 +53,7 @@ class Fork:
         """(round, stage) -> digest of its commit, in the order in which a run makes them: nothing is taken over before what
         it was made from."""
         found = {parse_stage_name(name): digest for name, digest in self.stages.items()}
-        return dict(sorted(found.items(), key=lambda item: (item[0][0], STAGES.index(item[0][1]))))
+        return dict(sorted(found.items(), key=lambda item: (item[0][0], STAGE_NAMES.index(item[0][1]))))
 
 
 def stage_name(round_number: int, stage: str) -> str:

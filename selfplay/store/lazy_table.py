@@ -1,12 +1,14 @@
-"""A committed table as its files: rows are taken from the row groups they lie in, and no table is loaded whole.
+"""A committed table as its files: rows are taken from the row groups that hold them, and no table is loaded whole.
 
-Only the shape is checked, as on every read: the rows in a file's footer against those in the commit. Digests are for who
-uses a table as an input (`Store.require`).
+The rows in a file's footer are checked against the commit, and the checksums of the pages that are read. The digests of whole
+files are checked where a table is used as an input (`Store.require`).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import CorruptionError
@@ -31,7 +34,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class LazyTable:
     """The files of a table, in order. Nothing is opened before it is asked for. Every method raises CorruptionError where a
     file is not what its commit says."""
 
@@ -39,7 +42,7 @@ class Parts:
     parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, folder: Path, files: Iterable[FileEntry], table: str = "") -> Parts:
+    def of(cls, folder: Path, files: Iterable[FileEntry], table: str = "") -> LazyTable:
         """The table in `folder` (of a stage, or of what `select` left) whose files lie under the name `table`."""
         found, first = [], 0
         for entry in sorted(files, key=lambda entry: entry.path):
@@ -63,16 +66,24 @@ class Parts:
     @contextmanager
     def open(self, part: Part) -> Iterator[Any]:
         """A part as a `pyarrow.parquet.ParquetFile`."""
+        with self.reading(part), pq.ParquetFile(part.path, page_checksum_verification=True) as file:
+            self.check_rows(part, file.metadata)
+            yield file
+
+    @contextmanager
+    def reading(self, part: Part) -> Iterator[None]:
+        """What fails while a part is read is damage of its file."""
         try:
-            with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
-                if file.metadata.num_rows != part.num_rows:
-                    raise CorruptionError(
-                        f"{part.path} has {file.metadata.num_rows} rows, its commit says {part.num_rows}",
-                        remedy(self.folder),
-                    )
-                yield file
+            yield
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptionError(f"{part.path} cannot be read ({error})", remedy(self.folder)) from None
+
+    def check_rows(self, part: Part, metadata: pq.FileMetaData) -> None:
+        """Raise CorruptionError unless the footer of a part has the rows that its commit says."""
+        if metadata.num_rows != part.num_rows:
+            raise CorruptionError(
+                f"{part.path} has {metadata.num_rows} rows, its commit says {part.num_rows}", remedy(self.folder)
+            )
 
     def read(self, part: Part, columns: Sequence[str]) -> pa.Table:
         """These columns of one part."""
@@ -96,16 +107,27 @@ class Parts:
                     first += count
         return pa.concat_tables(pieces)
 
-    def may_hold(self, part: Part, column: str, values: Sequence[str]) -> bool:
-        """Whether one of the values can be in a text column of a part, by the statistics in its footer."""
-        with self.open(part) as file:
-            leaves = [file.schema.column(leaf).path for leaf in range(len(file.schema))]
-            at = leaves.index(column)
-            for group in range(file.num_row_groups):
-                found = file.metadata.row_group(group).column(at).statistics
-                if found is None or not found.has_min_max or any(found.min <= value <= found.max for value in values):
-                    return True
-        return False
+    def rows_where(self, column: str, values: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Numbers of the rows whose text `column` is one of `values`, ascending. Row groups whose statistics exclude the values
+        are not read: of a table in the order of that column it is one."""
+        wanted = pa.array(list(values), pa.string())
+
+        def in_part(part: Part) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+            found = []
+            with self.open(part) as file:
+                leaf = [file.schema.column(index).path for index in range(len(file.schema))].index(column)
+                first = part.first
+                for group in range(file.num_row_groups):
+                    described = file.metadata.row_group(group)
+                    if _may_hold(described.column(leaf).statistics, values):
+                        read = file.read_row_group(group, columns=[column], use_threads=False).column(0)
+                        found.append(first + np.flatnonzero(pc.is_in(read, value_set=wanted)))
+                    first += described.num_rows
+            return found
+
+        with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), len(self.parts))) as threads:
+            pieces = [piece for found in threads.map(in_part, self.parts) for piece in found]
+        return np.concatenate(pieces) if pieces else np.array([], dtype=np.int64)
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows with these numbers, in the order asked for; `columns` None: all. Of each file only the row groups that
@@ -134,3 +156,9 @@ class Parts:
         assert len(at) == len(np.unique(wanted)), "a row is asked for that the table does not have"
         # numbers come out ascending, so that the place of each is found by bisection
         return found.take(pa.array(np.searchsorted(at, wanted)))
+
+
+def _may_hold(statistics: Any, values: Sequence[str]) -> bool:
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return any(statistics.min <= value <= statistics.max for value in values)

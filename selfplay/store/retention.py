@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from selfplay.core.outcomes import EvaluateOutcome
 from selfplay.store.run import Store
 
 LEAST = 2
@@ -63,9 +64,9 @@ def best_policy(store: Store) -> tuple[int | None, str]:
     for number in store.rounds():
         if number < min(trained, default=number + 1) or not store.is_committed(number, "evaluate"):
             continue
-        metrics = store.metrics(number, "evaluate")
-        judge = "gold" if metrics.get("eval_judge") == "gold" else "reward"
-        value = metrics.get(f"eval_{judge}_mean")
+        evaluation = store.outcome(number, EvaluateOutcome).evaluation
+        judge = evaluation.eval_judge if evaluation else "reward"
+        value = (evaluation.eval_gold_mean if judge == "gold" else evaluation.eval_reward_mean) if evaluation else None
         if value is not None:
             # a round that trained nothing was judged with the policy that it carried over
             policy = max(other for other in trained if other <= number)

@@ -12,11 +12,13 @@ from typing import Any
 import pyarrow as pa
 
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
+from selfplay.core.outcomes import OutcomeT, RoundOutcomes, from_json
+from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
 from selfplay.core.version import __version__
 from selfplay.store import durable
 from selfplay.store.commits import check_digests, check_shape, is_digest, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
-from selfplay.store.layout import METRICS, SCHEMA_VERSION, STAGES, Layout, attempts_present, rounds_present
+from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present
 from selfplay.store.manifest import Commit
 from selfplay.store.policy_removal import delete_policy, finish_deletion
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
@@ -235,7 +237,9 @@ class Store:
 
     def rounds(self) -> list[int]:
         """Rounds with at least one committed stage."""
-        return [number for number in rounds_present(self.layout) if any(self.is_committed(number, s) for s in STAGES)]
+        return [
+            number for number in rounds_present(self.layout) if any(self.is_committed(number, s) for s in STAGE_NAMES)
+        ]
 
     def is_committed(self, round_number: int, stage: str) -> bool:
         """Whether the stage's folder stands under its final name."""
@@ -275,18 +279,32 @@ class Store:
             check_digests(self.layout.stage(round_number, stage), *self._read(round_number, stage))
             self._checked.add((round_number, stage))
 
-    def metrics(self, round_number: int, stage: str) -> dict[str, Any]:
-        """What the stage said of itself when it was committed. Its digest is checked at every read: it is small, and much is
-        decided by it (which policy serves, which may go)."""
-        commit, folder = self.commit_of(round_number, stage), self.layout.stage(round_number, stage)
+    def outcome(self, round_number: int, kind: type[OutcomeT]) -> OutcomeT:
+        """What a stage recorded about itself when it was committed; `kind` is its class, such as TrainOutcome. The digest is
+        checked at every read: the record is small, and much depends on it (which policy serves, which may be deleted).
+
+        Raises SelfplayError where the stage is not committed, CorruptionError for a record that is not what was committed.
+        """
+        commit, folder = self.commit_of(round_number, kind.stage), self.layout.stage(round_number, kind.stage)
         path = folder / METRICS
         try:
             data = durable.read_file(path)
             if [durable.sha256_bytes(data)] != [entry.sha256 for entry in commit.files if entry.path == METRICS]:
                 raise CorruptionError(f"{path} is not what was committed: its sha256 differs", remedy(folder))
-            return dict(durable.parse_json(data))
+            return from_json(kind, dict(durable.parse_json(data)))
         except (OSError, ValueError, TypeError) as error:
             raise CorruptionError(f"{path} is damaged ({error})", remedy(folder)) from None
+
+    def outcome_if_committed(self, round_number: int, kind: type[OutcomeT]) -> OutcomeT | None:
+        """See `outcome`; None where the stage is not committed."""
+        return self.outcome(round_number, kind) if self.is_committed(round_number, kind.stage) else None
+
+    def outcomes(self, round_number: int) -> RoundOutcomes:
+        """The outcomes of a round's committed stages. Raises CorruptionError."""
+        kinds = [stage_named(name).outcome for name in stages_of(round_number)]
+        return RoundOutcomes(
+            self.outcome(round_number, kind) for kind in kinds if self.is_committed(round_number, kind.stage)
+        )
 
     def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.outcomes import Outcome
 from selfplay.store import durable
 from selfplay.store.layout import COMMIT, METRICS, Layout, part_name, sidecar_index, sidecar_name
 from selfplay.store.manifest import Commit, FileEntry
@@ -132,12 +133,12 @@ class StageWriter:
         attempt: int,
         created: str,
         seconds: float,
-        metrics: dict[str, Any],
+        outcome: Outcome,
         versions: Mapping[str, str] = MappingProxyType({}),
     ) -> Commit:
-        """Write the metrics and the commit, and publish the folder under its final name. `seconds` is this attempt's share."""
+        """Write the outcome and the commit, and publish the folder under its final name. `seconds` is this attempt's share."""
         self._discard_unlisted()
-        data = durable.pretty_json(metrics)
+        data = durable.pretty_json(outcome.to_json())
         durable.write_file(self.folder / METRICS, data)
         self._entries[METRICS] = FileEntry(METRICS, len(data), durable.sha256_bytes(data))
         files = [self._entries[name] for name in sorted(self._entries)]

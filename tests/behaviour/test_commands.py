@@ -148,7 +148,7 @@ def test_pairs_are_filtered_and_paged(selfplay: Call, whole_run: Path) -> None:
     said = selfplay(*line, "--limit", 2, "--offset", 1)
     assert "2 to 3 of 5 pairs that match (of 11)" in said.stderr
     assert len(said.stdout.splitlines()) == 4
-    assert "of 11 pairs 5 match; the page begins after 9" in selfplay(*line, "--offset", 9).stderr
+    assert "5 of 11 pairs match; the page starts after 9" in selfplay(*line, "--offset", 9).stderr
     both = json.loads(selfplay("pairs", whole_run, 1, "--where", "rank > 2 or kept", "--dropped", "--json").stdout)
     assert both["num_matching"] == 5
     wrong = selfplay("pairs", whole_run, 1, "--where", "rnak > 2")

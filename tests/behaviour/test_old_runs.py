@@ -14,7 +14,7 @@ from typer.testing import Result
 
 import selfplay as package
 from selfplay.core.errors import ConfigError
-from selfplay.inspect.query.paging import TABLES
+from selfplay.inspect.query.tables import TABLES
 from selfplay.store.durable import json_with_checksum, parse_checked_json
 from selfplay.store.layout import SCHEMA_VERSION
 from selfplay.store.run import Store

@@ -1,4 +1,4 @@
-"""Readers that take pages and no digest of the file (all that only shows): a flipped bit among the values is never shown."""
+"""Readers that check the pages of a file and not its digest (all inspection): a flipped bit among the values is never shown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import pytest
 
 from selfplay.core.errors import CorruptionError
 from selfplay.inspect.query.api import open_run
-from selfplay.store.lazy_table import Parts
+from selfplay.inspect.query.paging import page_of
+from selfplay.inspect.query.tables import table_of
+from selfplay.store.lazy_table import LazyTable
 from selfplay.store.run import Store
+from tests.helpers.make_run import make_run
 
 COLUMNS = ("pair_id", "prompt", "chosen", "reward_chosen", "alignment_potential", "kept")
 
@@ -24,7 +27,7 @@ def by_store(root: Path) -> pa.Table:
 
 def by_parts(root: Path) -> pa.Table:
     store = Store.open(root)
-    parts = Parts.of(store.layout.stage(1, "select"), store.commit_of(1, "select").files)
+    parts = LazyTable.of(store.layout.stage(1, "select"), store.commit_of(1, "select").files)
     return parts.read(parts.parts[0], COLUMNS)
 
 
@@ -32,7 +35,24 @@ def by_scan(root: Path) -> pa.Table:
     return open_run(root).pairs.of_rounds(1).to_arrow().select(COLUMNS)
 
 
-@pytest.mark.parametrize("read", [by_store, by_parts, by_scan])
+def by_sql(root: Path) -> pa.Table:
+    return open_run(root).sql(f"select {', '.join(COLUMNS)} from pairs where round = 1")
+
+
+def by_condition(root: Path) -> pa.Table:
+    """DuckDB reads the columns of the condition and gives row numbers, and the page has few rows of the same columns."""
+    every = " and ".join(f"({name} is null or {name} is not null)" for name in COLUMNS)
+    store = Store.open(root)
+    return page_of(table_of(store, 1, "pairs"), where=every, limit=1000, columns=COLUMNS).table
+
+
+@pytest.fixture
+def run_copy(tmp_path: Path) -> Path:
+    make_run(tmp_path / "run", rounds=1)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("read", [by_store, by_parts, by_scan, by_sql, by_condition])
 def test_a_flipped_bit_among_the_values_is_named(run_copy: Path, read: Callable[[Path], pa.Table]) -> None:
     path = run_copy / "rounds/001/select/part-00000.parquet"
     whole, good = read(run_copy), path.read_bytes()

@@ -28,6 +28,7 @@ from selfplay.config.load import load_config
 from selfplay.config.running import ClusterConfig
 from selfplay.core.errors import BackendError, ConfigError, ModelError
 from selfplay.core.escape import safe_text
+from selfplay.core.outcomes import ScoreOutcome, SelectOutcome
 from selfplay.core.redaction import WithoutSecrets, secrets, without_secrets
 from selfplay.execution.progress import Reporter
 from selfplay.execution.ray.ray_cluster import RayCluster
@@ -231,7 +232,7 @@ def test_a_secret_reaches_no_file_of_a_run_nor_what_is_made_of_it(
     from tests.run.test_driver import resume
 
     assert canary not in resume(run, fakes)
-    reasons = Store.open(run).metrics(1, "score")["drop_reasons"]
+    reasons = Store.open(run).outcome(1, ScoreOutcome).to_json()["drop_reasons"]
     assert any(reason.startswith("reward_error: RuntimeError: 401 for key [") for reason in reasons)
     for arguments in (
         ["show", str(run), "1"],
@@ -558,6 +559,6 @@ def test_a_run_without_evaluation_whose_metric_reads_a_column_is_shown_exported_
     ):
         shown = CliRunner().invoke(app, arguments)
         assert shown.exit_code == 0, shown.stderr
-    kept = Store.open(run).metrics(1, "select")["num_kept"]
+    kept = Store.open(run).outcome(1, SelectOutcome).to_json()["num_kept"]
     assert len((next((tmp_path / "jsonl").rglob("*.jsonl"))).read_text().splitlines()) == kept > 0
     assert client_of(run).get("/run/run").status_code == 200

@@ -11,6 +11,7 @@ import pytest
 
 from selfplay.core.errors import BackendError
 from selfplay.core.protocols import LogprobItem, SampleRequest, SamplingSettings
+from selfplay.core.stages import stage_named
 from selfplay.execution.row_check import requested_rows
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes
@@ -62,7 +63,7 @@ def test_rows_of_others_are_not_kept(
     assert kept == ["part-00000.parquet"]
     resume(run, Fakes(gold=False))
     assert is_complete(run, 1)
-    assert Store.open(run).metrics(1, stage)["adopted_shards"] == 1
+    assert Store.open(run).outcome(1, stage_named(stage).outcome).adopted_shards == 1
 
 
 def test_what_is_asked_is_read_off_the_arguments() -> None:

@@ -35,4 +35,4 @@ def make_selection(folder: Path) -> Path:
 
 
 def client_of(place: Path) -> TestClient:
-    return TestClient(make_app(place, "127.0.0.1", 7357), base_url=BASE, follow_redirects=False)
+    return TestClient(make_app(place, "127.0.0.1"), base_url=BASE, follow_redirects=False)

@@ -23,8 +23,10 @@ from selfplay.cli.main import app
 from selfplay.config.load import load_config, validate
 from selfplay.config.schema import Config
 from selfplay.core.errors import BackendError, DriftError, Interrupted, ResourceError, SelfplayError
+from selfplay.core.outcomes import PromptsOutcome
 from selfplay.core.pool import LocalPool, Workers
 from selfplay.core.protocols import StepMetrics
+from selfplay.core.stages import STAGE_NAMES
 from selfplay.execution import signals as stopping
 from selfplay.execution.progress import Reporter
 from selfplay.inputs.resolve import Inputs
@@ -73,7 +75,7 @@ def log_of(run_dir: Path, attempt: int = 1) -> str:
 
 
 def is_complete(run_dir: Path, rounds: int) -> bool:
-    return all(Store.open(run_dir).is_committed(number, name) for number, name, _ in loop.plan(rounds))
+    return all(Store.open(run_dir).is_committed(number, name) for number, name in loop.plan(rounds))
 
 
 def at_call(victim: Any, method: str, number: int, action: Callable[[], None]) -> None:
@@ -385,7 +387,7 @@ def test_resources_may_change_and_rounds_may_grow(one_round: Path, tmp_path: Pat
         "changed: training.micro_batch_size: None -> 1 (resource)",
         "changed: training.checkpoint_every: 0 -> 3 (resource)",
         "changed: cluster.retries: 2 -> 7 (resource)",
-        "adopted: round 1: " + ", ".join(loop.ROUND),
+        "adopted: round 1: " + ", ".join(STAGE_NAMES),
         "next: round 2 prompts",
     } <= set(said)
     assert before.items() <= files_of(run / "rounds").items()
@@ -542,7 +544,7 @@ def test_hostile_texts_come_out_as_they_went_in(write_config: WriteConfig, tiny_
     prompts = {row["source_row"]: row for row in store.table(1, "prompts").to_pylist()}
     assert [prompts[row]["messages"] for row in sorted(prompts)] == [[{"role": "user", "content": t}] for t in HOSTILE]
     assert [json.loads(prompts[row]["columns_json"]) for row in sorted(prompts)] == [{"note": t[::-1]} for t in HOSTILE]
-    assert store.metrics(1, "prompts")["num_admitted"] == len(HOSTILE)
+    assert store.outcome(1, PromptsOutcome).to_json()["num_admitted"] == len(HOSTILE)
     # control tokens come from the template alone: a special that a user typed is the characters it is made of
     tokenizer = AutoTokenizer.from_pretrained(policy)
     specials = [tokenizer.convert_tokens_to_ids(token) for token in ("<|user|>", "<|end|>", "<|assistant|>")]

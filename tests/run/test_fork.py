@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from selfplay.cli.main import app
 from selfplay.config.load import apply_override, validate
 from selfplay.core.errors import ConfigError, DriftError, SelfplayError
+from selfplay.core.stages import stages_of
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run import driver
@@ -23,7 +24,7 @@ from selfplay.run.fork import Forking, prepare_fork
 from selfplay.store import durable
 from selfplay.store.retention import collect
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, config_of_round, stages_of
+from selfplay.store.run_state import config_in_force, config_of_round
 from tests.helpers.fakes import Fakes
 from tests.run.test_driver import REWARD, files_of, never, resume, start
 

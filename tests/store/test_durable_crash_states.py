@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 
 from selfplay.core.errors import SelfplayError
+from selfplay.core.stages import stage_named
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store import durable
 from selfplay.store import policy_removal as removal
@@ -28,11 +29,11 @@ from selfplay.store.layout import REMOVED, part_name
 from selfplay.store.result_folder import ResultWriter, read_result
 from selfplay.store.run import Store
 from tests.helpers.crash_disk import Counts, Recorder, crash_states, write_tree
+from tests.helpers.outcomes import outcome_of
 
 # The most states of one crash point; more are drawn by chance.
 MOST = 40
 CREATED = "2026-01-01T00:00:00Z"
-METRICS = {"num": 3}
 
 # Every call of fsync in the store that this history comes to.
 NEEDED = [
@@ -120,7 +121,7 @@ class History:
         if key[1] == "train":
             writer.discard("policy")
             writer.adopt_folder(self._train(store.scratch(1)), "policy")
-        writer.commit(number, CREATED, 1.0, METRICS)
+        writer.commit(number, CREATED, 1.0, outcome_of(key[1]))
         self.acknowledge(("commit", (name, key)))
         if key[1] == "train":
             store.drop_scratch(1)
@@ -198,7 +199,7 @@ def check_commit(store: Store, key: tuple[int, str]) -> None:
     store.require(*key)
     removed = (store.layout.stage(*key) / REMOVED).is_file()
     assert not removed or (store.layout.root.name, key[1]) == ("run", "train")
-    assert store.metrics(*key) == METRICS
+    assert store.outcome(key[0], stage_named(key[1]).outcome) == outcome_of(key[1])
     found = {entry.path: (entry.sha256, entry.rows) for entry in store.commit_of(*key).files}
     del found[".metrics.json"]
     expected = {

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from selfplay.cli.main import app
 from selfplay.core.errors import CorruptionError, LockedError, SelfplayError
+from selfplay.core.outcomes import TrainOutcome
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store import durable
@@ -111,7 +112,7 @@ def test_what_gc_took_leaves_a_mark_that_verifies(run: Path) -> None:
     store = Store.open(run)
     for number in gone:
         mark = json.loads((run / f"rounds/00{number}/train/.REMOVED.json").read_bytes())
-        assert mark["policy_digest"] == store.metrics(number, "train")["policy_digest"]
+        assert mark["policy_digest"] == store.outcome(number, TrainOutcome).to_json()["policy_digest"]
         assert mark["commit"] == store.digest_of(number, "train")
         assert mark["why"] == "gc --keep-policies 2"
         assert store.tombstone(number) is not None

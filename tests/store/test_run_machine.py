@@ -28,6 +28,7 @@ from selfplay.store import durable
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
 from selfplay.store.writer import StageWriter
+from tests.helpers.outcomes import outcome_of
 
 # A line of stages, each made from the one before it.
 STAGES = [(number, name) for number in (1, 2) for name in ("prompts", "sample", "train")]
@@ -182,7 +183,7 @@ class Run(RuleBasedStateMachine):
             if key[1] == "train":
                 writer.discard("policy")
                 writer.adopt_folder(self._policy(self.store.scratch(key[0])), "policy")
-            writer.commit(self.attempt, CREATED, 0.5, {"skipped": True})
+            writer.commit(self.attempt, CREATED, 0.5, outcome_of(key[1]))
             published = True
             if key[1] == "train":
                 self.store.drop_scratch(key[0])

@@ -67,7 +67,7 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # said in TrainResult.notes instead
+    # reported in TrainResult.notes instead
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     import datasets
     from transformers.utils import logging
@@ -93,7 +93,8 @@ def _train(
 ) -> TrainResult:
     from selfplay.backends.trl.checks import measure_update, record_canaries
     from selfplay.backends.trl.config import check_job
-    from selfplay.backends.trl.policy_files import end_token_ids, load_policy, load_tokenizer, save_policy
+    from selfplay.backends.trl.policy_files import end_token_ids, load_policy, save_policy
+    from selfplay.inputs.models.chat import load_tokenizer
 
     started = time.monotonic()
     notes: list[str] = []
@@ -180,7 +181,7 @@ def _resume_point(
 
     found = checkpoints.find(Path(job.checkpoint_dir), job_fingerprint)
     for folder, reason in found.rejected:
-        say(f"trainer checkpoint {folder.name} was rejected and removed: {reason}")
+        say(f"trainer checkpoint {folder.name} is invalid and was deleted: {reason}")
         if folder.is_symlink() or folder.is_file():
             folder.unlink()
         else:
@@ -188,5 +189,5 @@ def _resume_point(
     if found.step:
         say(f"resumed from the trainer checkpoint of step {found.step}")
     elif found.rejected:
-        say("no intact trainer checkpoint: the round was trained from its start")
+        say("no intact trainer checkpoint: the round is trained from its start")
     return found

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import BackendError, SelfplayError, WorkerLostError
+from selfplay.core.machine import DeviceFacts
 from selfplay.core.pool import BackendSpec, Call, WorkerCrash
 from selfplay.execution.ray.hang_detection import HeartbeatMonitor, crash_frames, hang_frames, kill_process_tree
 from selfplay.execution.ray.private_api import death_reason
+from selfplay.execution.ray.worker import Worker, WorkerInfo
 
 # A worker has one call running and one waiting, so that it is never idle between two.
 IN_FLIGHT = 2
@@ -54,13 +56,13 @@ class RayPool:
         self._log_folder = log_folder
         self._retries = retries
         self._start_timeout = start_timeout
-        self._call_timeout = heartbeat_timeout
+        self._heartbeat_timeout = heartbeat_timeout
         # raises if Ray itself has died: workers that cannot be replaced do not report that
         self._check_ray = check_ray or (lambda: None)
         self._actors: list[Any] = []
         self._heartbeats: list[HeartbeatMonitor] = []
-        # process id and Ray node of each worker, and why this pool killed one
-        self._processes: dict[int, tuple[int, str]] = {}
+        # what each worker reported when it started, and why this pool killed one
+        self._workers: dict[int, WorkerInfo] = {}
         self._killed: dict[int, str] = {}
         # size of the log when the worker started: what is before that was written by earlier workers
         self._log_start: dict[int, int] = {}
@@ -84,8 +86,6 @@ class RayPool:
     def _create(self, index: int) -> Any:
         import ray
 
-        from selfplay.execution.ray.worker import Worker
-
         custom = {name: amount for name, amount in self._demand.items() if name not in ("CPU", "GPU")}
         remote = ray.remote(Worker).options(
             num_cpus=self._demand.get("CPU", 0),
@@ -99,8 +99,13 @@ class RayPool:
         path = self._log_path(index)
         self._log_start[index] = path.stat().st_size if path.is_file() else 0
         return remote.remote(
-            self._spec, str(self._log_path(index)), str(self._heartbeats[index].path), self._call_timeout
+            self._spec, str(self._log_path(index)), str(self._heartbeats[index].path), self._heartbeat_timeout
         )
+
+    def devices(self) -> list[DeviceFacts]:
+        """See `Pool.devices`."""
+        self._begin()
+        return [self._workers[index].device for index in range(self._replicas)]
 
     def _begin(self) -> None:
         """Before `map`, `broadcast` and `run_streaming`: wait for the actors, and reset the count of replacements."""
@@ -124,7 +129,7 @@ class RayPool:
         for reference in done:
             index = waiting[reference]
             try:
-                self._processes[index] = self._result(reference, index)
+                self._workers[index] = self._result(reference, index)
             except _WorkerDied as died:
                 raise BackendError(
                     f"{self._name} worker {index} died while it started ({died}){self._log_tail(index)}",
@@ -145,16 +150,18 @@ class RayPool:
         the wait; its references then fail."""
         import ray
 
-        interval = max(0.05, min(POLL_INTERVAL, self._call_timeout / 10)) if self._call_timeout else POLL_INTERVAL
+        interval = (
+            max(0.05, min(POLL_INTERVAL, self._heartbeat_timeout / 10)) if self._heartbeat_timeout else POLL_INTERVAL
+        )
         while True:
             self._check_ray()
             done, _ = ray.wait(list(running), num_returns=1, timeout=interval)
             if done:
                 return done[0]
             meanwhile()
-            for index in {*running.values()} - self._killed.keys() if self._call_timeout else ():
-                if self._heartbeats[index].idle() > self._call_timeout:
-                    self._kill(index, f"no progress for {self._call_timeout:g} s, so it was killed")
+            for index in {*running.values()} - self._killed.keys() if self._heartbeat_timeout else ():
+                if self._heartbeats[index].idle() > self._heartbeat_timeout:
+                    self._kill(index, f"no progress for {self._heartbeat_timeout:g} s, so it was killed")
 
     def _kill(self, index: int, why: str) -> None:
         """Kill a worker; its calls fail with this reason."""
@@ -162,9 +169,9 @@ class RayPool:
 
         self._killed[index] = why
         ray.kill(self._actors[index])
-        process, node = self._processes[index]
-        if node == ray.get_runtime_context().get_node_id():
-            kill_process_tree(process)
+        worker = self._workers[index]
+        if worker.node_id == ray.get_runtime_context().get_node_id():
+            kill_process_tree(worker.pid)
 
     def _result(self, reference: Any, index: int) -> Any:
         """ray.get with selfplay's errors instead of Ray's wrappers; a dead actor raises _WorkerDied."""

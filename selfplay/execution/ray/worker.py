@@ -11,11 +11,13 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from selfplay.core import heartbeat
 from selfplay.core.errors import BackendError, SelfplayError
+from selfplay.core.machine import DeviceFacts, this_device
 from selfplay.core.pool import BackendSpec
 from selfplay.core.redaction import WithoutSecrets, forget_secrets, text_of
 from selfplay.execution.ray.signal_mask import unmask_sigterm_in_children
@@ -25,6 +27,15 @@ def load(target: str) -> Any:
     """The object that "module:name" names."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """The process id of a worker, Ray's id of its node, and what it found there."""
+
+    pid: int
+    node_id: str
+    device: DeviceFacts
 
 
 class Worker:
@@ -59,13 +70,13 @@ class Worker:
             # raised by ready(): raised here, Ray would wrap it in text and drop its type
             self._failure = error
 
-    def ready(self) -> tuple[int, str]:
-        """The process id and Ray's node id, when the backend exists. Raises what its construction raised."""
+    def ready(self) -> WorkerInfo:
+        """Describes this worker, when the backend exists. Raises what its construction raised."""
         import ray
 
         if self._failure is not None:
             raise self._failure
-        return os.getpid(), ray.get_runtime_context().get_node_id()
+        return WorkerInfo(os.getpid(), ray.get_runtime_context().get_node_id(), this_device())
 
     def _calling(self) -> AbstractContextManager[None]:
         return self._heartbeat.call() if self._heartbeat is not None else nullcontext()

@@ -1,22 +1,18 @@
-"""Is a folder a complete, finite policy of the expected architecture? Asked before an engine or a trainer touches it.
+"""Checks that a folder is a complete, finite policy of the expected architecture, before an engine or a trainer reads it.
 
-Engines take a missing tensor, another config or NaN without a word, and a wrong shape breaks them for good. So a policy
-folder is validated first: its config, the tensors its safetensors headers promise, and (read once, piece by piece)
-their values.
+Engines silently accept a missing tensor, another config or NaN, and a wrong shape leaves them unusable. So a policy folder is
+validated first: its config, the tensors in its safetensors headers, and (read once, in pieces) their values.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import ModelError
+from selfplay.inputs.models.files import weight_headers
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _CHUNK = 1 << 24  # elements looked at together: bounds the extra memory to 16 MiB
 _SHOWN = 5
 
@@ -46,25 +42,14 @@ def read_policy_folder(folder: str | Path, *, trust_remote_code: bool = False) -
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(
-            f"no policy folder {folder}", "Give the folder of a Hugging Face model with safetensors weights."
+            f"there is no policy folder {folder}", "Give the folder of a Hugging Face model with safetensors weights."
         )
     architecture = _architecture(folder, trust_remote_code)
-    listed = _listed_tensors(folder)
-    shapes: dict[str, tuple[int, ...]] = {}
-    files: dict[str, Path] = {}
-    for file in sorted(set(listed.values())) if listed else [folder / _SINGLE]:
-        if not file.is_file():
-            raise ModelError(f"policy folder {folder} lacks {file.name}", "Copy or download the model again.")
-        for name, shape in _header(file):
-            shapes[name], files[name] = shape, file
-    absent = sorted(name for name, file in listed.items() if files.get(name) != file)
-    if absent:
-        raise ModelError(
-            f"policy folder {folder} lacks {_some(absent)}, which {_INDEX} lists", "Copy or download the model again."
-        )
-    if not shapes:
-        raise ModelError(f"policy folder {folder} holds no tensors")
-    return PolicyFolder(folder, architecture, shapes, files)
+    headers = weight_headers(folder)
+    if not headers:
+        raise ModelError(f"policy folder {folder} has no tensors", "Copy or download the model again.")
+    shapes = {name: header.shape for name, header in headers.items()}
+    return PolicyFolder(folder, architecture, shapes, {name: header.file for name, header in headers.items()})
 
 
 def check_same_architecture(policy: PolicyFolder, served: PolicyFolder) -> None:
@@ -123,32 +108,8 @@ def _architecture(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"config.json of policy folder {folder} cannot be used: {error}") from error
+        raise ModelError(f"config.json of policy folder {folder} is invalid: {error}") from error
     return {key: value for key, value in config.to_dict().items() if key not in _NOT_ARCHITECTURE}
-
-
-def _listed_tensors(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file as the index of a sharded model lists them; empty for a model in one file."""
-    index = folder / _INDEX
-    if not index.is_file():
-        return {}
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ModelError(f"{index} is no safetensors index: {error!r}", "Copy or download the model again.") from error
-    return {name: folder / file for name, file in weight_map.items()}
-
-
-def _header(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of each tensor in a safetensors file; opening it also checks that its length fits its header."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                yield name, tuple(tensors.get_slice(name).get_shape())
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} cannot be read: {error}", "Copy or download the model again.") from error
 
 
 def _needed(policy: PolicyFolder) -> dict[str, tuple[int, ...]]:

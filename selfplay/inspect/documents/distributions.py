@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from selfplay.store.lazy_table import Parts
+from selfplay.inspect.query.tables import stage_table
 from selfplay.store.run import Store
 
 BINS = 12
@@ -32,12 +32,12 @@ def distributions(store: Store, round_number: int, most: int | None = None) -> d
         if not store.is_committed(round_number, stage):
             continue
         columns = [column, "kept"] if stage == "select" else [column]
-        parts = Parts.of(store.layout.stage(round_number, stage), store.commit_of(round_number, stage).files)
-        table = parts.sample(columns, parts.num_rows if most is None else most)
+        stored = stage_table(store, round_number, stage)
+        table = stored.sample(columns, stored.num_rows if most is None else most)
         kept = table["kept"].to_numpy() if stage == "select" else None
         described = describe(table[column], kept)
         if described is not None:
-            found[name] = {"num_rows": parts.num_rows, "num_seen": table.num_rows, **described}
+            found[name] = {"num_rows": stored.num_rows, "num_seen": table.num_rows, **described}
     return found
 
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from selfplay.core.errors import ConfigError
 from selfplay.core.records import part_columns
-from selfplay.inspect.query.paging import Rows, matching, parts_of
-from selfplay.inspect.query.tables import rows_where, take_rows
-from selfplay.inspect.query.where import Where
+from selfplay.inspect.query.connection import connect
+from selfplay.inspect.query.tables import dataset_of, rows_where, table_of, take_rows
 from selfplay.inspect.reading import SCHEMA_VERSION, finite
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
@@ -26,8 +21,6 @@ _OTHER = [
     "pair_id", "chosen_response_id", "rejected_response_id", "explicit_margin", "alignment_potential", "rank", "kept",
     "drop_reason",
 ]  # fmt: skip
-# among how many ids the nearest to an unknown one are looked for
-_NEAR = 2000
 
 
 def pair_document(store: Store, pair_id: str) -> dict[str, Any]:
@@ -62,18 +55,11 @@ def _find(store: Store, pair_id: str) -> tuple[int, int] | None:
     # an id made by a run ends with its round and the two response indices: look there first
     named = re.search(r"-r(\d+)-\d+-\d+$", pair_id)
     rounds.sort(key=lambda number: named is None or number != int(named[1]))
-    wanted = pa.scalar(pair_id)
     for number in rounds:
-        for rows, table in _pair_ids(store, number):
-            at = pc.index(table["pair_id"], wanted).as_py()
-            if at >= 0:
-                return number, int(rows[at])
+        found = rows_where(store, number, "select", "pair_id", [pair_id])
+        if found:
+            return number, found[0]
     return None
-
-
-def _pair_ids(store: Store, round_number: int) -> Iterator[tuple[Rows, pa.Table]]:
-    """File by file: pairs lie by rank, so that an id may be in any."""
-    return matching(parts_of(store, round_number, "pairs"), None, ["pair_id"])
 
 
 def _responses(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str, Any]]:
@@ -108,27 +94,20 @@ def _other_pairs(store: Store, number: int, pair: dict[str, Any]) -> list[dict[s
     gone through for them."""
     if config_in_force(store)["pairs"].get("build") != "all":
         return []
-    same = Where("", ("prompt_id",), pc.field("prompt_id") == pair["prompt_id"])
-    parts = parts_of(store, number, "pairs")
-    rows = [row for found, _ in matching(parts, same) for row in found.tolist()]
-    others = parts.take(rows, _OTHER).to_pylist()
+    rows = rows_where(store, number, "select", "prompt_id", [pair["prompt_id"]])
+    others = take_rows(store, number, "select", rows, _OTHER).to_pylist()
     return [other for other in others if other["pair_id"] != pair["pair_id"]]
 
 
 def _advice(store: Store, pair_id: str) -> str:
-    near: list[str] = []
-    others: list[str] = []
     rounds = [number for number in store.rounds() if store.is_committed(number, "select")]
-    for number in rounds:
-        for _, table in _pair_ids(store, number):
-            ids = table["pair_id"]
-            same = ids.filter(pc.starts_with(ids, pair_id[:6]))
-            near += same.slice(0, _NEAR - len(near)).to_pylist()
-            others += ids.slice(0, _NEAR - len(others)).to_pylist()
-            if len(near) == _NEAR:
-                break
-    found = difflib.get_close_matches(pair_id, near or others, n=3, cutoff=0.5)
-    listing = f"`selfplay pairs {store.layout.root} ROUND` lists them."
     if not rounds:
-        return "No round has its pairs yet: `selfplay status` says where the run stands."
+        return "No round has its pairs yet: see `selfplay status`."
+    near: list[str] = []
+    for number in rounds:
+        with connect({"pairs": dataset_of(table_of(store, number, "pairs"))}) as cursor:
+            query = "SELECT pair_id FROM pairs ORDER BY levenshtein(pair_id, ?), pair_id LIMIT 3"
+            near += [row[0] for row in cursor.execute(query, [pair_id]).fetchall()]
+    found = difflib.get_close_matches(pair_id, near, n=3, cutoff=0.5)
+    listing = f"`selfplay pairs {store.layout.root} ROUND` lists them."
     return (f"The nearest: {', '.join(found)}. " if found else "") + listing

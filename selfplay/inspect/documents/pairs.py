@@ -8,10 +8,10 @@ from typing import Any
 
 from selfplay.core.errors import ConfigError
 from selfplay.core.records import Pair, schema
-from selfplay.inspect.query.paging import page_of, parts_of
-from selfplay.inspect.query.where import Where, parse_where
+from selfplay.inspect.query.paging import page_of
+from selfplay.inspect.query.tables import table_of
+from selfplay.inspect.query.where import parse_where
 from selfplay.inspect.reading import SCHEMA_VERSION, finite
-from selfplay.store.lazy_table import Parts
 from selfplay.store.run import Store
 
 CONTENT = ("prompt", "chosen", "rejected")
@@ -32,20 +32,23 @@ def pairs_document(
     kept: bool | None = None,
     content: bool = False,
 ) -> dict[str, Any]:
-    """The document of `pairs --json`: `num_pairs` of the round, `num_matching` the filter (`where.py`), and `limit` of them
+    """The document of `pairs --json`: `num_pairs` of the round, `num_matching` the SQL condition `where`, and `limit` of them
     from `offset` on.
 
     Without `sort` the order is that of the table, by rank. Rows without a value in the sort column come last either
-    way. Raises ConfigError for a column or a round that is not there.
+    way. Raises ConfigError for an unknown column or round.
     """
-    parts = parts_of(store, round_number, "pairs")
+    table = table_of(store, round_number, "pairs")
+    conditions = [] if where is None else [parse_where(where, table.schema())]
+    if kept is not None:
+        conditions.append(parse_where("kept" if kept else "NOT kept", table.schema()))
     if sort in CONTENT:
         raise ConfigError(f"pairs cannot be sorted by {sort!r}", f"Columns: {', '.join(METADATA)}.")
     if sort is not None and descending is None:
         descending = sort not in _SMALLEST_FIRST
     found = page_of(
-        parts,
-        where=_test(parts, where, kept),
+        table,
+        where=functools.reduce(operator.and_, conditions) if conditions else None,
         sort=sort,
         descending=bool(descending),
         offset=offset,
@@ -64,12 +67,3 @@ def pairs_document(
         "limit": limit,
         "pairs": finite(found.table.to_pylist()),
     }
-
-
-def _test(parts: Parts, where: str | None, kept: bool | None) -> Where | None:
-    schema = parts.schema()
-    tests = [where] if where is not None else []
-    if kept is not None:
-        tests.append("kept" if kept else "not kept")
-    parsed = [parse_where(text, schema) for text in tests]
-    return functools.reduce(operator.and_, parsed) if parsed else None

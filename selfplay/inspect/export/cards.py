@@ -10,6 +10,7 @@ from typing import Any
 from selfplay.config.strict_yaml import dump
 from selfplay.core.escape import escape_markdown, markdown_code
 from selfplay.core.format import markdown_table
+from selfplay.inspect.documents.rounds import RoundSummary
 
 RECIPE = "recipe/config.yaml"
 
@@ -17,7 +18,7 @@ RECIPE = "recipe/config.yaml"
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the cards say of a run. `settings` are neutral (see neutral.py), `pins` the digests of what the settings name;
-    `rounds` are rows of `rounds --json`; `splits` maps a round to its number of pairs by split; `base_model` is the policy's
+    `rounds` are the numbers of each round; `splits` maps a round to its number of pairs by split; `base_model` is the policy's
     hub name, or the name of its folder; `dataset` the name under which the dataset is found."""
 
     name: str
@@ -29,7 +30,7 @@ class Facts:
     pins: dict[str, str]
     revisions: dict[str, str]
     versions: dict[str, str]
-    rounds: list[dict[str, Any]]
+    rounds: list[RoundSummary]
     splits: dict[int, dict[str, int]]
     policies: dict[int, str]
 
@@ -110,7 +111,7 @@ def model_card(facts: Facts, round_number: int, digest: str) -> str:
             ],
         },
     )
-    row = next(row for row in facts.rounds if row["round"] == round_number)
+    row = next(row for row in facts.rounds if row.round == round_number)
     trained = facts.settings["training"]
     local = " (a folder of that name, not a hub model)" if facts.base_is_local else ""
     return "\n".join(
@@ -159,14 +160,16 @@ def _rounds(facts: Facts) -> str:
         "num_prompts", "num_responses", "num_pairs", "num_kept", "train_reward_mean", "eval_reward_mean", "eval_gold_mean",
         "eval_win_rate_vs_initial",
     )  # fmt: skip
-    shown = [name for name in names if any(row.get(name) is not None for row in facts.rounds)]
-    rows = [(str(row["round"]), *(_value(row.get(name)) for name in shown)) for row in facts.rounds]
+    shown = [name for name in names if any(getattr(row, name) is not None for row in facts.rounds)]
+    rows = [(str(row.round), *(_value(getattr(row, name)) for name in shown)) for row in facts.rounds]
     return markdown_table(("round", *(f"`{name}`" for name in shown)), rows)
 
 
-def _held_out(row: dict[str, Any]) -> list[tuple[str, str]]:
+def _held_out(row: RoundSummary) -> list[tuple[str, str]]:
     return [
-        (f"`{name}`", _value(value)) for name, value in row.items() if name.startswith("eval_") and value is not None
+        (f"`{name}`", _value(value))
+        for name, value in row.to_json().items()
+        if name.startswith("eval_") and value is not None
     ]
 
 

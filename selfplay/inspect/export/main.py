@@ -15,7 +15,8 @@ from typing import Any, Literal
 from selfplay.config.anonymize import neutral, neutral_place, neutral_settings
 from selfplay.config.load import looks_like_path, validate
 from selfplay.core.errors import ConfigError
-from selfplay.inspect.documents.rounds import round_row
+from selfplay.core.outcomes import TrainOutcome
+from selfplay.inspect.documents.rounds import round_summaries
 from selfplay.inspect.export import cards
 from selfplay.inspect.export.other_trainers import FORMATS, write_format
 from selfplay.inspect.export.tables import exported_schema, pairs
@@ -179,15 +180,15 @@ def _policies(store: Store, which: Policies) -> tuple[dict[int, str], list[str]]
     notes: list[str] = []
     trained = [number for number in store.rounds() if number and store.is_committed(number, "train")]
     for number in reversed(trained):
-        metrics = store.metrics(number, "train")
+        outcome = store.outcome(number, TrainOutcome)
         folder = store.layout.stage(number, "train") / "policy"
-        if metrics["skipped"]:
-            notes.append(f"round {number} trained nothing: its policy is that of round {metrics['policy_round']}")
+        if outcome.skipped:
+            notes.append(f"round {number} trained nothing: its policy is that of round {outcome.policy_round}")
         elif not any(folder.glob("*.safetensors")):
             notes.append(f"the policy of round {number} is not there any more (gc took it)")
         else:
             store.require(number, "train")
-            found[number] = str(metrics["policy_digest"])
+            found[number] = outcome.policy_digest
             if which == "last":
                 break
     if not found:
@@ -234,7 +235,7 @@ def _facts(
         pins=store.config_json("pins.json", dict),
         revisions={name: neutral_place(str(revision)) for name, revision in revisions.items()},
         versions=documents[-1].get("versions", {}) if documents else {},
-        rounds=[round_row(store, number) for number in store.rounds()],
+        rounds=round_summaries(store),
         splits=counts,
         policies=policies,
     )

@@ -1,4 +1,4 @@
-"""A run as Python has it: `selfplay.open_run`. Its tables are lazy, and come as Arrow, pandas or `datasets` when asked."""
+"""The Python API for reading a run: `selfplay.open_run`. Tables are lazy and are read as Arrow, pandas or `datasets`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from selfplay.core.errors import ConfigError
 from selfplay.inspect.documents.pair import pair_document
 from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.documents.status import status_document
-from selfplay.inspect.query.paging import TABLES
-from selfplay.inspect.query.scanning import batches_of, rounds_table, rounds_with, scan
-from selfplay.inspect.query.where import parse_where
+from selfplay.inspect.query.open import open_store
+from selfplay.inspect.query.sql import rounds_table, sql_table
+from selfplay.inspect.query.tables import TABLES, batches_of, rounds_with, scan
+from selfplay.inspect.query.where import parse_where, unknown_column
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 
 
 @dataclass(frozen=True, slots=True)
 class RunTable:
-    """A table of a run over its rounds. It is a description until it is asked for rows: `of_rounds`, `where`, `select` and
-    `head` narrow it and give another one; `to_arrow`, `to_pandas`, `to_datasets` and `batches` read.
+    """A table of a run over its rounds. `of_rounds`, `where`, `select` and `head` return a narrower one and read nothing;
+    `to_arrow`, `to_pandas`, `to_datasets` and `batches` read.
 
     Example: `run.pairs.of_rounds(2).where("alignment_potential > 1 and not kept").select("pair_id", "rank").to_pandas()`
     """
@@ -37,15 +37,15 @@ class RunTable:
     _limit: int | None = None
 
     def of_rounds(self, *numbers: int) -> RunTable:
-        """The rows of these rounds alone. A round that is not there raises ConfigError when rows are read."""
+        """Only the rows of these rounds. A missing round raises ConfigError when rows are read."""
         return replace(self, _rounds=numbers)
 
     def where(self, test: str) -> RunTable:
-        """The rows that a filter lets through, of the language of `pairs --where` (docs/data.md). Several all hold."""
+        """Only the rows for which an SQL condition is true, as in `pairs --where` (docs/data.md). Several are joined by AND."""
         return replace(self, _tests=(*self._tests, test))
 
     def select(self, *columns: str) -> RunTable:
-        """These columns alone: others are not read."""
+        """Only these columns; others are not read."""
         return replace(self, _columns=columns)
 
     def head(self, num_rows: int) -> RunTable:
@@ -65,18 +65,18 @@ class RunTable:
             return shape
         unknown = [name for name in self._columns if name not in shape.names]
         if unknown:
-            raise ConfigError(f"{self.name} has no column {unknown[0]!r}", f"Columns: {', '.join(shape.names)}.")
+            raise unknown_column(unknown[0], shape.names)
         return pa.schema([shape.field(name) for name in self._columns])
 
     def __len__(self) -> int:
-        """How many rows there are: counted from the files' footers, or with a filter from the columns that it names."""
+        """The number of rows, from the files' footers, or with a condition from the columns that it names."""
         if not self._tests:
             count = int(self._scan(self._rounds).count_rows())
             return count if self._limit is None else min(count, self._limit)
         return sum(batch.num_rows for batch in self.select().batches())
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows, some at a time and in order, so that a table of any size can be gone through."""
+        """The rows in order, some at a time, so that a table of any size fits."""
         source, names = self._scan(self._rounds), self.schema.names
         tests = [parse_where(text, source.schema) for text in self._tests]
         needed = list(dict.fromkeys([*names, *(name for test in tests for name in test.columns)]))
@@ -85,7 +85,7 @@ class RunTable:
             if left == 0:
                 return
             for test in tests:
-                batch = batch.take(test.rows(pa.Table.from_batches([batch])))
+                batch = batch.take(pa.array(test.rows(pa.Table.from_batches([batch]))))
             batch = batch.slice(0, left)
             left = None if left is None else left - batch.num_rows
             if batch.num_rows:
@@ -100,7 +100,7 @@ class RunTable:
         return self.to_arrow().to_pandas()
 
     def to_datasets(self, *, streaming: bool = False) -> Any:
-        """All rows as a `datasets.Dataset`; with `streaming` an `IterableDataset` that reads as it is gone through."""
+        """All rows as a `datasets.Dataset`, or with `streaming` as an `IterableDataset` that reads while it is iterated."""
         import datasets
 
         if not streaming:
@@ -120,7 +120,7 @@ def _rows(table: RunTable) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that is read; nothing of it can be changed through this object. See `selfplay.open_run`."""
+    """A run, for reading only. See `selfplay.open_run`."""
 
     store: Store
 
@@ -185,6 +185,13 @@ class Run:
 
         return RunTable(name, scanned)
 
+    def sql(self, query: str) -> pa.Table:
+        """The result of one SELECT over all tables, as `selfplay sql` runs it. Each table has a column `round`.
+
+        Example: `run.sql("select round, avg(explicit_margin) from pairs where kept group by round").to_pandas()`
+        """
+        return sql_table(self.store, query)
+
     def status(self) -> dict[str, Any]:
         """What `selfplay status --json` prints."""
         return status_document(self.path)
@@ -207,15 +214,16 @@ def _of_rounds(table: pa.Table, numbers: Sequence[int] | None) -> pa.Table:
 
 
 def open_run(path: str | Path) -> Run:
-    """The run in a folder, to be looked at: its rounds, pairs, responses and the other tables of docs/data.md.
+    """Open the run in a folder for reading: its rounds, pairs, responses and the other tables of docs/data.md.
 
         run = selfplay.open_run("runs/quickstart")
         run.rounds.to_pandas()
         run.pairs.of_rounds(2).where("alignment_potential > 1 and not kept").select("pair_id", "rank").to_pandas()
         run.responses.to_datasets(streaming=True)
 
-    Tables are lazy: files are opened when rows are asked for, and of them only the columns that are needed are read. What
-    is committed is there, also of a run that is under way. Raises ConfigError where there is no run, CorruptionError
-    where a file is not what was committed (sizes and rows; `selfplay verify --deep` checks every byte).
+    Tables are lazy: files are opened when rows are read, and only the columns that are needed are read. A run can be opened
+    while it is running; the tables hold what is committed. Raises ConfigError where there is no run, CorruptionError
+    where a file differs from what was committed (sizes, rows and checksums of pages; `selfplay verify --deep` checks every
+    byte).
     """
-    return Run(Store.open(Path(path)))
+    return Run(open_store(Path(path)))

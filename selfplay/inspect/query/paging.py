@@ -1,40 +1,22 @@
-"""Pages of a table of a round: filtered, sorted and cut, with only the columns that this takes read, file by file.
+"""Pages of a table: filtered, sorted and cut by DuckDB, which reads the columns that this takes.
 
-A table may hold ten millions of rows. What is kept in memory are row numbers and sort values of the best rows so far; the
-page's rows are then taken from the row groups they lie in.
+A table may hold ten million rows. DuckDB gives the numbers of the rows of the page; the page itself is then taken from the row
+groups that hold these rows.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from selfplay.core.errors import ConfigError
-from selfplay.inspect.query.where import Where, parse_where
-from selfplay.inspect.reading import require_round
-from selfplay.store.lazy_table import Part, Parts
-from selfplay.store.run import Store
-
-# name of a table -> the stage that writes it
-TABLES = {
-    "prompts": "prompts", "responses": "sample", "rewards": "score", "unused": "pair", "logprobs": "logprobs",
-    "pairs": "select", "evaluation": "evaluate",
-}  # fmt: skip
-# parts read ahead of the one that is looked at
-_AHEAD = 2
-# how many rows more than asked for are gathered before the worst are let go
-_SLACK = 20_000
-
-Rows = np.ndarray[Any, np.dtype[np.int64]]
+from selfplay.inspect.query.connection import connect, quoted
+from selfplay.inspect.query.tables import dataset_of
+from selfplay.inspect.query.where import EXAMPLE, ROW, Rows, Where, parse_where, relation, unknown_column
+from selfplay.store.lazy_table import LazyTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +29,8 @@ class Page:
     table: pa.Table
 
 
-def parts_of(store: Store, round_number: int, name: str) -> Parts:
-    """The files of a table of TABLES. Raises ConfigError for a name or a round that is not there, CorruptionError."""
-    if name not in TABLES:
-        raise ConfigError(f"there is no table {name!r}", f"Tables: {', '.join(TABLES)}.")
-    stage = TABLES[name]
-    require_round(store, round_number, stage)
-    return Parts.of(store.layout.stage(round_number, stage), store.commit_of(round_number, stage).files)
-
-
-def page(
-    store: Store,
-    round_number: int,
-    name: str,
-    *,
-    where: Where | str | None = None,
-    sort: str | None = None,
-    descending: bool = False,
-    offset: int = 0,
-    limit: int = 20,
-    columns: Sequence[str] | None = None,
-) -> Page:
-    """A page of a table of a round; see `page_of`."""
-    parts = parts_of(store, round_number, name)
-    return page_of(parts, where=where, sort=sort, descending=descending, offset=offset, limit=limit, columns=columns)
-
-
 def page_of(
-    parts: Parts,
+    table: LazyTable,
     *,
     where: Where | str | None = None,
     sort: str | None = None,
@@ -83,135 +39,62 @@ def page_of(
     limit: int = 20,
     columns: Sequence[str] | None = None,
 ) -> Page:
-    """Rows `offset` to `offset + limit` of those that match `where` (see `where.py`), with `columns` (None: all), ordered by
-    `sort`. Equal values keep the order of the table, rows without a value come last either way; without `sort` it is
-    the order of the table, from its end where `descending`. Raises ConfigError, CorruptionError."""
-    num_matching, rows = find_rows(parts, where=where, sort=sort, descending=descending, offset=offset, limit=limit)
-    return Page(parts.num_rows, num_matching, rows, parts.take(rows, columns))
+    """Rows `offset` to `offset + limit` of those that match `where`, with `columns` (None: all), ordered by `sort`.
 
-
-def find_rows(
-    parts: Parts,
-    *,
-    where: Where | str | None = None,
-    sort: str | None = None,
-    descending: bool = False,
-    offset: int = 0,
-    limit: int = 20,
-) -> tuple[int, Rows]:
-    """How many rows match, and the numbers of those of the page, in its order."""
-    schema = parts.schema()
-    test = parse_where(where, schema) if isinstance(where, str) else where
+    Equal values keep the order of the table, rows without a value come last either way. Without `sort` the order is that of
+    the table, reversed where `descending`. Raises ConfigError, CorruptionError.
+    """
+    schema = table.schema()
+    condition = parse_where(where, schema) if isinstance(where, str) else where
     if sort is not None:
         _check_sort(schema, sort)
-        return _sorted(parts, test, sort, descending, offset, limit)
-    if test is None:
-        stop = min(offset + limit, parts.num_rows)
+    if condition is None and sort is None:
+        stop = min(offset + limit, table.num_rows)
         rows = np.arange(min(offset, stop), stop, dtype=np.int64)
-        return parts.num_rows, parts.num_rows - 1 - rows if descending else rows
-    return _in_order(parts, test, descending, offset, limit)
+        rows = table.num_rows - 1 - rows if descending else rows
+        return Page(table.num_rows, table.num_rows, rows, table.take(rows, columns))
+    num_matching, rows = _find(table, condition, _order(sort, descending=descending), sort, offset, limit)
+    return Page(table.num_rows, num_matching, rows, table.take(rows, columns))
 
 
-def matching(parts: Parts, test: Where | None, columns: Sequence[str] = ()) -> Iterator[tuple[Rows, pa.Table]]:
-    """Part by part, in order: the numbers of the rows that match (None: all), and these columns of them. Parts are read in
-    threads, a few ahead."""
-    yield from _read(parts, parts.parts, test, columns)
+def ordered_rows(
+    table: pa.Table, condition: Where | None, sort: str | None, *, descending: bool, seconds: float | None = None
+) -> Rows:
+    """Numbers of the rows of a table in memory that match, in the order of `page_of`. It has the columns that this takes."""
+    names = [*(condition.columns if condition else ()), *([sort] if sort else ())]
+    table = table.select(list(dict.fromkeys(names)))
+    query = f"SELECT {ROW} FROM ({relation(table.schema)})" + (f" WHERE {condition.sql}" if condition else "")
+    with connect({"t": table}, EXAMPLE, seconds) as cursor:
+        found = cursor.execute(f"{query} ORDER BY {_order(sort, descending=descending)}").fetchnumpy()
+    return np.asarray(found[ROW], dtype=np.int64)
 
 
-def _read(
-    parts: Parts, order: Sequence[Part], test: Where | None, columns: Sequence[str]
-) -> Iterator[tuple[Rows, pa.Table]]:
-    names = list(dict.fromkeys([*columns, *(test.columns if test else ())]))
-
-    def read(part: Part) -> tuple[Rows, pa.Table]:
-        if not names:
-            return np.arange(part.num_rows), pa.table({})
-        table = parts.read(part, names)
-        wanted = table.select(list(columns))
-        if test is None:
-            return np.arange(part.num_rows), wanted
-        rows = test.rows(table)
-        return rows.to_numpy(), wanted.take(rows) if columns else wanted
-
-    threads = min(len(os.sched_getaffinity(0)), 8)
-    under_way: deque[tuple[Part, Future[tuple[Rows, pa.Table]]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for part in order:
-                under_way.append((part, pool.submit(read, part)))
-                if len(under_way) >= threads + _AHEAD:
-                    yield _numbered(*under_way.popleft())
-            while under_way:
-                yield _numbered(*under_way.popleft())
-        finally:
-            for _, future in under_way:
-                future.cancel()
+def _order(sort: str | None, *, descending: bool) -> str:
+    direction = "DESC" if descending else "ASC"
+    return f"{ROW} {direction}" if sort is None else f"{quoted(sort)} {direction} NULLS LAST, {ROW}"
 
 
-def _numbered(part: Part, future: Future[tuple[Rows, pa.Table]]) -> tuple[Rows, pa.Table]:
-    rows, table = future.result()
-    return part.first + rows, table
-
-
-def _in_order(parts: Parts, test: Where, descending: bool, offset: int, limit: int) -> tuple[int, Rows]:
-    order = parts.parts[::-1] if descending else parts.parts
-    seen, found = 0, []
-    for inside, _ in _read(parts, order, test, ()):
-        wanted = (inside[::-1] if descending else inside)[max(offset - seen, 0) : max(offset + limit - seen, 0)]
-        seen += len(inside)
-        if len(wanted):
-            found.append(wanted)
-    return seen, np.concatenate(found) if found else np.array([], dtype=np.int64)
-
-
-def _sorted(
-    parts: Parts, test: Where | None, column: str, descending: bool, offset: int, limit: int
+def _find(
+    table: LazyTable, condition: Where | None, order: str, sort: str | None, offset: int, limit: int
 ) -> tuple[int, Rows]:
-    most, seen = offset + limit, 0
-    best = _Best(max(most, 1), descending)
-    for rows, table in _read(parts, parts.parts, test, (column,)):
-        seen += len(rows)
-        best.add(table.column(0), rows)
-    return seen, best.rows()[offset:most]
-
-
-class _Best:
-    """The first `most` rows in the order of a column, of rows that come in ascending order of their numbers."""
-
-    def __init__(self, most: int, descending: bool) -> None:
-        self._most = most
-        self._keys = [("value", "descending" if descending else "ascending")]
-        self._better = pc.greater_equal if descending else pc.less_equal
-        self._worst: pa.Scalar | None = None
-        self._found: pa.Table | None = None
-
-    def add(self, values: pa.ChunkedArray, rows: Rows) -> None:
-        table = pa.table({"value": values, "row": rows})
-        if self._worst is not None:
-            # rows of the same value that come later lose, but they are few
-            table = table.filter(self._better(table["value"], self._worst))
-        self._found = table if self._found is None else pa.concat_tables([self._found, table])
-        enough = self._most if self._worst is None else self._most + max(self._most, _SLACK)
-        if self._found.num_rows > enough:
-            self._found = self._first(self._found)
-            last = self._found["value"][-1]
-            if last.is_valid and last.as_py() == last.as_py():  # not NaN
-                self._worst = last
-
-    def rows(self) -> Rows:
-        if self._found is None:
-            return np.array([], dtype=np.int64)
-        return np.asarray(self._first(self._found)["row"].to_numpy())
-
-    def _first(self, table: pa.Table) -> pa.Table:
-        # a stable sort that puts null last either way
-        return table.take(pc.sort_indices(table, sort_keys=self._keys)[: self._most])
+    """How many rows match, and the numbers of those of the page, in its order."""
+    kept = ROW if sort is None else f"{ROW}, {quoted(sort)}"
+    page = f"SELECT {ROW} FROM matching ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}"
+    query = f"WITH matching AS (SELECT {kept} FROM ({relation(table.schema())})) {page}"
+    if condition is not None:
+        # One pass over the table: its first row is the number of rows that match, the others are the page.
+        query = (
+            f"WITH matching AS MATERIALIZED (SELECT {kept} FROM ({relation(table.schema())}) WHERE {condition.sql}) "
+            f"SELECT count(*) AS {ROW} FROM matching UNION ALL SELECT {ROW} FROM ({page})"
+        )
+    with connect({"t": dataset_of(table)}, EXAMPLE) as cursor:
+        found = np.asarray(cursor.execute(query).fetchnumpy()[ROW], dtype=np.int64)
+    return (table.num_rows, found) if condition is None else (int(found[0]), found[1:])
 
 
 def _check_sort(schema: pa.Schema, column: str) -> None:
     able = [field.name for field in schema if not pa.types.is_nested(field.type)]
-    if column in able:
-        return
-    near = difflib.get_close_matches(column, able, n=1)
-    hint = f"Did you mean {near[0]}? " if near else ""
-    raise ConfigError(f"the table cannot be sorted by {column!r}", f"{hint}Columns: {', '.join(able)}.")
+    if column not in schema.names:
+        raise unknown_column(column, able)
+    if column not in able:
+        raise ConfigError(f"the table cannot be sorted by {column!r}", f"Columns: {', '.join(able)}.")

@@ -1,25 +1,58 @@
-"""Pages of a committed table: single columns are read to find rows, and of those rows only the row groups they lie in.
+"""The tables of a run by name: of one round as files, and of all rounds as one lazy Arrow dataset.
 
-A round may hold millions of rows, so nothing here loads a table whole.
+A round may hold millions of rows. Nothing is read before columns and rows are asked for, and no table is loaded whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pyarrow.fs import LocalFileSystem
 
-from selfplay.store.lazy_table import Parts
+from selfplay.core.errors import ConfigError, CorruptionError
+from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
+from selfplay.inspect.reading import require_round
+from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.run import Store
+
+# name of a table -> the stage that writes it
+TABLES = {
+    "prompts": "prompts", "responses": "sample", "rewards": "score", "unused": "pair", "logprobs": "logprobs",
+    "pairs": "select", "evaluation": "evaluate",
+}  # fmt: skip
+_RECORDS = {
+    "prompts": Prompt, "responses": Response, "rewards": Reward, "unused": Unused, "logprobs": Logprobs, "pairs": Pair,
+    "evaluation": EvaluationResponse,
+}  # fmt: skip
+_ROUND = pa.field("round", pa.int64())
+
+
+def table_of(store: Store, round_number: int, name: str) -> LazyTable:
+    """A table of TABLES in one round. Raises ConfigError for an unknown name or a round without it, CorruptionError."""
+    if name not in TABLES:
+        raise ConfigError(f"there is no table {name!r}", f"Tables: {', '.join(TABLES)}.")
+    require_round(store, round_number, TABLES[name])
+    return stage_table(store, round_number, TABLES[name])
+
+
+def stage_table(store: Store, round_number: int, stage: str, table: str = "") -> LazyTable:
+    """A table of a committed stage; `table` names one inside the stage's folder."""
+    return LazyTable.of(store.layout.stage(round_number, stage), store.commit_of(round_number, stage).files, table)
 
 
 def take_rows(
     store: Store, round_number: int, stage: str, rows: Sequence[int], columns: list[str] | None = None
 ) -> pa.Table:
-    """The rows with these numbers (counted over all shards in order), in the order asked for; `columns` None: all."""
-    return _parts(store, round_number, stage).take(rows, columns)
+    """The rows with these numbers (counted over all files in order), in the order asked for; `columns` None: all."""
+    return stage_table(store, round_number, stage).take(rows, columns)
+
+
+def rows_where(store: Store, round_number: int, stage: str, column: str, values: Sequence[str]) -> list[int]:
+    """Numbers of the rows whose `column` is one of `values`. See `LazyTable.rows_where`."""
+    rows: list[int] = stage_table(store, round_number, stage).rows_where(column, values).tolist()
+    return rows
 
 
 def column_names(store: Store, round_number: int, stage: str, table: str = "") -> list[str]:
@@ -27,20 +60,52 @@ def column_names(store: Store, round_number: int, stage: str, table: str = "") -
     files = store.commit_of(round_number, stage).files
     if not any(entry.rows is not None and entry.path.rpartition("/")[0] == table for entry in files):
         return []
-    return list(Parts.of(store.layout.stage(round_number, stage), files, table).schema().names)
+    return list(stage_table(store, round_number, stage, table).schema().names)
 
 
-def rows_where(store: Store, round_number: int, stage: str, column: str, values: Sequence[str]) -> list[int]:
-    """Numbers of the rows whose `column` is one of `values`. Of a table in the order of that column one file is read."""
-    wanted = pa.array(list(values), pa.string())
-    parts = _parts(store, round_number, stage)
-    found: list[int] = []
-    for part in parts.parts:
-        if parts.may_hold(part, column, values):
-            mask = pc.is_in(parts.read(part, [column]).column(0), value_set=wanted)
-            found += (part.first + np.flatnonzero(mask.to_numpy())).tolist()
-    return found
+def rounds_with(store: Store, name: str) -> list[int]:
+    """Numbers of the rounds that have a table of TABLES, ascending."""
+    return [number for number in store.rounds() if store.is_committed(number, TABLES[name])]
 
 
-def _parts(store: Store, round_number: int, stage: str) -> Parts:
-    return Parts.of(store.layout.stage(round_number, stage), store.commit_of(round_number, stage).files)
+def scan(store: Store, name: str, rounds: Sequence[int] | None = None) -> ds.Dataset:
+    """The rows of a table of TABLES in these rounds (None: in all that have it), in order, every table with a column
+    `round`; a column that only some rounds have is null in the others. Of its files only names and sizes are checked here.
+
+    Raises ConfigError for an unknown name or a round without it, CorruptionError.
+    """
+    numbers = list(rounds) if rounds is not None else rounds_with(store, name)
+    tables = [(number, table_of(store, number, name)) for number in numbers]
+    shape = pa.unify_schemas([table.schema() for _, table in tables] or [schema(_RECORDS[name])])
+    # A filter on the round passes over files, and a table without the column gets it from here.
+    parts = [(part, ds.field("round") == number) for number, table in tables for part in table.parts]
+    return _dataset(parts, shape if "round" in shape.names else shape.append(_ROUND))
+
+
+def dataset_of(table: LazyTable) -> ds.Dataset:
+    """One table as a dataset. Raises CorruptionError where a file has other rows than its commit says."""
+    dataset = _dataset([(part, None) for part in table.parts], table.schema())
+    for part, fragment in zip(table.parts, dataset.get_fragments(), strict=True):
+        with table.reading(part):
+            # the fragment keeps the footer that is read here
+            table.check_rows(part, fragment.metadata)
+    return dataset
+
+
+def _dataset(parts: Sequence[tuple[Part, ds.Expression | None]], shape: pa.Schema) -> ds.Dataset:
+    parquet = ds.ParquetFileFormat(
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    )
+    system = LocalFileSystem()
+    fragments = [parquet.make_fragment(str(part.path), system, partition) for part, partition in parts]
+    return ds.FileSystemDataset(fragments, shape, parquet, system)
+
+
+def batches_of(source: ds.Dataset, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a dataset, in order. Raises CorruptionError for a file that cannot be read as it was written."""
+    try:
+        yield from source.to_batches(columns=columns)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise CorruptionError(
+            f"a table cannot be read ({error})", "`selfplay verify RUN --deep` reports which file is damaged."
+        ) from None

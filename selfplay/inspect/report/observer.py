@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 
 from selfplay.config.schema import Config
+from selfplay.core.stages import stages_of
 from selfplay.inspect.report.contents import gather
 from selfplay.inspect.report.writing import README, REPORT, write
 from selfplay.store.run import Store
-from selfplay.store.run_state import stages_of
 
 # what a page says of how much it was made from, and the bytes in which it does
 _COMMITS, _HEAD = re.compile(rb'<meta name="selfplay-commits" content="(\d+)">'), 4096

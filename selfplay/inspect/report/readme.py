@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from selfplay.core.format import PAGE, markdown_table
+from selfplay.core.format import markdown_table
+from selfplay.inspect.documents.rounds import RoundSummary, columns_with_values
 from selfplay.inspect.report.contents import Report
-
-_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("round", lambda row: str(row["round"])),
-    ("prompts", lambda row: PAGE.count(row["num_prompts"])),
-    ("responses", lambda row: PAGE.count(row["num_responses"])),
-    ("pairs", lambda row: PAGE.count(row["num_pairs"])),
-    ("kept", lambda row: PAGE.count(row["num_kept"])),
-    ("held-out reward", lambda row: PAGE.number(row["eval_reward_mean"])),
-    ("held-out gold", lambda row: PAGE.number(row["eval_gold_mean"])),
-    ("win rate vs round 0", lambda row: PAGE.percent(row["eval_win_rate_vs_initial"])),
-    ("tokens", lambda row: PAGE.number(row["eval_num_tokens_mean"], 1)),
-    ("time", lambda row: PAGE.duration(row["seconds"])),
-)
+from selfplay.inspect.report.rounds_table import shown
 
 _TEXT = """# {name}
 
@@ -45,10 +33,10 @@ def readme(report: Report) -> str:
     return _TEXT.format(name=_plain(report.name), state=report.state, table=_table(report.rows))
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    cells = [[show(row) for _, show in _COLUMNS] for row in rows]
-    used = [at for at in range(len(_COLUMNS)) if at == 0 or any(row[at] != PAGE.missing for row in cells)]
-    return markdown_table([_COLUMNS[at][0] for at in used], [[row[at] for at in used] for row in cells], right=True)
+def _table(rows: Sequence[RoundSummary]) -> str:
+    columns = [column for column in columns_with_values(rows) if column.brief]
+    cells = [[shown(column, row) for column in columns] for row in rows]
+    return markdown_table([column.heading for column in columns], cells, right=True)
 
 
 def _plain(name: str) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.config.running import TrackingConfig
-from selfplay.inspect.documents.rounds import round_row
+from selfplay.core.outcomes import TrainOutcome
+from selfplay.inspect.documents.rounds import round_summary
 from selfplay.inspect.tracking.trackers import TRACKERS, Target, Tracker
 from selfplay.store.run import Store
 
@@ -36,7 +37,7 @@ class Tracking:
             return
         if round_number not in self._steps_before:
             before = [number for number in self._store.rounds() if 0 < number < round_number]
-            done = sum(self._store.metrics(number, "train")["optimizer_steps"] for number in before)
+            done = sum(self._store.outcome(number, TrainOutcome).optimizer_steps for number in before)
             self._steps_before[round_number] = done
         total = self._steps_before[round_number] + step
         self._each(lambda tracker: tracker.numbers("train", total, _numbers(values)))
@@ -45,9 +46,9 @@ class Tracking:
         """A round that is complete."""
         if not self._trackers:
             return
-        row = round_row(self._store, round_number)
-        seconds = {f"seconds_{stage}": value for stage, value in row["stage_seconds"].items()}
-        values = _numbers({**row, **seconds})
+        summary = round_summary(self._store, round_number)
+        seconds = {f"seconds_{stage}": value for stage, value in summary.stage_seconds.items()}
+        values = _numbers({**summary.to_json(), **seconds})
         self._each(lambda tracker: tracker.numbers("round", round_number, values))
         if self._log_text and self._store.is_committed(round_number, "select"):
             text = _examples(self._store, round_number)

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.stages import STAGE_NAMES
+from selfplay.inspect.query.open import open_store
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Commits, Committed, Problem, problems_of_commits, remedy
 from selfplay.inspect.verify.verify_rows import check_rows
@@ -24,7 +26,6 @@ from selfplay.store.durable import parse_json, read_file, sha256_file
 from selfplay.store.layout import (
     COMMIT,
     REMOVED,
-    STAGES,
     Layout,
     attempts_present,
     part_name,
@@ -48,7 +49,7 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
     run."""
     layout = Layout(root.absolute())
     try:
-        store = Store.open(root)
+        store = open_store(root)
     except CorruptionError as error:
         problem = Problem("damaged", str(layout.identity), error.message, error.hint)
         return _document(layout.root, deep, [], list(_links(layout, set())) or [problem], work=False)
@@ -132,7 +133,7 @@ def _strays(store: Store) -> Iterator[Problem]:
     layout = store.layout
     rounds = {f"{number:03d}" for number in rounds_present(layout)}
     known = {layout.rounds: rounds, layout.attempts: {f"{number:04d}" for number in attempts_present(layout)}}
-    known |= {layout.rounds / name: {*STAGES} for name in sorted(rounds)}
+    known |= {layout.rounds / name: {*STAGE_NAMES} for name in sorted(rounds)}
     if store.config_digests is not None:
         known[layout.config] = {*store.config_digests}
     if not layout.rounds.exists() and not layout.rounds.is_symlink():

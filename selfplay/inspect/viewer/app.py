@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.core.escape import safe_text
 from selfplay.inspect.viewer.catalogue import NotServedError, Served
-from selfplay.inspect.viewer.middleware import Guard, names_of
+from selfplay.inspect.viewer.middleware import guarded
 from selfplay.inspect.viewer.pages import Pages
 from selfplay.inspect.viewer.rendering import make_environment
 from selfplay.inspect.web.pages import stylesheet
@@ -27,7 +27,7 @@ from selfplay.inspect.web.pages import stylesheet
 Endpoint = Callable[[Request], Response]
 
 
-def make_app(place: Path, host: str, port: int) -> ASGIApp:
+def make_app(place: Path, host: str) -> ASGIApp:
     """The viewer over a run, a folder of runs or a result of `select`, to be served under this address. Raises ConfigError."""
     pages = Pages(Served.of(place), make_environment())
     static = _static_files()
@@ -64,7 +64,7 @@ def make_app(place: Path, host: str, port: int) -> ASGIApp:
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: refused})
     app.router.redirect_slashes = False
-    return Guard(app, names_of(host, port))
+    return guarded(app, host)
 
 
 def _static_files() -> dict[str, tuple[str, str]]:

@@ -1,13 +1,14 @@
 """What was read or computed of committed tables, kept in memory up to a bound. A commit's digest is part of each key, and what is
-committed never changes: nothing here can be stale.
+committed never changes: no value can be stale.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
+
+from cachetools import LRUCache
 
 Value = TypeVar("Value")
 
@@ -16,64 +17,46 @@ _LEAST = 256
 
 
 class Cache:
-    """The values used last, of `max_bytes` together. Threads may ask at once; one of them makes the value."""
+    """The values used last, of `max_bytes` together. Threads may ask at the same time; one of them makes the value."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._num_bytes = 0
-        self._lock = threading.Lock()
-        self._making: dict[Hashable, threading.Lock] = {}
+        self._values: LRUCache[Hashable, tuple[Any, int]] = LRUCache(max_bytes, getsizeof=lambda value: value[1])
+        self._making: set[Hashable] = set()
+        self._changed = threading.Condition()
 
     def get(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int] | None = None) -> Value:
-        """The value of the key, made where it is not there. `size` says its bytes; without it `nbytes` does."""
-        while True:
-            with self._lock:
-                if key in self._values:
-                    self._values.move_to_end(key)
-                    return cast(Value, self._values[key][0])
-                under_way = self._making.get(key)
-                if under_way is None:
-                    mine = self._making[key] = threading.Lock()
-                    mine.acquire()
-                    break
-            # another thread makes it: wait, then look again (it may have failed, or the value may be gone already)
-            with under_way:
-                pass
+        """The value of the key, made if it is missing. `size` gives its bytes; the default is its `nbytes`."""
+        with self._changed:
+            self._changed.wait_for(lambda: key not in self._making)
+            if key in self._values:
+                return cast(Value, self._values[key][0])
+            self._making.add(key)
         try:
             value = make()
-            self._keep(key, value, _num_bytes(value) if size is None else size(value))
+            num_bytes = max(_num_bytes(value) if size is None else size(value), _LEAST)
+            with self._changed:
+                if num_bytes < self.too_large:
+                    self._values[key] = (value, num_bytes)
             return value
         finally:
-            with self._lock:
-                del self._making[key]
-            mine.release()
-
-    def _keep(self, key: Hashable, value: object, num_bytes: int) -> None:
-        num_bytes = max(num_bytes, _LEAST)
-        if num_bytes > self._max_bytes // 2:
-            return
-        with self._lock:
-            self._values[key] = (value, num_bytes)
-            self._num_bytes += num_bytes
-            while self._num_bytes > self._max_bytes:
-                _, (_, gone) = self._values.popitem(last=False)
-                self._num_bytes -= gone
+            with self._changed:
+                self._making.remove(key)
+                self._changed.notify_all()
 
     def has(self, key: Hashable) -> bool:
-        """Whether the value is there already."""
-        with self._lock:
+        """Whether the value is in memory."""
+        with self._changed:
             return key in self._values
 
     @property
     def too_large(self) -> int:
-        """A size at which a value is given back but not kept."""
-        return self._max_bytes
+        """Values of this size or larger are returned but not kept."""
+        return int(self._values.maxsize) // 2 + 1
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all values that are kept."""
-        return self._num_bytes
+        return int(self._values.currsize)
 
 
 def _num_bytes(value: Any) -> int:

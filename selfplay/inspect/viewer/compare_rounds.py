@@ -16,7 +16,7 @@ from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.browser import LONGEST, compared
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.viewer.catalogue import NotServedError
-from selfplay.inspect.viewer.rows import RowSet, table_of
+from selfplay.inspect.viewer.rows import RowSet, row_set
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 
@@ -138,15 +138,15 @@ def _check(store: Store, kind: Kind, rounds: tuple[int, int]) -> None:
 
 
 def _prompts(store: Store, cache: Cache, kind: Kind, number: int) -> RowSet:
-    return table_of(store, 0 if kind == "evaluation" else number, "prompts", cache)
+    return row_set(store, 0 if kind == "evaluation" else number, "prompts", cache)
 
 
 def _rewards(store: Store, cache: Cache, kind: Kind, number: int) -> RowSet:
-    return table_of(store, number, "evaluate" if kind == "evaluation" else "score", cache)
+    return row_set(store, number, "evaluate" if kind == "evaluation" else "score", cache)
 
 
 def _texts(store: Store, cache: Cache, kind: Kind, number: int) -> RowSet:
-    return table_of(store, number, "evaluate" if kind == "evaluation" else "sample", cache)
+    return row_set(store, number, "evaluate" if kind == "evaluation" else "sample", cache)
 
 
 def _means(store: Store, cache: Cache, kind: Kind, number: int, measure: str, prompts: RowSet) -> Means:

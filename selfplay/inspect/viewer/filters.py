@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
+from selfplay.inspect.query.where import Rows
 from selfplay.inspect.viewer.query import Query
-from selfplay.inspect.viewer.rows import Rows, RowSet
+from selfplay.inspect.viewer.rows import RowSet
 from selfplay.inspect.web.charts.frame import drawing, line, text, tick_text
 
 RANGED = (

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 
 from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.inspect.documents import progress as live
-from selfplay.inspect.documents.rounds import rounds_document
+from selfplay.inspect.documents.rounds import round_summaries
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.viewer import browser, select_folder
 from selfplay.inspect.viewer import compare_rounds as against
@@ -21,7 +21,7 @@ from selfplay.inspect.viewer.catalogue import Entry, NotServedError, Served
 from selfplay.inspect.viewer.downloads import FORMS, download, file_name
 from selfplay.inspect.viewer.prompt import prompt_document
 from selfplay.inspect.viewer.rounds import round_document
-from selfplay.inspect.viewer.rows import RowSet, table_of
+from selfplay.inspect.viewer.rows import RowSet, row_set
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 
@@ -70,7 +70,7 @@ class Pages:
         entry, store = self._run(request)
         status = status_document(entry.path)
         damaged = status["state"] == "corrupt"
-        rounds = [] if damaged else rounds_document(store)["rounds"]
+        rounds = [] if damaged else round_summaries(store)
         return self.render(
             "run.html",
             entry=entry,
@@ -200,7 +200,7 @@ class Pages:
                 else "They come with the stage select."
             )
             raise NotServedError(f"round {number} has no pairs", hint)
-        return entry, number, table_of(store, number, "select", self.served.cache)
+        return entry, number, row_set(store, number, "select", self.served.cache)
 
 
 def _command(entry: Entry, number: int | None) -> list[str]:

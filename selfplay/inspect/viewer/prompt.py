@@ -9,7 +9,7 @@ from selfplay.core.records import part_columns
 from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.viewer.catalogue import NotServedError
-from selfplay.inspect.viewer.rows import RowSet, table_of
+from selfplay.inspect.viewer.rows import RowSet, row_set
 from selfplay.store.run import Store
 
 _PROMPT = ["prompt_id", "source_file", "source_row", "messages", "num_prompt_tokens", "columns_json", "drop_reason"]
@@ -23,7 +23,7 @@ _PAIR = [
 def prompt_document(store: Store, cache: Cache, number: int, prompt_id: str) -> dict[str, Any]:
     """`prompt`, `pairs` of it (by rank), `responses` (by index), each with what is known of it so far: `reward`, its `parts`,
     `gold_reward`, log-probs, `ends`: the pairs it is in, or the `reason` why it is in none. Raises NotServedError."""
-    prompts = table_of(store, number, "prompts", cache)
+    prompts = row_set(store, number, "prompts", cache)
     at = prompts.rows_of("prompt_id", [prompt_id])
     if not len(at):
         raise NotServedError(
@@ -47,7 +47,7 @@ def _of_prompt(
 ) -> list[dict[str, Any]]:
     if not store.is_committed(number, stage):
         return []
-    table = table_of(store, number, stage, cache)
+    table = row_set(store, number, stage, cache)
     names = [name for name in columns if name in table.schema.names]
     return list(table.take(table.rows_of("prompt_id", [prompt_id]), names).to_pylist())
 
@@ -83,5 +83,5 @@ def _responses(
 def _by_id(store: Store, cache: Cache, number: int, stage: str, ids: list[str]) -> dict[str, dict[str, Any]]:
     if not store.is_committed(number, stage) or not ids:
         return {}
-    table: RowSet = table_of(store, number, stage, cache)
+    table: RowSet = row_set(store, number, stage, cache)
     return {row["response_id"]: row for row in table.take(table.rows_of("response_id", ids)).to_pylist()}

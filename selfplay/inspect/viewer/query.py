@@ -1,16 +1,18 @@
-"""What is asked of the pair browser: all of it stands in the address, so that a page can be shared and gone back to."""
+"""The query of the pair browser. The address holds all of it, so that a page can be bookmarked and shared."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 from selfplay.core.errors import ConfigError
+from selfplay.inspect.query.where import literal
 
 TEXTS = ("prompt", "chosen", "rejected")
 SIZES = (10, 25, 50)
@@ -77,23 +79,21 @@ class Query:
         return bool(self.sort) and self.sort not in _SMALLEST_FIRST
 
     def clauses(self) -> list[str]:
-        """The filter as tests of the language of `--where`; all of them must hold."""
-        found = [{"": "", "yes": "kept", "no": "not kept"}[self.kept]]
-        found.append(f"drop_reason == {self.reason!r}" if self.reason else "")
+        """The filter as SQL conditions; all of them must hold."""
+        found = [{"": "", "yes": "kept", "no": "NOT kept"}[self.kept]]
+        found.append(f"drop_reason = {literal(self.reason)}" if self.reason else "")
         for part in self.ranges:
             found.append(f"{part.column} >= {part.low!r}" if part.low is not None else "")
             found.append(f"{part.column} <= {part.high!r}" if part.high is not None else "")
         if self.text:
-            found.append(
-                " or ".join(f"contains({name}, {self.text!r})" for name in ([self.scope] if self.scope else TEXTS))
-            )
+            scopes = [self.scope] if self.scope else TEXTS
+            found.append(" OR ".join(f"contains(lower({name}), lower({literal(self.text)}))" for name in scopes))
         found.append(self.where)
         return [clause for clause in found if clause]
 
     def filter_text(self) -> str:
-        """The filter as one test, as `selfplay pairs --where` takes it."""
-        clauses = self.clauses()
-        return " and ".join(f"({clause})" if " or " in clause else clause for clause in clauses)
+        """The filter as one condition, as `selfplay pairs --where` takes it."""
+        return " AND ".join(map(_bracketed, self.clauses()))
 
     @property
     def is_filtered(self) -> bool:
@@ -131,6 +131,12 @@ class Query:
         return next((part for part in self.ranges if part.column == column), Range(column, None, None))
 
 
+def _bracketed(clause: str) -> str:
+    if "--" in clause:  # a comment ends with its line
+        return f"({clause}\n)"
+    return f"({clause})" if re.search(r"\bor\b", clause, re.IGNORECASE) else clause
+
+
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value!r}".removesuffix(".0")
 
@@ -142,7 +148,7 @@ def _one_of(given: Mapping[str, str], name: str, allowed: Sequence[str] | Mappin
     known = [word for word in allowed if word]
     near = difflib.get_close_matches(value, known, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
-    raise ConfigError(f"{name}={value!r} is not there", f"{hint}There is: {', '.join(known)}.")
+    raise ConfigError(f"{name}={value!r} is unknown", f"{hint}There is: {', '.join(known)}.")
 
 
 def _number(given: Mapping[str, str], name: str) -> float | None:
@@ -154,7 +160,7 @@ def _number(given: Mapping[str, str], name: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ConfigError(f"{name}={value!r} is no number", "Write it like 0.25 or 1e-3, or leave it empty.")
+        raise ConfigError(f"{name}={value!r} is not a number", "Write it like 0.25 or 1e-3, or leave it empty.")
     return number
 
 
@@ -163,5 +169,5 @@ def _whole(given: Mapping[str, str], name: str, default: int) -> int:
     if not value:
         return default
     if not value.isascii() or not value.isdigit() or not 1 <= int(value[:12]) <= 10**9:
-        raise ConfigError(f"{name}={value!r} is no number from 1 on", "Pages are counted from 1.")
+        raise ConfigError(f"{name}={value!r} is not a number from 1 on", "Pages are counted from 1.")
     return int(value)

@@ -15,11 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.inspect.query.where import Rows
 from selfplay.inspect.viewer.cache import Cache
-from selfplay.store.lazy_table import Part, Parts
+from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.run import Store
-
-Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 _IDS = ("prompt_id", "response_id", "pair_id")
 # where more than one in so many row groups may hold an id, the whole column is read, once
@@ -52,7 +51,7 @@ class RowSet:
     """Rows of a table under a key that no other content has."""
 
     key: str
-    parts: Parts
+    parts: LazyTable
     cache: Cache
 
     @property
@@ -137,10 +136,10 @@ class RowSet:
             return file.read_row_group(chunk.group, columns=list(columns))
 
 
-def table_of(store: Store, round_number: int, stage: str, cache: Cache, table: str = "") -> RowSet:
+def row_set(store: Store, round_number: int, stage: str, cache: Cache, table: str = "") -> RowSet:
     """A table of a committed stage. Raises SelfplayError where there is none."""
     commit, digest = store.commit_of(round_number, stage), store.digest_of(round_number, stage)
-    parts = Parts.of(store.layout.stage(round_number, stage), commit.files, table)
+    parts = LazyTable.of(store.layout.stage(round_number, stage), commit.files, table)
     return RowSet(f"{digest}/{table}", parts, cache)
 
 

@@ -11,7 +11,7 @@ from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.viewer.catalogue import Entry
 from selfplay.inspect.viewer.rows import RowSet
 from selfplay.store.durable import canonical_json, sha256_bytes
-from selfplay.store.lazy_table import Part, Parts
+from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.manifest import FileEntry
 from selfplay.store.result_folder import read_result
 
@@ -26,13 +26,13 @@ def pairs_of(entry: Entry, cache: Cache) -> RowSet:
     for table in _TABLES:
         if any(file.path.startswith(f"{table}/") and file.rows is not None for file in files):
             first = parts[-1].first + parts[-1].num_rows if parts else 0
-            found = Parts.of(entry.path, files, table)
+            found = LazyTable.of(entry.path, files, table)
             parts += [Part(part.path, first + part.first, part.num_rows) for part in found.parts]
     if not parts:
         raise CorruptionError(
             f"{entry.path} has neither kept nor dropped pairs", f"Remove {entry.path} and make it again."
         )
-    return RowSet(sha256_bytes(canonical_json(commit)), Parts(entry.path, tuple(parts)), cache)
+    return RowSet(sha256_bytes(canonical_json(commit)), LazyTable(entry.path, tuple(parts)), cache)
 
 
 def summary_of(entry: Entry) -> dict[str, Any]:

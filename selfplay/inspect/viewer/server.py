@@ -13,9 +13,9 @@ import uvicorn
 
 from selfplay.core.errors import ConfigError, ResourceError
 from selfplay.core.terminal import note, write
+from selfplay.inspect.query.open import open_store
 from selfplay.inspect.viewer.app import make_app
 from selfplay.inspect.viewer.catalogue import kind_of
-from selfplay.store.run import Store
 
 
 def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
@@ -23,9 +23,9 @@ def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
     ResourceError where the port is taken."""
     address = _loopback(host)
     # what is wrong with the place is said before a port is taken
-    make_app(place, str(address), port)
+    make_app(place, str(address))
     if kind_of(place) == "run":
-        Store.open(place)  # a run of a newer version; among other runs it is a line of the list
+        open_store(place)  # a run of a newer version; among other runs it is a line of the list
     listener = _bind(address, port)
     with listener:
         port = listener.getsockname()[1]
@@ -34,7 +34,7 @@ def serve(place: Path, host: str, port: int, *, open_browser: bool) -> None:
         sys.stdout.flush()
         note(f"{place} is served there, to this machine only, for reading; Ctrl-C stops it")
         config = uvicorn.Config(
-            make_app(place, str(address), port),
+            make_app(place, str(address)),
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -13,14 +13,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from selfplay.core.outcomes import CombinedReward, EvaluateOutcome
 from selfplay.core.protocols import SamplingSettings
 from selfplay.core.records import EvaluationResponse, Prompt, schema, with_parts
+from selfplay.core.stages import GOLD
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages.context import Context, derive_seed
 from selfplay.run.stages.evaluation_metrics import summarize
 from selfplay.run.stages.prompts import admitted
-from selfplay.run.stages.sample import no_responses, policy_reads, requests, sampling_settings
-from selfplay.run.stages.scoring import GOLD, gold_drop_reasons, judge_shards, reward_shards
+from selfplay.run.stages.sample import no_responses, requests, sampling_settings
+from selfplay.run.stages.scoring import gold_drop_reasons, judge_shards, reward_shards
 from selfplay.selection.margins import Spread
 from selfplay.store.writer import StageWriter
 
@@ -30,10 +32,7 @@ MODES = ("sampled", "greedy")
 def run(context: Context, round_number: int) -> None:
     """Write the evaluation table and metrics of the policy after a round."""
     started = time.monotonic()
-    reads = [(0, "prompts"), *policy_reads(round_number)]
-    if round_number > 0:
-        reads += [(number, "evaluate") for number in sorted({0, round_number - 1})]
-    writer = context.writer(round_number, "evaluate", reads)
+    writer = context.writer(round_number, "evaluate")
     changes = context.serve(round_number)
     prompts = {prompt.prompt_id: prompt for prompt in admitted(context, 0)}
     shards = cut(list(prompts.values()), context.config.sampling.shard_size)
@@ -51,19 +50,23 @@ def run(context: Context, round_number: int) -> None:
         for index in sorted(writer.shards(f".{mode}"))
         for row in writer.read_shard(index, f".{mode}").to_pylist()
     ]
-    parts = _score(context, writer, round_number, cut(rows, 4 * context.config.sampling.shard_size), prompts)
+    combined = _score(context, writer, round_number, cut(rows, 4 * context.config.sampling.shard_size), prompts)
     table = pa.concat_tables([writer.read_shard(index) for index in sorted(writer.shards())])
-    metrics: dict[str, Any] = {"weight_changes": changes, "policy_digest": context.policy(round_number).digest}
-    metrics["eval_quarantined"] = quarantined(writer, *(f".{mode}" for mode in _modes(context)))
-    metrics |= parts
+    evaluation = None
     if table.num_rows:
         seed = derive_seed(context.config.seed, "bootstrap")
         initial = context.store.table(0, "evaluate") if round_number > 0 else None
         previous = context.store.table(round_number - 1, "evaluate") if round_number > 0 else None
         gold = context.workers.gold is not None
-        metrics |= summarize(table, initial, previous, seed, gold=gold)
-        metrics["eval_gold_drop_reasons"] = gold_drop_reasons(writer)
-    context.commit(writer, started, metrics)
+        evaluation = summarize(table, initial, previous, seed, gold=gold, gold_drop_reasons=gold_drop_reasons(writer))
+    outcome = EvaluateOutcome(
+        weight_changes=changes,
+        policy_digest=context.policy(round_number).digest,
+        eval_quarantined=quarantined(writer, *(f".{mode}" for mode in _modes(context))),
+        combined=combined,
+        evaluation=evaluation,
+    )
+    context.commit(writer, started, outcome)
 
 
 def _modes(context: Context) -> Sequence[str]:
@@ -109,7 +112,7 @@ def _score(
     round_number: int,
     shards: Sequence[Sequence[dict[str, Any]]],
     prompts: dict[str, Prompt],
-) -> dict[str, Any]:
+) -> CombinedReward | None:
     shape = with_parts(schema(EvaluationResponse), context.config.reward.parts)
 
     def rewarded(index: int, scores: pa.Table | None) -> pa.Table:
@@ -134,5 +137,6 @@ def _first_statistics(context: Context, round_number: int) -> dict[str, Spread] 
     responses of the starting policy. Those of each round's own would put every round's mean at 0. None: not there yet."""
     if round_number == 0 or not context.config.reward.parts:
         return None
-    recorded = context.store.metrics(0, "evaluate")["reward_parts"]
-    return {name: Spread(part["mean"], part["std"]) for name, part in recorded.items()}
+    recorded = context.store.outcome(0, EvaluateOutcome).combined
+    assert recorded is not None, "round 0 combined the same parts"
+    return {name: Spread(part.mean, part.std) for name, part in recorded.reward_parts.items()}

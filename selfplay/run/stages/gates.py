@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from selfplay.config.running import GatesConfig
 from selfplay.core.errors import GateError
+from selfplay.core.outcomes import ForcedGate
 from selfplay.run.stages.context import Context, Policy
 
 SHOWN = 3
@@ -30,7 +31,7 @@ class Tripped:
     examples: list[str]
 
 
-def check(context: Context, round_number: int) -> list[dict[str, str]]:
+def check(context: Context, round_number: int) -> list[ForcedGate]:
     """The gates that this round did not pass and that are forced, to be recorded. Raises GateError without `--force`."""
     found = tripped(_own(context, round_number), context.config.gates)
     if not found:
@@ -39,7 +40,7 @@ def check(context: Context, round_number: int) -> list[dict[str, str]]:
     said = "; ".join(gate.message for gate in found)
     if context.force:
         context.reporter.say(f"round {round_number}: {said}: gone on with, as --force says")
-        return [{"gate": gate.setting, "message": gate.message} for gate in found]
+        return [ForcedGate(gate.setting, gate.message) for gate in found]
     root = context.store.layout.root
     shown = list(dict.fromkeys(example for gate in found for example in gate.examples))[:SHOWN]
     examples = "".join(f"\n    {example}" for example in shown)

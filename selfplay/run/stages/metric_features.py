@@ -17,21 +17,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core import stages
 from selfplay.core.errors import DataError
 from selfplay.core.protocols import LogprobItem, Question
 from selfplay.core.records import Message
+from selfplay.core.stages import ASKED_SCHEMA, CANDIDATES, LOGPS_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, run_shards
 from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
 from selfplay.run.stages.context import Context, Policy
 from selfplay.selection.arrays import Floats, Ints
-from selfplay.store.layout import CANDIDATES
 from selfplay.store.writer import StageWriter
 
-TABLES = {ALONE: ".alone", ASKED: ".asked", EMBEDDING: ".embeddings", ENTROPY: ".others"}
-_LOGPS = pa.schema([("response_id", pa.string()), ("logp", pa.float64()), ("num_tokens", pa.int64())])
-_ASKED = pa.schema([("response_id", pa.string()), ("probability", pa.float64()), ("trimmed", pa.bool_())])
+TABLES = {ALONE: stages.ALONE, ASKED: stages.ASKED, EMBEDDING: stages.EMBEDDINGS, ENTROPY: stages.OTHERS}
 # a round without pairs has no model's word for the width
 _EMBEDDED = pa.schema([("response_id", pa.string()), ("embedding", pa.list_(pa.float32(), 1))])
 
@@ -62,7 +61,7 @@ class _Work:
         """See ALONE."""
         start = start_token_id(self._context.inputs.renderer.tokenizer)
         items = [self._item(row) for row in self._chosen("token_ids")]
-        self._run(ALONE, "logprobs_alone", items, lambda shard: (list(shard), start), _or_empty(_LOGPS))
+        self._run(ALONE, "logprobs_alone", items, lambda shard: (list(shard), start), _or_empty(LOGPS_SCHEMA))
         return {"num_responses": len(items), "start_token_id": start}
 
     def embeddings(self) -> dict[str, Any]:
@@ -91,7 +90,7 @@ class _Work:
         new = pc.and_(pc.greater(sample["num_tokens"], 0), pc.invert(is_paired))
         rows = sample.filter(pc.and_(of_pairs, new)).to_pylist()
         items = [self._item(row) for row in sorted(rows, key=lambda row: row["response_id"])]
-        self._run(ENTROPY, "logprobs", items, lambda shard: (list(shard),), _or_empty(_LOGPS))
+        self._run(ENTROPY, "logprobs", items, lambda shard: (list(shard),), _or_empty(LOGPS_SCHEMA))
         return {"num_responses": len(items)}
 
     def asked(self) -> dict[str, Any]:
@@ -116,11 +115,13 @@ class _Work:
 
         def complete(index: int, table: pa.Table | None) -> pa.Table:
             if table is None:
-                return _ASKED.empty_table()
+                return ASKED_SCHEMA.empty_table()
             found = {row["response_id"]: row["probability"] for row in table.to_pylist()}
             names = [row["response_id"] for row in shards[index]]
             columns = [names, [found.get(name) for name in names], [trimmed.pop(name) for name in names]]
-            return pa.table([pa.array(*pair) for pair in zip(columns, _ASKED.types, strict=True)], schema=_ASKED)
+            return pa.table(
+                [pa.array(*pair) for pair in zip(columns, ASKED_SCHEMA.types, strict=True)], schema=ASKED_SCHEMA
+            )
 
         rows = self._chosen("text")
         shards += cut(rows, self._context.config.sampling.shard_size)

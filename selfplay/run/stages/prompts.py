@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from selfplay.core.errors import DataError
+from selfplay.core.outcomes import InvalidRow, PromptsOutcome
 from selfplay.core.records import Prompt, from_table, to_table
 from selfplay.inputs.prompts import Prompts, RawPrompt
 from selfplay.run.stages.context import Context, derive_seed
@@ -22,7 +22,7 @@ TOO_LONG = "too_long_for_context"
 def run(context: Context, round_number: int) -> None:
     """Write the prompts table of a round."""
     started = time.monotonic()
-    writer = context.writer(round_number, "prompts", [])
+    writer = context.writer(round_number, "prompts")
     if round_number == 0:
         raw = evaluation_slice(context)
         limit = context.inputs.evaluation_prompt_limit
@@ -44,15 +44,15 @@ def run(context: Context, round_number: int) -> None:
         )
     if not writer.shards():
         writer.write_shard(0, to_table(Prompt, sorted(rows, key=lambda row: row.prompt_id)))
-    metrics: dict[str, Any] = {
-        "num_prompts": len(rows),
-        "num_admitted": len(rows) - sum(reasons.values()),
-        "drop_reasons": dict(reasons),
-        "num_bad_rows": bad.count if bad else 0,
-        "bad_rows": [{"file": row.file, "row": row.row, "reason": row.detail} for row in (bad.examples if bad else ())],
-        "prompt_tokens": sum(row.num_prompt_tokens for row in rows),
-    }
-    context.commit(writer, started, metrics)
+    outcome = PromptsOutcome(
+        num_prompts=len(rows),
+        num_admitted=len(rows) - sum(reasons.values()),
+        drop_reasons=dict(reasons),
+        num_bad_rows=bad.count if bad else 0,
+        bad_rows=[InvalidRow(row.file, row.row, row.detail) for row in (bad.examples if bad else ())],
+        prompt_tokens=sum(row.num_prompt_tokens for row in rows),
+    )
+    context.commit(writer, started, outcome)
 
 
 def training_slice(context: Context, round_number: int) -> Sequence[RawPrompt]:

@@ -10,21 +10,21 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.outcomes import SampleOutcome
 from selfplay.core.protocols import SampleRequest, SamplingSettings
 from selfplay.core.records import Prompt, Response, schema
+from selfplay.core.stages import MIXED
 from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages.context import Context, derive_seed
 from selfplay.run.stages.prompts import admitted
 from selfplay.store.writer import StageWriter
 
-MIXED = ".mixed"
-
 
 def run(context: Context, round_number: int) -> None:
     """Write the responses table of a round, sampled from the policy after the round before."""
     started = time.monotonic()
-    writer = context.writer(round_number, "sample", [(round_number, "prompts"), *policy_reads(round_number - 1)])
+    writer = context.writer(round_number, "sample")
     prompts = admitted(context, round_number)
     mixed = context.config.sampling.mix is not None
     if mixed:
@@ -44,21 +44,24 @@ def run(context: Context, round_number: int) -> None:
     total = sum(counts.values(), Counter())
     given_up = quarantined(writer, "", MIXED)
     missing = len(prompts) * settings.num_responses - total["num_responses"]
-    metrics = {
-        "num_prompts": len(prompts),
-        **{name: total[name] for name in ("num_responses", "num_tokens", "num_truncated", "num_duplicates")},
-        "drop_reasons": {QUARANTINED: missing} if given_up else {},
-        "quarantined": given_up,
-        "policy_digest": context.policy(round_number - 1).digest,
-        "weight_changes": changes,
-        "engines": context.workers.sampler.broadcast("describe"),
+    outcome = SampleOutcome(
+        num_prompts=len(prompts),
+        num_responses=total["num_responses"],
+        num_tokens=total["num_tokens"],
+        num_truncated=total["num_truncated"],
+        num_duplicates=total["num_duplicates"],
+        drop_reasons={QUARANTINED: missing} if given_up else {},
+        quarantined=given_up,
+        policy_digest=context.policy(round_number - 1).digest,
+        weight_changes=changes,
+        engines=context.workers.sampler.broadcast("describe"),
         # of this attempt alone, as the seconds are
-        "num_tokens_sampled": sum(found["num_own_tokens"] for index, found in counts.items() if index not in adopted),
-        "sampling_seconds": round(sampled - serving, 3),
-        "num_mixed": sum(writer.read_shard(index, MIXED).num_rows for index in writer.shards(MIXED)),
-        "stop_token_ids": list(settings.stop_token_ids),
-    }
-    context.commit(writer, started, metrics)
+        num_tokens_sampled=sum(found["num_own_tokens"] for index, found in counts.items() if index not in adopted),
+        sampling_seconds=round(sampled - serving, 3),
+        num_mixed=sum(writer.read_shard(index, MIXED).num_rows for index in writer.shards(MIXED)),
+        stop_token_ids=list(settings.stop_token_ids),
+    )
+    context.commit(writer, started, outcome)
 
 
 def _counts(shard: pa.Table) -> Counter[str]:
@@ -124,11 +127,6 @@ def _with_mixed(table: pa.Table, writer: StageWriter, index: int, mixed: bool) -
         return table
     whole = pa.concat_tables([table, writer.read_shard(index, MIXED)])
     return whole.sort_by([("prompt_id", "ascending"), ("response_index", "ascending")])
-
-
-def policy_reads(round_number: int) -> list[tuple[int, str]]:
-    """The commit that holds the policy after a round; the starting policy is pinned with the run and needs none."""
-    return [(round_number, "train")] if round_number > 0 else []
 
 
 def sampling_settings(context: Context) -> SamplingSettings:

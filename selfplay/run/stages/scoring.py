@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.errors import BackendError
+from selfplay.core.outcomes import CombinedReward, RewardPart
 from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import Prompt, part_column
+from selfplay.core.stages import GOLD, GOLD_SCHEMA, PARTS, SCORES_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import run_shards
 from selfplay.run.stages.context import Context
@@ -30,14 +32,7 @@ from selfplay.selection.reasons import REWARD_NOT_FINITE
 from selfplay.selection.rewards import combine, part_statistics
 from selfplay.store.writer import StageWriter
 
-GOLD = ".gold"
-PARTS = ".parts"
 JUDGE = "evaluation.gold"
-
-# What is kept of a scorer's answers, shard by shard, until they are combined.
-_PART = pa.schema([("response_id", pa.string()), ("reward", pa.float64()), ("drop_reason", pa.string())])
-# What is kept of a judge's answers beside a table, shard by shard.
-_JUDGED = pa.schema([("response_id", pa.string()), ("gold_reward", pa.float64()), ("gold_drop_reason", pa.string())])
 
 Row = Mapping[str, Any]
 # A shard's index and its scores (response_id, reward, reward_NAME of each part, drop_reason; None: the shard has no
@@ -75,11 +70,11 @@ def judge_shards(
 
     def judged(_: int, table: pa.Table | None) -> pa.Table:
         if table is None:
-            return _JUDGED.empty_table()
+            return GOLD_SCHEMA.empty_table()
         table = only_numbers(table)
         check_failures(context, table, JUDGE)
         columns = [table["response_id"], table["reward"], table["drop_reason"]]
-        return pa.table(columns, names=_JUDGED.names).cast(_JUDGED)
+        return pa.table(columns, names=GOLD_SCHEMA.names).cast(GOLD_SCHEMA)
 
     run_shards(
         context, writer, pool, "score", shards, lambda shard: (score_items(shard, prompts),), judged,
@@ -92,7 +87,7 @@ def no_reward(context: Context) -> QuarantinePolicy[Row]:
 
     def row(response: Row, reason: str) -> pa.Table:
         return pa.Table.from_pylist(
-            [{"response_id": response["response_id"], "reward": None, "drop_reason": reason}], schema=_PART
+            [{"response_id": response["response_id"], "reward": None, "drop_reason": reason}], schema=SCORES_SCHEMA
         )
 
     return QuarantinePolicy(lambda response: str(response["response_id"]), row, context.config.cluster.max_poison_items)
@@ -116,11 +111,11 @@ def reward_shards(
     title: str,
     statistics: Mapping[str, Spread] | None = None,
     measured: Callable[[Row], bool] = lambda _: True,
-) -> dict[str, Any]:
+) -> CombinedReward | None:
     """Have every shard scored and keep its rows as `finish` makes them.
 
     Where rewards are combined, their parts are normalised by `statistics` (part by name), else by those over the `measured`
-    responses, and what was used is returned, to be recorded; of a single reward there is nothing to say. Raises
+    responses, and what was used is returned, to be recorded; None for a single reward. Raises
     BackendError when a scorer failed too often.
     """
 
@@ -139,7 +134,7 @@ def reward_shards(
     if not context.config.reward.parts:
         assert context.workers.scorer is not None, "a reward without parts has one scorer"
         ask(context.workers.scorer, "reward", title, finish)
-        return {}
+        return None
     for name in sorted(context.config.reward.parts):
         pool = context.workers.parts[name]
         ask(pool, f"reward.parts.{name}", f"{title}, {name}", _part_rows, f"{PARTS}/{name}")
@@ -147,7 +142,7 @@ def reward_shards(
 
 
 def _part_rows(_: int, scores: pa.Table | None) -> pa.Table:
-    return _PART.empty_table() if scores is None else scores.select(_PART.names).cast(_PART)
+    return SCORES_SCHEMA.empty_table() if scores is None else scores.select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
 
 
 def _combine_parts(
@@ -157,7 +152,7 @@ def _combine_parts(
     finish: Finish,
     statistics: Mapping[str, Spread] | None,
     measured: Callable[[Row], bool],
-) -> dict[str, Any]:
+) -> CombinedReward:
     settings = context.config.reward
     weights = {name: settings.parts[name].weight for name in sorted(settings.parts)}
     tables = {
@@ -186,15 +181,10 @@ def _combine_parts(
             writer.write_shard(index, finish(index, scores.slice(start, len(shard)) if shard else None))
         start += len(shard)
     used = {
-        name: {
-            "weight": weights[name],
-            "mean": over.mean,
-            "std": over.std,
-            "num_scored": int(np.isfinite(values[name]).sum()),
-        }
+        name: RewardPart(weights[name], over.mean, over.std, int(np.isfinite(values[name]).sum()))
         for name, over in combined.statistics.items()
     }
-    return {"reward_normalize": settings.normalize, "reward_parts": used}
+    return CombinedReward(settings.normalize, used)
 
 
 def _say_what_has_no_spread(context: Context, statistics: Mapping[str, Spread], count: int) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -15,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfplay.core.errors import SelfplayError
+from selfplay.core.outcomes import LogprobsOutcome, SelectOutcome
 from selfplay.core.records import Pair, schema
+from selfplay.core.stages import CANDIDATES, READ
 from selfplay.execution.quarantine import QUARANTINED
 from selfplay.inputs.metric_requirements import EMBEDDING, prompt_number
 from selfplay.run.stages import metric_features as metric_inputs
@@ -26,7 +26,6 @@ from selfplay.selection.groups import group_name
 from selfplay.selection.metrics import columns_needed
 from selfplay.selection.reasons import give_reason, no_reasons
 from selfplay.selection.select import PairPool, Selection, select
-from selfplay.store.layout import CANDIDATES, READ
 
 # Pairs in a shard: their texts are in memory at a time.
 SHARD_PAIRS = 25_000
@@ -53,8 +52,7 @@ class _Candidates:
 def run(context: Context, round_number: int) -> None:
     """Write the pairs table of a round, kept pairs and dropped ones."""
     started = time.monotonic()
-    reads = [(round_number, stage) for stage in ("prompts", "sample", "pair", "logprobs")]
-    writer = context.writer(round_number, "select", reads)
+    writer = context.writer(round_number, "select")
     candidates = _candidates(context, round_number)
     extra, groups = _metric_columns(context, round_number, candidates)
     selection = _select(context, round_number, candidates, extra, groups)
@@ -71,12 +69,12 @@ def run(context: Context, round_number: int) -> None:
             writer.write_shard(index, pa.table({"pair_id": candidates.pair_id.take(pa.array(rows)), **taken}), READ)
         if index not in kept[""]:
             writer.write_shard(index, _rows(round_number, candidates, selection, texts, rows))
-    summary = dataclasses.asdict(selection.summary)
-    if summary["implicit_margin_all_zero"]:
-        context.reporter.say(f"round {round_number}: every implicit margin is 0; {summary['metric']} ranks without it")
-    for note in summary["notes"]:
+    summary = selection.summary
+    if summary.implicit_margin_all_zero:
+        context.reporter.say(f"round {round_number}: every implicit margin is 0; {summary.metric} ranks without it")
+    for note in summary.notes:
         context.reporter.say(f"round {round_number} select: {note}")
-    context.commit(writer, started, {"num_pairs": len(rank_P), **summary})
+    context.commit(writer, started, SelectOutcome(summary=summary))
 
 
 def _candidates(context: Context, number: int) -> _Candidates:
@@ -91,14 +89,9 @@ def _candidates(context: Context, number: int) -> _Candidates:
     pair_id = pc.binary_join_element_wise(*ids, "-").combine_chunks()
     by_id = pc.sort_indices(pair_id)
     order = by_id.to_numpy()
-    if missing := [name for name in _OF_CANDIDATES if name not in table.column_names]:
-        raise SelfplayError(
-            f"the candidate pairs of round {number} have no {', '.join(missing)}: an earlier version of selfplay built them",
-            "Finish this run with the version that began it, or start another one.",
-        )
     columns = {name: table[name].to_numpy()[order] for name in _OF_CANDIDATES}
     chosen_id, rejected_id = chosen_id.take(by_id), rejected_id.take(by_id)
-    given_up = pa.array(store.metrics(number, "logprobs").get("quarantined", {}), pa.string())
+    given_up = pa.array([*store.outcome(number, LogprobsOutcome).quarantined], pa.string())
     lost_P = pc.or_(*(pc.is_in(side, value_set=given_up) for side in (chosen_id, rejected_id))).to_numpy()
     logprobs, tokens = store.table(number, "logprobs"), sample["num_tokens"].to_numpy()
     for side, ids, row_P in (("chosen", chosen_id, chosen_P), ("rejected", rejected_id, rejected_P)):

@@ -9,14 +9,12 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from selfplay.core.errors import BackendError, DivergedError, EmptyRoundsError, Interrupted
+from selfplay.core.outcomes import PairOutcome, SampleOutcome, SelectOutcome, Training, TrainOutcome
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
 from selfplay.run.stages.context import Context, Policy, derive_seed
-from selfplay.run.stages.logprobs import data_rounds, reference_policy, trained_policy
 from selfplay.run.stages.prompts import admitted
-from selfplay.run.stages.sample import policy_reads
 from selfplay.store import durable
 from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
 
@@ -28,21 +26,19 @@ CANARY_TOKENS = 80
 def run(context: Context, round_number: int) -> None:
     """Write a round's policy (`policy/`, and `engine/` where the engine has another dtype) and how it was trained."""
     started = time.monotonic()
-    policy = trained_policy(context, round_number)
-    rounds = data_rounds(context, round_number)
-    reads = [(number, stage) for number in rounds for stage in ("prompts", "sample", "select")]
-    writer = context.writer(round_number, "train", [*reads, (round_number, "logprobs"), *policy_reads(policy.round)])
-    pairs, num_lost = _pairs(context, round_number, rounds)
+    policy = context.trained_policy(round_number)
+    writer = context.writer(round_number, "train")
+    pairs, num_lost = _pairs(context, round_number, context.data_rounds(round_number))
     if not pairs:
         _check_not_stuck(context, round_number)
         previous = context.policy(round_number - 1)
         context.reporter.say(
             f"round {round_number}: no pair was kept; the policy of round {previous.round} is carried over"
         )
-        metrics: dict[str, Any] = {
-            "skipped": True, "policy_round": previous.round, "policy_digest": previous.digest, "optimizer_steps": 0,
-        }  # fmt: skip
-        context.commit(writer, started, metrics)
+        skipped = TrainOutcome(
+            skipped=True, policy_round=previous.round, policy_digest=previous.digest, optimizer_steps=0
+        )
+        context.commit(writer, started, skipped)
         return
     scratch = context.store.scratch(round_number)
     for name in ("policy", "engine"):
@@ -51,17 +47,14 @@ def run(context: Context, round_number: int) -> None:
     for name in ("policy", "engine"):
         if (scratch / "output" / name).is_dir():
             writer.adopt_folder(scratch / "output" / name, name)
-    document = dataclasses.asdict(result)
-    digest = _digest(writer.folder / "policy")
-    metrics = {
-        "skipped": False,
-        "policy_round": round_number,
-        "policy_digest": digest,
-        "num_pairs": len(pairs),
-        "num_pairs_quarantined": num_lost,
-        **document,
-    }
-    context.commit(writer, started, metrics)
+    outcome = TrainOutcome(
+        skipped=False,
+        policy_round=round_number,
+        policy_digest=_digest(writer.folder / "policy"),
+        optimizer_steps=result.optimizer_steps,
+        training=Training.of(result, len(pairs), num_lost),
+    )
+    context.commit(writer, started, outcome)
     context.store.drop_scratch(round_number)
 
 
@@ -107,12 +100,13 @@ def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> tuple[
 
 
 def _check_not_stuck(context: Context, round_number: int) -> None:
-    if round_number > 1 and context.store.metrics(round_number - 1, "train")["skipped"]:
+    if round_number > 1 and context.store.outcome(round_number - 1, TrainOutcome).skipped:
+        store = context.store
         funnel = {
-            "responses": context.store.metrics(round_number, "sample")["num_responses"],
-            "unused": context.store.metrics(round_number, "pair")["unused_reasons"],
-            "pairs": context.store.metrics(round_number, "pair")["num_pairs"],
-            "dropped": context.store.metrics(round_number, "select")["drop_reasons"],
+            "responses": store.outcome(round_number, SampleOutcome).num_responses,
+            "unused": store.outcome(round_number, PairOutcome).unused_reasons,
+            "pairs": store.outcome(round_number, PairOutcome).num_pairs,
+            "dropped": store.outcome(round_number, SelectOutcome).summary.drop_reasons,
         }
         raise EmptyRoundsError(
             f"rounds {round_number - 1} and {round_number} kept no pair; the funnel of round {round_number}: {funnel}",
@@ -122,7 +116,7 @@ def _check_not_stuck(context: Context, round_number: int) -> None:
 
 def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Policy, scratch: Path) -> TrainJob:
     training = context.config.training
-    reference = reference_policy(context, round_number)
+    reference = context.reference_policy(round_number)
     return TrainJob(
         pairs=pairs,
         policy_dir=policy.folder,

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from selfplay.core.outcomes import SelectionSummary
 from selfplay.selection.diagnostics.groups import GroupShares
 from selfplay.selection.diagnostics.parts import Advice
 from selfplay.selection.metrics import METRICS
-from selfplay.selection.select import SelectionSummary
 
 if TYPE_CHECKING:
     from selfplay.selection.diagnostics.parts import Diagnostics

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.core.outcomes import LengthFit
 from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing.blocks import Blocks, blocks_of, chance_of
 from selfplay.selection.pairing.builders import Chance, Positions, candidates
 from selfplay.selection.pairing.filters import ORDER, PASSED, Candidates, Levels, levels
-from selfplay.selection.pairing.length_penalty import LengthFit, fit_length_penalty
+from selfplay.selection.pairing.length_penalty import fit_length_penalty
 from selfplay.selection.pairing.similarity import similarities
 from selfplay.selection.reasons import (
     GAP_TOO_SMALL,

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from selfplay.backends.trl import checkpoints
 from selfplay.config.schema import Config
 from selfplay.core.errors import Interrupted
+from selfplay.core.machine import DeviceFacts, this_device
 from selfplay.core.pool import Call, Pool, Workers
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
 from selfplay.inputs.resolve import Inputs
@@ -39,6 +40,10 @@ class AheadPool:
 
     def start(self) -> None:
         """Nothing to start."""
+
+    def devices(self) -> list[DeviceFacts]:
+        """Those of this process."""
+        return [this_device()]
 
     def _ask(self, method: str, args: tuple[Any, ...]) -> Any:
         key = hashlib.sha256("\n".join([self._digest, *_names(args)]).encode()).hexdigest()[:12]

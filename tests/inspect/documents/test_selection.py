@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfplay.core.errors import ConfigError
+from selfplay.core.outcomes import SelectOutcome
 from selfplay.inspect.documents import selection
 from selfplay.inspect.documents.pairs import pairs_document
 from selfplay.inspect.documents.selection import selection_diagnostics
@@ -29,7 +30,9 @@ def test_show_has_what_the_tables_say(whole_run: Path) -> None:
     common = len(kept & {pair["pair_id"] for pair in best})
     assert found["overlaps"][0]["metric"] == "explicit_margin"
     assert found["overlaps"][0]["share"] == pytest.approx(common / len(kept))
-    assert found["lengths"]["gap_mean_pool"] == pytest.approx(store.metrics(1, "select")["length_gap_mean"])
+    assert found["lengths"]["gap_mean_pool"] == pytest.approx(
+        store.outcome(1, SelectOutcome).to_json()["length_gap_mean"]
+    )
     assert found["prompts"] == {"num_pool": 11, "num_kept": 6, "most_kept_pairs": 1}
     assert found["labels"] is None
     assert found["groups"] == {}
@@ -55,7 +58,7 @@ def test_a_run_of_before_has_fewer_parts(whole_run: Path, monkeypatch: pytest.Mo
     store = Store.open(whole_run)
     now = selection_diagnostics(store, 2)
     assert column_names(store, 2, "select", selection.READ) == []
-    recorded = store.metrics(2, "select")
+    recorded = store.outcome(2, SelectOutcome).to_json()
     # what an earlier version recorded of a selection, with nothing of what came since
     later = ("options", "num_groups", "notes")
     monkeypatch.setattr(

@@ -11,8 +11,8 @@ import pytest
 import selfplay
 from selfplay.core.errors import ConfigError
 from selfplay.inspect.documents.rounds import rounds_document
-from selfplay.inspect.query.paging import TABLES
-from selfplay.store.lazy_table import Parts
+from selfplay.inspect.query.tables import TABLES
+from selfplay.store.lazy_table import LazyTable
 from selfplay.store.run import Store
 from tests.helpers.make_run import make_run
 
@@ -69,7 +69,7 @@ def test_nothing_is_opened_before_rows_are_asked_for(whole_run: Path, monkeypatc
     def refuse(*_: object) -> None:
         raise AssertionError("a file is opened")
 
-    monkeypatch.setattr(Parts, "open", refuse)
+    monkeypatch.setattr(LazyTable, "open", refuse)
     run.pairs.of_rounds(1).where("kept").select("rank").head(3)
     with pytest.raises(AssertionError, match="a file is opened"):
         run.pairs.to_arrow()
@@ -94,7 +94,7 @@ def test_importing_the_package_imports_no_library(whole_run: Path) -> None:
         "import sys, selfplay\n"
         "early = [n for n in ('pyarrow', 'numpy', 'pandas', 'pydantic', 'yaml') if n in sys.modules]\n"
         f"run = selfplay.open_run({str(whole_run)!r})\nassert len(run.pairs.where('kept').to_arrow()) == 12\n"
-        "heavy = [n for n in ('torch', 'vllm', 'ray', 'transformers', 'datasets', 'trl', 'duckdb') if n in sys.modules]\n"
+        "heavy = [n for n in ('torch', 'vllm', 'ray', 'transformers', 'datasets', 'trl') if n in sys.modules]\n"
         "sys.exit(' '.join(early + heavy) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

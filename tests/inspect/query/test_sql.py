@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.core.records import part_column
-from selfplay.inspect.query import sql
-from selfplay.inspect.query.paging import TABLES
-from selfplay.inspect.query.scanning import scan
+from selfplay.inspect.query import connection
+from selfplay.inspect.query.api import open_run
+from selfplay.inspect.query.connection import connect
 from selfplay.inspect.query.sql import sql_document
+from selfplay.inspect.query.tables import TABLES, scan
 from selfplay.store.run import Store
 from tests.helpers.make_run import make_run
 from tests.helpers.sealing import rewrite
@@ -127,13 +128,11 @@ def test_a_query_reads_and_writes_nothing_else(whole_run: Path, tmp_path: Path, 
 
 def test_the_lock_holds_inside_duckdb_too(whole_run: Path) -> None:
     """What the statement's kind already refuses is refused once more by the connection."""
-    import duckdb
-
-    connection = sql._locked_down(duckdb, Store.open(whole_run))
-    for query in ("set memory_limit = '90GB'", "load httpfs", "copy pairs to '/tmp/never'", "attach '/tmp/never'"):
-        with pytest.raises(duckdb.Error, match=r"configuration|disabled"):
-            connection.execute(query)
-    settings = dict(connection.execute("select name, value from duckdb_settings()").fetchall())
+    with connect({"pairs": scan(Store.open(whole_run), "pairs")}) as cursor:
+        for query in ("set memory_limit = '90GB'", "load httpfs", "copy pairs to '/tmp/never'", "attach '/tmp/never'"):
+            with pytest.raises(duckdb.Error, match=r"configuration|disabled"):
+                cursor.execute(query)
+        settings = dict(cursor.execute("select name, value from duckdb_settings()").fetchall())
     assert settings["enable_external_access"] in ("false", False)
     assert settings["lock_configuration"] in ("true", True)
     assert settings["temp_directory"] in ("", None)
@@ -158,7 +157,7 @@ def test_what_is_wrong_is_said(whole_run: Path, query: str, said: str, advice: s
 
 
 def test_memory_is_bounded(whole_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql, "MOST_MEMORY", 64 << 20)
+    monkeypatch.setattr(connection, "MOST_MEMORY", 64 << 20)
     with pytest.raises(SelfplayError, match="memory") as error:
         sql_document(Store.open(whole_run), "select list(a.range order by hash(a.range)) from range(40000000) a")
     assert "fewer columns" in error.value.hint
@@ -176,11 +175,11 @@ def test_a_damaged_file_is_named_as_one(run_copy: Path) -> None:
         sql_document(Store.open(run_copy), "select 1")
 
 
-def test_without_duckdb_it_says_how_to_get_it(whole_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(ConfigError, match="needs DuckDB") as error:
-        sql_document(Store.open(whole_run), "select 1")
-    assert "selfplay[sql]" in error.value.hint
+def test_from_python(whole_run: Path) -> None:
+    query = "select round, count(*) as num_kept from pairs where kept group by round order by round"
+    assert open_run(whole_run).sql(query).to_pydict() == {"round": [1, 2], "num_kept": [6, 6]}
+    with pytest.raises(ConfigError, match="DELETE statement is refused"):
+        open_run(whole_run).sql("delete from pairs")
 
 
 def test_a_run_that_has_begun_has_empty_tables(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from selfplay.config.load import load_config
 from selfplay.config.running import TrackingConfig
 from selfplay.core.errors import ConfigError
+from selfplay.core.outcomes import SelectOutcome, TrainOutcome
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.tracking import trackers
 from selfplay.inspect.tracking.tracking import Tracking, tracking
@@ -56,7 +57,7 @@ def test_steps_count_on_over_rounds_and_rounds_have_their_row(store: Store, tmp_
     assert read["train/loss"] == [(1, 0.5), (2, 0.25), (13, 0.5), (14, 0.25)]
     assert "train/grad_norm" not in read and "train/step" not in read
     assert [step for step, _ in read["round/eval_gold_mean"]] == [1, 2]
-    assert read["round/num_kept"][0][1] == store.metrics(1, "select")["num_kept"]
+    assert read["round/num_kept"][0][1] == store.outcome(1, SelectOutcome).to_json()["num_kept"]
     assert "round/seconds_train" in read
     raw = b"".join(path.read_bytes() for path in tmp_path.rglob("events.out.*"))
     assert SECRET.encode() not in raw and b"answer" not in raw
@@ -140,5 +141,5 @@ def test_a_run_sends_its_steps_and_rounds(write_config: Callable[..., Path], tmp
     store = driver.start(prepared, config.read_text(), [], Reporter(quiet=True), 25.0, Fakes())
     read = scalars(store.layout.attempt(1))
     assert [step for step, _ in read["round/eval_reward_mean"]] == [0, 1, 2]
-    steps = sum(store.metrics(number, "train")["optimizer_steps"] for number in (1, 2))
+    steps = sum(store.outcome(number, TrainOutcome).to_json()["optimizer_steps"] for number in (1, 2))
     assert [step for step, _ in read["train/loss"]] == list(range(1, steps + 1))

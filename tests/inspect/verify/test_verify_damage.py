@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from selfplay.cli.main import app
 from selfplay.core.errors import CorruptionError
+from selfplay.core.stages import stage_named
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store.fork import Fork, stage_name
@@ -308,7 +309,7 @@ def test_metrics_are_believed_by_their_digest_alone(run_copy: Path, stage: str) 
     digit = next(at for at in range(len(data)) if data[at : at + 1].isdigit())
     path.write_bytes(data[:digit] + bytes([data[digit] ^ 1]) + data[digit + 1 :])
     with pytest.raises(CorruptionError, match=r"metrics\.json is not what was committed"):
-        Store.open(run_copy).metrics(1, stage)
+        Store.open(run_copy).outcome(1, stage_named(stage).outcome)
     assert CliRunner().invoke(app, ["rounds", str(run_copy)]).exit_code == 5
 
 

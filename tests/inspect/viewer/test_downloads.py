@@ -15,13 +15,13 @@ from selfplay.inspect.documents.pairs import pairs_document
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.viewer.downloads import FORMS, download, file_name
 from selfplay.inspect.viewer.query import Query
-from selfplay.inspect.viewer.rows import RowSet, table_of
+from selfplay.inspect.viewer.rows import RowSet, row_set
 from selfplay.store.run import Store
 
 FILTER = "kept=no&q=answer&min.explicit_margin=0.05"
 WHERE = (
-    "not kept and explicit_margin >= 0.05 "
-    "and (contains(prompt, 'answer') or contains(chosen, 'answer') or contains(rejected, 'answer'))"
+    "NOT kept AND explicit_margin >= 0.05 "
+    "AND (contains(prompt, 'answer') OR chosen ILIKE '%answer%' OR rejected ILIKE '%answer%')"
 )
 
 
@@ -58,7 +58,7 @@ def test_a_form_that_is_not_there_and_a_filter_that_is_wrong(client: TestClient)
 @pytest.mark.parametrize("form", FORMS)
 def test_it_is_streamed_row_group_by_row_group(runs: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No row group is read before what was made of the one before has been handed on."""
-    rows = table_of(Store.open(runs / "whole"), 1, "select", Cache())
+    rows = row_set(Store.open(runs / "whole"), 1, "select", Cache())
     table = rows.take(range(rows.num_rows))
     events: list[str] = []
     pieces = [table.slice(start, 2) for start in range(0, 8, 2)]

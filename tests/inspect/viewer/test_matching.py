@@ -14,8 +14,8 @@ from selfplay.inspect.viewer import browser
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.viewer.matching import find, stream
 from selfplay.inspect.viewer.query import Query, Range
-from selfplay.inspect.viewer.rows import RowSet, table_of
-from selfplay.store.lazy_table import Part, Parts
+from selfplay.inspect.viewer.rows import RowSet, row_set
+from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.run import Store
 
 QUERIES = [
@@ -42,12 +42,12 @@ def regrouped(rows: RowSet, folder: Path, size: int) -> RowSet:
         path = folder / f"{number}.parquet"
         pq.write_table(piece, path, row_group_size=size)
         parts.append(Part(path, first, piece.num_rows))
-    return RowSet("regrouped", Parts(folder, tuple(parts)), Cache())
+    return RowSet("regrouped", LazyTable(folder, tuple(parts)), Cache())
 
 
 @pytest.fixture
 def rows(runs: Path) -> RowSet:
-    return table_of(Store.open(runs / "whole"), 1, "select", Cache())
+    return row_set(Store.open(runs / "whole"), 1, "select", Cache())
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.encoded())
@@ -104,7 +104,7 @@ def test_ids_are_found_by_the_bounds_of_row_groups(
 ) -> None:
     ids = pa.table({"response_id": [f"r{number:03d}" for number in range(100)]})
     pq.write_table(ids, tmp_path / "ids.parquet", row_group_size=5)
-    table = RowSet("ids", Parts(tmp_path, (Part(tmp_path / "ids.parquet", 0, 100),)), Cache())
+    table = RowSet("ids", LazyTable(tmp_path, (Part(tmp_path / "ids.parquet", 0, 100),)), Cache())
     read: list[int] = []
     monkeypatch.setattr(RowSet, "read_chunk", counted(RowSet.read_chunk, read))
     assert table.rows_of("response_id", ["r043", "r044", "x"]).tolist() == [43, 44]

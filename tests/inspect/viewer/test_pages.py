@@ -189,7 +189,7 @@ def test_filters_say_what_they_do(get: Get) -> None:
     page = Page(text)
     assert "0.1 ≤ explicit_margin" in page.text
     assert "selfplay pairs" in page.text
-    assert "kept and explicit_margin >= 0.1 and num_tokens_chosen > 1" in page.text
+    assert "kept AND explicit_margin >= 0.1 AND num_tokens_chosen > 1" in page.text
     assert re.search(r"\d+ of 11 pairs match; from", page.text)
     assert Page(get("/run/whole/round/1/pairs?q=zzzz")).text.count("No pair matches") == 1
     value = next(a for tag, a in page.elements if tag == "input" and a.get("name") == "min.explicit_margin")
@@ -207,8 +207,8 @@ def test_an_address_that_a_form_made_becomes_a_short_one(client: TestClient) -> 
 def test_a_filter_that_is_wrong_gives_its_hint(client: TestClient) -> None:
     for query, words in {
         "where=nothing+%3E+1": "there is no column",
-        "where=__import__('os').system('x')": "function",
-        "where=kept+%3D%3D": "cannot be read",
+        "where=__import__('os').system('x')": "does not exist",
+        "where=kept+%3D%3D": "invalid SQL",
         "sort=nothing": "There is",
         "page=x": "page",
     }.items():

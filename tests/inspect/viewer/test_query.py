@@ -38,11 +38,12 @@ def test_a_change_goes_to_the_first_page() -> None:
 def test_the_filter_is_one_test_of_the_terminal() -> None:
     assert (
         Query(kept="yes", ranges=(Range("explicit_margin", -0.5, None),)).filter_text()
-        == "kept and explicit_margin >= -0.5"
+        == "kept AND explicit_margin >= -0.5"
     )
-    assert FULL.filter_text().endswith("and (rank < 9 or rank is null)")
+    assert FULL.filter_text().endswith("AND (rank < 9 or rank is null)")
     assert (
-        Query(text="x").filter_text() == "(contains(prompt, 'x') or contains(chosen, 'x') or contains(rejected, 'x'))"
+        Query(text="It's", scope="chosen", kept="yes").filter_text()
+        == "kept AND contains(lower(chosen), lower('It''s'))"
     )
 
 
@@ -58,9 +59,9 @@ def test_the_filter_is_one_test_of_the_terminal() -> None:
         ("page=²", "page"),
         (f"page={'9' * 5000}", "page"),
         ("size=1000000", "10, 25, 50"),
-        ("min.explicit_margin=nan", "no number"),
-        ("max.explicit_margin=1e999", "no number"),
-        ("min.explicit_margin=x", "no number"),
+        ("min.explicit_margin=nan", "not a number"),
+        ("max.explicit_margin=1e999", "not a number"),
+        ("min.explicit_margin=x", "not a number"),
         ("in=everything", "prompt, chosen, rejected"),
         ("diff=maybe", "on, off"),
     ],
