@@ -60,10 +60,10 @@ def command(
         reporter.say(line)
     if dry_run:
         if (target / "RUN.json").is_file():
-            note(f"note: {target} holds a run already; this one would need another --run-dir")
+            note(f"note: {target} already contains a run; choose another --run-dir")
     elif no_run:
         make(forking.prepared, forking.given(), forking.overrides(overrides or []), forking.lineage(), forking.files())
-        note(f"made: {target}   (begin it with {program()} resume {target})")
+        note(f"created: {target}   (start it with {program()} resume {target})")
     else:
         reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
         start(

@@ -12,8 +12,8 @@ def command(
     place: Annotated[
         Path, typer.Argument(metavar="[RUN|RUNS|SELECTED]", help="A run, a folder of runs, or what `select` wrote.")
     ] = Path("runs"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 7357,
-    host: Annotated[str, typer.Option(help="An address of this machine's loopback; no other is served.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 7357,
+    host: Annotated[str, typer.Option(help="A loopback address of this machine; others are refused.")] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:
     """Look at runs in a browser: rounds, pairs side by side.
