@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from selfplay.core.escape import safe_text
-from selfplay.core.redaction import without_secrets
+from selfplay.core.redaction import redact
 from selfplay.store.durable import translating_errors
 from selfplay.store.run import now
 
@@ -94,7 +94,7 @@ class Reporter:
 
     def say(self, message: str) -> None:
         """One line on the stream and in the log."""
-        self.event("message", text=without_secrets(message))  # not escaped: JSON does that
+        self.event("message", text=redact(message))  # not escaped: JSON does that
         message = _shown(message)
         self.log(message)
         self._tell(f"{CLEAR if self._terminal else ''}{message}\n")
@@ -166,7 +166,7 @@ def _bar(stream: TextIO, done: int, total: int, line: str) -> str:
 
 def _shown(text: str) -> str:
     """A message made safe for a terminal, and without secrets."""
-    return safe_text(without_secrets(text), lines=True)
+    return safe_text(redact(text), lines=True)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
 """Is a driver at work on a run? (`status`)
 
-On the driver's own machine its lock says so, and nothing else: the kernel lets go of it when the process dies, however it dies.
-A process id is looked at only to say more. From another machine a lock may not be seen (file systems differ in that): there the
-heartbeat does, the time stamp of `attempts/N/alive`. A copy of a run directory carries lock file and heartbeat along; it is told by
-the inode of the lock file, which the driver noted when it began.
+On the driver's own machine only its lock tells: the kernel releases it when the process ends, however it ends. The process id
+only adds detail. On another machine the lock may not be visible (this depends on the file system); there the heartbeat tells: the
+time stamp of `attempts/N/alive`. A copy of a run directory contains the lock file and the heartbeat too. It is recognized by the
+inode of the lock file, which the driver recorded when it started.
 """
 
 from __future__ import annotations
