@@ -25,23 +25,25 @@ def command(
         typer.Option("--arm", help='An arm: "NAME: key=value key=value" (pairs, selection and training settings).'),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds 0..N-1 of each config.", min=1)] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of each run; the config's if not given.", min=1)] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of each run; default: the config's.", min=1)] = None,
     equal: Annotated[
         str | None, typer.Option(help="What all arms have equal in training: steps (default), epochs, or both.")
     ] = None,
     control: Annotated[
-        str | None, typer.Option(help="The arm that others are held against; random, else the first.")
+        str | None, typer.Option(help="The arm that others are compared with; default: random, else the first.")
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="Column of the prompts whose groups are counted among the kept pairs.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the comparison goes, or is.")] = Path("runs/compare"),
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try arms again that failed.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed arms again.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, show what would run, and stop.")
+    ] = False,
     json_output: Json = False,
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until it stops at once.", min=0.1)] = 25.0,
 ) -> None:
-    """Compare arms that share start, evaluation and sampled pool. The same again goes on, or adds arms, seeds, configs."""
+    """Compare arms that share start, evaluation and sampled pool. Repeat it to continue, or to add arms, seeds, configs."""
     from selfplay.compare.arms import EQUAL, parse_arms
     from selfplay.compare.main import compare
     from selfplay.compare.settings import Wanted

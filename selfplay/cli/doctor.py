@@ -12,10 +12,10 @@ from selfplay.core.terminal import write, write_json
 
 
 def command(
-    quick: Annotated[bool, typer.Option("--quick", help="Without the trial import, which takes some seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Skip the trial import, which takes some seconds.")] = False,
     json_output: Json = False,
 ) -> None:
-    """Check whether this machine can run it.
+    """Check whether this machine can run selfplay.
 
     Python, packages, memory, disk and GPUs; what fails (the exit code is then 1) comes with what to do.
     """

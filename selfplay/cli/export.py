@@ -13,14 +13,16 @@ def command(
     run: Run,
     to: Annotated[str, typer.Option("--to", metavar="DIR|hf://ORG/NAME", help="A folder, or a hub repository.")],
     rounds: Annotated[
-        str | None, typer.Option("--rounds", metavar="1,2", help="Which rounds; all if not given.")
+        str | None, typer.Option("--rounds", metavar="1,2", help="Rounds to write; default: all.")
     ] = None,
-    policies: Annotated[str, typer.Option(help="Which policies go along: last, all or none.")] = "last",
+    policies: Annotated[str, typer.Option(help="Policies to write: last, all or none.")] = "last",
     format_: Annotated[
         str | None,
         typer.Option("--format", help="For other trainers: axolotl, llama-factory or jsonl (kept pairs, no policies)."),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Public hub repositories; private otherwise.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make the hub repositories public (default: private).")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Write rounds as a dataset and policies as models.
@@ -39,7 +41,7 @@ def command(
     try:
         numbers = tuple(int(number) for number in rounds.split(",")) if rounds else ()
     except ValueError:
-        raise ConfigError(f"--rounds {rounds!r} is no list of numbers", "Write for example --rounds 1,2") from None
+        raise ConfigError(f"--rounds {rounds!r} is not a list of numbers", "Write for example --rounds 1,2") from None
     done = export(open_store(run), Wanted(to, numbers, policies, format_, public))  # type: ignore[arg-type]
     if json_output:
         write_json(done.to_json())
@@ -50,7 +52,7 @@ def command(
     for line in done.notes:
         note(safe_text(line))
     for number in done.policies:
-        note(f"the policy after round {number} went along")
+        note(f"the policy after round {number} was written too")
     if done.repositories:
         note("uploaded: " + ", ".join(done.repositories))
     elif format_ is None:

@@ -53,8 +53,8 @@ def command(
         reporter.say(line)
     if not dry_run:
         api.create_fork(forking, given)
-        note(f"made: {target}   (begin it with {program()} resume {target})")
+        note(f"created: {target}   (start it with {program()} resume {target})")
     elif (target / "RUN.json").is_file():
-        note(f"note: {target} holds a run already; this one would need another --run-dir")
+        note(f"note: {target} already contains a run; choose another --run-dir")
     if json_output:
         write_json(forking.document())

@@ -40,7 +40,7 @@ from selfplay.cli import (
 )
 from selfplay.core.errors import SelfplayError
 from selfplay.core.escape import safe_text
-from selfplay.core.redaction import without_secrets
+from selfplay.core.redaction import redact
 from selfplay.core.terminal import flush_or_discard, note
 from selfplay.core.version import __version__
 
@@ -91,7 +91,7 @@ def _explain(message: str, hint: str) -> None:
 
 
 def _shown(text: str) -> str:
-    return safe_text(without_secrets(text), lines=True)
+    return safe_text(redact(text), lines=True)
 
 
 def _version(wanted: bool) -> None:

@@ -13,15 +13,15 @@ import typer
 def command(
     rounds: Annotated[int, typer.Option(help="Rounds to run.", min=1)] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the world and of the run.", min=0)] = 0,
-    run_dir: Annotated[Path, typer.Option(help="Where the run goes; the world goes beside it, as NAME-world.")] = Path(
-        "runs/quickstart"
-    ),
+    run_dir: Annotated[
+        Path, typer.Option(help="The run's directory; the world is made beside it, as NAME-world.")
+    ] = Path("runs/quickstart"),
     world: Annotated[Path | None, typer.Option(help="Folder for the world.")] = None,
-    prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Make the world, and stop.")] = False,
+    prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Make the world and stop.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
 ) -> None:
-    """Run the whole loop here, on models made on the spot."""
+    """Run the whole loop here, with tiny models that it makes first."""
     from selfplay import api
     from selfplay.cli.run import finish
     from selfplay.core.terminal import program

@@ -18,7 +18,7 @@ Redact = Annotated[bool, typer.Option("--redact", help="Leave out all text of pr
 
 
 def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json = False) -> None:
-    """Write one HTML file that says what the run did.
+    """Write one HTML file that shows what the run did.
 
     It needs no script and no network: warnings first, then lineage, rounds, plots that each answer a question, examples, and
     how to do it again.

@@ -48,7 +48,7 @@ def command(run: Run, json_output: Json = False) -> None:
         return
     rows = round_summaries(store)
     if not rows:
-        note(f"no stage is committed yet; `selfplay status {run}` says where the run stands")
+        note(f"no stage is committed yet; `selfplay status {run}` shows how far the run is")
         return
     write(rounds_text(rows))
     for row in rows:

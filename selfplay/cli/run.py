@@ -16,9 +16,7 @@ from selfplay.cli.arguments import Force
 def command(
     config: Annotated[Path, typer.Argument(help="YAML file of the run; see configs/ and `selfplay config schema`.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value, with dots.")] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="Where the run goes; runs/NAME-OF-THE-CONFIG by default.")
-    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The run's directory; default: runs/NAME-OF-THE-CONFIG.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, and stop.")] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="The plan (dry run) or the rounds as JSON on stdout.")
@@ -39,7 +37,7 @@ def command(
     reporter = Reporter()
     if dry_run:
         if (target / "RUN.json").is_file():
-            note(f"note: {target} holds a run already; this one would need another --run-dir")
+            note(f"note: {target} already contains a run; choose another --run-dir")
         prepared, _ = api.preflight(config, run_dir=target, overrides=overrides, force=force)
         for line in prepared.plan.lines():
             reporter.say(line)

@@ -103,7 +103,7 @@ def command(
         note(f"note: {safe_text(line)}")
     outcome = run(settings, Reporter(), grace=grace, command=_shown(sys.argv[1:]))
     if outcome.was_there:
-        note(f"{safe_text(settings.out)} holds this selection already: nothing is left to do")
+        note(f"{safe_text(settings.out)} already contains this selection: nothing is left to do")
     if json_output:
         write_json(outcome.summary)
     else:
@@ -138,7 +138,7 @@ def _mapping(flag: str, given: list[str] | None, *, empty: bool = False) -> dict
                 f"{flag} {item!r} is not of the form NAME=VALUE", "Write for example reward_chosen=my_column."
             )
         if found.setdefault(name.strip(), value.strip()) != value.strip():
-            raise ConfigError(f"{flag} says {name.strip()} twice", "Say it once.")
+            raise ConfigError(f"{flag} names {name.strip()} twice", "Name it once.")
     return found
 
 

@@ -21,10 +21,10 @@ EVERY = 2.0
 
 def command(
     place: Annotated[Path, typer.Argument(metavar="[RUN|RUNS]", help="A run, or a folder of runs.")] = Path("runs"),
-    watch: Annotated[bool, typer.Option("--watch", help="Say it again as it changes, until nothing runs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat as it changes, until nothing runs.")] = False,
     json_output: Json = False,
 ) -> None:
-    """Say where a run stands, and what to do next.
+    """Show how far a run is, and what to do next.
 
     Of a folder of runs it says where each stands. A run is running, complete, interrupted, failed, or corrupt (then the exit
     code is 5). With --watch and --json each change is a document of one line.
@@ -56,7 +56,7 @@ def _watched(place: Path, document: dict[str, Any], json_output: bool) -> dict[s
     shown = ""
     while True:
         text = json.dumps(document, ensure_ascii=True, allow_nan=False) if json_output else _text(document)
-        # the age of a sign of life is no news
+        # the age of the heartbeat alone is not a change
         if _without_ages(document) != shown:
             shown = _without_ages(document)
             if sys.stdout.isatty() and not json_output:

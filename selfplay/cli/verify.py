@@ -14,10 +14,10 @@ from selfplay.core.terminal import note, write, write_json
 
 def command(
     run: Run,
-    deep: Annotated[bool, typer.Option("--deep", help="The content of every file, and the rows, too.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also check the content of every file, and the rows.")] = False,
     json_output: Json = False,
 ) -> None:
-    """Check a run's files; name every injury.
+    """Check a run's files and list all damage.
 
     Each with the file and the remedy; the exit code is then 5.
     """
@@ -39,4 +39,4 @@ def command(
         size = f"{document['num_bytes'] / 1e6:.1f} MB"
         write(f"sound: {document['num_commits']} commits, {document['num_files']} files, {size}; {what}")
         if not document["work_checked"]:
-            note("a driver is at work: its scratch was not looked at")
+            note("a driver is running: its scratch files were not checked")

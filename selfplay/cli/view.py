@@ -13,7 +13,7 @@ def command(
         Path, typer.Argument(metavar="[RUN|RUNS|SELECTED]", help="A run, a folder of runs, or what `select` wrote.")
     ] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 7357,
-    host: Annotated[str, typer.Option(help="A loopback address; others are refused.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="A loopback address of this machine; others are refused.")] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:
     """Show runs in a browser: rounds, pairs side by side.

@@ -1,4 +1,4 @@
-"""From a YAML file and `key=value` overrides to a `Config`: errors name the field, the value, the rule and the way out."""
+"""From a YAML file and `key=value` overrides to a `Config`: errors name the setting, the value and the rule, with a hint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RENAMED = {
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read, override, validate, and make the places in it absolute. Raises ConfigError."""
+    """Read, override, validate, and make paths absolute. Raises ConfigError."""
     if not path.is_file():
         hint = (
             "Give the path of a YAML file; configs/ has examples and `selfplay quickstart --prepare-only` writes one."
@@ -35,7 +35,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is not UTF-8 text: {error}", "Save it as UTF-8.") from None
     document = parse(text, str(path))
     if not isinstance(document, dict):
-        raise ConfigError(f"{path} holds no settings", "It should begin like `policy: {model: ...}`.")
+        raise ConfigError(f"{path} contains no settings", "It should begin like `policy: {model: ...}`.")
     for override in overrides:
         apply_override(document, override)
     return absolute_places(validate(document, str(path)), path.resolve().parent)
@@ -72,9 +72,11 @@ def validate(document: Mapping[str, Any], where: str) -> Config:
     for name, value in _leaves(config.model_dump()):
         # settings are recorded as JSON in UTF-8, where these would become others
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{where}: `{name}` is {value}, which is no number", "Give a finite number.")
+            raise ConfigError(f"{where}: `{name}` is {value}, which is not finite", "Give a finite number.")
         if isinstance(value, str) and any(0xD800 <= ord(character) < 0xE000 for character in value):
-            raise ConfigError(f"{where}: `{name}` is {value!r}, which holds half a character", "Write it whole.")
+            raise ConfigError(
+                f"{where}: `{name}` is {value!r}, which contains half of a surrogate pair", "Write the whole character."
+            )
     return config
 
 

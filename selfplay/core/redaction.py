@@ -29,7 +29,7 @@ def _secrets(environment: tuple[tuple[str, str], ...]) -> dict[str, str]:
     }
 
 
-def secret_in(text: str) -> str | None:
+def find_secret(text: str) -> str | None:
     """The name of a secret whose value the text holds, as it is or as JSON and YAML write it between quotes."""
     for value, name in secrets().items():
         written = {
@@ -43,14 +43,14 @@ def secret_in(text: str) -> str | None:
     return None
 
 
-def forget_secrets() -> None:
+def drop_secret_env() -> None:
     """Take the secrets out of this process's environment; Ray's own stay."""
     for name in secrets().values():
         if not name.startswith("RAY_"):
             os.environ.pop(name, None)
 
 
-def without_secrets(text: str) -> str:
+def redact(text: str) -> str:
     """The text with `[NAME]` in the place of each value of a secret in the environment."""
     for value, name in sorted(secrets().items(), key=lambda item: -len(item[0])):
         if value in text:
@@ -68,14 +68,14 @@ def text_of(error: BaseException) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-class WithoutSecrets:
+class RedactingStream:
     """A text stream that leaves secrets out of what it is given, whole writes at a time."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(without_secrets(text))
+        self._stream.write(redact(text))
         return len(text)
 
     def __getattr__(self, name: str) -> object:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.core.errors import ConfigError, Interrupted, SelfplayError
-from selfplay.core.redaction import secret_in
+from selfplay.core.redaction import find_secret
 from selfplay.core.version import __version__
 from selfplay.core.versions import versions
 from selfplay.dataset_selection.building import BuiltPairs
@@ -147,7 +147,7 @@ def run(
     command: str = "",
 ) -> Outcome:
     """The whole selection. `command` is what the card says it was made with; `make_pools` replaces Ray (tests)."""
-    if name := secret_in(json.dumps(settings.model_dump(mode="json"), ensure_ascii=False)):
+    if name := find_secret(json.dumps(settings.model_dump(mode="json"), ensure_ascii=False)):
         raise ConfigError(f"a setting holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
     metric = metric_of(settings)
     models = resolve_models(settings)

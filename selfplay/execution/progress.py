@@ -1,11 +1,14 @@
-"""What a run says while it works: to people on stderr (bars on a terminal, a line a minute without one) and to its log."""
+"""Progress of a run: on stderr (a bar on a terminal, a line a minute elsewhere), in the attempt's log and in events.jsonl.
+
+`rich` draws the bar, but this module writes it: a live display of rich hides the cursor, which a killed process could not bring
+back, and a thread of it would raise where the terminal was closed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -13,17 +16,18 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from selfplay.core.escape import safe_text
-from selfplay.core.redaction import without_secrets
+from selfplay.core.redaction import redact
 from selfplay.store.durable import translating_errors
 from selfplay.store.run import now
 
 LINE_EVERY = 60.0
-# the line that a bar is drawn on
+BAR_WIDTH = 24
+# clears the line that a bar is drawn on
 CLEAR = "\r\x1b[2K"
 
 
 class Reporter:
-    """See stages.context.Reporter. Without a log file (before an attempt begins) it only speaks to people."""
+    """See execution.reporter.Reporter. Before `open_log` (no attempt has begun) it writes to the stream only."""
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
         self._stream = stream if stream is not None else sys.stderr
@@ -39,8 +43,8 @@ class Reporter:
         self._note = ""
 
     def open_log(self, log: Path, events: Path) -> None:
-        """Write to an attempt's log from here on. Raises SelfplayError where it cannot be made."""
-        # append-only diagnostics, not a record anything depends on; unbuffered, so that a line that failed is not tried for ever
+        """Write to an attempt's log from now on. Raises SelfplayError if it cannot be created."""
+        # append-only diagnostics that nothing depends on; unbuffered, so that a failed line is not tried again and again
         with translating_errors(log):
             self._log = open(log, "ab", buffering=0)  # noqa: SIM115
         with translating_errors(events):
@@ -48,7 +52,7 @@ class Reporter:
 
     @contextlib.contextmanager
     def speaking_to(self, stream: TextIO) -> Iterator[None]:
-        """Speak on another stream for a while (the real stderr, while the process's own goes to a log)."""
+        """Write to another stream for a while (the real stderr, while the process's own is redirected to a log)."""
         before, self._stream = self._stream, stream
         try:
             yield
@@ -64,18 +68,18 @@ class Reporter:
         self._append(self._events, json.dumps({"time": now(), "event": kind, **fields}) + "\n")
 
     def _append(self, file: IO[bytes] | None, line: str) -> None:
-        """A line that the disk does not take is left out: no run stops for want of its log. People are told once."""
+        """Append a line. If writing fails, the line is lost, the user is told once, and the run continues."""
         if file is None:
             return
         try:
             file.write(line.encode("utf-8", "backslashreplace"))
         except OSError as error:
             if not self._unwritable:
-                self._tell(f"lines are missing in the attempt's log ({error.strerror}); the run goes on\n")
+                self._tell(f"lines are missing in the attempt's log ({error.strerror}); the run continues\n")
             self._unwritable = str(error.strerror)
 
     def _tell(self, text: str) -> None:
-        """To people. No run stops because they went away (a closed terminal, the end of a pipe): the log has the lines."""
+        """Write to the stream. A run does not stop because the terminal or pipe was closed: the log has the lines."""
         if self._quiet or self._unheard:
             return
         try:
@@ -83,14 +87,14 @@ class Reporter:
             self._stream.flush()
         except OSError as error:
             self._unheard = str(error.strerror)
-            self.log(f"nobody hears any more what is said ({self._unheard}); the run goes on")
+            self.log(f"the output stream was closed ({self._unheard}); the run continues")
         except RuntimeError as error:
-            # a signal came while a line was on its way to a slow reader: what its handler says cannot be put in between
-            self.log(f"not said: {error}")
+            # a signal interrupted a write to a slow reader: its handler cannot write in between
+            self.log(f"not shown: {error}")
 
     def say(self, message: str) -> None:
-        """One line for people, and in the log."""
-        self.event("message", text=without_secrets(message))  # as it is: JSON escapes it
+        """One line on the stream and in the log."""
+        self.event("message", text=redact(message))  # not escaped: JSON does that
         message = _shown(message)
         self.log(message)
         self._tell(f"{CLEAR if self._terminal else ''}{message}\n")
@@ -103,14 +107,14 @@ class Reporter:
             self._tell(f"round {round_number} {stage}\n")
 
     def begin(self, title: str, total: int, done: int, unit: str) -> None:
-        """See stages.context.Reporter."""
+        """See execution.reporter.Reporter."""
         self._title, self._total, self._done, self._unit, self._note = _shown(title), total, done, unit, ""
         self._adopted = done
         self._started = self._shown = time.monotonic()
         self._draw()
 
     def advance(self, amount: int, note: str = "") -> None:
-        """See stages.context.Reporter."""
+        """See execution.reporter.Reporter."""
         self._done += amount
         self._note = note
         self.event("progress", title=self._title, done=self._done, total=self._total)
@@ -121,7 +125,7 @@ class Reporter:
             self._tell(self._line() + "\n")
 
     def end(self) -> None:
-        """See stages.context.Reporter."""
+        """See execution.reporter.Reporter."""
         self.log(self._line())
         if self._terminal:
             self._tell(f"{CLEAR}{self._line()}\n")
@@ -141,23 +145,34 @@ class Reporter:
 
     def _draw(self) -> None:
         if self._terminal:
-            width = 24
-            filled = round(width * self._done / self._total) if self._total else width
-            line = f"{'#' * filled}{'.' * (width - filled)} {self._line()}"
-            # a wrapped line could not be cleared: only its last row would go
-            columns = shutil.get_terminal_size().columns
-            self._tell(f"{CLEAR}{line[: columns - 1]}")
+            self._tell(f"{CLEAR}{_bar(self._stream, self._done, self._total, self._line())}")
+
+
+def _bar(stream: TextIO, done: int, total: int, line: str) -> str:
+    """A bar and a line beside it, cut to the width of the terminal: of a wrapped line only the last row could be cleared."""
+    from rich.console import Console  # only where there is a terminal
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=stream, force_terminal=True)
+    grid = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=total or 1, completed=done if total else 1, width=BAR_WIDTH)
+    grid.add_row(bar, Text(line, no_wrap=True, overflow="ellipsis"))
+    with console.capture() as drawn:
+        console.print(grid, width=console.width - 1)
+    return drawn.get().rstrip()
 
 
 def _shown(text: str) -> str:
-    """What a message may hold of texts that others wrote, harmless on a screen and without secrets."""
-    return safe_text(without_secrets(text), lines=True)
+    """A message made safe for a terminal, and without secrets."""
+    return safe_text(redact(text), lines=True)
 
 
 @contextlib.contextmanager
 def libraries_to(log: Path) -> Iterator[TextIO]:
-    """File descriptors 1 and 2 go to `log` while this is open (libraries, Ray's own threads and C code write there); yields a
-    stream on the real stderr for people."""
+    """Redirect file descriptors 1 and 2 to `log` (libraries, Ray's threads and C code write there); yields a stream on the real
+    stderr for the user."""
     _flush()
     with translating_errors(log):
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -168,12 +183,12 @@ def libraries_to(log: Path) -> Iterator[TextIO]:
     try:
         yield people
     finally:
-        _flush()  # on a full disk what libraries said is lost
+        _flush()  # on a full disk the output of libraries is lost
         os.dup2(real_out, 1)
         os.dup2(real_err, 2)
         for descriptor in (real_out, real_err, target):
             os.close(descriptor)
-        with contextlib.suppress(OSError):  # who read went away
+        with contextlib.suppress(OSError):  # the reader is gone
             people.close()
 
 

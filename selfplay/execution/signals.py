@@ -31,7 +31,9 @@ def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
             # armed once: a second SIGTERM must not put it off
             signal.setitimer(signal.ITIMER_REAL, grace, LAST)
         stop.exit_code = 143 if number == signal.SIGTERM else 130
-        reporter.say("stopping: what is under way is finished and kept (Ctrl-C again: at once, just as safely)")
+        reporter.say(
+            "stopping: the shards in progress are finished and kept (Ctrl-C again: stop at once, which is as safe)"
+        )
 
     def leave(number: int, frame: Any) -> None:
         # an exception in the middle of ray.shutdown would abort the process; the kernel ends what Ray started
@@ -48,14 +50,14 @@ def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
 
 
 def ended_by_stop(stop: StopFlag, error: SelfplayError) -> Interrupted | None:
-    """What a worker's failure is after a stop was asked for: the stop. A signal that was sent to everybody takes workers too (of
-    a joined cluster: those of one's own start do not hear it). None where it is a failure."""
+    """After a stop was requested, a worker's failure counts as that stop. A signal to all processes ends the workers
+    of a joined cluster too (those of a local Ray ignore it). None if it is a real failure."""
     if stop.exit_code is None or not isinstance(error, BackendError):
         return None
     said = error.message.splitlines()[0]
     return Interrupted(
-        f"stopped as asked, before the shards under way were done ({said}); what was committed is kept",
-        "`selfplay resume` goes on.",
+        f"stopped as asked, before the shards in progress were done ({said}); what was committed is kept",
+        "`selfplay resume` continues.",
         stop.exit_code,
     )
 
@@ -67,8 +69,8 @@ class StopFlag:
         self.exit_code: int | None = None
 
     def check(self) -> None:
-        """Raise Interrupted when a stop was asked for."""
+        """Raise Interrupted if a stop was requested."""
         if self.exit_code is not None:
             raise Interrupted(
-                "stopped as asked; what was committed is kept", "`selfplay resume` goes on.", self.exit_code
+                "stopped as asked; what was committed is kept", "`selfplay resume` continues.", self.exit_code
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 from selfplay.config.diff import identity_document
 from selfplay.config.schema import Config, EvaluationConfig, MixConfig, PolicyConfig, PromptsConfig, RewardSource
 from selfplay.core.errors import ConfigError
-from selfplay.core.redaction import secret_in
+from selfplay.core.redaction import find_secret
 from selfplay.inputs.metric_requirements import Ranking, ranking_pins, resolve_ranking
 from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
 from selfplay.inputs.models.files import (
@@ -91,7 +91,7 @@ KEEP_SECRETS_OUT = (
 
 def refuse_secrets(config: Config) -> None:
     """Raise ConfigError for a setting that holds the value of a secret of the environment: settings are recorded."""
-    if name := secret_in(json.dumps(config.model_dump(mode="json"), ensure_ascii=False)):
+    if name := find_secret(json.dumps(config.model_dump(mode="json"), ensure_ascii=False)):
         raise ConfigError(f"the configuration holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
 
 

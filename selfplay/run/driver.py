@@ -16,7 +16,7 @@ from selfplay.config.diff import changes
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, DriftError, Interrupted, SelfplayError
 from selfplay.core.pool import Workers
-from selfplay.core.redaction import secret_in, without_secrets
+from selfplay.core.redaction import find_secret, redact
 from selfplay.core.stages import stages_of
 from selfplay.core.versions import versions
 from selfplay.execution.progress import Reporter, libraries_to
@@ -116,7 +116,7 @@ def _created(
 ) -> Iterator[Store]:
     """A new run, its lock held."""
     run_dir = prepared.run_dir.absolute()
-    if name := secret_in(given):
+    if name := find_secret(given):
         raise ConfigError(
             f"the configuration file holds the value of the environment variable {name}", KEEP_SECRETS_OUT
         )
@@ -330,6 +330,6 @@ def _end(store: Store, number: int, outcome: str, message: str, observers: Obser
     """Record how an attempt ended, and tell the observers. Where even that cannot be written, the error that ended it matters
     more."""
     with contextlib.suppress(SelfplayError):
-        store.end_attempt(number, outcome, without_secrets(message))
+        store.end_attempt(number, outcome, redact(message))
         if observers is not None:
             observers.end()

@@ -214,7 +214,7 @@ def test_no_run_stops_for_want_of_its_log(
     attempt(prepared, Fakes(gold=False), tmp_path / "run", people)
     assert all(Store.open(tmp_path / "run").is_committed(number, stage) for number, stage in loop.plan(1))
     lines = [line for line in people.getvalue().splitlines() if "missing in the attempt's log" in line]
-    assert lines == ["lines are missing in the attempt's log (No space left on device); the run goes on"]
+    assert lines == ["lines are missing in the attempt's log (No space left on device); the run continues"]
 
 
 @pytest.mark.parametrize("name", ["log.txt", "events.jsonl", "libraries.log"])

@@ -28,7 +28,7 @@ from selfplay.config.running import ClusterConfig
 from selfplay.core.errors import BackendError, ConfigError, ModelError
 from selfplay.core.escape import safe_text
 from selfplay.core.outcomes import ScoreOutcome, SelectOutcome
-from selfplay.core.redaction import WithoutSecrets, secrets, without_secrets
+from selfplay.core.redaction import RedactingStream, redact, secrets
 from selfplay.execution.progress import Reporter
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.inputs.models.files import refuse_foreign_code, weight_headers
@@ -278,9 +278,9 @@ def test_what_is_a_secret_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> No
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     assert {*secrets().values()} == {"OPENAI_API_KEY", "DB_PASSWORD", "AWS_SECRET_ACCESS_KEY"}
-    assert without_secrets("key sk-12345678, short") == "key [OPENAI_API_KEY], short"
+    assert redact("key sk-12345678, short") == "key [OPENAI_API_KEY], short"
     stream = io.StringIO()
-    print("a sk-12345678 b", file=WithoutSecrets(stream))  # type: ignore[arg-type]
+    print("a sk-12345678 b", file=RedactingStream(stream))  # type: ignore[arg-type]
     assert stream.getvalue() == "a [OPENAI_API_KEY] b\n"
 
 

@@ -125,8 +125,8 @@ def test_missing_settings_and_files(write: Callable[..., Path], tmp_path: Path) 
         load_config(tmp_path / "nowhere.yaml")
     assert "configs/" in error.value.hint
     for text, message in (
-        ("- 1\n- 2\n", "holds no settings"),
-        ("", "holds no settings"),
+        ("- 1\n- 2\n", "contains no settings"),
+        ("", "contains no settings"),
         ("rounds: 1\nrounds: 2", "twice"),
     ):
         (tmp_path / "odd.yaml").write_text(text)

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ class Terminal(io.StringIO):
     def screen(self) -> list[str]:
         """The lines that stand on the screen, the last one that of the cursor."""
         lines = [""]
-        for piece in self.getvalue().replace("\r\x1b[2K", "\0clear\0").split("\0"):
+        plain = re.sub(r"\x1b\[[\d;]*m", "", self.getvalue().replace("\r\x1b[2K", "\0clear\0"))
+        for piece in plain.split("\0"):
             first, *rest = piece.split("\n")
             lines[-1] = "" if first == "clear" else lines[-1] + first
             lines += rest
@@ -51,6 +53,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def bar(filled: int) -> str:
+    return "━" * filled + " " * (24 - filled)
 
 
 @pytest.mark.usefixtures("wide")
@@ -60,16 +68,16 @@ def test_a_bar_on_a_terminal(clock: Clock) -> None:
     reporter.stage(1, "sample")
     assert terminal.screen() == [""], "the bar says which stage it is"
     reporter.begin("round 1 sample", 96, 48, "prompts")
-    assert terminal.screen() == ["############............ round 1 sample: 48/96 prompts, 0.0 s"]
+    assert terminal.screen() == [bar(12) + " round 1 sample: 48/96 prompts, 0.0 s"]
     clock.seconds += 12
     reporter.advance(24, "loss 0.5")
     # what was adopted was not done in these seconds
-    assert terminal.screen() == ["##################...... round 1 sample: 72/96 prompts, 2.0/s, 12 s left, loss 0.5"]
+    assert terminal.screen() == [bar(18) + " round 1 sample: 72/96 prompts, 2.0/s, 12 s left, loss 0.5"]
     reporter.say("a line for people")
     assert terminal.screen() == ["a line for people", ""]
     clock.seconds += 12
     reporter.advance(24)
-    assert terminal.screen()[1] == "######################## round 1 sample: 96/96 prompts, 2.0/s, 24.0 s"
+    assert terminal.screen()[1] == bar(24) + " round 1 sample: 96/96 prompts, 2.0/s, 24.0 s"
     reporter.end()
     assert terminal.screen() == ["a line for people", "round 1 sample: 96/96 prompts, 2.0/s, 24.0 s", ""]
 
@@ -95,7 +103,7 @@ def test_work_of_no_units(clock: Clock) -> None:
         reporter.end()
     terminal = Terminal()
     Reporter(terminal).begin("nothing", 0, 0, "prompts")
-    assert terminal.screen() == ["######################## nothing: 0/0 prompts, 0.0 s"]
+    assert terminal.screen() == [bar(24) + " nothing: 0/0 prompts, 0.0 s"]
 
 
 def test_a_line_a_minute_without_a_terminal(clock: Clock) -> None:
@@ -268,9 +276,9 @@ class Gone(io.StringIO):
     [
         (
             BrokenPipeError(errno.EPIPE, "Broken pipe"),
-            "nobody hears any more what is said (Broken pipe); the run goes on",
+            "the output stream was closed (Broken pipe); the run continues",
         ),
-        (RuntimeError("reentrant call inside <_io.BufferedWriter>"), "not said: reentrant call"),
+        (RuntimeError("reentrant call inside <_io.BufferedWriter>"), "not shown: reentrant call"),
     ],
 )
 def test_no_run_stops_because_nobody_listens(tmp_path: Path, error: Exception, log: str) -> None:

@@ -19,7 +19,7 @@ from selfplay.core import heartbeat
 from selfplay.core.errors import BackendError, SelfplayError
 from selfplay.core.machine import DeviceFacts, this_device
 from selfplay.core.pool import BackendSpec
-from selfplay.core.redaction import WithoutSecrets, forget_secrets, text_of
+from selfplay.core.redaction import RedactingStream, drop_secret_env, text_of
 from selfplay.execution.ray.signal_mask import unmask_sigterm_in_children
 
 
@@ -50,9 +50,9 @@ class Worker:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         # tracebacks and prints of a user's function may hold the secrets that it calls a service with
-        sys.stdout = sys.stderr = cast(TextIO, WithoutSecrets(log))
+        sys.stdout = sys.stderr = cast(TextIO, RedactingStream(log))
         if not spec.secrets:
-            forget_secrets()
+            drop_secret_env()
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
         unmask_sigterm_in_children()
         self._heartbeat = (

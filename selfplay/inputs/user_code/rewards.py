@@ -22,7 +22,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import Message
-from selfplay.core.redaction import text_of, without_secrets
+from selfplay.core.redaction import redact, text_of
 from selfplay.core.score_table import Outcome, finite, score_table
 from selfplay.inputs.user_code import loading
 
@@ -212,5 +212,5 @@ def _heed(error: BaseException) -> None:
 
 def _reason(error: BaseException) -> str:
     _heed(error)
-    said = without_secrets(" ".join(text_of(error).split()))
+    said = redact(" ".join(text_of(error).split()))
     return f"reward_error: {type(error).__name__}: {said}"[:_MAX_MESSAGE]

@@ -1,9 +1,9 @@
 """Is a driver at work on a run? (`status`)
 
-On the driver's own machine its lock says so, and nothing else: the kernel lets go of it when the process dies, however it dies.
-A process id is looked at only to say more. From another machine a lock may not be seen (file systems differ in that): there the
-sign of life does, the time stamp of `attempts/N/alive`. A copy of a run directory carries lock file and sign along; it is told by
-the inode of the lock file, which the driver noted when it began.
+On the driver's own machine only its lock tells: the kernel releases it when the process ends, however it ends. The process id
+only adds detail. On another machine the lock may not be visible (this depends on the file system); there the heartbeat tells: the
+time stamp of `attempts/N/alive`. A copy of a run directory contains the lock file and the heartbeat too. It is recognized by the
+inode of the lock file, which the driver recorded when it started.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from selfplay.store.run import Store
 @dataclass(frozen=True, slots=True)
 class Driver:
     """`running`: a driver is at work. `who` is the process (empty: none to speak of), `alive` whether it lives (null: cannot be
-    seen from here), `silent_seconds` the age of its last sign of life; `said` is all that in words."""
+    seen from here), `silent_seconds` the age of its last heartbeat; `said` is all that in words."""
 
     running: bool
     who: dict[str, Any]
@@ -56,25 +56,25 @@ def liveness(store: Store, attempts: list[dict[str, Any]]) -> Driver:
         return NOBODY
     who = {**last, "role": "driver"}
     name = f"process {last.get('pid')} on {last.get('host')}"
-    ago = f"last sign of life {age(silent)} ago" if silent is not None else "it left no sign of life"
+    ago = f"last heartbeat {age(silent)} ago" if silent is not None else "there is no heartbeat"
     inode = last.get("lock_inode")
     if inode is not None and (not store.layout.lock.is_file() or store.layout.lock.stat().st_ino != inode):
-        return Driver(False, who, None, silent, f"none here: this is a copy of a run that {name} was at work on")
+        return Driver(False, who, None, silent, f"none here: this is a copy of a run that {name} worked on")
     if inode is None or is_here(last):  # (an earlier version noted no more than pid and host)
-        return Driver(False, who, False, silent, f"none: {name} is gone without a word ({ago})")
+        return Driver(False, who, False, silent, f"none: {name} ended without recording it ({ago})")
     if silent is not None and silent < MAX_AGE:
         return Driver(True, who, None, silent, f"{name}, another machine or one before its restart; {ago}")
-    lost = f"none that can be seen from here: {name}, another machine or one before its restart; {ago}"
-    return Driver(False, who, None, silent, f"{lost}. Resume when you know that it is over")
+    lost = f"none visible from here: {name}, another machine or one before its restart; {ago}"
+    return Driver(False, who, None, silent, f"{lost}. Resume when you know that it has ended")
 
 
 def _holder(who: dict[str, Any], silent: float | None) -> Driver:
     """Somebody holds the lock, as the kernel sees it."""
     role = who.get("role", "driver")
-    name = f"process {who.get('pid')} on {who.get('host')}" if who else "a process that did not say who it is"
+    name = f"process {who.get('pid')} on {who.get('host')}" if who else "an unknown process"
     alive = is_alive(who) if who else None
     if role != "driver":
-        return Driver(False, who, alive, None, f"none; `selfplay {role}` is at work ({name})")
+        return Driver(False, who, alive, None, f"none; `selfplay {role}` is running ({name})")
     if alive is False:
-        return Driver(True, who, alive, silent, f"{name} is gone, but something that it left behind holds the lock")
+        return Driver(True, who, alive, silent, f"{name} has ended, but a process that it started still holds the lock")
     return Driver(True, who or {"role": role}, True if alive is None else alive, silent, name)

@@ -1,4 +1,4 @@
-"""Where a run stands in a line, for lists of runs (little is read); how far a run under way is (its stage, last sign of life)."""
+"""Where a run stands in a line, for lists of runs (little is read); how far a run under way is (its stage, last heartbeat)."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_killed_here_is_dead_at_once_however_fresh_its_sign_of_life(killed: Stor
     assert driver is not None
     assert driver["alive"] is False
     assert driver["said"].startswith(f"none: process {os.getpid()} on ")
-    assert "is gone without a word (last sign of life 0 s ago)" in driver["said"]
+    assert "ended without recording it (last heartbeat 0 s ago)" in driver["said"]
 
 
 def test_a_process_that_took_over_the_number_is_another(killed: Store) -> None:
@@ -95,12 +95,12 @@ def test_on_another_machine_the_sign_of_life_decides(killed: Store) -> None:
     state, driver = driver_of(killed)
     assert (state, driver and driver["alive"]) == ("running", None)
     assert driver is not None
-    assert "process 77 on node17" in driver["said"] and "last sign of life 20 s ago" in driver["said"]
+    assert "process 77 on node17" in driver["said"] and "last heartbeat 20 s ago" in driver["said"]
     silent_for(killed, 3 * 3600)
     state, driver = driver_of(killed)
     assert state == "interrupted"
     assert driver is not None
-    assert "last sign of life 3 h ago. Resume when you know that it is over" in driver["said"]
+    assert "last heartbeat 3 h ago. Resume when you know that it has ended" in driver["said"]
     (killed.layout.attempt(1) / driver_heartbeat.NAME).unlink()
     assert driver_of(killed)[0] == "interrupted"
 
@@ -149,7 +149,7 @@ def test_gc_at_work_is_no_driver(killed: Store) -> None:
         state, driver = driver_of(killed)
     assert state == "interrupted"
     assert driver is not None
-    assert driver["said"].startswith("none; `selfplay gc` is at work (process ")
+    assert driver["said"].startswith("none; `selfplay gc` is running (process ")
     assert gc_document(killed, 2, dry_run=True)["policies"] == []
 
 
@@ -172,7 +172,7 @@ def test_something_that_a_dead_driver_left_behind_holds_the_lock(killed: Store) 
     assert state == "running"
     assert driver is not None
     assert driver["alive"] is False
-    assert "something that it left behind holds the lock" in driver["said"]
+    assert "a process that it started still holds the lock" in driver["said"]
 
 
 def test_the_sign_of_life_is_renewed_and_its_loss_stops_nothing(

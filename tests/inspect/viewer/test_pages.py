@@ -162,7 +162,7 @@ def test_a_run_under_way_says_how_far_it_is(tmp_path: Path) -> None:
     assert 'data-live="4"' in text
     assert '<progress id="progress" max="44" value="30">' in text
     assert "round 1 score &lt;b&gt;" in text
-    assert re.search(r"Last sign of life</dt><dd>\d+ s ago", text)
+    assert re.search(r"Last heartbeat</dt><dd>\d+ s ago", text)
     with RunLock(store.layout.lock):
         events.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
         assert "<progress" not in client_of(tmp_path / "live").get("/run/live").text, "of a stage before"
