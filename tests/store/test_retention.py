@@ -186,7 +186,7 @@ def test_a_crash_at_any_operation_of_gc_is_made_good(run: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"commit": "0" * 64}, "does not agree with the commit beside it in commit"),
+        ({"commit": "0" * 64}, "does not agree with the commit beside it"),
         ({"policy_digest": "0" * 64}, "in policy_digest"),
         ({"folders": ["policy", "engine"]}, "in folders"),
         ({"num_bytes": 1.0}, "in num_bytes"),

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
-from selfplay.inspect.verify.commit_chain import Problem, remedy
+from selfplay.inspect.verify.commit_chain import Problem
+from selfplay.store.commits import remedy
 from selfplay.store.layout import CANDIDATES
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_of_round
@@ -81,7 +82,7 @@ def _responses(store: Store, number: int) -> Iterator[str]:
     asked = table["prompt_id"].value_counts()
     counts = dict(zip(asked.field("values").to_pylist(), asked.field("counts").to_pylist(), strict=True))
     wanted = config_of_round(store, number)["sampling"]["num_responses"]
-    # a prompt that killed its engine has none, or only those of the second model; a run of an earlier version gave up none
+    # a prompt that killed its engine has none, or only those of the second model
     known = set(admitted.to_pylist())
     given_up = store.metrics(number, "sample").get("quarantined", {})
     yield from _count(len(counts.keys() - known), "prompts with responses that were not admitted")
@@ -117,8 +118,7 @@ def _pairs_are_of_their_responses(store: Store, number: int) -> Iterator[str]:
     table = store.table(number, "select", columns=columns)
     sample = store.table(number, "sample", columns=["response_id", "prompt_id", "num_tokens"])
     score = store.table(number, "score", columns=["response_id", "reward"])
-    # a run that was made before there was a penalty recorded none
-    penalty = store.metrics(number, "pair").get("length_penalty", 0.0)
+    penalty = store.metrics(number, "pair")["length_penalty"]
     for side in ("chosen", "rejected"):
         ids = table[f"{side}_response_id"]
         row, scored = (pc.index_in(ids, other["response_id"].combine_chunks()) for other in (sample, score))
@@ -161,7 +161,7 @@ def _logprobs(store: Store, number: int) -> Iterator[str]:
     bad = ~np.isfinite(table["policy_logp"].to_numpy())
     yield from _count(int(bad.sum()), "log-probs that are not finite")
     pairs = store.table(number, "select", columns=["chosen_response_id", "rejected_response_id"])
-    # what killed the worker that was to pass over it has none; a run of an earlier version gave up none
+    # a response that killed its worker has none
     known = {*table["response_id"].to_pylist(), *store.metrics(number, "logprobs").get("quarantined", {})}
     paired = {*pairs["chosen_response_id"].to_pylist(), *pairs["rejected_response_id"].to_pylist()}
     yield from _count(len(paired - known), "paired responses without log-probs")

@@ -18,7 +18,7 @@ from selfplay.run.stages.logprobs import data_rounds, reference_policy, trained_
 from selfplay.run.stages.prompts import admitted
 from selfplay.run.stages.sample import policy_reads
 from selfplay.store import durable
-from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
+from selfplay.store.manifest import policy_digest
 
 NUM_CANARIES = 4
 # Longer than two blocks of the engine's prefix cache: a shorter prompt would not be cached, and a stale cache not be seen.
@@ -48,11 +48,14 @@ def run(context: Context, round_number: int) -> None:
     for name in ("policy", "engine"):
         writer.discard(name)
     result = _train(context, _job(context, round_number, pairs, policy, scratch), round_number)
-    for name in ("policy", "engine"):
-        if (scratch / "output" / name).is_dir():
-            writer.adopt_folder(scratch / "output" / name, name)
+    adopted = [
+        entry
+        for name in ("policy", "engine")
+        if (scratch / "output" / name).is_dir()
+        for entry in writer.adopt_folder(scratch / "output" / name, name)
+    ]
     document = dataclasses.asdict(result)
-    digest = _digest(writer.folder / "policy")
+    digest = policy_digest(adopted)
     metrics = {
         "skipped": False,
         "policy_round": round_number,
@@ -222,9 +225,3 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
     for note in (note for note in result.notes if note not in said):
         context.reporter.say(f"round {round_number} train: {note}")
     return result
-
-
-def _digest(folder: Path) -> str:
-    """Identity of a policy's files: sha256 over names and contents."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return sha256_bytes(canonical_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files]))

@@ -279,7 +279,7 @@ def test_what_a_run_cannot_be_without(run_copy: Path, place: str, named: str) ->
 def test_an_attempt_that_was_killed_as_it_began_is_no_injury(run_copy: Path) -> None:
     (run_copy / "attempts/0002").mkdir()
     (run_copy / "attempts/0003").mkdir()
-    (run_copy / "attempts/0003/.tmp-attempt.json").write_text("{")
+    (run_copy / "attempts/0003/.tmp-attempt.json-0123abcd").write_text("{")
     assert files(run_copy) == set()
 
 
@@ -307,7 +307,7 @@ def test_metrics_are_believed_by_their_digest_alone(run_copy: Path, stage: str) 
     data = path.read_bytes()
     digit = next(at for at in range(len(data)) if data[at : at + 1].isdigit())
     path.write_bytes(data[:digit] + bytes([data[digit] ^ 1]) + data[digit + 1 :])
-    with pytest.raises(CorruptionError, match=r"metrics\.json is not what was committed"):
+    with pytest.raises(CorruptionError, match=r"metrics\.json is damaged: its sha256 differs"):
         Store.open(run_copy).metrics(1, stage)
     assert CliRunner().invoke(app, ["rounds", str(run_copy)]).exit_code == 5
 
