@@ -68,8 +68,7 @@ def read_manifest(path: Path) -> Manifest:
     of selfplay wrote it."""
     data = durable.read_file(path)
     facts = durable.parse_checked_json(data)
-    if (version := facts.pop("schema_version", None)) != SCHEMA_VERSION:
-        raise other_version(path, version)
+    check_version(path, facts.pop("schema_version", None))
     files = facts.pop("files", None)
     if not isinstance(files, list):
         raise ValueError("it lists no files")
@@ -79,13 +78,17 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(facts, entries, durable.sha256_bytes(data))
 
 
-def other_version(path: Path, version: Any, written_by: Any = None) -> ConfigError:
-    """The error for a file of another schema version; `written_by` is the version of selfplay that wrote it, if known."""
-    by = f"selfplay {written_by}, " if isinstance(written_by, str) else ""
-    return ConfigError(
-        f"{path} was written by {by}schema version {version}; this one, {__version__}, reads version {SCHEMA_VERSION}",
-        f"Use selfplay {written_by}." if by else "Use the version of selfplay that wrote it.",
-    )
+def check_version(path: Path, version: Any, written_by: Any = None) -> None:
+    """Raise ConfigError for a file or run of another schema version, ValueError for what is not a version. `written_by` is the
+    version of selfplay that wrote it, if known."""
+    if not is_count(version) or version < 1:
+        raise ValueError(f"schema version {version!r}")
+    if version != SCHEMA_VERSION:
+        by = f"selfplay {written_by}, " if isinstance(written_by, str) else ""
+        raise ConfigError(
+            f"{path} was written by {by}schema version {version}; this one, {__version__}, reads version {SCHEMA_VERSION}",
+            f"Use selfplay {written_by}." if by else "Use the version of selfplay that wrote it.",
+        )
 
 
 def _entry(item: Any) -> FileEntry:

@@ -18,7 +18,7 @@ from selfplay.store import durable
 from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, STAGES, Layout, attempts_present, rounds_present
-from selfplay.store.manifest import is_digest, other_version
+from selfplay.store.manifest import check_version, is_digest
 from selfplay.store.policy_removal import delete_policy, finish_deletion
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
@@ -126,8 +126,7 @@ class Store:
         try:
             # the checksum first: a flipped digit is not another version
             identity = durable.parse_checked_json(durable.read_file(layout.identity))
-            if (version := identity["schema_version"]) != SCHEMA_VERSION:
-                raise other_version(root, version, identity.get("selfplay"))
+            check_version(root, identity["schema_version"], identity.get("selfplay"))
             if not all(isinstance(identity[name], str) for name in ("id", "created")):
                 raise ValueError("its id or date is not a text")
             forked_from = Fork.from_json(identity["forked_from"]) if identity["forked_from"] else None

@@ -55,6 +55,8 @@ def read_tombstone(folder: Path, files: Sequence[FileEntry], digest: str) -> Tom
     try:
         manifest = read_manifest(path)
         tombstone = Tombstone(files=manifest.files, **manifest.facts)
+        if not isinstance(tombstone.removed, str) or not isinstance(tombstone.why, str):
+            raise ValueError("its date or reason is not a text")
     except (OSError, ValueError, TypeError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", hint) from None
     if tombstone.files != policy_files(files) or not tombstone.files or tombstone.commit != digest:

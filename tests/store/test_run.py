@@ -57,7 +57,7 @@ def test_what_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
     rewrite(identity, lambda document: document.update(schema_version=99))
     with pytest.raises(ConfigError, match="schema version 99") as newer:
         Store.open(tmp_path / "run")
-    assert "Upgrade" in newer.value.hint
+    assert newer.value.hint == "Use selfplay 0.1.0."
     for damage in ("{", "[]", json.dumps({"id": "x"}), json.dumps(document | {"schema_version": "one"})):
         identity.write_text(damage)
         with pytest.raises(CorruptionError, match=r"RUN\.json is damaged"):
