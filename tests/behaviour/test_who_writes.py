@@ -128,7 +128,7 @@ def test_in_the_store_only_the_durable_module_touches_the_disk() -> None:
     assert {name: calls for name, calls in found.items() if calls} == {
         "lock.py": {"os.open", "os.ftruncate"},  # the lock's file, which holds no data
         "driver_heartbeat.py": {"os.utime"},  # a time stamp, which holds no data
-        "output.py": {".ParquetWriter", ".write_table"},  # into a sink whose bytes go through the seam
+        "result_folder.py": {".ParquetWriter", ".write_table"},  # into a sink whose bytes go through the seam
     }
 
 

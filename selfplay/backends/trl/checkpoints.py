@@ -63,7 +63,8 @@ def seal(folder: Path, step: int, job_fingerprint: str) -> None:
     if absent:
         raise ValueError(f"{folder} cannot be sealed: it lacks {', '.join(absent)}")
     durable.sync_tree(folder)
-    write_manifest(folder / SEAL, {"step": step, "fingerprint": job_fingerprint}, hash_files(folder))
+    entries = [entry for entry in hash_files(folder) if entry.path != SEAL]
+    write_manifest(folder / SEAL, {"step": step, "fingerprint": job_fingerprint}, entries)
     durable.fsync_folder(folder.parent)
 
 
