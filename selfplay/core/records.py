@@ -200,13 +200,7 @@ def to_table(record: type, rows: Iterable[Any]) -> pa.Table:
 
 
 def from_table(record: type, table: pa.Table) -> list[Any]:
-    """The rows of a table as records; columns that the record does not know (parts of a reward) are left out. A nullable
-    column that the table does not have is null: an earlier version wrote it."""
-    shape = schema(record)
-    columns = [
-        [None] * table.num_rows
-        if field.nullable and field.name not in table.column_names
-        else table.column(field.name).to_pylist()
-        for field in shape
-    ]
+    """The rows of a table as records; columns that the record does not know (parts of a reward) are left out. Raises KeyError
+    for a column that the table does not have."""
+    columns = [table.column(field.name).to_pylist() for field in schema(record)]
     return [record(*values) for values in zip(*columns, strict=True)]

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from selfplay.config.strict_yaml import dump
 from selfplay.core.errors import BackendError, ConfigError
 from selfplay.quickstart.recipe import Sizes, run_config
 from selfplay.quickstart.tasks import prompts
+from selfplay.store import durable
+from selfplay.store.manifest import check_files, hash_files, read_manifest, write_manifest
 
 Progress = Callable[[dict[str, Any]], None]
 """Takes one report of progress: `stage` (a word for people) and numbers such as `step`, `steps`, `loss`,
@@ -35,7 +38,7 @@ Progress = Callable[[dict[str, Any]], None]
 """
 
 MARKER = "world.json"
-"""Written last: key, seed, sizes and the digest of every other file."""
+"""Written last: the manifest of all other files, with key, seed and sizes."""
 
 PACKAGE = Path(__file__).parents[1]
 RECIPE_SOURCES = sorted([*(PACKAGE / "quickstart").glob("*.py"), *(PACKAGE / "backends").glob("small_*.py")])
@@ -126,8 +129,8 @@ def _build(folder: Path, seed: int, key: str, sizes: Sizes, progress: Progress) 
         lines = [json.dumps(row) + "\n" for row in prompts(split, num, seed)]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "config.yaml").write_text(dump(run_config(seed)), encoding="utf-8")
-    marker = {"key": key, "seed": seed, "sizes": asdict(sizes), "sha256": _digests(folder)}
-    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+    durable.set_modes(folder, like=folder / "config.yaml")
+    write_manifest(folder / MARKER, {"key": key, "seed": seed, "sizes": asdict(sizes)}, hash_files(folder))
 
 
 def _train_models(folder: Path, seed: int, sizes: Sizes, progress: Progress) -> None:
@@ -172,26 +175,17 @@ def _appearing_as(target: Path) -> Iterator[Path]:
     """A scratch folder beside `target` that takes its name, synced to disk, when the block ends well; else it
     is removed.
     """
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    scratch.mkdir()
     try:
         yield scratch
-        scratch.chmod(0o755)
-        for path in [*scratch.rglob("*"), scratch]:
-            _sync(path)
-        if target.exists() and not _is_empty_folder(target):
-            shutil.rmtree(target)  # a damaged world in the cache: `prepare` lets no other folder come this far
-        scratch.rename(target)
-        _sync(target.parent)
+        durable.sync_tree(scratch)
+        if target.exists():
+            # empty, or a damaged world in the cache: `prepare` lets no other folder come this far
+            shutil.rmtree(target)
+        durable.publish_folder(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -218,28 +212,19 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a world but the marker, by path within it."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def _is_world(folder: Path, key: str) -> bool:
-    """Whether `folder` is the whole world of that key: every file of the marker is there and unchanged. Added
-    files are allowed (a user may keep settings of their own beside it); an edited `config.yaml` is theirs to
-    edit and not checked.
+    """Whether `folder` is the whole world of that key: every file of the manifest exists and is unchanged. Added files are
+    allowed (a user may keep settings of their own beside it); an edited `config.yaml` is theirs to edit and not checked.
     """
     marker = folder / MARKER
     if not marker.is_file():
         return False
     try:
-        stated = json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError:
+        manifest = read_manifest(marker)
+    except (ValueError, ConfigError):
         return False
-    if not isinstance(stated, dict) or stated.get("key") != key:
-        return False
-    found = _digests(folder)
-    return all(found.get(name) == digest for name, digest in stated["sha256"].items() if name != "config.yaml")
+    files = [entry for entry in manifest.files if entry.path != "config.yaml"]
+    return manifest.facts.get("key") == key and not any(check_files(folder, files, digests=True))
 
 
 def _record(folder: Path) -> dict[str, Any]:

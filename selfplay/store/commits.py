@@ -1,75 +1,82 @@
-"""A stage's commit: the file that says which files belong to it, with sizes, digests and rows, and what it was made from.
+"""A stage's commit: the manifest of its files, and what the stage was made from.
 
-A stage is committed when its folder stands under its final name: the folder is renamed there only after everything in it, this
-file last, is on disk.
+A stage is committed when its folder has its final name: the folder is renamed only after everything in it, this file last, is on
+disk.
 """
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.stages import STAGE_NAMES
-from selfplay.store import durable
-from selfplay.store.durable import sha256_bytes, sha256_file
-from selfplay.store.layout import COMMIT, REMOVED
-from selfplay.store.manifest import Commit, FileEntry
+from selfplay.store.layout import COMMIT
+from selfplay.store.manifest import (
+    Damage,
+    FileEntry,
+    check_files,
+    is_count,
+    is_digest,
+    read_manifest,
+    write_manifest,
+)
 from selfplay.store.symlinks import forbid_symlinks
 from selfplay.store.tombstone import read_tombstone
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """`.COMMIT.json`. `inputs` maps "ROUND/STAGE" to the digest of that stage's commit, so that lineage is a chain."""
+
+    round: int
+    stage: str
+    fingerprint: str
+    inputs: dict[str, str]
+    files: list[FileEntry]
+    attempt: int
+    created: str
+    seconds: float
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """All but the files, as written."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "files"}
+
+
+def write_commit(folder: Path, commit: Commit) -> None:
+    """Write a commit into a stage's work folder."""
+    write_manifest(folder / COMMIT, commit.facts(), commit.files)
+
+
 def read_commit(folder: Path) -> tuple[Commit, str]:
-    """The commit of a stage folder and its digest. Raises CorruptionError if it is not readable as one."""
+    """The commit of a stage folder and its digest. Raises CorruptionError where it is missing or damaged."""
     path = folder / COMMIT
     for place in (folder, path):
         forbid_symlinks(place, place.parent)
     try:
-        data = durable.read_file(path)
-        # a commit of an earlier version has no seal
-        document = durable.parse_checked_json(data, strict=False)
-        files = [FileEntry(**entry) for entry in document.pop("files")]
-        commit = Commit(files=files, **document)
+        manifest = read_manifest(path)
+        commit = Commit(files=manifest.files, **manifest.facts)
         _check_values(commit)
     except FileNotFoundError:
         raise CorruptionError(f"{folder} has no {COMMIT}", remedy(folder)) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", remedy(folder)) from None
-    for entry in files:
-        if not _is_plain_name(entry.path):
-            raise CorruptionError(f"{path} names a file outside its folder: {entry.path!r}", remedy(folder))
-    return commit, sha256_bytes(data)
+    return commit, manifest.digest
 
 
 def _check_values(commit: Commit) -> None:
     """Raise ValueError for values that no commit has: they may come from anywhere."""
     for name in commit.inputs:
         parse_stage_name(name)
-    names = [entry.path for entry in commit.files if isinstance(entry.path, str)]
-    if len(set(names)) != len(names):
-        raise ValueError("it names a file twice")
-    numbers = [commit.round, commit.attempt, *(entry.num_bytes for entry in commit.files)]
-    numbers += [entry.rows for entry in commit.files if entry.rows is not None]
-    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
-        raise ValueError("a count in it is no number")
-    digests = [*commit.inputs.values(), *(entry.sha256 for entry in commit.files)]
-    if not all(is_digest(digest) for digest in digests):
-        raise ValueError("a digest in it is none")
-
-
-def is_digest(value: object) -> bool:
-    """Whether it is a sha256 as they are written here."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _is_plain_name(name: object) -> bool:
-    """Whether a committed file's name stays inside the stage's folder and is written in the one way there is."""
-    if not isinstance(name, str) or "\0" in name or "\\" in name:
-        return False
-    path = PurePosixPath(name)
-    return path.as_posix() == name and not path.is_absolute() and ".." not in path.parts and name not in (".", COMMIT)
+    if not is_count(commit.round) or not is_count(commit.attempt):
+        raise ValueError("a count in it is not a number")
+    if not all(is_digest(digest) for digest in commit.inputs.values()):
+        raise ValueError("a digest in it is invalid")
 
 
 def parse_stage_name(name: str) -> tuple[int, str]:
@@ -81,60 +88,38 @@ def parse_stage_name(name: str) -> tuple[int, str]:
     return int(number), stage
 
 
+def damage(folder: Path, commit: Commit, digest: str, *, rows: bool = False, digests: bool = False) -> Iterator[Damage]:
+    """Every difference between a stage's folder and its commit, whose digest is `digest`. Files of a deleted policy may be
+    missing. Raises CorruptionError for a tombstone that does not agree with the commit."""
+    found = list(check_files(folder, commit.files, rows=rows, digests=digests, extra=True))
+    # a tombstone is written before anything is deleted: look for it after a file was missed
+    tombstone = read_tombstone(folder, commit.files, digest)
+    deleted = set() if tombstone is None else {entry.path for entry in tombstone.files}
+    for item in found:
+        if item.path.relative_to(folder).as_posix() not in deleted:
+            yield item
+
+
 def check_shape(folder: Path, commit: Commit, digest: str) -> None:
-    """Presence and sizes of the committed files, and that there are no others (cheap: every read). What `gc` took may be
-    missing. `digest` is the commit's."""
-    found = dict(_sizes(folder))
-    for entry in commit.files:
-        size = found.pop(entry.path, None)
-        if size is None:
-            # the mark is written before anything is taken: it is looked for after something was missed
-            if is_removed(folder, commit, digest, entry):
-                continue
-            raise CorruptionError(f"{folder / entry.path} is missing", remedy(folder))
-        if size != entry.num_bytes:
-            raise CorruptionError(
-                f"{folder / entry.path} has {size} bytes, its commit says {entry.num_bytes}", remedy(folder)
-            )
-    for name in found:
-        if name not in (COMMIT, REMOVED) and not name.rpartition("/")[2].startswith("."):
-            raise CorruptionError(
-                f"{folder / name} is not in the commit of its stage", f"Remove it: {folder} is read as a whole."
-            )
-
-
-def _sizes(folder: Path, name: str = "") -> Iterator[tuple[str, int | None]]:
-    """Names below a stage's folder with the bytes of each ordinary file, None for what is none. One look at each: a stage may
-    have tens of thousands of files. No link is followed."""
-    with os.scandir(folder / name) as entries:
-        for entry in entries:
-            inside = f"{name}/{entry.name}" if name else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from _sizes(folder, inside)
-            else:
-                ordinary = entry.is_file(follow_symlinks=False)
-                yield inside, entry.stat(follow_symlinks=False).st_size if ordinary else None
-
-
-def is_removed(folder: Path, commit: Commit, digest: str, entry: FileEntry) -> bool:
-    """Whether `gc` took a committed file away. Raises CorruptionError for a mark that does not agree with the commit."""
-    mark = read_tombstone(folder, commit, digest)
-    return mark is not None and mark.contains(entry.path)
+    """Raise CorruptionError unless the committed files are present with their sizes, and there are no others (cheap: at every
+    read)."""
+    _raise_first(damage(folder, commit, digest), folder)
 
 
 def check_digests(folder: Path, commit: Commit, digest: str) -> None:
-    """Content of the committed files (once per attempt before they are used, and in `verify`)."""
-    mark = read_tombstone(folder, commit, digest)
-    for entry in commit.files:
-        path = folder / entry.path
-        if mark is not None and mark.contains(entry.path):
-            continue
-        if sha256_file(path) != entry.sha256:
-            raise CorruptionError(f"{path} is not what was committed: its sha256 differs", remedy(folder))
+    """Raise CorruptionError unless the content of the committed files is what was committed (once per attempt before they are
+    used)."""
+    _raise_first(damage(folder, commit, digest, digests=True), folder)
+
+
+def _raise_first(found: Iterator[Damage], folder: Path) -> None:
+    for item in found:
+        extra = f"Remove it: {folder} is read as a whole."
+        raise CorruptionError(str(item), extra if item.kind == "extra" else remedy(folder))
 
 
 def remedy(folder: Path) -> str:
-    """The way out of corruption in a stage's folder."""
+    """What to do about a damaged stage."""
     return (
         f"Restore it from a backup, or remove {folder} and everything made from it "
         "(later stages of its round and all later rounds) and resume: it will be made again."

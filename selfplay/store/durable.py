@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ class Operations:
         self._numbers = itertools.count()
 
     @contextmanager
-    def _broadcasts(self, operation: str, path: Path) -> Iterator[None]:
+    def _observed(self, operation: str, path: Path) -> Iterator[None]:
         index = next(self._numbers)
         if self.before is not None:
             self.before(operation, path, index)
@@ -60,25 +61,26 @@ class Operations:
             self.after(operation, path, index)
 
     def create(self, path: Path) -> io.FileIO:
-        """A new file, or an old one made empty, open for writing."""
-        with self._broadcasts("create", path):
-            return open(path, "wb", buffering=0)
+        """A new file, open for writing, with the mode that the umask gives. Raises FileExistsError where the name exists, also
+        as a symbolic link (O_CREAT with O_EXCL follows none)."""
+        with self._observed("create", path):
+            return open(path, "xb", buffering=0)
 
     def write(self, file: io.FileIO, data: Any) -> None:
         """All of `data` (bytes-like) at the end of a file from `create`."""
-        with self._broadcasts("write", Path(file.name)):
+        with self._observed("write", Path(file.name)):
             view = memoryview(data).cast("B")
             while view:
                 view = view[file.write(view) :]
 
     def fsync(self, file: io.FileIO) -> None:
         """Make a file's content durable (not its name)."""
-        with self._broadcasts("fsync", Path(file.name)):
+        with self._observed("fsync", Path(file.name)):
             os.fsync(file.fileno())
 
     def fsync_folder(self, folder: Path) -> None:
         """Make the names inside a folder durable."""
-        with self._broadcasts("fsync_folder", folder):
+        with self._observed("fsync_folder", folder):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(descriptor)
@@ -87,27 +89,27 @@ class Operations:
 
     def rename(self, source: Path, target: Path) -> None:
         """Another name for a file or folder; a file of that name is replaced."""
-        with self._broadcasts("rename", target):
+        with self._observed("rename", target):
             source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
         """A second name for a file."""
-        with self._broadcasts("link", target):
+        with self._observed("link", target):
             target.hardlink_to(source)
 
     def unlink(self, path: Path) -> None:
         """Remove a file or a symbolic link."""
-        with self._broadcasts("unlink", path):
+        with self._observed("unlink", path):
             path.unlink()
 
     def mkdir(self, folder: Path) -> None:
         """A new folder; its parent is there."""
-        with self._broadcasts("mkdir", folder):
+        with self._observed("mkdir", folder):
             folder.mkdir()
 
     def rmdir(self, folder: Path) -> None:
         """Remove an empty folder."""
-        with self._broadcasts("rmdir", folder):
+        with self._observed("rmdir", folder):
             folder.rmdir()
 
 
@@ -126,36 +128,27 @@ def pretty_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-SEAL = "sha256"
+CHECKSUM = "sha256"
 
 
 def json_with_checksum(document: dict[str, Any]) -> bytes:
-    """`pretty_json` with a last key `sha256` of all the others: for files that no commit lists."""
-    return pretty_json({**document, SEAL: sha256_bytes(canonical_json(document))})
+    """`pretty_json` with a last key `sha256` of all the others: for files that no manifest lists."""
+    return pretty_json({**document, CHECKSUM: sha256_bytes(canonical_json(document))})
 
 
-def parse_checked_json(data: bytes, *, strict: bool = True) -> dict[str, Any]:
-    """A document without its seal. Raises ValueError where it is not one, or not what was sealed; one without a seal is taken
-    only where not `strict` (an earlier version wrote it)."""
+def parse_checked_json(data: bytes) -> dict[str, Any]:
+    """A document of `json_with_checksum` without its checksum. Raises ValueError where it is damaged."""
     document = parse_json(data)
     if not isinstance(document, dict):
         raise ValueError(f"it holds a {type(document).__name__}")
-    if SEAL not in document:
-        if strict:
-            raise ValueError("it has lost its sha256")
-        return document
-    if not checksum_matches(document):
-        raise ValueError("it is not what its sha256 says")
-    del document[SEAL]
-    if data != json_with_checksum(document):  # cut by a line's end, a key twice, another encoding
-        raise ValueError("it is not written as it was sealed")
+    if CHECKSUM not in document:
+        raise ValueError("it has no sha256")
+    found = document.pop(CHECKSUM)
+    if found != sha256_bytes(canonical_json(document)):
+        raise ValueError("its content does not match its sha256")
+    if data != json_with_checksum(document):  # another line end, a key twice, another encoding
+        raise ValueError("it is not written as json_with_checksum writes it")
     return document
-
-
-def checksum_matches(document: dict[str, Any]) -> bool:
-    """Whether a document's seal is of its content. One without a seal promises nothing: then it is True."""
-    content = {name: value for name, value in document.items() if name != SEAL}
-    return SEAL not in document or document[SEAL] == sha256_bytes(canonical_json(content))
 
 
 def parse_json(data: bytes) -> Any:
@@ -221,9 +214,15 @@ def make_folder(folder: Path) -> None:
             operations.fsync_folder(path.parent)
 
 
+def temporaries(folder: Path, name: str = "*") -> list[Path]:
+    """Files that `write_file` was killed over: those for the file `name`, or for any file of `folder`."""
+    return sorted(folder.glob(f".tmp-{name.lstrip('.')}-{'[0-9a-f]' * 8}"))
+
+
 def write_file(path: Path, data: bytes) -> None:
-    """Replace `path` with `data` atomically and durably. Raises SelfplayError naming the file and what it needed."""
-    temporary = path.with_name(f".tmp-{path.name.lstrip('.')}")
+    """Replace `path` with `data` atomically and durably: a new file under a random name, fsynced, then renamed. Raises
+    SelfplayError with the file and the space that it needs."""
+    temporary = path.with_name(f".tmp-{path.name.lstrip('.')}-{secrets.token_hex(4)}")
     with translating_errors(path, len(data)):
         with operations.create(temporary) as file:
             operations.write(file, data)
@@ -299,6 +298,15 @@ def sync_tree(folder: Path) -> None:
             with translating_errors(Path(path, name)), open(Path(path, name), "rb", buffering=0) as file:
                 operations.fsync(file)
         fsync_folder(Path(path))
+
+
+def set_modes(folder: Path, like: Path) -> None:
+    """Give every file below `folder` the mode of the file `like`, which this process created: that of the umask. (safetensors
+    creates its files with 0600, whatever the umask is.)"""
+    mode = stat.S_IMODE(like.stat().st_mode)
+    for path, _, names in os.walk(folder):
+        for name in names:
+            Path(path, name).chmod(mode)
 
 
 def move(source: Path, target: Path) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.core.stages import STAGE_NAMES
 from selfplay.store import durable
-from selfplay.store.commits import check_shape, is_digest, parse_stage_name, read_commit
+from selfplay.store.commits import check_shape, parse_stage_name, read_commit
 from selfplay.store.layout import Layout
+from selfplay.store.manifest import is_digest
 from selfplay.store.symlinks import forbid_symlinks, symlinks_below
 
 
@@ -40,13 +41,13 @@ class Fork:
     def from_json(cls, document: dict[str, Any]) -> Fork:
         """As read from RUN.json. Raises KeyError, TypeError or ValueError where it is not one."""
         if not isinstance(document, dict):
-            raise TypeError("its lineage is no object")
+            raise TypeError("its lineage is not an object")
         changes = tuple(document.get("changes", ()))
         fork = cls(str(document["run"]), str(document["root"]), dict(document["stages"]), changes)
         if not all(is_digest(digest) for digest in fork.keys().values()):
-            raise ValueError("a digest in its lineage is none")
+            raise ValueError("a digest in its lineage is invalid")
         if not all(isinstance(change, dict) and {"name", "before", "after"} <= change.keys() for change in changes):
-            raise ValueError("a change in its lineage is none")
+            raise ValueError("a change in its lineage is invalid")
         return fork
 
     def keys(self) -> dict[tuple[int, str], str]:

@@ -64,6 +64,11 @@ def part_name(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
+def part_index(name: str) -> int:
+    """The index in a name of `part_name`. Raises ValueError for any other."""
+    return int(name.removeprefix("part-").removesuffix(".parquet"))
+
+
 def sidecar_name(index: int) -> str:
     """Name of the file that makes a shard in `.work/` count: hidden, so that `load_dataset(FOLDER)` reads only Parquet."""
     return f".part-{index:05d}.json"

@@ -1,17 +1,32 @@
-"""The records of a commit: which files belong to it, with size, sha256 and rows."""
+"""The manifest of a folder: a JSON file that lists its files with size, sha256 and rows, and ends with its own sha256.
+
+This is the one format for commits, shards kept in `.work/`, deleted policies, results of `select` and `export`, trainer
+checkpoints and the quickstart's world. They differ in the facts that stand beside the list. `check_files` is the one
+comparison of a folder with such a list.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfplay.core.errors import ConfigError
+from selfplay.core.version import __version__
+from selfplay.store import durable
 from selfplay.store.layout import SCHEMA_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One committed file: path relative to the stage's folder, size in bytes, hex sha256, rows (null when it is no table)."""
+    """One file: its path relative to the folder, size in bytes, hex sha256, rows (null when it is no table)."""
 
     path: str
     num_bytes: int
@@ -20,20 +35,147 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
-    """`.COMMIT.json`. `inputs` maps "ROUND/STAGE" to the digest of that stage's commit, so that lineage is a chain."""
+class Manifest:
+    """A manifest as read: its facts, its files, and the sha256 of the manifest file itself."""
 
-    round: int
-    stage: str
-    fingerprint: str
-    inputs: dict[str, str]
+    facts: dict[str, Any]
     files: list[FileEntry]
-    attempt: int
-    created: str
-    seconds: float
-    versions: dict[str, str] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
+    digest: str
 
-    def to_json(self) -> dict[str, Any]:
-        """As written."""
-        return dataclasses.asdict(self)
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A difference between a folder and its manifest. `kind` is missing, size, digest, rows, damaged or extra; `message`
+    is a sentence without a subject: "has 4 bytes, its manifest says 5"."""
+
+    kind: str
+    path: Path
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.message}"
+
+
+def write_manifest(path: Path, facts: Mapping[str, Any], files: Iterable[FileEntry]) -> None:
+    """Write a manifest atomically. The files that it lists must be durable already."""
+    listed = [dataclasses.asdict(entry) for entry in files]
+    document = {**facts, "schema_version": SCHEMA_VERSION, "files": listed}
+    durable.write_file(path, durable.json_with_checksum(document))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A manifest. Raises OSError where it cannot be read, ValueError where it is damaged, and ConfigError where another version
+    of selfplay wrote it."""
+    data = durable.read_file(path)
+    facts = durable.parse_checked_json(data)
+    check_version(path, facts.pop("schema_version", None))
+    files = facts.pop("files", None)
+    if not isinstance(files, list):
+        raise ValueError("it lists no files")
+    entries = [_entry(item) for item in files]
+    if len({entry.path for entry in entries}) != len(entries):
+        raise ValueError("it names a file twice")
+    return Manifest(facts, entries, durable.sha256_bytes(data))
+
+
+def check_version(path: Path, version: Any, written_by: Any = None) -> None:
+    """Raise ConfigError for a file or run of another schema version, ValueError for what is not a version. `written_by` is the
+    version of selfplay that wrote it, if known."""
+    if not is_count(version) or version < 1:
+        raise ValueError(f"schema version {version!r}")
+    if version != SCHEMA_VERSION:
+        by = f"selfplay {written_by}, " if isinstance(written_by, str) else ""
+        raise ConfigError(
+            f"{path} was written by {by}schema version {version}; this one, {__version__}, reads version {SCHEMA_VERSION}",
+            f"Use selfplay {written_by}." if by else "Use the version of selfplay that wrote it.",
+        )
+
+
+def _entry(item: Any) -> FileEntry:
+    """An entry whose values are of the right type: a manifest may come from anywhere."""
+    if not isinstance(item, dict) or item.keys() != {"path", "num_bytes", "sha256", "rows"}:
+        raise ValueError("an entry of a file in it is invalid")
+    entry = FileEntry(**item)
+    if not is_plain_name(entry.path):
+        raise ValueError(f"it names a file outside its folder: {entry.path!r}")
+    if not is_count(entry.num_bytes) or not (entry.rows is None or is_count(entry.rows)):
+        raise ValueError("a count in it is not a number")
+    if not is_digest(entry.sha256):
+        raise ValueError("a digest in it is invalid")
+    return entry
+
+
+def is_digest(value: object) -> bool:
+    """Whether it is a sha256 as written here."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def is_count(value: object) -> bool:
+    """Whether it is an integer of 0 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a file's name stays inside its folder and is written in the one way there is."""
+    if not isinstance(name, str) or "\0" in name or "\\" in name:
+        return False
+    path = PurePosixPath(name)
+    return path.as_posix() == name and not path.is_absolute() and ".." not in path.parts and name != "."
+
+
+def hash_files(folder: Path, below: str = "") -> list[FileEntry]:
+    """An entry for each file below `folder/below`, by path relative to `folder`; every file is read once."""
+    names = sorted(name for name, _ in _sizes(folder, below))
+    return [FileEntry(name, (folder / name).stat().st_size, durable.sha256_file(folder / name)) for name in names]
+
+
+def policy_digest(entries: Iterable[FileEntry]) -> str:
+    """Identity of a policy: sha256 over the names and contents of the files in `policy/`."""
+    files = sorted(
+        (PurePosixPath(entry.path).relative_to("policy"), entry.sha256)
+        for entry in entries
+        if entry.path.startswith("policy/")
+    )
+    return durable.sha256_bytes(durable.canonical_json([[path.as_posix(), sha256] for path, sha256 in files]))
+
+
+def check_files(
+    folder: Path, files: Iterable[FileEntry], *, rows: bool = False, digests: bool = False, extra: bool = False
+) -> Iterator[Damage]:
+    """Every difference between the files of a folder and a list of them, at most one per file: presence and size; where asked
+    for also the sha256, the rows in the Parquet footers, and files that the list does not name. Hidden files are never extra: no
+    reader opens them. No symbolic link is followed."""
+    found = dict(_sizes(folder)) if folder.is_dir() else {}
+    for entry in files:
+        path, size = folder / entry.path, found.pop(entry.path, None)
+        if size is None:
+            yield Damage("missing", path, "is missing")
+        elif size != entry.num_bytes:
+            yield Damage("size", path, f"has {size} bytes, its manifest says {entry.num_bytes}")
+        elif digests and durable.sha256_file(path) != entry.sha256:
+            yield Damage("digest", path, "is damaged: its sha256 differs from its manifest")
+        elif rows and entry.rows is not None:
+            try:
+                num_rows = pq.read_metadata(path).num_rows
+            except (pa.ArrowException, OSError) as error:
+                yield Damage("damaged", path, f"cannot be read as Parquet ({error})")
+                continue
+            if num_rows != entry.rows:
+                yield Damage("rows", path, f"has {num_rows} rows, its manifest says {entry.rows}")
+    if extra:
+        for name in found:
+            if not name.rpartition("/")[2].startswith("."):
+                yield Damage("extra", folder / name, "is not in the manifest of its folder")
+
+
+def _sizes(folder: Path, name: str = "") -> Iterator[tuple[str, int | None]]:
+    """Names of everything below a folder that is no folder, with the bytes of each regular file (else None). One look at each:
+    a stage may have tens of thousands of files. No link is followed."""
+    with os.scandir(folder / name) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            inside = f"{name}/{entry.name}" if name else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from _sizes(folder, inside)
+            else:
+                regular = entry.is_file(follow_symlinks=False)
+                yield inside, entry.stat(follow_symlinks=False).st_size if regular else None

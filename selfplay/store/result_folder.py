@@ -7,7 +7,6 @@ files with size, sha256 and rows, is written last. A folder without it was not f
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfplay.core.errors import CorruptionError, SelfplayError
+from selfplay.core.errors import CorruptionError
 from selfplay.store import durable
-from selfplay.store.layout import COMMIT, SCHEMA_VERSION
-from selfplay.store.manifest import FileEntry
+from selfplay.store.layout import COMMIT
+from selfplay.store.manifest import FileEntry, Manifest, check_files, read_manifest, write_manifest
 
 
 class ResultWriter:
@@ -28,7 +27,10 @@ class ResultWriter:
 
     def __init__(self, root: Path, scratch: Path) -> None:
         self._root, self._scratch = root, scratch
-        durable.remove_tree(scratch)  # what a kill left: files are few and made again
+        # what a kill left: files are few and made again
+        for path in durable.temporaries(root, COMMIT):
+            durable.discard(path)
+        durable.remove_tree(scratch)
         durable.make_folder(scratch)
         self._lock = threading.Lock()
         self._entries: dict[str, FileEntry] = {}
@@ -58,20 +60,14 @@ class ResultWriter:
     def commit(self, document: Mapping[str, Any]) -> None:
         """Publish everything that was added: each top-level name is moved to `root`, replacing what an unfinished attempt left
         there, then `.COMMIT.json` with `document` and the list of files."""
-        files = [self._entries[name] for name in sorted(self._entries)]
         for folder in sorted({path.parent for path in self._scratch.rglob("*")}):
             durable.fsync_folder(folder)
-        for name in sorted({entry.path.partition("/")[0] for entry in files}):
+        for name in sorted({path.partition("/")[0] for path in self._entries}):
             target = self._root / name
             if target.is_dir():
                 durable.remove_tree(target)
             durable.move(self._scratch / name, target)
-        listed = [
-            {"path": entry.path, "num_bytes": entry.num_bytes, "sha256": entry.sha256, "rows": entry.rows}
-            for entry in files
-        ]
-        data = durable.pretty_json({**document, "files": listed, "schema_version": SCHEMA_VERSION})
-        durable.write_file(self._root / COMMIT, data)
+        write_manifest(self._root / COMMIT, document, [self._entries[name] for name in sorted(self._entries)])
 
     def _place(self, name: str) -> Path:
         path = self._scratch / name
@@ -84,27 +80,20 @@ class ResultWriter:
             self._entries[entry.path] = entry
 
 
-def read_result(root: Path) -> dict[str, Any] | None:
+def read_result(root: Path) -> Manifest | None:
     """The commit of a folder that was written by `ResultWriter`, the presence and sizes of its files checked; None where there
-    is none. Raises CorruptionError for a folder that is not what its commit says."""
+    is none. Raises CorruptionError for a folder that is not what its commit says, ConfigError for another version's."""
     path = root / COMMIT
     if not path.is_file():
         return None
     remedy = f"Remove {root} and make it again."
     try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
-        files = [FileEntry(**entry) for entry in document["files"]]
-    except (ValueError, TypeError, KeyError) as error:
+        manifest = read_manifest(path)
+    except (OSError, ValueError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", remedy) from None
-    if document["schema_version"] > SCHEMA_VERSION:
-        raise SelfplayError(f"{root} was written by a newer selfplay", "Upgrade selfplay.")
-    for entry in files:
-        file = root / entry.path
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry.num_bytes:
-            found = "is missing" if size is None else f"has {size} bytes, its commit says {entry.num_bytes}"
-            raise CorruptionError(f"{file} {found}", remedy)
-    return document
+    for item in check_files(root, manifest.files):
+        raise CorruptionError(str(item), remedy)
+    return manifest
 
 
 class _Hashed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,10 @@ from selfplay.core.outcomes import OutcomeT, RoundOutcomes, from_json
 from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
 from selfplay.core.version import __version__
 from selfplay.store import durable
-from selfplay.store.commits import check_digests, check_shape, is_digest, read_commit, remedy
+from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present
-from selfplay.store.manifest import Commit
+from selfplay.store.manifest import check_version, is_digest
 from selfplay.store.policy_removal import delete_policy, finish_deletion
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
@@ -29,7 +30,7 @@ from selfplay.store.writer import StageInputs, StageWriter, read_parquet
 STOP = "STOP"
 _OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
 DERIVED = ("report.html", "README.md")
-SKELETON = {"run.lock", "config", "attempts", "rounds", ".work", ".tmp-RUN.json"}
+SKELETON = {"run.lock", "config", "attempts", "rounds", ".work"}
 
 
 def now() -> str:
@@ -56,26 +57,16 @@ def require_empty_dir(root: Path) -> None:
 
 def _is_bare_skeleton(root: Path) -> bool:
     """Whether the folder is empty, or holds only what a creation that was killed had made before RUN.json."""
-    if not root.is_dir() or not {path.name for path in root.iterdir()} <= SKELETON:
+    halves = {path.name for path in durable.temporaries(root, "RUN.json")} if root.is_dir() else set()
+    if not root.is_dir() or not {path.name for path in root.iterdir()} <= SKELETON | halves:
         return False
     return not any((root / name).is_dir() and any((root / name).iterdir()) for name in ("attempts", "rounds", ".work"))
 
 
-def _newer(root: Path, version: int, written_by: Any) -> ConfigError:
-    """What is said of a run that this selfplay is too old for; `written_by` is the version that made it, where it says so."""
-    by = f"selfplay {written_by}, " if isinstance(written_by, str) else ""
-    return ConfigError(
-        f"{root} was written by {by}schema version {version}; this one, {__version__}, reads up to {SCHEMA_VERSION}",
-        f"Upgrade selfplay to {written_by} or newer." if by else "Upgrade selfplay.",
-    )
-
-
-def _config_digests(found: Any) -> dict[str, str] | None:
-    """The digests of `config/` as RUN.json has them. Raises ValueError for what names no file there."""
-    if found is None:
-        return None
+def _config_digests(found: Any) -> dict[str, str]:
+    """The digests of `config/` as RUN.json has them. Raises ValueError for a name that is not a file's there."""
     if not isinstance(found, dict) or not all(Path(name).name == name and is_digest(found[name]) for name in found):
-        raise ValueError("the files of config/ that it names are none")
+        raise ValueError("the list of files of config/ in it is invalid")
     return found
 
 
@@ -86,9 +77,9 @@ class Store:
     layout: Layout
     run_id: str
     created: str
+    # sha256 of the files of `config/`
+    config_digests: dict[str, str]
     forked_from: Fork | None = None
-    # sha256 of the files of `config/`; None in a run of an earlier version, which had no seals
-    config_digests: dict[str, str] | None = None
     _checked: set[tuple[int, str]] = field(default_factory=set)
     _commits: dict[tuple[int, str], tuple[Commit, str]] = field(default_factory=dict)
 
@@ -102,6 +93,8 @@ class Store:
         for folder in (layout.config, layout.attempts, layout.rounds, layout.work):
             forbid_symlinks(folder, root)
             durable.make_folder(folder)
+        for path in (*durable.temporaries(root, "RUN.json"), *durable.temporaries(layout.config)):
+            durable.discard(path)
         for name, data in files.items():
             durable.write_file(layout.config / name, data)
         identity: dict[str, Any] = {
@@ -110,11 +103,11 @@ class Store:
             "config": {name: durable.sha256_bytes(data) for name, data in files.items()},
         }  # fmt: skip
         durable.write_file(layout.identity, durable.json_with_checksum(identity))
-        return cls(layout, identity["id"], identity["created"], forked_from, identity["config"])
+        return cls(layout, identity["id"], identity["created"], identity["config"], forked_from)
 
     @classmethod
     def open(cls, root: Path) -> Store:
-        """The run at `root`. Raises ConfigError when there is none or a newer version wrote it."""
+        """The run at `root`. Raises ConfigError when there is none or another version wrote it."""
         layout = Layout(root.absolute())
         if layout.identity.exists() and not layout.identity.is_file():
             raise CorruptionError(f"{layout.identity} is no ordinary file", "Restore it from a backup.")
@@ -133,21 +126,14 @@ class Store:
         for path in (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work):
             forbid_symlinks(path, layout.root)
         try:
-            data = durable.read_file(layout.identity)
-            document = durable.parse_json(data)
-            version = document["schema_version"]
-            if not isinstance(version, int) or version < 1:
-                raise ValueError(f"schema version {version!r}")
-            # a flipped digit is no newer version: whatever that seals, it seals as today, or not at all
-            if version > SCHEMA_VERSION and durable.checksum_matches(document):
-                raise _newer(root, version, document.get("selfplay"))
-            # both came at once: a run of an earlier version has neither
-            identity = durable.parse_checked_json(data, strict=b'"config"' in data)
+            # the checksum first: a flipped digit is not another version
+            identity = durable.parse_checked_json(durable.read_file(layout.identity))
+            check_version(root, identity["schema_version"], identity.get("selfplay"))
             if not all(isinstance(identity[name], str) for name in ("id", "created")):
-                raise ValueError("its id or date is none")
+                raise ValueError("its id or date is not a text")
             forked_from = Fork.from_json(identity["forked_from"]) if identity["forked_from"] else None
-            digests = _config_digests(identity.get("config"))
-            return cls(layout, identity["id"], identity["created"], forked_from, digests)
+            digests = _config_digests(identity["config"])
+            return cls(layout, identity["id"], identity["created"], digests, forked_from)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptionError(f"{layout.identity} is damaged ({error})", "Restore it from a backup.") from None
 
@@ -162,7 +148,7 @@ class Store:
         if not path.is_file():
             raise CorruptionError(f"{path} is missing", "Restore it from a backup.")
         data = durable.read_file(path)
-        if self.config_digests is not None and self.config_digests.get(name) != durable.sha256_bytes(data):
+        if self.config_digests.get(name) != durable.sha256_bytes(data):
             raise CorruptionError(
                 f"{path} is damaged: its sha256 is not the one in RUN.json",
                 "Restore it from a backup: a run's settings are changed with key=value on the command line.",
@@ -181,9 +167,7 @@ class Store:
         return value
 
     def revisions(self) -> dict[str, str]:
-        """Setting -> NAME@COMMIT of the hub models that the run was started with; a run of the first versions noted none."""
-        if self.config_digests is None and not (self.layout.config / "revisions.json").exists():
-            return {}
+        """Setting -> NAME@COMMIT of the hub models that the run was started with."""
         found: dict[str, str] = self.config_json("revisions.json", dict)
         return found
 
@@ -217,7 +201,6 @@ class Store:
     def attempt_file(self, number: int, name: str) -> dict[str, Any] | None:
         """`attempt.json` or `end.json` of an attempt; None where a crash left none. Raises CorruptionError."""
         path = self.layout.attempt(number) / name
-        sealed = self.config_digests is not None
         forbid_symlinks(path, self.layout.root)
         try:
             if not path.exists():
@@ -225,9 +208,9 @@ class Store:
                 if name == "attempt.json" and any(not other.name.startswith(".") for other in path.parent.iterdir()):
                     raise CorruptionError(f"{path} is missing", _OF_ATTEMPT)
                 return None
-            document = durable.parse_checked_json(durable.read_file(path), strict=sealed)
+            document = durable.parse_checked_json(durable.read_file(path))
             key = {"attempt.json": "started", "end.json": "outcome"}[name]
-            if sealed and (document.get("attempt") != number or key not in document):
+            if document.get("attempt") != number or key not in document:
                 raise ValueError("it belongs elsewhere")
         except (OSError, ValueError) as error:
             raise CorruptionError(f"{path} is damaged ({error})", _OF_ATTEMPT) from None
@@ -290,7 +273,7 @@ class Store:
         try:
             data = durable.read_file(path)
             if [durable.sha256_bytes(data)] != [entry.sha256 for entry in commit.files if entry.path == METRICS]:
-                raise CorruptionError(f"{path} is not what was committed: its sha256 differs", remedy(folder))
+                raise CorruptionError(f"{path} is damaged: its sha256 differs from its manifest", remedy(folder))
             return from_json(kind, dict(durable.parse_json(data)))
         except (OSError, ValueError, TypeError) as error:
             raise CorruptionError(f"{path} is damaged ({error})", remedy(folder)) from None
@@ -337,7 +320,9 @@ class Store:
         for source in reads:
             self.require(*source)
         commits = {f"{number:03d}/{name}": self.digest_of(number, name) for number, name in sorted(reads)}
-        return StageWriter(self.layout, round_number, stage, StageInputs(fingerprint, commits))
+        # this process hashes each file while it writes or adopts it: `require` need not hash it again
+        checked = functools.partial(self._checked.add, (round_number, stage))
+        return StageWriter(self.layout, round_number, stage, StageInputs(fingerprint, commits), checked)
 
     def scratch(self, round_number: int) -> Path:
         """A trainer's own folder: what it keeps there between attempts is its business."""
@@ -357,10 +342,11 @@ class Store:
         durable.write_file(self.scratch(round_number) / STOP, b"")
 
     def tombstone(self, round_number: int) -> Tombstone | None:
-        """The mark of a policy that `gc` took away; None where the round's policy is there (or was never made)."""
+        """The record of a policy that `gc` deleted; None where the round's policy exists (or was never made)."""
         if not self.is_committed(round_number, TRAIN):
             return None
-        return read_tombstone(self.layout.stage(round_number, TRAIN), *self._read(round_number, TRAIN))
+        commit, digest = self._read(round_number, TRAIN)
+        return read_tombstone(self.layout.stage(round_number, TRAIN), commit.files, digest)
 
     def delete_policy(self, round_number: int, why: str) -> Tombstone:
         """Take away the policy of a round for good and leave a mark that verifies. Which ones may go is not asked here: see
@@ -392,8 +378,9 @@ class Store:
             stale = number.isdigit() and self.is_committed(int(number), stage)
             if stale or path.name.startswith((".trash", ".tmp")):
                 durable.discard(path)
-        halves = [self.layout.root / f".tmp-{name}" for name in DERIVED]
-        for path in [*sorted(self.layout.attempts.glob("*/.tmp-*")), *(path for path in halves if path.exists())]:
+        halves = [path for name in DERIVED for path in durable.temporaries(self.layout.root, name)]
+        halves += [path for attempt in sorted(self.layout.attempts.iterdir()) for path in durable.temporaries(attempt)]
+        for path in halves:
             durable.discard(path)
 
     def write_derived(self, name: str, data: bytes) -> Path:

@@ -11,10 +11,6 @@ from selfplay.store.run import Store
 INHERITED = "inherited.json"
 
 
-# a run that was begun before there was such a setting keeps what it has
-BEFORE_STORAGE = {"storage": {"keep_policies": "all", "keep_trainer_checkpoints": 2}}
-
-
 def config_in_force(store: Store) -> dict[str, Any]:
     """The configuration of the newest attempt; that of the start where no attempt has begun."""
     found = store.attempt_documents()
@@ -23,8 +19,8 @@ def config_in_force(store: Store) -> dict[str, Any]:
         if not isinstance(settings, dict) or not isinstance(settings.get("rounds"), int):
             path = store.layout.attempt(found[-1]["attempt"]) / "attempt.json"
             raise CorruptionError(f"{path} holds no settings", "Restore it from a backup: they are those in force.")
-        return BEFORE_STORAGE | settings
-    return BEFORE_STORAGE | dict(store.config_json("resolved.json", dict))
+        return settings
+    return dict(store.config_json("resolved.json", dict))
 
 
 def settings_by_round(store: Store) -> list[dict[str, Any]]:
@@ -40,7 +36,7 @@ def config_of_round(store: Store, round_number: int) -> dict[str, Any]:
     """The configuration that a round was made with: that of the other run for a round that a fork shares."""
     for item in settings_by_round(store):
         if round_number <= item["last"]:
-            return BEFORE_STORAGE | dict(item["config"])
+            return dict(item["config"])
     return config_in_force(store)
 
 

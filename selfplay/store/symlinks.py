@@ -50,11 +50,3 @@ def symlinks_below(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders.sort()
         yield from (path for path in (Path(folder, name) for name in sorted((*folders, *names))) if path.is_symlink())
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Everything below a folder that is no folder, links (to folders too) included and not followed."""
-    for path, folders, names in os.walk(folder):
-        folders.sort()
-        linked = [name for name in folders if Path(path, name).is_symlink()]
-        yield from (Path(path, name) for name in sorted((*names, *linked)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,8 +16,9 @@ import pyarrow.parquet as pq
 from selfplay.core.errors import CorruptionError
 from selfplay.core.outcomes import Outcome
 from selfplay.store import durable
-from selfplay.store.layout import COMMIT, METRICS, Layout, part_name, sidecar_index, sidecar_name
-from selfplay.store.manifest import Commit, FileEntry
+from selfplay.store.commits import Commit, write_commit
+from selfplay.store.layout import COMMIT, METRICS, Layout, part_index, part_name, sidecar_index, sidecar_name
+from selfplay.store.manifest import FileEntry, check_files, hash_files, read_manifest, write_manifest
 from selfplay.store.symlinks import forbid_symlinks, symlinks_below
 
 STAGE_MARK = ".stage.json"
@@ -36,12 +38,20 @@ class StageInputs:
 class StageWriter:
     """The work folder of one stage. A shard that was kept by an earlier attempt is adopted after its digest is checked."""
 
-    def __init__(self, layout: Layout, round_number: int, stage: str, inputs: StageInputs) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        round_number: int,
+        stage: str,
+        inputs: StageInputs,
+        on_commit: Callable[[], None] = lambda: None,
+    ) -> None:
         self.round = round_number
         self.stage = stage
         self.folder = layout.stage_work(round_number, stage)
         self._target = layout.stage(round_number, stage)
         self._inputs = inputs
+        self._on_commit = on_commit
         self._entries: dict[str, FileEntry] = {}
         self._open()
         self.adopted = sum(len(self.shards(table)) for table in self._tables_present())
@@ -79,20 +89,10 @@ class StageWriter:
         name = path.relative_to(self.folder).as_posix()
         if name in self._entries:
             return
-        remedy = f"Remove {sidecar} (and {path.name} beside it) and resume: that shard will be made again."
-        try:
-            entry = FileEntry(**{**durable.parse_json(durable.read_file(sidecar)), "path": name})
-        except (OSError, ValueError, TypeError) as error:
-            raise CorruptionError(f"{sidecar} is damaged ({error})", remedy) from None
-        if not path.is_file() or durable.sha256_file(path) != entry.sha256:
-            raise CorruptionError(f"{path} is missing or not what was kept: its sha256 differs", remedy)
-        try:
-            found = path.stat().st_size, pq.read_metadata(path).num_rows
-        except pa.ArrowException as error:
-            raise CorruptionError(f"{path} cannot be read as Parquet ({error})", remedy) from None
-        if found != (entry.num_bytes, entry.rows):
-            raise CorruptionError(f"{sidecar} is damaged: the bytes or rows of {path.name} are others", remedy)
-        self._entries[name] = entry
+        entry = read_sidecar(sidecar)
+        for item in check_files(path.parent, [entry], rows=True, digests=True):
+            raise CorruptionError(str(item), shard_remedy(sidecar))
+        self._entries[name] = dataclasses.replace(entry, path=name)
 
     def write_shard(self, index: int, rows: pa.Table, table: str = "") -> None:
         """Keep one shard: durable when this returns."""
@@ -100,29 +100,29 @@ class StageWriter:
         durable.make_folder(folder)
         path = folder / part_name(index)
         data = durable.encode_parquet(rows)
-        name = path.relative_to(self.folder).as_posix()
-        entry = FileEntry(name, len(data), durable.sha256_bytes(data), rows.num_rows)
+        entry = FileEntry(path.name, len(data), durable.sha256_bytes(data), rows.num_rows)
         durable.write_file(path, data)
-        sidecar = {"num_bytes": entry.num_bytes, "sha256": entry.sha256, "rows": entry.rows}
-        durable.write_file(folder / sidecar_name(index), durable.pretty_json(sidecar))
-        self._entries[name] = entry
+        write_manifest(folder / sidecar_name(index), {}, [entry])
+        name = path.relative_to(self.folder).as_posix()
+        self._entries[name] = dataclasses.replace(entry, path=name)
 
     def read_shard(self, index: int, table: str = "") -> pa.Table:
         """A shard kept before, by this attempt or an earlier one."""
         return read_parquet(self._table_folder(table) / part_name(index))
 
-    def adopt_folder(self, source: Path, name: str) -> None:
-        """Move a finished folder of files (a policy) into the stage; it is fsynced and digested here."""
+    def adopt_folder(self, source: Path, name: str) -> list[FileEntry]:
+        """Move a finished folder of files (a policy) into the stage and fsync it. Returns its files with their digests: this is
+        the only time in an attempt that they are hashed. They get the mode of files that this process creates."""
         target = self.folder / name
         for path in (source, *symlinks_below(source)):
             forbid_symlinks(path, source.parent)
         durable.remove_tree(target)
+        durable.set_modes(source, like=self.folder / STAGE_MARK)
         durable.sync_tree(source)
         durable.move(source, target)
-        for path in sorted(target.rglob("*")):
-            if path.is_file():
-                relative = path.relative_to(self.folder).as_posix()
-                self._entries[relative] = FileEntry(relative, path.stat().st_size, durable.sha256_file(path))
+        entries = hash_files(self.folder, name)
+        self._entries |= {entry.path: entry for entry in entries}
+        return entries
 
     def discard(self, name: str) -> None:
         """Remove a folder that an earlier attempt adopted before it was killed: this attempt brings its own."""
@@ -153,8 +153,9 @@ class StageWriter:
             seconds=seconds,
             versions=dict(versions),
         )
-        durable.write_file(self.folder / COMMIT, durable.json_with_checksum(commit.to_json()))
+        write_commit(self.folder, commit)
         durable.publish_folder(self.folder, self._target)
+        self._on_commit()
         return commit
 
     def _discard_unlisted(self) -> None:
@@ -164,7 +165,7 @@ class StageWriter:
         for name, entry in self._entries.items():
             if entry.rows is not None:
                 path = Path(name)
-                known.add((path.parent / sidecar_name(int(path.stem.removeprefix("part-")))).as_posix())
+                known.add((path.parent / sidecar_name(part_index(path.name))).as_posix())
         for path in sorted(self.folder.rglob("*")):
             if not path.is_dir() and path.relative_to(self.folder).as_posix() not in known:
                 durable.discard(path)
@@ -177,7 +178,7 @@ def read_stage_mark(folder: Path) -> dict[str, Any] | None:
     if not mark.is_file() and not any(folder.rglob(".part-*.json")):
         return None
     try:
-        key = durable.parse_checked_json(durable.read_file(mark), strict=False)
+        key = durable.parse_checked_json(durable.read_file(mark))
         if key.keys() != {"fingerprint", "inputs"}:
             raise ValueError(f"it has the keys {', '.join(sorted(key))}")
     except (OSError, ValueError) as error:
@@ -185,6 +186,22 @@ def read_stage_mark(folder: Path) -> dict[str, Any] | None:
             f"{mark} is damaged ({error})", f"Remove {folder} and resume: its shards will be made again."
         ) from None
     return key
+
+
+def read_sidecar(sidecar: Path) -> FileEntry:
+    """The shard that a sidecar in `.work/` vouches for, its path relative to the sidecar's folder. Raises CorruptionError."""
+    try:
+        (entry,) = read_manifest(sidecar).files
+        if sidecar_name(part_index(entry.path)) != sidecar.name:
+            raise ValueError(f"it is of {entry.path}")
+    except (OSError, ValueError) as error:
+        raise CorruptionError(f"{sidecar} is damaged ({error})", shard_remedy(sidecar)) from None
+    return entry
+
+
+def shard_remedy(sidecar: Path) -> str:
+    """What to do about a damaged shard."""
+    return f"Remove {sidecar} and its part-*.parquet file, and resume: that shard will be made again."
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

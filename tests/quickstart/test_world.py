@@ -74,7 +74,7 @@ def test_an_interrupted_preparation_leaves_nothing_that_counts(
     killed = tmp_path / "cache" / "worlds" / f".{world_key(0, TINY)}.x.partial"
     killed.mkdir(parents=True)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_digests", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(module, "hash_files", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path)
     assert not (tmp_path / "world").exists()

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from selfplay.core.errors import CorruptionError
-from selfplay.store.commits import check_digests, check_shape, read_commit
+from selfplay.store.commits import Commit, check_digests, check_shape, read_commit
 from selfplay.store.durable import encode_parquet
-from selfplay.store.manifest import Commit, FileEntry
+from selfplay.store.manifest import FileEntry
 from selfplay.store.run import Store
 from tests.helpers.outcomes import outcome_of
 from tests.helpers.sealing import rewrite
@@ -58,7 +58,7 @@ def injuries() -> dict[str, tuple[Callable[[Path], object], str]]:
             ),
             r"part-00000\.parquet is missing",
         ),
-        "extra": (lambda f: (f / "part-00002.parquet").write_bytes(encode_parquet(TABLE)), "is not in the commit"),
+        "extra": (lambda f: (f / "part-00002.parquet").write_bytes(encode_parquet(TABLE)), "is not in the manifest"),
         "no commit": (lambda f: (f / ".COMMIT.json").unlink(), r"has no \.COMMIT\.json"),
         "commit cut": (lambda f: (f / ".COMMIT.json").write_bytes(b'{"round": 1'), r"\.COMMIT\.json is damaged"),
         "commit not text": (lambda f: (f / ".COMMIT.json").write_bytes(b"\xff\xfe\x00"), r"\.COMMIT\.json is damaged"),
@@ -70,7 +70,7 @@ def injuries() -> dict[str, tuple[Callable[[Path], object], str]]:
             lambda f: (f / ".COMMIT.json").write_bytes(
                 (f / ".COMMIT.json").read_bytes().replace(b'"seconds": 0.1', b'"seconds": 0.2')
             ),
-            "is damaged .it is not what its sha256 says",
+            "is damaged .its content does not match its sha256",
         ),
         "path above": (
             lambda f: rewrite(f / ".COMMIT.json", lambda d: d["files"][0].update(path="../../RUN.json")),
@@ -103,9 +103,7 @@ def test_injuries_of_shape_are_found_by_every_read(store: Store, injury: str) ->
 def test_a_flipped_bit_is_found_before_a_stage_uses_the_file(store: Store) -> None:
     path = folder_of(store) / "part-00001.parquet"
     flip(path)
-    with pytest.raises(
-        CorruptionError, match=r"part-00001\.parquet is not what was committed: its sha256 differs"
-    ) as error:
+    with pytest.raises(CorruptionError, match=r"part-00001\.parquet is damaged: its sha256 differs") as error:
         store.writer(1, "select", "f", [(1, "score")])
     assert f"remove {folder_of(store)}" in error.value.hint
     commit, digest = read_commit(folder_of(store))
@@ -165,12 +163,12 @@ def test_shape_is_of_what_stands_in_the_folder(tmp_path: Path) -> None:
     (folder / ".hidden").write_bytes(b"1")
     check_shape(folder, commit, "")
     (folder / "policy/deep/b.bin").write_bytes(b"")
-    with pytest.raises(CorruptionError, match=r"policy/deep/b.bin is not in the commit"):
+    with pytest.raises(CorruptionError, match=r"policy/deep/b.bin is not in the manifest"):
         check_shape(folder, commit, "")
     (folder / "policy/deep/b.bin").unlink()
     # no link is followed, be it back up or to where the folder was moved
     (folder / "loop").symlink_to(folder)
-    with pytest.raises(CorruptionError, match=r"loop is not in the commit"):
+    with pytest.raises(CorruptionError, match=r"loop is not in the manifest"):
         check_shape(folder, commit, "")
     (folder / "loop").unlink()
     (folder / "policy").rename(elsewhere)

@@ -26,6 +26,7 @@ from selfplay.store import policy_removal as removal
 from selfplay.store.durable import sha256_bytes as sha256
 from selfplay.store.fork import Fork, stage_name
 from selfplay.store.layout import REMOVED, part_name
+from selfplay.store.manifest import Manifest, check_files
 from selfplay.store.result_folder import ResultWriter, read_result
 from selfplay.store.run import Store
 from tests.helpers.crash_disk import Counts, Recorder, crash_states, write_tree
@@ -212,10 +213,9 @@ def check_commit(store: Store, key: tuple[int, str]) -> None:
     assert found == expected
 
 
-def check_result(root: Path, found: dict[str, Any]) -> None:
+def check_result(root: Path, found: Manifest) -> None:
     assert {name: (root / name).read_bytes() for name in RESULT} == RESULT
-    for entry in found["files"]:
-        assert durable.sha256_file(root / entry["path"]) == entry["sha256"]
+    assert not list(check_files(root, found.files, digests=True))
 
 
 def check_going_on(disk: Path, acknowledged: list[Any]) -> None:

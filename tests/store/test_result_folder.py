@@ -31,15 +31,15 @@ def test_a_commit_lists_every_file_with_size_digest_and_rows(tmp_path: Path) -> 
     assert read_result(root) is None
     assert not (root / "kept").exists()
     writer.commit({"kind": "test"})
-    document = read_result(root)
-    assert document is not None
-    assert document["kind"] == "test"
-    assert [(entry["path"], entry["rows"]) for entry in document["files"]] == [
+    manifest = read_result(root)
+    assert manifest is not None
+    assert manifest.facts == {"kind": "test"}
+    assert [(entry.path, entry.rows) for entry in manifest.files] == [
         ("README.md", None), ("kept/part-00000.parquet", 3), ("more/lines.jsonl", None),
     ]  # fmt: skip
-    for entry in document["files"]:
-        data = (root / entry["path"]).read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["num_bytes"], entry["sha256"])
+    for entry in manifest.files:
+        data = (root / entry.path).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry.num_bytes, entry.sha256)
     found = pq.ParquetFile(root / "kept/part-00000.parquet")
     assert found.read().equals(TABLE)
     assert found.num_row_groups == 2

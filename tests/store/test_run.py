@@ -57,7 +57,7 @@ def test_what_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
     rewrite(identity, lambda document: document.update(schema_version=99))
     with pytest.raises(ConfigError, match="schema version 99") as newer:
         Store.open(tmp_path / "run")
-    assert "Upgrade" in newer.value.hint
+    assert newer.value.hint == "Use selfplay 0.1.0."
     for damage in ("{", "[]", json.dumps({"id": "x"}), json.dumps(document | {"schema_version": "one"})):
         identity.write_text(damage)
         with pytest.raises(CorruptionError, match=r"RUN\.json is damaged"):
@@ -135,16 +135,3 @@ def test_settings_are_what_was_written_or_damaged(tmp_path: Path, name: str) -> 
         assert path.name in found.value.message and isinstance(found.value, CorruptionError)
     path.write_bytes(data)
     Store.open(root).attempt_documents()
-
-
-def test_a_run_of_a_version_without_seals_is_read(tmp_path: Path) -> None:
-    root = tmp_path / "run"
-    Store.create(root, SETTINGS).begin_attempt({"config": {"lr": 1e-5}})
-    for path, gone in ((root / "RUN.json", ("sha256", "config")), (root / "attempts/0001/attempt.json", ("sha256",))):
-        document = json.loads(path.read_bytes())
-        path.write_text(json.dumps({name: value for name, value in document.items() if name not in gone}))
-    store = Store.open(root)
-    assert store.attempt_documents()[0]["config"] == {"lr": 1e-5}
-    assert store.config_file("resolved.json") == SETTINGS["resolved.json"]
-    store.begin_attempt({"config": {"lr": 2e-5}})
-    assert [document["config"]["lr"] for document in store.attempt_documents()] == [1e-5, 2e-5]

@@ -1,10 +1,8 @@
-"""Sealed trainer checkpoints (stage *train*): a round that was killed goes on from the newest one that is
-whole.
+"""Sealed trainer checkpoints (stage *train*): a round that was killed continues from the newest one that is whole.
 
-A checkpoint is a folder `checkpoint-STEP` as transformers writes it. Its seal, `.SEAL.json`, is written last
-and lists every file with size and sha256, the step, and the fingerprint of the job. Only a folder that is
-exactly what its seal says is ever opened: transformers itself accepts a missing optimizer file or a flipped
-bit without a word, and some of the files are pickles.
+A checkpoint is a folder `checkpoint-STEP` as transformers writes it. Its seal, `.SEAL.json`, is written last: a manifest of
+all files, with the step and the fingerprint of the job. Only a folder that is exactly what its seal says is ever opened:
+transformers itself accepts a missing optimizer file or a flipped bit without a message, and some of the files are pickles.
 """
 
 from __future__ import annotations
@@ -16,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfplay.core.errors import ConfigError
 from selfplay.core.protocols import TrainJob
 from selfplay.store import durable
+from selfplay.store.manifest import check_files, hash_files, read_manifest, write_manifest
 
 SEAL = ".SEAL.json"
 PREFIX = "checkpoint-"
@@ -28,7 +28,6 @@ _IDENTITY = (
     "seed", "loss", "beta", "gamma_beta_ratio", "learning_rate", "epochs", "max_steps", "batch_size", "max_length",
     "warmup_ratio", "schedule", "precision", "reference_is_policy", "lora", "trl",
 )  # fmt: skip
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +63,8 @@ def seal(folder: Path, step: int, job_fingerprint: str) -> None:
     if absent:
         raise ValueError(f"{folder} cannot be sealed: it lacks {', '.join(absent)}")
     durable.sync_tree(folder)
-    listed = {}
-    for name in files:
-        size, digest = _digest(folder / name)
-        listed[name] = {"size": size, "sha256": digest}
-    content = {"step": step, "fingerprint": job_fingerprint, "files": listed}
-    durable.write_file(folder / SEAL, durable.pretty_json(content))
+    entries = [entry for entry in hash_files(folder) if entry.path != SEAL]
+    write_manifest(folder / SEAL, {"step": step, "fingerprint": job_fingerprint}, entries)
     durable.fsync_folder(folder.parent)
 
 
@@ -80,7 +75,7 @@ def find(checkpoint_dir: Path, job_fingerprint: str) -> Found:
     for step, folder in _by_step(checkpoint_dir):
         try:
             reason = _fault(folder, step, job_fingerprint)
-        except OSError as error:  # a bad sector is damage like any other
+        except OSError as error:  # a bad sector is damage too
             reason = f"it cannot be read ({error.strerror})"
         if not reason:
             return Found(folder, step, rejected)
@@ -117,28 +112,22 @@ def _fault(folder: Path, step: int, job_fingerprint: str) -> str:
             else "it was not sealed: the trainer was stopped while writing it"
         )
     try:
-        content = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        sealed_step, sealed_fingerprint = content["step"], content["fingerprint"]
-        listed = {str(name): (int(row["size"]), str(row["sha256"])) for name, row in content["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        return f"its seal cannot be read ({type(error).__name__})"
+        seal_found = read_manifest(folder / SEAL)
+        sealed_step, sealed_fingerprint = seal_found.facts["step"], seal_found.facts["fingerprint"]
+    except (ValueError, KeyError, ConfigError) as error:
+        return f"its seal cannot be read ({error})"
     try:
         present = _files(folder)
     except ValueError as error:
         return str(error)
-    if absent := sorted(listed.keys() - set(present)):
-        return f"{', '.join(absent)} is missing"
-    if extra := sorted(set(present) - listed.keys()):
+    if extra := sorted(set(present) - {entry.path for entry in seal_found.files}):
         return f"{', '.join(extra)} is not in its seal"
     if sealed_step != step:
         return f"its seal is of step {sealed_step}"
-    # Sizes first: they are free, and a truncated file need not be read.
-    for name, (size, _) in listed.items():
-        if (folder / name).stat().st_size != size:
-            return f"{name} has {(folder / name).stat().st_size} bytes, its seal says {size}"
-    for name, (_, sha256) in listed.items():
-        if _digest(folder / name)[1] != sha256:
-            return f"{name} is damaged: its sha256 is not the sealed one"
+    # sizes first: they are free, and a truncated file need not be read
+    for digests in (False, True):
+        for item in check_files(folder, seal_found.files, digests=digests):
+            return f"{item.path.relative_to(folder).as_posix()} {item.message}"
     return "" if sealed_fingerprint == job_fingerprint else "it belongs to a job with other pairs or settings"
 
 
@@ -153,12 +142,3 @@ def _files(folder: Path) -> list[str]:
         if path.is_file() and name != SEAL:
             names.append(name)
     return names
-
-
-def _digest(path: Path) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return size, digest.hexdigest()

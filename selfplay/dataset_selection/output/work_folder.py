@@ -106,10 +106,10 @@ def finished(root: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     commit = read_result(root)
     if commit is None:
         return None
-    if commit.get("kind") != KIND:
+    if commit.facts.get("kind") != KIND:
         raise ConfigError(f"{root} holds something else ({COMMIT} in it is no selection's)", "Give another --out.")
-    refuse_drift(root, commit["identity"], identity, "was made")
-    return commit
+    refuse_drift(root, commit.facts["identity"], identity, "was made")
+    return commit.facts
 
 
 def refuse_drift(root: Path, before: Mapping[str, Any], now: Mapping[str, Any], how: str) -> None:

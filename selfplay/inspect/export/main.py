@@ -143,7 +143,7 @@ def _check_target(store: Store, root: Path) -> None:
     if not any(root.iterdir()):
         return
     commit = read_result(root)
-    if commit is None or commit.get("kind") != "export" or commit.get("run") != store.run_id:
+    if commit is None or commit.facts.get("kind") != "export" or commit.facts.get("run") != store.run_id:
         raise ConfigError(
             f"{root} is there already and is not an export of this run", "Give another folder, or remove that one."
         )

@@ -12,16 +12,15 @@ from pathlib import Path
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.stages import STAGE_NAMES
-from selfplay.store.commits import parse_stage_name, read_commit
+from selfplay.store.commits import Commit, parse_stage_name, read_commit, remedy
 from selfplay.store.layout import COMMIT, Layout, rounds_present
-from selfplay.store.manifest import Commit
 from selfplay.store.run import Store
 from selfplay.store.symlinks import HINT
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One injury of a run. `kind` is a stable word: missing, size, digest, extra, damaged, misplaced, chain, rows,
+    """One damage of a run. `kind` is a stable word: missing, size, digest, extra, damaged, misplaced, chain, rows,
     shard."""
 
     kind: str
@@ -40,14 +39,6 @@ class Committed:
 
 
 Commits = dict[tuple[int, str], Committed]
-
-
-def remedy(folder: Path) -> str:
-    """What to do about a stage that is not what was committed."""
-    return (
-        f"Restore it from a backup, or remove {folder} and everything made from it "
-        "(later stages of its round and all later rounds) and resume: it will be made again."
-    )
 
 
 def read_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
@@ -79,12 +70,12 @@ def read_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
 
 
 def _no_folder(path: Path) -> Problem | None:
-    """The problem of what stands in the place of a round or stage and is no folder of the run."""
+    """The problem of what stands in the place of a round or stage and is not a folder of the run."""
     if path.is_symlink():
         return Problem("misplaced", str(path), f"{path} is a symbolic link", HINT)
     if not path.is_dir():
         return Problem(
-            "misplaced", str(path), f"{path} is no folder", "Remove it, or restore the folder from a backup."
+            "misplaced", str(path), f"{path} is not a folder", "Remove it, or restore the folder from a backup."
         )
     return None
 

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from selfplay.core.outcomes import LogprobsOutcome, PairOutcome, SampleOutcome, SelectOutcome
 from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
 from selfplay.core.stages import CANDIDATES
-from selfplay.inspect.verify.commit_chain import Problem, remedy
+from selfplay.inspect.verify.commit_chain import Problem
+from selfplay.store.commits import remedy
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_of_round
 
@@ -82,7 +83,7 @@ def _responses(store: Store, number: int) -> Iterator[str]:
     asked = table["prompt_id"].value_counts()
     counts = dict(zip(asked.field("values").to_pylist(), asked.field("counts").to_pylist(), strict=True))
     wanted = config_of_round(store, number)["sampling"]["num_responses"]
-    # a prompt that killed its engine has none, or only those of the second model; a run of an earlier version gave up none
+    # a prompt that killed its engine has none, or only those of the second model
     known = set(admitted.to_pylist())
     given_up = store.outcome(number, SampleOutcome).quarantined
     yield from _count(len(counts.keys() - known), "prompts with responses that were not admitted")
@@ -161,7 +162,7 @@ def _logprobs(store: Store, number: int) -> Iterator[str]:
     bad = ~np.isfinite(table["policy_logp"].to_numpy())
     yield from _count(int(bad.sum()), "log-probs that are not finite")
     pairs = store.table(number, "select", columns=["chosen_response_id", "rejected_response_id"])
-    # what killed the worker that was to pass over it has none; a run of an earlier version gave up none
+    # a response that killed its worker has none
     known = {*table["response_id"].to_pylist(), *store.outcome(number, LogprobsOutcome).quarantined}
     paired = {*pairs["chosen_response_id"].to_pylist(), *pairs["rejected_response_id"].to_pylist()}
     yield from _count(len(paired - known), "paired responses without log-probs")

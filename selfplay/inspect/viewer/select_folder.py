@@ -10,9 +10,8 @@ from selfplay.dataset_selection.output.summary import SCHEMA
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.viewer.catalogue import RunEntry
 from selfplay.inspect.viewer.rows import RowSet
-from selfplay.store.durable import canonical_json, sha256_bytes
 from selfplay.store.lazy_table import LazyTable, Part
-from selfplay.store.manifest import FileEntry
+from selfplay.store.manifest import Manifest
 from selfplay.store.result_folder import read_result
 
 _TABLES = ("kept", "dropped")
@@ -21,7 +20,7 @@ _TABLES = ("kept", "dropped")
 def pairs_of(entry: RunEntry, cache: Cache) -> RowSet:
     """The pairs, kept ones first (by rank), then the others in the order of the dataset. Raises CorruptionError."""
     commit = _commit(entry)
-    files = [FileEntry(**file) for file in commit["files"]]
+    files = commit.files
     parts: list[Part] = []
     for table in _TABLES:
         if any(file.path.startswith(f"{table}/") and file.rows is not None for file in files):
@@ -32,7 +31,7 @@ def pairs_of(entry: RunEntry, cache: Cache) -> RowSet:
         raise CorruptionError(
             f"{entry.path} has neither kept nor dropped pairs", f"Remove {entry.path} and make it again."
         )
-    return RowSet(sha256_bytes(canonical_json(commit)), LazyTable(entry.path, tuple(parts)), cache)
+    return RowSet(commit.digest, LazyTable(entry.path, tuple(parts)), cache)
 
 
 def summary_of(entry: RunEntry) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def summary_of(entry: RunEntry) -> dict[str, Any]:
     return dict(summary)
 
 
-def _commit(entry: RunEntry) -> dict[str, Any]:
+def _commit(entry: RunEntry) -> Manifest:
     commit = read_result(entry.path)
     if commit is None:
         raise CorruptionError(f"{entry.path} has no commit", f"Remove {entry.path} and make it again.")

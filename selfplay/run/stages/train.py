@@ -15,7 +15,7 @@ from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits, TrainPai
 from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.prompts import admitted
 from selfplay.store import durable
-from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
+from selfplay.store.manifest import policy_digest
 
 NUM_CANARIES = 4
 # Longer than two blocks of the engine's prefix cache: a shorter prompt would not be cached, and a stale cache not be seen.
@@ -43,13 +43,16 @@ def run(context: StageContext, round_number: int) -> None:
     for name in ("policy", "engine"):
         writer.discard(name)
     result = _train(context, _job(context, round_number, pairs, policy, scratch), round_number)
-    for name in ("policy", "engine"):
-        if (scratch / "output" / name).is_dir():
-            writer.adopt_folder(scratch / "output" / name, name)
+    adopted = [
+        entry
+        for name in ("policy", "engine")
+        if (scratch / "output" / name).is_dir()
+        for entry in writer.adopt_folder(scratch / "output" / name, name)
+    ]
     outcome = TrainOutcome(
         skipped=False,
         policy_round=round_number,
-        policy_digest=_digest(writer.folder / "policy"),
+        policy_digest=policy_digest(adopted),
         optimizer_steps=result.optimizer_steps,
         training=Training.of(result, len(pairs), num_lost),
     )
@@ -215,9 +218,3 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
     for note in (note for note in result.notes if note not in said):
         context.reporter.say(f"round {round_number} train: {note}")
     return result
-
-
-def _digest(folder: Path) -> str:
-    """Identity of a policy's files: sha256 over names and contents."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return sha256_bytes(canonical_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files]))

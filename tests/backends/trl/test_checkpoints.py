@@ -322,5 +322,5 @@ def test_the_seal_lists_every_file(stopped):
     folder = stopped / "checkpoint-4"
     seal = json.loads((folder / checkpoints.SEAL).read_text())
     assert seal["step"] == 4
-    assert set(seal["files"]) == {path.name for path in folder.iterdir()} - {checkpoints.SEAL}
-    assert all(len(row["sha256"]) == 64 for row in seal["files"].values())
+    assert {row["path"] for row in seal["files"]} == {path.name for path in folder.iterdir()} - {checkpoints.SEAL}
+    assert all(len(row["sha256"]) == 64 for row in seal["files"])

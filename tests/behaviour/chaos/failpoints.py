@@ -76,6 +76,7 @@ class Failpoints:
             path = os.path.normpath(os.path.join(base, os.fspath(path)))
         if not path.startswith(self._root + "/"):
             return None
+        path = re.sub(r"(/\.tmp-[^/]+)-[0-9a-f]{8}(?=/|$)", r"\1", path)  # the random part of a temporary name
         return re.sub(r"\d+", "N", path[len(self._root) + 1 :])
 
     # ------------------------------------------------------------------ what is replaced

@@ -171,7 +171,7 @@ def test_a_damaged_file_is_named_as_one(run_copy: Path) -> None:
     with pytest.raises(CorruptionError, match="cannot be read"):
         sql_document(Store.open(run_copy), "select pair_id, explicit_margin from pairs")
     path.write_bytes(data[:-9])
-    with pytest.raises(CorruptionError, match="bytes, its commit says"):
+    with pytest.raises(CorruptionError, match="bytes, its manifest says"):
         sql_document(Store.open(run_copy), "select 1")
 
 

@@ -109,6 +109,6 @@ def test_a_report_that_a_kill_came_before_is_written_by_the_resume(
 
 
 def test_what_a_kill_left_of_a_report_is_cleaned_up(run_copy: Path) -> None:
-    (run_copy / ".tmp-report.html").write_text("half")
+    (run_copy / ".tmp-report.html-0123abcd").write_text("half")
     Store.open(run_copy).clean_work()
-    assert not (run_copy / ".tmp-report.html").exists()
+    assert not (run_copy / ".tmp-report.html-0123abcd").exists()

@@ -151,11 +151,7 @@ def test_links_that_are_the_users_and_hard_links_are_let_be(run_copy: Path, tmp_
 @pytest.mark.parametrize(
     "place",
     [
-        "rounds/notes.txt", "rounds/003x/a", "rounds/003", "rounds/001/notes.txt", "rounds/001/other/a",
-        "rounds/000/sample", "rounds/001/sample/x.parquet", "rounds/001/sample/.x", "rounds/001/sample/.more/.x",
-        "rounds/001/sample/.part-00009.json", "rounds/0002/a", "rounds/\u0662\u0662\u0662/a", "attempts/00001/a",
-        "rounds/001/train/policy/pytorch_model.bin",
-        "attempts/notes.txt", "attempts/0002", "config/more.yaml",
+        "rounds/003", "rounds/000/sample", "rounds/001/sample/x.parquet", "rounds/001/train/policy/pytorch_model.bin",
     ],
 )  # fmt: skip
 def test_what_is_no_part_of_a_run_is_named(run_copy: Path, place: str) -> None:
@@ -175,14 +171,14 @@ def test_what_lies_beside_is_the_users(run_copy: Path) -> None:
         "attempts/0001/events.jsonl",
         ".work/x",
         "rounds/.DS_Store",
+        "rounds/notes.txt",
+        "rounds/001/notes.txt",
         "rounds/001/sample/.DS_Store",
+        "rounds/001/sample/.part-00009.json",
+        "config/more.yaml",
     ):
         (run_copy / place).write_text("x")
     assert files(run_copy, deep=True) == set()
-
-
-def test_a_run_without_seals_is_sound() -> None:
-    assert files(FIXTURE, deep=True) == set()
 
 
 @pytest.mark.parametrize(
@@ -240,7 +236,7 @@ def test_table_names_lead_nowhere_else(whole_run: Path) -> None:
     [
         "RUN.json", "attempts/0001/attempt.json", "attempts/0001/end.json", "config/resolved.json", "run.lock",
         "rounds/001/sample", "rounds/001/sample/.COMMIT.json", "rounds/001/sample/.metrics.json",
-        "rounds/001/sample/part-00000.parquet", "rounds/001/sample/.part-00000.json", "rounds/001/sample/.stage.json",
+        "rounds/001/sample/part-00000.parquet",
         "rounds/001/train/.REMOVED.json", "rounds/001/train/policy/config.json", ".work/003-sample/.part-00000.json",
         ".work/003-sample/.stage.json",
     ],
@@ -280,25 +276,7 @@ def test_what_a_run_cannot_be_without(run_copy: Path, place: str, named: str) ->
 def test_an_attempt_that_was_killed_as_it_began_is_no_injury(run_copy: Path) -> None:
     (run_copy / "attempts/0002").mkdir()
     (run_copy / "attempts/0003").mkdir()
-    (run_copy / "attempts/0003/.tmp-attempt.json").write_text("{")
-    assert files(run_copy) == set()
-
-
-def test_a_stage_of_other_settings_is_named(run_copy: Path) -> None:
-    """Of another run, put here before anything was made from it."""
-    rewrite(run_copy / NEWEST, lambda document: document.update(fingerprint="0" * 64))
-    (run_copy / "rounds/002/evaluate/.stage.json").unlink()
-    assert files(run_copy) == {NEWEST}
-
-
-@pytest.mark.parametrize("place", ["rounds/001/sample/.part-00001.json", "rounds/001/sample/.stage.json"])
-def test_what_was_published_with_a_stage_agrees_with_it(run_copy: Path, place: str) -> None:
-    path = run_copy / place
-    data = path.read_bytes()
-    for at in range(3, len(data), len(data) // 6):
-        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-        assert files(run_copy) == {place}
-    path.unlink()  # nothing reads it any more
+    (run_copy / "attempts/0003/.tmp-attempt.json-0123abcd").write_text("{")
     assert files(run_copy) == set()
 
 
@@ -308,7 +286,7 @@ def test_metrics_are_believed_by_their_digest_alone(run_copy: Path, stage: str) 
     data = path.read_bytes()
     digit = next(at for at in range(len(data)) if data[at : at + 1].isdigit())
     path.write_bytes(data[:digit] + bytes([data[digit] ^ 1]) + data[digit + 1 :])
-    with pytest.raises(CorruptionError, match=r"metrics\.json is not what was committed"):
+    with pytest.raises(CorruptionError, match=r"metrics\.json is damaged: its sha256 differs"):
         Store.open(run_copy).outcome(1, stage_named(stage).outcome)
     assert CliRunner().invoke(app, ["rounds", str(run_copy)]).exit_code == 5
 

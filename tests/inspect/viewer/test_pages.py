@@ -384,7 +384,7 @@ def test_one_damaged_run_hides_no_other(damaged: Path) -> None:
             text = client.get(address).text
             assert "Traceback" not in text, address
     assert client.get("/run/cut/round/1/pairs").status_code == 500
-    assert "its commit says" in client.get("/run/cut/round/1/pairs").text
+    assert "its manifest says" in client.get("/run/cut/round/1/pairs").text
     assert "What is wrong with its files" in client.get("/run/cut").text
     assert client.get("/run/good/round/1/pairs").status_code == 200
 
