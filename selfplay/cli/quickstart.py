@@ -22,12 +22,11 @@ def command(
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
 ) -> None:
     """Run the whole loop here, on models made on the spot."""
+    from selfplay import api
     from selfplay.cli.run import finish
-    from selfplay.config.load import load_config
     from selfplay.core.terminal import program
     from selfplay.execution.progress import Reporter
     from selfplay.quickstart.world import prepare as prepare_world
-    from selfplay.run.driver import prepare, start
     from selfplay.store.run import require_empty_dir
 
     reporter = Reporter()
@@ -50,12 +49,7 @@ def command(
     if prepare_only:
         reporter.say(f"try your own settings: {program()} run {made.config} selection.keep=0.5")
         return
-    overrides = [f"rounds={rounds}"]
-    prepared = prepare(load_config(made.config, overrides), made.folder.resolve(), run_dir)
-    for line in prepared.plan.lines():
-        reporter.say(line)
-    reporter.say(f"run directory: {run_dir}")
-    start(prepared, made.config.read_text(encoding="utf-8"), overrides, reporter, grace)
+    api.start(made.config, run_dir=run_dir, overrides=[f"rounds={rounds}"], grace=grace, reporter=reporter)
     finish(run_dir, json_output)
 
 

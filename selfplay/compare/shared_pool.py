@@ -14,6 +14,7 @@ from typing import Any
 
 from selfplay.compare.arms import POOL
 from selfplay.config.schema import Config
+from selfplay.core.losses import LOSSES
 from selfplay.inputs.resolve import Inputs
 from selfplay.store.durable import canonical_json, sha256_bytes
 from selfplay.store.fork import Fork, stage_name
@@ -29,7 +30,7 @@ def pool_key(config: Config, inputs: Inputs) -> dict[str, Any]:
     initial policy in round 1 whatever they are set to; `quantities` are what is made there for the metric.)"""
     return {
         "pairs": config.pairs.model_dump(mode="json"),
-        "reference": config.training.loss != "simpo",
+        "reference": not LOSSES[config.training.loss].reference_free,
         "precision": config.training.precision,
         "quantities": sorted(inputs.ranking.made_for(1)),
     }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +43,7 @@ def mean_of(values: Sequence[float] | Floats, level: float = 0.95) -> Mean | Non
     if num < 2:
         return Mean(mean, None, None, None, num, above)
     se = float(found.std(ddof=1)) / math.sqrt(num)
-    half = t_quantile((1 + level) / 2, num - 1) * se
+    half = float(stats.t.ppf((1 + level) / 2, num - 1)) * se
     return Mean(mean, se, mean - half, mean + half, num, above)
 
 
@@ -59,38 +60,6 @@ def over_worlds(values: Sequence[float], worlds: Sequence[str]) -> Mean | None:
     if len(by_world) < 2:
         return None
     return mean_of([float(np.mean(by_world[world])) for world in sorted(by_world)])
-
-
-def t_quantile(probability: float, df: int) -> float:
-    """Quantile of Student's t with `df` degrees of freedom, for a probability of one half to 1 (exclusive)."""
-    if df < 1 or not 0.5 <= probability < 1:
-        raise ValueError(f"t_quantile of {probability} with {df} degrees of freedom")
-    low, high = 0.0, 1.0
-    while _t_cdf(high, df) < probability:
-        low, high = high, 2 * high
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_cdf(middle, df) < probability else (low, middle)
-    return (low + high) / 2
-
-
-def _t_cdf(t: float, df: int) -> float:
-    """P(T <= t) for t >= 0, by the finite series for integer degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
-    theta = math.atan(t / math.sqrt(df))
-    sine, squared = math.sin(theta), math.cos(theta) ** 2
-    if df % 2 == 0:
-        # sin (1 + 1/2 cos^2 + 1*3/(2*4) cos^4 + ...), df / 2 terms
-        total, term = 0.0, 1.0
-        for step in range(2, df + 1, 2):
-            total += term
-            term *= squared * (step - 1) / step
-        return 0.5 + sine * total / 2
-    # theta + sin (cos + 2/3 cos^3 + 2*4/(3*5) cos^5 + ...), (df - 1) / 2 terms
-    total, term = 0.0, math.cos(theta)
-    for step in range(2, df, 2):
-        total += term
-        term *= squared * step / (step + 1)
-    return 0.5 + (theta + sine * total) / math.pi
 
 
 @dataclass(frozen=True, slots=True)

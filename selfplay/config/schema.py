@@ -14,6 +14,7 @@ from selfplay.config.running import ClusterConfig, GatesConfig, ReportConfig, St
 from selfplay.config.section import Section, refuse
 from selfplay.config.tags import content, identity, resource, tagged
 from selfplay.core.errors import ConfigError
+from selfplay.core.losses import LOSSES
 from selfplay.selection.pair_rules import Build, PairRules
 
 
@@ -363,7 +364,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.selection.implicit_margin == "dpo":
-            if self.training.loss == "simpo" or self.training.reference == "previous":
+            if LOSSES[self.training.loss].reference_free or self.training.reference == "previous":
                 raise ValueError(
                     "selection.implicit_margin: dpo needs a reference that differs from the policy: with the reference reset "
                     "to the policy every implicit margin is 0. Use implicit_margin: simpo, or training.reference: initial"

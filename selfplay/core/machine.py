@@ -7,8 +7,9 @@ import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
+
+from selfplay.core.versions import versions
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 MEMINFO = Path("/proc/meminfo")
@@ -49,19 +50,10 @@ def this_device() -> DeviceFacts:
     total, available = _cpu_memory()
     if limit is not None:
         total, available = min(total, limit), min(available, limit)
-    on_cpu = metadata.version("torch").endswith("+cpu")
+    on_cpu = versions().get("torch", "").endswith("+cpu")
     gpus = () if on_cpu else tuple(gpu_memory())
-    return DeviceFacts(platform.node(), gpus, total, available, limit, num_cores())
-
-
-def num_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def available_memory() -> int:
-    """Bytes that a training could take here: the largest GPU's memory, else the available memory of the machine."""
-    return this_device().available
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return DeviceFacts(platform.node(), gpus, total, available, limit, cores)
 
 
 def _cpu_memory() -> tuple[int, int]:

@@ -7,7 +7,6 @@ A field marked with `_FLAT` holds a nested record whose keys lie directly in the
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import typing
 from collections.abc import Iterable, Mapping
@@ -369,20 +368,20 @@ class RoundOutcomes:
         return outcome.summary if outcome else None
 
 
+# by stage; one is slow to make
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
+
+
 def from_json(kind: type[OutcomeT], document: Mapping[str, Any]) -> OutcomeT:
     """The record of a JSON object. Raises ValueError for a missing, unknown or mistyped key."""
     # JSON is the one input in which pydantic's strict mode takes an object for a nested dataclass
-    record: OutcomeT = _adapter(cast(Any, kind)).validate_json(json.dumps(_nested(kind, document)))
+    if kind.stage not in _ADAPTERS:
+        _ADAPTERS[kind.stage] = TypeAdapter(kind)
+    record: OutcomeT = _ADAPTERS[kind.stage].validate_json(json.dumps(_nested(kind, document)))
     return record
 
 
-@functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
-@functools.cache
-def _flat_fields(kind: Any) -> dict[str, type]:
+def _flat_fields(kind: type[Any]) -> dict[str, type]:
     """The flat fields of a record class, with their classes."""
     hints = typing.get_type_hints(kind)
     found = {}

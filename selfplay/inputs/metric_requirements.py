@@ -15,6 +15,7 @@ from pathlib import Path
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError
+from selfplay.core.losses import LOSSES
 from selfplay.inputs.models.chat import ChatRenderer
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
 from selfplay.inputs.prompts import PromptSource
@@ -154,9 +155,9 @@ def _check_reference(config: Config, metric: Metric, first: Metric) -> None:
                 "Leave it out.",
             )
         return
-    if training.loss == "simpo":
+    if LOSSES[training.loss].reference_free:
         raise ConfigError(
-            f"metric {metric.name!r} reads reference log-probs, and loss: simpo has no reference",
+            f"metric {metric.name!r} reads reference log-probs, and training.loss: {training.loss} has no reference",
             "Choose another metric, or training.loss: dpo.",
         )
     if training.reference == "previous" or training.start == "initial":

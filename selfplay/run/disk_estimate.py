@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import ResourceError
 from selfplay.core.format import human_bytes
 from selfplay.core.stages import DiskSizes, stage_named
 from selfplay.inputs.prompts import PromptSource
-
-if TYPE_CHECKING:
-    from selfplay.run.stages.context import Context
+from selfplay.inputs.resolve import Inputs
+from selfplay.store.run import Store
 
 # a row's ids, numbers and lengths; a text is counted apart
 ROW_BYTES = 500
@@ -47,9 +45,8 @@ def checkpoint_bytes(config: Config, parameters: int) -> int:
     return (config.storage.keep_trainer_checkpoints + 1) * parameters * CHECKPOINT_BYTES
 
 
-def disk_sizes(context: Context) -> DiskSizes:
+def disk_sizes(config: Config, inputs: Inputs, engine_dtype: str) -> DiskSizes:
     """What the table of stages estimates with."""
-    config, inputs = context.config, context.inputs
     evaluation_prompts, evaluation_responses, evaluation_prompt_bytes = 0, 0, 0
     if config.evaluation is not None and inputs.evaluation is not None:
         evaluation_prompts = len(inputs.evaluation.prompts)
@@ -66,25 +63,25 @@ def disk_sizes(context: Context) -> DiskSizes:
         evaluation_prompt_bytes=evaluation_prompt_bytes,
         response_bytes=response_bytes(config),
         row_bytes=ROW_BYTES,
-        policy_bytes=policy_bytes(parameters, context.engine_dtype),
+        policy_bytes=policy_bytes(parameters, engine_dtype),
         checkpoint_bytes=checkpoint_bytes(config, parameters),
     )
 
 
-def stage_bytes(context: Context, round_number: int, stage: str) -> int:
+def stage_bytes(config: Config, inputs: Inputs, engine_dtype: str, round_number: int, stage: str) -> int:
     """What a stage writes in all, about."""
-    return stage_named(stage).disk_bytes(disk_sizes(context), round_number)
+    return stage_named(stage).disk_bytes(disk_sizes(config, inputs, engine_dtype), round_number)
 
 
-def check_room(context: Context, round_number: int, stage: str) -> None:
-    """Raise ResourceError if the rest of a stage will not fit. Shards that are written already are not counted again."""
-    if not context.config.storage.check_free_space:
+def check_room(store: Store, config: Config, inputs: Inputs, engine_dtype: str, round_number: int, stage: str) -> None:
+    """Raise ResourceError where what is left of a stage will not fit. Shards that are kept already are not counted again."""
+    if not config.storage.check_free_space:
         return
-    layout = context.store.layout
+    layout = store.layout
     kept = _bytes_in(layout.stage_work(round_number, stage))
     if stage == "train":
         kept += _bytes_in(layout.trainer_scratch(round_number))
-    need = max(stage_bytes(context, round_number, stage) - kept, 0)
+    need = max(stage_bytes(config, inputs, engine_dtype, round_number, stage) - kept, 0)
     free = shutil.disk_usage(layout.root).free
     if need > free:
         raise ResourceError(

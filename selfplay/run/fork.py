@@ -21,7 +21,7 @@ from selfplay.core.errors import ConfigError, DriftError
 from selfplay.core.outcomes import TrainOutcome
 from selfplay.core.stages import stages_of
 from selfplay.inputs.resolve import Inputs
-from selfplay.run.driver import Prepared, prepare
+from selfplay.run.driver import Prepared, preflight
 from selfplay.run.fork_rules import changed_pins, held_out_notes, last_whole_round, refusals
 from selfplay.store.durable import pretty_json
 from selfplay.store.fork import Fork, stage_name
@@ -113,7 +113,7 @@ def prepare_fork(
     found = changes(before, after)
     pins = source.config_json("pins.json", dict)
     _refuse(source, refusals(found, {}, {}, from_round, before))  # before anything is read that may be gone
-    prepared = prepare(after, search_path, run_dir, source, rounds_done=from_round)
+    prepared = preflight(after, search_path, run_dir, source, rounds_done=from_round)
     new_pins = prepared.inputs.pins
     _refuse(source, refusals(found, pins, new_pins, from_round, before))
     _check_lengths(source, from_round, after, prepared.inputs)

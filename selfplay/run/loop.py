@@ -6,8 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator
 
 from selfplay.core.stages import LAST_STAGE, stage_named, stages_of
-from selfplay.run.disk_estimate import check_room
-from selfplay.run.stages.context import Context
+from selfplay.run.stages.context import StageContext
 
 
 def plan(rounds: int) -> Iterator[tuple[int, str]]:
@@ -17,26 +16,28 @@ def plan(rounds: int) -> Iterator[tuple[int, str]]:
             yield number, name
 
 
-def function_of(stage: str) -> Callable[[Context, int], None]:
+def function_of(stage: str) -> Callable[[StageContext, int], None]:
     """The function that runs a stage: it is given the run's context and the round."""
     module, _, name = stage_named(stage).function.partition(":")
-    found: Callable[[Context, int], None] = getattr(importlib.import_module(module), name)
+    found: Callable[[StageContext, int], None] = getattr(importlib.import_module(module), name)
     return found
 
 
 def run(
-    context: Context,
+    context: StageContext,
+    rounds: int,
     on_stage: Callable[[int, str], None],
+    check: Callable[[int, str], None],
     until: tuple[int, str] | None = None,
     on_round: Callable[[int], None] = lambda number: None,
 ) -> None:
-    """Walk to the end of the plan, or to the stage `until`. `on_stage` is called as each stage begins, `on_round` when a round's
-    last stage is committed."""
-    for number, name in plan(context.config.rounds):
+    """Walk to the end of the plan, or to the stage `until`. `on_stage` is called as each stage begins, `check` after it (it may
+    refuse the stage), `on_round` when a round's last stage is committed."""
+    for number, name in plan(rounds):
         if not context.store.is_committed(number, name):
             context.stop.check()
             on_stage(number, name)
-            check_room(context, number, name)
+            check(number, name)
             function_of(name)(context, number)
             if name == LAST_STAGE:
                 on_round(number)

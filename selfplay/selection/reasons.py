@@ -35,7 +35,6 @@ NEAR_IDENTICAL_RESPONSES = "near_identical_responses"
 TOO_LONG_FOR_TRAINING = "too_long_for_training"
 
 # A pair is not kept (EMPTY, REWARD_NOT_FINITE, ZERO_MARGIN and IDENTICAL_RESPONSES too, where pairs come from outside a run).
-IDENTICAL_AFTER_TRUNCATION = "identical_after_truncation"
 METRIC_NOT_FINITE = "metric_not_finite"
 EXCLUDED_BY_METRIC = "excluded_by_metric"
 NOT_SELECTED = "not_selected"
@@ -55,7 +54,6 @@ RESPONSE_REASONS: dict[str, str] = {
     REWARD_REJECTED_TOO_HIGH: "the rejected response of its pair is above pairs.max_reward_rejected",
     LENGTH_GAP_TOO_LARGE: "the responses of its pair differ by more than pairs.max_length_gap tokens",
     NEAR_IDENTICAL_RESPONSES: "the responses of its pair are more alike than pairs.max_similarity",
-    TOO_LONG_FOR_TRAINING: "the prompt and the response exceed the training length",
 }
 
 PAIR_REASONS: dict[str, str] = {
@@ -68,7 +66,6 @@ PAIR_REASONS: dict[str, str] = {
     REWARD_REJECTED_TOO_HIGH: "the reward of rejected is above max_reward_rejected",
     LENGTH_GAP_TOO_LARGE: "chosen and rejected differ by more than max_length_gap tokens",
     NEAR_IDENTICAL_RESPONSES: "chosen and rejected are more alike than max_similarity",
-    IDENTICAL_AFTER_TRUNCATION: "cut to the training length, chosen and rejected are the same",
     TOO_LONG_FOR_TRAINING: "the prompt and one of its responses exceed the training length",
     METRIC_NOT_FINITE: "the metric has no finite value for the pair",
     EXCLUDED_BY_METRIC: "the metric's own rule leaves the pair out, whatever the cut",
@@ -112,10 +109,9 @@ class Reasons:
         """One `str | None` a row."""
         return list(self)
 
-    def counts(self, where: Bools | None = None) -> dict[str, int]:
-        """Rows (of `where`) by reason, sorted by name; reasons that no row has are left out."""
-        code = self.code_P if where is None else self.code_P[where]
-        num = np.bincount(code, minlength=len(self.names) + 1)[1:].tolist()
+    def counts(self) -> dict[str, int]:
+        """Rows by reason, sorted by name; reasons that no row has are left out."""
+        num = np.bincount(self.code_P, minlength=len(self.names) + 1)[1:].tolist()
         return {name: rows for name, rows in sorted(zip(self.names, num, strict=True)) if rows}
 
     def is_reason(self, name: str) -> Bools:

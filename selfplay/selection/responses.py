@@ -15,7 +15,6 @@ from selfplay.selection.arrays import Bools, Floats, Ints
 from selfplay.selection.reasons import (
     EMPTY,
     REWARD_NOT_FINITE,
-    TOO_LONG_FOR_TRAINING,
     TRUNCATED,
     Reasons,
     give_reason,
@@ -43,7 +42,6 @@ class ResponsePool:
     prompt_ids: Sequence[str]
     texts: Sequence[str]
     num_tokens_R: Ints | None = None
-    num_prompt_tokens_R: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_R)
@@ -58,17 +56,15 @@ def response_pool(
     finish_reasons: Sequence[str] | None = None,
     drop_reasons: Sequence[str | None] | None = None,
     num_tokens: Sequence[int] | Ints | None = None,
-    num_prompt_tokens: Sequence[int] | Ints | None = None,
 ) -> ResponsePool:
     """Columns of R responses, row by row, as a pool. A missing reward is None or NaN.
 
-    Without `finish_reasons` every response counts as finished; `num_prompt_tokens` is the prompt's length, response by
-    response. Raises ValueError for columns of different lengths and for a response index that is twice in a prompt.
+    Without `finish_reasons` every response counts as finished. Raises ValueError for columns of different
+    lengths and for a response index that is twice in a prompt.
     """
     columns = {
         "prompt_ids": prompt_ids, "response_index": response_index, "rewards": rewards, "texts": texts,
         "finish_reasons": finish_reasons, "drop_reasons": drop_reasons, "num_tokens": num_tokens,
-        "num_prompt_tokens": num_prompt_tokens,
     }  # fmt: skip
     sizes = {name: len(column) for name, column in columns.items() if column is not None}
     if len(set(sizes.values())) != 1:
@@ -93,29 +89,19 @@ def response_pool(
         prompt_ids=distinct_prompts,
         texts=distinct_texts,
         num_tokens_R=None if num_tokens is None else np.asarray(num_tokens, dtype=np.int64),
-        num_prompt_tokens_R=None if num_prompt_tokens is None else np.asarray(num_prompt_tokens, dtype=np.int64),
     )
 
 
-def faults(pool: ResponsePool, *, allow_truncated: bool = False, max_length: int | None = None) -> Reasons:
+def faults(pool: ResponsePool, *, allow_truncated: bool = False) -> Reasons:
     """Why a response can be in no pair, whatever the others are; None where it is usable.
 
     Where several reasons apply, the first of these is given: scoring's own, empty, truncated (unless allowed), reward not
-    finite, too long for training (prompt and response have more than `max_length` tokens together, the end token
-    included). What is too long is left out before pairs are built and not cut: a cut response would be taught as an
-    ending, and two that share a long beginning may become identical once cut. ValueError for a `max_length` where
-    lengths are not known.
+    finite.
     """
     reason_R = give_reason(pool.drop_reason_R, empty_texts(pool.texts)[pool.text_R], EMPTY)
     if not allow_truncated:
         reason_R = give_reason(reason_R, pool.truncated_R, TRUNCATED)
-    reason_R = give_reason(reason_R, ~np.isfinite(pool.rewards_R), REWARD_NOT_FINITE)
-    if max_length is not None:
-        if pool.num_tokens_R is None or pool.num_prompt_tokens_R is None:
-            raise ValueError("a max_length needs num_tokens and num_prompt_tokens of the responses")
-        long_R = pool.num_prompt_tokens_R + pool.num_tokens_R > max_length
-        reason_R = give_reason(reason_R, long_R, TOO_LONG_FOR_TRAINING)
-    return reason_R
+    return give_reason(reason_R, ~np.isfinite(pool.rewards_R), REWARD_NOT_FINITE)
 
 
 def empty_texts(texts: Sequence[str]) -> Bools:

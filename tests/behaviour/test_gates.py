@@ -89,9 +89,9 @@ def test_force_goes_on_and_is_recorded_and_shown(collapsed: tuple[Path, Callable
     run, fakes = collapsed
     store = Store.open(run)
     config = load_config(tmp_path / "config.yaml")
-    prepared = driver.prepare(config, tmp_path, run, store)
+    prepared = driver.preflight(config, tmp_path, run, store)
     pins = json.loads(store.config_file("pins.json"))
-    driver.go_on(store, prepared, config, pins, Reporter(quiet=True), workers=fakes(), force=True)
+    driver.resume(store, prepared, config, pins, Reporter(quiet=True), workers=fakes(), force=True)
     assert is_complete(run, 2)
     documents = Store.open(run).attempt_documents()
     assert [document["force"] for document in documents] == [False, True]

@@ -36,11 +36,11 @@ def second_model(tiny_world: Path, tmp_path: Path) -> Path:
 
 
 def prepare(config: Path, run_dir: Path) -> driver.Prepared:
-    return driver.prepare(load_config(config, []), config.parent, run_dir)
+    return driver.preflight(load_config(config, []), config.parent, run_dir)
 
 
 def start(config: Path, run_dir: Path, fakes: Fakes) -> Store:
-    return driver.start(prepare(config, run_dir), config.read_text(), [], Reporter(quiet=True), workers=fakes)
+    return driver.run(prepare(config, run_dir), config.read_text(), [], Reporter(quiet=True), workers=fakes)
 
 
 def mixed(write_config: WriteConfig, folder: Path, **mix: Any) -> Path:
@@ -93,7 +93,7 @@ def test_a_killed_sampling_adopts_the_second_models_shards(
     assert len(list((work / MIXED).glob("*.parquet"))) == 4
     prepared = prepare(config, tmp_path / "run")
     again = Fakes()
-    driver.go_on(
+    driver.resume(
         store,
         prepared,
         prepared.config,

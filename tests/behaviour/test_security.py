@@ -1,10 +1,9 @@
 """Each line of the design's paragraph on security that is not tested elsewhere: hostile strings on a terminal, secrets in no
 file, pickles refused, model code only with a pinned commit, Ray's door shut.
 
-Elsewhere: symbolic links and names that lead out of a run (tests/inspect/test_verify_injuries.py), the viewer's doors
-(tests/viewer/test_guard.py), SQL's (tests/inspect/test_sql.py), hub revisions (tests/test_inputs.py), Ray's ports
-(tests/cluster/test_ray_pool.py), configurations (tests/config), trainer checkpoints (tests/backends/test_checkpoints.py), web
-pages (tests/web).
+Tested elsewhere: symbolic links and names that lead out of a run (tests/inspect/verify), the requests that the viewer accepts
+(tests/inspect/viewer), SQL (tests/inspect/query), hub revisions (tests/inputs), the ports of Ray (tests/execution/ray),
+configurations (tests/config), trainer checkpoints (tests/backends/trl), web pages (tests/inspect/web).
 """
 
 from __future__ import annotations
@@ -101,8 +100,8 @@ def evil(tmp_path_factory: pytest.TempPathFactory, tiny_world: Path) -> Path:
     fakes.sampler = EvilSampler()
     fakes.poison = {rows[3]["id"]}
     evil_reward(fakes)
-    prepared = driver.prepare(load_config(config), root, root / "run")
-    store = driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
+    prepared = driver.preflight(load_config(config), root, root / "run")
+    store = driver.run(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
     assert EVIL in store.table(1, "sample")["text"][0].as_py()
     return store.layout.root
 
@@ -289,7 +288,7 @@ def test_only_a_users_function_is_given_the_secrets(write_config: WriteConfig, t
     (tmp_path / "mine.py").write_text("def reward(prompt, response):\n    return 1.0\n")
     sections: dict[str, Any] = {"evaluation": {"gold": f"{tmp_path}/mine.py:reward"}}
     config = load_config(write_config(**sections))
-    prepared = driver.prepare(config, tmp_path, tmp_path / "run")
+    prepared = driver.preflight(config, tmp_path, tmp_path / "run")
     specs = worker_specs(config, prepared.inputs)
     assert {name for name, spec in specs.items() if spec.secrets} == {"gold"}
     assert {"sampler", "logprobs", "trainer", "reward"} <= {*specs}
@@ -307,7 +306,7 @@ def test_a_model_that_is_only_there_as_a_pickle_is_refused_and_not_opened(
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(bomb(tmp_path / "went off"))
     with pytest.raises(ModelError, match="no safetensors weights, only pickled ones") as refused:
-        driver.prepare(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
+        driver.preflight(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
     assert "safetensors" in refused.value.hint
     assert not (tmp_path / "went off").exists()
 
@@ -462,7 +461,7 @@ def test_a_models_weights_lie_in_its_folder(
     shutil.copytree(tiny_world / "policy", folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
     with pytest.raises(ModelError, match="no safetensors file of its folder"):
-        driver.prepare(load_config(write_config(policy={"model": str(folder)})), tmp_path, tmp_path / "run")
+        driver.preflight(load_config(write_config(policy={"model": str(folder)})), tmp_path, tmp_path / "run")
 
 
 @pytest.mark.parametrize("section", ["policy", "reward"])
@@ -474,7 +473,7 @@ def test_a_model_with_an_adapter_in_its_folder_is_refused(
     shutil.copytree(tiny_world / ("policy" if section == "policy" else "reward_model"), folder)
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere", "peft_type": "LORA"}')
     with pytest.raises(ModelError, match="holds an adapter"):
-        driver.prepare(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
+        driver.preflight(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
 
 
 def test_a_pinned_models_code_is_its_own(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The mathematics of a comparison against slow references, and against tables of Student's t."""
+"""The mathematics of a comparison against slow references."""
 
 from __future__ import annotations
 
@@ -16,32 +16,7 @@ from selfplay.compare.statistics import (
     paired_by_prompt,
     shares,
     standardized_gain,
-    t_quantile,
 )
-
-# Student's t, two-sided 95 % and 99 %, from printed tables
-TABLE = {
-    1: (12.706, 63.657), 2: (4.303, 9.925), 3: (3.182, 5.841), 4: (2.776, 4.604), 5: (2.571, 4.032), 9: (2.262, 3.250),
-    10: (2.228, 3.169), 14: (2.145, 2.977), 29: (2.045, 2.756), 120: (1.980, 2.617),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("df", TABLE)
-def test_t_quantiles_are_those_of_printed_tables(df: int) -> None:
-    assert [t_quantile(0.975, df), t_quantile(0.995, df)] == pytest.approx(TABLE[df], abs=6e-4)
-    assert t_quantile(0.5, df) == pytest.approx(0, abs=1e-9)
-
-
-def test_t_quantiles_are_those_of_simulated_means() -> None:
-    draws = np.random.default_rng(0).normal(size=(200_000, 4))
-    t = draws.mean(axis=1) / (draws.std(axis=1, ddof=1) / 2)
-    assert np.quantile(t, 0.975) == pytest.approx(t_quantile(0.975, 3), rel=0.02)
-
-
-@pytest.mark.parametrize(("probability", "df"), [(0.975, 0), (1.0, 3), (0.4, 3)])
-def test_t_quantile_refuses_what_has_none(probability: float, df: int) -> None:
-    with pytest.raises(ValueError, match="t_quantile"):
-        t_quantile(probability, df)
 
 
 def test_a_mean_and_its_interval() -> None:

@@ -10,14 +10,12 @@ import pytest
 from selfplay.core import machine
 from selfplay.core.machine import DeviceFacts, gpu_memory, this_device
 
-TWO = "0, GPU-aaaa, 81559\n1, GPU-bbbb, 143771\n"
-
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An nvidia-smi that reports two GPUs."""
     tool = tmp_path / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\nprintf '{TWO}'\n".replace("\n1", "\\n1").replace("143771\n'", "143771\\n'"))
+    tool.write_text("#!/bin/sh\necho '0, GPU-aaaa, 81559'\necho '1, GPU-bbbb, 143771'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -75,7 +73,7 @@ def test_memory_is_within_the_limit_of_the_control_group(tmp_path: Path, monkeyp
 
 
 def test_a_cpu_build_of_torch_uses_no_gpu(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.metadata, "version", lambda name: "2.13.0+cpu")
+    monkeypatch.setattr(machine, "versions", lambda: {"torch": "2.13.0+cpu"})
     assert this_device().gpus == ()
-    monkeypatch.setattr(machine.metadata, "version", lambda name: "2.13.0")
+    monkeypatch.setattr(machine, "versions", lambda: {"torch": "2.13.0"})
     assert this_device().gpus == (81559 << 20, 143771 << 20)

@@ -193,7 +193,6 @@ class Maker:
             finish_reasons=[row.finish_reason for row in responses],
             drop_reasons=[row.drop_reason for row in rewards],
             num_tokens=[row.num_tokens for row in responses],
-            num_prompt_tokens=[3] * len(responses),
         )
 
     def _pairing(self, number: int) -> Pairing:

@@ -29,7 +29,6 @@ class Row:
     finish: str = "stop"
     drop: str | None = None
     tokens: int = 3
-    prompt_tokens: int = 2
 
 
 def rows_of(rewards: list[Any], texts: list[str] | None = None, tokens: list[int] | None = None) -> list[Row]:
@@ -39,7 +38,7 @@ def rows_of(rewards: list[Any], texts: list[str] | None = None, tokens: list[int
     return [Row(index=i, reward=rewards[i], text=texts[i], tokens=tokens[i]) for i in range(len(rewards))]
 
 
-def build(rows: list[Row], seed: int = 0, max_length: int | None = None, **rules: Any) -> Pairing:
+def build(rows: list[Row], seed: int = 0, **rules: Any) -> Pairing:
     pool = response_pool(
         prompt_ids=[row.prompt for row in rows],
         response_index=[row.index for row in rows],
@@ -48,14 +47,13 @@ def build(rows: list[Row], seed: int = 0, max_length: int | None = None, **rules
         finish_reasons=[row.finish for row in rows],
         drop_reasons=[row.drop for row in rows],
         num_tokens=[row.tokens for row in rows],
-        num_prompt_tokens=[row.prompt_tokens for row in rows],
     )
-    return build_pairs(pool, PairRules(**rules), seed, max_length=max_length)
+    return build_pairs(pool, PairRules(**rules), seed)
 
 
-def outcome(rows: list[Row], seed: int = 0, max_length: int | None = None, **rules: Any):
+def outcome(rows: list[Row], seed: int = 0, **rules: Any):
     """Pairs as (chosen row, rejected row), and the reason of each row."""
-    pairing = build(rows, seed, max_length, **rules)
+    pairing = build(rows, seed, **rules)
     return pairs_of(pairing), pairing.reason_R.tolist()
 
 
@@ -122,7 +120,7 @@ def slow_objection(rows: list[Row], reward: dict[int, float], c: int, r: int, ru
     return None
 
 
-def slow_fault(row: Row, rules: PairRules, max_length: int | None) -> str | None:
+def slow_fault(row: Row, rules: PairRules) -> str | None:
     if row.drop:
         return row.drop
     if not row.text.strip():
@@ -131,15 +129,13 @@ def slow_fault(row: Row, rules: PairRules, max_length: int | None) -> str | None
         return "truncated"
     if row.reward is None or not math.isfinite(row.reward):
         return "reward_not_finite"
-    if max_length is not None and row.prompt_tokens + row.tokens > max_length:
-        return "too_long_for_training"
     return None
 
 
-def slow_build(rows: list[Row], rules: PairRules, seed: int, max_length: int | None = None):
+def slow_build(rows: list[Row], rules: PairRules, seed: int):
     """Pairs (a set) and reasons, for a penalty that is a number."""
     assert not isinstance(rules.length_penalty, str)
-    reasons = [slow_fault(row, rules, max_length) for row in rows]
+    reasons = [slow_fault(row, rules) for row in rows]
     reward = {
         i: row.reward - rules.length_penalty * row.tokens
         for i, row in enumerate(rows)
@@ -194,7 +190,6 @@ responses = st.builds(
     finish=st.sampled_from(["stop", "stop", "stop", "length"]),
     drop=st.sampled_from([None, None, None, None, "reward_failed"]),
     tokens=st.integers(1, 6),
-    prompt_tokens=st.integers(1, 3),
 )
 tables = st.lists(responses, max_size=24, unique_by=lambda row: (row.prompt, row.index))
 

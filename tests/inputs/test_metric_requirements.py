@@ -48,7 +48,7 @@ METHODS = {"ifd": "logprobs_alone", "ask_llm": "yes_probability", "density": "em
 
 
 def prepare(config: Path, run_dir: Path) -> driver.Prepared:
-    return driver.prepare(load_config(config, []), config.parent, run_dir)
+    return driver.preflight(load_config(config, []), config.parent, run_dir)
 
 
 def ranked(store: Store, number: int = 1) -> list[dict[str, Any]]:

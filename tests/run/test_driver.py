@@ -19,6 +19,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from selfplay.api import standard_observers
 from selfplay.cli.main import app
 from selfplay.config.load import load_config, validate
 from selfplay.config.schema import Config
@@ -44,8 +45,10 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}<|assist
 
 
 def start(config: Path, run_dir: Path, workers: driver.MakeWorkers, *, grace: float = 25.0) -> Store:
-    prepared = driver.prepare(load_config(config), config.parent, run_dir)
-    return driver.start(prepared, config.read_text(), [], Reporter(quiet=True), grace, workers)
+    prepared = driver.preflight(load_config(config), config.parent, run_dir)
+    return driver.run(
+        prepared, config.read_text(), [], Reporter(quiet=True), grace, workers, observers=standard_observers
+    )
 
 
 def resume(run_dir: Path, workers: driver.MakeWorkers, **changes: Any) -> str:
@@ -57,10 +60,10 @@ def resume(run_dir: Path, workers: driver.MakeWorkers, **changes: Any) -> str:
         section, _, key = name.rpartition("__")
         (document[section] if section else document)[key] = value
     search_path = Path(json.loads(store.config_file("search_path.json")))
-    prepared = driver.prepare(validate(document, "after"), search_path, run_dir, store)
+    prepared = driver.preflight(validate(document, "after"), search_path, run_dir, store)
     people = io.StringIO()
     pins = json.loads(store.config_file("pins.json"))
-    driver.go_on(store, prepared, before, pins, Reporter(people), workers=workers)
+    driver.resume(store, prepared, before, pins, Reporter(people), workers=workers, observers=standard_observers)
     return people.getvalue()
 
 

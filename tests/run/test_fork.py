@@ -48,7 +48,7 @@ def prepared(source: Path, from_round: int, target: Path, *overrides: str) -> Fo
 
 def fork(source: Path, from_round: int, target: Path, *overrides: str, fakes: Fakes | None = None) -> Store:
     forking = prepared(source, from_round, target, *overrides)
-    return driver.start(
+    return driver.run(
         forking.prepared, forking.given(), forking.overrides(overrides), Reporter(quiet=True),
         workers=fakes or Fakes(gold=False), forked_from=forking.lineage(), files=forking.files(),
     )  # fmt: skip
@@ -265,9 +265,9 @@ def go_on(run: Path) -> None:
     """Resume as it is, also where no attempt was made yet."""
     store = Store.open(run)
     config = validate(config_in_force(store), "run")
-    ready = driver.prepare(config, Path(store.config_json("search_path.json", str)), run, store)
+    ready = driver.preflight(config, Path(store.config_json("search_path.json", str)), run, store)
     pins = store.config_json("pins.json", dict)
-    driver.go_on(store, ready, config, pins, Reporter(quiet=True), workers=Fakes(gold=False))
+    driver.resume(store, ready, config, pins, Reporter(quiet=True), workers=Fakes(gold=False))
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_a_fork_that_was_killed_while_it_was_made_is_completed_by_a_resume(sourc
 
         durable.operations = durable.Operations(before=die)
         try:
-            driver.make(*arguments)
+            driver.create(*arguments)
             crashed = False
         except SelfplayError:
             pass
@@ -363,7 +363,7 @@ def test_a_fork_that_was_killed_while_it_was_made_is_completed_by_a_resume(sourc
             assert [key for key in SHARED_1 if not store.is_committed(*key)] == []
             assert verify_document(target, deep=True)["problems"] == []
         else:
-            driver.make(*arguments)
+            driver.create(*arguments)
         shutil.rmtree(target)
         if not crashed:
             break

@@ -27,8 +27,8 @@ WriteConfig = Callable[..., Path]
 
 def start(config: Path, run_dir: Path, fakes: Fakes, overrides: list[str] | None = None) -> Store:
     settings = load_config(config, overrides or [])
-    prepared = driver.prepare(settings, config.parent, run_dir)
-    return driver.start(prepared, config.read_text(), overrides or [], Reporter(quiet=True), workers=fakes)
+    prepared = driver.preflight(settings, config.parent, run_dir)
+    return driver.run(prepared, config.read_text(), overrides or [], Reporter(quiet=True), workers=fakes)
 
 
 def resume(run_dir: Path, fakes: Fakes, **changes: Any) -> Store:
@@ -38,8 +38,8 @@ def resume(run_dir: Path, fakes: Fakes, **changes: Any) -> Store:
     after = validate({**document, **changes}, "after")
     pins = json.loads(store.config_file("pins.json"))
     search_path = Path(json.loads(store.config_file("search_path.json")))
-    driver.go_on(
-        store, driver.prepare(after, search_path, run_dir, store), before, pins, Reporter(quiet=True), workers=fakes
+    driver.resume(
+        store, driver.preflight(after, search_path, run_dir, store), before, pins, Reporter(quiet=True), workers=fakes
     )
     return Store.open(run_dir)
 

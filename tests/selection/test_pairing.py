@@ -33,15 +33,12 @@ def test_responses_at_fault_never_enter_and_the_first_fault_is_named() -> None:
         Row(index=3, reward=None, text="no reward", tokens=99),
         Row(index=4, reward=float("inf"), text="infinite"),
         Row(index=5, reward=9.0, text="stopped from outside", finish="abort"),
-        Row(index=6, reward=9.0, text="long", tokens=7, prompt_tokens=4),
-        Row(index=7, reward=1.0, text="good", tokens=6, prompt_tokens=4),
-        Row(index=8, reward=0.0, text="bad"),
+        Row(index=6, reward=1.0, text="good"),
+        Row(index=7, reward=0.0, text="bad"),
     ]
     faults = ["reward_failed: boom", "empty", "truncated", "reward_not_finite", "reward_not_finite", "truncated"]
-    assert outcome(rows, max_length=10) == ([(7, 8)], [*faults, "too_long_for_training", None, None])
-    # without a training length, and with what was cut, the best is another
-    assert outcome(rows)[0] == [(6, 8)]
-    assert outcome(rows, allow_truncated=True)[0] == [(5, 8)]
+    assert outcome(rows) == ([(6, 7)], [*faults, None, None])
+    assert outcome(rows, allow_truncated=True)[0] == [(5, 7)]
 
 
 def test_what_is_wrong_with_a_whole_prompt() -> None:
@@ -129,15 +126,13 @@ def test_malformed_columns_are_refused() -> None:
     for rules in (PairRules(length_penalty=0.1), PairRules(length_penalty="auto"), PairRules(max_length_gap=1)):
         with pytest.raises(ValueError, match="need num_tokens of the responses"):
             build_pairs(pool, rules, 0)
-    with pytest.raises(ValueError, match="max_length needs num_tokens and num_prompt_tokens"):
-        build_pairs(pool, PairRules(), 0, max_length=9)
 
 
 @settings(max_examples=250)
-@given(tables, all_rules(), st.integers(0, 3), st.sampled_from([None, None, 6]))
-def test_equals_the_slow_reference(rows: list[Row], rules: dict, seed: int, max_length: int | None) -> None:
-    pairs, reasons = outcome(rows, seed, max_length, **rules)
-    wanted, wanted_reasons = slow_build(rows, PairRules(**rules), seed, max_length)
+@given(tables, all_rules(), st.integers(0, 3))
+def test_equals_the_slow_reference(rows: list[Row], rules: dict, seed: int) -> None:
+    pairs, reasons = outcome(rows, seed, **rules)
+    wanted, wanted_reasons = slow_build(rows, PairRules(**rules), seed)
     assert len(pairs) == len(set(pairs))
     assert (set(pairs), reasons) == (wanted, wanted_reasons)
 

@@ -55,32 +55,13 @@ def test_texts() -> None:
 def test_lengths() -> None:
     columns = {"num_tokens_chosen_P": ints(3, 9, 4, 6), "num_tokens_rejected_P": ints(9, 3, 4, 6)}
     assert reasons(4, {"max_length_gap": 5}, **columns) == ["length_gap_too_large"] * 2 + [None] * 2
-    columns["num_prompt_tokens_P"] = ints(2, 1, 6, 5)
-    long = "too_long_for_training"
-    assert reasons(4, max_length=10, **columns) == [long, None, None, long]
-
-
-def test_too_long_pairs_stay_for_a_trainer_that_cuts_unless_the_cut_makes_them_one() -> None:
-    chosen = [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2], [7, 8, 9]]
-    rejected = [[1, 2, 3, 5], [1, 2, 9, 9], [1, 2, 3], [1, 2, 3]]
-    columns: dict[str, Any] = {
-        "num_tokens_chosen_P": ints(4, 4, 2, 3), "num_tokens_rejected_P": ints(4, 4, 3, 3),
-        "num_prompt_tokens_P": ints(3, 3, 4, 9), "max_length": 6,
-    }  # fmt: skip
-    assert reasons(4, **columns) == ["too_long_for_training"] * 4
-    cut = {"cut_too_long": True, "chosen_token_ids": chosen, "rejected_token_ids": rejected}
-    same = "identical_after_truncation"
-    # the last prompt fills the length by itself: nothing of the responses is left
-    assert reasons(4, **columns, **cut) == [same, None, same, same]
-    # what fits is not cut, whatever its beginning
-    assert reasons(4, **{**columns, "max_length": 7}, **cut) == [None, None, None, same]
 
 
 def test_the_first_reason_is_the_one() -> None:
     columns: dict[str, Any] = {
         "chosen": ["a", "b", "b"], "rejected": ["", "b", "c"], "reward_chosen_P": floats(float("nan"), 1, 1),
         "reward_rejected_P": floats(0, 1, 1), "num_tokens_chosen_P": ints(99, 99, 99),
-        "num_tokens_rejected_P": ints(1, 1, 1), "num_prompt_tokens_P": ints(1, 1, 1), "max_length": 9,
+        "num_tokens_rejected_P": ints(1, 1, 1),
     }  # fmt: skip
     assert reasons(3, {"max_length_gap": 3}, **columns) == ["empty", "identical_responses", "zero_margin"]
 
@@ -103,13 +84,6 @@ def test_rules_of_building_are_refused(rules: dict[str, Any]) -> None:
         ({"min_reward_chosen": 1.0}, {"reward_chosen_P": floats(1)}, "need the rewards"),
         ({"max_length_gap": 1}, {}, "needs the numbers of tokens"),
         ({"max_similarity": 0.5}, {}, "needs the texts"),
-        ({}, {"max_length": 3}, "needs the numbers of tokens of prompt, chosen and rejected"),
-        (
-            {},
-            {"max_length": 3, "cut_too_long": True, "num_tokens_chosen_P": ints(9), "num_tokens_rejected_P": ints(9),
-             "num_prompt_tokens_P": ints(1)},
-            "needs the token ids",
-        ),
     ],
 )  # fmt: skip
 def test_a_rule_without_its_columns_is_refused(rules: dict[str, Any], columns: dict[str, Any], message: str) -> None:

@@ -19,9 +19,7 @@ def test_a_list_and_back(values) -> None:
     assert not reasons.is_reason("never given").any()
     expected = {name: values.count(name) for name in sorted({value for value in values if value})}
     assert reasons.counts() == expected and list(reasons.counts()) == list(expected)
-    where = np.arange(len(values)) % 2 == 0
-    assert sum(reasons.counts(where).values()) == sum(value is not None for value in values[::2])
-    assert reasons.at(where).tolist() == values[::2]
+    assert reasons.at(np.arange(len(values)) % 2 == 0).tolist() == values[::2]
     assert reasons.at(np.arange(len(values))[::-1]).tolist() == values[::-1]
 
 

@@ -259,7 +259,7 @@ def test_each_round_lets_go_of_what_the_storage_setting_says(write_config: Write
     log = (run / "attempts/0001/log.txt").read_text()
     gone = [number for number in range(1, 5) if number not in stays]
     for number in gone:
-        assert f"round {number}: its policy was taken away (storage.keep_policies: 2 and the best)" in log
+        assert f"round {number}: its policy was deleted (storage.keep_policies: 2 and the best)" in log
     assert gone
     # the setting is a resource: it may change, and more rounds go on from what is there
     said = resume(run, Fakes(gold=False), rounds=5, storage={"keep_policies": "all", "keep_trainer_checkpoints": 1})

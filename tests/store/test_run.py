@@ -96,12 +96,12 @@ def test_scratch_is_kept_until_it_is_dropped(tmp_path: Path) -> None:
 
 def test_every_table_is_read_by_load_dataset_as_it_is(write_config: Callable[..., Path], tmp_path: Path) -> None:
     config = write_config(rounds=1)
-    prepared = driver.prepare(load_config(config), config.parent, tmp_path / "run")
-    store = driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=Fakes())
+    prepared = driver.preflight(load_config(config), config.parent, tmp_path / "run")
+    store = driver.run(prepared, config.read_text(), [], Reporter(quiet=True), workers=Fakes())
     from datasets import load_dataset
 
     read = []
-    for number, name, _ in loop.plan(1):
+    for number, name in loop.plan(1):
         if name == "train":
             continue  # a policy, not a table
         table = store.table(number, name)

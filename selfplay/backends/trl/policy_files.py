@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from selfplay.backends.policy_folder import read_policy_folder
 from selfplay.backends.transformers.loading import load_complete
-from selfplay.inputs.models.weights import read_policy_folder
 
 # A folder from the hub may hold more: model cards, other formats of the weights. Those are not the policy.
 _COPIED_SUFFIXES = frozenset((".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"))

@@ -15,6 +15,7 @@ from typing import Any
 from torch.utils.data import Sampler
 
 from selfplay.core.errors import BackendError
+from selfplay.core.losses import LOSSES
 from selfplay.core.protocols import TrainJob, TrainPair
 
 IGNORED_LABEL = -100
@@ -50,7 +51,7 @@ def _problem(pair: TrainPair, job: TrainJob, vocab_size: int) -> tuple[str, str]
             return f"token id {highest} is outside the policy's vocabulary of {vocab_size}", "Its tokenizer is another."
     if not (math.isfinite(pair.policy_logp_chosen) and math.isfinite(pair.policy_logp_rejected)):
         return "a policy log-prob is not finite", again
-    if job.loss != "simpo":
+    if not LOSSES[job.loss].reference_free:
         references = (pair.reference_logp_chosen, pair.reference_logp_rejected)
         if any(logp is None or not math.isfinite(logp) for logp in references):
             return "a reference log-prob is missing or not finite", again

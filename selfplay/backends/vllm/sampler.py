@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from selfplay.backends.policy_folder import PolicyFolder, check_finite, check_same_architecture, read_policy_folder
 from selfplay.backends.vllm.canary import MAX_TOP_LOGPS, TOLERANCES, CanaryVerdict, EngineToken, compare
 from selfplay.backends.vllm.engine_args import engine_arguments, key_problems, prepare_environment, resolve_dtype
 from selfplay.backends.vllm.request_checks import check_requests, check_settings
@@ -22,7 +23,6 @@ from selfplay.core.errors import BackendError, ConfigError, WeightSyncError, Wor
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightSync
 from selfplay.core.records import Response, schema
-from selfplay.inputs.models.weights import PolicyFolder, check_finite, check_same_architecture, read_policy_folder
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from selfplay.core.machine import available_memory, gpu_memory, num_cores
+from selfplay.core.machine import gpu_memory, this_device
 from selfplay.inspect.doctor.findings import Finding
 from selfplay.inspect.doctor.packages import check_packages, installed_versions, requirements_of
 from selfplay.inspect.reading import SCHEMA_VERSION
@@ -70,7 +70,8 @@ def trial_import(statement: str) -> Finding:
 
 
 def _machine(gpus: list[int]) -> Iterator[Finding]:
-    memory = available_memory()
+    device = this_device()
+    memory = device.available
     if memory < MEMORY:
         hint = "Free some, or use smaller models; below it workers may be killed."
         yield Finding(
@@ -80,7 +81,7 @@ def _machine(gpus: list[int]) -> Iterator[Finding]:
             hint,
         )
     else:
-        yield Finding("memory", "ok", f"{memory / 1e9:.1f} GB available" + (" (of one GPU)" if gpus else ""))
+        yield Finding("memory", "ok", f"{memory / 1e9:.1f} GB available" + (" (of one GPU)" if device.gpus else ""))
     disk = shutil.disk_usage(Path.cwd()).free
     if disk < DISK:
         yield Finding(
@@ -91,7 +92,7 @@ def _machine(gpus: list[int]) -> Iterator[Finding]:
         )
     else:
         yield Finding("disk", "ok", f"{disk / 1e9:.0f} GB free here")
-    cores = num_cores()
+    cores = device.num_cores
     if cores < 2:
         yield Finding(
             "cores", "warn", "one core", "Runs work, but slowly: the sampler and Ray's own processes share the core."

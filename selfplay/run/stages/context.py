@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from selfplay.config.schema import Config
 from selfplay.core.errors import SelfplayError
+from selfplay.core.losses import LOSSES
 from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSyncRecord
 from selfplay.core.pool import Workers
-from selfplay.core.protocols import Canary
+from selfplay.core.protocols import Canary, StepMetrics
 from selfplay.core.stages import Source, stage_named
 from selfplay.execution.reporter import Reporter
 from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import Inputs
+from selfplay.run.stages.settings import StageSettings
 from selfplay.store.run import Store, now
 from selfplay.store.writer import StageWriter
 
@@ -35,11 +35,12 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Context:
-    """A run under way."""
+class StageContext:
+    """What every stage is given: the store with the committed tables, its settings, the inputs and workers, and whom to tell. A
+    stage is called with it and the number of the round."""
 
     store: Store
-    config: Config
+    settings: StageSettings
     inputs: Inputs
     workers: Workers
     fingerprint: str
@@ -50,8 +51,8 @@ class Context:
     engine_dtype: str = "float32"
     precision: str = "float32"
     force: bool = False
-    # called with a round, an optimizer step of it and its numbers, as they come
-    on_step: Callable[[int, int, Mapping[str, Any]], None] = lambda round_number, step, numbers: None
+    # called with a round and each optimizer step of its training
+    on_step: Callable[[int, StepMetrics], None] = lambda round_number, step: None
 
     def policy(self, round_number: int) -> Policy:
         """The policy after a round: the starting one for round 0; that of an earlier round where training was skipped."""
@@ -74,17 +75,17 @@ class Context:
 
     def trained_policy(self, round_number: int) -> Policy:
         """The policy that this round trains."""
-        return self.policy(round_number - 1 if self.config.training.start == "previous" else 0)
+        return self.policy(round_number - 1 if self.settings.training.start == "previous" else 0)
 
     def reference_policy(self, round_number: int) -> Policy | None:
         """The reference of this round's loss; None where the loss has none."""
-        if self.config.training.loss == "simpo":
+        if LOSSES[self.settings.training.loss].reference_free:
             return None
-        return self.policy(round_number - 1 if self.config.training.reference == "previous" else 0)
+        return self.policy(round_number - 1 if self.settings.training.reference == "previous" else 0)
 
     def data_rounds(self, round_number: int) -> list[int]:
         """Rounds whose kept pairs this round trains on, this one last."""
-        first = 1 if self.config.training.data == "accumulated" else round_number
+        first = 1 if self.settings.training.data == "accumulated" else round_number
         return list(range(first, round_number + 1))
 
     def reads(self, round_number: int, stage: str) -> list[tuple[int, str]]:

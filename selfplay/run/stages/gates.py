@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from selfplay.config.running import GatesConfig
 from selfplay.core.errors import GateError
 from selfplay.core.outcomes import ForcedGate
-from selfplay.run.stages.context import Context, Policy
+from selfplay.run.stages.context import Policy, StageContext
 
 SHOWN = 3
 SHOWN_CHARACTERS = 80
@@ -31,9 +31,9 @@ class Tripped:
     examples: list[str]
 
 
-def check(context: Context, round_number: int) -> list[ForcedGate]:
+def check(context: StageContext, round_number: int) -> list[ForcedGate]:
     """The gates that this round did not pass and that are forced, to be recorded. Raises GateError without `--force`."""
-    found = tripped(_own(context, round_number), context.config.gates)
+    found = tripped(_own(context, round_number), context.settings.gates)
     if not found:
         return []
     policy = context.policy(round_number - 1)
@@ -53,19 +53,19 @@ def check(context: Context, round_number: int) -> list[ForcedGate]:
     )
 
 
-def _gentler(context: Context, policy: Policy) -> str:
+def _gentler(context: StageContext, policy: Policy) -> str:
     """How the round that trained this policy would be trained otherwise; nothing for the starting policy."""
     if policy.round == 0:
         return ""
     again = f"`selfplay fork {context.store.layout.root} --from-round {policy.round - 1}"
-    rate = context.config.training.learning_rate / 2
+    rate = context.settings.training.learning_rate / 2
     return f"If its training went wrong, train it gentler: {again} training.learning_rate={rate:g}` (or beta, epochs). "
 
 
-def _own(context: Context, round_number: int) -> pa.Table:
+def _own(context: StageContext, round_number: int) -> pa.Table:
     """The responses that the policy itself sampled."""
     columns = ["response_id", "prompt_id", "text", "finish_reason"]
-    if context.config.sampling.mix is None:
+    if context.settings.sampling.mix is None:
         return context.store.table(round_number, "sample", columns=columns)
     table = context.store.table(round_number, "sample", columns=[*columns, "origin"])
     return table.filter(pc.is_null(table["origin"]))

@@ -19,16 +19,16 @@ from selfplay.core.stages import CANDIDATES, LOGPS_SCHEMA, REFERENCE
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
-from selfplay.run.stages.context import Context, Policy
+from selfplay.run.stages.context import Policy, StageContext
 from selfplay.store.writer import StageWriter
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the log-probs table of a round: its candidates and, with accumulated data, the pairs kept in earlier rounds."""
     started = time.monotonic()
     policy, reference = context.trained_policy(round_number), context.reference_policy(round_number)
     writer = context.writer(round_number, "logprobs")
-    shards = cut(_items(context, round_number, context.data_rounds(round_number)), context.config.sampling.shard_size)
+    shards = cut(_items(context, round_number, context.data_rounds(round_number)), context.settings.sampling.shard_size)
     if reference is not None and reference.digest != policy.digest:
         _forward(context, round_number, writer, reference, shards, REFERENCE)
     other = reference is not None and reference.digest != policy.digest
@@ -53,16 +53,16 @@ def run(context: Context, round_number: int) -> None:
     context.commit(writer, started, outcome)
 
 
-def no_logprob(context: Context) -> QuarantinePolicy[LogprobItem]:
+def no_logprob(context: StageContext) -> QuarantinePolicy[LogprobItem]:
     """A response that kills its worker has no row: no log-prob can be made up. *select* drops its pairs."""
     return QuarantinePolicy(
         lambda item: item.response_id,
         lambda _, reason: LOGPS_SCHEMA.empty_table(),
-        context.config.cluster.max_poison_items,
+        context.settings.max_poison_items,
     )
 
 
-def _items(context: Context, round_number: int, rounds: Sequence[int]) -> list[LogprobItem]:
+def _items(context: StageContext, round_number: int, rounds: Sequence[int]) -> list[LogprobItem]:
     items = []
     for number in rounds:
         if number == round_number:
@@ -83,13 +83,13 @@ def _items(context: Context, round_number: int, rounds: Sequence[int]) -> list[L
     return sorted(items, key=lambda item: item.response_id)
 
 
-def _two_columns(context: Context, number: int, stage: str, key: str, value: str) -> zip:  # type: ignore[type-arg]
+def _two_columns(context: StageContext, number: int, stage: str, key: str, value: str) -> zip:  # type: ignore[type-arg]
     table = context.store.table(number, stage, columns=[key, value])
     return zip(table[key].to_pylist(), table[value].to_pylist(), strict=True)
 
 
 def _forward(
-    context: Context,
+    context: StageContext,
     round_number: int,
     writer: StageWriter,
     model: Policy,

@@ -17,19 +17,19 @@ from selfplay.core.outcomes import ForcedGate, PairOutcome
 from selfplay.core.records import Unused, schema
 from selfplay.core.stages import CANDIDATES
 from selfplay.run.stages import gates
-from selfplay.run.stages.context import Context, derive_seed
+from selfplay.run.stages.context import StageContext, derive_seed
 from selfplay.selection.pairing import Pairing, build_pairs
 from selfplay.selection.responses import ResponsePool, response_pool
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the unused table and the candidate pairs of a round."""
     started = time.monotonic()
     forced = gates.check(context, round_number)
     writer = context.writer(round_number, "pair")
     ids, pool = _pool(context, round_number)
-    seed = derive_seed(context.config.seed, "pair", round_number)
-    pairing = build_pairs(pool, context.config.pairs.rules(), seed)
+    seed = derive_seed(context.settings.seed, "pair", round_number)
+    pairing = build_pairs(pool, context.settings.pairs, seed)
     candidates, unused = candidate_table(ids, pairing), unused_table(ids, pairing)
     paired = pa.chunked_array([candidates["chosen_response_id"], candidates["rejected_response_id"]]).unique()
     assert len(paired) + unused.num_rows == len(ids), "a response is neither in a pair nor has a reason"
@@ -40,7 +40,7 @@ def run(context: Context, round_number: int) -> None:
     context.commit(writer, started, pair_outcome(pool, pairing, forced))
 
 
-def _pool(context: Context, round_number: int) -> tuple[pa.Array, ResponsePool]:
+def _pool(context: StageContext, round_number: int) -> tuple[pa.Array, ResponsePool]:
     """The ids of a round's responses, and the responses as the builders see them, row by row."""
     columns = ["response_id", "prompt_id", "response_index", "text", "finish_reason", "num_tokens"]
     responses = context.store.table(round_number, "sample", columns=columns)

@@ -14,12 +14,12 @@ from selfplay.core.errors import DataError
 from selfplay.core.outcomes import InvalidRow, PromptsOutcome
 from selfplay.core.records import Prompt, from_table, to_table
 from selfplay.inputs.prompts import Prompts, RawPrompt
-from selfplay.run.stages.context import Context, derive_seed
+from selfplay.run.stages.context import StageContext, derive_seed
 
 TOO_LONG = "too_long_for_context"
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the prompts table of a round."""
     started = time.monotonic()
     writer = context.writer(round_number, "prompts")
@@ -55,25 +55,26 @@ def run(context: Context, round_number: int) -> None:
     context.commit(writer, started, outcome)
 
 
-def training_slice(context: Context, round_number: int) -> Sequence[RawPrompt]:
+def training_slice(context: StageContext, round_number: int) -> Sequence[RawPrompt]:
     """The round's prompts: slices of one seeded order, so that more rounds change nothing in earlier ones."""
-    settings = context.config.prompts
+    settings = context.settings.prompts
+    assert settings is not None, "a run has a source of prompts"
     prompts = context.inputs.prompts.prompts
-    ordered = _seeded_order(prompts, context.config.seed, "prompts")
+    ordered = _seeded_order(prompts, context.settings.seed, "prompts")
     start = 0 if settings.order == "same" else (round_number - 1) * settings.per_round
     return prompts.take(ordered[start : start + settings.per_round])
 
 
-def evaluation_slice(context: Context) -> Sequence[RawPrompt]:
+def evaluation_slice(context: StageContext) -> Sequence[RawPrompt]:
     """The held-out prompts, the same in every round."""
-    if context.config.evaluation is None or context.inputs.evaluation is None:
+    if context.settings.evaluation is None or context.inputs.evaluation is None:
         return []
     prompts = context.inputs.evaluation.prompts
-    ordered = _seeded_order(prompts, context.config.seed, "evaluation")
-    return prompts.take(ordered[: context.config.evaluation.num_prompts])
+    ordered = _seeded_order(prompts, context.settings.seed, "evaluation")
+    return prompts.take(ordered[: context.settings.evaluation.num_prompts])
 
 
-def admitted(context: Context, round_number: int) -> list[Prompt]:
+def admitted(context: StageContext, round_number: int) -> list[Prompt]:
     """Prompts of a round that are sampled from, by id."""
     rows: list[Prompt] = from_table(Prompt, context.store.table(round_number, "prompts"))
     return [row for row in rows if row.drop_reason is None]
@@ -85,7 +86,7 @@ def _seeded_order(prompts: Prompts, seed: int, purpose: str) -> list[int]:
     return sorted(range(len(ids)), key=lambda row: (derive_seed(seed, purpose, ids[row]), ids[row]))
 
 
-def _render(context: Context, round_number: int, raw: Sequence[RawPrompt], limit: int) -> list[Prompt]:
+def _render(context: StageContext, round_number: int, raw: Sequence[RawPrompt], limit: int) -> list[Prompt]:
     rows = []
     for prompt in raw:
         token_ids: list[int] = []

@@ -16,23 +16,23 @@ from selfplay.core.records import Prompt, Response, schema
 from selfplay.core.stages import MIXED
 from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
-from selfplay.run.stages.context import Context, derive_seed
+from selfplay.run.stages.context import StageContext, derive_seed
 from selfplay.run.stages.prompts import admitted
 from selfplay.store.writer import StageWriter
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the responses table of a round, sampled from the policy after the round before."""
     started = time.monotonic()
     writer = context.writer(round_number, "sample")
     prompts = admitted(context, round_number)
-    mixed = context.config.sampling.mix is not None
+    mixed = context.settings.sampling.mix is not None
     if mixed:
         _sample_mixed(context, writer, round_number, prompts)
     changes = context.serve(round_number - 1)
     settings = sampling_settings(context)
     serving, adopted = time.monotonic(), writer.shards()
-    shards = cut(prompts, context.config.sampling.shard_size)
+    shards = cut(prompts, context.settings.sampling.shard_size)
     run_shards(
         context, writer, context.workers.sampler, "sample", shards,
         lambda shard: (share(context, requests(context, shard, "sample", round_number), mixed=False), settings),
@@ -78,9 +78,9 @@ def _counts(shard: pa.Table) -> Counter[str]:
     )
 
 
-def _sample_mixed(context: Context, writer: StageWriter, round_number: int, prompts: Sequence[Prompt]) -> None:
+def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int, prompts: Sequence[Prompt]) -> None:
     """The second model's responses, in hidden shards cut as the policy's are: before the engines serve the policy."""
-    shards = cut(prompts, context.config.sampling.shard_size)
+    shards = cut(prompts, context.settings.sampling.shard_size)
     if len(writer.shards(MIXED)) == len(shards):
         return
     model = context.inputs.mix
@@ -95,24 +95,22 @@ def _sample_mixed(context: Context, writer: StageWriter, round_number: int, prom
     )  # fmt: skip
 
 
-def no_responses(context: Context) -> QuarantinePolicy[Prompt]:
+def no_responses(context: StageContext) -> QuarantinePolicy[Prompt]:
     """A prompt that kills its engine has no responses; it is named among the quarantined."""
     columns = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
     none = pa.schema([schema(Response).field(name) for name in columns]).empty_table()
-    return QuarantinePolicy(
-        lambda prompt: prompt.prompt_id, lambda _, reason: none, context.config.cluster.max_poison_items
-    )
+    return QuarantinePolicy(lambda prompt: prompt.prompt_id, lambda _, reason: none, context.settings.max_poison_items)
 
 
-def share(context: Context, asked: Sequence[SampleRequest], *, mixed: bool) -> list[SampleRequest]:
+def share(context: StageContext, asked: Sequence[SampleRequest], *, mixed: bool) -> list[SampleRequest]:
     """The part of each request that falls to the second model (`mixed`) or to the policy. Which prompts are shared out
     follows from the run's seed and the prompt's id alone, the same in every round."""
-    sampling = context.config.sampling
+    sampling = context.settings.sampling
     if sampling.mix is None:
         return list(asked)
     parts = []
     for request in asked:
-        drawn = derive_seed(context.config.seed, "mixed", request.prompt_id) / 2**31
+        drawn = derive_seed(context.settings.seed, "mixed", request.prompt_id) / 2**31
         theirs = sampling.mix.num_responses if drawn < sampling.mix.share else 0
         ours = sampling.num_responses - theirs
         count, first = (theirs, ours) if mixed else (ours, 0)
@@ -129,9 +127,9 @@ def _with_mixed(table: pa.Table, writer: StageWriter, index: int, mixed: bool) -
     return whole.sort_by([("prompt_id", "ascending"), ("response_index", "ascending")])
 
 
-def sampling_settings(context: Context) -> SamplingSettings:
+def sampling_settings(context: StageContext) -> SamplingSettings:
     """The configured sampling with the stop ids of tokenizer and generation config."""
-    sampling = context.config.sampling
+    sampling = context.settings.sampling
     return SamplingSettings(
         num_responses=sampling.num_responses,
         temperature=sampling.temperature,
@@ -146,9 +144,9 @@ def sampling_settings(context: Context) -> SamplingSettings:
     )
 
 
-def requests(context: Context, prompts: Sequence[Prompt], *purpose: object) -> list[SampleRequest]:
+def requests(context: StageContext, prompts: Sequence[Prompt], *purpose: object) -> list[SampleRequest]:
     """A request for each prompt, its seed derived from the run's seed, the purpose and the prompt's id alone."""
-    seed = context.config.seed
+    seed = context.settings.seed
     return [
         SampleRequest(prompt.prompt_id, prompt.prompt_token_ids, derive_seed(seed, *purpose, prompt.prompt_id))
         for prompt in prompts

@@ -13,12 +13,12 @@ from selfplay.core.outcomes import CombinedReward, ScoreOutcome
 from selfplay.core.records import Reward, schema, with_parts
 from selfplay.core.stages import GOLD
 from selfplay.execution.sharding import cut
-from selfplay.run.stages.context import Context
+from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.prompts import admitted
 from selfplay.run.stages.scoring import gold_drop_reasons, judge_shards, reward_shards
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the rewards table of a round; with a gold judge, its reward of the same responses beside it (unless the judge
     needs columns that only the held-out prompts have)."""
     started = time.monotonic()
@@ -26,7 +26,7 @@ def run(context: Context, round_number: int) -> None:
     prompts = {prompt.prompt_id: prompt for prompt in admitted(context, round_number)}
     columns = ["response_id", "prompt_id", "text", "finish_reason"]
     rows = context.store.table(round_number, "sample", columns=columns).to_pylist()
-    size = context.config.sampling.shard_size * context.config.sampling.num_responses
+    size = context.settings.sampling.shard_size * context.settings.sampling.num_responses
     shards = cut(rows, size)
     gold = context.workers.gold if context.inputs.gold_on_training else None
     if gold is not None:
@@ -71,8 +71,8 @@ def _number(found: pa.Scalar) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _complete(context: Context, scores: pa.Table | None, gold: pa.Table | None) -> pa.Table:
-    shape = with_parts(schema(Reward), context.config.reward.parts)
+def _complete(context: StageContext, scores: pa.Table | None, gold: pa.Table | None) -> pa.Table:
+    shape = with_parts(schema(Reward), context.settings.reward.parts)
     if scores is None:
         return shape.empty_table()
     if gold is not None:

@@ -25,7 +25,7 @@ from selfplay.core.records import Prompt, part_column
 from selfplay.core.stages import GOLD, GOLD_SCHEMA, PARTS, SCORES_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import run_shards
-from selfplay.run.stages.context import Context
+from selfplay.run.stages.context import StageContext
 from selfplay.selection.arrays import Floats
 from selfplay.selection.margins import Spread
 from selfplay.selection.reasons import REWARD_NOT_FINITE
@@ -58,7 +58,7 @@ def score_items(rows: Sequence[Row], prompts: Mapping[str, Prompt]) -> list[Scor
 
 
 def judge_shards(
-    context: Context,
+    context: StageContext,
     writer: StageWriter,
     pool: Pool,
     shards: Sequence[Sequence[Row]],
@@ -82,7 +82,7 @@ def judge_shards(
     )  # fmt: skip
 
 
-def no_reward(context: Context) -> QuarantinePolicy[Row]:
+def no_reward(context: StageContext) -> QuarantinePolicy[Row]:
     """A response that kills its scorer has no reward, and the reason."""
 
     def row(response: Row, reason: str) -> pa.Table:
@@ -90,7 +90,7 @@ def no_reward(context: Context) -> QuarantinePolicy[Row]:
             [{"response_id": response["response_id"], "reward": None, "drop_reason": reason}], schema=SCORES_SCHEMA
         )
 
-    return QuarantinePolicy(lambda response: str(response["response_id"]), row, context.config.cluster.max_poison_items)
+    return QuarantinePolicy(lambda response: str(response["response_id"]), row, context.settings.max_poison_items)
 
 
 def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
@@ -102,7 +102,7 @@ def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
 
 
 def reward_shards(
-    context: Context,
+    context: StageContext,
     writer: StageWriter,
     shards: Sequence[Sequence[Row]],
     prompts: Mapping[str, Prompt],
@@ -131,11 +131,11 @@ def reward_shards(
             title=title, unit="responses", table=table, quarantine=no_reward(context),
         )  # fmt: skip
 
-    if not context.config.reward.parts:
+    if not context.settings.reward.parts:
         assert context.workers.scorer is not None, "a reward without parts has one scorer"
         ask(context.workers.scorer, "reward", title, finish)
         return None
-    for name in sorted(context.config.reward.parts):
+    for name in sorted(context.settings.reward.parts):
         pool = context.workers.parts[name]
         ask(pool, f"reward.parts.{name}", f"{title}, {name}", _part_rows, f"{PARTS}/{name}")
     return _combine_parts(context, writer, shards, finish, statistics, measured)
@@ -146,14 +146,14 @@ def _part_rows(_: int, scores: pa.Table | None) -> pa.Table:
 
 
 def _combine_parts(
-    context: Context,
+    context: StageContext,
     writer: StageWriter,
     shards: Sequence[Sequence[Row]],
     finish: Finish,
     statistics: Mapping[str, Spread] | None,
     measured: Callable[[Row], bool],
 ) -> CombinedReward:
-    settings = context.config.reward
+    settings = context.settings.reward
     weights = {name: settings.parts[name].weight for name in sorted(settings.parts)}
     tables = {
         name: pa.concat_tables([writer.read_shard(index, f"{PARTS}/{name}") for index in range(len(shards))])
@@ -187,8 +187,8 @@ def _combine_parts(
     return CombinedReward(settings.normalize, used)
 
 
-def _say_what_has_no_spread(context: Context, statistics: Mapping[str, Spread], count: int) -> None:
-    if context.config.reward.normalize == "none" or count < 2:
+def _say_what_has_no_spread(context: StageContext, statistics: Mapping[str, Spread], count: int) -> None:
+    if context.settings.reward.normalize == "none" or count < 2:
         return
     for name in sorted(name for name, over in statistics.items() if over.std == 0):
         context.reporter.say(
@@ -224,19 +224,19 @@ def only_numbers(scores: pa.Table) -> pa.Table:
     return pa.table({name: columns.get(name, scores[name]) for name in scores.column_names})
 
 
-def check_failures(context: Context, table: pa.Table, section: str) -> None:
+def check_failures(context: StageContext, table: pa.Table, section: str) -> None:
     """Raise when more of a shard failed than `reward.max_failed` allows: a broken reward, or judge, must not eat a round.
     `section` is whose scores they are: JUDGE, or one of `RewardConfig.sources`."""
     reasons = [reason for reason in table["drop_reason"].to_pylist() if reason and reason.startswith("reward_")]
-    config = context.config
-    if not reasons or len(reasons) <= config.reward.max_failed * table.num_rows:
+    settings = context.settings
+    if not reasons or len(reasons) <= settings.reward.max_failed * table.num_rows:
         return
     common, count = Counter(reasons).most_common(1)[0]
     if section == JUDGE:
-        function = config.evaluation.gold if config.evaluation else None
+        function = settings.evaluation.gold if settings.evaluation else None
         name = f"the gold judge ({section})"
     else:
-        function = config.reward.sources()[section].function
+        function = settings.reward.sources()[section].function
         name = f"the reward ({section}.{'model' if function is None else 'function'})"
     again = f"`selfplay resume {context.store.layout.root}"
     enough = 0.5 if len(reasons) <= 0.5 * table.num_rows else 1.0

@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.losses import LOSSES
 from selfplay.core.outcomes import LogprobsOutcome, SelectOutcome
 from selfplay.core.records import Pair, schema
 from selfplay.core.stages import CANDIDATES, READ
 from selfplay.execution.quarantine import QUARANTINED
 from selfplay.inputs.metric_requirements import EMBEDDING, prompt_number
 from selfplay.run.stages import metric_features as metric_inputs
-from selfplay.run.stages.context import Context
+from selfplay.run.stages.context import StageContext
 from selfplay.selection.arrays import Bools, Floats, Ints, factorize
 from selfplay.selection.groups import group_name
 from selfplay.selection.metrics import columns_needed
@@ -49,7 +50,7 @@ class _Candidates:
     lost_P: Bools
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the pairs table of a round, kept pairs and dropped ones."""
     started = time.monotonic()
     writer = context.writer(round_number, "select")
@@ -77,7 +78,7 @@ def run(context: Context, round_number: int) -> None:
     context.commit(writer, started, SelectOutcome(summary=summary))
 
 
-def _candidates(context: Context, number: int) -> _Candidates:
+def _candidates(context: StageContext, number: int) -> _Candidates:
     store = context.store
     table = store.table(number, "pair", CANDIDATES)
     chosen_id, rejected_id = table["chosen_response_id"], table["rejected_response_id"]
@@ -117,10 +118,10 @@ def _index(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
 
 
 def _metric_columns(
-    context: Context, number: int, candidates: _Candidates
+    context: StageContext, number: int, candidates: _Candidates
 ) -> tuple[dict[str, Any], list[str | None] | None]:
     """What only this round's metric reads: columns made for it, number columns of the prompts; and the pairs' groups."""
-    ranking, settings = context.inputs.ranking, context.config.selection
+    ranking, settings = context.inputs.ranking, context.settings.selection
     columns: dict[str, Any] = {}
     for name in sorted(ranking.made_for(number)):
         columns[name] = metric_inputs.read(context, number, name, candidates.chosen_id, candidates.prompt_row_P)
@@ -139,11 +140,11 @@ def _metric_columns(
 
 
 def _select(
-    context: Context, number: int, candidates: _Candidates, extra: dict[str, Any], groups: list[str | None] | None
+    context: StageContext, number: int, candidates: _Candidates, extra: dict[str, Any], groups: list[str | None] | None
 ) -> Selection:
-    settings, training, ranking = context.config.selection, context.config.training, context.inputs.ranking
+    settings, training, ranking = context.settings.selection, context.settings.training, context.inputs.ranking
     metric = ranking.of_round(number)
-    has_reference = training.loss != "simpo"
+    has_reference = not LOSSES[training.loss].reference_free
     columns = {
         name: values
         for name, values in candidates.columns.items()
@@ -167,14 +168,14 @@ def _select(
         weight=settings.weight,
         standardize=settings.standardize,
         beta=(settings.beta or training.beta) if settings.implicit_margin == "dpo" else None,
-        seed=context.config.seed + number,
+        seed=context.settings.seed + number,
         options=settings.options if metric is ranking.metric else {},
         allow_equal_reference=settings.implicit_margin == "dpo" and number == 1,
     )
 
 
 def _read_columns(
-    context: Context, number: int, columns: Mapping[str, Any], groups: list[str | None] | None
+    context: StageContext, number: int, columns: Mapping[str, Any], groups: list[str | None] | None
 ) -> dict[str, Any]:
     """The columns of READ, P values each. An embedding stays where it was made."""
     ranking = context.inputs.ranking
@@ -186,7 +187,7 @@ def _read_columns(
 class _Texts:
     """Texts of responses and messages of prompts, taken by row."""
 
-    def __init__(self, context: Context, number: int) -> None:
+    def __init__(self, context: StageContext, number: int) -> None:
         prompts = context.store.table(number, "prompts", columns=["prompt_id", "messages"])
         self.prompt_id, self._messages = prompts["prompt_id"].combine_chunks(), prompts["messages"]
         self._text = context.store.table(number, "sample", columns=["text"])["text"]

@@ -5,7 +5,6 @@ A round that kept no pair carries the policy over by reference. Two in a row sto
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from selfplay.core.errors import BackendError, DivergedError, EmptyRoundsError, Interrupted
 from selfplay.core.outcomes import PairOutcome, SampleOutcome, SelectOutcome, Training, TrainOutcome
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
-from selfplay.run.stages.context import Context, Policy, derive_seed
+from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.prompts import admitted
 from selfplay.store import durable
 from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
@@ -23,7 +22,7 @@ NUM_CANARIES = 4
 CANARY_TOKENS = 80
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write a round's policy (`policy/`, and `engine/` where the engine has another dtype) and how it was trained."""
     started = time.monotonic()
     policy = context.trained_policy(round_number)
@@ -58,7 +57,7 @@ def run(context: Context, round_number: int) -> None:
     context.store.drop_scratch(round_number)
 
 
-def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> tuple[list[TrainPair], int]:
+def _pairs(context: StageContext, round_number: int, rounds: Sequence[int]) -> tuple[list[TrainPair], int]:
     """Kept pairs as token ids, with the log-probs of this round's models, by pair id; and how many pairs of earlier rounds have
     none now, for a response of theirs killed its worker (those of this round are not kept then)."""
     logprobs = {
@@ -99,7 +98,7 @@ def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> tuple[
     return sorted(pairs, key=lambda pair: pair.pair_id), num_lost
 
 
-def _check_not_stuck(context: Context, round_number: int) -> None:
+def _check_not_stuck(context: StageContext, round_number: int) -> None:
     if round_number > 1 and context.store.outcome(round_number - 1, TrainOutcome).skipped:
         store = context.store
         funnel = {
@@ -114,15 +113,15 @@ def _check_not_stuck(context: Context, round_number: int) -> None:
         )
 
 
-def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Policy, scratch: Path) -> TrainJob:
-    training = context.config.training
+def _job(context: StageContext, round_number: int, pairs: list[TrainPair], policy: Policy, scratch: Path) -> TrainJob:
+    training = context.settings.training
     reference = context.reference_policy(round_number)
     return TrainJob(
         pairs=pairs,
         policy_dir=policy.folder,
         output_dir=str(scratch / "output"),
         checkpoint_dir=str(scratch / "checkpoints"),
-        seed=derive_seed(context.config.seed, "train", round_number),
+        seed=derive_seed(context.settings.seed, "train", round_number),
         loss=training.loss,
         beta=training.beta,
         gamma_beta_ratio=training.simpo_gamma_beta_ratio,
@@ -141,10 +140,10 @@ def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Po
         lora=training.lora.model_dump() if training.lora else None,
         gradient_checkpointing=training.gradient_checkpointing,
         trl=dict(training.trl),
-        limits=TrainLimits(context.config.gates.max_loss, context.config.gates.max_grad_norm),
+        limits=TrainLimits(context.settings.gates.max_loss, context.settings.gates.max_grad_norm),
         canary_prompts=canary_prompts(pairs, context.inputs.max_length),
         stop_file=str(context.store.stop_file(round_number)),
-        keep_checkpoints=context.config.storage.keep_trainer_checkpoints,
+        keep_checkpoints=context.settings.keep_trainer_checkpoints,
     )
 
 
@@ -162,7 +161,7 @@ def canary_prompts(pairs: Sequence[TrainPair], max_length: int) -> list[list[int
     return prompts
 
 
-def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
+def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResult:
     """Train in the worker. A stop that is asked for is handed on: the trainer seals a checkpoint first. A trainer that died and
     was begun again goes on from its last checkpoint: steps after that come again."""
     result: TrainResult | None = None
@@ -186,7 +185,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
                     started = True
                 if event.step > done:
                     context.reporter.advance(1, f"loss {event.loss:.4f}")
-                    context.on_step(round_number, event.step, dataclasses.asdict(event))
+                    context.on_step(round_number, event)
                     done = event.step
                 hand_on_a_stop()
             elif isinstance(event, str):
@@ -198,7 +197,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
         gentler = f"`selfplay fork {context.store.layout.root} --from-round {round_number - 1}"
         diverged.hint += (
             " What a training is set to is part of what makes a run this run; a fork shares the rounds before this one: "
-            f"{gentler} training.learning_rate={context.config.training.learning_rate / 2:g}`."
+            f"{gentler} training.learning_rate={context.settings.training.learning_rate / 2:g}`."
         )
         raise
     except Interrupted as stopped:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.selection.arrays import Bools, Floats, run_starts
-from selfplay.selection.margins import NOISE
+from selfplay.selection.arrays import Bools, Floats
+from selfplay.selection.margins import spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,38 +40,20 @@ class Overlap:
 
 def correlation(one_P: NDArray[Any], two_P: NDArray[Any]) -> Correlation:
     """Pearson's correlation and Spearman's (equal values share their mean rank)."""
+    from scipy import stats  # half a second: not for the commands that correlate nothing
+
     finite_P = np.isfinite(one_P) & np.isfinite(two_P)
     one, two = one_P[finite_P].astype(np.float64), two_P[finite_P].astype(np.float64)
-    found = pearson(one, two)
     # the ranks of rounding noise have as much spread as any others
-    return Correlation(len(one), found, None if found is None else pearson(mean_ranks(one), mean_ranks(two)))
+    if len(one) < 2 or not (_varies(one) and _varies(two)):
+        return Correlation(len(one), None, None)
+    return Correlation(len(one), float(stats.pearsonr(one, two).statistic), float(stats.spearmanr(one, two).statistic))
 
 
-def pearson(one: Floats, two: Floats) -> float | None:
-    """Of finite values; None where either has no spread beyond rounding noise."""
-    if len(one) < 2:
-        return None
-    scale_one, scale_two = float(np.abs(one).max()), float(np.abs(two).max())
-    if not scale_one or not scale_two:
-        return None
-    # in units of the largest magnitude, so that neither huge nor tiny columns leave the range of a float
-    one, two = one / scale_one, two / scale_two
-    one, two = one - one.mean(), two - two.mean()
-    std_one, std_two = float(np.sqrt((one * one).mean())), float(np.sqrt((two * two).mean()))
-    if std_one <= NOISE or std_two <= NOISE:
-        return None
-    found = float((one * two).mean()) / (std_one * std_two)
-    return min(1.0, max(-1.0, found))
-
-
-def mean_ranks(values: Floats) -> Floats:
-    """Ranks from 1, smallest first; equal values share the mean of their ranks: [5, 3, 5] -> [2.5, 1, 2.5]."""
-    order = np.argsort(values, kind="stable")
-    start = run_starts(values[order])
-    size = np.diff(start, append=len(values))
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat(start + (size + 1) / 2, size)
-    return ranks
+def _varies(values: Floats) -> bool:
+    """Whether there is more than rounding noise. In units of the largest magnitude: tiny squares would be 0."""
+    largest = float(np.abs(values).max())
+    return largest > 0 and spread(values / largest).std > 0
 
 
 def overlap(metric: str, kept_P: Bools, other_P: Bools) -> Overlap:

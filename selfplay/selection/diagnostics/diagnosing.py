@@ -56,13 +56,12 @@ def diagnose(
     prompt: Names | None = None,
     num_read: int | None = None,
     bad: Mapping[str, int] | None = None,
-    compare: Sequence[str] | None = None,
 ) -> Diagnostics:
     """What `selection` did to `pool`, which it was made from (same rows in the same order).
 
     `groups` are groupings of the pairs by name (a name a row, or `Grouping` of codes), `prompt` the prompt of each
     pair. `num_read` rows were read before the pool was made, of which `bad` (reason -> count) are not in it; for the
-    funnel only. `compare`: which metrics' kept sets to compare; None = each one whose inputs are there. The columns
+    funnel only. The columns
     `gold_reward_chosen` and `gold_reward_rejected` of the pool, where there, judge the labels.
     Raises ValueError for a grouping of another length than the pool.
     """
@@ -72,7 +71,7 @@ def diagnose(
     rows = sample_rows(pool_P)
     kept_S = selection.kept_P[rows]
     columns_S = _columns(pool, selection, rows)
-    overlaps, not_compared = _overlaps(pool, selection, rows, kept_S, compare)
+    overlaps, not_compared = _overlaps(pool, selection, rows, kept_S)
     shares = {name: group_shares(grouping, pool_P, selection.kept_P) for name, grouping in of_groups.items()}
     found = Diagnostics(
         on="all" if len(rows) == np.count_nonzero(pool_P) else "sample",
@@ -148,7 +147,7 @@ def _distributions(columns_S: Mapping[str, Floats], kept_S: Bools) -> dict[str, 
 
 
 def _overlaps(
-    pool: PairPool, selection: Selection, rows: Ints, kept_S: Bools, compare: Sequence[str] | None
+    pool: PairPool, selection: Selection, rows: Ints, kept_S: Bools
 ) -> tuple[tuple[Overlap, ...], tuple[Advice, ...]]:
     """Overlap with what `select` would have kept of these rows by each other metric, at the same number; and a warning for
     each metric that refuses these columns, which is no fault of the selection."""
@@ -164,7 +163,7 @@ def _overlaps(
     there = {"pair_id", *(name for name in pool.columns if name not in made), *(name for name in made if made[name])}
     metrics = [
         METRICS[name]
-        for name in (METRICS if compare is None else compare)
+        for name in METRICS
         if name not in (*_CONTROLS, asked.metric) and there.issuperset(METRICS[name].inputs)
     ]
     if len(rows) > MOST_WITH_EMBEDDING:

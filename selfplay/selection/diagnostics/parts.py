@@ -19,9 +19,6 @@ from selfplay.selection.diagnostics.groups import GroupShares
 from selfplay.selection.margins import HUGE, spread
 from selfplay.selection.select import Selection
 
-# The 95 % quantile of |L| over its median when L is normally distributed around 0.
-NORMAL_TAIL = 2.906
-
 
 @dataclass(frozen=True, slots=True)
 class Funnel:

@@ -56,8 +56,8 @@ class Pairing:
     fit: LengthFit | None = None
 
 
-def build_pairs(pool: ResponsePool, rules: PairRules, seed: int, *, max_length: int | None = None) -> Pairing:
-    """The pairs of a pool. `seed` decides what is random; `max_length` is the training length in tokens, None = no limit.
+def build_pairs(pool: ResponsePool, rules: PairRules, seed: int) -> Pairing:
+    """The pairs of a pool. `seed` decides what is random.
 
     Every response in no pair gets one reason. First what is wrong with it (see `responses.faults`), then what is wrong with
     all of its prompt's usable responses: too few, identical, of equal reward, or within `min_gap`. Otherwise that of the
@@ -65,7 +65,7 @@ def build_pairs(pool: ResponsePool, rules: PairRules, seed: int, *, max_length: 
     the builder took others. Of more than `max_per_prompt` pairs those of the largest explicit margin stay, among equals
     those of the lowest chosen and then rejected index. Raises ValueError for rules that need lengths the pool does not have.
     """
-    reason_R = faults(pool, allow_truncated=rules.allow_truncated, max_length=max_length)
+    reason_R = faults(pool, allow_truncated=rules.allow_truncated)
     if rules.needs_lengths() and pool.num_tokens_R is None:
         raise ValueError("max_length_gap and length_penalty need num_tokens of the responses")
     usable = blocks_of(pool, is_free(reason_R))

@@ -14,16 +14,12 @@ from selfplay.selection.pairing.filters import ORDER, Candidates, levels
 from selfplay.selection.pairing.similarity import similarity
 from selfplay.selection.reasons import (
     EMPTY,
-    IDENTICAL_AFTER_TRUNCATION,
     REWARD_NOT_FINITE,
-    TOO_LONG_FOR_TRAINING,
     Reasons,
     give_reason,
     no_reasons,
 )
 from selfplay.selection.responses import empty_texts
-
-TokenIds = Sequence[Sequence[int]]
 
 
 def pair_filters(
@@ -36,22 +32,12 @@ def pair_filters(
     rejected: Sequence[str] | None = None,
     num_tokens_chosen_P: Ints | None = None,
     num_tokens_rejected_P: Ints | None = None,
-    num_prompt_tokens_P: Ints | None = None,
-    max_length: int | None = None,
-    cut_too_long: bool = False,
-    chosen_token_ids: TokenIds | None = None,
-    rejected_token_ids: TokenIds | None = None,
 ) -> Reasons:
     """Why each of P pairs is to be left out; None where nothing speaks against it. What is not given is not looked at.
 
     In this order: empty text, a reward that is not finite, then `filters.ORDER` (identical texts, equal rewards, `min_gap`,
-    reward bounds, length gap, near-identical texts), then the training length. Rewards the wrong way round are no fault in
+    reward bounds, length gap, near-identical texts). Rewards the wrong way round are no fault in
     themselves: such a pair has a negative explicit margin, and `min_gap` takes it out.
-
-    With `max_length` (prompt and longer response together, in tokens) a pair that is too long is left out, as in a run.
-    With `cut_too_long` it stays, for a trainer that cuts, unless its responses are identical after the cut: the token ids
-    of both sides up to `max_length` - prompt, which are needed then. A prompt that fills `max_length` by itself leaves
-    nothing of either response and so counts as identical.
 
     Raises ConfigError for a rule that means nothing for ready-made pairs, ValueError for one whose columns are missing.
     """
@@ -85,21 +71,7 @@ def pair_filters(
         where_P = level_P == level
         if where_P.any():
             reason_P = give_reason(reason_P, where_P, name)
-    if max_length is None:
-        return reason_P
-    if num_prompt_tokens_P is None or num_tokens_chosen_P is None or num_tokens_rejected_P is None:
-        raise ValueError("max_length needs the numbers of tokens of prompt, chosen and rejected")
-    longest_P = num_prompt_tokens_P + np.maximum(num_tokens_chosen_P, num_tokens_rejected_P)
-    long_P = longest_P > max_length
-    if not cut_too_long:
-        return give_reason(reason_P, long_P, TOO_LONG_FOR_TRAINING)
-    if chosen_token_ids is None or rejected_token_ids is None:
-        raise ValueError("cut_too_long needs the token ids of chosen and rejected")
-    same_P = np.zeros(num_pairs, dtype=np.bool_)
-    for row in np.flatnonzero(long_P).tolist():
-        room = max(0, max_length - int(num_prompt_tokens_P[row]))
-        same_P[row] = list(chosen_token_ids[row][:room]) == list(rejected_token_ids[row][:room])
-    return give_reason(reason_P, same_P, IDENTICAL_AFTER_TRUNCATION)
+    return reason_P
 
 
 def refuse_building_rules(rules: PairRules) -> None:

@@ -45,7 +45,7 @@ def rows(run: Path) -> dict[str, list[str]]:
     store = Store.open(run)
     return {
         f"{number}/{stage}": [entry.sha256 for entry in store.commit_of(number, stage).files if entry.rows is not None]
-        for number, stage, _ in loop.plan(1)
+        for number, stage in loop.plan(1)
     }
 
 

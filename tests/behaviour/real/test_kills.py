@@ -62,7 +62,7 @@ def committed_rows(run: Path) -> dict[str, list[str]]:
             for entry in store.commit_of(number, name).files
             if entry.rows is not None or entry.path.endswith(".safetensors")
         ]
-        for number, name, _ in loop.plan(2)
+        for number, name in loop.plan(2)
     }
 
 

@@ -35,7 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 @pytest.fixture
 def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
-    """A pool of `tests/cluster/pool_backends.py` classes; its workers end with the test."""
+    """A pool of `tests/helpers/pool_backends.py` classes; its workers end with the test."""
     pools: list[RayPool] = []
 
     def make(target: str = "Counter", replicas: int = 1, start_timeout: float = 30.0, **kwargs: Any) -> RayPool:

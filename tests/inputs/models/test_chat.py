@@ -102,7 +102,7 @@ def test_template_settings():
         ChatRenderer(tokenizer, template, {"mode": "glad"})
     with pytest.raises(ConfigError, match="does nothing"):
         ChatRenderer(tokenizer, "none", {"mood": "glad"})
-    with pytest.raises(ConfigError, match="is set by selfplay itself"):
+    with pytest.raises(ConfigError, match="is set by selfplay"):
         ChatRenderer(tokenizer, template, {"add_generation_prompt": False})
 
 

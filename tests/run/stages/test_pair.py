@@ -27,8 +27,8 @@ WriteConfig = Callable[..., Path]
 
 def start(config: Path, run_dir: Path, fakes: Fakes) -> Store:
     settings = load_config(config, [])
-    prepared = driver.prepare(settings, config.parent, run_dir)
-    return driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
+    prepared = driver.preflight(settings, config.parent, run_dir)
+    return driver.run(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
 
 
 RULES: list[dict[str, Any]] = [

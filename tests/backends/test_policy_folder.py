@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from selfplay.backends.policy_folder import check_finite, check_same_architecture, read_policy_folder
 from selfplay.core.errors import ModelError
-from selfplay.inputs.models.weights import check_finite, check_same_architecture, read_policy_folder
 from tests.helpers.tiny import make_tiny_llama
 
 
