@@ -16,7 +16,7 @@ import numpy as np
 
 from selfplay.inputs.rows.bad_rows import BadValue
 
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
 
 
 def text(value: Any, name: str) -> str:
@@ -99,7 +99,11 @@ def content_hash(value: Any) -> str:
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces. A value that JSON does not have becomes its `str`, NaN and infinity become
     null, half a surrogate pair becomes a question mark."""
-    return _ENCODER.encode(_jsonable(value)).encode("utf-8", errors="replace").decode("utf-8")
+    try:
+        document = _ENCODER.encode(value)
+    except (TypeError, ValueError):  # NaN, infinity, or keys that are not texts
+        document = _ENCODER.encode(_jsonable(value))
+    return document.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _jsonable(value: Any) -> Any:
