@@ -9,13 +9,14 @@ KILLS ?= 1000
 # Where the CPU build of torch is published; asked only when the configured sources do not have it.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: screenshots help env quickstart test chaos check format clean
+.PHONY: help env quickstart test chaos check examples screenshots format clean
 
 help:
 	@echo "make quickstart   the whole loop on this machine, into runs/quickstart"
 	@echo "make test         the tests"
 	@echo "make chaos        $(KILLS) kills of everything that writes, and the real stack killed (docs/reliability.md)"
-	@echo "make check        format, lint, types"
+	@echo "make check        format, lint, types, import contracts"
+	@echo "make examples     the examples of the README, on runs/quickstart"
 	@echo "make screenshots  the README's pictures, from runs/quickstart (needs a Chromium)"
 	@echo "make env          only the environment, .venv"
 
@@ -25,16 +26,16 @@ env: $(READY)
 # which break the import of transformers beside a CPU torch.
 $(READY): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' \
-	  || { echo "error: Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Say make PYTHON=python3.11" >&2; exit 1; }
+	  || { echo "error: Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Run 'make PYTHON=python3.11'" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the CPU environment into $(VENV) (about 2 minutes and 4 GB)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK) >$(VENV)/install.log 2>&1 \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK) \
 	       --extra-index-url $(TORCH_CPU_INDEX) >>$(VENV)/install.log 2>&1 \
 	  || { tail -n 5 $(VENV)/install.log >&2; \
-	       echo "error: the packages in $(LOCK) could not be installed (the lines above; all of it in $(VENV)/install.log)." >&2; \
-	       echo "  -> Is there a network? Behind a mirror set PIP_INDEX_URL; offline, fetch the wheels elsewhere with" >&2; \
-	       echo "     'pip download --no-deps -r $(LOCK) -d wheels' and say PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make env" >&2; \
+	       echo "error: the packages in $(LOCK) could not be installed (see the lines above and $(VENV)/install.log)." >&2; \
+	       echo "  -> Check the network. Behind a mirror set PIP_INDEX_URL. Offline, download the wheels on another machine with" >&2; \
+	       echo "     'pip download --no-deps -r $(LOCK) -d wheels' and run PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make env" >&2; \
 	       exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >>$(VENV)/install.log 2>&1 \
 	  || { tail -n 5 $(VENV)/install.log >&2; exit 1; }
@@ -57,6 +58,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# needs the run of `make quickstart`
+examples: $(READY)
+	$(BIN)/python docs/run_examples.py
 
 screenshots: $(READY)
 	$(BIN)/python -c 'import playwright' || $(BIN)/python -m pip install --quiet playwright

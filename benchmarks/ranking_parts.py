@@ -50,9 +50,9 @@ def ours(table: str, result: str) -> dict[str, Any]:
     from selfplay.dataset_selection.missing_columns import filters, numbers
     from selfplay.dataset_selection.output.writing import ResultTable, write_tables
     from selfplay.dataset_selection.pipeline import pair_pool
-    from selfplay.dataset_selection.reading.reading import read_dataset
+    from selfplay.dataset_selection.reading.dataset import read_dataset
     from selfplay.selection.select import select
-    from selfplay.store.output import OutputWriter
+    from selfplay.store.result_folder import ResultWriter
 
     clock = Clock()
     with clock.part("read"):
@@ -64,7 +64,7 @@ def ours(table: str, result: str) -> dict[str, Any]:
         selection = select(pool, metric="alignment_potential", keep=KEEP)
     with clock.part("write"):
         Path(result).mkdir()
-        writer = OutputWriter(Path(result), Path(result) / ".work")
+        writer = ResultWriter(Path(result), Path(result) / ".work")
         write_tables(writer, ResultTable(dataset.pairs, pool, selection), selection)
         writer.commit({"kind": "benchmark"})
     size = sum(path.stat().st_size for path in Path(result).rglob("*.parquet"))

@@ -8,7 +8,13 @@ import importlib
 
 from selfplay.core.version import __version__
 
-_MODULES = {"open_run": "selfplay.inspect.query.api"}
+_MODULES = {
+    "start": "selfplay.api",
+    "resume": "selfplay.api",
+    "fork": "selfplay.api",
+    "select": "selfplay.api",
+    "open_run": "selfplay.inspect.query.api",
+}
 
 __all__ = ["__version__", *_MODULES]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ import pytest
 import yaml
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from typer.testing import CliRunner, Result
+
+from selfplay.cli.main import app
+from tests.helpers.make_run import make_run
 
 # The suite tries the same examples each time, so that a failure is the change's; a machine under load is no failure.
 # `pytest --hypothesis-profile=explore` tries new ones.
@@ -82,3 +87,21 @@ def write_config(tiny_world: Path, tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of two rounds, made through the store. Read only: tests that change a run take `run_copy`."""
+    return make_run(tmp_path_factory.mktemp("runs") / "whole").layout.root
+
+
+@pytest.fixture
+def run_copy(whole_run: Path, tmp_path: Path) -> Path:
+    """A copy of `whole_run` that the test may change."""
+    return Path(shutil.copytree(whole_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def selfplay() -> Callable[..., Result]:
+    """Call a command in this process; the result has `exit_code`, `stdout` and `stderr`."""
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -1,2 +1,2 @@
-"""The models: vLLM samples, transformers scores and computes log-probs, TRL trains. The only rooms that import torch,
-vllm and trl; may import inputs, store, config, selection, core."""
+"""The models: vLLM samples, transformers scores and computes log-probs, TRL trains. Only worker processes import this room, so its
+modules may import torch, vllm and trl. May import inputs, store, config, selection, core."""

@@ -1,7 +1,7 @@
-"""Checks pass-through keys against the installed vLLM and TRL, in a process of its own.
+"""Checks pass-through keys against the installed vLLM and TRL, in its own process.
 
-Before a run directory is made, since a misspelt key would otherwise be found by a worker. Reads {"engine": {...}, "loss": ...,
-"trl": {...}} on stdin and writes the list of problems; the libraries are imported only for keys that are there.
+It runs before a run directory is created: otherwise a worker would find a misspelt key. Reads {"engine": {...}, "loss": ...,
+"trl": {...}} on stdin and writes the list of problems; a library is imported only if there is a key for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def main() -> None:
     """The child's side."""
     question = json.load(sys.stdin)
     answer = os.dup(1)
-    os.dup2(2, 1)  # libraries print
+    os.dup2(2, 1)  # libraries print to stdout
     problems: list[str] = []
     if question["engine"]:
         from selfplay.backends.vllm.sampler import check_engine_keys

@@ -11,5 +11,9 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")
 Round = Annotated[int, typer.Argument(metavar="ROUND", help="Number of the round; 0 is the starting policy.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Force = Annotated[
-    bool, typer.Option("--force", help="Go on where a gate would stop the run (gates: in the configuration); recorded.")
+    bool,
+    typer.Option(
+        "--force",
+        help="Continue where a gate (gates: in the configuration) or the memory or disk estimate would stop the run; recorded.",
+    ),
 ]

@@ -67,7 +67,8 @@ def command(
 
 def _show(document: dict[str, Any], out: Path, *, json_output: bool, dry_run: bool) -> None:
     from selfplay.compare.report import tables
-    from selfplay.core.terminal import note, safe_text, table, write, write_json
+    from selfplay.core.escape import safe_text
+    from selfplay.core.terminal import note, table, write, write_json
 
     if json_output:
         write_json(document)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.terminal import note, safe_text, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.terminal import note, write, write_json
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of a run.")]
 _Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, with dots.")]
@@ -23,8 +24,7 @@ def show(
 
     Defaults are filled in; of a run, the settings of its newest attempt. `selfplay run` takes the output.
     """
-    import yaml
-
+    from selfplay.config.strict_yaml import dump
     from selfplay.inspect.documents.settings import show_document
 
     document = show_document(source)
@@ -32,7 +32,7 @@ def show(
         write_json(document)
     else:
         # escapes everything beyond ASCII, so it is harmless on a terminal and the same when read back
-        write(yaml.safe_dump(document, sort_keys=False, allow_unicode=False).rstrip())
+        write(dump(document, ascii_only=True).rstrip())
 
 
 def validate(config: _File, overrides: _Overrides = None, json_output: Json = False) -> None:

@@ -9,7 +9,9 @@ import typer
 
 from selfplay.cli.arguments import Json
 from selfplay.cli.pairs import messages_text
-from selfplay.core.terminal import clip, number, safe_text, table, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.format import number, signed
+from selfplay.core.terminal import clip, table, write, write_json
 
 _LONGEST_CELL = 60
 
@@ -50,7 +52,7 @@ def _sections(document: dict[str, Any], content: bool) -> list[str]:
     if document["a"]["run"] != document["b"]["run"]:
         sections.append(_config(document["config"]))
     rows = [
-        [row["name"], number(row["a"]), number(row["b"]), "" if row["change"] is None else _signed(row["change"])]
+        [row["name"], number(row["a"]), number(row["b"]), "" if row["change"] is None else signed(row["change"])]
         for row in document["metrics"]
     ]
     sections.append("numbers\n" + table(["", "a", "b", "change"], rows))
@@ -78,10 +80,10 @@ def _responses(found: dict[str, Any], content: bool) -> list[str]:
     lines = [f"{found['kind']} responses to the same {found['num_prompts']} prompts{missing}, by {judge}"]
     if found["change_mean"] is not None:
         low, high = found["change_ci_low"], found["change_ci_high"]
-        interval = f" [{_signed(low)}, {_signed(high)}] (95 % interval)" if low is not None else ""
+        interval = f" [{signed(low)}, {signed(high)}] (95 % interval)" if low is not None else ""
         lines.append(
             f"better on {found['num_better']}, worse on {found['num_worse']}, equal on {found['num_equal']}; "
-            f"mean change {_signed(found['change_mean'])}{interval}"
+            f"mean change {signed(found['change_mean'])}{interval}"
         )
     if not found["prompts"]:
         return ["\n".join(lines)]
@@ -89,7 +91,7 @@ def _responses(found: dict[str, Any], content: bool) -> list[str]:
     if content:
         return ["\n".join(lines), *(_with_content(prompt) for prompt in found["prompts"])]
     rows = [
-        [safe_text(prompt["prompt_id"]), number(prompt["a"]), number(prompt["b"]), _signed(prompt["change"])]
+        [safe_text(prompt["prompt_id"]), number(prompt["a"]), number(prompt["b"]), signed(prompt["change"])]
         for prompt in found["prompts"]
     ]
     return ["\n".join([*lines, table(["prompt_id", "a", "b", "change"], rows)])]
@@ -97,7 +99,7 @@ def _responses(found: dict[str, Any], content: bool) -> list[str]:
 
 def _with_content(prompt: dict[str, Any]) -> str:
     lines = [
-        f"== {safe_text(prompt['prompt_id'])}: {number(prompt['a'])} -> {number(prompt['b'])} ({_signed(prompt['change'])})"
+        f"== {safe_text(prompt['prompt_id'])}: {number(prompt['a'])} -> {number(prompt['b'])} ({signed(prompt['change'])})"
     ]
     lines += messages_text(prompt["messages"] or [])
     for side in "ab":
@@ -110,9 +112,3 @@ def _with_content(prompt: dict[str, Any]) -> str:
             )
             lines.append(safe_text(response["text"], lines=True))
     return "\n".join(lines)
-
-
-def _signed(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:+d}" if isinstance(value, int) else f"{value:+.3f}"

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.terminal import safe_text, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.terminal import write, write_json
 
 
 def command(

@@ -29,7 +29,8 @@ def command(
     cards. Cards and settings name no user, host or path of this machine.
     """
     from selfplay.core.errors import ConfigError
-    from selfplay.core.terminal import note, safe_text, table, write, write_json
+    from selfplay.core.escape import safe_text
+    from selfplay.core.terminal import note, table, write, write_json
     from selfplay.inspect.export.main import Wanted, export
     from selfplay.inspect.query.open import open_store
 

@@ -34,43 +34,27 @@ def command(
     selection, training and sampling of later rounds may change; the
     starting policy, the held-out evaluation, the reward that judged it, the prompts' order and the seed may not.
     """
+    from selfplay import api
     from selfplay.cli.run import finish
-    from selfplay.config.load import absolute_places, apply_override, validate
     from selfplay.core.terminal import note, program, write_json
     from selfplay.execution.progress import Reporter
-    from selfplay.run.driver import make, start
-    from selfplay.run.fork import prepare_fork
-    from selfplay.store.run import Store, refuse_occupied
-    from selfplay.store.run_state import config_in_force
+    from selfplay.store.run import require_empty_dir
 
-    source = Store.open(run)
-    root = source.layout.root
-    target = run_dir or root.with_name(f"{root.name}-from-{from_round}")
+    target, given = api.fork_folder(run, from_round, run_dir), overrides or []
+    if not dry_run and not no_run:
+        api.fork(run, from_round=from_round, run_dir=target, overrides=given, grace=grace)
+        finish(target, json_output)
+        return
     if not dry_run:
-        refuse_occupied(target)
-    document = config_in_force(source)
-    before = validate(document, f"{run}/config/resolved.json")
-    for override in overrides or []:
-        apply_override(document, override)
-    search_path = Path(source.config_json("search_path.json", str))
-    after = absolute_places(validate(document, "the command line"), search_path)
-    forking = prepare_fork(source, from_round, before, after, search_path, target)
+        require_empty_dir(target)
+    forking = api.plan_fork(run, from_round=from_round, run_dir=target, overrides=given)
     reporter = Reporter()
     for line in forking.lines():
         reporter.say(line)
-    if dry_run:
-        if (target / "RUN.json").is_file():
-            note(f"note: {target} holds a run already; this one would need another --run-dir")
-    elif no_run:
-        make(forking.prepared, forking.given(), forking.overrides(overrides or []), forking.lineage(), forking.files())
+    if not dry_run:
+        api.create_fork(forking, given)
         note(f"made: {target}   (begin it with {program()} resume {target})")
-    else:
-        reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
-        start(
-            forking.prepared, forking.given(), forking.overrides(overrides or []), reporter, grace,
-            forked_from=forking.lineage(), files=forking.files(),
-        )  # fmt: skip
-        finish(target, json_output)
-        return
+    elif (target / "RUN.json").is_file():
+        note(f"note: {target} holds a run already; this one would need another --run-dir")
     if json_output:
         write_json(forking.document())

@@ -1,4 +1,4 @@
-"""`selfplay gc RUN --keep-checkpoints K`: make room by taking away policies that no later stage needs."""
+"""`selfplay gc RUN --keep-policies K`: free disk space by deleting policies that no later stage needs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,32 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.terminal import number, safe_text, table, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.format import number
+from selfplay.core.terminal import table, write, write_json
+
+
+def _renamed(value: int | None) -> None:
+    if value is not None:
+        raise typer.BadParameter(f"it is now called --keep-policies; write --keep-policies {value}")
 
 
 def command(
     run: Run,
-    keep_checkpoints: Annotated[
-        int,
-        typer.Option(
-            "--keep-checkpoints", metavar="K", help="Policies that stay beside the best: the newest K.", min=2
-        ),
+    keep_policies: Annotated[
+        int, typer.Option("--keep-policies", metavar="K", help="Keep the newest K policies beside the best.", min=2)
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and leave everything.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted; delete nothing.")] = False,
+    old_name: Annotated[
+        int | None, typer.Option("--keep-checkpoints", hidden=True, is_eager=True, callback=_renamed)
+    ] = None,
     json_output: Json = False,
 ) -> None:
-    """Take away policies of earlier rounds; datasets always stay.
+    """Delete policies of earlier rounds; datasets always stay.
 
-    The last two policies and the best by the held-out judge stay too. What is taken leaves a mark (`.REMOVED.json`) that
-    `verify` knows; a round without its policy can be read, exported and gone on from later rounds, but not forked from.
+    The last two policies and the best by the held-out judge stay too. A deleted policy leaves a record (`.REMOVED.json`) that
+    `verify` checks. A round without its policy can still be read and exported, and later rounds can be continued from; only
+    `fork` cannot start from it.
     """
     from selfplay.store.lock import RunLock
     from selfplay.store.retention import gc_document
@@ -32,10 +40,10 @@ def command(
 
     store = Store.open(run)
     if dry_run:
-        document = gc_document(store, keep_checkpoints, dry_run=True)
+        document = gc_document(store, keep_policies, dry_run=True)
     else:
         with RunLock(store.layout.lock, "gc"):
-            document = gc_document(store, keep_checkpoints, dry_run=False)
+            document = gc_document(store, keep_policies, dry_run=False)
     if json_output:
         write_json(document)
     else:

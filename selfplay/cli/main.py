@@ -1,10 +1,11 @@
 """The console script `selfplay`: its commands, and the one place where an error becomes a message and an exit code.
 
-Importing the command modules costs little: each imports what it needs inside its function.
+The command modules import their dependencies inside their functions, so that importing them all is cheap.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -38,20 +39,21 @@ from selfplay.cli import (
     view,
 )
 from selfplay.core.errors import SelfplayError
+from selfplay.core.escape import safe_text
 from selfplay.core.redaction import without_secrets
-from selfplay.core.terminal import note, safe_text
+from selfplay.core.terminal import flush_or_discard, note
 from selfplay.core.version import __version__
 
-# rich's help and tracebacks would cost a third of the start-up, and read markup out of texts that are none
-_PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
+# rich's help and tracebacks would add a third to the start-up time, and would interpret brackets in our texts as markup
+_PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(no_args_is_help=True, context_settings=_HELP, **_PLAIN)
-config_app = typer.Typer(no_args_is_help=True, help="Show, check and list settings.", **_PLAIN)
+config_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Show, check and list settings.", **_PLAIN)
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with every way to fail turned into a message on stderr and an exit code."""
+    """The command, with every failure turned into a message on stderr and an exit code."""
 
     @functools.wraps(command)
     def run_it(*args: Any, **kwargs: Any) -> None:
@@ -61,21 +63,21 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except SelfplayError as error:
             _explain(error.message, error.hint)
             raise SystemExit(error.exit_code) from None
-        except BrokenPipeError:
-            # who read our output has enough of it (`| head`); what is left in the buffer must not fail again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # the reader of our output has enough of it (`| head`)
             raise SystemExit(0) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         except Exception as error:
             if isinstance(error, OSError) and error.filename is not None:  # of the machine, not of selfplay
-                _explain(f"{error.filename}: {error.strerror}", "See to that place and what this user may do there.")
+                _explain(f"{error.filename}: {error.strerror}", "Check that path and this user's permissions there.")
                 raise SystemExit(1) from None
             last = str(error).strip().splitlines()
             said = f"{type(error).__name__}: {last[0]}" if last else type(error).__name__
-            damaged = "Or a file is damaged: `selfplay verify RUN --deep` says which."
-            _explain(f"unexpected {said}", f"This is a fault in selfplay: SELFPLAY_DEBUG=1 shows where. {damaged}")
+            damaged = "If a file may be damaged, `selfplay verify RUN --deep` finds it."
+            _explain(f"unexpected {said}", f"This is a bug in selfplay: SELFPLAY_DEBUG=1 shows where. {damaged}")
             raise SystemExit(1) from None
+        finally:
+            flush_or_discard()
 
     return run_it
 
@@ -100,7 +102,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _selfplay(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Iterative self-play data generation: sample, score, keep the pairs of highest alignment potential, train, repeat.
 
@@ -138,13 +142,13 @@ app.add_typer(config_app, name="config")
 
 
 def open_streams() -> None:
-    """Let the standard streams that whoever started this closed (`>&-`) lead nowhere. Otherwise the next files that are opened,
-    the run's lock among them, would take their numbers, and what libraries print would go there."""
+    """Open standard streams that the caller closed (`>&-`) on /dev/null. Otherwise the next files that are opened, the run's
+    lock among them, would get their numbers, and libraries would print into those files."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115 - for the life of the process
 
@@ -152,4 +156,12 @@ def open_streams() -> None:
 def main() -> None:
     """Entry point of the console script."""
     open_streams()
-    app(prog_name="selfplay")
+    try:
+        code = app(prog_name="selfplay", standalone_mode=False)
+    except typer.TyperException as error:  # an error of usage
+        with contextlib.suppress(OSError):  # in standalone mode the exit code would be 1 where stderr has no reader
+            error.show()  # type: ignore[attr-defined] # all exceptions that typer itself raises have it
+        code = error.exit_code
+    finally:
+        flush_or_discard()
+    sys.exit(code)

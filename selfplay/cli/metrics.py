@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.terminal import safe_text, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.terminal import write, write_json
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="These alone; file.py:function for one of your own.")

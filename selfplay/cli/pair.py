@@ -8,7 +8,9 @@ import typer
 
 from selfplay.cli.arguments import Json, Run
 from selfplay.cli.pairs import messages_text
-from selfplay.core.terminal import number, safe_text, table, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.format import number
+from selfplay.core.terminal import table, write, write_json
 
 _NUMBERS = (
     "explicit_margin", "implicit_margin", "alignment_potential", "metric_value", "policy_logp_chosen",

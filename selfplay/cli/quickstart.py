@@ -22,20 +22,19 @@ def command(
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
 ) -> None:
     """Run the whole loop here, on models made on the spot."""
+    from selfplay import api
     from selfplay.cli.run import finish
-    from selfplay.config.load import load_config
     from selfplay.core.terminal import program
     from selfplay.execution.progress import Reporter
     from selfplay.quickstart.world import prepare as prepare_world
-    from selfplay.run.driver import prepare, start
-    from selfplay.store.run import refuse_occupied
+    from selfplay.store.run import require_empty_dir
 
     reporter = Reporter()
     if not prepare_only and (run_dir / "RUN.json").is_file():
         _what_is_there(run_dir, json_output)
         return
     if not prepare_only:
-        refuse_occupied(run_dir)
+        require_empty_dir(run_dir)
     world_dir = world or run_dir.with_name(run_dir.name + "-world")
     reporter.say(f"the small world of seed {seed}: prompts, a policy and a reward model, in {world_dir}")
     started = time.monotonic()
@@ -50,12 +49,7 @@ def command(
     if prepare_only:
         reporter.say(f"try your own settings: {program()} run {made.config} selection.keep=0.5")
         return
-    overrides = [f"rounds={rounds}"]
-    prepared = prepare(load_config(made.config, overrides), made.folder.resolve(), run_dir)
-    for line in prepared.plan.lines():
-        reporter.say(line)
-    reporter.say(f"run directory: {run_dir}")
-    start(prepared, made.config.read_text(encoding="utf-8"), overrides, reporter, grace)
+    api.start(made.config, run_dir=run_dir, overrides=[f"rounds={rounds}"], grace=grace, reporter=reporter)
     finish(run_dir, json_output)
 
 

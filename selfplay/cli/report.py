@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.terminal import safe_text, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.terminal import write, write_json
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; report.html in the run if not given.")
@@ -37,7 +38,7 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
                 "report": str(path),
                 "num_bytes": path.stat().st_size,
                 "redacted": redact,
-                "rounds": [row["round"] for row in report.rows],
+                "rounds": [row.round for row in report.rows],
                 "num_warnings": len(report.warnings),
             }
         )

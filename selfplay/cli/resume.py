@@ -21,28 +21,9 @@ def command(
     ] = False,
 ) -> None:
     """Continue a run: print what is adopted, then do the rest."""
+    from selfplay import api
     from selfplay.cli.run import finish
-    from selfplay.config.load import absolute_places, apply_override, validate
-    from selfplay.core.errors import DataError, ModelError
-    from selfplay.execution.progress import Reporter
-    from selfplay.run.driver import go_on, prepare
-    from selfplay.store.run import Store
-    from selfplay.store.run_state import config_in_force
 
-    store = Store.open(run_dir)
-    store.refuse_links()
-    document = config_in_force(store)
-    before = validate(document, f"{run_dir}/config/resolved.json")
-    for override in [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]:
-        apply_override(document, override)
-    search_path = Path(store.config_json("search_path.json", str))
-    after = absolute_places(validate(document, "the command line"), search_path)
-    reporter = Reporter()
-    try:
-        prepared = prepare(after, search_path, store.layout.root, store)
-    except (ModelError, DataError) as error:
-        place = "prompts.source" if isinstance(error, DataError) else "policy.model"
-        error.hint += f" If it has moved: selfplay resume {run_dir} {place}=NEW-PLACE (its content is compared)."
-        raise
-    go_on(store, prepared, before, store.config_json("pins.json", dict), reporter, grace, force=force)
+    overrides = [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]
+    api.resume(run_dir, overrides=overrides, force=force, grace=grace)
     finish(run_dir, json_output)

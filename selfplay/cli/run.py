@@ -30,29 +30,23 @@ def command(
     ] = False,
 ) -> None:
     """Start a multi-round run."""
-    from selfplay.config.load import load_config
+    from selfplay import api
     from selfplay.core.terminal import note
     from selfplay.execution.progress import Reporter
-    from selfplay.run.driver import prepare, start
-    from selfplay.store.run import refuse_occupied
 
     overrides = [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]
-    target = run_dir or Path("runs") / config.stem
-    settings = load_config(config, overrides)
-    if not dry_run:
-        refuse_occupied(target)
-    elif (target / "RUN.json").is_file():
-        note(f"note: {target} holds a run already; this one would need another --run-dir")
-    prepared = prepare(settings, config.resolve().parent, target)
+    target = api.run_folder(config, run_dir)
     reporter = Reporter()
-    for line in prepared.plan.lines():
-        reporter.say(line)
     if dry_run:
+        if (target / "RUN.json").is_file():
+            note(f"note: {target} holds a run already; this one would need another --run-dir")
+        prepared, _ = api.preflight(config, run_dir=target, overrides=overrides, force=force)
+        for line in prepared.plan.lines():
+            reporter.say(line)
         if json_output:
             sys.stdout.write(json.dumps(prepared.plan.document(), indent=1) + "\n")
         return
-    reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
-    start(prepared, config.read_text(encoding="utf-8"), overrides, reporter, grace, force=force)
+    api.start(config, run_dir=target, overrides=overrides, force=force, grace=grace, reporter=reporter)
     finish(target, json_output)
 
 

@@ -30,13 +30,15 @@ def command(
     weight: Annotated[
         float | None, typer.Option(help="Weight of the implicit margin in the alignment potential.")
     ] = None,
-    form: Annotated[
+    implicit_margin: Annotated[
         str | None, typer.Option(help="Implicit margin: simpo (mean log-probs) or dpo (with a reference).")
     ] = None,
-    beta: Annotated[float | None, typer.Option(help="Beta of the dpo form.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Beta of the dpo implicit margin.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Raw margins instead of z-scores.")] = False,
     policy: Annotated[str | None, typer.Option(help="Folder or hub name of the policy, for what is missing.")] = None,
-    reference: Annotated[str | None, typer.Option(help="Reference of the dpo form; not the policy itself.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Reference of the dpo implicit margin; not the policy itself.")
+    ] = None,
     reward_model: Annotated[
         str | None, typer.Option(help="Reward model with one label, where rewards are missing.")
     ] = None,
@@ -76,7 +78,8 @@ def command(
     result is a folder that datasets.load_dataset, TRL, axolotl and LLaMA-Factory read.
     """
     from selfplay.cli.select_view import view
-    from selfplay.core.terminal import note, safe_text, write, write_json
+    from selfplay.core.escape import safe_text
+    from selfplay.core.terminal import note, write, write_json
     from selfplay.dataset_selection.pipeline import run
     from selfplay.dataset_selection.settings import load_settings
     from selfplay.execution.progress import Reporter
@@ -85,8 +88,8 @@ def command(
         overrides, dataset = [dataset, *(overrides or [])], None  # the file names the dataset: only overrides are left
     flags: dict[str, Any] = {
         "dataset": dataset, "metric": metric, "keep": _number(keep), "out": str(out) if out is not None else None,
-        "weight": weight, "form": form, "beta": beta, "raw": raw or None, "policy": policy, "reference": reference,
-        "reward_model": reward_model, "reward_function": reward_function,
+        "weight": weight, "implicit_margin": implicit_margin, "beta": beta, "raw": raw or None,
+        "policy": policy, "reference": reference, "reward_model": reward_model, "reward_function": reward_function,
         "columns": _mapping("--columns", columns, empty=True) or None, "pairs": {"build": pairs} if pairs is not None else None,
         "group_column": group_column, "embedding_model": embedding_model, "chat_template": chat_template,
         "options": {name: _option(name, value) for name, value in _mapping("--option", option).items()} or None,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
-from selfplay.core.terminal import number, safe_text, table
+from selfplay.core.escape import safe_text
+from selfplay.core.format import number
+from selfplay.core.terminal import table
 
 _SELECTION = (
-    "form", "weight", "beta", "standardize", "keep", "seed", "effective_beta", "cut_value", "explicit_margin_mean",
+    "implicit_margin", "weight", "beta", "standardize", "keep", "seed", "effective_beta", "cut_value", "explicit_margin_mean",
     "explicit_margin_std", "implicit_margin_abs_mean", "implicit_margin_abs_std", "length_gap_mean", "length_gap_kept_mean",
 )  # fmt: skip
 _SHOWN = 5

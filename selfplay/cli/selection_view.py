@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selfplay.core.terminal import bar, number, percent, safe_text, table
+from selfplay.core.escape import safe_text
+from selfplay.core.format import number, percent, signed
+from selfplay.core.terminal import bar, table
 
 Document = Mapping[str, Any]
 
@@ -92,10 +94,10 @@ def _margins(document: Document) -> list[list[str]]:
             tail = margins["implicit_abs_tail"]
             far = "" if tail is None else f"; 95 % quantile {tail:.1f} times the median (normal around 0: 2.9)"
             rows.append(["  its size", size + far])
-        if (signed := margins["explicit_and_implicit"]) is not None:
+        if (raw := margins["explicit_and_implicit"]) is not None:
             size = margins["explicit_and_implicit_abs"]
             rows.append(
-                ["correlation", f"explicit with implicit {_correlation(signed)}; with its size {_correlation(size)}"]
+                ["correlation", f"explicit with implicit {_correlation(raw)}; with its size {_correlation(size)}"]
             )
         if margins["potential_explicit_share"] is not None:
             explicit, implicit = margins["potential_explicit_share"], margins["potential_implicit_share"]
@@ -103,7 +105,7 @@ def _margins(document: Document) -> list[list[str]]:
             shares = f"variance from explicit {percent(explicit)}, implicit {percent(implicit)}"
             rows.append(["alignment potential", beta + shares])
     if (lengths := document.get("lengths")) is not None:
-        gap = f"{_signed(lengths['gap_mean_pool'])} tokens (kept {_signed(lengths['gap_mean_kept'])})"
+        gap = f"{signed(lengths['gap_mean_pool'], 1)} tokens (kept {signed(lengths['gap_mean_kept'], 1)})"
         longer = (
             f"chosen longer in {percent(lengths['chosen_longer_pool'])} (kept {percent(lengths['chosen_longer_kept'])})"
         )
@@ -159,8 +161,4 @@ def _groups(name: str, found: Document) -> str:
 
 
 def _correlation(found: Document) -> str:
-    return f"{_signed(found['pearson'], 2)} (of ranks {_signed(found['spearman'], 2)})"
-
-
-def _signed(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:+.{digits}f}"
+    return f"{signed(found['pearson'], 2)} (of ranks {signed(found['spearman'], 2)})"

@@ -8,7 +8,9 @@ import typer
 
 from selfplay.cli.arguments import Json, Round, Run
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
-from selfplay.core.terminal import bar, duration, number, safe_text, table, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.format import duration, number
+from selfplay.core.terminal import bar, table, write, write_json
 
 _TRAINING = (
     "optimizer_steps", "num_pairs", "first_loss", "expected_first_loss", "checked_pairs", "logp_error_mean",
@@ -22,7 +24,7 @@ _EVALUATION = (
     "eval_num_unscored",
 )  # fmt: skip
 _SELECTION = (
-    "metric", "form", "weight", "beta", "standardize", "keep", "effective_beta", "cut_value", "num_ranked", "num_kept",
+    "metric", "implicit_margin", "weight", "beta", "standardize", "keep", "effective_beta", "cut_value", "num_ranked", "num_kept",
     "explicit_margin_mean", "explicit_margin_std", "implicit_margin_abs_mean", "implicit_margin_abs_std",
     "length_gap_mean", "length_gap_kept_mean",
 )  # fmt: skip

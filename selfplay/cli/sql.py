@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.terminal import clip, note, number, safe_text, table, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.format import number
+from selfplay.core.terminal import clip, note, table, write, write_json
 
 FORMATS = ("table", "csv", "json")
 _LONGEST_CELL = 60

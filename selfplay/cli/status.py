@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.terminal import number, safe_text, table, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.format import number
+from selfplay.core.terminal import table, write, write_json
 
 # seconds between two looks of --watch
 EVERY = 2.0

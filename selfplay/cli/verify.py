@@ -8,7 +8,8 @@ import typer
 
 from selfplay.cli.arguments import Json, Run
 from selfplay.core.errors import CorruptionError
-from selfplay.core.terminal import note, safe_text, write, write_json
+from selfplay.core.escape import safe_text
+from selfplay.core.terminal import note, write, write_json
 
 
 def command(

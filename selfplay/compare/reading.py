@@ -16,27 +16,25 @@ import pyarrow.compute as pc
 from selfplay.compare.statistics import Labels, labels, shares, standardized_gain
 from selfplay.core.errors import ConfigError
 from selfplay.core.evaluation_statistics import prompt_means
+from selfplay.core.outcomes import TrainOutcome
+from selfplay.inspect.documents.rounds import round_summary
 from selfplay.store.run import Store
-from selfplay.store.run_state import metrics_if_committed
 
 GOLD, REWARD = "gold_reward", "reward"
 
-# number of the row -> (stage, what the stage called it)
-_SAID = {
-    "gold_mean": ("evaluate", "eval_gold_mean"),
-    "gold_low": ("evaluate", "eval_gold_ci_low"),
-    "gold_high": ("evaluate", "eval_gold_ci_high"),
-    "gold_greedy_mean": ("evaluate", "eval_gold_greedy_mean"),
-    "reward_mean": ("evaluate", "eval_reward_mean"),
-    "reward_greedy_mean": ("evaluate", "eval_reward_greedy_mean"),
-    "num_tokens_mean": ("evaluate", "eval_num_tokens_mean"),
-    "truncated_fraction": ("evaluate", "eval_truncated_fraction"),
-    "distinct_fraction": ("evaluate", "eval_distinct_fraction"),
-    "distinct_2": ("evaluate", "eval_distinct_2"),
-    "optimizer_steps": ("train", "optimizer_steps"),
-    "num_pairs": ("select", "num_pairs"),
-    "num_kept": ("select", "num_kept"),
-    "seconds_train": ("train", "seconds"),
+# number of the row -> field of the round's summary
+_OF_SUMMARY = {
+    "gold_mean": "eval_gold_mean",
+    "gold_low": "eval_gold_ci_low",
+    "gold_high": "eval_gold_ci_high",
+    "gold_greedy_mean": "eval_gold_greedy_mean",
+    "reward_mean": "eval_reward_mean",
+    "num_tokens_mean": "eval_num_tokens_mean",
+    "truncated_fraction": "eval_truncated_fraction",
+    "distinct_fraction": "eval_distinct_fraction",
+    "optimizer_steps": "optimizer_steps",
+    "num_pairs": "num_pairs",
+    "num_kept": "num_kept",
 }
 
 
@@ -75,8 +73,13 @@ class RunReader:
 
     def row(self, number: int) -> dict[str, Any]:
         """The round's own numbers; null is what it does not have."""
-        said = {stage: metrics_if_committed(self.store, number, stage) for stage in ("select", "train", "evaluate")}
-        row = {name: said[stage].get(key) for name, (stage, key) in _SAID.items()}
+        outcomes = self.store.outcomes(number)
+        train, evaluation = outcomes.get(TrainOutcome), outcomes.evaluation()
+        summary = round_summary(self.store, number, outcomes)
+        row: dict[str, Any] = {name: getattr(summary, field) for name, field in _OF_SUMMARY.items()}
+        row["reward_greedy_mean"] = evaluation.eval_reward_greedy_mean if evaluation else None
+        row["distinct_2"] = evaluation.eval_distinct_2 if evaluation else None
+        row["seconds_train"] = train.training.seconds if train and train.training else None
         now, start = self.evaluated(number), self.evaluated(0)
         reward = standardized_gain(now.of("sampled", REWARD), start.of("sampled", REWARD))
         gold = standardized_gain(now.of("sampled", GOLD), start.of("sampled", GOLD))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfplay.core.format import markdown_table, percent, signed
 from selfplay.inspect.web.charts import Curve, Point, line_chart, standalone
 from selfplay.store.durable import pretty_json, write_file
 
@@ -82,11 +83,11 @@ def _final(document: Document, equal: str) -> Table:
         ("gold/gain, sd", lambda row: plus_minus(row["gold_gain"], 2)),
         ("over-opti-/mization", lambda row: plus_minus(row["over_optimization"], 2)),
         ("tokens", lambda row: plain(row["num_tokens_mean"], 1)),
-        ("trun-/cated", lambda row: percent(row["truncated_fraction"])),
-        ("dis-/tinct", lambda row: percent(row["distinct_fraction"])),
+        ("trun-/cated", lambda row: share(row["truncated_fraction"])),
+        ("dis-/tinct", lambda row: share(row["distinct_fraction"])),
         ("steps", lambda row: plain(row["optimizer_steps"], 1)),
         ("kept", lambda row: plain(row["num_kept"], 0)),
-        ("wrong/labels", lambda row: percent(row["wrong_labels"])),
+        ("wrong/labels", lambda row: share(row["wrong_labels"])),
     ]
     cells = [[cell(row) for _, cell in columns] for row in rows]
     used = [column for column in range(len(columns)) if column == 0 or any(row[column] != "-" for row in cells)]
@@ -137,7 +138,8 @@ def _overlap(document: Document) -> Table:
     found = {(row["arm"], row["other"]): row for row in document["overlap"]}
     present = [name for name in names if any(name in pair for pair in found)]
     rows = [
-        [name, *("·" if name == other else share(found.get((name, other))) for other in present)] for name in present
+        [name, *("·" if name == other else share(found.get((name, other)), "share") for other in present)]
+        for name in present
     ]
     return Table(
         "kept in round 1 from the same pool: share of the row's pairs that the column keeps too",
@@ -184,14 +186,16 @@ def signed_plus_minus(mean: Row | None) -> str:
     """A difference ± its standard error."""
     if mean is None:
         return "-"
-    return f"{mean['mean']:+.3f}" + (f" ± {mean['se']:.3f}" if mean["se"] is not None else "")
+    return signed(mean["mean"]) + (f" ± {mean['se']:.3f}" if mean["se"] is not None else "")
 
 
 def interval(mean: Row | None) -> str:
     """A difference with its interval."""
     if mean is None:
         return "-"
-    return f"{mean['mean']:+.3f}" + (f" [{mean['low']:+.3f}, {mean['high']:+.3f}]" if mean["low"] is not None else "")
+    return signed(mean["mean"]) + (
+        f" [{signed(mean['low'])}, {signed(mean['high'])}]" if mean["low"] is not None else ""
+    )
 
 
 def above(mean: Row | None) -> str:
@@ -204,14 +208,9 @@ def plain(mean: Row | None, digits: int) -> str:
     return "-" if mean is None else f"{mean['mean']:.{digits}f}"
 
 
-def percent(mean: Row | None) -> str:
-    """A mean fraction."""
-    return "-" if mean is None else f"{mean['mean']:.0%}"
-
-
-def share(row: Row | None, name: str = "share") -> str:
+def share(row: Row | None, name: str = "mean") -> str:
     """A fraction."""
-    return "-" if row is None else f"{row[name]:.0%}"
+    return percent(None if row is None else row[name])
 
 
 # ---------------------------------------------------------------------- report and plots
@@ -265,18 +264,13 @@ def markdown(document: Document, plots: Sequence[str]) -> str:
             "",
             f"## {table.title}",
             "",
-            *_markdown_table(table),
+            markdown_table(
+                [heading.replace("-/", "").replace("/", " ") for heading in table.header],
+                [[cell.replace("|", "\\|") for cell in row] for row in table.rows],
+            ).rstrip(),
             *("" if not table.notes else [""]),
             *table.notes,
         ]
     for name in plots:
         lines += ["", f"![{name}]({name})"]
     return "\n".join(lines) + "\n"
-
-
-def _markdown_table(table: Table) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    header = [heading.replace("-/", "").replace("/", " ") for heading in table.header]
-    return [line(header), "|" + "---|" * len(header), *(line(row) for row in table.rows)]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfplay.api import standard_observers
 from selfplay.compare.arms import POOL, Arm
 from selfplay.compare.settings import Block, Comparison
 from selfplay.compare.shared_pool import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
@@ -197,8 +198,9 @@ class Runner:
         reporter = self._make_reporter()
         if not has_run(folder):
             prepared = self._prepare(config, search_path, folder, None)
-            driver.start(
-                prepared, block.world.given, overrides, reporter, workers=self._workers, forked_from=fork,
+            driver.run(
+                prepared, block.world.given, overrides, reporter, workers=self._workers,
+                observers=standard_observers, forked_from=fork,
                 stop=self._stop, until=until,
             )  # fmt: skip
             return
@@ -211,10 +213,20 @@ class Runner:
             config = before
         prepared = self._prepare(config, search_path, folder, store)
         pins = store.config_json("pins.json", dict)
-        driver.go_on(store, prepared, before, pins, reporter, workers=self._workers, stop=self._stop, until=until)
+        driver.resume(
+            store,
+            prepared,
+            before,
+            pins,
+            reporter,
+            workers=self._workers,
+            stop=self._stop,
+            until=until,
+            observers=standard_observers,
+        )
 
     def _prepare(self, config: Config, search_path: Path, folder: Path, store: Store | None) -> driver.Prepared:
-        """As driver.prepare, with inputs shared by all runs that read the same ones."""
+        """As driver.preflight, with inputs shared by all runs that read the same ones."""
         revisions = store.revisions() if store else None
         inputs = self._resolve(config, search_path, revisions)
         passed = canonical_json([dict(config.sampling.engine), config.training.loss, dict(config.training.trl)])

@@ -51,7 +51,7 @@ class WarmWorkers:
                 pool.close()
                 del self._pools[key]
             else:
-                pool.heal()
+                pool.replace_dead()
         for key, spec in specs.items():
             if key not in self._pools:
                 pool = make_pool(cluster, key, spec)

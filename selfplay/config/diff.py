@@ -10,9 +10,9 @@ from typing import Any
 
 from selfplay.config.load import NAMED, fields
 from selfplay.config.schema import Config
-from selfplay.config.tags import ENGINE_RESOURCES, TRL_RESOURCES, Tag
+from selfplay.config.tags import ENGINE_KEYS, TRL_KEYS, Tag
 
-PASS_THROUGH = {"sampling.engine": ENGINE_RESOURCES, "training.trl": TRL_RESOURCES}
+PASS_THROUGH = {"sampling.engine": ENGINE_KEYS, "training.trl": TRL_KEYS}
 # sections that may be absent; whether they are there is compared under their own names
 SECTIONS = ("training.lora", "sampling.mix", "evaluation")
 
@@ -64,9 +64,9 @@ def _stands_for(schematic: str, name: str) -> bool:
 @functools.cache
 def tag_of(name: str) -> Tag:
     """The tag of a dotted setting, pass-through keys included."""
-    for prefix, resources in PASS_THROUGH.items():
+    for prefix, tags in PASS_THROUGH.items():
         if name.startswith(prefix + "."):
-            return "resource" if name.removeprefix(prefix + ".") in resources else "identity"
+            return tags.get(name.removeprefix(prefix + "."), "identity")
     for known, field in fields():
         if _stands_for(known, name):
             return field.json_schema_extra["tag"]  # type: ignore[no-any-return]

@@ -14,6 +14,13 @@ from selfplay.config.schema import Config
 from selfplay.config.strict_yaml import parse
 from selfplay.core.errors import ConfigError
 
+# settings that have another name now
+RENAMED = {
+    "cluster.call_timeout": "cluster.heartbeat_timeout",
+    "cluster.max_quarantined": "cluster.max_poison_items",
+    "selection.form": "selection.implicit_margin",
+}
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read, override, validate, and make the places in it absolute. Raises ConfigError."""
@@ -94,6 +101,8 @@ def _explain(item: Any) -> str:
     location = [str(part) for part in item["loc"]]
     name = _setting(item)
     kind = item["type"]
+    if kind == "extra_forbidden" and name in RENAMED:
+        return f"`{name}` is now called `{RENAMED[name]}`"
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(location[-1], _keys_at(location[:-1]), n=1, cutoff=0.5)
         elsewhere = [key for key in setting_names() if key.split(".")[-1] == location[-1]]

@@ -48,11 +48,13 @@ class ClusterConfig(Section):
         2, "workers that died (or hung) and are replaced in a row, without a result in between", ge=0
     )
     start_timeout: float = resource(300.0, "seconds a worker may take to start", gt=0)
-    call_timeout: float = resource(
-        1800.0, "seconds without a sign of progress after which a worker counts as hung and is ended; 0: never", ge=0
+    heartbeat_timeout: float = resource(
+        1800.0, "seconds without progress after which a worker counts as hung and is killed; 0: never", ge=0
     )
-    max_quarantined: int = resource(
-        8, "prompts or responses that a stage may give up because each kills its worker; one more stops the run", ge=0
+    max_poison_items: int = resource(
+        8,
+        "prompts or responses that a stage may quarantine because each crashes its worker; one more stops the run",
+        ge=0,
     )
 
     @model_validator(mode="after")

@@ -208,7 +208,7 @@ class PairsConfig(Section):
         return PairRules(**self.model_dump())
 
 
-# metrics that compare the policy with the reference whatever the form of the implicit margin
+# metrics that compare the policy with the reference whatever the implicit margin
 _OF_THE_REFERENCE = ("dpo_gap",)
 
 
@@ -223,11 +223,11 @@ class SelectionConfig(Section):
         None, "column of the prompts (topic, source, ...): pairs are ranked by z-scores within its groups"
     )
     weight: float = identity(1.0, "weight of the implicit margin in the alignment potential", ge=0)
-    form: Literal["simpo", "dpo"] = identity(
+    implicit_margin: Literal["simpo", "dpo"] = identity(
         "simpo", "implicit margin: difference of mean log-probs (simpo) or beta times log-ratio difference (dpo)"
     )
     standardize: bool = identity(True, "z-score both margins over the pool")
-    beta: float | None = identity(None, "beta of the dpo form; training.beta if not set", gt=0)
+    beta: float | None = identity(None, "beta of implicit_margin: dpo; training.beta if not set", gt=0)
     keep: float | int = identity(1.0, "fraction (0.4) or number (500) of the ranked pairs")
     first_round_metric: str | None = identity(
         None, "what ranks in round 1, where policy = reference = initial, when the metric compares the two (a name)"
@@ -257,10 +257,14 @@ class SelectionConfig(Section):
             )
         if isinstance(self.keep, int) and self.keep == 1:
             raise ValueError("`keep: 1` may mean one pair or all: write 1.0 for all pairs")
-        if self.form == "simpo":
-            refuse(self, ("beta",), "goes with form: dpo")
+        if self.implicit_margin == "simpo":
+            refuse(self, ("beta",), "goes with implicit_margin: dpo")
             if ":" not in self.metric and self.metric not in _OF_THE_REFERENCE:
-                refuse(self, ("first_round_metric",), "goes with form: dpo, or with a metric that reads the reference")
+                refuse(
+                    self,
+                    ("first_round_metric",),
+                    "goes with implicit_margin: dpo, or with a metric that reads the reference",
+                )
         if "full" in (self.metric, self.first_round_metric) and self.keep != 1.0:
             raise ValueError("metric: full keeps every pair: leave `keep` out, or choose another metric")
         if self.metric == "full" and self.group_column is not None:
@@ -358,19 +362,21 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.selection.form == "dpo":
+        if self.selection.implicit_margin == "dpo":
             if self.training.loss == "simpo" or self.training.reference == "previous":
                 raise ValueError(
-                    "selection.form: dpo needs a reference that differs from the policy: with the reference reset to the "
-                    "policy every implicit margin is 0. Use form: simpo, or training.reference: initial"
+                    "selection.implicit_margin: dpo needs a reference that differs from the policy: with the reference reset "
+                    "to the policy every implicit margin is 0. Use implicit_margin: simpo, or training.reference: initial"
                 )
             if self.selection.first_round_metric is None:
                 raise ValueError(
-                    "selection.form: dpo is not defined in round 1, where policy and reference are both the initial "
+                    "selection.implicit_margin: dpo is not defined in round 1, where policy and reference are both the initial "
                     "policy: say what ranks there with selection.first_round_metric (explicit_margin, random, ...)"
                 )
             if self.training.start == "initial":
-                raise ValueError("selection.form: dpo with training.start: initial and reference: initial is always 0")
+                raise ValueError(
+                    "selection.implicit_margin: dpo with training.start: initial and reference: initial is always 0"
+                )
         if self.sampling.num_responses < 2:
             raise ValueError("sampling.num_responses must be 2 or more: a pair takes two responses")
         self.pairs.rules().check_num_responses(self.sampling.num_responses)

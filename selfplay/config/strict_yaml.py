@@ -1,117 +1,107 @@
-"""YAML as people mean it: duplicate keys are refused, `1e-5` is a number, `no` and `on` are strings, no tags.
+"""YAML 1.2 by ruamel.yaml, with the limits of a config: no tags, keys are words and unique, no deep nesting, no alias bombs.
 
-PyYAML's safe loader follows YAML 1.1, where each of these is a trap in a config of learning rates and flags.
+In YAML 1.2 `1e-5` is a number, and `no` and `on` are strings. Unlike ruamel.yaml, this module reads dates as strings too.
 """
 
 from __future__ import annotations
 
-import re
+import io
+from collections.abc import Iterator
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from selfplay.core.errors import ConfigError
 
-_DEEPEST, _LARGEST = 50, 10_000
+_MAX_DEPTH, _MAX_VALUES = 50, 10_000
 
 
-class _Anchors:
-    """How many values an event stands for. Aliases of aliases are a few lines, and gigabytes where they are written out."""
+class _Constructor(SafeConstructor):
+    """Dates stay strings; integers are checked for length."""
 
-    def __init__(self) -> None:
-        self._count = 0
-        self._open: list[tuple[str | None, int]] = []
-        self._sizes: dict[str, int] = {}
-
-    def size(self, event: yaml.Event) -> int:
-        """Of the next event: 1, that of the anchor that an alias names (one that is still open holds itself: too many), or 0."""
-        before = self._count
-        if isinstance(event, yaml.CollectionEndEvent):
-            anchor, start = self._open.pop()
-            if anchor is not None:
-                self._sizes[anchor] = self._count - start
-            return 0
-        if isinstance(event, yaml.CollectionStartEvent):
-            self._open.append((event.anchor, self._count))
-            self._count += 1
-        elif isinstance(event, yaml.ScalarEvent):
-            self._count += 1
-            if event.anchor is not None:
-                self._sizes[event.anchor] = 1
-        elif isinstance(event, yaml.AliasEvent):
-            is_open = any(anchor == event.anchor for anchor, _ in self._open)
-            self._count += _LARGEST + 1 if is_open else self._sizes.get(event.anchor or "", 0)
-        return self._count - before
+    def construct_yaml_int(self, node: Any) -> int:
+        try:
+            return int(super().construct_yaml_int(node))
+        except ValueError:  # Python converts no more than 4300 digits
+            raise MarkedYAMLError(problem="an integer is too long", problem_mark=node.start_mark) from None
 
 
-class _StrictLoader(yaml.SafeLoader):
-    pass
-
-
-_StrictLoader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+", list("-+0123456789")),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-):
-    _StrictLoader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first)
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if not isinstance(key, str):
-            raise ConfigError(
-                f"line {line}: the key {key!r} is no word", "Keys are words; quote it if it is meant as one."
-            )
-        if key in seen:
-            raise ConfigError(
-                f"the key `{key}` stands twice (lines {seen[key]} and {line})",
-                "Keep one of the two: the other would be lost.",
-            )
-        seen[key] = line
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-def _integer(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
-    # YAML 1.1 would read 010 as eight
-    try:
-        return int(str(loader.construct_scalar(node)))
-    except ValueError:  # Python reads no number of more than 4300 digits
-        line = node.start_mark.line + 1
-        raise ConfigError(f"line {line}: a number of thousands of digits", "Give a smaller one.") from None
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Constructor.add_constructor("tag:yaml.org,2002:int", _Constructor.construct_yaml_int)
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 
 
 def parse(text: str, where: str) -> Any:
-    """The document in `text`; `where` names it in errors (ConfigError)."""
+    """The document in `text`. Raises ConfigError, which begins with `where` and names line and column."""
     try:
-        depth, size, anchors = 0, 0, _Anchors()
-        for event in yaml.parse(text, _StrictLoader):
-            assert event.start_mark is not None, "events of a text have their place in it"
-            line = event.start_mark.line + 1
-            if (tag := getattr(event, "tag", None)) is not None:
-                raise ConfigError(f"line {line}: the tag `{tag}`", "Tags are not read: write the value.")
-            size += anchors.size(event)
-            if size > _LARGEST:
-                raise ConfigError(
-                    f"line {line}: more than {_LARGEST} values, aliases written out", "No run has as many."
-                )
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                raise ConfigError(f"line {line}: nested more than {_DEEPEST} deep", "No setting is.")
-        return yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+        _check_events(text)
+        yaml = _yaml()
+        yaml.Constructor = _Constructor
+        document = yaml.load(text)
+        if sum(1 for _ in zip(_values(document), range(_MAX_VALUES + 1), strict=False)) > _MAX_VALUES:
+            raise ConfigError(f"more than {_MAX_VALUES} values, with aliases expanded", "No config has so many.")
     except ConfigError as error:
         raise ConfigError(f"{where}: {error.message}", error.hint) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}", "Mend the line named above.") from None
+    except DuplicateKeyError as error:
+        key = str(error.problem).split(" with value")[0].removeprefix("found duplicate key ")
+        raise ConfigError(f"{where}: {_place(error)}the key {key} is given twice", "Delete one of the two.") from None
+    except MarkedYAMLError as error:
+        problem = error.problem or error.context
+        raise ConfigError(f"{where} is not valid YAML: {_place(error)}{problem}", "Fix that line.") from None
+    except YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}", "Fix the file.") from None
+    return document
+
+
+def dump(document: Any, *, ascii_only: bool = False) -> str:
+    """The document as YAML that `parse` reads back: block style, keys in their order. With `ascii_only`, all other characters are
+    escaped, which makes the text safe for a terminal."""
+    yaml = _yaml()
+    yaml.allow_unicode = not ascii_only
+    yaml.default_flow_style = False
+    yaml.width = 1000
+    yaml.representer.sort_base_mapping_type_on_output = False
+    yaml.representer.ignore_aliases = lambda data: True
+    text = io.StringIO()
+    yaml.dump(document, text)
+    return text.getvalue()
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
+
+
+def _place(error: MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    return "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+
+
+def _check_events(text: str) -> None:
+    """Refuse tags and deep nesting before anything is built: the loader recurses."""
+    depth = 0
+    for event in _yaml().parse(text):
+        line = event.start_mark.line + 1
+        if isinstance(event, (ScalarEvent, CollectionStartEvent)) and event.ctag is not None:
+            raise ConfigError(f"line {line}: the tag `{event.ctag}`", "Tags are not read: write the value.")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ConfigError(f"line {line}: nested more than {_MAX_DEPTH} deep", "No setting is.")
+
+
+def _values(document: Any) -> Iterator[Any]:
+    """All values, those behind aliases as often as they are used. Without end where an alias is inside its own anchor."""
+    pending = [document]
+    while pending:
+        value = pending.pop()
+        yield value
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise ConfigError(
+                        f"the key {key!r} is not a word", "Keys are words; quote it if it is meant as one."
+                    )
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value

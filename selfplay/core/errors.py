@@ -72,7 +72,7 @@ class DivergedError(BackendError):
     """A training whose loss, gradient or weights are no numbers, or beyond their limits: nothing of it is kept."""
 
 
-class WeightChangeError(BackendError):
+class WeightSyncError(BackendError):
     """An engine could not take over new weights, or did not pass the canary after it."""
 
 

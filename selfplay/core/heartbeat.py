@@ -1,8 +1,8 @@
-"""Signs of progress from inside a worker, so that one that hangs can be told from one that is slow.
+"""Heartbeats from inside a worker, which distinguish a worker that hangs from one that is slow.
 
-A backend calls `beat()` after each unit of work (a batch, an engine step, an optimizer step). In a worker process that is
-watched a beat touches the worker's beat file, whose changes the driver looks at; everywhere else it does nothing. Not a sign of
-life: a process that is there and does nothing gives no beat.
+A backend calls `beat()` after each unit of work (a batch, an engine step, an optimizer step). In a monitored worker process it
+touches the worker's heartbeat file, which the driver watches; everywhere else it does nothing. It is a sign of progress, not of
+life: a process that is alive and does nothing has no heartbeat.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-# Of the time without a beat after which the driver ends a worker, when it writes where it stands to its log.
+# Fraction of the timeout after which a worker without a heartbeat writes its stacks to its log.
 _DUMP_AT = 0.8
 
 
-class Beats:
-    """The beats of this process. `timeout`: seconds without one after which the driver ends it; `log` gets the stacks before."""
+class HeartbeatWriter:
+    """Writes the heartbeats of this process. `timeout`: seconds without one after which the driver kills it; before
+    that its stacks are written to `log`."""
 
     def __init__(self, path: Path, timeout: float, log: IO[str]) -> None:
         self._path, self._log = path, log
@@ -30,18 +31,18 @@ class Beats:
         path.touch()
 
     def beat(self, *, now: bool = False) -> None:
-        """Say that something was done; at most once in a while, unless `now`."""
+        """Record progress; at most once in a short interval, unless `now`."""
         moment = time.monotonic()
         if not now and moment - self._last < self._every:
             return
         self._last = moment
         os.utime(self._path)
-        # a thread of C's, which needs no lock of Python's: it writes also when C code holds that for ever
+        # a C thread, which does not need the GIL: it writes even if C code never releases it
         faulthandler.dump_traceback_later(self._dump_after, file=self._log)
 
     @contextlib.contextmanager
     def call(self) -> Iterator[None]:
-        """A call is under way; between calls nothing is expected."""
+        """A call is running; between calls no progress is expected."""
         self.beat(now=True)
         try:
             yield
@@ -50,16 +51,16 @@ class Beats:
             os.utime(self._path)
 
 
-_watched: Beats | None = None
+_writer: HeartbeatWriter | None = None
 
 
-def watch(beats: Beats | None) -> None:
-    """Let `beat()` of this process go to these beats."""
-    global _watched
-    _watched = beats
+def set_writer(writer: HeartbeatWriter | None) -> None:
+    """Use `writer` for `beat()` in this process."""
+    global _writer
+    _writer = writer
 
 
 def beat() -> None:
-    """One unit of work is done."""
-    if _watched is not None:
-        _watched.beat()
+    """Report that one unit of work is done."""
+    if _writer is not None:
+        _writer.beat()

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from selfplay.core.machine import DeviceFacts, this_device
+
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
     """How a worker makes its backend: `target` is "module:Class", called with `kwargs` in the worker's own process,
-    after `setup` ("module:function", optional: environment variables that must be set before an import). `secrets`: it needs
-    those of the environment (a user's function may call a service with them); else they are taken from it."""
+    after `setup` ("module:function", optional: it sets environment variables that an import reads). `secrets`: the backend needs
+    the secrets of the environment (a user's function may call a service with them); otherwise they are removed."""
 
     target: str
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -24,21 +26,21 @@ class BackendSpec:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One unit of work: `key` comes back with its result. `patience`: how often a worker may die in it before it comes back as
-    `Killed`; None: it is asked again until the pool's own bound ends the stage."""
+    """One unit of work: `key` is returned with its result. `max_crashes`: how many workers may die in it before `WorkerCrash`
+    is returned in place of a result; None: it is repeated until the pool's own bound ends the stage."""
 
     key: int
     args: tuple[Any, ...]
-    patience: int | None = None
+    max_crashes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Killed:
-    """In the place of a result: workers died (or hung, and were ended) in this call as often as it was given patience.
-    `reason` is the last death's; `worker` names that worker, its log and its last words, in lines of their own."""
+class WorkerCrash:
+    """In place of a result: `num_crashes` workers died in this call (or hung and were killed), as many as were allowed.
+    `reason` is the last one's; `worker` names that worker, its log and the log's last lines, in lines of their own."""
 
     reason: str
-    deaths: int
+    num_crashes: int
     worker: str = field(default="", compare=False)
 
 
@@ -48,41 +50,49 @@ class Pool(Protocol):
     def start(self) -> None:
         """Begin to start the workers, without waiting for them."""
 
+    def devices(self) -> list[DeviceFacts]:
+        """What each worker found on its node. Waits until all workers have started."""
+
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
-        """Run the calls on any worker; results (or `Killed`) in the order of completion. Few calls are in flight at a
+        """Run the calls on any worker; results (or `WorkerCrash`) in the order of completion. Few calls are in flight at a
         time. Closing the iterator drops the calls that have not begun."""
 
-    def everyone(self, method: str, *args: Any) -> list[Any]:
-        """Run on every worker, and again on each later replacement of one."""
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
+        """Run on every worker, and again on each later replacement of one. Results in the order of the workers."""
 
-    def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
-        """Run on one worker with a `progress` callback as the last argument: yields what it was called with, then,
-        last, the result. Where the worker died the call may be begun once more: its progress may then come again.
-        `meanwhile` is called every second or so while there is nothing to yield."""
+    def run_streaming(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
+        """Run on one worker with a `progress` callback as the last argument: yields what the callback was called with, then,
+        last, the result. If the worker dies the call may be repeated once: its progress may then be yielded again.
+        `meanwhile` is called about every second while there is nothing to yield."""
 
-    def news(self) -> list[str]:
-        """What became of workers since this was last asked: a line for people each."""
+    def drain_events(self) -> list[str]:
+        """What happened to workers since the last call: a readable line each."""
 
 
 class LocalPool:
     """A pool of one worker that is an object of this process."""
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, device: DeviceFacts | None = None) -> None:
         self.backend = backend
+        self._device = device
 
     def start(self) -> None:
         """Nothing to start."""
+
+    def devices(self) -> list[DeviceFacts]:
+        """The given facts, or those of this process."""
+        return [self._device or this_device()]
 
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
         """One by one, in order."""
         for call in calls:
             yield call.key, getattr(self.backend, method)(*call.args)
 
-    def everyone(self, method: str, *args: Any) -> list[Any]:
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
         """The one result."""
         return [getattr(self.backend, method)(*args)]
 
-    def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
+    def run_streaming(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
         """Progress first, all at once: there is no second thread."""
         seen: list[Any] = []
         collect: Callable[[Any], None] = seen.append
@@ -90,7 +100,7 @@ class LocalPool:
         yield from seen
         yield result
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """Nothing dies alone here."""
         return []
 
@@ -107,8 +117,19 @@ class Workers:
     gold: Pool | None = None
     parts: Mapping[str, Pool] = field(default_factory=dict)
 
+    def by_role(self) -> dict[str, Pool]:
+        """The pools that exist, by role; the parts of a combined reward as "scorer.NAME"."""
+        pools = {
+            "sampler": self.sampler,
+            "scorer": self.scorer,
+            **{f"scorer.{name}": pool for name, pool in self.parts.items()},
+            "gold": self.gold,
+            "logprobs": self.logprobs,
+            "trainer": self.trainer,
+        }
+        return {role: pool for role, pool in pools.items() if pool is not None}
+
     def start(self) -> None:
-        """Start everything at once: imports of one role hide behind the work of another."""
-        for pool in (self.sampler, self.scorer, *self.parts.values(), self.gold, self.logprobs, self.trainer):
-            if pool is not None:
-                pool.start()
+        """Start all pools together: imports of one role run while another works."""
+        for pool in self.by_role().values():
+            pool.start()

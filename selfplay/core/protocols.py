@@ -1,7 +1,7 @@
-"""What the loop asks of its backends: small protocols and the plain values that cross a process boundary.
+"""The interface between the loop and its backends: small protocols and the plain values that cross a process boundary.
 
-`stages/` builds these values, `cluster/` carries them to worker processes, `backends/` serves them. Tests use a fake of each
-protocol; nothing here imports torch, vllm, trl or ray.
+`run/stages/` builds these values, `execution/` carries them to worker processes, `backends/` implement the protocols. Tests use
+fakes. Nothing here imports torch, vllm, trl or ray.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightChange:
-    """How an engine came to serve a policy. `how`: "loaded" (fresh engine), "reloaded" (new weights in the live engine) or
+class WeightSync:
+    """How an engine loaded a policy. `how`: "loaded" (fresh engine), "reloaded" (new weights in the live engine) or
     "rebuilt" (the live change failed, for `reason`). `canary_error` is the largest absolute difference of log-probs."""
 
     how: str
@@ -84,7 +84,7 @@ class Sampler(Protocol):
     def describe(self) -> dict[str, Any]:
         """Versions, device, dtype, max_model_len: recorded with the run."""
 
-    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightChange:
+    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         """Serve the policy in `folder`. A no-op that still reports when `digest` is being served already."""
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
@@ -145,6 +145,9 @@ class LogprobModel(Protocol):
     def embeddings(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
         """Columns response_id, embedding (fixed-size list of float32: mean of the last hidden states over prompt and
         response), in item order."""
+
+    def use_dtype(self, dtype: str) -> None:
+        """Use another dtype ("float32" or "bfloat16") from here on."""
 
     def release(self) -> None:
         """Free the model's memory."""

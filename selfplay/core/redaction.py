@@ -1,8 +1,4 @@
-"""Text that may be shown and kept: escape sequences made visible, values of secrets taken out.
-
-What models, users and failing libraries wrote may hold escape sequences, control characters and bidirectional overrides, which
-could rewrite what stands on a screen; and an error of a client may quote the key that it was called with.
-"""
+"""Removes values of secrets from text that is shown or stored: a client's error may quote the key that it was called with."""
 
 from __future__ import annotations
 
@@ -10,37 +6,12 @@ import functools
 import json
 import os
 import re
-import unicodedata
 from pathlib import Path
 from typing import TextIO
 
-# joiners belong to ordinary text: emoji, Persian, the languages of India
-JOINERS = frozenset("\u200c\u200d")
 # Names of environment variables whose values are secrets. Short values are switches, not secrets.
 _SECRET_NAME = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
 _SHORTEST_SECRET = 8
-
-
-def safe_text(text: str, *, lines: bool = False) -> str:
-    """The text with everything that is not printable as an escape. With `lines`, line breaks and tabs stay what they
-    are."""
-    if text.isprintable():
-        return text
-    return "".join(_safe(character, lines) for character in text)
-
-
-def _safe(character: str, lines: bool) -> str:
-    if character.isprintable() or character in JOINERS:
-        return character
-    if lines and character in "\n\t":
-        return character if character == "\n" else "    "
-    if unicodedata.category(character) == "Zs":
-        return " "
-    code = ord(character)
-    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    if character in named:
-        return named[character]
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def secrets() -> dict[str, str]:

@@ -12,8 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from selfplay.core.redaction import JOINERS
-from selfplay.core.redaction import safe_text as safe_text
+from selfplay.core.escape import JOINERS
 
 _WITHOUT_TERMINAL = 10_000
 BAR_WIDTH = 32
@@ -43,40 +42,6 @@ def clip(text: str, width: int) -> str:
             break
         taken.append(character)
     return "".join(taken) + "…"
-
-
-# a mean that is 0 comes out as what is left of rounding, as that of z-scores
-ROUNDING = 1e-13
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """A number, flag or word as a table shows it; `-` for what is not there."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        if abs(value) < ROUNDING:
-            value = 0.0
-        if value != 0 and (abs(value) < 10**-digits or abs(value) >= 1e6):
-            return f"{value:.{digits - 1}e}"
-        return f"{value:.{digits}f}"
-    return safe_text(str(value))
-
-
-def percent(value: float | None) -> str:
-    """A fraction as a percentage."""
-    return "-" if value is None else f"{value:.0%}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: `4.2 s`, `3 min 10 s`, `2 h 05 min`."""
-    if seconds is None:
-        return "-"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def bar(part: float, whole: float) -> str:
@@ -141,9 +106,21 @@ def write(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr. Where they went away (`2>&1 | head`) the exit code still says how it ended."""
+    """A message on stderr. If nobody reads stderr any more (`2>&1 | head`), the exit code still tells how the command ended."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
+
+
+def flush_or_discard() -> None:
+    """Flush stdout and stderr before the process ends. If one has no reader any more, discard what its buffer still holds:
+    otherwise Python's own flush at exit fails, and the exit code becomes 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def write_json(document: Any) -> None:

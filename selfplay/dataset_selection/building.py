@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.core.errors import ConfigError, DataError
+from selfplay.inputs.rows.values import canonical_json
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing import build_pairs
@@ -83,6 +85,8 @@ def build(
         columns[side] = assistant_turns(taken["text"])
         columns[f"{side}_response_id"] = taken["response_id"]
         columns |= {f"{name}_{side}": taken[name] for name in _NUMBERS if name in responses.column_names}
+    if "columns_json" in responses.column_names:
+        columns["columns_json"] = _columns_of_sides(responses["columns_json"], found.chosen_P, found.rejected_P)
     columns |= {
         "reward_chosen": found.reward_chosen_P,
         "reward_rejected": found.reward_rejected_P,
@@ -107,6 +111,24 @@ def _of_prompts(
     columns: dict[str, Any] = {"pair_id": pa.array(ids, pa.string()), "prompt": taken["messages"]}
     names = ("prompt_id", "source_file", "source_row", "columns_json", "group", *prompt_numbers(prompts))
     return columns | {name: taken[name] for name in names if name in prompts.column_names}
+
+
+def _columns_of_sides(documents: pa.ChunkedArray, chosen_P: Ints, rejected_P: Ints) -> pa.Array:
+    """The other columns of the two responses of each pair as one JSON document. A column that differs between the
+    responses of any pair belongs to the responses, and goes by NAME_chosen and NAME_rejected."""
+    sides = [
+        [json.loads(text) for text in documents.take(pa.array(rows)).to_pylist()] for rows in (chosen_P, rejected_P)
+    ]
+    of_responses: set[str] = set()
+    for chosen, rejected in zip(*sides, strict=True):
+        of_responses |= {name for name in {*chosen, *rejected} if chosen.get(name) != rejected.get(name)}
+    merged = []
+    for chosen, rejected in zip(*sides, strict=True):
+        found = {name: value for name, value in {**chosen, **rejected}.items() if name not in of_responses}
+        for side, document in (("chosen", chosen), ("rejected", rejected)):
+            found |= {f"{name}_{side}": value for name, value in document.items() if name in of_responses}
+        merged.append(canonical_json(found))
+    return pa.array(merged, pa.string())
 
 
 def assistant_turns(texts: pa.ChunkedArray) -> pa.Array:

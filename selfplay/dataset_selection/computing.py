@@ -15,8 +15,8 @@ from selfplay.core.pool import Pool
 from selfplay.dataset_selection.models import Models
 from selfplay.dataset_selection.output.work_folder import WorkFolder
 from selfplay.dataset_selection.settings import SelectSettings
-from selfplay.execution.quarantine import GiveUp
-from selfplay.execution.sharding import UnderWay, run_shards
+from selfplay.execution.quarantine import QuarantinePolicy
+from selfplay.execution.sharding import ShardContext, run_shards
 from selfplay.selection.arrays import Ints
 from selfplay.selection.reasons import Reasons, is_free
 from selfplay.store.writer import StageWriter
@@ -48,7 +48,7 @@ class Computing:
     models: Models
     work: WorkFolder
     pools: Pools
-    under_way: UnderWay
+    under_way: ShardContext
 
     def run(
         self,
@@ -61,14 +61,14 @@ class Computing:
         *,
         title: str,
         unit: str = "pairs",
-        give_up: GiveUp[int] | None = None,
+        quarantine: QuarantinePolicy[int] | None = None,
     ) -> pa.Table:
-        """The rows of all shards; workers are started only when a shard is not kept yet. `give_up`: see stages/halving.py."""
+        """The rows of all shards; workers are started only when a shard is not kept yet. `quarantine`: see stages/halving.py."""
         self._adopted(writer, title)
         if len(writer.shards()) < len(shards):
             run_shards(
                 self.under_way, writer, self.pools.get(role), method, shards, arguments, finish,
-                title=title, unit=unit, give_up=give_up,
+                title=title, unit=unit, quarantine=quarantine,
             )  # fmt: skip
         return pa.concat_tables([writer.read_shard(index) for index in range(len(shards))])
 

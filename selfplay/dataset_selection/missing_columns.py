@@ -17,9 +17,9 @@ from selfplay.dataset_selection.computing import Computing, Filled
 from selfplay.dataset_selection.model_passes import passes
 from selfplay.dataset_selection.models import check_function, needed_text
 from selfplay.dataset_selection.needs import PROMPT_REWARDS, Needs, find_needs
-from selfplay.dataset_selection.reading.columns import several_responses
 from selfplay.dataset_selection.reading.dataset import OfflineDataset
 from selfplay.dataset_selection.scoring import pair_items, response_items, score
+from selfplay.inputs.rows.columns import several_responses
 from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import NUM_TOKENS, REWARDS
 from selfplay.selection.pair_rules import PairRules
@@ -181,7 +181,8 @@ def _built(computing: Computing, dataset: OfflineDataset, metric: Metric, rules:
     reasons = Reasons.of(responses["drop_reason"].to_pylist()) if "drop_reason" in responses.column_names else None
     reasons = no_reasons(responses.num_rows) if reasons is None else reasons
     if needs.rewards:
-        check_function(models, _other_columns(prompts), settings.dataset)
+        of_rows = responses if "columns_json" in responses.column_names else prompts
+        check_function(models, _other_columns(of_rows), settings.dataset)
         ids, items = response_items(prompts, responses, row_R)
         rewards, why = score(computing, ids, items)
         for name in why.counts():

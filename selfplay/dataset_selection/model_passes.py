@@ -14,7 +14,7 @@ from selfplay.dataset_selection.computing import Computing, Filled, check_rows, 
 from selfplay.dataset_selection.models import embedding_ids
 from selfplay.dataset_selection.needs import ALONE, EMBEDDING, YES, Needs
 from selfplay.dataset_selection.tokens import Tokens, embedded, embedding_column
-from selfplay.execution.quarantine import GiveUp
+from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut
 from selfplay.selection.reasons import Reasons
 
@@ -83,7 +83,7 @@ def _ask(computing: Computing, pairs: pa.Table, filled: Filled) -> None:
     shards = cut(rows.tolist(), computing.settings.shard_size)
     table = computing.run(
         writer, "logprobs", "yes_probability", shards, arguments, finish, title="questions",
-        give_up=GiveUp(ids.__getitem__),
+        quarantine=QuarantinePolicy(ids.__getitem__),
     )  # fmt: skip
     check_rows(table["response_id"], [ids[row] for row in rows], writer)
     filled.columns[YES] = spread(floats(table["probability"]), rows, pairs.num_rows)
@@ -116,6 +116,6 @@ def _embed_by_other(computing: Computing, pairs: pa.Table, filled: Filled) -> No
     shards = cut(used.tolist(), computing.settings.shard_size)
     table = computing.run(
         writer, "logprobs", "embeddings", shards, arguments, embedded, title="embeddings",
-        give_up=GiveUp(ids.__getitem__),
+        quarantine=QuarantinePolicy(ids.__getitem__),
     )  # fmt: skip
     filled.columns[EMBEDDING] = embedding_column(table, used, pairs.num_rows)

@@ -109,7 +109,7 @@ def _check_reference(policy: PinnedModel, reference: PinnedModel, renderer: Chat
     if reference.digest == policy.digest:
         raise ConfigError(
             "the reference is the policy: every implicit margin in the DPO form would be 0",
-            "Give the model that the policy was trained from, or say --form simpo, which has no reference.",
+            "Give the model that the policy was trained from, or say --implicit-margin simpo, which has no reference.",
         )
     theirs, ours = load_tokenizer(reference.folder).get_vocab(), renderer.tokenizer.get_vocab()
     if theirs != ours:

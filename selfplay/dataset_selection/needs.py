@@ -72,7 +72,7 @@ def find_needs(
     `there`. `several`: the column of lists of responses that stands beside ready-made pairs. Raises ConfigError for an
     input that stays missing, and for a model that would do nothing."""
     there = set(there)
-    wanted = set(columns_needed(metric, settings.form)) - {"pair_id"}
+    wanted = set(columns_needed(metric, settings.implicit_margin)) - {"pair_id"}
     if "explicit_margin" in there and not set(REWARDS) & set(metric.inputs):
         wanted -= set(REWARDS)
     rewards = settings.reward_model is not None or settings.reward_function is not None
@@ -122,8 +122,9 @@ def _refuse_idle(settings: SelectSettings, needs: Needs, reads_reference: bool, 
         )
     if settings.reference is not None and not reads_reference:
         raise ConfigError(
-            f"reference does nothing: metric {settings.metric!r} in the {settings.form} form reads no reference log-probs",
-            "Leave it out, or say --form dpo --beta 0.1.",
+            f"reference does nothing: metric {settings.metric!r} with implicit_margin: "
+            f"{settings.implicit_margin} reads no reference log-probs",
+            "Leave it out, or say --implicit-margin dpo --beta 0.1.",
         )
     if settings.reference is not None and not needs.reference_logps:
         raise ConfigError(

@@ -26,24 +26,24 @@ from selfplay.dataset_selection.missing_columns import computed, numbers
 from selfplay.dataset_selection.models import Models, resolve_models
 from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS
 from selfplay.dataset_selection.output.card import card
-from selfplay.dataset_selection.output.summary import dropped_examples, finite, grouping, groupings, summarize
+from selfplay.dataset_selection.output.summary import dropped_examples, grouping, groupings, summarize
 from selfplay.dataset_selection.output.work_folder import KIND, WorkFolder, finished
 from selfplay.dataset_selection.output.writing import ResultTable, write_formats, write_tables, write_unused
-from selfplay.dataset_selection.reading.dataset import OfflineDataset
-from selfplay.dataset_selection.reading.reading import read_dataset
+from selfplay.dataset_selection.reading.dataset import OfflineDataset, read_dataset
 from selfplay.dataset_selection.settings import RANKING, SelectSettings
 from selfplay.dataset_selection.workers import LazyPools, MakePools, ray_pools
 from selfplay.execution.progress import Reporter, libraries_to
 from selfplay.execution.signals import StopFlag, ended_by_stop, signals
 from selfplay.inputs.resolve import KEEP_SECRETS_OUT
 from selfplay.inputs.user_code.metrics import load_metric, metric_digest
+from selfplay.inspect.reading import finite
 from selfplay.selection.diagnostics import diagnose
 from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import REWARDS
 from selfplay.selection.reasons import Reasons
 from selfplay.selection.select import PairPool, Selection, select
 from selfplay.store.durable import pretty_json
-from selfplay.store.output import OutputWriter
+from selfplay.store.result_folder import ResultWriter
 from selfplay.store.run import now
 
 
@@ -118,14 +118,14 @@ def pair_pool(
 def rank(settings: SelectSettings, metric: Metric, pool: PairPool) -> Selection:
     """Margins, metric, ranks and the cut."""
     return select(
-        pool, metric=metric, keep=settings.keep, form=settings.form, weight=settings.weight, beta=settings.beta,
-        standardize=settings.standardize, seed=settings.seed, options=settings.options,
+        pool, metric=metric, keep=settings.keep, implicit_margin=settings.implicit_margin, weight=settings.weight,
+        beta=settings.beta, standardize=settings.standardize, seed=settings.seed, options=settings.options,
     )  # fmt: skip
 
 
 def write(
     work: WorkFolder, pairs: pa.Table, pool: PairPool, selection: Selection, *, unused: pa.Table | None = None
-) -> tuple[OutputWriter, ResultTable]:
+) -> tuple[ResultWriter, ResultTable]:
     """The tables of the result into the work folder; the caller adds formats, card and summary and commits."""
     writer = work.output()
     result = ResultTable(pairs, pool, selection)

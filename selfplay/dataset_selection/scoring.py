@@ -12,7 +12,7 @@ import pyarrow as pa
 from selfplay.core.errors import BackendError
 from selfplay.core.protocols import ScoreItem
 from selfplay.dataset_selection.computing import Column, Computing, check_rows, floats, rows_of
-from selfplay.execution.quarantine import GiveUp
+from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut
 from selfplay.selection.arrays import Ints
 from selfplay.selection.reasons import Reasons
@@ -31,13 +31,13 @@ def score(
         writer, "scorer", "score", shards,
         lambda shard: (items(shard),),
         lambda _, result: _scored(computing, result),
-        title="rewards", unit="responses", give_up=_no_reward(computing, ids),
+        title="rewards", unit="responses", quarantine=_no_reward(computing, ids),
     )  # fmt: skip
     check_rows(table["response_id"], ids, writer)
     return floats(table["reward"]), Reasons.of(table["drop_reason"].to_pylist())
 
 
-def _no_reward(computing: Computing, ids: Sequence[str]) -> GiveUp[int]:
+def _no_reward(computing: Computing, ids: Sequence[str]) -> QuarantinePolicy[int]:
     """A response that kills its scorer has no reward, and the reason."""
 
     def row(index: int, reason: str) -> pa.Table:
@@ -45,7 +45,7 @@ def _no_reward(computing: Computing, ids: Sequence[str]) -> GiveUp[int]:
             [{"response_id": ids[index], "reward": None, "drop_reason": reason}], schema=_REWARDS
         )
 
-    return GiveUp(lambda index: ids[index], row, computing.settings.cluster.max_quarantined)
+    return QuarantinePolicy(lambda index: ids[index], row, computing.settings.cluster.max_poison_items)
 
 
 def _scored(computing: Computing, result: pa.Table | None) -> pa.Table:
@@ -90,12 +90,13 @@ def response_items(
     ids: list[str] = responses["response_id"].to_pylist()
 
     def items(shard: Sequence[int]) -> list[ScoreItem]:
-        texts = responses["text"].take(pa.array(shard)).to_pylist()
+        own = responses.select([name for name in ("text", "columns_json") if name in responses.column_names])
+        taken = own.take(pa.array(shard)).to_pylist()
         asked = [int(row) for row in prompt_row_R[list(shard)]]
         rows = rows_of(prompts, sorted(set(asked)), ("messages", "columns_json"))
         return [
-            ScoreItem(ids[index], rows[row]["messages"], text, columns=_other(rows[row]))
-            for index, row, text in zip(shard, asked, texts, strict=True)
+            ScoreItem(ids[index], rows[row]["messages"], response["text"], columns=_other({**rows[row], **response}))
+            for index, row, response in zip(shard, asked, taken, strict=True)
         ]
 
     return ids, items

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from selfplay.config.load import apply_override
+from selfplay.config.load import RENAMED, apply_override
 from selfplay.config.running import ClusterConfig
 from selfplay.config.schema import PairsConfig
 from selfplay.config.section import Section
@@ -31,7 +31,7 @@ FUNCTIONS = ("reward_function",)
 # Not part of what a selection is.
 _FREE = ("out", "cluster", "max_failed")
 # What only ranks and cuts: nothing that is computed of a pair depends on it.
-RANKING = ("metric", "options", "keep", "weight", "form", "beta", "raw")
+RANKING = ("metric", "options", "keep", "weight", "implicit_margin", "beta", "raw")
 
 
 class SelectSettings(Section):
@@ -47,7 +47,7 @@ class SelectSettings(Section):
     options: dict[str, float] = {}
     keep: float | int
     weight: float = Field(1.0, ge=0)
-    form: Literal["simpo", "dpo"] = "simpo"
+    implicit_margin: Literal["simpo", "dpo"] = "simpo"
     beta: float | None = Field(None, gt=0)
     raw: bool = False
     policy: str | None = None
@@ -92,10 +92,10 @@ class SelectSettings(Section):
         if isinstance(self.keep, int) and self.keep == 1:
             raise ValueError("`keep: 1` may mean one pair or all: write 1.0 for all pairs")
         num_to_keep(0, self.keep)
-        if self.form == "dpo" and self.beta is None:
-            raise ValueError("form: dpo needs `beta` (0.1 is a common value)")
-        if self.form == "simpo" and self.beta is not None:
-            raise ValueError("`beta` goes with form: dpo; the simpo form has none")
+        if self.implicit_margin == "dpo" and self.beta is None:
+            raise ValueError("implicit_margin: dpo needs `beta` (0.1 is a common value)")
+        if self.implicit_margin == "simpo" and self.beta is not None:
+            raise ValueError("`beta` goes with implicit_margin: dpo; simpo has none")
         if self.reward_model is not None and self.reward_function is not None:
             raise ValueError("give one of `reward_model` and `reward_function`")
         if self.group_column is not None and self.columns.get("group", self.group_column) != self.group_column:
@@ -192,6 +192,9 @@ def _validated(document: Mapping[str, Any], where: str) -> SelectSettings:
 
 def _explained(item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
+    renamed = RENAMED.get(name) or RENAMED.get(f"selection.{name}")
+    if item["type"] == "extra_forbidden" and renamed is not None:
+        return f"`{name}` is now called `{renamed if '.' in name else renamed.removeprefix('selection.')}`"
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, SelectSettings.model_fields, n=1, cutoff=0.5)
         return f"unknown setting `{name}`" + (f": did you mean `{near[0]}`?" if near else "")

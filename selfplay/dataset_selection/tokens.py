@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from selfplay.core.protocols import LogprobItem
 from selfplay.dataset_selection.computing import Column, Computing, Filled, check_rows, floats, rows_of, spread
 from selfplay.dataset_selection.rendering import NOT_RENDERED, PairRenderer
-from selfplay.execution.quarantine import QUARANTINED, GiveUp
+from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined
 from selfplay.inputs.resolve import PinnedModel
 from selfplay.selection.arrays import Ints
@@ -127,12 +127,12 @@ class Tokens:
             ids = [item.response_id for item in self._items([row], both)]
             return pa.table({"response_id": pa.array(ids, pa.string()), "logp": pa.nulls(len(ids), pa.float64())})
 
-        most = self._computing.settings.cluster.max_quarantined
-        give_up: GiveUp[int] = GiveUp(self._pair_ids.__getitem__, nothing, most)
+        most = self._computing.settings.cluster.max_poison_items
+        quarantine: QuarantinePolicy[int] = QuarantinePolicy(self._pair_ids.__getitem__, nothing, most)
         writer = self._computing.work.stage(name)
         method = "logprobs" if both else "logprobs_alone"
         table = self._computing.run(
-            writer, "logprobs", method, self._shards, arguments, finish, title=title, give_up=give_up
+            writer, "logprobs", method, self._shards, arguments, finish, title=title, quarantine=quarantine
         )
         self._lost |= quarantined(writer, "").keys()
         used = np.concatenate([np.empty(0, dtype=np.int64), *self._used])
@@ -153,7 +153,7 @@ class Tokens:
         writer = self._computing.work.stage("embedding")
         table = self._computing.run(
             writer, "logprobs", "embeddings", self._shards, arguments, embedded, title="embeddings",
-            give_up=GiveUp(self._pair_ids.__getitem__),
+            quarantine=QuarantinePolicy(self._pair_ids.__getitem__),
         )  # fmt: skip
         used = np.concatenate([np.empty(0, dtype=np.int64), *self._used])
         left = np.array([self._pair_ids[row] not in self._lost for row in used], dtype=np.bool_)

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from selfplay.core.machine import gpu_memory
 from selfplay.core.pool import BackendSpec, Pool
 from selfplay.dataset_selection.models import Models
 from selfplay.dataset_selection.settings import SelectSettings
@@ -57,15 +56,12 @@ def ray_pools(settings: SelectSettings, models: Models, log_folder: Path) -> Ite
 
 def worker_specs(settings: SelectSettings, models: Models) -> dict[str, BackendSpec]:
     """Which backend each role runs, and with what: float32 on a CPU, bfloat16 on a GPU."""
-    gpu = bool(gpu_memory())
-    batch_tokens = 16384 if gpu else 2048
     specs: dict[str, BackendSpec] = {}
     if models.reward is not None:
         specs["scorer"] = BackendSpec(
             "selfplay.backends.transformers.reward_model:RewardModel",
             {
                 "model": str(models.reward.folder),
-                "batch_tokens": batch_tokens,
                 "threads": settings.cluster.scorer.threads,
             },
         )
@@ -78,8 +74,6 @@ def worker_specs(settings: SelectSettings, models: Models) -> dict[str, BackendS
         specs["logprobs"] = BackendSpec(
             "selfplay.backends.transformers.logprobs:TorchLogprobs",
             {
-                "dtype": "bfloat16" if gpu else "float32",
-                "batch_tokens": batch_tokens,
                 "threads": settings.cluster.logprobs.threads,
             },
         )

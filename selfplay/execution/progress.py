@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TextIO
 
-from selfplay.core.redaction import safe_text, without_secrets
-from selfplay.store.durable import naming
+from selfplay.core.escape import safe_text
+from selfplay.core.redaction import without_secrets
+from selfplay.store.durable import translating_errors
 from selfplay.store.run import now
 
 LINE_EVERY = 60.0
@@ -40,9 +41,9 @@ class Reporter:
     def open_log(self, log: Path, events: Path) -> None:
         """Write to an attempt's log from here on. Raises SelfplayError where it cannot be made."""
         # append-only diagnostics, not a record anything depends on; unbuffered, so that a line that failed is not tried for ever
-        with naming(log):
+        with translating_errors(log):
             self._log = open(log, "ab", buffering=0)  # noqa: SIM115
-        with naming(events):
+        with translating_errors(events):
             self._events = open(events, "ab", buffering=0)  # noqa: SIM115
 
     @contextlib.contextmanager
@@ -158,7 +159,7 @@ def libraries_to(log: Path) -> Iterator[TextIO]:
     """File descriptors 1 and 2 go to `log` while this is open (libraries, Ray's own threads and C code write there); yields a
     stream on the real stderr for people."""
     _flush()
-    with naming(log):
+    with translating_errors(log):
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     real_out, real_err = os.dup(1), os.dup(2)
     people = os.fdopen(os.dup(real_err), "w", buffering=1, encoding="utf-8", errors="replace")

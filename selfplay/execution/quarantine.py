@@ -1,9 +1,9 @@
-"""How a shard whose worker dies in it is got through: halved until the one prompt (or response) that kills is alone, which
-is then given up with a reason, instead of killing workers for ever.
+"""How a stage gets past a shard that crashes its worker: the shard is bisected until the single prompt (or response) that causes
+the crash is found. That item is quarantined with a reason instead of crashing workers for ever.
 
-A whole shard may cost two workers, for a death may have nothing to do with it; a half of one costs one before it is halved again;
-a single item two before it is given up. Everything else of the shard is asked as ever, and comes back in its order: its
-rows are those of an undisturbed run.
+A whole shard may crash two workers, because a crash may have another cause. A part of one may crash one worker before it is split
+again, and a single item two before it is quarantined. All other items of the shard are processed as usual and keep their order:
+their rows equal those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 
 from selfplay.core.errors import BackendError
-from selfplay.core.pool import Call, Killed, Pool
-from selfplay.execution.row_check import check_answered, rows_asked
+from selfplay.core.pool import Call, Pool, WorkerCrash
+from selfplay.execution.row_check import check_result_rows, requested_rows
 
 Item = TypeVar("Item")
 
-PATIENCE = 2
-# The reason that is kept; what the workers died of is said, and stands in their logs.
+MAX_CRASHES = 2
+# The reason that is stored with the item. The cause of the crash is reported, and is in the worker's log.
 QUARANTINED = "quarantined: its worker died twice"
 
 
 @dataclass(frozen=True)
-class GiveUp(Generic[Item]):
-    """What is done about an item that kills its worker. `name`: what it is called; `rows`: the rows in the place of its answer,
-    given the reason (None: nothing can stand there, so the stage ends); `most`: how many may be given up."""
+class QuarantinePolicy(Generic[Item]):
+    """What happens to an item that crashes its worker. `name`: the item's name in messages; `rows`: the rows that take
+    the place of its result, given the reason (None: there are no such rows, so the stage fails); `max_items`: how many may be
+    quarantined."""
 
     name: Callable[[Item], str]
     rows: Callable[[Item, str], pa.Table] | None = None
-    most: int = 0
+    max_items: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Piece(Generic[Item]):
-    """Items of one shard from `start` on; -1: the whole shard."""
+class SubShard(Generic[Item]):
+    """Consecutive items of one shard, from position `start`; -1: the whole shard."""
 
     shard: int
     start: int
@@ -48,136 +49,136 @@ class Piece(Generic[Item]):
         return f"shard {self.shard}, items {first} to {first + len(self.items) - 1}"
 
     @property
-    def patience(self) -> int:
-        """Workers that it may cost."""
-        return PATIENCE if self.start == -1 or len(self.items) == 1 else 1
+    def max_crashes(self) -> int:
+        """How many workers it may crash."""
+        return MAX_CRASHES if self.start == -1 or len(self.items) == 1 else 1
 
-    def halves(self) -> list[Piece[Item]]:
+    def halves(self) -> list[SubShard[Item]]:
         """Its first and its second half."""
         first, middle = max(self.start, 0), len(self.items) // 2
         return [
-            Piece(self.shard, first, self.items[:middle]),
-            Piece(self.shard, first + middle, self.items[middle:]),
+            SubShard(self.shard, first, self.items[:middle]),
+            SubShard(self.shard, first + middle, self.items[middle:]),
         ]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A shard's answer: its table, and what was given up in it (name, reason)."""
+class ShardResult:
+    """A shard's table, and the items of it that were quarantined, as (name, reason)."""
 
     table: pa.Table
-    given_up: list[tuple[str, str]]
+    quarantined: list[tuple[str, str]]
 
 
-class TooManyGivenUp(BackendError):
-    """More items were given up than `GiveUp.most`."""
+class TooManyPoisonItems(BackendError):
+    """More items crashed their workers than `QuarantinePolicy.max_items`."""
 
 
-def answers(
+def run_with_quarantine(
     pool: Pool,
     method: str,
     shards: Iterable[tuple[int, Sequence[Item]]],
     arguments: Callable[[Sequence[Item]], tuple[Any, ...]],
-    give_up: GiveUp[Item] | None,
+    quarantine: QuarantinePolicy[Item] | None,
     say: Callable[[str], None],
     what: str,
     is_stopped: Callable[[], bool] = lambda: False,
-    num_given_up: int = 0,
-) -> Iterator[tuple[int, Answer]]:
-    """The answer to each shard, in the order of completion; shards that had to be halved come last.
+    num_before: int = 0,
+) -> Iterator[tuple[int, ShardResult]]:
+    """The result of each shard, in the order of completion; shards that had to be split come last.
 
-    `shards` is read as workers become free. Where nothing can be given up an item that kills its worker raises BackendError.
-    `what` names the work in messages. Once `is_stopped`, nothing is halved further: those shards have no answer.
-    `num_given_up` were given up before, by an earlier attempt.
+    `shards` is read as workers become free. Without a `quarantine` an item that crashes its worker raises BackendError.
+    `what` names the work in messages. After `is_stopped` nothing is split further, and those shards have no result.
+    `num_before` items were quarantined by an earlier attempt.
     """
-    halved: dict[int, _Halved[Item]] = {}
-    pieces: Iterable[Piece[Item]] = (Piece(index, -1, items) for index, items in shards)
+    split: dict[int, _Split[Item]] = {}
+    parts: Iterable[SubShard[Item]] = (SubShard(index, -1, items) for index, items in shards)
     while True:
-        killed: list[tuple[Piece[Item], Killed]] = []
-        for piece, result in _ask(pool, method, pieces, arguments, what):
-            for line in pool.news():
+        crashed: list[tuple[SubShard[Item], WorkerCrash]] = []
+        for part, result in _call(pool, method, parts, arguments, what):
+            for line in pool.drain_events():
                 say(line)
-            if isinstance(result, Killed):
-                killed.append((piece, result))
-            elif piece.start == -1:
-                yield piece.shard, Answer(result, [])
+            if isinstance(result, WorkerCrash):
+                crashed.append((part, result))
+            elif part.start == -1:
+                yield part.shard, ShardResult(result, [])
             else:
-                halved[piece.shard].tables[piece.start] = result
-        for line in pool.news():
+                split[part.shard].tables[part.start] = result
+        for line in pool.drain_events():
             say(line)
-        halves: list[Piece[Item]] = []
-        for piece, death in killed:
-            whole = halved.setdefault(piece.shard, _Halved())
-            if len(piece.items) > 1:
-                say(f"{what}: {piece} killed its worker ({death.reason}); it is halved to find what does")
-                halves += piece.halves()
+        halves: list[SubShard[Item]] = []
+        for part, crash in crashed:
+            whole = split.setdefault(part.shard, _Split())
+            if len(part.items) > 1:
+                say(f"{what}: {part} killed its worker ({crash.reason}); it is split in two to find the item that does")
+                halves += part.halves()
                 continue
-            name, rows = _give_up(piece, death, give_up, num_given_up, what)
-            num_given_up += 1
-            say(f"{what}: {name} is {QUARANTINED} ({death.reason}); the run goes on without it")
-            whole.tables[max(piece.start, 0)] = rows
-            whole.given_up.append((name, QUARANTINED))
+            name, rows = _quarantine(part, crash, quarantine, num_before, what)
+            num_before += 1
+            say(f"{what}: {name} is {QUARANTINED} ({crash.reason}); the run continues without it")
+            whole.tables[max(part.start, 0)] = rows
+            whole.quarantined.append((name, QUARANTINED))
         if not halves:
             break
         if is_stopped():
             return
-        pieces = halves
-    for index, whole in sorted(halved.items()):
+        parts = halves
+    for index, whole in sorted(split.items()):
         tables = [whole.tables[start] for start in sorted(whole.tables)]
-        yield index, Answer(pa.concat_tables(tables, promote_options="permissive"), whole.given_up)
+        yield index, ShardResult(pa.concat_tables(tables, promote_options="permissive"), whole.quarantined)
 
 
-def _give_up(
-    piece: Piece[Item], death: Killed, give_up: GiveUp[Item] | None, num_before: int, what: str
+def _quarantine(
+    part: SubShard[Item], crash: WorkerCrash, quarantine: QuarantinePolicy[Item] | None, num_before: int, what: str
 ) -> tuple[str, pa.Table]:
-    """The name of a single item that killed its worker, and the rows in its place. Raises BackendError where it cannot be
-    given up, or is one too many."""
-    item = piece.items[0]
-    name = give_up.name(item) if give_up is not None else str(piece)
-    if give_up is None or give_up.rows is None:
+    """The name of a single item that crashed its worker, and the rows in its place. Raises BackendError where it cannot be
+    quarantined, or is one too many."""
+    item = part.items[0]
+    name = quarantine.name(item) if quarantine is not None else str(part)
+    if quarantine is None or quarantine.rows is None:
         raise BackendError(
-            f"{what}: {name} killed its worker {death.deaths} times ({death.reason}), and the stage cannot do without it"
-            f"{death.worker}",
-            "What is kept is safe. Out of memory is the usual reason: free some, or lower what the worker takes at once, and go "
-            "on.",
+            f"{what}: {name} killed its worker {crash.num_crashes} times ({crash.reason}), and the stage needs its result"
+            f"{crash.worker}",
+            "Committed work is safe. The usual reason is that memory ran out: free some, or lower the worker's batch size, then "
+            "`selfplay resume`.",
         )
-    if num_before >= give_up.most:
-        raise TooManyGivenUp(
-            f"{what}: {num_before + 1} have killed their workers twice, {name} the last ({death.reason}); "
-            f"cluster.max_quarantined is {give_up.most}{death.worker}",
-            "What is kept is safe. So many have a common cause: the workers' logs say what they died of. Mend it and go on (or "
-            "with a larger cluster.max_quarantined).",
+    if num_before >= quarantine.max_items:
+        raise TooManyPoisonItems(
+            f"{what}: {num_before + 1} items have killed their workers twice, {name} the last ({crash.reason}); "
+            f"cluster.max_poison_items is {quarantine.max_items}{crash.worker}",
+            "Committed work is safe. So many crashes have a common cause, which the workers' logs show. Fix it, then "
+            "`selfplay resume` (or resume with a larger cluster.max_poison_items).",
         )
-    return name, give_up.rows(item, QUARANTINED)
+    return name, quarantine.rows(item, QUARANTINED)
 
 
-class _Halved(Generic[Item]):
-    """What has come of a shard that was halved: tables by the place of their first item, and what was given up."""
+class _Split(Generic[Item]):
+    """Results of a shard that was split: tables by the position of their first item, and the quarantined items."""
 
     def __init__(self) -> None:
         self.tables: dict[int, pa.Table] = {}
-        self.given_up: list[tuple[str, str]] = []
+        self.quarantined: list[tuple[str, str]] = []
 
 
-def _ask(
+def _call(
     pool: Pool,
     method: str,
-    pieces: Iterable[Piece[Item]],
+    parts: Iterable[SubShard[Item]],
     arguments: Callable[[Sequence[Item]], tuple[Any, ...]],
     what: str,
-) -> Iterator[tuple[Piece[Item], Any]]:
-    sent: list[Piece[Item]] = []
-    wanted: dict[int, list[object] | None] = {}
+) -> Iterator[tuple[SubShard[Item], Any]]:
+    sent: list[SubShard[Item]] = []
+    expected: dict[int, list[object] | None] = {}
 
     def calls() -> Iterator[Call]:
-        for piece in pieces:
-            sent.append(piece)
-            given = arguments(piece.items)
-            wanted[len(sent) - 1] = rows_asked(given)
-            yield Call(len(sent) - 1, given, piece.patience)
+        for part in parts:
+            sent.append(part)
+            given = arguments(part.items)
+            expected[len(sent) - 1] = requested_rows(given)
+            yield Call(len(sent) - 1, given, part.max_crashes)
 
     for key, result in pool.map(method, calls()):
-        rows = wanted.pop(key)
-        if rows is not None and not isinstance(result, Killed):
-            check_answered(f"{what}: {sent[key]}", rows, result)
+        rows = expected.pop(key)
+        if rows is not None and not isinstance(result, WorkerCrash):
+            check_result_rows(f"{what}: {sent[key]}", rows, result)
         yield sent[key], result

@@ -1,5 +1,5 @@
-"""Whether a worker answered what it was asked: a row for each item, in their order. Asked before anything of an answer is kept;
-rows of other responses, once committed, could only be named as an injury.
+"""Checks that a worker returned what it was asked for: a row for each item, in the same order. Runs before any row is written;
+rows of other responses, once committed, could only be reported as damage.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from selfplay.core.protocols import LogprobItem, Question, SampleRequest, Sampli
 _RESPONSES = (ScoreItem, LogprobItem, Question)
 
 
-def rows_asked(arguments: tuple[Any, ...]) -> list[object] | None:
-    """The keys of the rows that a call with these arguments has to give: response ids or, of a sampler, prompt ids with the
+def requested_rows(arguments: tuple[Any, ...]) -> list[object] | None:
+    """The keys of the rows that a call with these arguments must return: response ids or, from a sampler, prompt ids with the
     response's index. None for a call of another kind."""
-    asked: list[Any] = next((given for given in arguments if isinstance(given, list) and given), [None])
-    if isinstance(asked[0], SampleRequest):
+    items: list[Any] = next((given for given in arguments if isinstance(given, list) and given), [None])
+    if isinstance(items[0], SampleRequest):
         settings = next(given for given in arguments if isinstance(given, SamplingSettings))
-        return [(request.prompt_id, index) for request in asked for index in request.indices(settings)]
-    if isinstance(asked[0], _RESPONSES):
-        return [item.response_id for item in asked]
+        return [(request.prompt_id, index) for request in items for index in request.indices(settings)]
+    if isinstance(items[0], _RESPONSES):
+        return [item.response_id for item in items]
     return None
 
 
-def check_answered(what: str, wanted: list[object], table: pa.Table) -> None:
-    """Raise BackendError where a table's rows are not those that were asked for."""
+def check_result_rows(what: str, expected: list[object], table: pa.Table) -> None:
+    """Raise BackendError if the rows of `table` are not the expected ones."""
     names = ("response_id",) if "response_id" in table.column_names else ("prompt_id", "response_index")
     columns = [table[name].to_pylist() for name in names]
     found = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-    if found != wanted:
-        known = {*wanted}
+    if found != expected:
+        known = {*expected}
         strangers = [row for row in found if row not in known][:1]
         raise BackendError(
-            f"{what}: the worker was asked for {len(wanted)} rows and answered with {len(found)}"
-            + (f", one of them of {strangers[0]}" if strangers else ", not the same ones in the same order"),
-            "Nothing of the answer is kept. This is a fault of the backend, not of the data.",
+            f"{what}: the worker was asked for {len(expected)} rows and returned {len(found)}"
+            + (f", among them one for {strangers[0]}" if strangers else ", not the same ones in the same order"),
+            "Nothing of the result was written. This is a bug of the backend, not a problem of the data.",
         )

@@ -35,12 +35,12 @@ OF_EVERY_PAIR = frozenset(
 class Ranking:
     """The metric of a run, and the one of its first round where that is another.
 
-    `form` is that of the implicit margin; `prompt_columns` are the number columns of the prompts that the metric reads.
+    `implicit_margin` is `simpo` or `dpo`; `prompt_columns` are the number columns of the prompts that the metric reads.
     """
 
     metric: Metric
     first: Metric
-    form: str
+    implicit_margin: str
     prompt_columns: tuple[str, ...] = ()
 
     def of_round(self, round_number: int) -> Metric:
@@ -49,7 +49,7 @@ class Ranking:
 
     def made_for(self, round_number: int) -> frozenset[str]:
         """What *logprobs* has to make for the metric of a round, beside the log-probs of the paired responses."""
-        return MADE_FOR_METRICS & {*columns_needed(self.of_round(round_number), self.form)}
+        return MADE_FOR_METRICS & {*columns_needed(self.of_round(round_number), self.implicit_margin)}
 
 
 def resolve_ranking(
@@ -65,7 +65,7 @@ def resolve_ranking(
     prompt_columns: list[str] = []
     for rule in dict.fromkeys((metric, first)):
         prompt_columns += _check_inputs(config, rule, prompts)
-    ranking = Ranking(metric, first, settings.form, tuple(dict.fromkeys(prompt_columns)))
+    ranking = Ranking(metric, first, settings.implicit_margin, tuple(dict.fromkeys(prompt_columns)))
     made = ranking.made_for(1) | ranking.made_for(2)
     if ASKED in made:
         AskLlm(renderer, context_length)
@@ -96,7 +96,7 @@ def prompt_number(columns: Mapping[str, object], name: str) -> float | None:
 def _check_inputs(config: Config, metric: Metric, prompts: PromptSource) -> list[str]:
     """The columns of the prompts that the metric reads. Raises ConfigError for what a run does not have."""
     known = OF_EVERY_PAIR | MADE_FOR_METRICS | {*REFERENCE_LOGPS}
-    others = [name for name in columns_needed(metric, config.selection.form) if name not in known]
+    others = [name for name in columns_needed(metric, config.selection.implicit_margin) if name not in known]
     if metric.where is None:
         missing = others
     else:
@@ -142,9 +142,9 @@ def _check_group(name: str, config: Config, prompts: PromptSource) -> None:
 
 def _check_reference(config: Config, metric: Metric, first: Metric) -> None:
     """Raise ConfigError where a metric compares the policy with a reference that is absent or the policy itself. (The config
-    sees to `form: dpo` by itself.)"""
+    sees to `implicit_margin: dpo` by itself.)"""
     settings, training = config.selection, config.training
-    if settings.form == "dpo":
+    if settings.implicit_margin == "dpo":
         _refuse_reference(first, "dpo_implicit_margin")
         return
     if not _reads_reference(metric, REFERENCE_LOGPS):

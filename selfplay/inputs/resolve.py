@@ -33,7 +33,7 @@ from selfplay.inputs.models.preflight import (
     generation_eos_ids,
 )
 from selfplay.inputs.prompts import PromptSource, load_prompts
-from selfplay.inputs.row_reader import digest as data_digest
+from selfplay.inputs.rows.source import source_digest as data_digest
 from selfplay.inputs.user_code.rewards import RewardFunction, source_digest
 from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
 

@@ -1,1 +1,2 @@
-"""The small world of `selfplay quickstart`: tasks, prompts, tiny models made on the spot."""
+"""The small world of `selfplay quickstart`: tasks, prompts, tiny models made on the spot. May import run, inputs
+and below; only `models` imports torch."""

@@ -24,8 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from selfplay.config.strict_yaml import dump
 from selfplay.core.errors import BackendError, ConfigError
 from selfplay.quickstart.recipe import Sizes, run_config
 from selfplay.quickstart.tasks import prompts
@@ -126,7 +125,7 @@ def _build(folder: Path, seed: int, key: str, sizes: Sizes, progress: Progress) 
     for name, split, num in (("prompts", "rounds", sizes.prompts), ("eval_prompts", "evaluation", sizes.eval_prompts)):
         lines = [json.dumps(row) + "\n" for row in prompts(split, num, seed)]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "config.yaml").write_text(yaml.safe_dump(run_config(seed), sort_keys=False), encoding="utf-8")
+    (folder / "config.yaml").write_text(dump(run_config(seed)), encoding="utf-8")
     marker = {"key": key, "seed": seed, "sizes": asdict(sizes), "sha256": _digests(folder)}
     (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
 

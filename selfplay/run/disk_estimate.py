@@ -1,22 +1,21 @@
-"""Whether there is room on the disk for the stage that is about to begin: an estimate of what it writes, against what is free.
+"""Checks before each stage that its output fits on the disk, by an estimate.
 
-The plan asks the same of a whole run before it starts; disks fill while a run works. The figures are upper ones: every response
-as long as `sampling.max_tokens` allows, nothing gained by compression.
+The plan checks the same for a whole run before it starts, but a disk may fill up during a run. The figures are upper bounds:
+every response has `sampling.max_tokens` tokens, and nothing is compressed.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import ResourceError
-from selfplay.core.machine import human_bytes
+from selfplay.core.format import human_bytes
+from selfplay.core.stages import DiskSizes, stage_named
 from selfplay.inputs.prompts import PromptSource
-
-if TYPE_CHECKING:
-    from selfplay.run.stages.context import Context
+from selfplay.inputs.resolve import Inputs
+from selfplay.store.run import Store
 
 # a row's ids, numbers and lengths; a text is counted apart
 ROW_BYTES = 500
@@ -46,44 +45,49 @@ def checkpoint_bytes(config: Config, parameters: int) -> int:
     return (config.storage.keep_trainer_checkpoints + 1) * parameters * CHECKPOINT_BYTES
 
 
-def stage_bytes(context: Context, round_number: int, stage: str) -> int:
+def disk_sizes(config: Config, inputs: Inputs, engine_dtype: str) -> DiskSizes:
+    """What the table of stages estimates with."""
+    evaluation_prompts, evaluation_responses, evaluation_prompt_bytes = 0, 0, 0
+    if config.evaluation is not None and inputs.evaluation is not None:
+        evaluation_prompts = len(inputs.evaluation.prompts)
+        asked = config.evaluation.num_prompts or evaluation_prompts
+        evaluation_responses = asked * (config.evaluation.num_responses + config.evaluation.greedy)
+        evaluation_prompt_bytes = prompt_bytes(inputs.evaluation)
+    parameters = inputs.policy_info.num_params
+    return DiskSizes(
+        num_prompts=config.prompts.per_round,
+        num_responses=config.prompts.per_round * config.sampling.num_responses,
+        num_evaluation_prompts=evaluation_prompts,
+        num_evaluation_responses=evaluation_responses,
+        prompt_bytes=prompt_bytes(inputs.prompts),
+        evaluation_prompt_bytes=evaluation_prompt_bytes,
+        response_bytes=response_bytes(config),
+        row_bytes=ROW_BYTES,
+        policy_bytes=policy_bytes(parameters, engine_dtype),
+        checkpoint_bytes=checkpoint_bytes(config, parameters),
+    )
+
+
+def stage_bytes(config: Config, inputs: Inputs, engine_dtype: str, round_number: int, stage: str) -> int:
     """What a stage writes in all, about."""
-    config, inputs = context.config, context.inputs
-    responses = config.prompts.per_round * config.sampling.num_responses
-    if stage == "prompts":
-        if round_number:
-            return config.prompts.per_round * prompt_bytes(inputs.prompts)
-        return len(inputs.evaluation.prompts) * prompt_bytes(inputs.evaluation) if inputs.evaluation else 0
-    if stage == "sample":
-        return responses * response_bytes(config)
-    if stage == "select":  # a pair holds its prompt and two responses as text
-        return config.prompts.per_round * (prompt_bytes(inputs.prompts) + 2 * response_bytes(config))
-    if stage == "train":
-        parameters = inputs.policy_info.num_params
-        return policy_bytes(parameters, context.engine_dtype) + checkpoint_bytes(config, parameters)
-    if stage == "evaluate":
-        if config.evaluation is None or inputs.evaluation is None:
-            return 0
-        prompts = config.evaluation.num_prompts or len(inputs.evaluation.prompts)
-        return prompts * (config.evaluation.num_responses + config.evaluation.greedy) * response_bytes(config)
-    return responses * ROW_BYTES
+    return stage_named(stage).disk_bytes(disk_sizes(config, inputs, engine_dtype), round_number)
 
 
-def check_room(context: Context, round_number: int, stage: str) -> None:
+def check_room(store: Store, config: Config, inputs: Inputs, engine_dtype: str, round_number: int, stage: str) -> None:
     """Raise ResourceError where what is left of a stage will not fit. Shards that are kept already are not counted again."""
-    if not context.config.storage.check_free_space:
+    if not config.storage.check_free_space:
         return
-    layout = context.store.layout
+    layout = store.layout
     kept = _bytes_in(layout.stage_work(round_number, stage))
     if stage == "train":
         kept += _bytes_in(layout.trainer_scratch(round_number))
-    need = max(stage_bytes(context, round_number, stage) - kept, 0)
+    need = max(stage_bytes(config, inputs, engine_dtype, round_number, stage) - kept, 0)
     free = shutil.disk_usage(layout.root).free
     if need > free:
         raise ResourceError(
             f"round {round_number} {stage} will write about {human_bytes(need)}; {human_bytes(free)} are free at {layout.root}",
-            f"Make room for {human_bytes(need - free)} more, then `selfplay resume`. What is committed is safe. The figure is an "
-            "upper one: where you know better, resume with storage.check_free_space=false.",
+            f"Free {human_bytes(need - free)} more, then `selfplay resume`. Committed work is safe. The figure is an upper "
+            "estimate: storage.check_free_space=false skips this check.",
         )
 
 

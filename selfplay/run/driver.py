@@ -17,21 +17,22 @@ from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, DriftError, Interrupted, SelfplayError
 from selfplay.core.pool import Workers
 from selfplay.core.redaction import secret_in, without_secrets
+from selfplay.core.stages import stages_of
 from selfplay.core.versions import versions
 from selfplay.execution.progress import Reporter, libraries_to
 from selfplay.execution.signals import StopFlag, ended_by_stop, signals
 from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs, resolve
-from selfplay.inspect.report.observer import report_round, report_what_is_due
-from selfplay.inspect.tracking.trackers import check_installed
-from selfplay.inspect.tracking.tracking import tracking
 from selfplay.run import loop
+from selfplay.run.devices import check_memory, find_devices
+from selfplay.run.disk_estimate import check_room
 from selfplay.run.fork_rules import changed_pins, offer
+from selfplay.run.observers import MakeObservers, Observed, Observers, no_observers
 from selfplay.run.pass_through_check import find_problems
 from selfplay.run.plan import Plan, make_plan
-from selfplay.run.round_end import tidy
-from selfplay.run.stages.context import Context
-from selfplay.run.worker_specs import Device, ray_workers
-from selfplay.store.driver_heartbeat import beating
+from selfplay.run.stages.context import StageContext
+from selfplay.run.stages.settings import StageSettings
+from selfplay.run.worker_specs import ray_workers
+from selfplay.store.driver_heartbeat import heartbeat
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
@@ -54,8 +55,14 @@ class Prepared:
 MakeWorkers = Callable[[Config, Inputs, Path], AbstractContextManager[Workers]]
 
 
-def prepare(
-    config: Config, search_path: Path, run_dir: Path, store: Store | None = None, rounds_done: int | None = None
+def preflight(
+    config: Config,
+    search_path: Path,
+    run_dir: Path,
+    store: Store | None = None,
+    rounds_done: int | None = None,
+    *,
+    force: bool = False,
 ) -> Prepared:
     """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
     stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room."""
@@ -64,15 +71,14 @@ def prepare(
     if rounds_done is None:
         numbers = store.rounds() if store else []
         rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)
-    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done)
+    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done, force=force)
     prepared = Prepared(config, inputs, plan, run_dir, search_path)
-    check_installed(config.tracking.to)
     if problems := find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl)):
         raise ConfigError("; ".join(problems), "These keys go to vLLM and TRL as they are: see their documentation.")
     return prepared
 
 
-def start(
+def run(
     prepared: Prepared,
     given: str,
     overrides: list[str],
@@ -80,25 +86,26 @@ def start(
     grace: float = 25.0,
     workers: MakeWorkers | None = None,
     *,
+    observers: MakeObservers = no_observers,
     forked_from: Fork | None = None,
     files: Mapping[str, bytes] | None = None,
     stop: StopFlag | None = None,
     until: tuple[int, str] | None = None,
     force: bool = False,
 ) -> Store:
-    """Begin a new run and walk it to its end. `workers` replaces the Ray workers (tests, `compare`); `forked_from` names stages
-    of another run that are taken over, `files` more files of `config/`; `stop` is the flag of a caller that handles the signals
-    itself; `until` (a round and a stage) is the last stage to run; `force` goes on where a gate would stop the run (see
-    stages/gates.py)."""
+    """Create a run and walk it to its end. `workers` replaces the Ray workers (tests, `compare`); `observers` makes what looks at
+    it; `forked_from` names stages of another run that are taken over, `files` more files of `config/`; `stop` is the flag of a
+    caller that handles the signals itself; `until` (a round and a stage) is the last stage to run; `force` continues where a
+    data-quality check would stop the run (see stages/gates.py)."""
     with _created(prepared, given, overrides, forked_from, files or {}) as store:
-        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until, force)
+        _attempt(store, prepared, reporter, grace, workers or ray_workers, observers, stop, until, force)
     return store
 
 
-def make(
+def create(
     prepared: Prepared, given: str, overrides: list[str], forked_from: Fork | None, files: Mapping[str, bytes]
 ) -> Store:
-    """Make a run and take over what it is forked from, without an attempt at it: a resume begins it. See `start`."""
+    """Create a run and take over what it is forked from, without an attempt at it: a resume begins it. See `run`."""
     with _created(prepared, given, overrides, forked_from, files) as store:
         return store
 
@@ -157,7 +164,7 @@ def check_drift(store: Store, before: Config, prepared: Prepared, pins: dict[str
     return [f"{change.name}: {change.before} -> {change.after} ({change.tag})" for change in found]
 
 
-def go_on(
+def resume(
     store: Store,
     prepared: Prepared,
     before: Config,
@@ -166,11 +173,12 @@ def go_on(
     grace: float = 25.0,
     workers: MakeWorkers | None = None,
     *,
+    observers: MakeObservers = no_observers,
     stop: StopFlag | None = None,
     until: tuple[int, str] | None = None,
     force: bool = False,
 ) -> None:
-    """Another attempt at a run: adopt what is committed, do the rest. See `start` for the arguments."""
+    """Another attempt at a run: adopt what is committed, do the rest. See `run` for the arguments."""
     with RunLock(store.layout.lock):
         for line in check_drift(store, before, prepared, pins):
             reporter.say(f"changed: {line}")
@@ -178,11 +186,27 @@ def go_on(
         store.inherit()
         for line in adopted(store, prepared.config):
             reporter.say(line)
-        tidy(store, prepared.config, reporter)
-        report_what_is_due(store, prepared.config, reporter.say)
+        Observers(observers(Observed(store, prepared.config, reporter, None)), reporter).begin()
         if next_stage(store, prepared.config.rounds) is None:
             return
-        _attempt(store, prepared, reporter, grace, workers or ray_workers, stop, until, force)
+        _attempt(store, prepared, reporter, grace, workers or ray_workers, observers, stop, until, force)
+
+
+def stage_settings(config: Config) -> StageSettings:
+    """The sections that the stages of a run read."""
+    return StageSettings(
+        seed=config.seed,
+        sampling=config.sampling,
+        reward=config.reward,
+        pairs=config.pairs.rules(),
+        selection=config.selection,
+        training=config.training,
+        gates=config.gates,
+        max_poison_items=config.cluster.max_poison_items,
+        keep_trainer_checkpoints=config.storage.keep_trainer_checkpoints,
+        prompts=config.prompts,
+        evaluation=config.evaluation,
+    )
 
 
 def adopted(store: Store, config: Config) -> list[str]:
@@ -191,7 +215,7 @@ def adopted(store: Store, config: Config) -> list[str]:
     following = next_stage(store, config.rounds)
     done = [
         (number, [name for name in names if store.is_committed(number, name)])
-        for number, names in ((n, loop.ROUND if n else loop.FIRST) for n in store.rounds())
+        for number, names in ((n, stages_of(n)) for n in store.rounds())
     ]
     for number, names in done:
         if names:
@@ -212,6 +236,7 @@ def _attempt(
     reporter: Reporter,
     grace: float,
     make: MakeWorkers,
+    make_observers: MakeObservers,
     given_stop: StopFlag | None,
     until: tuple[int, str] | None,
     force: bool,
@@ -233,26 +258,29 @@ def _attempt(
     )
     folder = store.layout.attempt(number)
     stop = given_stop or StopFlag()
+    observers = Observers((), reporter)
     try:
         reporter.open_log(folder / "log.txt", folder / "events.jsonl")
         with (
             libraries_to(folder / "libraries.log") as people,
             reporter.speaking_to(people),
-            beating(folder),
+            heartbeat(folder),
             contextlib.nullcontext() if given_stop else signals(stop, grace, reporter),
             make(config, prepared.inputs, folder) as workers,
-            tracking(config.tracking, store, folder, reporter.say) as trackers,
         ):
+            observers = Observers(make_observers(Observed(store, config, reporter, folder)), reporter)
 
-            def round_ended(round_number: int) -> None:
-                tidy(store, config, reporter)
-                trackers.round(round_number)
-                report_round(store, config, round_number, reporter.say)
+            def stage_begins(round_number: int, stage: str) -> None:
+                reporter.stage(round_number, stage)
+                observers.stage(round_number, stage)
 
-            device = Device.of(config)
-            context = Context(
+            devices = find_devices(config, workers)
+            reporter.event("devices", **devices.document())
+            for warning in check_memory(config, prepared.inputs, devices, force=force):
+                reporter.say(f"warning: {warning}")
+            context = StageContext(
                 store=store,
-                config=config,
+                settings=stage_settings(config),
                 inputs=prepared.inputs,
                 workers=workers,
                 fingerprint=prepared.inputs.fingerprint(config),
@@ -260,14 +288,18 @@ def _attempt(
                 versions=versions(),
                 reporter=reporter,
                 stop=stop,
-                engine_dtype=device.engine_dtype,
-                precision=device.precision,
+                engine_dtype=devices.engine_dtype,
+                precision=devices.precision,
                 force=force,
-                on_step=trackers.step,
+                on_step=observers.step,
             )
-            loop.run(context, reporter.stage, until, round_ended)
+            loop.run(
+                context, config.rounds, stage_begins,
+                lambda number, stage: check_room(store, config, prepared.inputs, devices.engine_dtype, number, stage),
+                until, observers.round,
+            )  # fmt: skip
     except Interrupted as error:
-        _end(store, number, "interrupted", error.message)
+        _end(store, number, "interrupted", error.message, observers)
         raise
     except KeyboardInterrupt:
         _end(store, number, "interrupted", "stopped at once")
@@ -279,21 +311,25 @@ def _attempt(
     except SelfplayError as error:
         reporter.log("".join(traceback.format_exception(error)))
         if (stopped := ended_by_stop(stop, error)) is not None:
-            _end(store, number, "interrupted", stopped.message)
+            _end(store, number, "interrupted", stopped.message, observers)
             raise stopped from error
-        _end(store, number, "failed", error.message)
+        _end(store, number, "failed", error.message, observers)
         error.hint = f"{error.hint}\n  -> The run is {store.layout.root}, its log {folder / 'log.txt'}.".lstrip()
         raise
     except Exception as error:
         reporter.log("".join(traceback.format_exception(error)))
-        _end(store, number, "failed", f"{type(error).__name__}: {error}")
+        _end(store, number, "failed", f"{type(error).__name__}: {error}", observers)
         raise SelfplayError(
             f"unexpected {type(error).__name__}: {error}", f"The whole story is in {folder / 'log.txt'}."
         ) from error
     store.end_attempt(number, "complete")
+    observers.end()
 
 
-def _end(store: Store, number: int, outcome: str, message: str) -> None:
-    """Record how an attempt ended. Where even that cannot be written, the error that ended it matters more."""
+def _end(store: Store, number: int, outcome: str, message: str, observers: Observers | None = None) -> None:
+    """Record how an attempt ended, and tell the observers. Where even that cannot be written, the error that ended it matters
+    more."""
     with contextlib.suppress(SelfplayError):
         store.end_attempt(number, outcome, without_secrets(message))
+        if observers is not None:
+            observers.end()

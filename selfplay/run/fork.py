@@ -18,13 +18,15 @@ import pyarrow.compute as pc
 from selfplay.config.diff import Change, changes
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, DriftError
+from selfplay.core.outcomes import TrainOutcome
+from selfplay.core.stages import stages_of
 from selfplay.inputs.resolve import Inputs
-from selfplay.run.driver import Prepared, prepare
+from selfplay.run.driver import Prepared, preflight
 from selfplay.run.fork_rules import changed_pins, held_out_notes, last_whole_round, refusals
 from selfplay.store.durable import pretty_json
 from selfplay.store.fork import Fork, stage_name
 from selfplay.store.run import Store
-from selfplay.store.run_state import INHERITED, config_in_force, settings_by_round, stages_of
+from selfplay.store.run_state import INHERITED, config_in_force, settings_by_round
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Forking:
     def document(self) -> dict[str, Any]:
         """The document of `fork --dry-run --json`."""
         files = [entry for key in self.shared() for entry in self.source.commit_of(*key).files]
-        gone = [number for number in range(1, self.from_round + 1) if self.source.removed(number)]
+        gone = [number for number in range(1, self.from_round + 1) if self.source.tombstone(number)]
         return {
             "schema_version": 1,
             "source": str(self.source.layout.root),
@@ -111,7 +113,7 @@ def prepare_fork(
     found = changes(before, after)
     pins = source.config_json("pins.json", dict)
     _refuse(source, refusals(found, {}, {}, from_round, before))  # before anything is read that may be gone
-    prepared = prepare(after, search_path, run_dir, source, rounds_done=from_round)
+    prepared = preflight(after, search_path, run_dir, source, rounds_done=from_round)
     new_pins = prepared.inputs.pins
     _refuse(source, refusals(found, pins, new_pins, from_round, before))
     _check_lengths(source, from_round, after, prepared.inputs)
@@ -155,9 +157,9 @@ def _check_round(source: Store, from_round: int, after: Config) -> None:
 
 def _removed(source: Store, number: int) -> Any:
     """The mark of the policy after a round, that of an earlier round where training was skipped."""
-    while number and (trained := source.metrics(number, "train")["policy_round"]) != number:
+    while number and (trained := source.outcome(number, TrainOutcome).policy_round) != number:
         number = trained
-    return source.removed(number) if number else None
+    return source.tombstone(number) if number else None
 
 
 def _check_lengths(source: Store, from_round: int, after: Config, inputs: Inputs) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from selfplay.config.diff import PASS_THROUGH, SECTIONS, Change
 from selfplay.config.schema import Config
+from selfplay.core.stages import stages_of
 from selfplay.store.run import Store
-from selfplay.store.run_state import stages_of
 
 # what decides the held-out responses beside the section `evaluation`
 _OF_HELD_OUT = (

@@ -11,7 +11,7 @@ from selfplay.core.errors import BackendError
 
 
 def find_problems(engine: dict[str, Any], loss: str, trl: dict[str, Any]) -> list[str]:
-    """One message for each key that is unknown to the libraries or set by selfplay. Starts a child process if there is a key.
+    """One message for each key that the libraries do not know or that selfplay sets. Starts a child process if there is a key.
 
     Raises BackendError when the libraries cannot be imported.
     """
@@ -22,5 +22,5 @@ def find_problems(engine: dict[str, Any], loss: str, trl: dict[str, Any]) -> lis
     child = subprocess.run(command, input=question, capture_output=True, text=True, timeout=300, check=False)
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BackendError(f"vLLM or TRL could not be imported: {last}", "`selfplay doctor` says what is wrong.")
+        raise BackendError(f"vLLM or TRL could not be imported: {last}", "Run `selfplay doctor` to find the cause.")
     return [str(problem) for problem in json.loads(child.stdout.splitlines()[-1])]

@@ -1,6 +1,7 @@
-"""What a run will do, counted before it starts: prompts, responses, pairs, optimizer steps, memory, disk.
+"""What a run will do, estimated before it starts: prompts, responses, pairs, optimizer steps, memory, disk.
 
-What cannot be is refused here, with the sum. On a resume only what is still to be done counts.
+What is certain to fail is refused here. On a resume only the remaining work counts. The memory is that of this machine. Workers
+may run on others, so it only gives warnings, and `run/devices.py` checks again when the workers have reported their devices.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Any
 
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, ResourceError
-from selfplay.core.machine import available_memory, gpu_memory, human_bytes
-from selfplay.inputs.prompts import BadRow, PromptSource
+from selfplay.core.format import human_bytes
+from selfplay.core.machine import DeviceFacts, this_device
+from selfplay.core.paths import nearest_existing
+from selfplay.inputs.prompts import PromptSource
 from selfplay.inputs.resolve import Inputs
 from selfplay.run.disk_estimate import checkpoint_bytes, policy_bytes, response_bytes
-from selfplay.run.memory_estimate import EngineMemory, cpu_engine_memory, engine_dtype, reward_bytes, training_bytes
+from selfplay.run.memory_estimate import MemoryNeeds, cpu_engine_memory, engine_dtype, memory_needs
 from selfplay.selection.pair_rules import pairs_per_prompt
-
-__all__ = ["FEW_STEPS", "Plan", "available_memory", "gpu_memory", "make_plan"]
 
 FEW_STEPS = 10
 SHOWN_BAD_ROWS = 3
@@ -29,11 +30,10 @@ SHOWN_BAD_ROWS = 3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Counts are upper bounds: ties, drops and stops make them smaller. Bytes of memory are of one process; `engine_bytes`
-    are those of an engine on a CPU (0 on a GPU, where it takes the share that it is given); `reward_bytes` those of the
-    weights of all reward models together; `disk_bytes` is what the rounds that are left take at their peak, beside what is
-    there already, `final_disk_bytes` what of it is left when `storage.keep_policies` has let go of the rest.
-    `bad_rows_shown` names the first bad rows of both sources."""
+    """Counts are upper bounds: ties, drops and stops make them smaller. Bytes of memory are those of one process: `engine_bytes`
+    of an engine on a CPU (0 on a GPU, where it takes the share that it is given), `reward_bytes` of the weights of all reward
+    models together. `disk_bytes` is what the remaining rounds add at their peak, `final_disk_bytes` what stays of it after
+    `storage.keep_policies` has deleted the rest. `bad_rows_shown` names the first invalid rows of both sources."""
 
     rounds: int
     rounds_done: int
@@ -63,7 +63,7 @@ class Plan:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """As text."""
         kept = f"{self.pairs_per_round} pairs, {self.kept_per_round} kept"
         engine = f", the engine {human_bytes(self.engine_bytes)} (weights and cache)" if self.engine_bytes else ""
         rewards = f", reward models {human_bytes(self.reward_bytes)} (weights)" if self.reward_bytes else ""
@@ -75,16 +75,27 @@ class Plan:
             f"{_bad(self.evaluation_bad_rows)}, {self.evaluation_responses} responses each time",
             *(f"bad row: {row}" for row in self.bad_rows_shown),
             f"memory: training takes about {human_bytes(self.training_bytes)} "
-            f"({self.policy_parameters / 1e6:.1f} M parameters){engine}{rewards}, {human_bytes(self.available_bytes)} are there; "
+            f"({self.policy_parameters / 1e6:.1f} M parameters){engine}{rewards}, {human_bytes(self.available_bytes)} available; "
             f"disk: about {human_bytes(self.disk_bytes)} at the peak, {human_bytes(self.final_disk_bytes)} in the end, "
             f"{human_bytes(self.free_disk_bytes)} free",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
 
 
-def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 0) -> Plan:
-    """Count, and raise ConfigError/ResourceError for what cannot be. `rounds_done`: complete rounds of a run that goes on;
-    nothing is refused for want of memory or disk when all are."""
+def make_plan(
+    config: Config,
+    inputs: Inputs,
+    run_dir: Path,
+    rounds_done: int = 0,
+    *,
+    force: bool = False,
+    device: DeviceFacts | None = None,
+) -> Plan:
+    """The plan of a run on `device` (default: this machine). `rounds_done`: complete rounds of a run that is resumed.
+
+    Raises ConfigError for counts that contradict each other, ResourceError for a lack of memory or disk, unless `force` or all
+    rounds are complete.
+    """
     available = len(inputs.prompts.prompts)
     _check_prompts(config, available)
     evaluation_prompts, evaluation_responses = _evaluation(config, inputs)
@@ -96,28 +107,26 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 
     steps = config.training.max_steps or math.ceil(data / config.training.batch_size) * config.training.epochs
     responses = per_round * config.sampling.num_responses
     parameters = inputs.policy_info.num_params
-    training = training_bytes(config, parameters)
-    gpu = bool(gpu_memory())
-    engine = None if gpu else cpu_engine_memory(config, inputs)
-    rewards = reward_bytes(config, inputs, gpu=gpu)
+    device = device or this_device()
+    gpu = device.has_gpu
+    needs = memory_needs(config, inputs, None if gpu else cpu_engine_memory(config, inputs), gpu=gpu)
     disk, final = _disk_bytes(config, parameters, responses, evaluation_responses, rounds_done, gpu=gpu)
-    memory = available_memory()
-    free = shutil.disk_usage(_existing(run_dir)).free
-    if rounds_done < config.rounds:
-        _check_memory(config, inputs, training, engine, memory)
+    free = shutil.disk_usage(nearest_existing(run_dir)).free
+    if rounds_done < config.rounds and not force:
+        _check_memory(config, needs, device)
         if disk > free and config.storage.check_free_space:
             raise ResourceError(
-                f"the run will write about {human_bytes(disk)}; {human_bytes(free)} are free at {_existing(run_dir)}",
-                "Make room, lower rounds or prompts.per_round, or choose another --run-dir. "
-                "Where you know better: storage.check_free_space=false.",
+                f"the run will write about {human_bytes(disk)}; {human_bytes(free)} are free at {nearest_existing(run_dir)}",
+                "Free disk space, lower rounds or prompts.per_round, or choose another --run-dir. "
+                "The figure is an upper estimate: storage.check_free_space=false skips this check.",
             )
     return Plan(
         rounds=config.rounds,
         rounds_done=min(rounds_done, config.rounds),
         prompts_per_round=per_round,
         prompts_available=available,
-        bad_rows=len(inputs.prompts.bad_rows),
-        evaluation_bad_rows=len(inputs.evaluation.bad_rows) if inputs.evaluation else 0,
+        bad_rows=inputs.prompts.bad_rows.count,
+        evaluation_bad_rows=inputs.evaluation.bad_rows.count if inputs.evaluation else 0,
         bad_rows_shown=[*_bad_lines(inputs.prompts, 1), *_bad_lines(inputs.evaluation, 0)],
         responses_per_round=responses,
         pairs_per_round=pairs,
@@ -126,14 +135,14 @@ def make_plan(config: Config, inputs: Inputs, run_dir: Path, rounds_done: int = 
         evaluation_prompts=evaluation_prompts,
         evaluation_responses=evaluation_responses,
         policy_parameters=parameters,
-        training_bytes=training,
-        engine_bytes=engine.total if engine else 0,
-        reward_bytes=rewards,
-        available_bytes=memory,
+        training_bytes=needs.training,
+        engine_bytes=needs.engine.total if needs.engine else 0,
+        reward_bytes=needs.rewards,
+        available_bytes=device.available,
         disk_bytes=disk,
         final_disk_bytes=final,
         free_disk_bytes=free,
-        warnings=list(_warnings(config, inputs, steps, training, engine, rewards, memory)),
+        warnings=list(_warnings(config, inputs, steps, needs, device)),
     )
 
 
@@ -190,60 +199,36 @@ def _policies_at_rest(config: Config, rounds_done: int) -> int:
     return rounds_done if keep is None else min(rounds_done, keep + 1)
 
 
-def _check_memory(config: Config, inputs: Inputs, training: int, engine: EngineMemory | None, memory: int) -> None:
-    parameters = inputs.policy_info.num_params
-    if training > memory:
-        lora = config.training.lora is not None
-        kept = "its weights in float32, gradients and Adam's moments of the adapters alone" if lora else (
-            "float32 weights, gradients and Adam's moments"
-        )  # fmt: skip
+def _check_memory(config: Config, needs: MemoryNeeds, device: DeviceFacts) -> None:
+    """Raise ResourceError for weights that no device of this machine can hold. On a joined cluster nothing is known yet."""
+    largest = max([device.cpu_total, *device.gpus])
+    if config.cluster.address is None and needs.trainer_weights > largest:
         raise ResourceError(
-            f"training {parameters / 1e9:.2f} B parameters takes about {human_bytes(training)} "
-            f"({training / parameters:.3g} bytes a parameter: {kept}); {human_bytes(memory)} are there",
-            ("Use" if lora else "Train adapters (training.lora), use")
-            + " a smaller policy or a machine with more memory.",
-        )
-    if engine is not None and engine.weights + engine.least_cache > memory:
-        raise ResourceError(
-            f"the engine takes {human_bytes(engine.weights)} for weights and {human_bytes(engine.least_cache)} for the keys "
-            f"and values of one sequence of {inputs.context_length} tokens, the whole context; "
-            f"{human_bytes(memory)} are there",
-            "Set sampling.engine.max_model_len to what prompt and response need together, as in 4096.",
+            f"the weights of {needs.num_params / 1e9:.2f} B parameters alone take {human_bytes(needs.trainer_weights)} in the "
+            f"trainer (float32); the largest device of this machine has {human_bytes(largest)}",
+            "Use a smaller policy or a machine with more memory. --force starts anyway.",
         )
 
 
-def _warnings(
-    config: Config,
-    inputs: Inputs,
-    steps: int,
-    training: int,
-    engine: EngineMemory | None,
-    rewards: int,
-    memory: int,
-) -> Iterator[str]:
+def _warnings(config: Config, inputs: Inputs, steps: int, needs: MemoryNeeds, device: DeviceFacts) -> Iterator[str]:
     if steps < FEW_STEPS:
         yield (
-            f"only {steps} optimizer steps a round: such a short schedule teaches little; lower training.batch_size, raise "
+            f"only {steps} optimizer steps a round: such a short schedule teaches little; lower training.batch_size, or raise "
             "epochs (or max_steps), keep or prompts.per_round"
         )
-    if engine is not None and engine.total + rewards + training > memory:
-        scorers = f", and reward models of {human_bytes(rewards)}," if rewards else ""
-        yield (
-            f"training ({human_bytes(training)}) and the engine that stays beside it ({human_bytes(engine.total)}){scorers} "
-            f"together take more than the {human_bytes(memory)} that are there; lower sampling.engine.max_model_len or "
-            "sampling.engine.kv_cache_memory_bytes"
-        )
+    if config.cluster.address is None:
+        yield from needs.warnings(device, "this machine")
     overlap = _overlap(inputs)
     if overlap:
         assert inputs.evaluation is not None
         yield (
             f"{overlap} of the {len(inputs.evaluation.prompts)} prompts of evaluation.source are in prompts.source too: "
-            "what is trained on is not held out; take them out of one of the two"
+            "data that is trained on is not held out; remove these prompts from one of the two"
         )
     if inputs.gold_lacks:
         yield (
-            f"the training responses get no gold reward: the judge needs {', '.join(inputs.gold_lacks)}, which "
-            "prompts.source has no column for (the held-out responses get it)"
+            f"the training responses get no gold reward: the judge needs {', '.join(inputs.gold_lacks)}, and "
+            "prompts.source has no such column (the held-out responses get one)"
         )
 
 
@@ -265,15 +250,9 @@ def _bad(count: int) -> str:
 
 def _bad_lines(source: PromptSource | None, round_number: int) -> Iterator[str]:
     """The first bad rows of a source, and in which round's prompts the others are listed."""
-    rows: list[BadRow] = source.bad_rows if source else []
-    for row in rows[:SHOWN_BAD_ROWS]:
-        yield f"{row.file} row {row.row}: {row.reason}"
-    if len(rows) > SHOWN_BAD_ROWS:
-        yield f"... and {len(rows) - SHOWN_BAD_ROWS} more (listed in the metrics of round {round_number}'s prompts)"
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
+    if source is None:
+        return
+    yield from map(str, source.bad_rows.examples[:SHOWN_BAD_ROWS])
+    if source.bad_rows.count > SHOWN_BAD_ROWS:
+        more = source.bad_rows.count - SHOWN_BAD_ROWS
+        yield f"... and {more} more (the first of each reason are in the metrics of round {round_number}'s prompts)"

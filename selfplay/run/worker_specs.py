@@ -1,25 +1,23 @@
-"""Which backend each role runs, with what, and on what: the bridge from a configuration to the pools of `cluster/`.
+"""Which backend each role runs, and with which arguments: from a configuration to the pools of `execution/ray/`.
 
-Backends are named, not imported: they live in the workers' processes.
+Backends are named, not imported: they run in the workers' processes, which choose `auto` settings by their own device.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from selfplay.config.schema import Config
-from selfplay.core.machine import gpu_memory
 from selfplay.core.pool import BackendSpec, Pool, Workers
 from selfplay.inputs.resolve import Inputs
 
 
 @contextlib.contextmanager
 def ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
-    """Ray and the pools of this run, started together: imports of one role hide behind the work of another."""
+    """Ray and the pools of this run, started together."""
     from selfplay.execution.ray.ray_cluster import RayCluster
 
     with RayCluster(config.cluster, folder, scorers=len(config.reward.sources())) as cluster:
@@ -31,7 +29,7 @@ def ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Worker
 
 
 class Cluster(Protocol):
-    """What is asked of a `RayCluster` that has been entered."""
+    """What this file needs of a `RayCluster` that has been entered."""
 
     def check_resources(self) -> None:
         """Raise ResourceError when the workers together can never be placed."""
@@ -53,7 +51,7 @@ def make_pool(cluster: Cluster, key: str, spec: BackendSpec) -> Any:
 
 
 def workers_of(pools: Mapping[str, Pool]) -> Workers:
-    """The pools of a run, which stand by the keys of `worker_specs`, as stages see them."""
+    """The pools of a run, by the keys of `worker_specs`, as stages use them."""
     return Workers(
         sampler=pools["sampler"],
         scorer=pools.get("reward"),
@@ -64,33 +62,11 @@ def workers_of(pools: Mapping[str, Pool]) -> Workers:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """What follows from having a GPU or not: dtype of the engine, autocast of the trainer, size of padded batches."""
-
-    engine_dtype: str
-    precision: str
-    batch_tokens: int
-
-    @classmethod
-    def of(cls, config: Config) -> Device:
-        """By what nvidia-smi finds where the settings say auto."""
-        gpu = bool(gpu_memory())
-        dtype, precision = config.policy.dtype, config.training.precision
-        return cls(
-            engine_dtype=dtype if dtype != "auto" else ("bfloat16" if gpu else "float32"),
-            precision=precision if precision != "auto" else ("bf16" if gpu else "float32"),
-            # small batches waste less padding, and only a GPU gains from large ones
-            batch_tokens=16384 if gpu else 2048,
-        )
-
-
 def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
-    """Which backend each role runs, and with what; scorers stand under the sections of their rewards (see
+    """The backend of each role with its arguments; scorers are under the sections of their rewards (see
     `RewardConfig.sources`)."""
     search_path = str(inputs.search_path)
     trust = config.policy.trust_remote_code
-    device = Device.of(config)
     specs = {
         "sampler": BackendSpec(
             "selfplay.backends.vllm.sampler:VllmSampler",
@@ -106,9 +82,8 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
         "logprobs": BackendSpec(
             "selfplay.backends.transformers.logprobs:TorchLogprobs",
             {
-                # the trainer's precision, whose own log-probs must agree with these
-                "dtype": "bfloat16" if device.precision == "bf16" else "float32",
-                "batch_tokens": device.batch_tokens,
+                # that of the trainer, whose own log-probs must agree with these; `auto` is resolved in find_devices
+                "dtype": {"bf16": "bfloat16"}.get(config.training.precision, config.training.precision),
                 "threads": config.cluster.logprobs.threads,
                 "trust_remote_code": trust,
             },
@@ -127,7 +102,7 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
             {
                 "model": str(inputs.rewards[section].folder),
                 "dtype": source.dtype,
-                "batch_tokens": config.reward.batch_tokens or device.batch_tokens,
+                "batch_tokens": config.reward.batch_tokens,
                 "max_length": source.max_length,
                 "sees": source.sees,
                 "trust_remote_code": source.trust_remote_code,

@@ -1,5 +1,6 @@
-"""Which responses become pairs and which pairs are kept: pure functions on arrays (no Ray, torch, files, config).
+"""Which responses become pairs and which pairs are kept: pure functions on arrays (no Ray,
+torch, files, config). May import core.
 
-Reading order: reasons -> responses -> pair_rules -> pairing -> margins -> metrics -> keep -> selecting.
+Reading order: reasons -> responses -> pair_rules -> pairing -> margins -> metrics -> keep -> select.
 Axes are the last letters of a name: `_R` responses, `_P` pairs, `_B` prompts (a block of responses each).
 """

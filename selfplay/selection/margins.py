@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfplay.selection.arrays import Bools, Floats, Ints, in_blocks, side_by_side, starts_of_runs
+from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
 
 # A standard deviation below this share of the largest magnitude is rounding noise: a column of equal values has one
 # of about 1e-16, and dividing by it would turn the noise into z-scores of order one.
@@ -25,7 +25,7 @@ HUGE = 1e150
 def explicit_margin(reward_chosen_P: Floats, reward_rejected_P: Floats) -> Floats:
     """R = r(x, y_w) - r(x, y_l), in the reward's unit. Not negative for best-versus-worst pairs."""
     with np.errstate(invalid="ignore"):
-        return in_blocks(np.subtract, reward_chosen_P, reward_rejected_P)
+        return _wide(reward_chosen_P) - _wide(reward_rejected_P)
 
 
 def simpo_margin(
@@ -35,14 +35,10 @@ def simpo_margin(
 
     Log-probs are sums over the response's tokens; a response without tokens makes the margin non-finite.
     """
-
-    def margin(logp_chosen: Floats, logp_rejected: Floats, num_chosen: Floats, num_rejected: Floats) -> Floats:
-        return logp_chosen / num_chosen - logp_rejected / num_rejected
-
     with np.errstate(divide="ignore", invalid="ignore"):
-        return in_blocks(
-            margin, policy_logp_chosen_P, policy_logp_rejected_P, num_tokens_chosen_P, num_tokens_rejected_P
-        )
+        margin_P = _wide(policy_logp_chosen_P) / num_tokens_chosen_P
+        margin_P -= _wide(policy_logp_rejected_P) / num_tokens_rejected_P
+    return margin_P
 
 
 def dpo_margin(
@@ -53,16 +49,14 @@ def dpo_margin(
     beta: float,
 ) -> Floats:
     """Signed implicit margin, DPO form: beta times the difference of log-ratios to the reference (nats, summed)."""
-
-    def margin(
-        policy_chosen: Floats, policy_rejected: Floats, reference_chosen: Floats, reference_rejected: Floats
-    ) -> Floats:
-        return beta * ((policy_chosen - reference_chosen) - (policy_rejected - reference_rejected))
-
     with np.errstate(invalid="ignore"):
-        return in_blocks(
-            margin, policy_logp_chosen_P, policy_logp_rejected_P, reference_logp_chosen_P, reference_logp_rejected_P
-        )
+        chosen_P = _wide(policy_logp_chosen_P) - _wide(reference_logp_chosen_P)
+        return beta * (chosen_P - (_wide(policy_logp_rejected_P) - _wide(reference_logp_rejected_P)))
+
+
+def _wide(column_P: Floats) -> Floats:
+    """In float64: the differences of narrow numbers lose digits or wrap around."""
+    return column_P.astype(np.float64, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +73,15 @@ def spread(values_P: Floats) -> Spread:
     The values are summed in sorted order, so that the result, and with it the last bit of every z-score, does not
     depend on the order of rows.
     """
-    return _spread_of_own(np.array(values_P, dtype=np.float64))
-
-
-def _spread_of_own(values_P: Floats) -> Spread:
-    """`spread` of an array that nobody else needs: it is used up."""
     if not len(values_P):
         return Spread(0.0, 0.0)
-    values_P.sort()
+    values_P = np.sort(values_P.astype(np.float64, copy=False))
     largest = max(abs(float(values_P[0])), abs(float(values_P[-1])))
     if largest > HUGE:
-        values_P /= largest
-        scaled = _spread_of_own(values_P)
+        scaled = spread(values_P / largest)
         return Spread(largest * scaled.mean, largest * scaled.std)
     mean = float(values_P.mean())
-    values_P -= mean
-    np.square(values_P, out=values_P)
-    std = math.sqrt(float(values_P.mean()))
+    std = math.sqrt(float(np.square(values_P - mean).mean()))
     return Spread(mean, std if std > NOISE * largest else 0.0)
 
 
@@ -116,7 +102,7 @@ def z_scores_in_groups(values_P: Floats, group_P: Ints) -> Floats:
         return z_P
     # by group, and by value inside it: sums in an order of their own
     rows = rows[np.lexsort((values_P[rows], group_P[rows]))]
-    value, start_G = values_P[rows], starts_of_runs(group_P[rows])
+    value, start_G = values_P[rows], run_starts(group_P[rows])
     if (largest := float(np.abs(value).max())) > HUGE:
         value = value / largest  # z-scores have no unit
     size_G = np.diff(start_G, append=len(rows))
@@ -165,34 +151,19 @@ def alignment_potential(
     value then (NaN). The raw form knows no groups.
     """
     pool_P = pool_P & np.isfinite(explicit_margin_P) & np.isfinite(implicit_margin_P)
-    everything = bool(pool_P.all())
-
-    def of_explicit() -> Spread:
-        return _spread_of_own(explicit_margin_P.copy() if everything else explicit_margin_P[pool_P])
-
-    def of_implicit() -> Spread:
-        sizes = implicit_margin_P.copy() if everything else implicit_margin_P[pool_P]
-        return _spread_of_own(np.abs(sizes, out=sizes))
-
-    explicit, implicit = side_by_side([of_explicit, of_implicit], len(pool_P))
+    size_P = np.abs(implicit_margin_P)
+    explicit, implicit = spread(explicit_margin_P[pool_P]), spread(size_P[pool_P])
     effective_beta: float | None
-
-    def standardized(margin: Floats, implicit_margin: Floats) -> Floats:
-        return z_scores(margin, explicit) - weight * z_scores(np.abs(implicit_margin), implicit)
-
-    def raw(margin: Floats, implicit_margin: Floats) -> Floats:
-        return np.abs(margin) - weight * np.abs(implicit_margin)
-
     with np.errstate(invalid="ignore"):
         if standardize and group_P is not None:
             z_P = z_scores_in_groups(np.where(pool_P, explicit_margin_P, np.nan), group_P)
-            values_P = z_P - weight * z_scores_in_groups(np.where(pool_P, np.abs(implicit_margin_P), np.nan), group_P)
+            values_P = z_P - weight * z_scores_in_groups(np.where(pool_P, size_P, np.nan), group_P)
             effective_beta = None
         elif standardize:
-            values_P = in_blocks(standardized, explicit_margin_P, implicit_margin_P)
+            values_P = z_scores(explicit_margin_P, explicit) - weight * z_scores(size_P, implicit)
             flat = explicit.std == 0 or implicit.std == 0
             effective_beta = None if flat else weight * explicit.std / implicit.std
         else:
-            values_P = in_blocks(raw, explicit_margin_P, implicit_margin_P)
+            values_P = np.abs(explicit_margin_P) - weight * size_P
             effective_beta = weight
     return AlignmentPotential(values_P, int(pool_P.sum()), explicit, implicit, effective_beta)

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from selfplay.core.errors import ConfigError
+from selfplay.core.outcomes import SelectionSummary
 from selfplay.selection import margins
-from selfplay.selection.arrays import Bools, Floats, Ints
-from selfplay.selection.ids import Ids
+from selfplay.selection.arrays import Bools, Floats, Ints, Strings, take_strings
 from selfplay.selection.keep import keep_top
 from selfplay.selection.metrics import Metric, find_metric
 from selfplay.selection.metrics.inputs import NUM_TOKENS, POLICY_LOGPS, REFERENCE_LOGPS, REWARDS
@@ -31,7 +31,7 @@ from selfplay.selection.reasons import (
     no_reasons,
 )
 
-Form = Literal["simpo", "dpo"]
+ImplicitMargin = Literal["simpo", "dpo"]
 # Columns that `select` makes itself: one of the same name in the input (an earlier selection's) is never read for it.
 _MADE = ("implicit_margin", "alignment_potential", "dpo_implicit_margin")
 
@@ -48,7 +48,7 @@ class PairPool:
     Example: PairPool(pair_id=["a", "b"], columns={"reward_chosen": ..., "reward_rejected": ...})
     """
 
-    pair_id: Sequence[str]
+    pair_id: Strings
     columns: Mapping[str, Any]
     drop_reason_P: Reasons | None = None
     group_P: Ints | None = None
@@ -64,43 +64,6 @@ class PairPool:
 
     def __len__(self) -> int:
         return len(self.pair_id)
-
-
-@dataclass(frozen=True, slots=True)
-class SelectionSummary:
-    """What was asked and the pool's numbers: recorded with the pairs table. Plain values; `dataclasses.asdict` is JSON.
-
-    Means and standard deviations are over the pairs that entered the ranking and have both margins
-    (`num_standardized`), over the whole pool also where there are groups; null without log-probs. `effective_beta` is
-    null with groups, which have one each. Length gap = mean of num_tokens_chosen - num_tokens_rejected. `cut_value`
-    is the lowest metric value kept. `drop_reasons` counts the pairs that are not kept, by reason. `notes` are
-    sentences for the user.
-    """
-
-    metric: str
-    options: dict[str, float]
-    keep: float
-    seed: int
-    form: str
-    weight: float
-    beta: float | None
-    standardize: bool
-    num_pairs: int
-    num_groups: int | None
-    num_ranked: int
-    num_kept: int
-    drop_reasons: dict[str, int]
-    cut_value: float | None
-    num_standardized: int
-    explicit_margin_mean: float | None
-    explicit_margin_std: float | None
-    implicit_margin_abs_mean: float | None
-    implicit_margin_abs_std: float | None
-    effective_beta: float | None
-    implicit_margin_all_zero: bool
-    length_gap_mean: float | None
-    length_gap_kept_mean: float | None
-    notes: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +90,7 @@ def select(
     *,
     metric: str | Metric,
     keep: float,
-    form: Form = "simpo",
+    implicit_margin: ImplicitMargin = "simpo",
     weight: float = 1.0,
     standardize: bool = True,
     beta: float | None = None,
@@ -149,11 +112,8 @@ def select(
     if rule.keeps_all and not (isinstance(keep, float) and keep == 1.0):
         raise ConfigError(f"metric {rule.name!r} keeps every pair, but keep is {keep!r}", "Set keep to 1.0.")
     notes: list[str] = []
-    # ten million ids are only turned into words where the metric reads them; else those of ties are, at the cut
-    ids = Ids.of(pairs.pair_id) if "pair_id" in rule.inputs else pairs.pair_id
-
     explicit_P = _explicit_margin(pairs.columns, notes)
-    implicit_P = _implicit_margin(pairs.columns, form, beta)
+    implicit_P = _implicit_margin(pairs.columns, implicit_margin, beta)
     reason_P = no_reasons(len(pairs)) if pairs.drop_reason_P is None else pairs.drop_reason_P
     if explicit_P is not None:
         reason_P = give_reason(reason_P, explicit_P == 0, ZERO_MARGIN)
@@ -170,14 +130,15 @@ def select(
         )
     all_zero = potential is not None and potential.num_pool > 0 and potential.implicit == margins.Spread(0.0, 0.0)
     reads_implicit = not {"implicit_margin", "alignment_potential"}.isdisjoint(rule.inputs)
-    if all_zero and reads_implicit and form == "dpo" and not allow_equal_reference:
+    if all_zero and reads_implicit and implicit_margin == "dpo" and not allow_equal_reference:
         raise ConfigError(
             f"metric {rule.name!r} in the DPO form: every implicit margin is 0, since policy and reference agree",
-            "Use form: simpo, or a reference other than the policy itself.",
+            "Use implicit_margin: simpo, or a reference other than the policy itself.",
         )
 
     columns: dict[str, Any] = {name: column for name, column in pairs.columns.items() if name not in _MADE}
-    columns["pair_id"] = ids
+    if "pair_id" in rule.inputs:  # a Python object each: not for a metric that does not read them
+        columns["pair_id"] = take_strings(pairs.pair_id, np.arange(len(pairs))).to_numpy(zero_copy_only=False)
     if explicit_P is not None:
         columns["explicit_margin"] = explicit_P
     if implicit_P is not None:
@@ -191,7 +152,7 @@ def select(
         value_P = margins.z_scores_in_groups(value_P, pairs.group_P)
     reason_P = give_reason(reason_P, np.isneginf(value_P), EXCLUDED_BY_METRIC)
     reason_P = give_reason(reason_P, ~np.isfinite(value_P), METRIC_NOT_FINITE)
-    rank_P, kept_P = keep_top(value_P, ids, keep)
+    rank_P, kept_P = keep_top(value_P, pairs.pair_id, keep)
     reason_P = give_reason(reason_P, ~kept_P, NOT_SELECTED)
 
     summary = SelectionSummary(
@@ -199,7 +160,7 @@ def select(
         options=rule.options | options,
         keep=keep,
         seed=seed,
-        form=form,
+        implicit_margin=implicit_margin,
         weight=weight,
         beta=beta,
         standardize=standardize,
@@ -229,14 +190,11 @@ def _values_of_pool(
 ) -> Floats:
     """The metric of the pairs in the pool; NaN outside it. Only what the metric reads is cut out of the table."""
     rule.check_inputs(columns)
-    if pool_P.all():
-        return rule.values(columns, seed, options, notes)
     rows = np.flatnonzero(pool_P)
-    wanted = {name: columns[name] for name in rule.inputs}
-    inside = {name: column.at(rows) if isinstance(column, Ids) else column[rows] for name, column in wanted.items()}
-    inside.setdefault("pair_id", rows)  # for their number
     value_P = np.full(len(pool_P), np.nan)
-    value_P[rows] = rule.values(inside, seed, options, notes)
+    read = {name: columns[name][rows] for name in rule.inputs}
+    read.setdefault("pair_id", rows)  # for their number
+    value_P[rows] = rule.values(read, seed, options, notes)
     return value_P
 
 
@@ -254,20 +212,22 @@ def _explicit_margin(columns: Mapping[str, Any], notes: list[str]) -> Floats | N
     return np.asarray(columns["explicit_margin"], dtype=np.float64)
 
 
-def _implicit_margin(columns: Mapping[str, Any], form: Form, beta: float | None) -> Floats | None:
-    """Signed implicit margin in the form asked for; None if there are no policy log-probs or token counts."""
-    if (form == "dpo") != (beta is not None):
-        raise ConfigError(f"form {form!r} with beta {beta}", "The DPO form needs a beta; the SimPO form has none.")
+def _implicit_margin(columns: Mapping[str, Any], implicit_margin: ImplicitMargin, beta: float | None) -> Floats | None:
+    """Signed implicit margin of the kind asked for; None if there are no policy log-probs or token counts."""
+    if (implicit_margin == "dpo") != (beta is not None):
+        raise ConfigError(
+            f"implicit_margin: {implicit_margin} with beta {beta}", "Set beta for dpo only: simpo has none."
+        )
     if _missing(columns, POLICY_LOGPS):
         return None
-    if form == "simpo":
+    if implicit_margin == "simpo":
         return (
             None if _missing(columns, NUM_TOKENS) else margins.simpo_margin(*_all(columns, POLICY_LOGPS + NUM_TOKENS))
         )
     if _missing(columns, REFERENCE_LOGPS) or beta is None:
         raise ConfigError(
             "the DPO form of the implicit margin needs reference log-probs, and these pairs have none",
-            "Use form: simpo, or a reference other than the policy itself.",
+            "Use implicit_margin: simpo, or a reference other than the policy itself.",
         )
     return _dpo_margin(columns, beta)
 

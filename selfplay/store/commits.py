@@ -12,23 +12,24 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.stages import STAGE_NAMES
 from selfplay.store import durable
 from selfplay.store.durable import sha256_bytes, sha256_file
-from selfplay.store.layout import COMMIT, REMOVED, STAGES
+from selfplay.store.layout import COMMIT, REMOVED
 from selfplay.store.manifest import Commit, FileEntry
-from selfplay.store.symlinks import refuse_link
-from selfplay.store.tombstone import read_mark
+from selfplay.store.symlinks import forbid_symlinks
+from selfplay.store.tombstone import read_tombstone
 
 
 def read_commit(folder: Path) -> tuple[Commit, str]:
     """The commit of a stage folder and its digest. Raises CorruptionError if it is not readable as one."""
     path = folder / COMMIT
     for place in (folder, path):
-        refuse_link(place, place.parent)
+        forbid_symlinks(place, place.parent)
     try:
         data = durable.read_file(path)
         # a commit of an earlier version has no seal
-        document = durable.unsealed_json(data, strict=False)
+        document = durable.parse_checked_json(data, strict=False)
         files = [FileEntry(**entry) for entry in document.pop("files")]
         commit = Commit(files=files, **document)
         _check_values(commit)
@@ -75,7 +76,7 @@ def parse_stage_name(name: str) -> tuple[int, str]:
     """(round, stage) of "ROUND/STAGE". Raises ValueError for any other text: it may come from a damaged file, and folders are
     named by it."""
     number, _, stage = name.partition("/")
-    if stage not in STAGES or not re.fullmatch(r"[0-9]{3,9}", number):
+    if stage not in STAGE_NAMES or not re.fullmatch(r"[0-9]{3,9}", number):
         raise ValueError(f"{name!r} names no stage")
     return int(number), stage
 
@@ -117,16 +118,16 @@ def _sizes(folder: Path, name: str = "") -> Iterator[tuple[str, int | None]]:
 
 def is_removed(folder: Path, commit: Commit, digest: str, entry: FileEntry) -> bool:
     """Whether `gc` took a committed file away. Raises CorruptionError for a mark that does not agree with the commit."""
-    mark = read_mark(folder, commit, digest)
-    return mark is not None and mark.covers(entry.path)
+    mark = read_tombstone(folder, commit, digest)
+    return mark is not None and mark.contains(entry.path)
 
 
 def check_digests(folder: Path, commit: Commit, digest: str) -> None:
     """Content of the committed files (once per attempt before they are used, and in `verify`)."""
-    mark = read_mark(folder, commit, digest)
+    mark = read_tombstone(folder, commit, digest)
     for entry in commit.files:
         path = folder / entry.path
-        if mark is not None and mark.covers(entry.path):
+        if mark is not None and mark.contains(entry.path):
             continue
         if sha256_file(path) != entry.sha256:
             raise CorruptionError(f"{path} is not what was committed: its sha256 differs", remedy(folder))

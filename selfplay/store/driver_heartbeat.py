@@ -14,21 +14,21 @@ from pathlib import Path
 
 from selfplay.store import durable
 
-EVERY = 10.0
+INTERVAL = 10.0
 # longer than a slow network file system shows an old time stamp
-FRESH = 90.0
+MAX_AGE = 90.0
 NAME = "alive"
 
 
 @contextlib.contextmanager
-def beating(attempt: Path) -> Iterator[None]:
+def heartbeat(attempt: Path) -> Iterator[None]:
     """Renew the sign of life in an attempt's folder until this ends. That it cannot be renewed is no reason to stop a run."""
     path = attempt / NAME
     durable.write_file(path, b"")
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(EVERY):
+        while not over.wait(INTERVAL):
             with contextlib.suppress(OSError):
                 os.utime(path)
 
@@ -41,7 +41,7 @@ def beating(attempt: Path) -> Iterator[None]:
         thread.join()
 
 
-def seconds_since(attempt: Path) -> float | None:
+def seconds_since_heartbeat(attempt: Path) -> float | None:
     """Age of the last sign of life by the clocks of this host and the file system; None where there never was one."""
     try:
         return max(time.time() - (attempt / NAME).lstat().st_mtime, 0.0)

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import SelfplayError
+from selfplay.core.paths import nearest_existing
 
 Hook = Callable[[str, Path, int], None]
 
@@ -50,7 +51,7 @@ class Operations:
         self._numbers = itertools.count()
 
     @contextmanager
-    def _told(self, operation: str, path: Path) -> Iterator[None]:
+    def _broadcasts(self, operation: str, path: Path) -> Iterator[None]:
         index = next(self._numbers)
         if self.before is not None:
             self.before(operation, path, index)
@@ -60,24 +61,24 @@ class Operations:
 
     def create(self, path: Path) -> io.FileIO:
         """A new file, or an old one made empty, open for writing."""
-        with self._told("create", path):
+        with self._broadcasts("create", path):
             return open(path, "wb", buffering=0)
 
     def write(self, file: io.FileIO, data: Any) -> None:
         """All of `data` (bytes-like) at the end of a file from `create`."""
-        with self._told("write", Path(file.name)):
+        with self._broadcasts("write", Path(file.name)):
             view = memoryview(data).cast("B")
             while view:
                 view = view[file.write(view) :]
 
     def fsync(self, file: io.FileIO) -> None:
         """Make a file's content durable (not its name)."""
-        with self._told("fsync", Path(file.name)):
+        with self._broadcasts("fsync", Path(file.name)):
             os.fsync(file.fileno())
 
     def fsync_folder(self, folder: Path) -> None:
         """Make the names inside a folder durable."""
-        with self._told("fsync_folder", folder):
+        with self._broadcasts("fsync_folder", folder):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(descriptor)
@@ -86,27 +87,27 @@ class Operations:
 
     def rename(self, source: Path, target: Path) -> None:
         """Another name for a file or folder; a file of that name is replaced."""
-        with self._told("rename", target):
+        with self._broadcasts("rename", target):
             source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
         """A second name for a file."""
-        with self._told("link", target):
+        with self._broadcasts("link", target):
             target.hardlink_to(source)
 
     def unlink(self, path: Path) -> None:
         """Remove a file or a symbolic link."""
-        with self._told("unlink", path):
+        with self._broadcasts("unlink", path):
             path.unlink()
 
     def mkdir(self, folder: Path) -> None:
         """A new folder; its parent is there."""
-        with self._told("mkdir", folder):
+        with self._broadcasts("mkdir", folder):
             folder.mkdir()
 
     def rmdir(self, folder: Path) -> None:
         """Remove an empty folder."""
-        with self._told("rmdir", folder):
+        with self._broadcasts("rmdir", folder):
             folder.rmdir()
 
 
@@ -128,12 +129,12 @@ def pretty_json(value: Any) -> bytes:
 SEAL = "sha256"
 
 
-def sealed_json(document: dict[str, Any]) -> bytes:
+def json_with_checksum(document: dict[str, Any]) -> bytes:
     """`pretty_json` with a last key `sha256` of all the others: for files that no commit lists."""
     return pretty_json({**document, SEAL: sha256_bytes(canonical_json(document))})
 
 
-def unsealed_json(data: bytes, *, strict: bool = True) -> dict[str, Any]:
+def parse_checked_json(data: bytes, *, strict: bool = True) -> dict[str, Any]:
     """A document without its seal. Raises ValueError where it is not one, or not what was sealed; one without a seal is taken
     only where not `strict` (an earlier version wrote it)."""
     document = parse_json(data)
@@ -143,15 +144,15 @@ def unsealed_json(data: bytes, *, strict: bool = True) -> dict[str, Any]:
         if strict:
             raise ValueError("it has lost its sha256")
         return document
-    if not seal_holds(document):
+    if not checksum_matches(document):
         raise ValueError("it is not what its sha256 says")
     del document[SEAL]
-    if data != sealed_json(document):  # cut by a line's end, a key twice, another encoding
+    if data != json_with_checksum(document):  # cut by a line's end, a key twice, another encoding
         raise ValueError("it is not written as it was sealed")
     return document
 
 
-def seal_holds(document: dict[str, Any]) -> bool:
+def checksum_matches(document: dict[str, Any]) -> bool:
     """Whether a document's seal is of its content. One without a seal promises nothing: then it is True."""
     content = {name: value for name, value in document.items() if name != SEAL}
     return SEAL not in document or document[SEAL] == sha256_bytes(canonical_json(content))
@@ -194,7 +195,7 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def naming(path: Path, num_bytes: int = 0) -> Iterator[None]:
+def translating_errors(path: Path, num_bytes: int = 0) -> Iterator[None]:
     """An OSError inside is raised as a SelfplayError that names `path` and what it needed."""
     try:
         yield
@@ -204,7 +205,7 @@ def naming(path: Path, num_bytes: int = 0) -> Iterator[None]:
 
 def fsync_folder(folder: Path) -> None:
     """Make renames and creations inside a folder durable."""
-    with naming(folder):
+    with translating_errors(folder):
         operations.fsync_folder(folder)
 
 
@@ -215,7 +216,7 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):
-        with naming(path):
+        with translating_errors(path):
             operations.mkdir(path)
             operations.fsync_folder(path.parent)
 
@@ -223,7 +224,7 @@ def make_folder(folder: Path) -> None:
 def write_file(path: Path, data: bytes) -> None:
     """Replace `path` with `data` atomically and durably. Raises SelfplayError naming the file and what it needed."""
     temporary = path.with_name(f".tmp-{path.name.lstrip('.')}")
-    with naming(path, len(data)):
+    with translating_errors(path, len(data)):
         with operations.create(temporary) as file:
             operations.write(file, data)
             operations.fsync(file)
@@ -250,7 +251,7 @@ def is_disk_error(error: BaseException) -> bool:
     return any(os.strerror(code) in str(error) for code in DISK_ERRORS)
 
 
-def no_room(folder: Path, error: BaseException) -> SelfplayError:
+def disk_full_error(folder: Path, error: BaseException) -> SelfplayError:
     """What to say where a library could not write into a folder of scratch."""
     code = next((code for code in DISK_ERRORS if os.strerror(code) in str(error)), errno.ENOSPC)
     return SelfplayError(
@@ -274,9 +275,7 @@ def _way_out(code: int | None, path: Path, num_bytes: int) -> str:
 
 def _free(path: Path) -> int:
     """Free bytes where `path` is or would be."""
-    while not path.is_dir():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    return shutil.disk_usage(nearest_existing(path)).free
 
 
 def encode_parquet(table: pa.Table) -> bytes:
@@ -297,14 +296,14 @@ def sync_tree(folder: Path) -> None:
     """fsync every file and folder below `folder`, itself included (files that others wrote into it)."""
     for path, _, names in os.walk(folder, topdown=False):
         for name in sorted(names):
-            with naming(Path(path, name)), open(Path(path, name), "rb", buffering=0) as file:
+            with translating_errors(Path(path, name)), open(Path(path, name), "rb", buffering=0) as file:
                 operations.fsync(file)
         fsync_folder(Path(path))
 
 
 def move(source: Path, target: Path) -> None:
     """Another name for a finished file or folder; a file that has the name already is replaced, a folder must not have it."""
-    with naming(target):
+    with translating_errors(target):
         operations.rename(source, target)
         operations.fsync_folder(target.parent)
 
@@ -314,7 +313,7 @@ def publish_folder(source: Path, target: Path) -> None:
     make_folder(target.parent)
     if target.exists():
         raise SelfplayError(f"{target} is there already", "Another driver may have written it: look before going on.")
-    with naming(target):
+    with translating_errors(target):
         operations.rename(source, target)
         operations.fsync_folder(target.parent)
         operations.fsync_folder(source.parent)
@@ -326,7 +325,7 @@ def link_tree(source: Path, target: Path) -> None:
     for path, folders, names in os.walk(source):
         folders.sort()
         here = target / Path(path).relative_to(source)
-        with naming(here):
+        with translating_errors(here):
             operations.mkdir(here)
         for name in sorted(names):
             _link(Path(path, name), here / name)
@@ -338,7 +337,7 @@ def _link(source: Path, target: Path) -> None:
     try:
         operations.link(source, target)
     except OSError:  # another file system, or one without links
-        with naming(target, source.stat().st_size), operations.create(target) as file:
+        with translating_errors(target, source.stat().st_size), operations.create(target) as file:
             with open(source, "rb") as original:
                 while piece := original.read(1 << 22):
                     operations.write(file, piece)
@@ -350,7 +349,7 @@ def remove_tree(folder: Path) -> None:
     trash = folder.with_name(f".trash-{folder.name}")
     discard(trash)  # a crash left it
     if folder.exists():
-        with naming(folder):
+        with translating_errors(folder):
             operations.rename(folder, trash)
             operations.fsync_folder(folder.parent)
         discard(trash)
@@ -358,7 +357,7 @@ def remove_tree(folder: Path) -> None:
 
 def discard(path: Path) -> None:
     """Remove a file or a folder with all that is in it, where there is one: for names that nobody reads."""
-    with naming(path):
+    with translating_errors(path):
         if path.is_dir() and not path.is_symlink():
             for entry in sorted(path.iterdir()):
                 discard(entry)

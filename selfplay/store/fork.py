@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import CorruptionError, SelfplayError
+from selfplay.core.stages import STAGE_NAMES
 from selfplay.store import durable
 from selfplay.store.commits import check_shape, is_digest, parse_stage_name, read_commit
-from selfplay.store.layout import STAGES, Layout
-from selfplay.store.symlinks import links_below, refuse_link
+from selfplay.store.layout import Layout
+from selfplay.store.symlinks import forbid_symlinks, symlinks_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Fork:
         """(round, stage) -> digest of its commit, in the order in which a run makes them: nothing is taken over before what
         it was made from."""
         found = {parse_stage_name(name): digest for name, digest in self.stages.items()}
-        return dict(sorted(found.items(), key=lambda item: (item[0][0], STAGES.index(item[0][1]))))
+        return dict(sorted(found.items(), key=lambda item: (item[0][0], STAGE_NAMES.index(item[0][1]))))
 
 
 def stage_name(round_number: int, stage: str) -> str:
@@ -74,8 +75,8 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
                 f"{layout.root} is to take over round {number} {stage} from {source.root}, which does not have it",
                 "Put that run back to where it was, or remove this one and start it again.",
             )
-        for path in (folder, *links_below(folder)):
-            refuse_link(path, source.root)
+        for path in (folder, *symlinks_below(folder)):
+            forbid_symlinks(path, source.root)
         commit, found = read_commit(folder)
         check_shape(folder, commit, found)
         if found != digest:

@@ -8,17 +8,9 @@ from pathlib import Path
 
 SCHEMA_VERSION = 1
 
-STAGES = ("prompts", "sample", "score", "pair", "logprobs", "select", "train", "evaluate")
-FIRST_ROUND_STAGES = ("prompts", "evaluate")
-
 COMMIT = ".COMMIT.json"
 METRICS = ".metrics.json"
 REMOVED = ".REMOVED.json"
-
-# The candidate pairs, hidden beside the `unused` table of stage *pair*.
-CANDIDATES = ".pairs"
-# What the metric read that the pairs table has no column for: pair_id, the columns by name, and `group` (stage *select*).
-READ = ".read"
 
 
 @dataclass(frozen=True, slots=True)

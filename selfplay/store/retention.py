@@ -10,19 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from selfplay.core.outcomes import EvaluateOutcome
 from selfplay.store.run import Store
 
 LEAST = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredPolicy:
     """The policy of a round: its size in bytes, whether it was taken away before, and why it stays (empty: it may go)."""
 
     round: int
     num_bytes: int
     removed: bool
-    stays: str
+    keep_reason: str
 
 
 def trained_rounds(store: Store) -> list[int]:
@@ -35,7 +36,7 @@ def trained_rounds(store: Store) -> list[int]:
     ]
 
 
-def held_policies(store: Store, keep: int | None) -> list[Held]:
+def stored_policies(store: Store, keep: int | None) -> list[StoredPolicy]:
     """Every policy that the run trained, oldest first. `keep`: the newest so many stay, 2 or more; None: all."""
     rounds = trained_rounds(store)
     newest = rounds if keep is None else rounds[-max(keep, LEAST) :]
@@ -44,14 +45,14 @@ def held_policies(store: Store, keep: int | None) -> list[Held]:
     for number in rounds:
         files = store.commit_of(number, "train").files
         num_bytes = sum(entry.num_bytes for entry in files if entry.path.partition("/")[0] in ("policy", "engine"))
-        stays = ""
+        keep_reason = ""
         if number in rounds[-LEAST:]:
-            stays = "one of the last two"
+            keep_reason = "one of the last two"
         elif number in newest:
-            stays = f"one of the last {keep}" if keep is not None else "all stay"
+            keep_reason = f"one of the last {keep}" if keep is not None else "all stay"
         if number == best:
-            stays = f"the best ({judged})" + (f", {stays}" if stays else "")
-        held.append(Held(number, num_bytes, store.removed(number) is not None, stays))
+            keep_reason = f"the best ({judged})" + (f", {keep_reason}" if keep_reason else "")
+        held.append(StoredPolicy(number, num_bytes, store.tombstone(number) is not None, keep_reason))
     return held
 
 
@@ -63,9 +64,9 @@ def best_policy(store: Store) -> tuple[int | None, str]:
     for number in store.rounds():
         if number < min(trained, default=number + 1) or not store.is_committed(number, "evaluate"):
             continue
-        metrics = store.metrics(number, "evaluate")
-        judge = "gold" if metrics.get("eval_judge") == "gold" else "reward"
-        value = metrics.get(f"eval_{judge}_mean")
+        evaluation = store.outcome(number, EvaluateOutcome).evaluation
+        judge = evaluation.eval_judge if evaluation else "reward"
+        value = (evaluation.eval_gold_mean if judge == "gold" else evaluation.eval_reward_mean) if evaluation else None
         if value is not None:
             # a round that trained nothing was judged with the policy that it carried over
             policy = max(other for other in trained if other <= number)
@@ -76,26 +77,26 @@ def best_policy(store: Store) -> tuple[int | None, str]:
     return number, judged
 
 
-def collect(store: Store, keep: int | None, why: str) -> list[Held]:
+def collect(store: Store, keep: int | None, why: str) -> list[StoredPolicy]:
     """Take away every policy that may go; returns those. Needs the run's lock."""
-    taken = [held for held in held_policies(store, keep) if not held.stays and not held.removed]
+    taken = [held for held in stored_policies(store, keep) if not held.keep_reason and not held.removed]
     for held in taken:
-        store.remove_policy(held.round, why)
+        store.delete_policy(held.round, why)
     return taken
 
 
 def gc_document(store: Store, keep: int | None, *, dry_run: bool) -> dict[str, Any]:
     """The document of `gc --json`: every policy with what is (or, in a dry run, would be) done to it, and the bytes."""
-    policies = held_policies(store, keep)
+    policies = stored_policies(store, keep)
     if not dry_run:
         store.clean_work()
-        collect(store, keep, f"gc --keep-checkpoints {keep}")
+        collect(store, keep, f"gc --keep-policies {keep}")
     rows = [
         {
             "round": held.round,
             "num_bytes": held.num_bytes,
-            "action": "gone" if held.removed else "keep" if held.stays else "remove",
-            "why": "taken away before" if held.removed else held.stays or "neither among the last nor the best",
+            "action": "gone" if held.removed else "keep" if held.keep_reason else "remove",
+            "why": "taken away before" if held.removed else held.keep_reason or "neither among the last nor the best",
         }
         for held in policies
     ]

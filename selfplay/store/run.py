@@ -12,16 +12,18 @@ from typing import Any
 import pyarrow as pa
 
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
+from selfplay.core.outcomes import OutcomeT, RoundOutcomes, from_json
+from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
 from selfplay.core.version import __version__
 from selfplay.store import durable
 from selfplay.store.commits import check_digests, check_shape, is_digest, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
-from selfplay.store.layout import METRICS, SCHEMA_VERSION, STAGES, Layout, attempts_present, rounds_present
+from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present
 from selfplay.store.manifest import Commit
-from selfplay.store.policy_removal import finish, take_policy
-from selfplay.store.symlinks import links_of_run, refuse_link
+from selfplay.store.policy_removal import delete_policy, finish_deletion
+from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
-from selfplay.store.tombstone import Removed, read_mark
+from selfplay.store.tombstone import Tombstone, read_tombstone
 from selfplay.store.writer import StageInputs, StageWriter, read_parquet
 
 STOP = "STOP"
@@ -35,7 +37,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def refuse_occupied(root: Path) -> None:
+def require_empty_dir(root: Path) -> None:
     """Raise ConfigError unless `root` is absent or empty, and in no other run: a run never overwrites anything."""
     for above in root.absolute().resolve().parents:
         if (above / "RUN.json").is_file():
@@ -95,10 +97,10 @@ class Store:
         """A new run directory with the files of `config/`. It must be absent or empty; RUN.json is written last. What
         `forked_from` names is taken over by `inherit`."""
         root = root.absolute()
-        refuse_occupied(root)
+        require_empty_dir(root)
         layout = Layout(root)
         for folder in (layout.config, layout.attempts, layout.rounds, layout.work):
-            refuse_link(folder, root)
+            forbid_symlinks(folder, root)
             durable.make_folder(folder)
         for name, data in files.items():
             durable.write_file(layout.config / name, data)
@@ -107,7 +109,7 @@ class Store:
             "forked_from": forked_from.to_json() if forked_from else None,
             "config": {name: durable.sha256_bytes(data) for name, data in files.items()},
         }  # fmt: skip
-        durable.write_file(layout.identity, durable.sealed_json(identity))
+        durable.write_file(layout.identity, durable.json_with_checksum(identity))
         return cls(layout, identity["id"], identity["created"], forked_from, identity["config"])
 
     @classmethod
@@ -129,7 +131,7 @@ class Store:
             what = "is not a run" if root.is_dir() else "does not exist"
             raise ConfigError(f"{root} {what} (no RUN.json)", "Give the folder that `selfplay run` named.")
         for path in (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work):
-            refuse_link(path, layout.root)
+            forbid_symlinks(path, layout.root)
         try:
             data = durable.read_file(layout.identity)
             document = durable.parse_json(data)
@@ -137,10 +139,10 @@ class Store:
             if not isinstance(version, int) or version < 1:
                 raise ValueError(f"schema version {version!r}")
             # a flipped digit is no newer version: whatever that seals, it seals as today, or not at all
-            if version > SCHEMA_VERSION and durable.seal_holds(document):
+            if version > SCHEMA_VERSION and durable.checksum_matches(document):
                 raise _newer(root, version, document.get("selfplay"))
             # both came at once: a run of an earlier version has neither
-            identity = durable.unsealed_json(data, strict=b'"config"' in data)
+            identity = durable.parse_checked_json(data, strict=b'"config"' in data)
             if not all(isinstance(identity[name], str) for name in ("id", "created")):
                 raise ValueError("its id or date is none")
             forked_from = Fork.from_json(identity["forked_from"]) if identity["forked_from"] else None
@@ -156,7 +158,7 @@ class Store:
     def config_file(self, name: str) -> bytes:
         """A file of `config/`. Raises CorruptionError where it is not what RUN.json says."""
         path = self.layout.config / name
-        refuse_link(path, self.layout.root)
+        forbid_symlinks(path, self.layout.root)
         if not path.is_file():
             raise CorruptionError(f"{path} is missing", "Restore it from a backup.")
         data = durable.read_file(path)
@@ -193,14 +195,14 @@ class Store:
         folder = self.layout.attempt(number)
         durable.make_folder(folder)
         durable.write_file(
-            folder / "attempt.json", durable.sealed_json({"attempt": number, "started": now(), **document})
+            folder / "attempt.json", durable.json_with_checksum({"attempt": number, "started": now(), **document})
         )
         return number
 
     def end_attempt(self, number: int, outcome: str, message: str = "") -> None:
         """How an attempt ended: complete, interrupted or failed. A killed one has no such file."""
         end = {"attempt": number, "ended": now(), "outcome": outcome, "message": message}
-        durable.write_file(self.layout.attempt(number) / "end.json", durable.sealed_json(end))
+        durable.write_file(self.layout.attempt(number) / "end.json", durable.json_with_checksum(end))
 
     def attempt_documents(self) -> list[dict[str, Any]]:
         """attempt.json of every attempt with its `end` (null when it did not come to one), oldest first. Raises CorruptionError
@@ -216,14 +218,14 @@ class Store:
         """`attempt.json` or `end.json` of an attempt; None where a crash left none. Raises CorruptionError."""
         path = self.layout.attempt(number) / name
         sealed = self.config_digests is not None
-        refuse_link(path, self.layout.root)
+        forbid_symlinks(path, self.layout.root)
         try:
             if not path.exists():
                 # the attempt begins with it: what else is there came later
                 if name == "attempt.json" and any(not other.name.startswith(".") for other in path.parent.iterdir()):
                     raise CorruptionError(f"{path} is missing", _OF_ATTEMPT)
                 return None
-            document = durable.unsealed_json(durable.read_file(path), strict=sealed)
+            document = durable.parse_checked_json(durable.read_file(path), strict=sealed)
             key = {"attempt.json": "started", "end.json": "outcome"}[name]
             if sealed and (document.get("attempt") != number or key not in document):
                 raise ValueError("it belongs elsewhere")
@@ -235,7 +237,9 @@ class Store:
 
     def rounds(self) -> list[int]:
         """Rounds with at least one committed stage."""
-        return [number for number in rounds_present(self.layout) if any(self.is_committed(number, s) for s in STAGES)]
+        return [
+            number for number in rounds_present(self.layout) if any(self.is_committed(number, s) for s in STAGE_NAMES)
+        ]
 
     def is_committed(self, round_number: int, stage: str) -> bool:
         """Whether the stage's folder stands under its final name."""
@@ -258,7 +262,7 @@ class Store:
                     f"stage {stage} of round {round_number} is not committed in {self.layout.root}",
                     "`selfplay status` says where the run stands; `selfplay resume` goes on.",
                 )
-            refuse_link(folder, self.layout.root)
+            forbid_symlinks(folder, self.layout.root)
             commit, digest = read_commit(folder)
             if (commit.round, commit.stage) != key:
                 raise CorruptionError(
@@ -275,18 +279,32 @@ class Store:
             check_digests(self.layout.stage(round_number, stage), *self._read(round_number, stage))
             self._checked.add((round_number, stage))
 
-    def metrics(self, round_number: int, stage: str) -> dict[str, Any]:
-        """What the stage said of itself when it was committed. Its digest is checked at every read: it is small, and much is
-        decided by it (which policy serves, which may go)."""
-        commit, folder = self.commit_of(round_number, stage), self.layout.stage(round_number, stage)
+    def outcome(self, round_number: int, kind: type[OutcomeT]) -> OutcomeT:
+        """What a stage recorded about itself when it was committed; `kind` is its class, such as TrainOutcome. The digest is
+        checked at every read: the record is small, and much depends on it (which policy serves, which may be deleted).
+
+        Raises SelfplayError where the stage is not committed, CorruptionError for a record that is not what was committed.
+        """
+        commit, folder = self.commit_of(round_number, kind.stage), self.layout.stage(round_number, kind.stage)
         path = folder / METRICS
         try:
             data = durable.read_file(path)
             if [durable.sha256_bytes(data)] != [entry.sha256 for entry in commit.files if entry.path == METRICS]:
                 raise CorruptionError(f"{path} is not what was committed: its sha256 differs", remedy(folder))
-            return dict(durable.parse_json(data))
+            return from_json(kind, dict(durable.parse_json(data)))
         except (OSError, ValueError, TypeError) as error:
             raise CorruptionError(f"{path} is damaged ({error})", remedy(folder)) from None
+
+    def outcome_if_committed(self, round_number: int, kind: type[OutcomeT]) -> OutcomeT | None:
+        """See `outcome`; None where the stage is not committed."""
+        return self.outcome(round_number, kind) if self.is_committed(round_number, kind.stage) else None
+
+    def outcomes(self, round_number: int) -> RoundOutcomes:
+        """The outcomes of a round's committed stages. Raises CorruptionError."""
+        kinds = [stage_named(name).outcome for name in stages_of(round_number)]
+        return RoundOutcomes(
+            self.outcome(round_number, kind) for kind in kinds if self.is_committed(round_number, kind.stage)
+        )
 
     def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""
@@ -324,7 +342,7 @@ class Store:
     def scratch(self, round_number: int) -> Path:
         """A trainer's own folder: what it keeps there between attempts is its business."""
         folder = self.layout.trainer_scratch(round_number)
-        refuse_link(folder, self.layout.root)
+        forbid_symlinks(folder, self.layout.root)
         durable.make_folder(folder)
         return folder
 
@@ -338,24 +356,24 @@ class Store:
         """Ask the trainer of a round to seal a checkpoint and stop."""
         durable.write_file(self.scratch(round_number) / STOP, b"")
 
-    def removed(self, round_number: int) -> Removed | None:
+    def tombstone(self, round_number: int) -> Tombstone | None:
         """The mark of a policy that `gc` took away; None where the round's policy is there (or was never made)."""
         if not self.is_committed(round_number, TRAIN):
             return None
-        return read_mark(self.layout.stage(round_number, TRAIN), *self._read(round_number, TRAIN))
+        return read_tombstone(self.layout.stage(round_number, TRAIN), *self._read(round_number, TRAIN))
 
-    def remove_policy(self, round_number: int, why: str) -> Removed:
+    def delete_policy(self, round_number: int, why: str) -> Tombstone:
         """Take away the policy of a round for good and leave a mark that verifies. Which ones may go is not asked here: see
         retention.py."""
         self._commits.pop((round_number, TRAIN), None)
-        return take_policy(self.layout, round_number, now(), why)
+        return delete_policy(self.layout, round_number, now(), why)
 
-    def refuse_links(self) -> None:
+    def forbid_symlinks(self) -> None:
         """Raise CorruptionError where there is a symbolic link among the run's files: before any is written or removed."""
-        for path in links_of_run(self.layout):
-            refuse_link(path, self.layout.root)
+        for path in symlinks_in_run(self.layout):
+            forbid_symlinks(path, self.layout.root)
 
-    def refuse_as_output(self, path: Path) -> None:
+    def require_outside_run(self, path: Path) -> None:
         """Raise ConfigError for a place among the run's own files, which nobody else writes to."""
         layout, place = Layout(self.layout.root.resolve()), path.resolve()
         own = (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work)
@@ -364,10 +382,10 @@ class Store:
 
     def clean_work(self) -> None:
         """Remove what a kill left: policies half taken away, half-written files of attempts, and in `.work/` what no stage will
-        pick up (scratch of committed stages, half-removed folders). Nothing is done where there is a link: see refuse_links."""
-        self.refuse_links()
+        pick up (scratch of committed stages, half-removed folders). Where there is a link, see forbid_symlinks."""
+        self.forbid_symlinks()
         durable.make_folder(self.layout.work)  # copies leave empty folders behind
-        finish(self.layout)
+        finish_deletion(self.layout)
         for path in sorted(self.layout.work.iterdir()):
             number, _, name = path.name.partition("-")
             stage = "train" if name == "trainer" else name

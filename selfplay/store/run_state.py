@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from selfplay.core.errors import CorruptionError
-from selfplay.store.layout import FIRST_ROUND_STAGES, STAGES
+from selfplay.core.stages import stages_of
 from selfplay.store.run import Store
 
 INHERITED = "inherited.json"
@@ -13,11 +13,6 @@ INHERITED = "inherited.json"
 
 # a run that was begun before there was such a setting keeps what it has
 BEFORE_STORAGE = {"storage": {"keep_policies": "all", "keep_trainer_checkpoints": 2}}
-
-
-def stages_of(round_number: int) -> tuple[str, ...]:
-    """The stages of a round, in order."""
-    return STAGES if round_number else FIRST_ROUND_STAGES
 
 
 def config_in_force(store: Store) -> dict[str, Any]:
@@ -56,8 +51,3 @@ def next_stage(store: Store, rounds: int) -> tuple[int, str] | None:
             if not store.is_committed(number, stage):
                 return number, stage
     return None
-
-
-def metrics_if_committed(store: Store, round_number: int, stage: str) -> dict[str, Any]:
-    """The stage's metrics; empty where it is not committed."""
-    return store.metrics(round_number, stage) if store.is_committed(round_number, stage) else {}

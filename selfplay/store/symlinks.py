@@ -19,7 +19,7 @@ HINT = (
 )
 
 
-def refuse_link(path: Path, root: Path) -> None:
+def forbid_symlinks(path: Path, root: Path) -> None:
     """Raise CorruptionError where `path`, or a folder between it and `root`, is a symbolic link. (`root` itself may be one.)"""
     while path not in (root, path.parent):
         if path.is_symlink():
@@ -27,25 +27,25 @@ def refuse_link(path: Path, root: Path) -> None:
         path = path.parent
 
 
-def links_of_run(layout: Layout) -> Iterator[Path]:
+def symlinks_in_run(layout: Layout) -> Iterator[Path]:
     """Every symbolic link among a run's own files and folders, none followed."""
     for path in (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work):
         if path.is_symlink():
             yield path
         elif path == layout.attempts:
-            yield from _links_of_attempts(path)
+            yield from _symlinks_in_attempts(path)
         elif path.is_dir():
-            yield from links_below(path)
+            yield from symlinks_below(path)
 
 
-def _links_of_attempts(attempts: Path) -> Iterator[Path]:
+def _symlinks_in_attempts(attempts: Path) -> Iterator[Path]:
     """Links in the place of an attempt or of one of the two files that are read."""
     for attempt in sorted(attempts.iterdir()) if attempts.is_dir() else ():
         places = [attempt] if attempt.is_symlink() else [attempt / "attempt.json", attempt / "end.json"]
         yield from (path for path in places if path.is_symlink())
 
 
-def links_below(root: Path) -> Iterator[Path]:
+def symlinks_below(root: Path) -> Iterator[Path]:
     """Every symbolic link below a folder, none followed."""
     for folder, folders, names in os.walk(root):
         folders.sort()

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from selfplay.core.errors import CorruptionError
-from selfplay.store.durable import canonical_json, read_file, sha256_bytes, unsealed_json
+from selfplay.store.durable import canonical_json, parse_checked_json, read_file, sha256_bytes
 from selfplay.store.layout import REMOVED
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ FOLDERS = ("policy", "engine")
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class Tombstone:
     """`.REMOVED.json`. `commit` is the sha256 of the stage's `.COMMIT.json`, `policy_digest` that of the policy (as in the
     stage's metrics), `folders` what was taken, with the number and bytes of its files; `removed` when (UTC), `why` in words."""
 
@@ -42,17 +42,17 @@ class Removed:
         """As written."""
         return dataclasses.asdict(self)
 
-    def covers(self, path: str) -> bool:
+    def contains(self, path: str) -> bool:
         """Whether a committed file (relative to the stage's folder) is among what was taken."""
         return path.partition("/")[0] in self.folders
 
 
-def mark_of(commit: Commit, digest: str, removed: str, why: str) -> Removed:
+def tombstone_for(commit: Commit, digest: str, removed: str, why: str) -> Tombstone:
     """The mark that says that a commit's model folders were taken away."""
     taken = [entry for entry in commit.files if entry.path.partition("/")[0] in FOLDERS]
     folders = sorted({entry.path.partition("/")[0] for entry in taken})
     num_bytes = sum(entry.num_bytes for entry in taken)
-    return Removed(
+    return Tombstone(
         commit.round, commit.stage, digest, policy_digest(taken), folders, len(taken), num_bytes, removed, why
     )
 
@@ -67,7 +67,7 @@ def policy_digest(entries: Sequence[FileEntry]) -> str:
     return sha256_bytes(canonical_json([[path.as_posix(), sha256] for path, sha256 in files]))
 
 
-def read_mark(folder: Path, commit: Commit, digest: str) -> Removed | None:
+def read_tombstone(folder: Path, commit: Commit, digest: str) -> Tombstone | None:
     """The mark in a stage's folder; None where nothing was taken. Raises CorruptionError for one that does not agree with the
     stage's commit."""
     path = folder / REMOVED
@@ -78,13 +78,13 @@ def read_mark(folder: Path, commit: Commit, digest: str) -> Removed | None:
         if path.is_symlink():
             raise ValueError("it is a symbolic link")
         # a mark of an earlier version has no seal
-        mark = Removed(**unsealed_json(read_file(path), strict=False))
-        expected = mark_of(commit, digest, mark.removed, mark.why)
+        mark = Tombstone(**parse_checked_json(read_file(path), strict=False))
+        expected = tombstone_for(commit, digest, mark.removed, mark.why)
     except (OSError, ValueError, TypeError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", hint) from None
     wrong = [
         field.name
-        for field in dataclasses.fields(Removed)
+        for field in dataclasses.fields(Tombstone)
         if getattr(mark, field.name) != getattr(expected, field.name)
         or type(getattr(mark, field.name)) is not type(getattr(expected, field.name))
     ]

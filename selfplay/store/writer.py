@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.outcomes import Outcome
 from selfplay.store import durable
 from selfplay.store.layout import COMMIT, METRICS, Layout, part_name, sidecar_index, sidecar_name
 from selfplay.store.manifest import Commit, FileEntry
-from selfplay.store.symlinks import links_below, refuse_link
+from selfplay.store.symlinks import forbid_symlinks, symlinks_below
 
 STAGE_MARK = ".stage.json"
 
@@ -46,15 +47,15 @@ class StageWriter:
         self.adopted = sum(len(self.shards(table)) for table in self._tables_present())
 
     def _open(self) -> None:
-        for path in (self.folder, *links_below(self.folder)):
-            refuse_link(path, self.folder.parent)
-        found = check_mark(self.folder)
+        for path in (self.folder, *symlinks_below(self.folder)):
+            forbid_symlinks(path, self.folder.parent)
+        found = read_stage_mark(self.folder)
         if found is not None and found != self._inputs.key():
             # The inputs of a stage are immutable commits, so this is scratch of another history: not ours to adopt.
             durable.remove_tree(self.folder)
         durable.make_folder(self.folder)
         if not (self.folder / STAGE_MARK).is_file():
-            durable.write_file(self.folder / STAGE_MARK, durable.sealed_json(self._inputs.key()))
+            durable.write_file(self.folder / STAGE_MARK, durable.json_with_checksum(self._inputs.key()))
 
     def _tables_present(self) -> list[str]:
         marks = (path for path in self.folder.rglob(".part-*.json") if sidecar_index(path) is not None)
@@ -113,8 +114,8 @@ class StageWriter:
     def adopt_folder(self, source: Path, name: str) -> None:
         """Move a finished folder of files (a policy) into the stage; it is fsynced and digested here."""
         target = self.folder / name
-        for path in (source, *links_below(source)):
-            refuse_link(path, source.parent)
+        for path in (source, *symlinks_below(source)):
+            forbid_symlinks(path, source.parent)
         durable.remove_tree(target)
         durable.sync_tree(source)
         durable.move(source, target)
@@ -132,12 +133,12 @@ class StageWriter:
         attempt: int,
         created: str,
         seconds: float,
-        metrics: dict[str, Any],
+        outcome: Outcome,
         versions: Mapping[str, str] = MappingProxyType({}),
     ) -> Commit:
-        """Write the metrics and the commit, and publish the folder under its final name. `seconds` is this attempt's share."""
-        self._discard_strangers()
-        data = durable.pretty_json(metrics)
+        """Write the outcome and the commit, and publish the folder under its final name. `seconds` is this attempt's share."""
+        self._discard_unlisted()
+        data = durable.pretty_json(outcome.to_json())
         durable.write_file(self.folder / METRICS, data)
         self._entries[METRICS] = FileEntry(METRICS, len(data), durable.sha256_bytes(data))
         files = [self._entries[name] for name in sorted(self._entries)]
@@ -152,11 +153,11 @@ class StageWriter:
             seconds=seconds,
             versions=dict(versions),
         )
-        durable.write_file(self.folder / COMMIT, durable.sealed_json(commit.to_json()))
+        durable.write_file(self.folder / COMMIT, durable.json_with_checksum(commit.to_json()))
         durable.publish_folder(self.folder, self._target)
         return commit
 
-    def _discard_strangers(self) -> None:
+    def _discard_unlisted(self) -> None:
         """Remove what no entry names (a shard that a crash left without its sidecar, a half-written file, what somebody put
         here): published, it would be in the folder and not in the commit."""
         known = {STAGE_MARK, METRICS, COMMIT, *self._entries}
@@ -169,14 +170,14 @@ class StageWriter:
                 durable.discard(path)
 
 
-def check_mark(folder: Path) -> dict[str, Any] | None:
+def read_stage_mark(folder: Path) -> dict[str, Any] | None:
     """What a work folder's shards were made from (see StageInputs.key); None for a folder that has no mark and no shard yet.
     Raises CorruptionError for a mark that is damaged or gone: its shards might be those of another history."""
     mark = folder / STAGE_MARK
     if not mark.is_file() and not any(folder.rglob(".part-*.json")):
         return None
     try:
-        key = durable.unsealed_json(durable.read_file(mark), strict=False)
+        key = durable.parse_checked_json(durable.read_file(mark), strict=False)
         if key.keys() != {"fingerprint", "inputs"}:
             raise ValueError(f"it has the keys {', '.join(sorted(key))}")
     except (OSError, ValueError) as error:

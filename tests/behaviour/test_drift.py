@@ -63,7 +63,7 @@ class Base:
         """What a resume says of changes before anything else; the run has no work left, so that no worker is made."""
         people = io.StringIO()
         prepared = dataclasses.replace(self.prepared, config=after)
-        driver.go_on(self.store, prepared, before, self.pins, Reporter(people), workers=never)
+        driver.resume(self.store, prepared, before, self.pins, Reporter(people), workers=never)
         return [line.removeprefix("changed: ") for line in people.getvalue().splitlines() if "changed: " in line]
 
 
@@ -81,8 +81,8 @@ def base(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Base:
     }
     given = folder / "config.yaml"
     given.write_text(yaml.safe_dump(document))
-    prepared = driver.prepare(load_config(given), folder, folder / "run")
-    store = driver.start(prepared, given.read_text(), [], Reporter(quiet=True), workers=Fakes(gold=False))
+    prepared = driver.preflight(load_config(given), folder, folder / "run")
+    store = driver.run(prepared, given.read_text(), [], Reporter(quiet=True), workers=Fakes(gold=False))
     return Base(store, prepared)
 
 
@@ -288,7 +288,9 @@ def moved(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def prepared(document: dict[str, Any], base: Base) -> driver.Prepared:
-    return driver.prepare(validate(document, "here"), base.store.layout.root.parent, base.store.layout.root, base.store)
+    return driver.preflight(
+        validate(document, "here"), base.store.layout.root.parent, base.store.layout.root, base.store
+    )
 
 
 def test_every_place_is_here() -> None:

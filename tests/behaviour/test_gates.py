@@ -17,6 +17,7 @@ from selfplay.backends.trl.callback import check_step
 from selfplay.cli.main import app
 from selfplay.config.load import load_config
 from selfplay.core.errors import DivergedError, GateError
+from selfplay.core.outcomes import PairOutcome
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.documents.show import show_document
@@ -81,20 +82,20 @@ def test_a_collapse_can_be_gone_on_with_by_other_thresholds(collapsed: tuple[Pat
     said = resume(run, fakes(), **changes)
     assert "changed: gates.max_empty: 0.5 -> 1.0 (resource)" in said
     assert is_complete(run, 2)
-    assert Store.open(run).metrics(2, "pair")["gates_forced"] == []
+    assert Store.open(run).outcome(2, PairOutcome).to_json()["gates_forced"] == []
 
 
 def test_force_goes_on_and_is_recorded_and_shown(collapsed: tuple[Path, Callable[[], Fakes]], tmp_path: Path) -> None:
     run, fakes = collapsed
     store = Store.open(run)
     config = load_config(tmp_path / "config.yaml")
-    prepared = driver.prepare(config, tmp_path, run, store)
+    prepared = driver.preflight(config, tmp_path, run, store)
     pins = json.loads(store.config_file("pins.json"))
-    driver.go_on(store, prepared, config, pins, Reporter(quiet=True), workers=fakes(), force=True)
+    driver.resume(store, prepared, config, pins, Reporter(quiet=True), workers=fakes(), force=True)
     assert is_complete(run, 2)
     documents = Store.open(run).attempt_documents()
     assert [document["force"] for document in documents] == [False, True]
-    forced = Store.open(run).metrics(2, "pair")["gates_forced"]
+    forced = Store.open(run).outcome(2, PairOutcome).to_json()["gates_forced"]
     assert forced[0]["gate"] == "gates.max_empty"
     warnings = show_document(Store.open(run), 2)["warnings"]
     said = [warning["message"] for warning in warnings if warning["name"] == "gate_forced"]

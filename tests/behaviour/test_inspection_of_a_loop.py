@@ -19,8 +19,8 @@ from tests.helpers.fakes import Fakes
 
 def test_every_document_of_a_run(write_config: Callable[..., Path], tmp_path: Path) -> None:
     config = write_config()
-    prepared = driver.prepare(load_config(config, []), config.parent, tmp_path / "run")
-    store = driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=Fakes())
+    prepared = driver.preflight(load_config(config, []), config.parent, tmp_path / "run")
+    store = driver.run(prepared, config.read_text(), [], Reporter(quiet=True), workers=Fakes())
     root = store.layout.root
 
     verified = verify_document(root, deep=True)

@@ -12,6 +12,7 @@ import pytest
 
 from selfplay.config.load import load_config
 from selfplay.core.errors import BackendError, ConfigError
+from selfplay.core.outcomes import SampleOutcome
 from selfplay.execution.progress import Reporter
 from selfplay.run import driver
 from selfplay.run.stages.sample import MIXED
@@ -35,11 +36,11 @@ def second_model(tiny_world: Path, tmp_path: Path) -> Path:
 
 
 def prepare(config: Path, run_dir: Path) -> driver.Prepared:
-    return driver.prepare(load_config(config, []), config.parent, run_dir)
+    return driver.preflight(load_config(config, []), config.parent, run_dir)
 
 
 def start(config: Path, run_dir: Path, fakes: Fakes) -> Store:
-    return driver.start(prepare(config, run_dir), config.read_text(), [], Reporter(quiet=True), workers=fakes)
+    return driver.run(prepare(config, run_dir), config.read_text(), [], Reporter(quiet=True), workers=fakes)
 
 
 def mixed(write_config: WriteConfig, folder: Path, **mix: Any) -> Path:
@@ -60,7 +61,7 @@ def test_half_of_the_prompts_get_one_response_of_the_second_model(
     for row in rows:
         by_prompt.setdefault(row["prompt_id"], []).append(row["response_index"])
     assert all(indices == [0, 1, 2, 3] for indices in by_prompt.values())
-    assert store.metrics(1, "sample")["num_mixed"] == len(theirs)
+    assert store.outcome(1, SampleOutcome).to_json()["num_mixed"] == len(theirs)
     # the second model was served first, then the policy: the engine ends on the model of the round
     pins = json.loads(store.config_file("pins.json"))
     first = [digest for digest in fakes.sampler.loaded if digest in pins.values()]
@@ -92,7 +93,7 @@ def test_a_killed_sampling_adopts_the_second_models_shards(
     assert len(list((work / MIXED).glob("*.parquet"))) == 4
     prepared = prepare(config, tmp_path / "run")
     again = Fakes()
-    driver.go_on(
+    driver.resume(
         store,
         prepared,
         prepared.config,

@@ -18,10 +18,18 @@ from typer.testing import CliRunner
 from selfplay.cli.main import app
 from selfplay.config.schema import Config
 from selfplay.core.errors import BackendError
+from selfplay.core.outcomes import (
+    EvaluateOutcome,
+    LogprobsOutcome,
+    SampleOutcome,
+    ScoreOutcome,
+    SelectOutcome,
+    TrainOutcome,
+)
 from selfplay.core.pool import Workers
 from selfplay.core.protocols import LogprobItem, ScoreItem
 from selfplay.execution.progress import Reporter
-from selfplay.execution.quarantine import QUARANTINED, GiveUp, TooManyGivenUp
+from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy, TooManyPoisonItems
 from selfplay.execution.sharding import quarantined, run_shards
 from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import Inputs
@@ -29,7 +37,7 @@ from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run.driver import MakeWorkers
 from selfplay.store.run import Store
-from tests.helpers.fakes import Fakes, FakeScorer, FragilePool
+from tests.helpers.fakes import FakePool, Fakes, FakeScorer
 from tests.run.test_driver import end_of, is_complete, resume, start
 
 WriteConfig = Callable[..., Path]
@@ -56,18 +64,18 @@ def test_a_prompt_that_kills_its_engine_has_no_responses_and_the_others_have_the
         whole = undisturbed.table(number, stage, columns=[*columns, "prompt_id"]).to_pylist()
         rows = store.table(number, stage, columns=[*columns, "prompt_id"]).to_pylist()
         assert rows == [row for row in whole if row["prompt_id"] != lost]
-    metrics = store.metrics(1, "sample")
+    metrics = store.outcome(1, SampleOutcome).to_json()
     assert metrics["quarantined"] == {poison: QUARANTINED}
     assert metrics["drop_reasons"] == {QUARANTINED: 4} and metrics["num_responses"] == 19 * 4
-    assert store.metrics(1, "evaluate")["eval_quarantined"] == {held_out: QUARANTINED}
-    assert store.metrics(1, "evaluate")["eval_num_prompts"] == 9
+    assert store.outcome(1, EvaluateOutcome).to_json()["eval_quarantined"] == {held_out: QUARANTINED}
+    assert store.outcome(1, EvaluateOutcome).to_json()["eval_num_prompts"] == 9
     document = show_document(store, 1)
     assert {"step": "sampled", "unit": "responses", "count": 76, "lost": {QUARANTINED: 4}} in document["funnel"]
     said = [warning["message"] for warning in document["warnings"] if warning["name"] == "quarantined"]
     assert len(said) == 2 and poison in said[0] and held_out in said[1]
     assert verify_document(store.layout.root, deep=True)["problems"] == []
     log = (store.layout.root / "attempts/0001/log.txt").read_text()
-    assert f"{poison} is {QUARANTINED} (killed by sample); the run goes on without it" in log
+    assert f"{poison} is {QUARANTINED} (killed by sample); the run continues without it" in log
     assert "worker 0 died (killed by sample) and is replaced" in log
 
 
@@ -75,19 +83,19 @@ def test_what_earlier_attempts_gave_up_counts(undisturbed: Store) -> None:
     items = [ScoreItem(name, [], name) for name in ("a", "b", "c", "d")]
     shards = [items[:2], items[2:]]
     none = pa.table({"response_id": pa.array([], pa.string())})
-    give_up: GiveUp[ScoreItem] = GiveUp(lambda item: item.response_id, lambda _, reason: none, 1)
+    quarantine: QuarantinePolicy[ScoreItem] = QuarantinePolicy(lambda item: item.response_id, lambda _, reason: none, 1)
     under_way = SimpleNamespace(reporter=Reporter(quiet=True), stop=StopFlag())
 
     def attempt(poison: set[str], shards: Sequence[Sequence[ScoreItem]]) -> dict[str, str]:
         writer = undisturbed.writer(9, "score", "fingerprint", [])
         run_shards(
-            under_way, writer, FragilePool(FakeScorer(), poison), "score", shards, lambda shard: (list(shard),),
-            lambda _, table: table, title="score", unit="responses", give_up=give_up,
+            under_way, writer, FakePool(FakeScorer(), poison), "score", shards, lambda shard: (list(shard),),
+            lambda _, table: table, title="score", unit="responses", quarantine=quarantine,
         )  # fmt: skip
         return quarantined(writer, "")
 
     assert attempt({"a"}, shards[:1]) == {"a": QUARANTINED}
-    with pytest.raises(TooManyGivenUp, match=r"2 have killed .*, c the last"):
+    with pytest.raises(TooManyPoisonItems, match=r"2 items have killed .*, c the last"):
         attempt({"c"}, shards)
     # names that a kill left without their rows are not those of the next attempt, in which nothing dies
     names = pa.table({"name": ["c"], "reason": [QUARANTINED]})
@@ -111,7 +119,7 @@ def test_a_response_that_kills_its_scorer_has_no_reward_and_the_reason(
                 # never a number: the gold judge was killed by it as well
                 row |= {"reward": None, "gold_reward": None, "drop_reason": QUARANTINED}
         assert store.table(1, stage, columns=columns).to_pylist() == whole
-    assert store.metrics(1, "score")["drop_reasons"] == {QUARANTINED: 1}
+    assert store.outcome(1, ScoreOutcome).to_json()["drop_reasons"] == {QUARANTINED: 1}
     unused = dict(zip(*(store.table(1, "pair")[name].to_pylist() for name in ("response_id", "reason")), strict=True))
     assert unused[poison] == QUARANTINED
     assert verify_document(store.layout.root, deep=True)["problems"] == []
@@ -120,14 +128,16 @@ def test_a_response_that_kills_its_scorer_has_no_reward_and_the_reason(
 def test_no_more_than_so_many_are_given_up(undisturbed: Store, write_config: WriteConfig, tmp_path: Path) -> None:
     poison, run = set(prompts_of(undisturbed, 1)[2:5]), tmp_path / "run"
     fakes = Fakes(poison=poison)
-    with pytest.raises(TooManyGivenUp, match=r"3 have killed their workers twice.*cluster\.max_quarantined is 2"):
-        start(write_config(rounds=1, cluster={"max_quarantined": 2}), run, fakes)
+    with pytest.raises(
+        TooManyPoisonItems, match=r"3 items have killed their workers twice.*cluster\.max_poison_items is 2"
+    ):
+        start(write_config(rounds=1, cluster={"max_poison_items": 2}), run, fakes)
     assert end_of(run)["outcome"] == "failed"
     # whole shard of six twice, its halves once, thirds, ...: bounded by the shards' size, not by how often it is tried
-    assert fakes.fragile[0].deaths < 15
-    resume(run, Fakes(poison=poison), cluster__max_quarantined=3)
+    assert fakes.pools[0].num_crashes < 15
+    resume(run, Fakes(poison=poison), cluster__max_poison_items=3)
     assert is_complete(run, 1)
-    assert set(Store.open(run).metrics(1, "sample")["quarantined"]) == poison
+    assert set(Store.open(run).outcome(1, SampleOutcome).to_json()["quarantined"]) == poison
 
 
 def only_logprobs_die(poison: set[str]) -> MakeWorkers:
@@ -137,8 +147,8 @@ def only_logprobs_die(poison: set[str]) -> MakeWorkers:
     def workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
         fakes = Fakes()
         with fakes(config, inputs, folder) as made:
-            fakes.fragile[2].poison = poison
-            assert made.logprobs is fakes.fragile[2]
+            fakes.pools[2].poison = poison
+            assert made.logprobs is fakes.pools[2]
             yield made
 
     return workers
@@ -150,7 +160,7 @@ def test_the_pair_of_a_response_that_kills_the_log_probs_is_dropped_and_says_so(
     kept = undisturbed.table(1, "select").to_pylist()[0]
     poison = kept["chosen_response_id"]
     store = start(write_config(rounds=1), tmp_path / "run", only_logprobs_die({poison}))
-    assert store.metrics(1, "logprobs")["quarantined"] == {poison: QUARANTINED}
+    assert store.outcome(1, LogprobsOutcome).to_json()["quarantined"] == {poison: QUARANTINED}
     whole = undisturbed.table(1, "logprobs").to_pylist()
     assert store.table(1, "logprobs").to_pylist() == [row for row in whole if row["response_id"] != poison]
     pairs = {row["pair_id"]: row for row in store.table(1, "select").to_pylist()}
@@ -169,7 +179,7 @@ def test_the_pair_of_a_response_that_kills_the_log_probs_is_dropped_and_says_so(
     )
     z = [(values - values.mean()) / values.std() for values in (explicit, np.abs(implicit))]
     assert potential == pytest.approx(z[0] - z[1], abs=1e-9)
-    metrics = store.metrics(1, "select")
+    metrics = store.outcome(1, SelectOutcome).to_json()
     assert metrics["drop_reasons"][QUARANTINED] == 1 and metrics["num_standardized"] == len(pairs)
     document = show_document(store, 1)
     assert document["funnel"][-1]["lost"][QUARANTINED] == 1
@@ -185,8 +195,10 @@ def test_no_more_log_probs_than_so_many_are_given_up(
     undisturbed: Store, write_config: WriteConfig, tmp_path: Path
 ) -> None:
     poison, run = set(undisturbed.table(1, "logprobs")["response_id"].to_pylist()[3:6]), tmp_path / "run"
-    with pytest.raises(TooManyGivenUp, match=r"logprobs: 3 have killed their workers twice.*max_quarantined is 2"):
-        start(write_config(rounds=1, cluster={"max_quarantined": 2}), run, only_logprobs_die(poison))
+    with pytest.raises(
+        TooManyPoisonItems, match=r"logprobs: 3 items have killed their workers twice.*max_poison_items is 2"
+    ):
+        start(write_config(rounds=1, cluster={"max_poison_items": 2}), run, only_logprobs_die(poison))
     assert not Store.open(run).is_committed(1, "logprobs")
     resume(run, Fakes())
     assert is_complete(run, 1)
@@ -212,7 +224,7 @@ def test_what_a_metric_reads_of_the_policy_is_given_up_too(
     for row in store.table(1, "select").to_pylist():
         assert (row["drop_reason"] == QUARANTINED) == (row["pair_id"] in lost)
         assert (row["metric_value"] is None) == (row["pair_id"] in lost)
-    given_up = store.metrics(1, "logprobs")["quarantined"]
+    given_up = store.outcome(1, LogprobsOutcome).to_json()["quarantined"]
     assert poison <= given_up.keys() <= {*poison, unused}
     assert verify_document(store.layout.root, deep=True)["problems"] == []
     assert is_complete(tmp_path / "run", 1)
@@ -229,12 +241,12 @@ def test_pairs_of_earlier_rounds_that_kill_the_log_probs_are_left_out_of_the_tra
     fakes = only_logprobs_die({poison})
     resume(run, fakes, rounds=2)
     store = Store.open(run)
-    metrics = store.metrics(2, "train")
+    metrics = store.outcome(2, TrainOutcome).to_json()
     assert metrics["num_pairs_quarantined"] == 1
-    assert metrics["num_pairs"] == len(kept) - 1 + store.metrics(2, "select")["num_kept"]
+    assert metrics["num_pairs"] == len(kept) - 1 + store.outcome(2, SelectOutcome).to_json()["num_kept"]
     # the reference's pass and the policy's are two: it is given up in both
-    assert store.metrics(2, "logprobs")["quarantined"] == {poison: QUARANTINED}
-    assert not store.metrics(2, "logprobs")["reference_is_policy"]
+    assert store.outcome(2, LogprobsOutcome).to_json()["quarantined"] == {poison: QUARANTINED}
+    assert not store.outcome(2, LogprobsOutcome).to_json()["reference_is_policy"]
     assert store.table(2, "logprobs")["reference_logp"].null_count == 0
     assert verify_document(run, deep=True)["problems"] == []
     assert "1 pairs of earlier rounds are left out" in (run / "attempts/0002/log.txt").read_text()

@@ -14,6 +14,7 @@ import pytest
 
 from selfplay.cli.pair import _text
 from selfplay.core.errors import BackendError, DriftError
+from selfplay.core.outcomes import EvaluateOutcome, ScoreOutcome
 from selfplay.core.records import EvaluationResponse, Reward, schema
 from selfplay.inspect.documents.pair import pair_document
 from selfplay.inspect.verify.verify import verify_document
@@ -87,7 +88,7 @@ def test_the_reward_is_the_weighted_sum_of_the_parts_scores(combined: Callable[.
         assert responses["response_id"].equals(table["response_id"])
         assert short.tolist() == [-100.0 * len(text) for text in responses["text"].to_pylist()]
         np.testing.assert_allclose(reward, z(helpful, helpful) + 0.5 * z(short, short), atol=1e-9)
-        metrics = run.metrics(number, "score")
+        metrics = run.outcome(number, ScoreOutcome).to_json()
         assert metrics["reward_normalize"] == "zscore"
         assert metrics["reward_parts"]["short"] == {
             "weight": 0.5, "mean": pytest.approx(short.mean()), "std": pytest.approx(short.std()), "num_scored": 80,
@@ -118,7 +119,7 @@ def test_evaluations_are_normalised_by_that_of_the_starting_policy(
     sampled = np.array(first["mode"].to_pylist()) == "sampled"
     base = {name: first[f"reward_{name}"].to_numpy()[sampled] for name in ("helpful", "short")}
     for number in (0, 1, 2):
-        table, metrics = run.table(number, "evaluate"), run.metrics(number, "evaluate")
+        table, metrics = run.table(number, "evaluate"), run.outcome(number, EvaluateOutcome).to_json()
         assert {*schema(EvaluationResponse).names} < {*table.column_names}
         helpful, short = (table[f"reward_{name}"].to_numpy() for name in ("helpful", "short"))
         expected = z(helpful, base["helpful"]) + 0.5 * z(short, base["short"])
@@ -131,9 +132,9 @@ def test_evaluations_are_normalised_by_that_of_the_starting_policy(
             "mean": pytest.approx(short[mode == "sampled"].mean()),
             "greedy_mean": pytest.approx(short[mode == "greedy"].mean()),
         }
-    assert run.metrics(0, "evaluate")["eval_reward_mean"] == pytest.approx(0.0, abs=1e-9)
+    assert run.outcome(0, EvaluateOutcome).to_json()["eval_reward_mean"] == pytest.approx(0.0, abs=1e-9)
     # the fake sampler answers alike in every round: what is left is what the scorer adds
-    risen = [run.metrics(number, "evaluate")["eval_reward_mean"] for number in (1, 2)]
+    risen = [run.outcome(number, EvaluateOutcome).to_json()["eval_reward_mean"] for number in (1, 2)]
     assert risen == pytest.approx([2.0 / base["helpful"].std(), 4.0 / base["helpful"].std()])
 
 
@@ -196,7 +197,7 @@ def test_a_response_that_one_part_failed_on_has_no_reward_and_says_which(
     assert np.isnan(table["reward"].to_numpy()).tolist() == bad.tolist()
     assert table["reward_helpful"].null_count == 0
     assert table["reward_short"].null_count == bad.sum()
-    metrics = run.metrics(1, "score")
+    metrics = run.outcome(1, ScoreOutcome).to_json()
     assert metrics["reward_parts"]["short"]["num_scored"] == metrics["num_scored"] == (~bad).sum()
     assert metrics["reward_parts"]["helpful"]["num_scored"] == 80
     # the others are normalised over the responses that have that part

@@ -1,10 +1,9 @@
 """Each line of the design's paragraph on security that is not tested elsewhere: hostile strings on a terminal, secrets in no
 file, pickles refused, model code only with a pinned commit, Ray's door shut.
 
-Elsewhere: symbolic links and names that lead out of a run (tests/inspect/test_verify_injuries.py), the viewer's doors
-(tests/viewer/test_guard.py), SQL's (tests/inspect/test_sql.py), hub revisions (tests/test_inputs.py), Ray's ports
-(tests/cluster/test_ray_pool.py), configurations (tests/config), trainer checkpoints (tests/backends/test_checkpoints.py), web
-pages (tests/web).
+Tested elsewhere: symbolic links and names that lead out of a run (tests/inspect/verify), the requests that the viewer accepts
+(tests/inspect/viewer), SQL (tests/inspect/query), hub revisions (tests/inputs), the ports of Ray (tests/execution/ray),
+configurations (tests/config), trainer checkpoints (tests/backends/trl), web pages (tests/inspect/web).
 """
 
 from __future__ import annotations
@@ -21,12 +20,15 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import selfplay
 from selfplay.backends.trl import checkpoints
 from selfplay.cli.main import app
 from selfplay.config.load import load_config
 from selfplay.config.running import ClusterConfig
 from selfplay.core.errors import BackendError, ConfigError, ModelError
-from selfplay.core.redaction import WithoutSecrets, safe_text, secrets, without_secrets
+from selfplay.core.escape import safe_text
+from selfplay.core.outcomes import ScoreOutcome, SelectOutcome
+from selfplay.core.redaction import WithoutSecrets, secrets, without_secrets
 from selfplay.execution.progress import Reporter
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.inputs.models.files import refuse_foreign_code, weight_headers
@@ -98,8 +100,8 @@ def evil(tmp_path_factory: pytest.TempPathFactory, tiny_world: Path) -> Path:
     fakes.sampler = EvilSampler()
     fakes.poison = {rows[3]["id"]}
     evil_reward(fakes)
-    prepared = driver.prepare(load_config(config), root, root / "run")
-    store = driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
+    prepared = driver.preflight(load_config(config), root, root / "run")
+    store = driver.run(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
     assert EVIL in store.table(1, "sample")["text"][0].as_py()
     return store.layout.root
 
@@ -118,7 +120,7 @@ def commands(run: Path, tmp_path: Path) -> dict[str, list[str]]:
         "select": ["select", str(run / "rounds/001/select"), "--out", str(tmp_path / "selected"), "--keep", "0.5"],
         "export": ["export", str(run), "--to", str(tmp_path / "exported"), "--policies", "none"],
         "fork": ["fork", str(run), "--from-round", "0", "--dry-run", f"selection.group_column={EVIL}"],
-        "gc": ["gc", str(run), "--keep-checkpoints", "2", "--dry-run"],
+        "gc": ["gc", str(run), "--keep-policies", "2", "--dry-run"],
         "resume": ["resume", str(run), f"{EVIL}=1"],
         "run": ["run", str(evil_config)],
         "config": ["config", "validate", str(evil_config)],
@@ -229,7 +231,7 @@ def test_a_secret_reaches_no_file_of_a_run_nor_what_is_made_of_it(
     from tests.run.test_driver import resume
 
     assert canary not in resume(run, fakes)
-    reasons = Store.open(run).metrics(1, "score")["drop_reasons"]
+    reasons = Store.open(run).outcome(1, ScoreOutcome).to_json()["drop_reasons"]
     assert any(reason.startswith("reward_error: RuntimeError: 401 for key [") for reason in reasons)
     for arguments in (
         ["show", str(run), "1"],
@@ -286,7 +288,7 @@ def test_only_a_users_function_is_given_the_secrets(write_config: WriteConfig, t
     (tmp_path / "mine.py").write_text("def reward(prompt, response):\n    return 1.0\n")
     sections: dict[str, Any] = {"evaluation": {"gold": f"{tmp_path}/mine.py:reward"}}
     config = load_config(write_config(**sections))
-    prepared = driver.prepare(config, tmp_path, tmp_path / "run")
+    prepared = driver.preflight(config, tmp_path, tmp_path / "run")
     specs = worker_specs(config, prepared.inputs)
     assert {name for name, spec in specs.items() if spec.secrets} == {"gold"}
     assert {"sampler", "logprobs", "trainer", "reward"} <= {*specs}
@@ -304,7 +306,7 @@ def test_a_model_that_is_only_there_as_a_pickle_is_refused_and_not_opened(
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(bomb(tmp_path / "went off"))
     with pytest.raises(ModelError, match="no safetensors weights, only pickled ones") as refused:
-        driver.prepare(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
+        driver.preflight(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
     assert "safetensors" in refused.value.hint
     assert not (tmp_path / "went off").exists()
 
@@ -340,19 +342,12 @@ def bomb(marker: Path) -> bytes:
     return data
 
 
-def test_nothing_but_a_trainers_scratch_is_read_with_pickle() -> None:
-    """No module imports pickle or its kin, and torch.load is called nowhere: transformers' trainer alone reads pickles."""
-    sources = {path: path.read_text(encoding="utf-8") for path in Path(driver.__file__).parent.rglob("*.py")}
+def test_no_call_opens_a_pickle() -> None:
+    """No torch.load, and numpy may not unpickle. (That no module imports pickle is a contract in pyproject.toml.)"""
+    sources = {path: path.read_text(encoding="utf-8") for path in Path(selfplay.__file__).parent.rglob("*.py")}
     assert len(sources) > 100
-    forbidden = (
-        "import pickle",
-        "torch.load(",
-        "import joblib",
-        "import dill",
-        "import cloudpickle",
-        "allow_pickle=True",
-    )
-    assert [(path.name, word) for path, text in sources.items() for word in forbidden if word in text] == []
+    calls = ("torch.load(", "allow_pickle=True")
+    assert [(path.name, call) for path, text in sources.items() for call in calls if call in text] == []
 
 
 def test_model_code_runs_only_where_a_commit_is_pinned(write_config: WriteConfig) -> None:
@@ -466,7 +461,7 @@ def test_a_models_weights_lie_in_its_folder(
     shutil.copytree(tiny_world / "policy", folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
     with pytest.raises(ModelError, match="no safetensors file of its folder"):
-        driver.prepare(load_config(write_config(policy={"model": str(folder)})), tmp_path, tmp_path / "run")
+        driver.preflight(load_config(write_config(policy={"model": str(folder)})), tmp_path, tmp_path / "run")
 
 
 @pytest.mark.parametrize("section", ["policy", "reward"])
@@ -478,7 +473,7 @@ def test_a_model_with_an_adapter_in_its_folder_is_refused(
     shutil.copytree(tiny_world / ("policy" if section == "policy" else "reward_model"), folder)
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere", "peft_type": "LORA"}')
     with pytest.raises(ModelError, match="holds an adapter"):
-        driver.prepare(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
+        driver.preflight(load_config(write_config(**{section: {"model": str(folder)}})), tmp_path, tmp_path / "run")
 
 
 def test_a_pinned_models_code_is_its_own(tmp_path: Path) -> None:
@@ -563,6 +558,6 @@ def test_a_run_without_evaluation_whose_metric_reads_a_column_is_shown_exported_
     ):
         shown = CliRunner().invoke(app, arguments)
         assert shown.exit_code == 0, shown.stderr
-    kept = Store.open(run).metrics(1, "select")["num_kept"]
+    kept = Store.open(run).outcome(1, SelectOutcome).to_json()["num_kept"]
     assert len((next((tmp_path / "jsonl").rglob("*.jsonl"))).read_text().splitlines()) == kept > 0
     assert client_of(run).get("/run/run").status_code == 200

@@ -42,7 +42,7 @@ COMMANDS = {
     "view",
 }
 HEAVY = ("torch", "vllm", "ray", "transformers", "datasets", "trl", "peft")
-LIBRARIES = ("pyarrow", "numpy", "pydantic", "yaml", "rich")
+LIBRARIES = ("pyarrow", "numpy", "pydantic", "ruamel", "rich")
 
 
 def test_command_surface() -> None:
@@ -153,3 +153,26 @@ def test_a_run_that_is_complete_has_ended_well_whoever_hears_of_it(whole_run: Pa
     os.close(ours)
     child.communicate(b"\n")
     assert child.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", ["resume no-such-run", "no-such-command", "pairs"])
+def test_the_exit_code_is_right_when_nobody_reads_the_output(tmp_path: Path, arguments: str) -> None:
+    """Buffered streams, as every user has them: text that is still in a buffer when Python ends must not change the code."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "selfplay", *arguments.split()]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        for out, err in ((writing, writing), (subprocess.DEVNULL, writing), (writing, subprocess.DEVNULL)):
+            assert subprocess.run(command, stdout=out, stderr=err, env=env, cwd=tmp_path, check=False).returncode == 2
+    finally:
+        os.close(writing)
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        line = f"exec {sys.executable} -m selfplay {arguments} {closed}"
+        assert subprocess.run(["sh", "-c", line], env=env, cwd=tmp_path, check=False).returncode == 2
+
+
+def test_shells_complete_the_commands() -> None:
+    env = {**os.environ, "_SELFPLAY_COMPLETE": "complete_bash", "COMP_WORDS": "selfplay pa", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-m", "selfplay"], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout.split() == ["pairs", "pair"]

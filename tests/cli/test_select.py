@@ -57,7 +57,7 @@ def test_a_file_says_the_same_as_flags(selfplay: Selfplay, tmp_path: Path) -> No
         (["--keep", "0.4", "--columns", "reward_chosen"], "NAME=VALUE"),
         (["--keep", "0.4", "--columns", "reward_chosen=a,reward_chosen=b"], "twice"),
         (["--keep", "0.4", "--option", "tau=1.0"], "tau"),
-        (["--keep", "0.4", "--form", "kto"], "form"),
+        (["--keep", "0.4", "--implicit-margin", "kto"], "implicit_margin"),
         (["--keep", "0.4", "--policy", "no/such/folder"], "no such model folder"),
         ([], "keep"),
     ],

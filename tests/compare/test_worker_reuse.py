@@ -24,8 +24,8 @@ class FakePool:
     def start(self) -> None:
         self.log.append(f"start {self.name}")
 
-    def heal(self) -> None:
-        self.log.append(f"heal {self.name}")
+    def replace_dead(self) -> None:
+        self.log.append(f"replace_dead {self.name}")
 
     def close(self) -> None:
         self.log.append(f"close {self.name}")
@@ -74,7 +74,7 @@ def test_equal_workers_stay_and_are_healed(made: tuple[Config, Inputs], tmp_path
         other = config.model_copy(update={"seed": 7, "selection": config.selection.model_copy(update={"keep": 0.25})})
         with warm(other, inputs, tmp_path) as second:
             assert second == first
-        assert warm.log == [f"heal {name}" for name in ALL]
+        assert warm.log == [f"replace_dead {name}" for name in ALL]
         warm.log.clear()
     assert warm.log == ["shutdown"]
 
@@ -92,7 +92,7 @@ def test_what_differs_is_closed_and_made_anew(made: tuple[Config, Inputs], tmp_p
             assert second.gold is None
             assert second.scorer is not first.scorer
             assert second.sampler is first.sampler
-        closed = [line for line in warm.log if not line.startswith("heal")]
+        closed = [line for line in warm.log if not line.startswith("replace_dead")]
         assert closed == ["close scorer", "close gold", "start scorer"]
 
 

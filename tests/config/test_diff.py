@@ -6,7 +6,7 @@ import pytest
 
 from selfplay.config.diff import Change, changes, flatten, identity_document, tag_of
 from selfplay.config.load import setting_names
-from selfplay.config.tags import ENGINE_RESOURCES, TRL_RESOURCES, Tag
+from selfplay.config.tags import ENGINE_KEYS, TRL_KEYS, Tag
 from tests.helpers.changed_settings import BASE, FUNCTION, NOT_TO_BE_CHANGED, PARTS, SETTINGS, TOGETHER, config
 
 
@@ -31,13 +31,12 @@ def test_a_changed_setting_is_found_with_its_tag(name: str) -> None:
 @pytest.mark.parametrize(
     ("section", "key", "tag"),
     [
-        *(("sampling.engine", key, "resource") for key in sorted(ENGINE_RESOURCES)),
-        *(("training.trl", key, "resource") for key in sorted(TRL_RESOURCES)),
+        *(("sampling.engine", key, tag) for key, tag in ENGINE_KEYS.items()),
+        *(("training.trl", key, tag) for key, tag in TRL_KEYS.items()),
         ("sampling.engine", "max_model_len", "identity"),
         ("sampling.engine", "quantization", "identity"),
         ("sampling.engine", "unheard_of", "identity"),
-        ("training.trl", "label_smoothing", "identity"),
-        ("training.trl", "max_grad_norm", "identity"),
+        ("training.trl", "unheard_of", "identity"),
     ],
 )
 def test_keys_that_pass_through_have_a_tag_each(section: str, key: str, tag: Tag) -> None:

@@ -115,20 +115,21 @@ def test_a_config_cannot_be_changed() -> None:
         ({"selection": {"keep": True}}, "selection.keep` is True"),
         ({"selection": {"metric": "full", "keep": 0.5}}, "metric: full keeps every pair"),
         ({"selection": {"metric": "loudest"}}, "selection.metric` is 'loudest'"),
-        ({"selection": {"beta": 0.1}}, "`beta` goes with form: dpo"),
-        ({"selection": {"first_round_metric": "random"}}, "`first_round_metric` goes with form: dpo"),
-        ({"selection": {"form": "dpo"}}, "needs a reference that differs from the policy"),
-        ({"selection": {"form": "dpo"}, "training": {"reference": "initial"}}, "not defined in round 1"),
+        ({"selection": {"form": "dpo"}}, "`selection.form` is now called `selection.implicit_margin`"),
+        ({"selection": {"beta": 0.1}}, "`beta` goes with implicit_margin: dpo"),
+        ({"selection": {"first_round_metric": "random"}}, "`first_round_metric` goes with implicit_margin: dpo"),
+        ({"selection": {"implicit_margin": "dpo"}}, "needs a reference that differs from the policy"),
+        ({"selection": {"implicit_margin": "dpo"}, "training": {"reference": "initial"}}, "not defined in round 1"),
         (
             {
-                "selection": {"form": "dpo", "first_round_metric": "random"},
+                "selection": {"implicit_margin": "dpo", "first_round_metric": "random"},
                 "training": {"reference": "initial", "start": "initial"},
             },
             "is always 0",
         ),
         (
             {
-                "selection": {"form": "dpo", "first_round_metric": "random"},
+                "selection": {"implicit_margin": "dpo", "first_round_metric": "random"},
                 "training": {"loss": "simpo", "simpo_gamma_beta_ratio": 0.3},
             },
             "needs a reference that differs from the policy",
@@ -174,7 +175,7 @@ def test_refusals(sections: dict[str, Any], message: str) -> None:
         {"selection": {"keep": 0.4}},
         {"selection": {"metric": "full"}},
         {
-            "selection": {"form": "dpo", "first_round_metric": "random", "beta": 0.2},
+            "selection": {"implicit_margin": "dpo", "first_round_metric": "random", "beta": 0.2},
             "training": {"reference": "initial"},
         },
         {"training": {"loss": "simpo", "simpo_gamma_beta_ratio": 0.0}},

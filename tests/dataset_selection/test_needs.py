@@ -12,7 +12,7 @@ from selfplay.dataset_selection.settings import load_settings
 from selfplay.selection.metrics import find_metric
 from selfplay.selection.metrics.inputs import NUM_TOKENS, POLICY_LOGPS, REFERENCE_LOGPS, REWARDS
 
-DPO = {"form": "dpo", "beta": 0.1}
+DPO = {"implicit_margin": "dpo", "beta": 0.1}
 
 
 def needs(metric: str, there: tuple[str, ...] = (), *, has_text: bool = True, **flags: Any) -> Needs:

@@ -208,7 +208,7 @@ def test_a_response_that_kills_its_scorer_is_a_reason(
     ("flags", "columns"),
     [
         ({"metric": "alignment_potential"}, ["policy_logp"]),
-        ({"metric": "alignment_potential", "form": "dpo", "beta": 0.1}, ["policy_logp", "reference_logp"]),
+        ({"metric": "alignment_potential", "implicit_margin": "dpo", "beta": 0.1}, ["policy_logp", "reference_logp"]),
         ({"metric": "ifd"}, ["policy_logp"]),
     ],
 )
@@ -278,7 +278,7 @@ def test_the_dpo_form_takes_another_reference(tmp_path: Path, tiny_world: Path, 
     other = make_tiny_llama(tmp_path / "reference", seed=5)
     rows = [{k: v for k, v in row.items() if "logp" not in k and "tokens" not in k} for row in text_rows(10)]
     source = write_rows(tmp_path / "a.jsonl", rows)
-    flags = {"policy": str(tiny_world / "policy"), "form": "dpo", "beta": 0.1}
+    flags = {"policy": str(tiny_world / "policy"), "implicit_margin": "dpo", "beta": 0.1}
     run(source, reference=str(other), **flags)
     for row in kept(tmp_path / "out"):
         ratios = [row[f"policy_logp_{side}"] - row[f"reference_logp_{side}"] for side in ("chosen", "rejected")]

@@ -19,7 +19,12 @@ def settings(**flags: Any) -> SelectSettings:
 
 def test_defaults_are_the_released_rule() -> None:
     found = settings()
-    assert (found.metric, found.weight, found.form, found.standardize) == ("alignment_potential", 1.0, "simpo", True)
+    assert (found.metric, found.weight, found.implicit_margin, found.standardize) == (
+        "alignment_potential",
+        1.0,
+        "simpo",
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,9 +41,10 @@ def test_defaults_are_the_released_rule() -> None:
         ({"keep": "40%"}, "as 0.4"),
         ({"keep": "7.5 %"}, "as 0.075"),
         ({"keep": True}, "`keep` is True"),
-        ({"form": "dpo"}, "beta"),
-        ({"beta": 0.1}, "form: dpo"),
-        ({"form": "dpo", "beta": 0.0}, "beta"),
+        ({"form": "dpo"}, "`form` is now called `implicit_margin`"),
+        ({"implicit_margin": "dpo"}, "beta"),
+        ({"beta": 0.1}, "implicit_margin: dpo"),
+        ({"implicit_margin": "dpo", "beta": 0.0}, "beta"),
         ({"weight": -1.0}, "weight"),
         ({"reward_model": "a", "reward_function": "b:c"}, "one of"),
         ({"reference": "a"}, "needs `policy`"),

@@ -310,7 +310,9 @@ guarded(command)()
 """
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "libraries.log")], stderr=writing, check=False)
+    command = [sys.executable, "-c", code, str(tmp_path / "libraries.log")]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stderr=writing, env=env, check=False)
     os.close(writing)
     assert done.returncode == 3
     assert "a library" in (tmp_path / "libraries.log").read_text()

@@ -11,7 +11,8 @@ import pytest
 
 from selfplay.core.errors import BackendError
 from selfplay.core.protocols import LogprobItem, SampleRequest, SamplingSettings
-from selfplay.execution.row_check import rows_asked
+from selfplay.core.stages import stage_named
+from selfplay.execution.row_check import requested_rows
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes
 from tests.run.test_driver import is_complete, resume, start
@@ -54,7 +55,7 @@ def test_rows_of_others_are_not_kept(
         return wrong(right(*args)) if len(calls) == 2 else right(*args)
 
     setattr(backend, method, second_is_wrong)
-    said = {fewer: r"asked for (\d+) rows and answered with", swapped: "same order", of_others: "stranger"}[wrong]
+    said = {fewer: r"asked for (\d+) rows and returned", swapped: "same order", of_others: "stranger"}[wrong]
     with pytest.raises(BackendError, match=said) as refused:
         start(write_config(rounds=1, evaluation=None), run, fakes)
     assert f"round 1 {stage}: shard 1" in refused.value.message
@@ -62,14 +63,14 @@ def test_rows_of_others_are_not_kept(
     assert kept == ["part-00000.parquet"]
     resume(run, Fakes(gold=False))
     assert is_complete(run, 1)
-    assert Store.open(run).metrics(1, stage)["adopted_shards"] == 1
+    assert Store.open(run).outcome(1, stage_named(stage).outcome).adopted_shards == 1
 
 
 def test_what_is_asked_is_read_off_the_arguments() -> None:
     requests = [SampleRequest("p", [1], 7), SampleRequest("q", [1], 7, num_responses=1, first_index=3)]
-    assert rows_asked((requests, SamplingSettings(2, 1.0, 8))) == [("p", 0), ("p", 1), ("q", 3)]
+    assert requested_rows((requests, SamplingSettings(2, 1.0, 8))) == [("p", 0), ("p", 1), ("q", 3)]
     items: Sequence[LogprobItem] = [LogprobItem("a", [1], [2])]
-    assert rows_asked(("folder", "digest", items, [[5], [6]])) == ["a"]
+    assert requested_rows(("folder", "digest", items, [[5], [6]])) == ["a"]
     # all prompts of a shard are the second model's
-    assert rows_asked(([], SamplingSettings(2, 1.0, 8))) is None
-    assert rows_asked(([1, 2], 3, "how")) is None
+    assert requested_rows(([], SamplingSettings(2, 1.0, 8))) is None
+    assert requested_rows(([1, 2], 3, "how")) is None

@@ -23,7 +23,7 @@ FUNCTION_PART = {"reward": {"parts": {"NAME": {"function": "m:reward"}, "short":
 SIMPO = {
     "training": {"beta": 1.0, "learning_rate": 1e-5, "batch_size": 4, "loss": "simpo", "simpo_gamma_beta_ratio": 0.3}
 }
-DPO_FORM = {"selection": {"form": "dpo", "first_round_metric": "random"}}
+DPO_FORM = {"selection": {"implicit_margin": "dpo", "first_round_metric": "random"}}
 
 # setting -> (tag, another value, sections of the base in which that value is allowed)
 ROLE: dict[str, Any] = {"replicas": 2, "num_cpus": 1.0, "num_gpus": 1.0, "threads": 2, "resources": {"x": 1.0}}
@@ -90,7 +90,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "selection.options": ("identity", {"tau": 2.0}, {"selection": {"metric": "rs_dpo"}}),
     "selection.group_column": ("identity", "topic", {}),
     "selection.weight": ("identity", 2.5, {}),
-    "selection.form": ("identity", "dpo", {}),
+    "selection.implicit_margin": ("identity", "dpo", {}),
     "selection.standardize": ("identity", False, {}),
     "selection.beta": ("identity", 0.3, DPO_FORM),
     "selection.keep": ("identity", 0.4, {}),
@@ -140,8 +140,8 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "storage.keep_policies": ("resource", "all", {}),
     "storage.keep_trainer_checkpoints": ("resource", 2, {}),
     "storage.check_free_space": ("resource", False, {}),
-    "cluster.call_timeout": ("resource", 0.0, {}),
-    "cluster.max_quarantined": ("resource", 0, {}),
+    "cluster.heartbeat_timeout": ("resource", 0.0, {}),
+    "cluster.max_poison_items": ("resource", 0, {}),
     "gates.max_empty": ("resource", 1.0, {}),
     "gates.max_truncated": ("resource", 1.0, {}),
     "gates.max_repeated": ("resource", 1.0, {}),
@@ -157,7 +157,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
 NOT_TO_BE_CHANGED = {"cluster.trainer.replicas", "sampling.engine", "training.trl"}
 # a value that is allowed only together with another one
 TOGETHER: dict[str, dict[str, Any]] = {
-    "selection.form": {"selection.first_round_metric": "random"},
+    "selection.implicit_margin": {"selection.first_round_metric": "random"},
     "training.loss": {"training.simpo_gamma_beta_ratio": 0.3, "training.reference": "previous"},
 }
 

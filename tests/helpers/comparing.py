@@ -12,7 +12,7 @@ import pyarrow as pa
 from selfplay.compare.arms import EQUAL, parse_arms
 from selfplay.compare.main import compare
 from selfplay.compare.settings import Wanted
-from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightChange
+from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightSync
 from selfplay.execution.progress import Reporter
 from tests.helpers.fakes import Fakes, FakeSampler
 
@@ -22,7 +22,7 @@ class PolicySampler(FakeSampler):
 
     served = "0"
 
-    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightChange:
+    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         self.served = digest
         return super().load_policy(folder, digest, canaries)
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
 from selfplay.config.schema import Config
-from selfplay.core.pool import Call, Killed, LocalPool, Workers
+from selfplay.core.machine import DeviceFacts
+from selfplay.core.pool import Call, LocalPool, WorkerCrash, Workers
 from selfplay.core.protocols import (
     Canary,
     LogprobItem,
@@ -28,7 +29,7 @@ from selfplay.core.protocols import (
     StepMetrics,
     TrainJob,
     TrainResult,
-    WeightChange,
+    WeightSync,
 )
 from selfplay.inputs.resolve import Inputs
 
@@ -43,10 +44,10 @@ class FakeSampler:
     def describe(self) -> dict[str, Any]:
         return {"engine": "fake"}
 
-    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightChange:
+    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         assert Path(folder).is_dir()
         self.loaded.append(digest)
-        return WeightChange("loaded", digest, 0.0, None)
+        return WeightSync("loaded", digest, 0.0, None)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
         rows = []
@@ -87,6 +88,7 @@ class FakeLogprobs:
         self.calls: list[tuple[str, str]] = []
         # what only some metrics ask for: (method, response id)
         self.made: list[tuple[str, str]] = []
+        self.dtypes: list[str] = []
 
     def logprobs(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
         self.calls += [(digest, item.response_id) for item in items]
@@ -124,6 +126,9 @@ class FakeLogprobs:
         ids = pa.array([item.response_id for item in items], pa.string())
         return pa.table({"response_id": ids, "embedding": pa.array(rows, pa.list_(pa.float32(), 3))})
 
+    def use_dtype(self, dtype: str) -> None:
+        self.dtypes.append(dtype)
+
     def release(self) -> None:
         pass
 
@@ -152,29 +157,56 @@ class FakeTrainer:
         return TrainResult(steps, 0, 0.6931, 0.6931, len(job.pairs), 0.0, 0.0, 1.0, 1.0, 0.1, log, [], {"fake": "1"})
 
 
-class FragilePool(LocalPool):
-    """A pool whose worker dies in a call that holds the id of a poison: as the Ray pool, without processes."""
+# what the workers of fakes report, unless a test chooses other facts
+DEVICE = DeviceFacts("fake", (), 64 << 30, 64 << 30, None, 2)
 
-    def __init__(self, backend: Any, poison: Collection[str]) -> None:
+
+class FakePool(LocalPool):
+    """A pool of `num_workers` that share one backend and finish in an order that `seed` decides. A worker dies in a call that
+    holds the id of a poison: as in the Ray pool, without processes."""
+
+    def __init__(
+        self,
+        backend: Any,
+        poison: Collection[str] = (),
+        *,
+        num_workers: int = 1,
+        seed: int = 0,
+        devices: Sequence[DeviceFacts] = (DEVICE,),
+    ) -> None:
         super().__init__(backend)
         self.poison = poison
-        self.deaths = 0
-        self._news: list[str] = []
+        self.num_workers, self._order, self._facts = num_workers, random.Random(seed), list(devices)
+        self.num_crashes = 0
+        self._events: list[str] = []
+
+    def devices(self) -> list[DeviceFacts]:
+        return [self._facts[index % len(self._facts)] for index in range(self.num_workers)]
 
     def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
+        running: list[tuple[int, Any]] = []
         for call in calls:
-            items = [item for argument in call.args if isinstance(argument, list) for item in argument]
-            if any(is_of(item) in self.poison for item in items if isinstance(item, ITEMS)):
-                assert call.patience is not None
-                self.deaths += call.patience
-                self._news += [f"worker 0 died (killed by {method}) and is replaced"] * call.patience
-                yield call.key, Killed(f"killed by {method}", call.patience)
-            else:
-                yield call.key, getattr(self.backend, method)(*call.args)
+            running.append((call.key, self._run(method, call)))
+            if len(running) == self.num_workers:
+                yield running.pop(self._order.randrange(len(running)))
+        self._order.shuffle(running)
+        yield from running
 
-    def news(self) -> list[str]:
-        told, self._news = self._news, []
-        return told
+    def _run(self, method: str, call: Call) -> Any:
+        items = [item for argument in call.args if isinstance(argument, list) for item in argument]
+        if any(is_of(item) in self.poison for item in items if isinstance(item, ITEMS)):
+            assert call.max_crashes is not None
+            self.num_crashes += call.max_crashes
+            self._events += [f"worker 0 died (killed by {method}) and is replaced"] * call.max_crashes
+            return WorkerCrash(f"killed by {method}", call.max_crashes)
+        return getattr(self.backend, method)(*call.args)
+
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
+        return [getattr(self.backend, method)(*args) for _ in range(self.num_workers)]
+
+    def drain_events(self) -> list[str]:
+        events, self._events = self._events, []
+        return events
 
 
 ITEMS = (SampleRequest, ScoreItem, LogprobItem, Question)
@@ -185,11 +217,23 @@ def is_of(item: SampleRequest | ScoreItem | LogprobItem | Question) -> str:
 
 
 class Fakes:
-    """One set of fakes, and the workers made of them. `poison`: ids of prompts and responses that kill their workers."""
+    """One set of fakes, and the workers made of them. `poison`: ids of prompts and responses that kill their workers;
+    `num_workers` of each role but the trainer, which finish in an order that `seed` decides; `devices`: what they report."""
 
-    def __init__(self, gold: bool = True, poison: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        gold: bool = True,
+        poison: Collection[str] = (),
+        *,
+        num_workers: int = 1,
+        seed: int = 0,
+        devices: Sequence[DeviceFacts] = (DEVICE,),
+        trainer_device: DeviceFacts = DEVICE,
+    ) -> None:
         self.poison = poison
-        self.fragile: list[FragilePool] = []
+        self._options = {"num_workers": num_workers, "seed": seed, "devices": devices}
+        self._trainer_device = trainer_device
+        self.pools: list[FakePool] = []
         self.sampler, self.scorer, self.logprobs, self.trainer = (
             FakeSampler(),
             FakeScorer(),
@@ -202,15 +246,15 @@ class Fakes:
 
     @contextlib.contextmanager
     def __call__(self, config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
-        def pool(backend: Any) -> FragilePool:
-            self.fragile.append(FragilePool(backend, self.poison))
-            return self.fragile[-1]
+        def pool(backend: Any) -> FakePool:
+            self.pools.append(FakePool(backend, self.poison, **self._options))
+            return self.pools[-1]
 
         yield Workers(
             pool(self.sampler),
             None if config.reward.parts else pool(self.scorer),
             pool(self.logprobs),
-            pool(self.trainer),
+            FakePool(self.trainer, devices=[self._trainer_device]),
             pool(self.gold) if self.gold else None,
             {name: pool(self.parts.setdefault(name, FakeScorer())) for name in config.reward.parts},
         )

@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 
 from selfplay.config.load import validate
+from selfplay.core.outcomes import from_json
 from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, to_table
+from selfplay.core.stages import CANDIDATES, stage_named, stages_of
 from selfplay.run.stages.evaluation_metrics import summarize
-from selfplay.run.stages.pair import candidate_table, pairing_metrics, unused_table
-from selfplay.run.stages.score import reward_metrics
+from selfplay.run.stages.pair import candidate_table, pair_outcome, unused_table
+from selfplay.run.stages.score import score_outcome
 from selfplay.selection.pairing import Pairing, PairRules, build_pairs
 from selfplay.selection.responses import ResponsePool, response_pool
 from selfplay.selection.select import PairPool, select
 from selfplay.store.durable import pretty_json
-from selfplay.store.layout import CANDIDATES
 from selfplay.store.run import Store, now
-from selfplay.store.run_state import stages_of
+from tests.helpers.outcomes import DOCUMENTS
 
 NUM_PROMPTS = 12
 NUM_RESPONSES = 4
@@ -110,8 +111,10 @@ class Maker:
             (scratch / "model.safetensors").write_bytes(bytes(range(256)) * 4)
             (scratch / "config.json").write_text('{"model_type": "llama"}')
             writer.adopt_folder(scratch, "policy")
-        metrics = {**metrics, **self.fields.get((number, stage), {}), "adopted_shards": 0}
-        writer.commit(1, CREATED, 1.5, metrics)
+        recorded = {**metrics, **self.fields.get((number, stage), {})}
+        if recorded.get("skipped"):  # of a training that did not take place nothing else is recorded
+            recorded = {name: recorded[name] for name in DOCUMENTS["train"]} | {"optimizer_steps": 0}
+        writer.commit(1, CREATED, 1.5, from_json(stage_named(stage).outcome, recorded))
 
     def _prompts(self, number: int) -> Rows:
         count = NUM_PROMPTS if number else 6
@@ -159,7 +162,7 @@ class Maker:
             "num_duplicates": len(rows) - len({(row.prompt_id, row.text) for row in rows}),
             "num_tokens_sampled": sum(row.num_tokens for row in rows),
             "weight_changes": [_change("reloaded")], "engines": [{"device": "cpu"}], "sampling_seconds": 1.25,
-            "stop_token_ids": [2],
+            "stop_token_ids": [2], "drop_reasons": {}, "quarantined": {}, "num_mixed": 0,
         }  # fmt: skip
         reads = [(number, "prompts"), *([(number - 1, "train")] if number > 1 else [])]
         half = len(rows) // 2
@@ -177,9 +180,8 @@ class Maker:
     def score(self, number: int) -> None:
         table = to_table(Reward, self._rewards(number))
         reads = [(number, "prompts"), (number, "sample")]
-        self._commit(
-            number, "score", reads, [("", [table])], {"num_responses": table.num_rows, **reward_metrics(table)}
-        )
+        outcome = score_outcome(table, combined=None, gold_drop_reasons={}, gold_lacks=[])
+        self._commit(number, "score", reads, [("", [table])], outcome.to_json())
 
     def _pool(self, number: int) -> ResponsePool:
         responses, rewards = self._responses(number), self._rewards(number)
@@ -202,7 +204,7 @@ class Maker:
 
         pairing = self._pairing(number)
         ids = pa.array([row.response_id for row in self._responses(number)])
-        metrics = pairing_metrics(self._pool(number), pairing)
+        metrics = pair_outcome(self._pool(number), pairing, []).to_json()
         reads = [(number, "sample"), (number, "score")]
         tables = [(CANDIDATES, [candidate_table(ids, pairing)]), ("", [unused_table(ids, pairing)])]
         self._commit(number, "pair", reads, tables, metrics)
@@ -220,7 +222,7 @@ class Maker:
         table = to_table(Logprobs, self._logprobs(number))
         metrics = {
             "num_responses": table.num_rows, "policy_digest": "a" * 64, "reference_digest": "a" * 64,
-            "reference_is_policy": True,
+            "reference_is_policy": True, "quarantined": {}, "made_for_metric": {},
         }  # fmt: skip
         self._commit(number, "logprobs", [(number, "pair"), (number, "sample")], [("", [table])], metrics)
 
@@ -246,7 +248,7 @@ class Maker:
         pairs, summary = _selected(pairs)
         table = to_table(Pair, pairs)
         reads = [(number, stage) for stage in ("prompts", "sample", "score", "pair", "logprobs")]
-        self._commit(number, "select", reads, [("", [table])], {"num_pairs": len(pairs), **summary})
+        self._commit(number, "select", reads, [("", [table])], summary)
 
     def train(self, number: int) -> None:
         step = {
@@ -255,6 +257,7 @@ class Maker:
         }  # fmt: skip
         metrics = {
             "skipped": False, "policy_round": number, "policy_digest": "b" * 64, "num_pairs": 5, "optimizer_steps": 12,
+            "num_pairs_quarantined": 0,
             "resumed_from_step": 0, "first_loss": 0.6931, "expected_first_loss": 0.6931, "checked_pairs": 5,
             "logp_error_max": 1e-6, "logp_error_mean": 1e-7, "update_norm": 0.25, "changed_fraction": 0.98,
             "seconds": 1.4, "steps": [step], "canaries": [{"prompt_token_ids": [1], "positions": []}],
@@ -283,7 +286,8 @@ class Maker:
         initial, previous = (self._evaluation(other) for other in (0, number - 1)) if number else (None, None)
         metrics = {
             "weight_changes": [_change("reloaded" if number else "loaded")], "policy_digest": "b" * 64,
-            **summarize(table, initial, previous, 0, gold=True),
+            "eval_quarantined": {},
+            **dataclasses.asdict(summarize(table, initial, previous, 0, gold=True, gold_drop_reasons={})),
         }  # fmt: skip
         reads = [(0, "prompts"), *([(0, "evaluate"), (number - 1, "evaluate"), (number, "train")] if number else [])]
         self._commit(number, "evaluate", sorted(set(reads)), [("", [table])], metrics)

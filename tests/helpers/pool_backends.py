@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from selfplay.core.errors import ModelError, WeightChangeError, WorkerLostError
+from selfplay.core.errors import ModelError, WeightSyncError, WorkerLostError
 from selfplay.core.heartbeat import beat
 
 
@@ -61,7 +61,7 @@ class Counter:
         if kind == "model":
             raise ModelError("no such model", "Look for it.")
         if kind == "weights":
-            raise WeightChangeError("canary missed", "Rebuild.")
+            raise WeightSyncError("canary missed", "Rebuild.")
         raise KeyError("not ours")
 
     def count(self, up_to: int, progress: Callable[[int], None]) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from selfplay.store.durable import sealed_json, unsealed_json
+from selfplay.store.durable import json_with_checksum, parse_checked_json
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """`change` the document in place."""
-    document = unsealed_json(path.read_bytes())
+    document = parse_checked_json(path.read_bytes())
     change(document)
-    path.write_bytes(sealed_json(document))
+    path.write_bytes(json_with_checksum(document))

@@ -8,10 +8,9 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from hypothesis import strategies as st
 
-from selfplay.selection.ids import Ids, mixed
+from selfplay.selection.hashing import random_bits
 from selfplay.selection.pairing import Pairing, PairRules, build_pairs
 from selfplay.selection.pairing.similarity import similarity
 from selfplay.selection.responses import response_pool
@@ -65,8 +64,7 @@ def pairs_of(pairing: Pairing) -> list[tuple[int, int]]:
 
 
 def chance(row: Row, seed: int) -> int:
-    prompt = Ids.of([row.prompt]).hashes(seed)
-    return int(mixed(prompt ^ mixed(np.array([row.index], dtype=np.uint64)))[0] >> np.uint64(1))
+    return int(random_bits([f"{row.index} {row.prompt}"], seed)[0]) >> 1
 
 
 def slow_candidates(rows: list[Row], reward: dict[int, float], usable: list[int], rules: PairRules, seed: int):

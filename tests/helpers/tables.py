@@ -17,7 +17,7 @@ from selfplay.core.protocols import LogprobItem, ScoreItem
 from selfplay.dataset_selection.models import Models
 from selfplay.dataset_selection.pipeline import Outcome
 from selfplay.dataset_selection.settings import SelectSettings
-from tests.helpers.fakes import FragilePool
+from tests.helpers.fakes import FakePool
 
 Select = Callable[..., Outcome]
 
@@ -139,4 +139,4 @@ class Fakes:
     @contextmanager
     def __call__(self, settings: SelectSettings, models: Models, log_folder: Path) -> Iterator[Mapping[str, Pool]]:
         self.started += 1
-        yield {"scorer": FragilePool(self.scorer, self.poison), "logprobs": FragilePool(self.logprobs, self.poison)}
+        yield {"scorer": FakePool(self.scorer, self.poison), "logprobs": FakePool(self.logprobs, self.poison)}

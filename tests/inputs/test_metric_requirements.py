@@ -15,10 +15,11 @@ import pytest
 
 from selfplay.config.load import load_config
 from selfplay.core.errors import ConfigError, DriftError
+from selfplay.core.outcomes import LogprobsOutcome, SelectOutcome
+from selfplay.core.stages import CANDIDATES, READ
 from selfplay.run import driver
 from selfplay.run.stages.metric_features import TABLES
 from selfplay.selection.metrics import METRICS
-from selfplay.store.layout import CANDIDATES, READ
 from selfplay.store.run import Store
 from tests.behaviour.test_mix import second_model  # noqa: F401 - a fixture
 from tests.helpers.fakes import Fakes
@@ -47,7 +48,7 @@ METHODS = {"ifd": "logprobs_alone", "ask_llm": "yes_probability", "density": "em
 
 
 def prepare(config: Path, run_dir: Path) -> driver.Prepared:
-    return driver.prepare(load_config(config, []), config.parent, run_dir)
+    return driver.preflight(load_config(config, []), config.parent, run_dir)
 
 
 def ranked(store: Store, number: int = 1) -> list[dict[str, Any]]:
@@ -80,10 +81,10 @@ def test_nothing_is_made_that_the_metric_does_not_read(write_config: WriteConfig
     paired = {*store.table(1, "logprobs")["response_id"].to_pylist()}
     assert [name for _, name in fakes.logprobs.calls] == sorted(paired)
     assert fakes.logprobs.made == []
-    assert store.metrics(1, "logprobs")["made_for_metric"] == {}
+    assert store.outcome(1, LogprobsOutcome).to_json()["made_for_metric"] == {}
     folders = {path.name for path in store.layout.stage(1, "logprobs").iterdir() if path.is_dir()}
     assert not folders & {*TABLES.values()}
-    assert store.metrics(1, "select")["metric"] == metric
+    assert store.outcome(1, SelectOutcome).to_json()["metric"] == metric
     assert any(row["kept"] for row in ranked(store))
 
 
@@ -96,7 +97,7 @@ def test_what_a_metric_asks_of_the_policy_is_made_once_for_each_chosen_response(
     chosen = sorted({*store.table(1, "pair", CANDIDATES)["chosen_response_id"].to_pylist()})
     assert fakes.logprobs.made == [(METHODS[metric], name) for name in chosen]
     assert len({name for _, name in fakes.logprobs.calls}) == len(fakes.logprobs.calls)
-    (made,) = store.metrics(1, "logprobs")["made_for_metric"].values()
+    (made,) = store.outcome(1, LogprobsOutcome).to_json()["made_for_metric"].values()
     assert made["num_responses"] == len(chosen)
     rows = ranked(store)
     assert rows
@@ -128,7 +129,7 @@ def test_apl_has_the_entropy_of_all_of_a_prompts_responses(write_config: WriteCo
     assert sorted(asked) == sorted(row["response_id"] for row in sample if row["prompt_id"] in paired)
     assert any(row["finish_reason"] == "length" for row in sample if row["prompt_id"] in paired)
     # the fake's log-prob, written out
-    digest = store.metrics(1, "logprobs")["policy_digest"]
+    digest = store.outcome(1, LogprobsOutcome).to_json()["policy_digest"]
     logps = defaultdict(list)
     for row in sample:
         logps[row["prompt_id"]].append(-0.1 * sum(row["token_ids"]) / 7 - 0.01 * (int(digest[:4], 16) % 10))
@@ -184,7 +185,9 @@ def test_what_was_made_is_adopted_by_a_resume(write_config: WriteConfig, tmp_pat
     assert digests(store) == whole
     asked = [name for _, name in broken.logprobs.made + second.logprobs.made]
     assert (
-        len(asked) == len({*asked}) == store.metrics(1, "logprobs")["made_for_metric"]["ask_llm_yes"]["num_responses"]
+        len(asked)
+        == len({*asked})
+        == store.outcome(1, LogprobsOutcome).to_json()["made_for_metric"]["ask_llm_yes"]["num_responses"]
     )
     assert not second.logprobs.calls
 
@@ -196,7 +199,7 @@ def test_long_examples_are_trimmed_and_counted(write_config: WriteConfig, tiny_w
     fakes = Fakes()
     config = write_config(**ONE, selection={"metric": "ask_llm"}, prompts={"source": str(source)})
     store = start(config, tmp_path / "run", fakes)
-    made = store.metrics(1, "logprobs")["made_for_metric"]["ask_llm_yes"]
+    made = store.outcome(1, LogprobsOutcome).to_json()["made_for_metric"]["ask_llm_yes"]
     prompts = {row["prompt_id"]: row for row in store.table(1, "prompts").to_pylist()}
     asked = by_id(store, "logprobs", TABLES["ask_llm_yes"])
     sample = by_id(store, "sample")
@@ -209,7 +212,7 @@ def test_dpo_gap_ranks_from_round_2_on(write_config: WriteConfig, tmp_path: Path
     selection = {"metric": "dpo_gap", "first_round_metric": "ifd"}
     fakes = Fakes()
     store = start(write_config(selection=selection, training=INITIAL, evaluation=None), tmp_path / "run", fakes)
-    assert [store.metrics(number, "select")["metric"] for number in (1, 2)] == ["ifd", "dpo_gap"]
+    assert [store.outcome(number, SelectOutcome).to_json()["metric"] for number in (1, 2)] == ["ifd", "dpo_gap"]
     assert {name.partition("-r")[2][:3] for _, name in fakes.logprobs.made} == {"001"}
     for row in ranked(store, 2):
         gap = row["policy_logp_chosen"] - row["reference_logp_chosen"]
@@ -220,7 +223,7 @@ def test_dpo_gap_ranks_from_round_2_on(write_config: WriteConfig, tmp_path: Path
 def test_options_reach_the_metric(write_config: WriteConfig, tmp_path: Path) -> None:
     selection = {"metric": "rs_dpo", "options": {"tau": 4.0}}
     store = start(write_config(**ONE, selection=selection), tmp_path / "run", Fakes())
-    assert store.metrics(1, "select")["options"] == {"tau": 4.0, "eta": 0.5}
+    assert store.outcome(1, SelectOutcome).to_json()["options"] == {"tau": 4.0, "eta": 0.5}
     for row in ranked(store):
         assert row["metric_value"] == pytest.approx(1 / (1 + math.exp(-row["explicit_margin"] / 4.0)))
 
@@ -259,7 +262,7 @@ def test_groups_are_ranked_by_z_scores_of_their_own(
     store = start(config, tmp_path / "run", Fakes())
     groups = {name: row["group"] for name, row in by_id(store, "select", READ, "pair_id").items()}
     assert {*groups.values()} == {"a", "7", '{"b": [1]}', None}
-    assert store.metrics(1, "select")["num_groups"] == 4
+    assert store.outcome(1, SelectOutcome).to_json()["num_groups"] == 4
     log = (store.layout.attempt(1) / "log.txt").read_text()
     num_without = sum(group is None for group in groups.values())
     assert f"{num_without} of {len(groups)} pairs have no kind: they are a group of their own" in log
@@ -346,7 +349,10 @@ def test_what_a_run_refuses_before_it_begins(
             {"metric": "explicit"},
             "`selection.metric` is 'explicit': no metric 'explicit'. Did you mean 'explicit_margin'",
         ),
-        ({"form": "dpo", "first_round_metric": "m.py:mine"}, "`selection.first_round_metric` is 'm.py:mine'"),
+        (
+            {"implicit_margin": "dpo", "first_round_metric": "m.py:mine"},
+            "`selection.first_round_metric` is 'm.py:mine'",
+        ),
         ({"metric": "full", "keep": 1.0, "group_column": "topic"}, "whatever its group"),
         ({"first_round_metric": "random"}, "with a metric that reads the reference"),
     ],

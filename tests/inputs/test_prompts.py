@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfplay.core.errors import DataError
-from selfplay.inputs.prompts import canonical_json, load_prompts, read_rows, source_digest
+from selfplay.inputs.prompts import load_prompts
+from selfplay.inputs.rows.source import open_source, source_digest
+from selfplay.inputs.rows.values import canonical_json
 
 ROWS = [{"question": "2 + 2?", "answer": "4"}, {"question": "Say hello.", "answer": "hello"}]
 
@@ -49,7 +51,7 @@ def test_every_kind_of_file_gives_the_same_prompts(tmp_path, kind):
         (f"train.{kind}", 1, True),
         (f"train.{kind}", 2, True),
     ]
-    assert source.bad_rows == [] and source.columns == ["question", "answer"]
+    assert source.bad_rows.count == 0 and source.columns == ["question", "answer"]
 
 
 @pytest.mark.parametrize(
@@ -66,12 +68,12 @@ def test_saved_dataset_with_and_without_splits(tmp_path):
     data = datasets.Dataset.from_list(ROWS)
     data.save_to_disk(tmp_path / "one")
     datasets.DatasetDict(train=data, test=data.select([1])).save_to_disk(tmp_path / "two")
-    assert [row.values for row in read_rows("one", base_dir=tmp_path)] == ROWS
-    assert [row.values for row in read_rows("two", "test", tmp_path)] == ROWS[1:]
+    assert [row.values for row in open_source("one", base_dir=tmp_path).rows()] == ROWS
+    assert [row.values for row in open_source("two", "test", tmp_path).rows()] == ROWS[1:]
     with pytest.raises(DataError, match="has several splits; there are train, test"):
-        list(read_rows("two", base_dir=tmp_path))
+        open_source("two", base_dir=tmp_path)
     with pytest.raises(DataError, match="without splits"):
-        list(read_rows("one", "train", tmp_path))
+        open_source("one", "train", tmp_path)
 
 
 def test_every_bad_row_is_reported_with_its_line(tmp_path):
@@ -85,10 +87,10 @@ def test_every_bad_row_is_reported_with_its_line(tmp_path):
         8: ({"question": []}, "has no messages"),
         9: ({"question": [user, {"role": "assistant", "content": "x"}]}, "ends in a user turn"),
         10: ({"question": [{"role": "robot", "content": "x"}, user]}, "'robot'; roles are system, user, assistant"),
-        11: ({"question": [user, {"role": "system", "content": "x"}, user]}, "message 2 is of the role 'system'"),
-        12: ({"question": ["hi"]}, "no object with role and content"),
+        11: ({"question": [user, {"role": "system", "content": "x"}, user]}, "a system message that is not its first"),
+        12: ({"question": ["hi"]}, "not an object with role and content"),
         13: ({"question": [{"role": "user", "content": [{"type": "text"}]}]}, "is not text but list"),
-        14: ({"question": [{**user, "tool_calls": [1]}]}, "has 'tool_calls'; only role and content"),
+        14: ({"question": [{**user, "tool_calls": [1]}]}, "has 'tool_calls': only text messages are read"),
         15: ('["a", "list"]', "not a JSON object but list"),
         16: ('{"question": "half \\ud83d"}', "not valid Unicode at character 6"),
     }
@@ -98,7 +100,7 @@ def test_every_bad_row_is_reported_with_its_line(tmp_path):
         file.write(b'{"question": "\xff"}\n{"question": "last"}\n')
     source = load_prompts("a.jsonl", "question", base_dir=tmp_path)
     assert [(p.messages[0]["content"], p.row) for p in source.prompts] == [("good", 1), ("last", 18)]
-    reasons = {row.row: row.reason for row in source.bad_rows}
+    reasons = {row.row: row.detail for row in source.bad_rows.examples}
     assert sorted(reasons) == [*sorted(bad), 17]
     for line, (_, reason) in bad.items():
         assert reason in reasons[line]
@@ -109,7 +111,7 @@ def test_csv_rows_of_wrong_width_and_encoding(tmp_path):
     (tmp_path / "a.csv").write_bytes(b'q,a\n"two\nlines",1\nx,1,2\nx\nbad \xff,1\n\nlast,1\n')
     source = load_prompts("a.csv", "q", base_dir=tmp_path)
     assert [(p.messages[0]["content"], p.row) for p in source.prompts] == [("two\nlines", 1), ("last", 5)]
-    assert [(b.row, b.reason) for b in source.bad_rows] == [
+    assert [(b.row, b.detail) for b in source.bad_rows.examples] == [
         (2, "3 fields, the header has 2"),
         (3, "1 fields, the header has 2"),
         (4, "column 'q' is not valid Unicode at character 5"),
@@ -141,7 +143,7 @@ def test_own_ids(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [{"q": "x", "id": 1}, {"q": "y", "id": "b"}, {"q": "z", "id": 1.5}, {"q": "w"}])
     source = load_prompts("a.jsonl", "q", base_dir=tmp_path, id_column="id")
     assert [p.prompt_id for p in source.prompts] == ["1", "b"]
-    assert [(b.row, b.reason.split(" but ")[1]) for b in source.bad_rows] == [(3, "float"), (4, "NoneType")]
+    assert [(b.row, b.detail.split(" but ")[1]) for b in source.bad_rows.examples] == [(3, "float"), (4, "NoneType")]
     assert json.loads(source.prompts[0].columns_json) == {"id": 1}
 
 
@@ -189,10 +191,10 @@ def test_missing_and_unreadable_files(tmp_path):
     with pytest.raises(DataError, match="not valid JSON"):
         load_prompts("a.json", "q", base_dir=tmp_path)
     (tmp_path / "a.xlsx").write_bytes(b"")
-    with pytest.raises(DataError, match="of no kind that is known"):
+    with pytest.raises(DataError, match="an unknown file format"):
         load_prompts("a.xlsx", "q", base_dir=tmp_path)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match=r"no folder of Dataset\.save_to_disk"):
+    with pytest.raises(DataError, match=r"not a folder of Dataset\.save_to_disk"):
         load_prompts("folder", "q", base_dir=tmp_path)
 
 

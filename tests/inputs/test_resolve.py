@@ -315,7 +315,7 @@ def test_a_users_module_that_changes_folders_takes_the_run_along_nowhere(
     monkeypatch.chdir(tmp_path)
     functions(tmp_path, moves="import os\nos.chdir('/')\ndef reward(prompt, response):\n    return 0.0\n")
     config = load_config(write_config(reward={"model": None, "function": "moves.py:reward"}))
-    driver.prepare(config, tmp_path, Path("runs/new"))
+    driver.preflight(config, tmp_path, Path("runs/new"))
     assert Path.cwd() == tmp_path
 
 

@@ -19,12 +19,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from selfplay.api import standard_observers
 from selfplay.cli.main import app
 from selfplay.config.load import load_config, validate
 from selfplay.config.schema import Config
 from selfplay.core.errors import BackendError, DriftError, Interrupted, ResourceError, SelfplayError
+from selfplay.core.outcomes import PromptsOutcome
 from selfplay.core.pool import LocalPool, Workers
 from selfplay.core.protocols import StepMetrics
+from selfplay.core.stages import STAGE_NAMES
 from selfplay.execution import signals as stopping
 from selfplay.execution.progress import Reporter
 from selfplay.inputs.resolve import Inputs
@@ -42,8 +45,10 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}<|assist
 
 
 def start(config: Path, run_dir: Path, workers: driver.MakeWorkers, *, grace: float = 25.0) -> Store:
-    prepared = driver.prepare(load_config(config), config.parent, run_dir)
-    return driver.start(prepared, config.read_text(), [], Reporter(quiet=True), grace, workers)
+    prepared = driver.preflight(load_config(config), config.parent, run_dir)
+    return driver.run(
+        prepared, config.read_text(), [], Reporter(quiet=True), grace, workers, observers=standard_observers
+    )
 
 
 def resume(run_dir: Path, workers: driver.MakeWorkers, **changes: Any) -> str:
@@ -55,10 +60,10 @@ def resume(run_dir: Path, workers: driver.MakeWorkers, **changes: Any) -> str:
         section, _, key = name.rpartition("__")
         (document[section] if section else document)[key] = value
     search_path = Path(json.loads(store.config_file("search_path.json")))
-    prepared = driver.prepare(validate(document, "after"), search_path, run_dir, store)
+    prepared = driver.preflight(validate(document, "after"), search_path, run_dir, store)
     people = io.StringIO()
     pins = json.loads(store.config_file("pins.json"))
-    driver.go_on(store, prepared, before, pins, Reporter(people), workers=workers)
+    driver.resume(store, prepared, before, pins, Reporter(people), workers=workers, observers=standard_observers)
     return people.getvalue()
 
 
@@ -73,7 +78,7 @@ def log_of(run_dir: Path, attempt: int = 1) -> str:
 
 
 def is_complete(run_dir: Path, rounds: int) -> bool:
-    return all(Store.open(run_dir).is_committed(number, name) for number, name, _ in loop.plan(rounds))
+    return all(Store.open(run_dir).is_committed(number, name) for number, name in loop.plan(rounds))
 
 
 def at_call(victim: Any, method: str, number: int, action: Callable[[], None]) -> None:
@@ -213,7 +218,7 @@ def test_ctrl_c_while_workers_start(one_round: Path, tmp_path: Path, signals: tu
 @pytest.mark.usefixtures("restored")
 def test_a_training_hears_of_a_stop_while_its_step_is_under_way(one_round: Path, tmp_path: Path) -> None:
     class Slow(LocalPool):
-        def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
+        def run_streaming(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
             (job,) = args
             yield "resumed from the trainer checkpoint of step 0"
             yield StepMetrics(1, 3, 0.7, job.learning_rate, 1.0, 0.5, 0.0)
@@ -385,7 +390,7 @@ def test_resources_may_change_and_rounds_may_grow(one_round: Path, tmp_path: Pat
         "changed: training.micro_batch_size: None -> 1 (resource)",
         "changed: training.checkpoint_every: 0 -> 3 (resource)",
         "changed: cluster.retries: 2 -> 7 (resource)",
-        "adopted: round 1: " + ", ".join(loop.ROUND),
+        "adopted: round 1: " + ", ".join(STAGE_NAMES),
         "next: round 2 prompts",
     } <= set(said)
     assert before.items() <= files_of(run / "rounds").items()
@@ -542,7 +547,7 @@ def test_hostile_texts_come_out_as_they_went_in(write_config: WriteConfig, tiny_
     prompts = {row["source_row"]: row for row in store.table(1, "prompts").to_pylist()}
     assert [prompts[row]["messages"] for row in sorted(prompts)] == [[{"role": "user", "content": t}] for t in HOSTILE]
     assert [json.loads(prompts[row]["columns_json"]) for row in sorted(prompts)] == [{"note": t[::-1]} for t in HOSTILE]
-    assert store.metrics(1, "prompts")["num_admitted"] == len(HOSTILE)
+    assert store.outcome(1, PromptsOutcome).to_json()["num_admitted"] == len(HOSTILE)
     # control tokens come from the template alone: a special that a user typed is the characters it is made of
     tokenizer = AutoTokenizer.from_pretrained(policy)
     specials = [tokenizer.convert_tokens_to_ids(token) for token in ("<|user|>", "<|end|>", "<|assistant|>")]

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from selfplay.cli.main import app
 from selfplay.config.load import apply_override, validate
 from selfplay.core.errors import ConfigError, DriftError, SelfplayError
+from selfplay.core.stages import stages_of
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run import driver
@@ -23,7 +24,7 @@ from selfplay.run.fork import Forking, prepare_fork
 from selfplay.store import durable
 from selfplay.store.retention import collect
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, config_of_round, stages_of
+from selfplay.store.run_state import config_in_force, config_of_round
 from tests.helpers.fakes import Fakes
 from tests.run.test_driver import REWARD, files_of, never, resume, start
 
@@ -47,7 +48,7 @@ def prepared(source: Path, from_round: int, target: Path, *overrides: str) -> Fo
 
 def fork(source: Path, from_round: int, target: Path, *overrides: str, fakes: Fakes | None = None) -> Store:
     forking = prepared(source, from_round, target, *overrides)
-    return driver.start(
+    return driver.run(
         forking.prepared, forking.given(), forking.overrides(overrides), Reporter(quiet=True),
         workers=fakes or Fakes(gold=False), forked_from=forking.lineage(), files=forking.files(),
     )  # fmt: skip
@@ -222,7 +223,7 @@ def test_a_policy_that_gc_took_cannot_be_gone_on_from(source: Path, tmp_path: Pa
             # marks of earlier rounds are shared with the rest
             store = fork(source, number, tmp_path / f"fork{number}", "training.beta=0.2", "rounds=5")
             assert verify_document(tmp_path / f"fork{number}", deep=True)["problems"] == []
-            assert [n for n in range(1, number) if store.removed(n)] == [n for n in taken if n < number]
+            assert [n for n in range(1, number) if store.tombstone(n)] == [n for n in taken if n < number]
             continue
         with pytest.raises(ConfigError, match=f"the policy of round {number} .* was taken away on") as refused:
             prepared(source, number, tmp_path / "no", "training.beta=0.2")
@@ -264,9 +265,9 @@ def go_on(run: Path) -> None:
     """Resume as it is, also where no attempt was made yet."""
     store = Store.open(run)
     config = validate(config_in_force(store), "run")
-    ready = driver.prepare(config, Path(store.config_json("search_path.json", str)), run, store)
+    ready = driver.preflight(config, Path(store.config_json("search_path.json", str)), run, store)
     pins = store.config_json("pins.json", dict)
-    driver.go_on(store, ready, config, pins, Reporter(quiet=True), workers=Fakes(gold=False))
+    driver.resume(store, ready, config, pins, Reporter(quiet=True), workers=Fakes(gold=False))
 
 
 @pytest.mark.parametrize(
@@ -347,7 +348,7 @@ def test_a_fork_that_was_killed_while_it_was_made_is_completed_by_a_resume(sourc
 
         durable.operations = durable.Operations(before=die)
         try:
-            driver.make(*arguments)
+            driver.create(*arguments)
             crashed = False
         except SelfplayError:
             pass
@@ -362,7 +363,7 @@ def test_a_fork_that_was_killed_while_it_was_made_is_completed_by_a_resume(sourc
             assert [key for key in SHARED_1 if not store.is_committed(*key)] == []
             assert verify_document(target, deep=True)["problems"] == []
         else:
-            driver.make(*arguments)
+            driver.create(*arguments)
         shutil.rmtree(target)
         if not crashed:
             break

@@ -12,8 +12,10 @@ import pytest
 
 from selfplay.config.load import load_config, validate
 from selfplay.core.errors import BackendError, ConfigError, DriftError, EmptyRoundsError, LockedError
+from selfplay.core.outcomes import EvaluateOutcome, SampleOutcome, ScoreOutcome, TrainOutcome
 from selfplay.core.protocols import StepMetrics, TrainJob
 from selfplay.core.records import Pair, schema
+from selfplay.core.stages import stages_of
 from selfplay.execution.progress import Reporter
 from selfplay.run import driver, loop
 from selfplay.store.lock import RunLock
@@ -25,8 +27,8 @@ WriteConfig = Callable[..., Path]
 
 def start(config: Path, run_dir: Path, fakes: Fakes, overrides: list[str] | None = None) -> Store:
     settings = load_config(config, overrides or [])
-    prepared = driver.prepare(settings, config.parent, run_dir)
-    return driver.start(prepared, config.read_text(), overrides or [], Reporter(quiet=True), workers=fakes)
+    prepared = driver.preflight(settings, config.parent, run_dir)
+    return driver.run(prepared, config.read_text(), overrides or [], Reporter(quiet=True), workers=fakes)
 
 
 def resume(run_dir: Path, fakes: Fakes, **changes: Any) -> Store:
@@ -36,8 +38,8 @@ def resume(run_dir: Path, fakes: Fakes, **changes: Any) -> Store:
     after = validate({**document, **changes}, "after")
     pins = json.loads(store.config_file("pins.json"))
     search_path = Path(json.loads(store.config_file("search_path.json")))
-    driver.go_on(
-        store, driver.prepare(after, search_path, run_dir, store), before, pins, Reporter(quiet=True), workers=fakes
+    driver.resume(
+        store, driver.preflight(after, search_path, run_dir, store), before, pins, Reporter(quiet=True), workers=fakes
     )
     return Store.open(run_dir)
 
@@ -46,7 +48,7 @@ def digests(store: Store) -> dict[str, list[str]]:
     """Digests of the committed rows, stage by stage."""
     found = {}
     for number in store.rounds():
-        for name in loop.ROUND if number else loop.FIRST:
+        for name in stages_of(number):
             if store.is_committed(number, name):
                 files = store.commit_of(number, name).files
                 found[f"{number}/{name}"] = [entry.sha256 for entry in files if entry.rows is not None]
@@ -56,7 +58,7 @@ def digests(store: Store) -> dict[str, list[str]]:
 def test_every_stage_commits_and_rows_agree(write_config: WriteConfig, tmp_path: Path) -> None:
     fakes = Fakes()
     store = start(write_config(), tmp_path / "run", fakes)
-    assert [*digests(store)] == [f"{number}/{name}" for number, name, _ in loop.plan(2)]
+    assert [*digests(store)] == [f"{number}/{name}" for number, name in loop.plan(2)]
     responses = store.table(1, "sample")
     assert responses.num_rows == 80
     assert len(set(responses["response_id"].to_pylist())) == 80
@@ -73,8 +75,11 @@ def test_every_stage_commits_and_rows_agree(write_config: WriteConfig, tmp_path:
         *store.table(2, "prompts")["prompt_id"].to_pylist()
     }
     # round 2 samples from the policy that round 1 trained
-    assert store.metrics(2, "sample")["policy_digest"] == store.metrics(1, "train")["policy_digest"]
-    assert store.metrics(1, "train")["policy_digest"] in fakes.sampler.loaded
+    assert (
+        store.outcome(2, SampleOutcome).to_json()["policy_digest"]
+        == store.outcome(1, TrainOutcome).to_json()["policy_digest"]
+    )
+    assert store.outcome(1, TrainOutcome).to_json()["policy_digest"] in fakes.sampler.loaded
 
 
 @pytest.mark.parametrize("stage", ["sample", "score", "logprobs", "train", "evaluate"])
@@ -172,7 +177,7 @@ def test_round_without_pairs_carries_the_policy_over_and_two_stop(write_config: 
     with pytest.raises(EmptyRoundsError, match="rounds 1 and 2 kept no pair"):
         start(write_config(), tmp_path / "run", fakes)
     store = Store.open(tmp_path / "run")
-    metrics = store.metrics(1, "train")
+    metrics = store.outcome(1, TrainOutcome).to_json()
     assert metrics["skipped"]
     assert metrics["policy_round"] == 0
     assert store.is_committed(1, "evaluate")
@@ -245,7 +250,7 @@ def test_a_judge_that_fails_stops_the_run_by_its_name(write_config: WriteConfig,
     fakes = Fakes()
     fakes.gold = FailingScorer(every=3)
     store = resume(tmp_path / "run", fakes, reward={**document["reward"], "max_failed": 0.9})
-    score, evaluate = store.metrics(1, "score"), store.metrics(1, "evaluate")
+    score, evaluate = store.outcome(1, ScoreOutcome).to_json(), store.outcome(1, EvaluateOutcome).to_json()
     assert score["num_gold"] + sum(score["gold_drop_reasons"].values()) == score["num_responses"] == 80
     assert set(score["gold_drop_reasons"]) == {"reward_error: KeyError: 'answer'"}
     assert evaluate["eval_judge"] == "gold"
@@ -257,12 +262,12 @@ def test_a_judge_that_failed_everywhere_is_still_the_judge(write_config: WriteCo
     fakes = Fakes()
     fakes.gold = FailingScorer(every=1)
     store = start(write_config(rounds=1, reward={"max_failed": 1.0}), tmp_path / "run", fakes)
-    evaluate = store.metrics(1, "evaluate")
+    evaluate = store.outcome(1, EvaluateOutcome).to_json()
     assert evaluate["eval_judge"] == "gold"
     assert evaluate["eval_num_ungolded"] == store.table(1, "evaluate").num_rows
     assert evaluate["eval_win_rate_vs_initial"] is None
     without = start(write_config(rounds=1), tmp_path / "without", Fakes(gold=False))
-    evaluate = without.metrics(1, "evaluate")
+    evaluate = without.outcome(1, EvaluateOutcome).to_json()
     assert (evaluate["eval_judge"], evaluate["eval_num_ungolded"], evaluate["eval_gold_drop_reasons"]) == (
         "reward", 0, {},
     )  # fmt: skip
@@ -294,8 +299,8 @@ def test_a_judge_of_held_out_prompts_only_leaves_training_responses_alone(
     assert fakes.gold is not None
     assert all("-e00" in response_id for response_id in fakes.gold.scored)
     assert store.table(1, "score")["gold_reward"].null_count == 80
-    assert store.metrics(1, "score")["gold_lacks"] == ["answer"]
-    assert store.metrics(1, "evaluate")["eval_gold_mean"] is not None
+    assert store.outcome(1, ScoreOutcome).to_json()["gold_lacks"] == ["answer"]
+    assert store.outcome(1, EvaluateOutcome).to_json()["eval_gold_mean"] is not None
 
 
 def test_a_base_model_drops_what_it_cannot_write(write_config: WriteConfig, tiny_world: Path, tmp_path: Path) -> None:

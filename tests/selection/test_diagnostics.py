@@ -398,7 +398,7 @@ def test_dpo_form_without_a_difference_says_what_to_do() -> None:
     pool = make_pool(100)
     same = {f"reference_logp_{side}": pool.columns[f"policy_logp_{side}"] for side in ("chosen", "rejected")}
     pool = dataclasses.replace(pool, columns={**pool.columns, **same})
-    found = examined(pool, form="dpo", beta=0.1, allow_equal_reference=True)
+    found = examined(pool, implicit_margin="dpo", beta=0.1, allow_equal_reference=True)
     (warning,) = (one for one in found.warnings if one.name == "implicit_margin_zero")
     assert "another reference" in warning.hint
     assert {one.metric: one.share for one in found.overlaps}["explicit_margin"] == 1.0

@@ -1,5 +1,6 @@
 """Each metric against a slow, obvious reference; the table of metrics; options, unknown names and missing inputs."""
 
+import hashlib
 import json
 import math
 import random
@@ -42,19 +43,9 @@ COLUMNS["policy_logp_chosen_alone"][:3] = COLUMNS["policy_logp_chosen"][:3]
 MASK = 2**64 - 1
 
 
-def slow_mixed(state: int) -> int:
-    """splitmix64, with Python's integers."""
-    state = (state + 0x9E3779B97F4A7C15) & MASK
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & MASK
-    return state ^ (state >> 31)
-
-
 def slow_random(name: str, seed: int) -> float:
-    data, state = name.encode(), slow_mixed(seed)
-    for start in range(0, len(data), 8):
-        state = slow_mixed(state ^ int.from_bytes(data[start : start + 8], "little"))
-    return (min(slow_mixed(state ^ len(data)) >> 11, 2**53 - 2) + 0.5) / 2**53
+    digest = hashlib.blake2b(name.encode(), digest_size=8, key=seed.to_bytes(8, "little")).digest()
+    return ((int.from_bytes(digest, "little") >> 12) + 0.5) / 2**52
 
 
 def column(name: str) -> list[float]:

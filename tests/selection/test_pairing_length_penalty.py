@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay.selection.pairing.length_penalty import NEAR_ZERO, LengthFit, fit_length_penalty
+from selfplay.core.outcomes import LengthFit
+from selfplay.selection.pairing.length_penalty import NEAR_ZERO, fit_length_penalty
 from tests.helpers.slow_pairing import BUILDERS, Row, build, pairs_of, rows_of
 
 

@@ -118,7 +118,7 @@ def test_a_metric_that_needs_no_logps_works_without_them_and_others_say_what_the
 
 def test_dpo_form_needs_a_reference_that_differs() -> None:
     pool = random_pool(20)
-    selection = select(pool, metric="alignment_potential", keep=0.4, form="dpo", beta=0.1)
+    selection = select(pool, metric="alignment_potential", keep=0.4, implicit_margin="dpo", beta=0.1)
     expected = 0.1 * (
         (pool.columns["policy_logp_chosen"] - pool.columns["reference_logp_chosen"])
         - (pool.columns["policy_logp_rejected"] - pool.columns["reference_logp_rejected"])
@@ -127,7 +127,7 @@ def test_dpo_form_needs_a_reference_that_differs() -> None:
 
     without = with_columns(pool, reference_logp_chosen=None, reference_logp_rejected=None)
     with pytest.raises(ConfigError, match="needs reference log-probs"):
-        select(without, metric="random", keep=0.4, form="dpo", beta=0.1)
+        select(without, metric="random", keep=0.4, implicit_margin="dpo", beta=0.1)
 
     equal = with_columns(
         pool,
@@ -135,10 +135,14 @@ def test_dpo_form_needs_a_reference_that_differs() -> None:
         reference_logp_rejected=pool.columns["policy_logp_rejected"],
     )
     with pytest.raises(ConfigError, match="every implicit margin is 0"):
-        select(equal, metric="alignment_potential", keep=0.4, form="dpo", beta=0.1)
+        select(equal, metric="alignment_potential", keep=0.4, implicit_margin="dpo", beta=0.1)
     # A metric that does not read the implicit margin goes on; so does a caller who knows, and both are on record.
-    assert select(equal, metric="explicit_margin", keep=0.4, form="dpo", beta=0.1).summary.implicit_margin_all_zero
-    allowed = select(equal, metric="alignment_potential", keep=0.4, form="dpo", beta=0.1, allow_equal_reference=True)
+    assert select(
+        equal, metric="explicit_margin", keep=0.4, implicit_margin="dpo", beta=0.1
+    ).summary.implicit_margin_all_zero
+    allowed = select(
+        equal, metric="alignment_potential", keep=0.4, implicit_margin="dpo", beta=0.1, allow_equal_reference=True
+    )
     assert allowed.summary.implicit_margin_all_zero
     assert ids_kept(equal, allowed) == ids_kept(equal, select(equal, metric="explicit_margin", keep=0.4))
 
@@ -149,10 +153,10 @@ def test_settings_that_do_nothing_or_cannot_work_are_refused() -> None:
         select(pool, metric="full", keep=0.4)
     with pytest.raises(ConfigError, match="keeps every pair, but keep is 1"):
         select(pool, metric="full", keep=1)
-    with pytest.raises(ConfigError, match=r"form 'simpo' with beta 0\.1"):
+    with pytest.raises(ConfigError, match=r"implicit_margin: simpo with beta 0\.1"):
         select(pool, metric="random", keep=0.4, beta=0.1)
-    with pytest.raises(ConfigError, match="form 'dpo' with beta None"):
-        select(pool, metric="random", keep=0.4, form="dpo")
+    with pytest.raises(ConfigError, match="implicit_margin: dpo with beta None"):
+        select(pool, metric="random", keep=0.4, implicit_margin="dpo")
     with pytest.raises(ConfigError, match="no metric 'explicit'"):
         select(pool, metric="explicit", keep=0.4)
     with pytest.raises(ValueError, match="differ in length"):
@@ -183,7 +187,7 @@ def test_summary_is_plain_json_and_complete() -> None:
         "options": {},
         "keep": 0.4,
         "seed": 3,
-        "form": "simpo",
+        "implicit_margin": "simpo",
         "weight": 2.5,
         "beta": None,
         "standardize": True,

@@ -13,6 +13,7 @@ from selfplay.store.commits import check_digests, check_shape, read_commit
 from selfplay.store.durable import encode_parquet
 from selfplay.store.manifest import Commit, FileEntry
 from selfplay.store.run import Store
+from tests.helpers.outcomes import outcome_of
 from tests.helpers.sealing import rewrite
 
 TABLE = pa.table({"response_id": [f"r{i}" for i in range(40)], "reward": [float(i) for i in range(40)]})
@@ -26,8 +27,8 @@ def store(tmp_path: Path) -> Store:
     for index in range(2):
         writer.write_shard(index, TABLE.slice(20 * index, 20))
     writer.write_shard(0, TABLE, ".gold")
-    writer.commit(1, "now", 0.1, {"num": 40})
-    store.writer(1, "pair", "f", [(1, "score")]).commit(1, "now", 0.1, {})
+    writer.commit(1, "now", 0.1, outcome_of("score", num_responses=40))
+    store.writer(1, "pair", "f", [(1, "score")]).commit(1, "now", 0.1, outcome_of("pair"))
     return Store.open(tmp_path / "run")
 
 

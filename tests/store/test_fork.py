@@ -13,6 +13,7 @@ from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
 from selfplay.store.fork import Fork, stage_name
 from selfplay.store.run import Store
+from tests.helpers.outcomes import outcome_of
 from tests.helpers.sealing import rewrite
 
 
@@ -20,7 +21,7 @@ def commit(store: Store, stage: str, rows: list[int]) -> None:
     writer = store.writer(1, stage, "fingerprint", [])
     writer.write_shard(0, pa.table({"x": rows}))
     writer.write_shard(0, pa.table({"y": rows}), ".hidden")
-    writer.commit(1, "2026-01-01T00:00:00Z", 1.0, {"num": len(rows)})
+    writer.commit(1, "2026-01-01T00:00:00Z", 1.0, outcome_of(stage))
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from selfplay.cli.main import app
 from selfplay.core.errors import CorruptionError, LockedError, SelfplayError
+from selfplay.core.outcomes import TrainOutcome
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store import durable
 from selfplay.store.lock import RunLock
-from selfplay.store.retention import collect, held_policies
+from selfplay.store.retention import collect, stored_policies
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes
 from tests.helpers.sealing import rewrite
@@ -83,7 +84,7 @@ def test_the_last_two_and_the_best_stay(run: Path, best: int, kept: list[int]) -
 def test_of_equals_the_earliest_is_the_best_so_that_it_stays_so(run: Path) -> None:
     store = Store.open(run)
     judge(store, {0: 9.0, 1: 0.2, 2: 0.7, 3: 0.7, 4: 0.1, 5: 0.7})
-    stays = {held.round: held.stays for held in held_policies(store, 2)}
+    stays = {held.round: held.keep_reason for held in stored_policies(store, 2)}
     assert [number for number, why in stays.items() if why.startswith("the best")] == [2]
     assert stays[2] == "the best (held-out gold 0.700)"
     assert (stays[1], stays[3]) == ("", "")
@@ -99,7 +100,7 @@ def test_fewer_than_two_are_never_kept(run: Path, keep: int | None, asked: str) 
 
 def test_what_gc_took_leaves_a_mark_that_verifies(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.glob("rounds/*/*/**/*") if path.is_file()}
-    result = CliRunner().invoke(app, ["gc", str(run), "--keep-checkpoints", "2", "--json"])
+    result = CliRunner().invoke(app, ["gc", str(run), "--keep-policies", "2", "--json"])
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     gone = [row["round"] for row in document["policies"] if row["action"] == "remove"]
@@ -111,16 +112,16 @@ def test_what_gc_took_leaves_a_mark_that_verifies(run: Path) -> None:
     store = Store.open(run)
     for number in gone:
         mark = json.loads((run / f"rounds/00{number}/train/.REMOVED.json").read_bytes())
-        assert mark["policy_digest"] == store.metrics(number, "train")["policy_digest"]
+        assert mark["policy_digest"] == store.outcome(number, TrainOutcome).to_json()["policy_digest"]
         assert mark["commit"] == store.digest_of(number, "train")
-        assert mark["why"] == "gc --keep-checkpoints 2"
-        assert store.removed(number) is not None
+        assert mark["why"] == "gc --keep-policies 2"
+        assert store.tombstone(number) is not None
         store.require(number, "train")
     for deep in (False, True):
         assert verify_document(run, deep=deep)["problems"] == []
     assert status_document(run)["state"] == "complete"
     # a second gc has nothing to do; resume and more rounds go on
-    again = json.loads(CliRunner().invoke(app, ["gc", str(run), "--keep-checkpoints", "2", "--json"]).stdout)
+    again = json.loads(CliRunner().invoke(app, ["gc", str(run), "--keep-policies", "2", "--json"]).stdout)
     assert [row["round"] for row in again["policies"] if row["action"] == "gone"] == gone
     assert again["removed_bytes"] == 0
     for command in (["rounds"], ["show", "1"], ["pairs", "1"], ["verify", "--deep"]):
@@ -129,18 +130,20 @@ def test_what_gc_took_leaves_a_mark_that_verifies(run: Path) -> None:
 
 def test_a_dry_run_says_the_same_and_changes_nothing(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    arguments = ["gc", str(run), "--keep-checkpoints", "3"]
+    arguments = ["gc", str(run), "--keep-policies", "3"]
     planned = json.loads(CliRunner().invoke(app, [*arguments, "--dry-run", "--json"]).stdout)
     assert "would free" in CliRunner().invoke(app, [*arguments, "--dry-run"]).stdout
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert done == planned | {"dry_run": False}
-    assert CliRunner().invoke(app, ["gc", str(run), "--keep-checkpoints", "1"]).exit_code == 2
+    assert CliRunner().invoke(app, ["gc", str(run), "--keep-policies", "1"]).exit_code == 2
+    old = CliRunner().invoke(app, ["gc", str(run), "--keep-checkpoints", "3"])
+    assert old.exit_code == 2 and "--keep-policies 3" in old.stderr
 
 
 def test_gc_needs_the_lock(run: Path) -> None:
     with RunLock(run / "run.lock"):
-        result = CliRunner().invoke(app, ["gc", str(run), "--keep-checkpoints", "2"])
+        result = CliRunner().invoke(app, ["gc", str(run), "--keep-policies", "2"])
     assert result.exit_code == LockedError.exit_code
     assert policies(run) == [1, 2, 3, 4, 5]
 
@@ -173,7 +176,7 @@ def test_a_crash_at_any_operation_of_gc_is_made_good(run: Path, tmp_path: Path) 
         assert all(store.commit_of(number, "train") for number in range(1, 6))
         # what is marked is gone after the next attempt at anything; what is not is whole
         store.clean_work()
-        marked = {number for number in range(1, 6) if store.removed(number) is not None}
+        marked = {number for number in range(1, 6) if store.tombstone(number) is not None}
         assert {*policies(copy)} == {1, 2, 3, 4, 5} - marked
         assert [*(copy / ".work").iterdir()] == []
         shutil.rmtree(copy)
@@ -201,7 +204,7 @@ def test_a_mark_that_no_gc_wrote_is_corruption(run: Path, change: dict[str, Any]
     rewrite(path, lambda document: document.update(change))
     number = int(path.parts[-3])
     with pytest.raises(CorruptionError, match=said):
-        Store.open(run).removed(number)
+        Store.open(run).tombstone(number)
     problems = verify_document(run, deep=False)["problems"]
     assert [problem["file"] for problem in problems] == [str(path)]
     assert CliRunner().invoke(app, ["verify", str(run)]).exit_code == 5
@@ -216,7 +219,7 @@ def test_a_flipped_bit_in_a_mark_is_corruption(run: Path) -> None:
     for place in range(len(data)):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         with pytest.raises(CorruptionError, match=r"REMOVED\.json"):
-            Store.open(run).removed(int(path.parts[-3]))
+            Store.open(run).tombstone(int(path.parts[-3]))
     path.write_bytes(data)
     assert verify_document(run, deep=False)["ok"]
 
@@ -234,7 +237,7 @@ def test_a_mark_where_none_can_be_is_corruption(run: Path) -> None:
 
 def test_a_mark_does_not_hide_a_policy_that_gc_never_takes(run: Path) -> None:
     store = Store.open(run)
-    store.remove_policy(5, "by hand")  # what no gc does: the last policy
+    store.delete_policy(5, "by hand")  # what no gc does: the last policy
     (problem,) = verify_document(run, deep=False)["problems"]
     assert problem["file"] == str(run / "rounds/005/train/.REMOVED.json")
     assert "one of the last two" in problem["message"]
@@ -250,13 +253,13 @@ def test_each_round_lets_go_of_what_the_storage_setting_says(write_config: Write
     run = tmp_path / "run"
     config = write_config(prompts={"per_round": 10}, rounds=4, storage={"keep_policies": 2})
     store = start(config, run, Fakes(gold=False))
-    stays = [held.round for held in held_policies(store, 2) if held.stays]
+    stays = [held.round for held in stored_policies(store, 2) if held.keep_reason]
     assert policies(run) == stays
     assert {3, 4} <= {*stays}
     log = (run / "attempts/0001/log.txt").read_text()
     gone = [number for number in range(1, 5) if number not in stays]
     for number in gone:
-        assert f"round {number}: its policy was taken away (storage.keep_policies: 2 and the best)" in log
+        assert f"round {number}: its policy was deleted (storage.keep_policies: 2 and the best)" in log
     assert gone
     # the setting is a resource: it may change, and more rounds go on from what is there
     said = resume(run, Fakes(gold=False), rounds=5, storage={"keep_policies": "all", "keep_trainer_checkpoints": 1})

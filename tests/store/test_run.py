@@ -13,7 +13,7 @@ from selfplay.config.load import load_config
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.execution.progress import Reporter
 from selfplay.run import driver, loop
-from selfplay.store.run import Store, refuse_occupied
+from selfplay.store.run import Store, require_empty_dir
 from tests.helpers.fakes import Fakes
 from tests.helpers.sealing import rewrite
 
@@ -44,7 +44,7 @@ def test_what_is_there_is_never_taken_for_a_new_run(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked/run.lock").touch()
     for name in ("locked", "absent"):
-        refuse_occupied(tmp_path / name)
+        require_empty_dir(tmp_path / name)
 
 
 def test_what_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_scratch_is_kept_until_it_is_dropped(tmp_path: Path) -> None:
 
 def test_every_table_is_read_by_load_dataset_as_it_is(write_config: Callable[..., Path], tmp_path: Path) -> None:
     config = write_config(rounds=1)
-    prepared = driver.prepare(load_config(config), config.parent, tmp_path / "run")
-    store = driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=Fakes())
+    prepared = driver.preflight(load_config(config), config.parent, tmp_path / "run")
+    store = driver.run(prepared, config.read_text(), [], Reporter(quiet=True), workers=Fakes())
     from datasets import load_dataset
 
     read = []
-    for number, name, _ in loop.plan(1):
+    for number, name in loop.plan(1):
         if name == "train":
             continue  # a policy, not a table
         table = store.table(number, name)

@@ -13,6 +13,7 @@ from selfplay.store import durable, writer
 from selfplay.store.commits import read_commit
 from selfplay.store.layout import Layout
 from selfplay.store.writer import StageInputs, StageWriter
+from tests.helpers.outcomes import outcome_of
 
 
 def rows(index: int, size: int = 3) -> pa.Table:
@@ -30,7 +31,7 @@ def test_a_stage_is_nowhere_until_it_is_committed_and_whole_then(tmp_path: Path)
         first.write_shard(index, rows(index))
     assert not layout.stage(1, "sample").exists()
     assert first.shards() == {0, 1}
-    commit = first.commit(1, "2026-01-01T00:00:00Z", 1.5, {"num": 6})
+    commit = first.commit(1, "2026-01-01T00:00:00Z", 1.5, outcome_of("sample"))
     folder = layout.stage(1, "sample")
     assert read_commit(folder)[0] == commit
     assert [(entry.path, entry.rows) for entry in commit.files] == [
@@ -54,7 +55,7 @@ def test_shards_of_an_earlier_attempt_are_adopted(tmp_path: Path) -> None:
     assert (second.shards(), second.shards(".sampled"), second.shards(".greedy")) == ({2}, {0}, set())
     assert second.read_shard(2).equals(rows(2))
     assert second.read_shard(0, ".sampled").equals(rows(0))
-    assert {entry.path for entry in second.commit(2, "now", 0.0, {}).files} == {
+    assert {entry.path for entry in second.commit(2, "now", 0.0, outcome_of("sample")).files} == {
         ".metrics.json",
         ".sampled/part-00000.parquet",
         "part-00002.parquet",
@@ -100,13 +101,13 @@ def test_a_crash_before_the_rename_leaves_shards_that_are_committed_next_time(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(writer.durable, "publish_folder", crash)
-        first.commit(1, "then", 0.0, {"attempt": 1})
+        first.commit(1, "then", 0.0, outcome_of("sample"))
     assert (first.folder / ".COMMIT.json").is_file()
     assert not Layout(tmp_path).stage(1, "sample").exists()
     second = open_writer(tmp_path)
     assert second.adopted == 1
     second.write_shard(1, rows(1))
-    commit = second.commit(2, "now", 0.0, {"attempt": 2})
+    commit = second.commit(2, "now", 0.0, outcome_of("sample"))
     found, _ = read_commit(Layout(tmp_path).stage(1, "sample"))
     assert found == commit
     assert (found.attempt, len(found.files)) == (2, 3)
@@ -115,12 +116,12 @@ def test_a_crash_before_the_rename_leaves_shards_that_are_committed_next_time(
 def test_what_is_committed_is_never_overwritten(tmp_path: Path) -> None:
     first = open_writer(tmp_path)
     first.write_shard(0, rows(0))
-    first.commit(1, "now", 0.0, {})
+    first.commit(1, "now", 0.0, outcome_of("sample"))
     before = read_commit(Layout(tmp_path).stage(1, "sample"))
     second = open_writer(tmp_path)
     second.write_shard(0, rows(5))
     with pytest.raises(SelfplayError, match="is there already"):
-        second.commit(2, "now", 0.0, {})
+        second.commit(2, "now", 0.0, outcome_of("sample"))
     assert read_commit(Layout(tmp_path).stage(1, "sample")) == before
 
 
@@ -157,7 +158,7 @@ def test_a_policy_is_sealed_and_adopted_again_after_a_crash(tmp_path: Path) -> N
     second = open_writer(tmp_path)
     (second.folder / "policy").rename(second.folder / ".trash-policy")
     second.adopt_folder(train("second"), "policy")
-    commit = second.commit(2, "now", 0.0, {})
+    commit = second.commit(2, "now", 0.0, outcome_of("sample"))
     folder = Layout(tmp_path).stage(1, "sample")
     assert [entry.path for entry in commit.files] == [".metrics.json", "policy/model.safetensors"]
     assert (folder / "policy/model.safetensors").read_text() == "second"
@@ -176,7 +177,7 @@ def test_what_no_entry_names_is_not_published(tmp_path: Path) -> None:
     (first.folder / "notes.txt").write_text("mine")
     second = open_writer(tmp_path)
     assert second.shards() == {0, 1}
-    second.commit(1, "now", 0.0, {})
+    second.commit(1, "now", 0.0, outcome_of("sample"))
     folder = Layout(tmp_path).stage(1, "sample")
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
         *(".COMMIT.json", ".metrics.json", ".stage.json", "part-00000.parquet", "part-00001.parquet"),

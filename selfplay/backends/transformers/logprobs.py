@@ -18,7 +18,8 @@ import torch
 
 from selfplay.backends.transformers import hidden_states
 from selfplay.backends.transformers.batching import token_batches
-from selfplay.backends.transformers.model_cache import HeldModel
+from selfplay.backends.transformers.device import BATCH_TOKENS
+from selfplay.backends.transformers.model_cache import ModelCache
 from selfplay.core.errors import BackendError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import LogprobItem, Question
@@ -42,21 +43,26 @@ PROBABILITY_SCHEMA = pa.schema(
 
 
 class TorchLogprobs:
-    """Log-probs and what else metrics read of a model; keeps the last model it loaded (see HeldModel).
+    """Log-probs and what else metrics read of a model; keeps the last model it loaded (see ModelCache).
 
-    The softmax is in float32 whatever the `dtype`. `batch_tokens`: padded tokens in a forward pass.
+    The softmax is in float32 whatever the `dtype`. `batch_tokens`: padded tokens in a forward pass
+    (None: by the device).
     """
 
     def __init__(
         self,
         *,
-        dtype: str = "float32",
-        batch_tokens: int = 16384,
+        dtype: str = "auto",
+        batch_tokens: int | None = None,
         trust_remote_code: bool = False,
         threads: int = 1,
     ) -> None:
-        self._held = HeldModel(dtype=dtype, trust_remote_code=trust_remote_code, threads=threads)
-        self._batch_tokens = batch_tokens
+        self._cache = ModelCache(dtype=dtype, trust_remote_code=trust_remote_code, threads=threads)
+        self._batch_tokens = batch_tokens or BATCH_TOKENS[self._cache.device.type]
+
+    def use_dtype(self, dtype: str) -> None:
+        """Use another dtype from here on (that of the trainer, if it runs on another kind of device)."""
+        self._cache.use_dtype(dtype)
 
     def logprobs(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
         """Sums over each response's tokens, as LOGPROB_SCHEMA in item order; an empty response has 0.0.
@@ -65,19 +71,19 @@ class TorchLogprobs:
         ModelError when the folder does not hold a complete causal language model, BackendError for token ids
         that the model cannot take and for log-probs that are not finite.
         """
-        self._held.use(folder, digest)
+        self._cache.use(folder, digest)
         scored = [index for index, item in enumerate(items) if item.token_ids]
         for index in scored:
             item = items[index]
             if not item.prompt_token_ids:
                 raise BackendError(f"response {item.response_id} has no prompt tokens to be given", "")
-            self._held.check(folder, f"response {item.response_id}", [*item.prompt_token_ids, *item.token_ids])
+            self._cache.check(folder, f"response {item.response_id}", [*item.prompt_token_ids, *item.token_ids])
         lengths = [len(items[index].prompt_token_ids) + len(items[index].token_ids) for index in scored]
         # A batch takes logits from its shortest prompt's end on. Its rows have nearly the same length, so that
         # is about as many positions as its longest response has tokens.
         spans = [len(items[index].token_ids) for index in scored]
         sums = [0.0] * len(items)
-        share = max(1, _MAX_LOGITS // self._held.vocab_size)
+        share = max(1, _MAX_LOGITS // self._cache.vocab_size)
         for batch in token_batches(lengths, self._batch_tokens, rows_share=spans, batch_share=share):
             chosen = [scored[position] for position in batch]
             for index, logp in zip(chosen, self._forward([items[i] for i in chosen]), strict=True):
@@ -111,14 +117,14 @@ class TorchLogprobs:
         with one of the `answers` (token ids, none the beginning of another). Answers of one token each take one pass;
         others are spelled out by teacher forcing, a row for each. The softmax is over the whole vocabulary. Raises as
         `logprobs`."""
-        self._held.use(folder, digest)
+        self._cache.use(folder, digest)
         for question in questions:
             for answer in answers:
                 name = f"the question about response {question.response_id}"
-                self._held.check(folder, name, [*question.prompt_token_ids, *answer])
+                self._cache.check(folder, name, [*question.prompt_token_ids, *answer])
         if all(len(answer) == 1 for answer in answers):
             ids = [answer[0] for answer in answers]
-            found = hidden_states.next_token_probability(self._held, folder, questions, ids, self._batch_tokens)
+            found = hidden_states.next_token_probability(self._cache, folder, questions, ids, self._batch_tokens)
         else:
             spelled = [
                 LogprobItem(f"{question.response_id} (answer {index})", question.prompt_token_ids, list(answer))
@@ -138,14 +144,14 @@ class TorchLogprobs:
         """Columns response_id, embedding (fixed-size list of D float32), in item order: mean over the tokens of prompt
         and response of the last layer's hidden states, after its final norm. `folder` may hold a model that is no
         language model (an encoder); the token ids are of its own tokenizer. Raises as `logprobs`."""
-        self._held.use(folder, digest, causal=False)
+        self._cache.use(folder, digest, causal=False)
         for item in items:
-            self._held.check(folder, f"response {item.response_id}", [*item.prompt_token_ids, *item.token_ids])
-        return hidden_states.mean_pooled(self._held, folder, items, self._batch_tokens)
+            self._cache.check(folder, f"response {item.response_id}", [*item.prompt_token_ids, *item.token_ids])
+        return hidden_states.mean_pooled(self._cache, folder, items, self._batch_tokens)
 
     def release(self) -> None:
         """Free the model's memory; the next call loads again."""
-        self._held.release()
+        self._cache.release()
 
     def _forward(self, items: list[LogprobItem]) -> list[float]:
         """Log-prob sums of one batch, padded on the right.
@@ -153,8 +159,8 @@ class TorchLogprobs:
         The logits at position p predict token p + 1, so a response's tokens are judged from one position before
         its first to one before its last. Only the positions that some row needs go through the LM head.
         """
-        model, device = self._held.model, self._held.device
-        input_ids, mask = self._held.padded([[*item.prompt_token_ids, *item.token_ids] for item in items])
+        model, device = self._cache.model, self._cache.device
+        input_ids, mask = self._cache.padded([[*item.prompt_token_ids, *item.token_ids] for item in items])
         first = min(len(item.prompt_token_ids) for item in items) - 1
         keep: dict[str, Any] = {}
         if "logits_to_keep" in inspect.signature(model.forward).parameters:

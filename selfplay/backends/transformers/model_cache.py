@@ -1,7 +1,7 @@
-"""The model behind stage *logprobs*: loading one, keeping the last by digest, and padded batches for a forward pass.
+"""The model behind stage *logprobs*: loads one, caches the last by digest, and pads batches for a forward pass.
 
-Shared by log-probs (logprobs.py), Ask-LLM (ask_llm.py) and embeddings (embeddings.py), which run in one worker on one
-loaded model.
+Log-probs (logprobs.py), next-token probabilities and embeddings (hidden_states.py) share it: they run in one worker on one loaded
+model.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from selfplay.core.errors import BackendError, ConfigError, ModelError
+from selfplay.backends.transformers.device import this_device, torch_dtype
+from selfplay.backends.transformers.loading import does_not_load, load_complete
+from selfplay.core.errors import BackendError
 
 
-class HeldModel:
+class ModelCache:
     """The model that was loaded last, on the device of its process (CUDA where there is one, else the CPU).
 
-    `dtype` is the weights' and the forward pass's, by torch's name, and always passed on: transformers 5 would
-    load what the checkpoint says. `threads`: CPU threads.
+    `dtype` ("auto": by the device) is that of the weights and the forward pass. It is always passed on: transformers 5
+    would use the checkpoint's. `threads`: CPU threads.
     """
 
     def __init__(self, *, dtype: str, trust_remote_code: bool, threads: int) -> None:
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"the log-prob dtype is {dtype!r}", "Use float32, bfloat16 or float16.")
         torch.set_num_threads(threads)
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self.device = this_device()
+        self._dtype = torch_dtype(dtype, self.device, "the log-prob dtype")
         self._trust_remote_code = trust_remote_code
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model: Any = None
         self._key: tuple[str, bool] | None = None
 
@@ -43,6 +43,11 @@ class HeldModel:
         causal = causal or _is_causal(folder, self._trust_remote_code)
         self.model = load(folder, self._dtype, self._trust_remote_code, causal).to(self.device)
         self._key = (digest, causal)
+
+    def use_dtype(self, dtype: str) -> None:
+        """Load models in another dtype from here on."""
+        self._dtype = torch_dtype(dtype, self.device, "the log-prob dtype")
+        self.release()
 
     def release(self) -> None:
         """Free the model's memory; the next call loads again."""
@@ -87,37 +92,12 @@ def _is_causal(folder: str, trust_remote_code: bool) -> bool:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise _does_not_load(folder, error) from error
+        raise does_not_load(folder, "policy", error) from error
     return bool({*(config.architectures or [])} & {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()})
 
 
 def load(folder: str, dtype: torch.dtype, trust_remote_code: bool, causal: bool = True) -> Any:
-    """The model in evaluation mode. Raises ModelError where a weight is missing: transformers would make it up."""
-    kind = AutoModelForCausalLM if causal else AutoModel
-    try:
-        model, loading = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise _does_not_load(folder, error) from error
-    # an encoder's pooler reads the last hidden states, which are what is wanted of it
-    names = sorted(name for name in loading["missing_keys"] if causal or not name.startswith("pooler."))
-    if names:
-        raise ModelError(
-            f"the policy in {folder} lacks {len(names)} weights ({names[0]}): they would be random numbers",
-            "Use the complete model; check that config.json and the weights belong together.",
-        )
-    return model.eval()
-
-
-def _does_not_load(folder: str, error: Exception) -> ModelError:
-    lines = str(error).splitlines()
-    return ModelError(
-        f"the policy in {folder} does not load: {type(error).__name__}: {lines[0] if lines else ''}",
-        "Check that the folder is complete: config.json and all safetensors files of one model.",
-    )
+    """The model in evaluation mode. Raises as `load_complete`."""
+    # an encoder's pooler reads the last hidden states, and those are all that is used of an encoder
+    kind, optional = (AutoModelForCausalLM, ()) if causal else (AutoModel, ("pooler.",))
+    return load_complete(kind, folder, dtype, "policy", trust_remote_code=trust_remote_code, optional=optional).eval()

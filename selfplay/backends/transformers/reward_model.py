@@ -16,6 +16,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from selfplay.backends.transformers.batching import token_batches
+from selfplay.backends.transformers.device import BATCH_TOKENS, this_device, torch_dtype
+from selfplay.backends.transformers.loading import load_complete
 from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import ScoreItem
@@ -32,7 +34,7 @@ class RewardModel:
     """A reward model on the device of its process (CUDA where there is one, else the CPU).
 
     `dtype`: "auto" is float32 on a CPU and bfloat16 on CUDA, else a torch dtype's name. `batch_tokens`: padded
-    tokens in a forward pass. `max_length`: tokens of a whole conversation, at most (and by default) what the
+    tokens in a forward pass; None: by the device. `max_length`: tokens of a whole conversation, at most (and by default) what the
     model has positions for. `sees`: "final" scores what follows a leading <think>...</think> block, "full"
     everything. `threads`: CPU threads.
 
@@ -46,7 +48,7 @@ class RewardModel:
         *,
         revision: str | None = None,
         dtype: str = "auto",
-        batch_tokens: int = 16384,
+        batch_tokens: int | None = None,
         max_length: int | None = None,
         sees: str = "final",
         trust_remote_code: bool = False,
@@ -57,25 +59,17 @@ class RewardModel:
         folder = model_folder(model, revision)
         check_reward_model(folder, trust_remote_code=trust_remote_code)
         torch.set_num_threads(threads)
-        self._folder, self._sees, self._batch_tokens = str(folder), sees, batch_tokens
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._folder, self._sees = str(folder), sees
+        self._device = this_device()
+        self._batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         self._renderer = ChatRenderer(tokenizer)
-        self._model = _load(self._folder, _dtype(dtype, self._device), trust_remote_code).to(self._device)
+        self._model = _load(self._folder, torch_dtype(dtype, self._device, "reward.dtype"), trust_remote_code).to(
+            self._device
+        )
         self._config = self._model.config.get_text_config()
         self._pad_token_id = _usable_pad(self._config)
         self._max_length = _max_length(max_length, self._config, tokenizer)
-
-    def describe(self) -> dict[str, Any]:
-        """Folder, architecture, device, dtype and the longest conversation in tokens: recorded with the run."""
-        return {
-            "model": self._folder,
-            "architecture": type(self._model).__name__,
-            "device": str(self._device),
-            "dtype": str(self._model.dtype).removeprefix("torch."),
-            "max_length": self._max_length,
-            "sees": self._sees,
-        }
 
     def score(self, items: Sequence[ScoreItem]) -> pa.Table:
         """Rewards in the order of `items`, as SCORE_SCHEMA: a reward or a drop_reason, never both and never
@@ -126,41 +120,15 @@ class RewardModel:
 
 
 def _load(folder: str, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """The model in evaluation mode. Raises ModelError where a weight is missing: transformers would make it up."""
-    try:
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"the reward model in {folder} does not load: {type(error).__name__}: {str(error).splitlines()[0]}",
-            "See the message; a model of an architecture that transformers does not know needs another reward model.",
-        ) from error
-    if loading["missing_keys"]:
-        names = sorted(loading["missing_keys"])
-        raise ModelError(
-            f"the reward model in {folder} lacks {len(names)} weights ({names[0]}): they would be random numbers",
-            "Use the complete model; check that config.json and the weights belong together.",
-        )
+    """The model in evaluation mode. Raises ModelError as `load_complete`, and for more than one label."""
+    kind = AutoModelForSequenceClassification
+    model = load_complete(kind, folder, dtype, "reward model", trust_remote_code=trust_remote_code)
     if model.config.num_labels != 1:
         raise ModelError(
             f"the reward model in {folder} has {model.config.num_labels} labels; a reward is one number",
             "Use a reward model with num_labels = 1, or wrap this one in a reward function.",
         )
     return model.eval()
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if name not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"reward.dtype is {name!r}", "Use auto, float32, bfloat16 or float16.")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def _usable_pad(config: Any) -> int | None:

@@ -1,5 +1,4 @@
-"""What happens after every optimizer step of a training (stage *train*): its numbers are checked and
-reported, its checkpoint sealed."""
+"""Runs after every optimizer step (stage *train*): checks and reports its numbers, and seals its checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ def step_metrics(log: Mapping[str, Any], step: int, num_steps: int) -> StepMetri
 
 
 def check_step(metrics: StepMetrics, limits: TrainLimits) -> None:
-    """Raise DivergedError for a step whose loss or gradient norm is no number, or beyond its limit."""
+    """Raise DivergedError for a step whose loss or gradient norm is not finite, or exceeds its limit."""
     at = f"training stopped at optimizer step {metrics.step} of {metrics.num_steps}"
     figures = f"loss {metrics.loss:g}, gradient norm {metrics.grad_norm:g}, learning rate {metrics.learning_rate:g}"
     for name, value, limit in (
@@ -45,7 +44,7 @@ def check_step(metrics: StepMetrics, limits: TrainLimits) -> None:
             why = f"the {name} is {value:g}, {setting} is {limit:g}"
         else:
             continue
-        loosen = "" if not math.isfinite(value) else f" If that is as it should be, resume with another {setting}."
+        loosen = "" if not math.isfinite(value) else f" If this value is expected, resume with another {setting}."
         raise DivergedError(
             f"{at}: {why} ({figures}); the starting policy is kept",
             f"Lower training.learning_rate or training.beta, or set training.trl.max_grad_norm lower.{loosen}",
@@ -64,11 +63,11 @@ def check_weights(model: Any, metrics: StepMetrics) -> None:
             )
 
 
-class Watch(TrainerCallback):
+class StepCallback(TrainerCallback):
     """Reports each step to `progress`, stops at the first one that is not a number or beyond `limits`, seals each
     checkpoint, and stops after sealing one when `stop_file` has appeared.
 
-    transformers logs a step before it saves it: what is no number, loss, gradient or weight, never gets into a checkpoint.
+    transformers logs a step before it saves it, so a loss, gradient or weight that is not finite never gets into a checkpoint.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._stop_asked() and state.global_step < state.max_steps:
             raise Interrupted(
-                f"training stopped as asked before step {state.global_step + 1} of {state.max_steps}; nothing of it is lost"
+                f"training was stopped before step {state.global_step + 1} of {state.max_steps}; nothing is lost"
             )
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -114,4 +113,4 @@ class Watch(TrainerCallback):
         seal(folder / f"{PREFIX}{state.global_step}", state.global_step, self._fingerprint)
         remove_all_but_newest(folder, self._keep)
         if self._stop_asked() and state.global_step < state.max_steps:
-            raise Interrupted(f"training stopped as asked; step {state.global_step} of {state.max_steps} is kept")
+            raise Interrupted(f"training was stopped; step {state.global_step} of {state.max_steps} is kept")

@@ -80,7 +80,7 @@ def find(checkpoint_dir: Path, job_fingerprint: str) -> Found:
     for step, folder in _by_step(checkpoint_dir):
         try:
             reason = _fault(folder, step, job_fingerprint)
-        except OSError as error:  # a bad sector is an injury like another
+        except OSError as error:  # a bad sector is damage like any other
             reason = f"it cannot be read ({error.strerror})"
         if not reason:
             return Found(folder, step, rejected)

@@ -1,5 +1,5 @@
-"""What a training must prove (stage *train*): before the first update, that it trains the model the table
-speaks of; after the last, that the weights the engine will load have changed and are numbers."""
+"""Checks of a training (stage *train*): before the first update, that its model gives the log-probs in the table; after the last,
+that the weights which the engine will load have changed and are finite."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class WeightUpdate:
 
 
 def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
-    """Hold the loaded policy's log-probs against `policy_logp_*` of NUM_CHECKED_PAIRS pairs (all, if fewer),
+    """Compare the loaded policy's log-probs with `policy_logp_*` of NUM_CHECKED_PAIRS pairs (all, if fewer),
     and the loss against its value at zero margin.
 
-    `bf16`: training runs under bf16 autocast, so single tokens scatter and the mean is held instead.
-    Raises BackendError when they do not agree.
+    `bf16`: training runs under bf16 autocast, so single tokens vary and the mean is checked instead.
+    Raises BackendError if they do not agree.
     """
     rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
     errors: list[float] = []
@@ -83,9 +83,9 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
     seen, allowed, what = (mean, _MEAN_ERROR_BF16, "mean") if bf16 else (worst[0], _MAX_ERROR_FLOAT32, "largest")
     if not seen <= allowed:
         raise BackendError(
-            f"the log-probs of the policy in {job.policy_dir} are not the ones in the pairs' policy_logp: the {what} "
+            f"the log-probs of the policy in {job.policy_dir} differ from policy_logp in the pairs: the {what} "
             f"difference is {seen:.3g} a token, {allowed:g} is allowed ({worst[1]})",
-            "The table was made with another model or other token ids: run the stage logprobs again with this policy.",
+            "The table was made with another model or other token ids. Run the stage logprobs again with this policy.",
         )
     _check_loss(check, job, bf16=bf16)
     return check
@@ -101,7 +101,7 @@ def _check_loss(check: StartCheck, job: TrainJob, *, bf16: bool) -> None:
         raise BackendError(
             f"the loss before the first update is {check.loss:.6f}; with the policy as reference it must be "
             f"{check.expected_loss:.6f} (within {allowed:.2g})",
-            "reference_logp in the pairs is not the policy's: run the stage logprobs again.",
+            "reference_logp in the pairs is not that of the policy. Run the stage logprobs again.",
         )
 
 

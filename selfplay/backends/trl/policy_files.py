@@ -1,8 +1,8 @@
-"""The trainer's way in and out of policy folders (stage *train*): float32 weights in memory, whole Hugging
-Face folders on disk.
+"""How the trainer reads and writes policy folders (stage *train*): float32 weights in memory, complete Hugging Face folders on
+disk.
 
-Everything but weights and config is copied from the starting policy byte for byte, so that the tokenizer, its
-chat template and the generation config stay what they were.
+Everything but weights and config is copied unchanged from the starting policy: the tokenizer, its chat template and the
+generation config.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
-from selfplay.core.errors import ModelError
-from selfplay.inputs.models.weights import read_policy_folder
+from selfplay.backends.policy_folder import read_policy_folder
+from selfplay.backends.transformers.loading import load_complete
 
 # A folder from the hub may hold more: model cards, other formats of the weights. Those are not the policy.
 _COPIED_SUFFIXES = frozenset((".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"))
@@ -32,19 +32,7 @@ def load_policy(folder: Path, *, trust_remote_code: bool = False) -> Any:
     numbers.
     """
     read_policy_folder(folder, trust_remote_code=trust_remote_code)
-    model, loading = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-    )
-    if missing := sorted(loading["missing_keys"]):
-        raise ModelError(
-            f"the policy in {folder} lacks {len(missing)} weights ({missing[0]}): they would be random numbers",
-            "Use the complete model; check that config.json and the weights belong together.",
-        )
+    model = load_complete(AutoModelForCausalLM, folder, torch.float32, "policy", trust_remote_code=trust_remote_code)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -52,11 +40,6 @@ def load_policy(folder: Path, *, trust_remote_code: bool = False) -> Any:
     # it is instead.
     model.generation_config = GenerationConfig()
     return model
-
-
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The policy's tokenizer. TRL wants one for its padding id; rows are token ids already."""
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
 
 
 def end_token_ids(folder: Path, tokenizer: Any) -> frozenset[int]:

@@ -67,7 +67,7 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # said in TrainResult.notes instead
+    # reported in TrainResult.notes instead
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     import datasets
     from transformers.utils import logging
@@ -93,7 +93,8 @@ def _train(
 ) -> TrainResult:
     from selfplay.backends.trl.checks import measure_update, record_canaries
     from selfplay.backends.trl.config import check_job
-    from selfplay.backends.trl.policy_files import end_token_ids, load_policy, load_tokenizer, save_policy
+    from selfplay.backends.trl.policy_files import end_token_ids, load_policy, save_policy
+    from selfplay.inputs.models.chat import load_tokenizer
 
     started = time.monotonic()
     notes: list[str] = []
@@ -144,11 +145,11 @@ def _fit(
     """Check the start and let TRL train; on return the optimizer and TRL's trainer are out of scope."""
     from transformers import PrinterCallback
 
-    from selfplay.backends.trl.callback import Watch, step_metrics
+    from selfplay.backends.trl.callback import StepCallback, step_metrics
     from selfplay.backends.trl.checks import check_start
     from selfplay.backends.trl.config import make_args, make_peft_config, uses_bf16
+    from selfplay.backends.trl.make_trainer import make_trainer
     from selfplay.backends.trl.rows import check_pairs
-    from selfplay.backends.trl.trainers import make_trainer
 
     check_pairs(job, model.get_input_embeddings().weight.shape[0])
     peft_config = make_peft_config(job, model)
@@ -157,7 +158,7 @@ def _fit(
     trainer.remove_callback(PrinterCallback)
     start = check_start(trainer, job, bf16=uses_bf16(job, device))
     job_fingerprint = checkpoints.fingerprint(job)
-    trainer.add_callback(Watch(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))
+    trainer.add_callback(StepCallback(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))
     found = _resume_point(job, job_fingerprint, notes, progress)
     trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
     # without the autocast that accelerate wraps around a bf16 forward
@@ -180,7 +181,7 @@ def _resume_point(
 
     found = checkpoints.find(Path(job.checkpoint_dir), job_fingerprint)
     for folder, reason in found.rejected:
-        say(f"trainer checkpoint {folder.name} was rejected and removed: {reason}")
+        say(f"trainer checkpoint {folder.name} is invalid and was deleted: {reason}")
         if folder.is_symlink() or folder.is_file():
             folder.unlink()
         else:
@@ -188,5 +189,5 @@ def _resume_point(
     if found.step:
         say(f"resumed from the trainer checkpoint of step {found.step}")
     elif found.rejected:
-        say("no intact trainer checkpoint: the round was trained from its start")
+        say("no intact trainer checkpoint: the round is trained from its start")
     return found

@@ -1,8 +1,8 @@
-"""Is the engine serving the weights the trainer ended with? The comparison behind a weight change, as a pure function.
+"""Checks that the engine serves the trainer's final weights: the comparison after a weight change, as a pure function.
 
 The trainer records its own greedy continuations with log-probs (`Canary`); the sampler continues the same prompts
-and hands what it saw to `compare`. Weights that did not arrive, a stale prefix cache or a stale packed copy of a layer
-show here.
+and passes its results to `compare`. It detects weights that were not loaded, a stale prefix cache and a stale packed copy of a
+layer.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class CanaryVerdict:
 def compare(
     canaries: Sequence[Canary], continuations: Sequence[Sequence[EngineToken]], tolerance: Tolerance
 ) -> CanaryVerdict:
-    """Hold the engine's greedy continuations against the trainer's, position by position while the tokens agree.
+    """Compare the engine's greedy continuations with the trainer's, position by position while the tokens agree.
 
     After the first divergence the contexts differ, so a prompt ends there: as a near-tie (both candidates listed on
     both sides and within `tolerance.tie` of each other on both) it is forgiven, otherwise it is a miss.

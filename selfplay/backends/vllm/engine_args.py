@@ -1,6 +1,6 @@
-"""With which arguments and environment the sampler's engine is built: defaults, the user's keys, and who owns which.
+"""The arguments and the environment of the sampler's engine: defaults, the user's keys, and the keys that selfplay sets.
 
-Beside `vllm_sampler.py`, which builds the engine; nothing here imports vllm, so the rules can be tested by themselves.
+sampler.py builds the engine. Nothing here imports vllm, so these rules can be tested without it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from selfplay.core.errors import ConfigError
 from selfplay.inputs.models.engine_cache import default_cache_bytes, kv_cache_bytes
 
 _BLOCK = 32
-_WEIGHTS = "the policy's folder and its weight changes are selfplay's"
-_TOKENS = "token ids go in and come out, the engine needs no tokenizer"
-_NEUTRAL = "unset sampling fields are vLLM's neutral values, stop ids come with each request"
-_CANARY = "the check after a weight change compares raw log-probs"
+_WEIGHTS = "it loads the policy of each round"
+_TOKENS = "the engine gets and returns token ids and needs no tokenizer"
+_NEUTRAL = "set the fields of `sampling`"
+_CANARY = "the check after each weight change compares raw log-probs"
 
-# Engine arguments that selfplay sets itself, each with the reason or the setting to use instead.
+# Engine arguments that selfplay sets, each with the setting to use instead or the reason.
 OWNED_KEYS: dict[str, str] = {
     "model": _WEIGHTS + "; set policy.model",
     "model_weights": _WEIGHTS,
     "load_format": _WEIGHTS + " (safetensors)",
     "hf_config_path": _WEIGHTS,
-    "hf_overrides": "trainer, log-probs and sampler must see the same model: change its config.json",
-    "hf_token": "secrets stay in the environment (HF_TOKEN): settings are recorded",
+    "hf_overrides": "trainer, log-probs and sampler must use the same model: change its config.json",
+    "hf_token": "set HF_TOKEN in the environment: settings are recorded",
     "revision": "set policy.revision",
     "code_revision": "set policy.revision",
-    "served_model_name": "nothing is served over a network",
+    "served_model_name": "selfplay serves nothing over a network",
     "trust_remote_code": "set policy.trust_remote_code",
     "dtype": "set policy.dtype",
-    "seed": "set seed; each response has a seed of its own",
+    "seed": "set seed; each response has its own seed",
     "tokenizer": _TOKENS,
     "tokenizer_mode": _TOKENS,
     "tokenizer_revision": _TOKENS,
@@ -42,8 +42,8 @@ OWNED_KEYS: dict[str, str] = {
     "override_generation_config": _NEUTRAL,
     "max_logprobs": _CANARY,
     "logprobs_mode": _CANARY,
-    "runner": "the engine samples; rewards have a section of their own",
-    "convert": "the engine samples; rewards have a section of their own",
+    "runner": "the engine only samples; rewards are set under `reward`",
+    "convert": "the engine only samples; rewards are set under `reward`",
 }
 
 
@@ -54,9 +54,9 @@ def prepare_environment() -> None:
     """
     if "vllm" in sys.modules and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
         raise RuntimeError("vllm was imported before prepare_environment()")
-    # In process: with a child of its own a killed engine hangs the caller for ever, and a killed caller orphans it.
+    # In process: if the engine had a child process, a killed engine would hang its caller, and a killed caller would orphan it.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # It overrules kv_cache_memory_bytes without a word, and its unit is a GiB.
+    # It silently overrides kv_cache_memory_bytes, in units of a GiB.
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
     defaults = {
         "DO_NOT_TRACK": "1",
@@ -66,7 +66,7 @@ def prepare_environment() -> None:
         "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about its own internals, tracebacks included
     }
     if not _has_gpu():
-        # The first request with log-probs would otherwise compile for many seconds, for nothing on a CPU.
+        # Otherwise the first request with log-probs compiles for many seconds, which gains nothing on a CPU.
         defaults |= {"TORCH_COMPILE_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
@@ -79,15 +79,15 @@ def _has_gpu() -> bool:
 
 
 def key_problems(engine: Mapping[str, Any], known: Collection[str]) -> list[str]:
-    """One message for each key of `engine` that vLLM does not know (`known`: its fields) or that selfplay owns."""
+    """One message for each key of `engine` that vLLM does not know (`known`: its fields) or that selfplay sets."""
     problems = []
     for key in engine:
         if key in OWNED_KEYS:
-            problems.append(f"sampling.engine.{key} is set by selfplay: {OWNED_KEYS[key]}")
+            problems.append(f"sampling.engine.{key} is not allowed, because selfplay sets it: {OWNED_KEYS[key]}")
         elif key not in known:
             near = difflib.get_close_matches(key, sorted(set(known) - OWNED_KEYS.keys()), n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
-            problems.append(f"sampling.engine.{key} is no engine argument of this vLLM{meant}")
+            problems.append(f"sampling.engine.{key} is not an engine argument of the installed vLLM{meant}")
     return problems
 
 
@@ -97,11 +97,11 @@ def resolve_dtype(dtype: str, *, on_cpu: bool) -> str:
 
 
 def resolve_max_model_len(engine: Mapping[str, Any], max_model_len: int | None) -> int | None:
-    """The one length asked for, wherever it was said. Raises ConfigError when it was said twice, differently."""
+    """The length that was set, in either place. Raises ConfigError if two different ones were set."""
     passed = engine.get("max_model_len")
     if passed is not None and max_model_len is not None and passed != max_model_len:
         raise ConfigError(
-            f"sampling.engine.max_model_len is {passed}, but the sampler is asked for {max_model_len}", "Set only one."
+            f"sampling.engine.max_model_len is {passed}, but the sampler needs {max_model_len}", "Set only one of them."
         )
     return max_model_len if passed is None else passed
 
@@ -117,7 +117,7 @@ def engine_arguments(
     max_logprobs: int,
     cpu_config: Any | None,
 ) -> dict[str, Any]:
-    """All arguments of the engine: our defaults, overruled by the user's `engine`, then what selfplay owns.
+    """All arguments of the engine: defaults, overridden by the user's `engine`, then those that selfplay sets.
 
     `dtype` is resolved; `cpu_config` is the model's transformers config when the engine runs on a CPU, None on a GPU.
     Raises ConfigError for a combination that breaks seeded sampling on a CPU.
@@ -146,12 +146,12 @@ def engine_arguments(
 
 
 def _cpu_defaults(config: Any, max_model_len: int, dtype: str) -> dict[str, Any]:
-    """Measured on tiny models: eager loads ten times faster than compiled and samples as fast; blocks of 32 do best."""
+    """Measured on tiny models: eager mode loads ten times faster than compiled and samples as fast; blocks of 32 are fastest."""
     return {
         "enforce_eager": True,
         "block_size": _BLOCK,
         "kv_cache_memory_bytes": default_cache_bytes(kv_cache_bytes(config, max_model_len, dtype)),
-        # A seeded request whose prefill is split over two steps kills the engine on a CPU: never split one.
+        # On a CPU a seeded request whose prefill is split over two steps crashes the engine: never split one.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(2048, max_model_len),
     }
@@ -161,9 +161,9 @@ def _check_whole_prefills(arguments: Mapping[str, Any], max_model_len: int | Non
     assert max_model_len is not None
     batched = arguments["max_num_batched_tokens"]
     if isinstance(batched, bool) or not isinstance(batched, int):
-        raise ConfigError(f"sampling.engine.max_num_batched_tokens is {batched!r}, which is no number of tokens")
+        raise ConfigError(f"sampling.engine.max_num_batched_tokens is {batched!r}, which is not a number of tokens")
     if arguments["enable_chunked_prefill"] or batched < max_model_len:
         raise ConfigError(
-            "on a CPU sampling.engine must not split prefills: seeded requests die of it",
-            f"Leave out enable_chunked_prefill, and max_num_batched_tokens or set it to {max_model_len} or more.",
+            "on a CPU sampling.engine must not split prefills: seeded requests would crash the engine",
+            f"Remove enable_chunked_prefill, and remove max_num_batched_tokens or set it to {max_model_len} or more.",
         )

@@ -1,7 +1,7 @@
 """The sampler of stage *sample* (and of *evaluate*): one vLLM engine that stays alive while its policy changes.
 
-The only file that imports vllm (0.25.1 to 0.32), always inside functions and after `prepare_environment()`. Sampling is
-reproducible by request: own seeds, token ids in and out, no dependence on what else is in the batch.
+The only file that imports vllm (0.25.1 to 0.32), always inside functions and after `prepare_environment()`. Each request is
+reproducible: it has its own seed, token ids in and out, and does not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from selfplay.backends.policy_folder import PolicyFolder, check_finite, check_same_architecture, read_policy_folder
 from selfplay.backends.vllm.canary import MAX_TOP_LOGPS, TOLERANCES, CanaryVerdict, EngineToken, compare
 from selfplay.backends.vllm.engine_args import engine_arguments, key_problems, prepare_environment, resolve_dtype
 from selfplay.backends.vllm.request_checks import check_requests, check_settings
-from selfplay.core.errors import BackendError, ConfigError, WeightChangeError, WorkerLostError
+from selfplay.core.errors import BackendError, ConfigError, WeightSyncError, WorkerLostError
 from selfplay.core.heartbeat import beat
-from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightChange
+from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightSync
 from selfplay.core.records import Response, schema
-from selfplay.inputs.models.weights import PolicyFolder, check_finite, check_same_architecture, read_policy_folder
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -33,7 +33,7 @@ _SEEDS = 2**31
 
 
 def check_engine_keys(engine: dict[str, Any]) -> list[str]:
-    """What is wrong with the keys of `sampling.engine` for the installed vLLM: a message each, none if all are good."""
+    """The problems of the keys of `sampling.engine` for the installed vLLM, one message for each; empty if all are valid."""
     prepare_environment()
     from vllm.engine.arg_utils import EngineArgs
 
@@ -66,7 +66,7 @@ class VllmSampler:
         self._dtype = resolve_dtype(dtype, on_cpu=self._on_cpu)
         self._llm: LLM | None = None
         self._policy: PolicyFolder | None = None
-        self._served: WeightChange | None = None
+        self._served: WeightSync | None = None
         self._tokenizer: Any = None
         self._request_numbers = itertools.count()
 
@@ -85,11 +85,11 @@ class VllmSampler:
             "max_num_seqs": self._max_num_seqs() if self._llm else None,
         }
 
-    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightChange:
-        """Serve the policy in `folder`; when `digest` is served already, only report how that came about (0 seconds).
+    def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
+        """Serve the policy in `folder`; if `digest` is served already, only report how it was loaded (0 seconds).
 
         Raises ModelError for a folder that cannot be served (the engine keeps serving what it served), and
-        WeightChangeError when not even a fresh engine loads it or agrees with the canaries (nothing is served then).
+        WeightSyncError when not even a fresh engine loads it or agrees with the canaries (nothing is served then).
         """
         started = time.perf_counter()
         if self._served is not None and self._served.digest == digest:
@@ -106,7 +106,7 @@ class VllmSampler:
         if how != "reloaded":
             verdict = self._change_by_building(folder, canaries, reason)
         self._policy = policy
-        self._served = WeightChange(
+        self._served = WeightSync(
             how=how,
             digest=digest,
             seconds=time.perf_counter() - started,
@@ -122,15 +122,15 @@ class VllmSampler:
         A response ends with the first of `stop_token_ids` (kept as its last token id, finish_reason "stop"; the model's
         own end token does not stop unless it is among them) or after `max_tokens` ("length"). `text` leaves out special
         tokens and the stop token. Raises ConfigError or DataError before anything is sampled, WorkerLostError when the
-        engine fails (it is gone then: load a policy again, better in another process).
+        engine fails (then load a policy again, better in another process).
         """
         if self._llm is None or self._served is None:
-            raise BackendError("the sampler serves no policy", "Call load_policy first.")
+            raise BackendError("the sampler has no policy", "Call load_policy first.")
         check_settings(settings)
         try:
             _sampling_params(settings, 0)
         except _refusals() as error:
-            raise ConfigError(f"vLLM refuses the sampling settings: {error}") from error
+            raise ConfigError(f"vLLM rejects the sampling settings: {error}") from error
         model = self._llm.llm_engine.model_config
         vocab_size = model.get_vocab_size()
         check_requests(requests, settings.max_tokens, max_model_len=model.max_model_len, vocab_size=vocab_size)
@@ -168,7 +168,7 @@ class VllmSampler:
             self._repack_cpu_layers()
             self._reset_prefix_cache()
             verdict = self._check_canaries(canaries)
-        # Whatever a half-done change raises (vLLM has no class for it), the cure is the same; the reason is recorded.
+        # vLLM has no exception class for a failed change. The remedy is the same for all of them; the reason is recorded.
         except Exception as error:
             return "rebuilt", f"the live change failed: {type(error).__name__}: {error}", None
         if verdict is not None and verdict.miss:
@@ -176,7 +176,7 @@ class VllmSampler:
         return "reloaded", "", verdict
 
     def _change_by_building(self, folder: str, canaries: Sequence[Canary], reason: str) -> CanaryVerdict | None:
-        """A fresh engine on `folder`, checked with the canaries. Raises WeightChangeError (and leaves no engine)."""
+        """A fresh engine on `folder`, checked with the canaries. Raises WeightSyncError (and leaves no engine)."""
         after = f" (rebuilt because {reason})" if reason else ""
         self._drop_engine()
         try:
@@ -184,12 +184,12 @@ class VllmSampler:
             verdict = self._check_canaries(canaries)
         except ConfigError:
             raise
-        except Exception as error:  # vLLM's start fails with classes of every kind
+        except Exception as error:  # vLLM's start raises many kinds of exceptions
             self._drop_engine()
-            raise WeightChangeError(f"vLLM could not serve {folder}{after}: {type(error).__name__}: {error}") from error
+            raise WeightSyncError(f"vLLM could not serve {folder}{after}: {type(error).__name__}: {error}") from error
         if verdict is not None and verdict.miss:
             self._drop_engine()
-            raise WeightChangeError(
+            raise WeightSyncError(
                 f"a fresh engine on {folder} disagrees with the trainer{after}: {verdict.miss}",
                 "Trainer and engine compute this model differently: compare dtype, attention and the model's code.",
             )
@@ -215,7 +215,7 @@ class VllmSampler:
         self._llm = LLM(**arguments)
 
     def _drop_engine(self) -> None:
-        """Let go of the engine, before another is built: a second one breaks when the first is collected beside it."""
+        """Delete the engine before another is built: a second one breaks if the first is collected while it exists."""
         import torch
 
         self._llm = self._policy = self._served = None
@@ -235,7 +235,7 @@ class VllmSampler:
 
     def _reset_prefix_cache(self) -> None:
         assert self._llm is not None
-        if not self._llm.reset_prefix_cache():  # says so only here, and raises nothing
+        if not self._llm.reset_prefix_cache():  # it reports a failure only here, and raises nothing
             raise BackendError("vLLM did not reset its prefix cache")
 
     def _check_canaries(self, canaries: Sequence[Canary]) -> CanaryVerdict | None:
@@ -305,7 +305,7 @@ class VllmSampler:
                     beat()
                 for output in finished:
                     yield running.pop(output.request_id), output
-        except Exception as error:  # what vLLM raises from a step is of every kind; it is passed on as one
+        except Exception as error:  # a step of vLLM raises many kinds of exceptions
             raise WorkerLostError(f"vLLM failed while sampling: {type(error).__name__}: {error}") from error
         finally:
             if running:
@@ -323,7 +323,7 @@ class VllmSampler:
 
 
 def _sampling_params(settings: SamplingSettings, seed: int | None) -> SamplingParams:
-    """One response's sampling parameters: everything said, nothing left to the model's generation_config."""
+    """One response's sampling parameters, all of them explicit: nothing comes from the model's generation_config."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -347,7 +347,7 @@ def _sampling_params(settings: SamplingSettings, seed: int | None) -> SamplingPa
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for a bad sampling parameter: of its own since 0.26 or later, a ValueError before."""
+    """The exceptions of vLLM for an invalid sampling parameter: its own since 0.26 or later, ValueError before."""
     from vllm.exceptions import VLLMValidationError
 
     return (ValueError, VLLMValidationError)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfplay.core.markdown import cell, code, markdown_table, one_line
+from selfplay.core.escape import escape_markdown, markdown_code, one_line
+from selfplay.core.format import markdown_table
 from selfplay.dataset_selection.output.writing import DROPPED, KEPT, UNUSED, ResultTable
 from selfplay.inspect.export import formats
 
@@ -39,20 +40,27 @@ def card(summary: dict[str, Any], command: str, result: ResultTable) -> str:
     )
     parts = [
         front,
-        f"# {selection['num_kept']} of {selection['num_pairs']} preference pairs, by {code(metric['name'])}\n",
-        f"Made from {code(dataset['name'])} (sha256 {code(dataset['sha256'][:16])}) with `selfplay select`. "
+        f"# {selection['num_kept']} of {selection['num_pairs']} preference pairs, by {markdown_code(metric['name'])}\n",
+        f"Made from {markdown_code(dataset['name'])} (sha256 {markdown_code(dataset['sha256'][:16])}) with `selfplay select`. "
         "The split `kept` is ordered by rank, best first; `dropped` holds all others, each with its `drop_reason`.\n",
         f"    {one_line(command)}\n" if command else "",
         markdown_table(
             ("", ""),
             [
-                ("metric", f"{code(metric['name'])}: {cell(metric['formula'])} ({cell(metric['direction'])})"),
-                ("source of the metric", cell(metric["source"])),
-                ("form of the implicit margin", _form(summary)),
+                (
+                    "metric",
+                    f"{markdown_code(metric['name'])}: "
+                    f"{escape_markdown(metric['formula'])} ({escape_markdown(metric['direction'])})",
+                ),
+                ("source of the metric", escape_markdown(metric["source"])),
+                ("implicit margin", _implicit_margin(summary)),
                 ("keep", str(selection["keep"])),
                 ("seed", str(selection["seed"])),
                 *(
-                    (name, f"{code(place['name'])}{_revision(place)}, sha256 {code(place['sha256'][:16])}")
+                    (
+                        name,
+                        f"{markdown_code(place['name'])}{_revision(place)}, sha256 {markdown_code(place['sha256'][:16])}",
+                    )
                     for name, place in summary["models"].items()
                 ),
             ],
@@ -63,34 +71,38 @@ def card(summary: dict[str, Any], command: str, result: ResultTable) -> str:
         markdown_table(("", "value"), _numbers(selection)),
         _formats(summary, result),
         "## Versions\n",
-        ", ".join(f"{cell(name)} {cell(version)}" for name, version in summary["versions"].items()) + "\n",
+        ", ".join(
+            f"{escape_markdown(name)} {escape_markdown(version)}" for name, version in summary["versions"].items()
+        )
+        + "\n",
     ]
     if summary["notes"]:
-        parts += ["## Notes\n", "\n".join(f"- {cell(note)}" for note in summary["notes"]) + "\n"]
+        parts += ["## Notes\n", "\n".join(f"- {escape_markdown(note)}" for note in summary["notes"]) + "\n"]
     return "\n".join(part for part in parts if part)
 
 
 def _revision(place: dict[str, str]) -> str:
-    return f" at {code(place['revision'])}" if "revision" in place else ""
+    return f" at {markdown_code(place['revision'])}" if "revision" in place else ""
 
 
-def _form(summary: dict[str, Any]) -> str:
+def _implicit_margin(summary: dict[str, Any]) -> str:
     selection = summary["selection"]
     scale = "z-scored over the pool" if selection["standardize"] else "raw"
     if summary["settings"]["group_column"] is not None:
-        scale += f", within the groups of {code(summary['settings']['group_column'])}"
+        scale += f", within the groups of {markdown_code(summary['settings']['group_column'])}"
     beta = f", beta {selection['beta']}" if selection["beta"] is not None else ""
-    return f"{selection['form']}{beta}, weight {selection['weight']}, {scale}"
+    return f"{selection['implicit_margin']}{beta}, weight {selection['weight']}, {scale}"
 
 
 def _counts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     selection = summary["selection"]
     rows = [("rows read", str(summary["dataset"]["num_rows"]))]
     rows += [
-        (f"rows that are none: {code(name)}", str(count)) for name, count in summary["bad_rows"]["reasons"].items()
+        (f"rows that are none: {markdown_code(name)}", str(count))
+        for name, count in summary["bad_rows"]["reasons"].items()
     ]
     rows += [("pairs", str(selection["num_pairs"]))]
-    rows += [(f"dropped: {code(name)}", str(count)) for name, count in selection["drop_reasons"].items()]
+    rows += [(f"dropped: {markdown_code(name)}", str(count)) for name, count in selection["drop_reasons"].items()]
     return [*rows, ("kept", str(selection["num_kept"]))]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.dataset_selection.building import BuiltPairs
-from selfplay.dataset_selection.reading.dataset import BadRows, OfflineDataset
+from selfplay.dataset_selection.reading.dataset import OfflineDataset
 from selfplay.dataset_selection.settings import PLACES, SelectSettings
+from selfplay.inputs.rows.bad_rows import BadRows
 from selfplay.selection.diagnostics import Diagnostics, Grouping
 from selfplay.selection.metrics import Metric
 from selfplay.selection.select import Selection
@@ -122,15 +122,6 @@ def _building(built: BuiltPairs | None) -> dict[str, Any] | None:
         "length_penalty": built.length_penalty,
         "unused": {item["values"]: item["counts"] for item in sorted(reasons, key=lambda item: item["values"])},
     }
-
-
-def finite(value: Any) -> Any:
-    """A document with null in the place of numbers that are not finite, which JSON does not have."""
-    if isinstance(value, dict):
-        return {name: finite(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def dropped_examples(pairs: pa.Table, selection: Selection) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from selfplay.core.errors import ConfigError, CorruptionError, DriftError, Locke
 from selfplay.store import durable
 from selfplay.store.layout import COMMIT, Layout
 from selfplay.store.lock import RunLock
-from selfplay.store.output import OutputWriter, read_output
+from selfplay.store.result_folder import ResultWriter, read_result
 from selfplay.store.writer import StageInputs, StageWriter
 
 IDENTITY = "SELECT.json"
@@ -44,7 +44,7 @@ class WorkFolder:
         durable.make_folder(self.folder)
         lock = RunLock(self.folder / "lock")
         try:
-            with durable.naming(self.folder / "lock"):
+            with durable.translating_errors(self.folder / "lock"):
                 lock.__enter__()
         except LockedError as error:
             raise LockedError(
@@ -82,9 +82,9 @@ class WorkFolder:
         """The shards of one computation; those that an earlier attempt kept are adopted."""
         return StageWriter(Layout(self.root), 0, name, StageInputs(self._fingerprint, {}))
 
-    def output(self) -> OutputWriter:
+    def output(self) -> ResultWriter:
         """Where the result is written; its commit publishes it."""
-        return OutputWriter(self.root, self.folder / "output")
+        return ResultWriter(self.root, self.folder / "output")
 
     def _refuse_occupied(self) -> None:
         if not self.root.exists():
@@ -103,7 +103,7 @@ class WorkFolder:
 def finished(root: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """The commit of the same selection where it stands finished at `root`, None where nothing is finished there. Raises
     DriftError where another one stands there, ConfigError where it is something else of ours."""
-    commit = read_output(root)
+    commit = read_result(root)
     if commit is None:
         return None
     if commit.get("kind") != KIND:

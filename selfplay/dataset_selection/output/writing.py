@@ -20,7 +20,7 @@ from selfplay.selection.arrays import Ints
 from selfplay.selection.reasons import Reasons
 from selfplay.selection.select import PairPool, Selection
 from selfplay.store.layout import part_name
-from selfplay.store.output import OutputWriter
+from selfplay.store.result_folder import ResultWriter
 
 KEPT, DROPPED, UNUSED = "kept", "dropped", "unused"
 _ROWS_IN_GROUP = 1 << 18
@@ -78,7 +78,7 @@ def order(selection: Selection) -> tuple[Ints, Ints]:
     return by_rank, np.flatnonzero(~selection.kept_P)
 
 
-def write_tables(writer: OutputWriter, result: ResultTable, selection: Selection) -> None:
+def write_tables(writer: ResultWriter, result: ResultTable, selection: Selection) -> None:
     """`kept/` and `dropped/`; files are written two at a time. A part without rows has no file: `load_dataset` fails on a split
     without rows."""
     kept, dropped = order(selection)
@@ -101,7 +101,7 @@ def write_tables(writer: OutputWriter, result: ResultTable, selection: Selection
         list(threads.map(write, jobs))
 
 
-def write_formats(writer: OutputWriter, result: ResultTable, selection: Selection) -> int:
+def write_formats(writer: ResultWriter, result: ResultTable, selection: Selection) -> int:
     """The kept pairs for other trainers. Returns how many of them LLaMA-Factory will skip."""
     kept, _ = order(selection)
     skipped = 0
@@ -119,7 +119,7 @@ def write_formats(writer: OutputWriter, result: ResultTable, selection: Selectio
     return skipped
 
 
-def write_unused(writer: OutputWriter, unused: pa.Table) -> None:
+def write_unused(writer: ResultWriter, unused: pa.Table) -> None:
     """The responses that are in no pair."""
     writer.add_parquet(f"{UNUSED}/{part_name(0)}", unused.schema, [unused], compression=_OTHERS, **_PARQUET)
 

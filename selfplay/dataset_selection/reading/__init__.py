@@ -1,1 +1,1 @@
-"""Reads the rows of a preference dataset into candidate pairs."""
+"""Reads a preference dataset into pairs or responses, on top of `inputs.rows`. May import inputs, selection and core."""

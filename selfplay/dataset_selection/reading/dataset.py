@@ -1,103 +1,49 @@
-"""What reading an offline dataset gives: the tables, the rows that are none, and what was recognised.
+"""Read a preference dataset: the first step of `selfplay select`.
 
-Stands between `reading.py`, which makes it, and the pipeline of `selfplay select`, which fills in what is missing and
-ranks.
+A source is opened, its columns are recognised, and it is read by whole columns where it holds numbers only, row by row
+otherwise. Every row becomes a pair, a response or a prompt, or is counted as bad with one reason. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 
-Kind = Literal["pairs", "responses"]
-
-MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
-
-
-class BadValue(Exception):
-    """Why a row cannot be used: `reason` is one of few short names that are counted, `detail` says it of this row."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that cannot be used. Example: BadRow("a.jsonl", 18, "empty_text", "column 'chosen' is empty")"""
-
-    file: str
-    row: int
-    reason: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.file} row {self.row}: {self.detail}"
-
-
-@dataclass(frozen=True, slots=True)
-class BadRows:
-    """The rows that cannot be used: how many for each reason (sorted by name), and the first few of them.
-
-    Example: BadRows({"empty_text": 2}, (BadRow("a.jsonl", 18, "empty_text", "column 'chosen' is empty"), ...))
-    """
-
-    counts: Mapping[str, int]
-    examples: tuple[BadRow, ...]
-
-    @property
-    def count(self) -> int:
-        return sum(self.counts.values())
-
-
-class BadRowLog:
-    """Collects bad rows while a source is read; of each reason only the first few are kept as they are."""
-
-    EXAMPLES_OF_A_REASON = 5
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._examples: list[BadRow] = []
-
-    def add(self, bad: BadRow) -> None:
-        self._counts[bad.reason] += 1
-        if self._counts[bad.reason] <= self.EXAMPLES_OF_A_REASON:
-            self._examples.append(bad)
-
-    def add_many(self, reason: str, count: int, examples: list[BadRow]) -> None:
-        """`count` rows of one reason at once, of which `examples` are the first."""
-        room = max(0, self.EXAMPLES_OF_A_REASON - self._counts[reason])
-        self._counts[reason] += count
-        self._examples.extend(examples[:room])
-
-    def done(self) -> BadRows:
-        return BadRows(dict(sorted(self._counts.items())), tuple(self._examples))
+from selfplay.core.errors import DataError
+from selfplay.dataset_selection.reading.numbers import has_only_numbers, read_numbers
+from selfplay.dataset_selection.reading.pairs import read_pairs
+from selfplay.dataset_selection.reading.responses import read_lists, read_response_rows
+from selfplay.inputs.rows.bad_rows import BadRowLog, BadRows
+from selfplay.inputs.rows.columns import recognise
+from selfplay.inputs.rows.messages import SEVERAL
+from selfplay.inputs.rows.source import Source, open_source
 
 
 @dataclass(frozen=True, slots=True)
 class OfflineDataset:
     """An offline preference dataset, read and checked.
 
-    `kind` "pairs": `pairs` is there, one row a pair, in the source's order: `pair_id prompt_id source_file source_row
-    prompt chosen rejected` (the last three as lists of messages; chosen and rejected are one assistant turn each), the
-    numbers that were recognised under the names of the pairs table, and `columns_json` (the row's other columns, where
-    there are any). A table of numbers only has no text: `pair_id`, the numbers, and `columns_json` where there are others.
+    `kind` "pairs": `pairs` has one row a pair, in the source's order: `pair_id prompt_id source_file source_row prompt
+    chosen rejected` (the last three are lists of messages; chosen and rejected are one assistant turn each), the numbers
+    that were recognised under the names of the pairs table, and `columns_json` (the row's other columns, where there are
+    any). A table of numbers has no text: `pair_id`, the numbers, and `columns_json` where there are others.
 
-    `kind` "responses": `prompts` (`prompt_id source_file source_row messages columns_json?`) and `responses`
-    (`response_id prompt_id response_index source_file source_row text` and `reward policy_logp reference_logp num_tokens`
-    where recognised, `drop_reason` null where the response can be used).
+    `kind` "responses": `prompts` (`prompt_id source_file source_row messages group? columns_json?`) and `responses`
+    (`response_id prompt_id response_index source_file source_row text`, `reward policy_logp reference_logp num_tokens`
+    where recognised, `drop_reason`, null where the response can be used). The other columns of a row are in the
+    `columns_json` of what a row is: of `prompts` with one row a prompt, of `responses` with one row a response.
 
-    `recognised`: our name -> the source's column. `notes`: sentences for people about what was assumed or left out.
-    `num_rows`: rows read; those of pairs (or, one row a response, of responses; or, one row a prompt, of prompts) and bad
-    rows add up to it. `digest`: sha256 (hex) of the source's content.
+    `recognised`: our name -> the source's column. `notes`: what was assumed or left out. `num_rows`: rows read; those of
+    pairs (with one row a response, of responses; with one row a prompt, of prompts) and bad rows add up to it. `digest`:
+    sha256 (hex) of the source's content.
     """
 
-    kind: Kind
+    kind: Literal["pairs", "responses"]
     pairs: pa.Table | None
     prompts: pa.Table | None
     responses: pa.Table | None
@@ -106,3 +52,82 @@ class OfflineDataset:
     num_rows: int
     digest: str
     notes: list[str] = field(default_factory=list)
+
+
+def read_dataset(
+    source: str,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    wanted: Collection[str] = (),
+    prefer: Literal["pairs", "responses"] = "pairs",
+    base_dir: str | Path = ".",
+) -> OfflineDataset:
+    """Read and check every row of a preference dataset.
+
+    `source`, `split`, `subset`, `revision` and `base_dir` are those of `open_source`. `columns`: our name -> the source's
+    column, for what is not recognised or not as wanted; an empty name means that there is none. `wanted`: further columns
+    of numbers, one for each pair, that a metric reads under their own names. `prefer`: what to read where the columns
+    hold both pairs and several responses for each prompt.
+
+    Raises DataError for a source that cannot be read or has no usable row, for named columns that do not exist, for
+    columns that could have several roles, or that are neither pairs nor responses.
+    """
+    opened = open_source(source, split, base_dir, subset=subset, revision=revision)
+    pairs: pa.Table | None = None
+    prompts: pa.Table | None = None
+    responses: pa.Table | None = None
+    # Hashing releases Python's lock: on a large table it runs beside the reading.
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(opened.digest)
+        names = opened.columns()
+        if not names:
+            _refuse_empty(opened)
+        found = recognise(opened.name, names, named=columns or {}, wanted=wanted, prefer=prefer)
+        log, notes = BadRowLog(), list(found.notes)
+        if found.shape in ("lists", "rows"):
+            if "prompt" not in found.names:
+                raise DataError(
+                    f"{opened.name} has responses but no prompt column is recognised",
+                    "Name it: --columns prompt=COLUMN.",
+                )
+            read = read_lists if found.shape == "lists" else read_response_rows
+            prompts, responses, num_rows = read(opened, found, log, notes)
+        else:
+            read_table = read_numbers if has_only_numbers(opened, found) else read_pairs
+            pairs, num_rows = read_table(opened, found, log, notes)
+    bad_rows = log.done()
+    kind: Literal["pairs", "responses"] = "pairs" if responses is None else "responses"
+    usable = pairs if responses is None else responses
+    assert usable is not None
+    if usable.num_rows == 0:
+        raise _no_usable_row(opened.name, bad_rows, num_rows)
+    return OfflineDataset(
+        kind, pairs, prompts, responses, bad_rows, dict(found.names), num_rows, digest.result(), notes
+    )
+
+
+def _refuse_empty(source: Source) -> None:
+    """Raises DataError for a source without columns: it has no rows, or no row can be read."""
+    bad = next(iter(source.rows()), None)
+    if bad is None:
+        raise DataError(f"{source.name} has no rows", "Give a source with at least one pair.")
+    raise DataError(
+        f"no row of {source.name} can be read: {bad.file} row {bad.row}: {bad.problem}", "Check the file's format."
+    )
+
+
+def _no_usable_row(name: str, bad_rows: BadRows, num_rows: int) -> DataError:
+    if num_rows == 0:
+        return DataError(f"{name} has no rows", "Give a source with at least one pair.")
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in bad_rows.counts.items())
+    first = "; ".join(map(str, bad_rows.examples[:3]))
+    hint = "Fix the rows, or name the right columns with --columns OUR_NAME=THEIR_NAME."
+    if SEVERAL in bad_rows.counts:
+        hint = (
+            "Name lists of responses with --columns responses=COLUMN, their scores with rewards=COLUMN. Where a list is "
+            "[chosen, rejected], as in Alpaca's ranking form, write the two into columns chosen and rejected."
+        )
+    return DataError(f"none of the {num_rows:,} rows of {name} can be used ({counts}): {first}", hint)

@@ -1,119 +1,80 @@
-"""Pairs read row by row: texts in any form, or numbers kept in rows (CSV, JSON)."""
+"""Pairs read row by row: texts in any form, or numbers stored in rows (CSV, JSON)."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from selfplay.dataset_selection.reading.cells import rows
-from selfplay.dataset_selection.reading.columns import Columns
-from selfplay.dataset_selection.reading.conversations import read_pair
-from selfplay.dataset_selection.reading.dataset import MESSAGES, BadRow, BadRowLog, BadValue
-from selfplay.dataset_selection.reading.ids import PromptIds, RowIds
-from selfplay.dataset_selection.reading.numbers import Numbers, check_numbers, good_rows
-from selfplay.dataset_selection.reading.row_columns import Embeddings, RowColumn, group_of, other_columns
-from selfplay.dataset_selection.reading.values import any_number, content_hash
-from selfplay.inputs.row_reader import Source
-
-
-class NumberColumns:
-    """Numbers of rows that are read one after the other. NaN and infinity get in: whether a row is bad for them, and
-    whether a column is null in every row, is said of whole columns (`numbers.check_numbers`), as where they are read so."""
-
-    def __init__(self, names: Mapping[str, str], numbers: Sequence[str]) -> None:
-        self._theirs = {ours: names[ours] for ours in numbers}
-        self._values = {ours: array("d") for ours in numbers}
-        self._nulls = {ours: bytearray() for ours in numbers}
-
-    def read(self, values: dict[str, Any]) -> list[float | None]:
-        """The numbers of one row, None for null. Raises BadValue for what is no number."""
-        return [any_number(values.get(theirs), f"column {theirs!r}") for theirs in self._theirs.values()]
-
-    def append(self, row: list[float | None]) -> None:
-        for column, nulls, value in zip(self._values.values(), self._nulls.values(), row, strict=True):
-            column.append(np.nan if value is None else value)
-            nulls.append(value is None)
-
-    def has(self, at: int, row: list[float | None]) -> bool:
-        """Whether these are the numbers of the row that was appended as number `at`."""
-        return all(
-            nulls[at] == (value is None) and (value is None or value == column[at] or value != value)
-            for column, nulls, value in zip(self._values.values(), self._nulls.values(), row, strict=True)
-        )
-
-    def done(self) -> dict[str, Numbers]:
-        found = {}
-        for ours, column in self._values.items():
-            values = np.frombuffer(column, np.float64) if len(column) else np.empty(0)
-            null_P = np.frombuffer(self._nulls[ours], np.bool_) if len(column) else np.empty(0, np.bool_)
-            found[ours] = Numbers(values, null_P if null_P.any() else None)
-        return found
+from selfplay.dataset_selection.reading.numbers import checked
+from selfplay.inputs.rows.bad_rows import BadRow, BadRowLog, BadValue
+from selfplay.inputs.rows.columns import Columns
+from selfplay.inputs.rows.messages import read_pair
+from selfplay.inputs.rows.source import Source
+from selfplay.inputs.rows.tables import MESSAGES, RowTable, distinct_hashes, other_columns, prompt_ids, row_ids
+from selfplay.inputs.rows.values import content_hash, embedding, group_name, number, user_id
 
 
 def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str]) -> tuple[pa.Table, int]:
     """The table of pairs (see `dataset.OfflineDataset`) and the number of rows read. Raises DataError for ids that the
     user named and that cannot be used."""
-    has_text = columns.shape == "pairs"
-    names = columns.names
-    numbers = NumberColumns(names, columns.numbers)
-    files, others, groups = RowColumn(pa.string()), RowColumn(pa.string()), RowColumn(pa.string())
-    source_rows = array("q")
-    prompts, chosens, rejecteds = RowColumn(MESSAGES), RowColumn(MESSAGES), RowColumn(MESSAGES)
-    ids = RowIds(source.name, "pair_id", columns)
-    prompt_ids = PromptIds(source.name, columns)
-    embeddings = Embeddings(names.get("embedding"))
-    total = 0
-    for item in rows(source, columns):
+    has_text, names = columns.shape == "pairs", columns.names
+    numbers = {ours: names[ours] for ours in columns.numbers}
+    schema: dict[str, pa.DataType] = {"pair_id": pa.string(), "hash": pa.string()}
+    if has_text:
+        schema |= {"prompt_id": pa.string(), "prompt_hash": pa.string()}
+    schema |= {"source_file": pa.string(), "source_row": pa.int64()}
+    if has_text:
+        schema |= {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}
+    schema |= {"group": pa.string()} if "group" in names else {}
+    schema |= dict.fromkeys(numbers, pa.float64())
+    schema |= {"embedding": pa.list_(pa.float32())} if "embedding" in names else {}
+    schema |= {"columns_json": pa.string()} if columns.others else {}
+    pairs, width, total = RowTable(schema), None, 0
+    for item in source.rows():
         total += 1
         try:
             if item.values is None:
                 raise BadValue("unreadable", item.problem or "unreadable")
             values = item.values
-            row_numbers = numbers.read(values)
+            row: list[Any] = [user_id(values.get(names.get("pair_id", "")))]
+            measured = [number(values.get(theirs), f"column {theirs!r}") for theirs in numbers.values()]
             if has_text:
                 prompt, chosen, rejected = read_pair(
-                    values,
-                    names.get("prompt"),
-                    names["chosen"],
-                    names["rejected"],
-                    system=names.get("system"),
+                    values, names.get("prompt"), names["chosen"], names["rejected"], system=names.get("system"),
                     added=names.get("input"),
-                )
-            embeddings.read(values)
+                )  # fmt: skip
+                prompt_hash = content_hash([prompt, 0])  # as a run makes the id of a prompt
+                row += [
+                    content_hash([prompt_hash, chosen[0]["content"], rejected[0]["content"]]),
+                    user_id(values.get(names.get("prompt_id", ""))), prompt_hash, item.file, item.row,
+                    prompt, chosen, rejected,
+                ]  # fmt: skip
+            else:
+                row += [f"{total:08d}", item.file, item.row]
+            if "group" in names:
+                row.append(group_name(values.get(names["group"])))
+            row += measured
+            if "embedding" in names:
+                row.append(embedding(values.get(names["embedding"]), f"column {names['embedding']!r}", width))
+                width = len(row[-1])
         except BadValue as error:
             log.add(BadRow(item.file, item.row, error.reason, error.detail))
             continue
-        numbers.append(row_numbers)
-        embeddings.append()
-        files.append(item.file)
-        source_rows.append(item.row)
-        if has_text:
-            prompts.append(prompt)
-            chosens.append(chosen)
-            rejecteds.append(rejected)
-            prompt_hash = prompt_ids.append(values, prompt)
-            ids.append(values, content_hash([prompt_hash, chosen[0]["content"], rejected[0]["content"]]))
-        else:
-            ids.append(values, f"{total:08d}")
         if columns.others:
-            others.append(other_columns(values, columns))
-        if "group" in names:
-            groups.append(group_of(values, names["group"]))
-    file_P, row_P = files.done(), np.array(source_rows, np.int64)
-    kept, good = check_numbers(numbers.done(), names, log, lambda row: (file_P[row].as_py(), int(row_P[row])), notes)
-    fields: dict[str, Any] = {"pair_id": ids.done(notes)}
+            row.append(other_columns(values, columns))
+        pairs.append(row)
+    table = pairs.done()
+    ids = row_ids(table["pair_id"], distinct_hashes(table["hash"]), "pair_id", columns, notes)
+    table = table.set_column(0, "pair_id", ids)
     if has_text:
-        fields |= {"prompt_id": prompt_ids.done(notes), "source_file": file_P, "source_row": row_P}
-        fields |= {"prompt": prompts.done(), "chosen": chosens.done(), "rejected": rejecteds.done()}
-    if "group" in names:
-        fields["group"] = groups.done()
-    fields |= kept
-    if "embedding" in names:
-        fields["embedding"] = embeddings.done()
-    if columns.others:
-        fields["columns_json"] = others.done()
-    return good_rows(fields, good), total
+        ids = prompt_ids(table["prompt_id"], table["prompt_hash"], columns, notes)
+        table = table.set_column(table.column_names.index("prompt_id"), "prompt_id", ids)
+    if "embedding" in names and table.num_rows:
+        fixed = pa.FixedSizeListArray.from_arrays(pc.list_flatten(table["embedding"]).combine_chunks(), width)
+        table = table.set_column(table.column_names.index("embedding"), "embedding", fixed)
+    files, rows = table["source_file"], table["source_row"]
+    hidden = {"hash", "prompt_hash"} | (set() if has_text else {"source_file", "source_row"})
+    table = table.select([name for name in table.column_names if name not in hidden])
+    return checked(table, numbers, log, lambda row: (files[row].as_py(), rows[row].as_py()), notes)[0], total

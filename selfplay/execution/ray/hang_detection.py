@@ -1,4 +1,4 @@
-"""The driver's side of a worker's signs of progress, and what is done to one that gives none."""
+"""The driver's side of worker heartbeats: how long a worker has made no progress, how it is killed, and what its log says."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 _WORKER = "selfplay/execution/ray/worker.py"
 
 
-class Pulse:
-    """When a worker last gave a sign of progress. Only changes of its beat file count, on this process's clock: the clocks of
-    two machines are never compared."""
+class HeartbeatMonitor:
+    """When a worker last made progress. Only changes of its heartbeat file count, by this process's clock: the clocks of two
+    machines are never compared."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -21,7 +21,7 @@ class Pulse:
     def _beat(self) -> int:
         try:
             return self.path.stat().st_mtime_ns
-        except FileNotFoundError:  # the worker has not begun
+        except FileNotFoundError:  # the worker has not started
             return 0
 
     def restart(self) -> None:
@@ -29,16 +29,16 @@ class Pulse:
         self._since = time.monotonic()
 
     def idle(self) -> float:
-        """Seconds since the last sign, or since work began."""
+        """Seconds since the last heartbeat, or since work began."""
         beat = self._beat()
         if beat != self._seen:
             self._seen, self._since = beat, time.monotonic()
         return time.monotonic() - self._since
 
 
-def end_process(pid: int) -> None:
-    """SIGKILL to a process of this machine and to all that it started: one that is stopped, or in C code, hears nothing
-    else."""
+def kill_process_tree(pid: int) -> None:
+    """SIGKILL to a process of this machine and to all that it started. A process that is stopped, or in C code, reacts to no
+    other signal."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -48,9 +48,8 @@ def end_process(pid: int) -> None:
                 process.kill()
 
 
-def where_it_crashed(log: str, lines: int) -> list[str]:
-    """What a fatal signal was and the innermost frames, where a worker's log ends with faulthandler's word on one; none
-    otherwise."""
+def crash_frames(log: str, lines: int) -> list[str]:
+    """The fatal signal and the innermost frames, if a worker's log ends with faulthandler's report of one; else an empty list."""
     _, fatal, rest = log.rpartition("Fatal Python error: ")
     told = rest.splitlines()
     if not fatal or not told or not told[-1].startswith(("Extension modules: ", "  File ")):
@@ -59,8 +58,8 @@ def where_it_crashed(log: str, lines: int) -> list[str]:
     return [told[0], *frames[:lines]]
 
 
-def where_it_hung(log: str, lines: int) -> list[str]:
-    """The innermost frames of the call from the last dump of stacks (see heartbeat) in a worker's log; none without one."""
+def hang_frames(log: str, lines: int) -> list[str]:
+    """The innermost frames of the call from the last stack dump (see heartbeat.py) in a worker's log; empty without one."""
     _, dumped, stacks = log.rpartition("Timeout (")
     if not dumped:
         return []

@@ -1,8 +1,8 @@
-"""A process beside the driver that outlives it by a moment: it ends what a driver that was killed has left of its own Ray.
+"""A process beside the driver that outlives it for a moment: after a SIGKILL of the driver it kills what is left of its Ray.
 
 The kernel ends what the driver started itself. Workers notice the end of their raylet by a thread of Ray's, and one that is just
 being started may wait a minute or more for a server that is gone; Ray's agents take as long. Each process that the driver started
-leads a session (see deaf.py), so whatever is left of it can be found.
+leads a session (see signal_mask.py), so whatever is left of it can be found.
 
 Run as a script, with Python's library only: PID... as arguments, and a pipe as stdin whose other end the driver holds.
 """
@@ -15,8 +15,8 @@ import signal
 import sys
 import time
 
-# what takes longer to end than this is in the hands of a driver of the kernel's
-PATIENCE = 60.0
+# a process that takes longer to end is blocked in the kernel
+DEADLINE = 60.0
 
 
 def processes() -> dict[int, tuple[str, int]]:
@@ -38,13 +38,13 @@ def left_of(sessions: set[int]) -> list[int]:
 
 
 def main() -> None:
-    """Wait for the driver's end, then end what is left."""
-    # what stops the driver is often sent to every process
+    """Wait for the driver's end, then kill what is left."""
+    # a signal that stops the driver is often sent to every process
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sessions = {int(pid) for pid in sys.argv[1:]}
     sys.stdin.buffer.read()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + DEADLINE
     while (left := left_of(sessions)) and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):

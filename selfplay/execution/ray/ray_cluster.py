@@ -1,6 +1,6 @@
-"""Ray: a local instance or a joined cluster, its resources, and the pools of a run. Only `cluster/` imports ray.
+"""Ray: a local instance or a joined cluster, its resources, and the pools of a run. Only `execution/ray/` imports ray.
 
-Ray is started without a dashboard, on loopback, and quiet; its processes end with the driver, however the driver ends.
+Ray starts without a dashboard, on loopback, and quiet. Its processes end with the driver, however the driver ends.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 from selfplay.config.running import ClusterConfig, RoleConfig
 from selfplay.core.errors import ConfigError, ResourceError
 from selfplay.core.pool import BackendSpec
-from selfplay.execution.ray.local_ray import OwnRay
+from selfplay.execution.ray.local_ray import LocalRay
+from selfplay.execution.ray.private_api import LOOPBACK, allow_loopback
 from selfplay.execution.ray.ray_pool import RayPool
-from selfplay.execution.ray.signal_mask import deaf_children
+from selfplay.execution.ray.signal_mask import mask_sigterm
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -31,15 +32,15 @@ ROLES = ("sampler", "scorer", "logprobs", "trainer")
 
 
 class RayCluster:
-    """Context manager around ray.init/shutdown. `scorers`: how many pools of role scorer there will be (a reward that is
-    combined has one for each part), each with the replicas and reservations of `cluster.scorer`."""
+    """Context manager around ray.init and ray.shutdown. `scorers`: the number of pools of the role scorer (a combined reward has
+    one for each part), each with the replicas and reservations of `cluster.scorer`."""
 
     def __init__(self, config: ClusterConfig, log_folder: Path, *, scorers: int = 1) -> None:
         self._config = config
         self._scorers = scorers
         self._log_folder = log_folder
         self._pools: list[RayPool] = []
-        self._own: OwnRay | None = None
+        self._own: LocalRay | None = None
 
     def __enter__(self) -> RayCluster:
         _set_environment(local=self._config.address is None)
@@ -47,19 +48,18 @@ class RayCluster:
 
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
         try:
-            # ray.init would take SIGTERM from the driver, whose own handler stops a run at a safe point
-            with deaf_children():
+            # ray.init would replace the driver's handler of SIGTERM, which stops a run at a safe point
+            with mask_sigterm():
                 if self._config.address is None:
-                    # read at the first import of ray, which a reward function's module may have made before
-                    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+                    allow_loopback()
                     ray.init(
                         address="local",
                         include_dashboard=False,
                         object_store_memory=512 << 20,
-                        _node_ip_address="127.0.0.1",
+                        **LOOPBACK,
                         **common,
                     )
-                    self._own = OwnRay()
+                    self._own = LocalRay()
                 else:
                     _check_token(self._config.address)
                     _check_reachable(self._config.address)
@@ -90,7 +90,7 @@ class RayCluster:
         return float(ray.cluster_resources().get("GPU", 0))
 
     def check_resources(self) -> None:
-        """Raise ResourceError when the workers together can never be placed: what they need and what there is."""
+        """Raise ResourceError if the workers together can never be placed. The message gives what they need and what exists."""
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -119,10 +119,10 @@ class RayCluster:
         free = ray.available_resources()
         if taken := {name: amount for name, amount in need.items() if amount > free.get(name, 0) + 1e-9}:
             raise ResourceError(
-                f"the workers together need {_amounts(need)}; others hold so much of the cluster that "
-                f"{_amounts({name: free.get(name, 0) for name in taken})} of {_amounts({name: total[name] for name in taken})}"
-                " is free",
-                "Wait for them (`ray status` shows who), or lower the replicas or reservations under cluster:.",
+                f"the workers together need {_amounts(need)}; others use the cluster, "
+                f"so only {_amounts({name: free.get(name, 0) for name in taken})} of "
+                f"{_amounts({name: total[name] for name in taken})} are free",
+                "Wait until they finish (`ray status` shows them), or lower the replicas or reservations under cluster:.",
             )
 
     def _replicas(self, role: str) -> int:
@@ -145,13 +145,12 @@ class RayCluster:
         role: str,
         spec: BackendSpec,
         *,
-        env: Mapping[str, str] | None = None,
         name: str = "",
         reserves: bool = True,
     ) -> RayPool:
         """The pool of a role; workers start with `start()` or at the first call.
 
-        A second pool of a role has a `name` of its own. One that `check_resources` does not count (gold, beside scorer)
+        A second pool of a role needs its own `name`. A pool that `check_resources` does not count (gold, beside scorer)
         reserves nothing.
         """
         config: RoleConfig = getattr(self._config, role)
@@ -161,11 +160,11 @@ class RayCluster:
             spec=spec,
             replicas=config.replicas,
             demand=self._demand(config) if reserves else {},
-            env={**QUIET, **threads, **(env or {})},
+            env={**QUIET, **threads},
             log_folder=self._log_folder,
             retries=self._config.retries,
             start_timeout=self._config.start_timeout,
-            call_timeout=self._config.call_timeout,
+            heartbeat_timeout=self._config.heartbeat_timeout,
             check_ray=self._own.check if self._own is not None else None,
         )
         self._pools.append(pool)
@@ -194,24 +193,21 @@ def _unit_share(devices: int, workers: int) -> float:
 
 
 def _set_environment(*, local: bool) -> None:
-    """What Ray reads from the environment, in this process and in all that it starts."""
+    """Set what Ray reads from the environment, in this process and in those that it starts."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    # otherwise Ray overrules what a worker sees of the GPUs when it reserves none
+    # otherwise Ray hides all GPUs from a worker that reserves none
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if local:
-        # a private cluster on loopback: a token would only leave a file in the user's home
+        # a private cluster on loopback needs no token, which would leave a file in the user's home
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Despite its name it counts on Linux too: without it Ray puts the machine's outward address in the place of
-        # 127.0.0.1, and all its processes listen there.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # a worker for each core that none of ours would use: they have environments of their own
+        # Ray would start a worker for each core, which selfplay's workers do not use: they have their own environments
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 
 def _check_token(address: str) -> None:
-    """Raise ConfigError where a cluster beyond this machine would be joined without a token: Ray runs whatever code it is sent by
-    whoever reaches its ports. `RAY_AUTH_MODE=disabled`, said by the user, is for networks that nobody else is on."""
+    """Raise ConfigError if a cluster beyond this machine would be joined without a token: Ray executes code from anybody who
+    reaches its ports. A user sets `RAY_AUTH_MODE=disabled` on a network that nobody else can reach."""
     host = address.removeprefix("ray://").rpartition(":")[0].strip("[]")
     here = host in ("", "localhost", "::1") or host.startswith("127.")
     if here or os.environ.get("RAY_AUTH_MODE") == "disabled":
@@ -221,13 +217,13 @@ def _check_token(address: str) -> None:
         raise ConfigError(
             f"cluster.address is {address}, but there is no token to join it with",
             "Start the cluster with RAY_AUTH_MODE=token and give its token here (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
-            "~/.ray/auth_token). On a network that nobody else is on: RAY_AUTH_MODE=disabled.",
+            "~/.ray/auth_token). On a network that nobody else can reach: RAY_AUTH_MODE=disabled.",
         )
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError when nothing listens at "host:port" or "ray://host:port": Ray itself tries for two minutes."""
+    """Raise OSError if nothing listens at "host:port" or "ray://host:port": Ray itself would try for two minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()

@@ -1,10 +1,10 @@
-"""Ray's processes do not hear SIGTERM: Slurm sends it to every process of a step, a shell to every process of a group, and a
-raylet that obeys takes all workers with it while the driver still wants to finish the shards under way.
+"""Masks SIGTERM in Ray's processes: Slurm sends it to every process of a step, a shell to every process of a group, and a raylet
+that obeys it takes all workers with it while the driver still has to finish the running shards.
 
-The signal is blocked in the child between fork and exec, and what is blocked stays blocked in all that the child starts. SIGKILL
-is what ends them: by the driver (own_ray.py), by the kernel when the driver dies (Ray asks for that itself). Each leads a session
-of its own, by which the reaper finds what the kernel leaves (reaper.py). What a worker starts by itself must hear again: see
-`let_children_hear`.
+The signal is blocked in the child between fork and exec, and stays blocked in all that the child starts. These processes end by
+SIGKILL: from the driver (local_ray.py), or from the kernel when the driver dies (Ray requests that itself). Each leads a session
+of its own, by which the reaper finds what the kernel leaves (orphan_reaper.py). What a worker starts by itself must receive
+SIGTERM again: see `unmask_sigterm_in_children`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
+
+from selfplay.execution.ray.private_api import without_sigterm_handler
 
 _starting = False
 
@@ -29,50 +31,45 @@ os.register_at_fork(after_in_child=_in_a_child)
 
 
 @contextlib.contextmanager
-def deaf_children() -> Iterator[None]:
-    """Processes that are forked inside do not hear SIGTERM, nor does what they start; each leads a session.
+def mask_sigterm() -> Iterator[None]:
+    """Processes that are forked inside do not receive SIGTERM, nor does what they start; each leads a session.
 
-    This process hears it as before: neither of Ray's two handlers stays. One, in Python, would end a driver at once. The other,
-    in its C++ part, writes a trace, sets SIGALRM to abort the process, and calls Python's handler then: a deadline's alarm would
-    end the run by SIGABRT.
+    In this process nothing changes: neither of Ray's two handlers stays. The Python one would end a driver at once. The C++ one
+    writes a trace, sets SIGALRM to abort the process, and then calls Python's handler: the alarm of a deadline would end the
+    run by SIGABRT.
     """
     global _starting
-    import ray
-
-    utils: Any = ray._private.utils
-    set_handler = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
     _starting = True
     try:
-        yield
+        with without_sigterm_handler():
+            yield
     finally:
         _starting = False
-        utils.set_sigterm_handler = set_handler
         if threading.current_thread() is threading.main_thread():
-            # what Python knows of is set once more, over what C++ has set
+            # set Python's handlers again, over those that C++ has set
             for number in (signal.SIGTERM, signal.SIGALRM):
                 if (handler := signal.getsignal(number)) is not None:
                     signal.signal(number, handler)
 
 
-def let_children_hear() -> None:
-    """In a worker that does not hear SIGTERM: let what it starts hear it. A reward function may end its own children so
-    (`multiprocessing.Pool` does), and would wait for them for ever.
+def unmask_sigterm_in_children() -> None:
+    """In a worker whose SIGTERM is masked: let the processes that it starts receive it. A reward function may end its own
+    children with it (`multiprocessing.Pool` does), and would wait for them for ever.
 
-    The worker then takes the signal and does nothing about it. A program that it starts begins with the default, and so
-    does a process that it forks.
+    The worker then receives the signal and ignores it. A program that it starts has the default action, and so does a process
+    that it forks.
     """
     if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         return
-    signal.signal(signal.SIGTERM, _nothing)
-    os.register_at_fork(after_in_child=_hear)
+    signal.signal(signal.SIGTERM, _ignore)
+    os.register_at_fork(after_in_child=_restore_default)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def _nothing(number: int, frame: Any) -> None:
+def _ignore(number: int, frame: Any) -> None:
     pass
 
 
-def _hear() -> None:
-    if signal.getsignal(signal.SIGTERM) is _nothing:
+def _restore_default() -> None:
+    if signal.getsignal(signal.SIGTERM) is _ignore:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

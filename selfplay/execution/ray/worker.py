@@ -1,4 +1,4 @@
-"""The process side of a Ray worker: makes its backend and runs calls on it. Imported in the actor's process only."""
+"""The worker's side of a Ray actor: creates its backend and runs calls on it. Imported in the actor's process only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from selfplay.core import heartbeat
 from selfplay.core.errors import BackendError, SelfplayError
+from selfplay.core.machine import DeviceFacts, this_device
 from selfplay.core.pool import BackendSpec
 from selfplay.core.redaction import WithoutSecrets, forget_secrets, text_of
-from selfplay.execution.ray.signal_mask import let_children_hear
+from selfplay.execution.ray.signal_mask import unmask_sigterm_in_children
 
 
 def load(target: str) -> Any:
@@ -27,60 +29,73 @@ def load(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-class Worker:
-    """Holds one backend object. Library noise goes to `log_path`, which is this worker's own file; signs of progress to
-    `beat_path`, where calls have a deadline (`call_timeout` seconds without one; 0: none)."""
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """The process id of a worker, Ray's id of its node, and what it found there."""
 
-    def __init__(self, spec: BackendSpec, log_path: str, beat_path: str = "", call_timeout: float = 0.0) -> None:
-        # for the life of the process; what is printed may be no valid Unicode
+    pid: int
+    node_id: str
+    device: DeviceFacts
+
+
+class Worker:
+    """Holds one backend object. Output of libraries goes to `log_path`, this worker's own file. `heartbeat_path` is touched
+    while a call makes progress; the driver kills a worker after `heartbeat_timeout` seconds without (0: never)."""
+
+    def __init__(
+        self, spec: BackendSpec, log_path: str, heartbeat_path: str = "", heartbeat_timeout: float = 0.0
+    ) -> None:
+        # open for the life of the process; printed text may be invalid Unicode
         log = open(log_path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        # tracebacks and prints of a function may hold what it calls a service with
+        # tracebacks and prints of a user's function may hold the secrets that it calls a service with
         sys.stdout = sys.stderr = cast(TextIO, WithoutSecrets(log))
         if not spec.secrets:
             forget_secrets()
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
-        let_children_hear()
-        self._beats = heartbeat.Beats(Path(beat_path), call_timeout, log) if call_timeout else None
-        heartbeat.watch(self._beats)
+        unmask_sigterm_in_children()
+        self._heartbeat = (
+            heartbeat.HeartbeatWriter(Path(heartbeat_path), heartbeat_timeout, log) if heartbeat_timeout else None
+        )
+        heartbeat.set_writer(self._heartbeat)
         self._backend: Any = None
         self._failure: Exception | None = None
         try:
-            with _telling():
+            with _translate_errors():
                 if spec.setup:
                     load(spec.setup)()
                 self._backend = load(spec.target)(**spec.kwargs)
         except SelfplayError as error:
-            # raised by ready(): from here Ray would wrap it in text and drop its type
+            # raised by ready(): raised here, Ray would wrap it in text and drop its type
             self._failure = error
 
-    def ready(self) -> tuple[int, str]:
-        """The process id and Ray's node id, once the backend is made. Raises what its construction raised."""
+    def ready(self) -> WorkerInfo:
+        """Describes this worker, when the backend exists. Raises what its construction raised."""
         import ray
 
         if self._failure is not None:
             raise self._failure
-        return os.getpid(), ray.get_runtime_context().get_node_id()
+        return WorkerInfo(os.getpid(), ray.get_runtime_context().get_node_id(), this_device())
 
     def _calling(self) -> AbstractContextManager[None]:
-        return self._beats.call() if self._beats is not None else nullcontext()
+        return self._heartbeat.call() if self._heartbeat is not None else nullcontext()
 
     def call(self, method: str, args: tuple[Any, ...]) -> Any:
         """One call on the backend."""
-        with self._calling(), _telling():
+        with self._calling(), _translate_errors():
             return getattr(self._backend, method)(*args)
 
     def stream(self, method: str, args: tuple[Any, ...]) -> Iterator[Any]:
-        """A call with a progress callback: what it is called with is yielded at once, the result last."""
+        """A call with a progress callback: yields what the callback is called with at once, and the result last."""
         events: queue.Queue[tuple[str, Any]] = queue.Queue()
 
         def work() -> None:
             try:
-                with self._calling(), _telling():
+                with self._calling(), _translate_errors():
                     result = getattr(self._backend, method)(*args, lambda item: events.put(("item", item)))
                 events.put(("result", result))
-            except BaseException as error:  # handed to the caller's side and raised there
+            except BaseException as error:  # raised on the caller's side
                 events.put(("error", error))
 
         threading.Thread(target=work, daemon=True).start()
@@ -93,14 +108,14 @@ class Worker:
                 return
 
 
-class _telling:
+class _translate_errors:
     """Errors of libraries cross the process boundary as BackendError with their last line; the traceback is logged."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, value: BaseException | None, trace: Any) -> None:
-        # an exit ends the process: of a call that raises what else is no Exception Ray would make a cancelled task
+        # an exit ends the process; Ray would report any other BaseException as a cancelled task
         if value is None or isinstance(value, (SelfplayError, SystemExit)):
             return
         traceback.print_exception(value)

@@ -1,7 +1,6 @@
 """From messages to token ids, for the policy's prompts and for the reward model's conversations.
 
-Sits before *sample* (the prompts stage renders here) and inside *score*. Needs a transformers tokenizer object
-and no torch.
+Used by stage *prompts* and inside *score*. Needs a transformers tokenizer and no torch.
 
 Control tokens come from the chat template only. Text that happens to spell one ("<|end|>" typed by a user) is
 encoded as the characters it consists of. transformers has no switch for this in `apply_chat_template`, so such
@@ -40,11 +39,11 @@ class ChatRenderer:
     else a Jinja template. `chat_template_kwargs` are further variables of the template; one that it does not
     mention is refused.
 
-    BOS stands exactly once where the template or the tokenizer's own rule puts one, also where both do; where
-    neither does there is none. This departs from `apply_chat_template` only where the template leaves out the
+    BOS is there exactly once if the template or the tokenizer's own rule adds one, or both; if neither does, there
+    is none. This departs from `apply_chat_template` only where the template leaves out the
     BOS that the tokenizer puts before any other text.
 
-    Raises ConfigError when there is no template and "none" was not said, and for the kwargs.
+    Raises ConfigError if there is no template and `chat_template` is not "none", and for invalid kwargs.
     """
 
     def __init__(
@@ -68,14 +67,14 @@ class ChatRenderer:
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer that it renders with."""
+        """The tokenizer that this renderer uses."""
         return self._tokenizer
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation that ends in a user turn, up to where the assistant's turn begins.
 
-        Raises DataError when the template refuses the messages (a role or an order of roles that it does not
-        know), or when there is none and they are more than one user message.
+        Raises DataError when the template refuses the messages (an unknown role or order of roles), or if
+        there is no template and the messages are not exactly one user message.
         """
         return self._plain(messages) if self._template is None else self._render(messages, True)
 
@@ -98,11 +97,6 @@ class ChatRenderer:
     def has_template(self) -> bool:
         """Whether conversations are written by a chat template (else as the plain text of a base model)."""
         return self._template is not None
-
-    def typed_specials(self, messages: Sequence[Message]) -> list[str]:
-        """The strings in the messages that spell a special token, in order: to be counted and shown, not to be
-        dropped."""
-        return [found for message in messages for found in self._pattern.findall(message["content"])]
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
         from jinja2.exceptions import TemplateError
@@ -188,29 +182,19 @@ class ChatRenderer:
         except ValueError as error:
             raise ConfigError(
                 f"the tokenizer of {self._tokenizer.name_or_path} has no chat template",
-                "For a base model say chat_template: none; otherwise give a Jinja file as chat_template.",
+                "For a base model set chat_template: none; otherwise give a Jinja file as chat_template.",
             ) from error
         return template
 
     def _check_kwargs(self) -> None:
         for name in self._kwargs:
             if name in _SET_HERE:
-                raise ConfigError(f"chat_template_kwargs.{name} is set by selfplay itself", "Remove it.")
+                raise ConfigError(f"chat_template_kwargs.{name} is set by selfplay", "Remove it.")
             if self._template is None or not re.search(rf"\b{re.escape(name)}\b", self._template):
                 raise ConfigError(
                     f"chat_template_kwargs.{name} does nothing: the chat template does not mention {name!r}",
                     "Remove it, or check its spelling against the template.",
                 )
-
-
-def render_prompt(
-    tokenizer: Any,
-    messages: Sequence[Message],
-    chat_template: str | None = None,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-) -> list[int]:
-    """Token ids of one prompt (see ChatRenderer, which is the quicker way to many)."""
-    return ChatRenderer(tokenizer, chat_template, chat_template_kwargs).prompt(messages)
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Any:

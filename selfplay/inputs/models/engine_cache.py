@@ -16,14 +16,14 @@ def cpu_cache_bytes(engine: Mapping[str, Any], config: Any, max_model_len: int, 
     """Bytes of the cache for keys and values that an engine on a CPU is given, and the least that one sequence of
     `max_model_len` tokens takes. `config` is a transformers config, `dtype` resolved.
 
-    Raises ConfigError for a kv_cache_memory_bytes that is no number of bytes.
+    Raises ConfigError for a kv_cache_memory_bytes that is not a number of bytes.
     """
     least = kv_cache_bytes(config.get_text_config(), max_model_len, dtype)
     given = engine.get("kv_cache_memory_bytes")
     if given is None:
         return default_cache_bytes(least), least
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise ConfigError(f"sampling.engine.kv_cache_memory_bytes is {given!r}, which is no number of bytes")
+        raise ConfigError(f"sampling.engine.kv_cache_memory_bytes is {given!r}, which is not a number of bytes")
     return given, least
 
 

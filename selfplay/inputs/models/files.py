@@ -22,10 +22,11 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """One tensor as a safetensors header describes it: dtype by its name there (F32, BF16, ...), and shape."""
+    """One tensor as a safetensors header describes it: dtype by its name there (F32, BF16, ...), shape, and the file."""
 
     dtype: str
     shape: tuple[int, ...]
+    file: Path
 
 
 def model_folder(model: str, revision: str | None = None) -> Path:
@@ -55,7 +56,7 @@ def model_folder(model: str, revision: str | None = None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=[f"*{suffix}" for suffix in _SUFFIXES]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"{model!r} is no folder here and could not be had from the Hugging Face hub: {_one_line(error)}",
+            f"{model!r} is not a folder and could not be downloaded from the Hugging Face hub: {_one_line(error)}",
             "Check the spelling, the network and HF_TOKEN for gated models, or download it and give the folder.",
         ) from error
 
@@ -128,12 +129,12 @@ def weight_headers(folder: Path) -> dict[str, TensorHeader]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{index} has no weight_map", "Copy or download the model again.")
-        # what lies elsewhere is in no digest of the folder: it could be changed under a run
+        # a file elsewhere is not part of the folder's digest: it could change during a run
         outside = sorted({str(name) for name in weight_map.values() if not _is_weight_file(name)})
         if outside:
             raise ModelError(
-                f"{index} names {outside[0]!r}, which is no safetensors file of its folder",
-                "Copy or download the model again: its weights lie beside the index.",
+                f"{index} names {outside[0]!r}, which is not a safetensors file of its folder",
+                "Copy or download the model again: its weights are beside the index.",
             )
         files = sorted({folder / str(name) for name in weight_map.values()})
         absent = [path.name for path in files if not path.is_file()]
@@ -143,11 +144,13 @@ def weight_headers(folder: Path) -> dict[str, TensorHeader]:
                 "The copy or download was interrupted; complete it.",
             )
         tensors = {name: tensor for path in files for name, tensor in _header(path).items()}
-        lost = sorted(set(weight_map) - set(tensors))
+        lost = sorted(
+            name for name, file in weight_map.items() if name not in tensors or tensors[name].file.name != file
+        )
         if lost:
             raise ModelError(
-                f"{index.name} names {len(lost)} tensors that no file holds, {lost[0]} among them",
-                f"The files in {folder} are not of one model; copy or download it again.",
+                f"{index.name} lists {len(lost)} tensors that are not in their file, for example {lost[0]}",
+                f"The files in {folder} belong to different models; copy or download the model again.",
             )
         return tensors
     files = sorted(folder.glob("*.safetensors"))
@@ -174,7 +177,9 @@ def _header(path: Path) -> dict[str, TensorHeader]:
         try:
             header = json.loads(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            tensors = {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+            tensors = {
+                name: TensorHeader(entry["dtype"], tuple(entry["shape"]), path) for name, entry in entries.items()
+            }
             expected = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise ModelError(f"{path} has a damaged header", "Copy or download the model again.") from error

@@ -1,5 +1,4 @@
-"""Checks of model folders that take a moment and no torch: the driver runs them before any device hour is
-spent.
+"""Quick checks of model folders without torch: the driver runs them before it starts workers.
 
 They read config.json, the tokenizer's files and the headers of the safetensors files. What only a load can show
 (weights that the architecture does not know, a forward pass) is left to the backends, which check it again.
@@ -23,7 +22,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.
 
 @dataclass(frozen=True, slots=True)
 class PolicyInfo:
-    """What the files of a policy say. `num_params` counts tied embeddings once; `max_position_embeddings` is in
+    """What is known of a policy from its files. `num_params` counts tied embeddings once; `max_position_embeddings` is in
     tokens (None: the config names no limit); `eos_token_ids` is the union of the tokenizer's and the generation
     config's, sorted.
 
@@ -42,7 +41,7 @@ class PolicyInfo:
 
 @dataclass(frozen=True, slots=True)
 class RewardModelInfo:
-    """What the files of a reward model say; `head` is the name of the score head's weight.
+    """What is known of a reward model from its files; `head` is the name of the score head's weight.
 
     Example: RewardModelInfo("LlamaForSequenceClassification", 451_200, "float32", 2048, "score.weight")
     """
@@ -74,7 +73,7 @@ def check_policy(folder: str | Path, *, chat_template_needed: bool = True) -> Po
     if chat_template_needed and not has_template:
         raise ModelError(
             f"the tokenizer in {folder} has no chat template",
-            "For a base model say policy.chat_template: none; otherwise give a Jinja file as policy.chat_template.",
+            "For a base model set policy.chat_template: none; otherwise give a Jinja file as policy.chat_template.",
         )
     text = config.get("text_config") or config
     heads = [name for name in tensors if name.endswith("lm_head.weight")]

@@ -24,16 +24,19 @@ from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import Message
 from selfplay.core.redaction import text_of, without_secrets
 from selfplay.core.score_table import Outcome, finite, score_table
-from selfplay.inputs.user_code.reward_source import load_function, source_digest
+from selfplay.inputs.user_code import loading
 
 NO_REWARD = "reward_none"
 _MAX_MESSAGE = 200
 # of a program that the function runs as a part of itself, or of an asynchronous client, comes more than an Exception
 _RAISED = (Exception, SystemExit, asyncio.CancelledError)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_WHAT = "reward function"
 
 
-__all__ = ["RewardFunction", "source_digest"]
+def source_digest(spec: str, search_path: str | Path) -> str:
+    """sha256 (hex) that pins a run to the source of a reward function; see `loading.source_digest`."""
+    return loading.source_digest(spec, search_path, what=_WHAT)
 
 
 class RewardFunction:
@@ -50,7 +53,7 @@ class RewardFunction:
 
     def __init__(self, spec: str, search_path: str | Path, *, batched: bool = False) -> None:
         self._spec, self._batched = spec, batched
-        self._function = load_function(spec, search_path)
+        self._function = loading.load_function(spec, search_path, what=_WHAT)
         self._columns = _Columns(spec, self._function)
 
     def check_columns(self, columns: Iterable[str], source: str = "the prompts") -> None:

@@ -1,4 +1,4 @@
-"""Does this machine have what a run needs? Packages, a trial import, memory, disk, cores, GPUs (`doctor`)."""
+"""Checks that this machine has what a run needs: packages, a trial import, memory, disk, cores, GPUs (`doctor`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from selfplay.core.machine import available_memory, gpu_memory
+from selfplay.core.machine import gpu_memory, this_device
 from selfplay.inspect.doctor.findings import Finding
 from selfplay.inspect.doctor.packages import check_packages, installed_versions, requirements_of
 from selfplay.inspect.reading import SCHEMA_VERSION
@@ -50,7 +50,7 @@ def _python() -> Finding:
 
 
 def trial_import(statement: str) -> Finding:
-    """Run an import in a child process, where it can fail in whatever way it does."""
+    """Run an import in a child process, which may crash."""
     command = [sys.executable, "-c", statement]
     # -c puts the working directory on the path, where a file may bear a library's name
     env = {**os.environ, "PYTHONSAFEPATH": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
@@ -59,8 +59,8 @@ def trial_import(statement: str) -> Finding:
             command, capture_output=True, text=True, errors="replace", timeout=IMPORT_SECONDS, check=False, env=env
         )
     except subprocess.TimeoutExpired:
-        hint = "The disk may be very slow, or an import hangs: run it by hand and look where."
-        return Finding("trial import", "fail", f"`{statement}` was not done in {IMPORT_SECONDS} s", hint)
+        hint = "The disk may be very slow, or an import hangs: run the statement in Python to find where."
+        return Finding("trial import", "fail", f"`{statement}` did not finish within {IMPORT_SECONDS} s", hint)
     if done.returncode == 0:
         return Finding("trial import", "ok", f"`{statement}` works")
     lines = done.stderr.strip().splitlines()
@@ -70,7 +70,8 @@ def trial_import(statement: str) -> Finding:
 
 
 def _machine(gpus: list[int]) -> Iterator[Finding]:
-    memory = available_memory()
+    device = this_device()
+    memory = device.available
     if memory < MEMORY:
         hint = "Free some, or use smaller models; below it workers may be killed."
         yield Finding(
@@ -80,7 +81,7 @@ def _machine(gpus: list[int]) -> Iterator[Finding]:
             hint,
         )
     else:
-        yield Finding("memory", "ok", f"{memory / 1e9:.1f} GB available" + (" (of one GPU)" if gpus else ""))
+        yield Finding("memory", "ok", f"{memory / 1e9:.1f} GB available" + (" (of one GPU)" if device.gpus else ""))
     disk = shutil.disk_usage(Path.cwd()).free
     if disk < DISK:
         yield Finding(
@@ -91,9 +92,11 @@ def _machine(gpus: list[int]) -> Iterator[Finding]:
         )
     else:
         yield Finding("disk", "ok", f"{disk / 1e9:.0f} GB free here")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = device.num_cores
     if cores < 2:
-        yield Finding("cores", "warn", "one core", "It works, slowly: the sampler and Ray's own processes share it.")
+        yield Finding(
+            "cores", "warn", "one core", "Runs work, but slowly: the sampler and Ray's own processes share the core."
+        )
     else:
         yield Finding("cores", "ok", f"{cores} cores")
     if gpus:

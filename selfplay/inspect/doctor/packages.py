@@ -1,7 +1,6 @@
-"""Whether the installed packages go together, by their metadata alone: nothing is imported (`doctor`).
+"""Checks that the installed packages fit together, from their metadata alone: nothing is imported (`doctor`).
 
-What is required is read from selfplay's own metadata and from vLLM's, so that there is no second list of versions to
-forget.
+Requirements are read from the metadata of selfplay and of vLLM, so that there is no second list of versions to maintain.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from selfplay.core.versions import TESTED
 from selfplay.inspect.doctor.findings import Finding
 
 LOOKED_AT = ("torch", "transformers", "trl", "ray", "datasets", "peft", "pyarrow")
-# The newest versions that the whole loop was run with. A newer major version of one is worth a word, no more.
-TRIED = {
+# The newest versions that the whole loop was run with. `doctor` warns about a newer major version.
+NEWEST = {
     "torch": "2.13.0",
     "transformers": "5.19.0",
-    "trl": "1.16.0",
-    "ray": "2.60.0",
     "datasets": "5.2.0",
     "peft": "0.21.2",
 }
@@ -78,10 +77,13 @@ def _check_one(name: str, version: str | None, wanted: Requirement | None) -> Fi
         return Finding(name, "fail", f"{name} is not installed", install)
     if wanted is not None and not wanted.specifier.contains(version, prereleases=True):
         return Finding(name, "fail", f"{name} {version} does not fit: selfplay needs {wanted}", install)
-    tried = TRIED.get(name)
-    if tried is not None and Version(version).major > Version(tried).major:
-        hint = f"If it fails, pip install '{name}<{Version(tried).major + 1}'."
-        return Finding(name, "warn", f"{name} {version} is a newer major version than was tried ({tried})", hint)
+    if name in TESTED and not SpecifierSet(TESTED[name]).contains(version, prereleases=True):
+        hint = f"selfplay uses private APIs of {name}. If a run fails, pip install '{name}{TESTED[name]}'."
+        return Finding(name, "warn", f"{name} {version} is outside the range that was tested ({TESTED[name]})", hint)
+    newest = NEWEST.get(name)
+    if newest is not None and Version(version).major > Version(newest).major:
+        hint = f"If it fails, pip install '{name}<{Version(newest).major + 1}'."
+        return Finding(name, "warn", f"{name} {version} is a newer major version than the tested {newest}", hint)
     return Finding(name, "ok", f"{name} {version}")
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from selfplay.core.errors import ConfigError
 from selfplay.core.evaluation_statistics import bootstrap_mean
-from selfplay.inspect.documents.rounds import round_row
+from selfplay.inspect.documents.rounds import round_summary
 from selfplay.inspect.query.open import open_store
 from selfplay.inspect.query.tables import rows_where, take_rows
 from selfplay.inspect.reading import SCHEMA_VERSION, finite, require_round
@@ -117,7 +117,7 @@ def _flat(section: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _metrics(a: Side, b: Side) -> list[dict[str, Any]]:
-    one, other = (round_row(side.store, side.round) for side in (a, b))
+    one, other = (round_summary(side.store, side.round).to_json() for side in (a, b))
     return [
         {"name": name, "a": one[name], "b": other[name], "change": _change(one[name], other[name])}
         for name in one

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from selfplay.store.driver_heartbeat import FRESH, seconds_since
+from selfplay.core.format import age
+from selfplay.store.driver_heartbeat import MAX_AGE, seconds_since_heartbeat
 from selfplay.store.lock import is_held, read_holder
 from selfplay.store.process_identity import is_alive, is_here
 from selfplay.store.run import Store
@@ -48,20 +49,20 @@ NOBODY = Driver(False, {}, None, None, "")
 def liveness(store: Store, attempts: list[dict[str, Any]]) -> Driver:
     """Who is, or was last, at work. `attempts` are the documents of the run's attempts, oldest first."""
     last = attempts[-1] if attempts else {}
-    silent = seconds_since(store.layout.attempt(last["attempt"])) if last else None
+    silent = seconds_since_heartbeat(store.layout.attempt(last["attempt"])) if last else None
     if is_held(store.layout.lock):
         return _holder(read_holder(store.layout.lock) or {}, silent)
     if not last or last["end"] is not None:
         return NOBODY
     who = {**last, "role": "driver"}
     name = f"process {last.get('pid')} on {last.get('host')}"
-    ago = f"last sign of life {_duration(silent)} ago" if silent is not None else "it left no sign of life"
+    ago = f"last sign of life {age(silent)} ago" if silent is not None else "it left no sign of life"
     inode = last.get("lock_inode")
     if inode is not None and (not store.layout.lock.is_file() or store.layout.lock.stat().st_ino != inode):
         return Driver(False, who, None, silent, f"none here: this is a copy of a run that {name} was at work on")
     if inode is None or is_here(last):  # (an earlier version noted no more than pid and host)
         return Driver(False, who, False, silent, f"none: {name} is gone without a word ({ago})")
-    if silent is not None and silent < FRESH:
+    if silent is not None and silent < MAX_AGE:
         return Driver(True, who, None, silent, f"{name}, another machine or one before its restart; {ago}")
     lost = f"none that can be seen from here: {name}, another machine or one before its restart; {ago}"
     return Driver(False, who, None, silent, f"{lost}. Resume when you know that it is over")
@@ -77,11 +78,3 @@ def _holder(who: dict[str, Any], silent: float | None) -> Driver:
     if alive is False:
         return Driver(True, who, alive, silent, f"{name} is gone, but something that it left behind holds the lock")
     return Driver(True, who or {"role": role}, True if alive is None else alive, silent, name)
-
-
-def _duration(seconds: float) -> str:
-    """In the largest unit that fits: 12 s, 4 min, 3 h, 2 days."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

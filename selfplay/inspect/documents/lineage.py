@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from selfplay.core.outcomes import EvaluateOutcome, TrainOutcome
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.store.layout import REMOVED
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, metrics_if_committed
+from selfplay.store.run_state import config_in_force
 
 
 def lineage_document(store: Store) -> dict[str, Any]:
@@ -33,37 +34,37 @@ def lineage_document(store: Store) -> dict[str, Any]:
 
 
 def _starting(store: Store) -> dict[str, Any] | None:
-    evaluation = metrics_if_committed(store, 0, "evaluate")
-    if not evaluation:
+    evaluation = store.outcome_if_committed(0, EvaluateOutcome)
+    if evaluation is None:
         return None
     absent = dict.fromkeys(("trained_from", "reference", "num_pairs", "optimizer_steps", "same_as"))
     commit = store.digest_of(0, "evaluate")
-    return {"round": 0, "policy_digest": evaluation.get("policy_digest"), "commit": commit} | absent | {
+    return {"round": 0, "policy_digest": evaluation.policy_digest, "commit": commit} | absent | {
         "selects": [], "files_removed": False,
     }  # fmt: skip
 
 
-def _trained(store: Store, number: int, training: dict[str, Any]) -> dict[str, Any] | None:
-    train = metrics_if_committed(store, number, "train")
-    if not train:
+def _trained(store: Store, number: int, settings: dict[str, Any]) -> dict[str, Any] | None:
+    train = store.outcome_if_committed(number, TrainOutcome)
+    if train is None:
         return None
-    skipped = bool(train["skipped"])
+    skipped, training = train.skipped, train.training
     inputs = store.commit_of(number, "train").inputs
     selects = [
         {"round": int(name.partition("/")[0]), "commit": digest}
         for name, digest in sorted(inputs.items())
         if name.endswith("/select")
     ]
-    reference = training["reference"] if training["loss"] == "dpo" else None
+    reference = settings["reference"] if settings["loss"] == "dpo" else None
     return {
         "round": number,
-        "policy_digest": train.get("policy_digest"),
+        "policy_digest": train.policy_digest,
         "commit": store.digest_of(number, "train"),
-        "trained_from": None if skipped else _policy_round(store, number, training["start"]),
+        "trained_from": None if skipped else _policy_round(store, number, settings["start"]),
         "reference": None if skipped or reference is None else _policy_round(store, number, reference),
-        "num_pairs": train.get("num_pairs"),
-        "optimizer_steps": train.get("optimizer_steps"),
-        "same_as": train["policy_round"] if skipped else None,
+        "num_pairs": training.num_pairs if training else None,
+        "optimizer_steps": train.optimizer_steps,
+        "same_as": train.policy_round if skipped else None,
         "selects": selects,
         "files_removed": (store.layout.stage(number, "train") / REMOVED).is_file(),
     }
@@ -73,4 +74,4 @@ def _policy_round(store: Store, number: int, which: str) -> int:
     """The round whose policy is meant by `initial` or `previous` in a round: a skipped one has that of a round before it."""
     if which == "initial" or number == 1:
         return 0
-    return int(metrics_if_committed(store, number - 1, "train").get("policy_round", number - 1))
+    return store.outcome(number - 1, TrainOutcome).policy_round

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from selfplay.core.outcomes import EvaluateOutcome
 from selfplay.inspect.documents.driver_status import liveness
 from selfplay.store.layout import attempts_present
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, metrics_if_committed, next_stage
+from selfplay.store.run_state import config_in_force, next_stage
 
 # of a log's end, what is read for the last word on progress
 _TAIL = 16_384
@@ -23,15 +24,15 @@ def run_row(store: Store) -> dict[str, Any]:
     rounds = int(config_in_force(store)["rounds"])
     following = next_stage(store, rounds)
     evaluated = [number for number in store.rounds() if number <= rounds and store.is_committed(number, "evaluate")]
-    metrics = metrics_if_committed(store, evaluated[-1], "evaluate") if evaluated else {}
+    evaluation = store.outcome(evaluated[-1], EvaluateOutcome).evaluation if evaluated else None
     return {
         "state": state_of(liveness(store, found).running, following is None, found),
         "rounds_done": max((number for number in evaluated if number), default=0),
         "rounds_planned": rounds,
         "round": following[0] if following else None,
         "stage": following[1] if following else None,
-        "reward": metrics.get("eval_reward_mean"),
-        "gold": metrics.get("eval_gold_mean"),
+        "reward": evaluation.eval_reward_mean if evaluation else None,
+        "gold": evaluation.eval_gold_mean if evaluation else None,
         "created": store.created,
     }
 

@@ -5,7 +5,6 @@ Runs of earlier versions lack some columns: the parts made of them are absent.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 from collections.abc import Sequence
@@ -17,12 +16,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from selfplay.core.errors import ConfigError
+from selfplay.core.outcomes import SelectionSummary, SelectOutcome
+from selfplay.core.stages import CANDIDATES, READ
 from selfplay.inspect.query.tables import column_names
 from selfplay.selection.diagnostics import Diagnostics, Grouping, diagnose
 from selfplay.selection.groups import group_name
 from selfplay.selection.reasons import Reasons
-from selfplay.selection.select import PairPool, Selection, SelectionSummary
-from selfplay.store.layout import CANDIDATES, READ
+from selfplay.selection.select import PairPool, Selection
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_of_round
 
@@ -32,8 +32,6 @@ _NUMBERS = (
 )  # fmt: skip
 _OUTCOME = ("explicit_margin", "implicit_margin", "alignment_potential", "metric_value", "rank", "kept", "drop_reason")
 _IDS = ("pair_id", "prompt_id", "chosen_response_id", "rejected_response_id")
-# What a summary holds for the fields that an earlier version did not record; None for the others.
-_BEFORE: dict[str, Any] = {"options": {}, "notes": []}
 _NO_GROUP = "(none)"
 
 
@@ -53,15 +51,12 @@ def selection_diagnostics(store: Store, round_number: int, by: str | None = None
         columns=_columns(store, round_number, table),
         group_P=groups[ranked_in].code_P if ranked_in is not None else None,
     )
-    selection = _selection(table, store.metrics(round_number, "select"))
+    selection = _selection(table, store.outcome(round_number, SelectOutcome).summary)
     prompt = Grouping(prompt_P, tuple(prompts["prompt_id"].to_pylist()))
     return diagnose(pool, selection, groups=groups, prompt=prompt)
 
 
-def _selection(table: pa.Table, recorded: dict[str, Any]) -> Selection:
-    fields: dict[str, Any] = {
-        field.name: recorded.get(field.name, _BEFORE.get(field.name)) for field in dataclasses.fields(SelectionSummary)
-    }
+def _selection(table: pa.Table, summary: SelectionSummary) -> Selection:
     rank_P = table["rank"].fill_null(0).to_numpy().astype(np.int64)
     return Selection(
         explicit_margin_P=_numbers(table["explicit_margin"]),
@@ -71,7 +66,7 @@ def _selection(table: pa.Table, recorded: dict[str, Any]) -> Selection:
         rank_P=rank_P,
         kept_P=table["kept"].to_numpy().astype(np.bool_),
         drop_reason_P=Reasons.of(table["drop_reason"].to_pylist()),
-        summary=SelectionSummary(**fields),
+        summary=summary,
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from selfplay.core.outcomes import EvaluateOutcome, Outcome, SampleOutcome, SelectOutcome, TrainOutcome
 from selfplay.inspect.documents.distributions import distributions
 from selfplay.inspect.documents.funnel import funnel
-from selfplay.inspect.documents.rounds import round_row
+from selfplay.inspect.documents.rounds import round_summary
 from selfplay.inspect.documents.selection import selection_diagnostics
 from selfplay.inspect.documents.warnings import round_warnings
 from selfplay.inspect.reading import SCHEMA_VERSION, finite, require_round
 from selfplay.store.run import Store
-from selfplay.store.run_state import metrics_if_committed, stages_of
 
 # token ids and per-step lines are for programs that read the metrics file, not for a summary
 _LEFT_OUT = ("canaries", "steps")
@@ -32,14 +32,14 @@ def show_document(
     Raises ConfigError for a round or a column that is not there, CorruptionError.
     """
     require_round(store, round_number)
-    metrics = {
-        stage: found for stage in stages_of(round_number) if (found := metrics_if_committed(store, round_number, stage))
-    }
-    previous = metrics_if_committed(store, round_number - 1, "evaluate") if round_number else {}
-    row = round_row(store, round_number)
-    left_out = quick and by is None and metrics.get("select", {}).get("num_pairs", 0) > LARGE
+    outcomes = store.outcomes(round_number)
+    before = store.outcome_if_committed(round_number - 1, EvaluateOutcome) if round_number else None
+    previous = before.evaluation if before else None
+    summary = round_summary(store, round_number, outcomes)
+    selection = outcomes.selection()
+    left_out = quick and by is None and selection is not None and selection.num_pairs > LARGE
     diagnostics = None
-    if tables and "select" in metrics and not left_out:
+    if tables and selection is not None and not left_out:
         diagnostics = _diagnostics(store, round_number, by)
     most = LARGE if quick else None
     return dict(
@@ -47,18 +47,18 @@ def show_document(
             {
                 "schema_version": SCHEMA_VERSION,
                 "round": round_number,
-                "complete": row["complete"],
-                "stages": list(metrics),
-                "warnings": _warnings(round_warnings(metrics, previous), diagnostics),
-                "funnel": funnel(metrics) if round_number else [],
+                "complete": summary.complete,
+                "stages": [outcome.stage for outcome in outcomes],
+                "warnings": _warnings(round_warnings(outcomes, previous), diagnostics),
+                "funnel": funnel(outcomes) if round_number else [],
                 "distributions": distributions(store, round_number, most) if tables and round_number else {},
-                "sampling": metrics.get("sample"),
-                "selection": metrics.get("select"),
+                "sampling": _recorded(outcomes.get(SampleOutcome)),
+                "selection": _recorded(outcomes.get(SelectOutcome)),
                 "diagnostics": _without(diagnostics),
-                "training": _training(metrics.get("train")),
-                "evaluation": metrics.get("evaluate"),
-                "stage_seconds": row["stage_seconds"],
-                "seconds": row["seconds"],
+                "training": _training(outcomes.get(TrainOutcome)),
+                "evaluation": _recorded(outcomes.get(EvaluateOutcome)),
+                "stage_seconds": summary.stage_seconds,
+                "seconds": summary.seconds,
             }
         )
     )
@@ -81,9 +81,14 @@ def _warnings(of_round: list[dict[str, str]], diagnostics: dict[str, Any] | None
     return [*of_round, *(dict(warning) for warning in of_selection if warning["name"] not in said)]
 
 
-def _training(train: dict[str, Any] | None) -> dict[str, Any] | None:
-    if train is None:
+def _recorded(outcome: Outcome | None) -> dict[str, Any] | None:
+    return outcome.to_json() if outcome is not None else None
+
+
+def _training(outcome: TrainOutcome | None) -> dict[str, Any] | None:
+    if outcome is None:
         return None
-    shown = {name: value for name, value in train.items() if name not in _LEFT_OUT}
-    steps = train.get("steps") or []
+    recorded = outcome.to_json()
+    shown = {name: value for name, value in recorded.items() if name not in _LEFT_OUT}
+    steps = recorded.get("steps")
     return {**shown, "last_step": steps[-1] if steps else None}

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.driver_status import liveness
 from selfplay.inspect.documents.progress import progress, state_of
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
 from selfplay.store.commits import check_shape
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, next_stage, stages_of
+from selfplay.store.run_state import config_in_force, next_stage
 
 
 def status_document(root: Path) -> dict[str, Any]:

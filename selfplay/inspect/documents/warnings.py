@@ -7,7 +7,18 @@ They are read off the metrics; the thresholds are rules of thumb, named here and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+
+from selfplay.core.outcomes import (
+    EvaluateOutcome,
+    Evaluation,
+    LogprobsOutcome,
+    PairOutcome,
+    PromptsOutcome,
+    RoundOutcomes,
+    SampleOutcome,
+    ScoreOutcome,
+    TrainOutcome,
+)
 
 TRUNCATED = 0.3
 FEW_STEPS = 10
@@ -17,19 +28,21 @@ REPEATED = 0.5
 FEW_CHANGED = 0.01
 SHOWN = 5
 
-Metrics = Mapping[str, Mapping[str, Any]]
 
-
-def round_warnings(metrics: Metrics, previous: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Warnings of a round from its metrics by stage (absent: not committed) and the evaluation metrics of the round
-    before (empty: none); rows of name, message, hint, the gravest first."""
+def round_warnings(outcomes: RoundOutcomes, previous: Evaluation | None) -> list[dict[str, str]]:
+    """Warnings of a round from what its committed stages recorded and the evaluation of the round before (None: there is no
+    such); rows of name, message, hint, the gravest first."""
+    now = outcomes.evaluation()
     checks = (
-        _over_optimised(metrics, previous),
-        _judge(metrics),
-        _training(metrics),
-        _engine(metrics),
-        _data(metrics),
-        _drift(metrics, previous),
+        _over_optimised(now, previous) if now and previous else (),
+        _judge(outcomes.get(ScoreOutcome), now),
+        _training(outcomes.get(TrainOutcome)),
+        _engine(outcomes),
+        _prompts(outcomes.get(PromptsOutcome)),
+        _responses(outcomes),
+        _quarantine(outcomes),
+        _pairs(outcomes),
+        _drift(now, previous) if now else (),
     )
     return [{"name": name, "message": message, "hint": hint} for check in checks for name, message, hint in check]
 
@@ -37,14 +50,11 @@ def round_warnings(metrics: Metrics, previous: Mapping[str, Any]) -> list[dict[s
 Found = Iterator[tuple[str, str, str]]
 
 
-def _over_optimised(metrics: Metrics, previous: Mapping[str, Any]) -> Found:
-    now = metrics.get("evaluate", {})
-    keys = ("eval_reward_mean", "eval_gold_mean")
-    if any(side.get(key) is None for side in (now, previous) for key in keys):
-        return
-    reward, gold = (now[key] - previous[key] for key in keys)
-    if reward > 0 and gold <= 0:
-        low, high = now.get("eval_gain_vs_previous_ci_low"), now.get("eval_gain_vs_previous_ci_high")
+def _over_optimised(now: Evaluation, previous: Evaluation) -> Found:
+    reward = _difference(now.eval_reward_mean, previous.eval_reward_mean)
+    gold = _difference(now.eval_gold_mean, previous.eval_gold_mean)
+    if reward is not None and gold is not None and reward > 0 and gold <= 0:
+        low, high = now.eval_gain_vs_previous_ci_low, now.eval_gain_vs_previous_ci_high
         interval = f", 95 % interval {low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
         yield (
             "over_optimised",
@@ -53,11 +63,14 @@ def _over_optimised(metrics: Metrics, previous: Mapping[str, Any]) -> Found:
         )
 
 
-def _judge(metrics: Metrics) -> Found:
-    score, now = metrics.get("score", {}), metrics.get("evaluate", {})
+def _difference(now: float | None, before: float | None) -> float | None:
+    return now - before if now is not None and before is not None else None
+
+
+def _judge(score: ScoreOutcome | None, now: Evaluation | None) -> Found:
     found = (
-        ("responses", score.get("gold_drop_reasons"), score.get("num_responses")),
-        ("held-out responses", now.get("eval_gold_drop_reasons"), None),
+        ("responses", score.gold_drop_reasons if score else {}, score.num_responses if score else None),
+        ("held-out responses", now.eval_gold_drop_reasons if now else {}, None),
     )
     for what, reasons, count in found:
         if reasons:
@@ -66,80 +79,91 @@ def _judge(metrics: Metrics) -> Found:
                 f"{what} that the gold judge failed for{f', of {count}' if count else ''}: {_counts(reasons)}",
                 "Gold means and win-rates leave them out: do not compare them with those of rounds where it answered.",
             )
-    if score.get("gold_lacks"):
+    if score and score.gold_lacks:
         yield (
             "gold_not_on_training",
-            f"the training responses have no gold reward: their prompts lack {', '.join(score['gold_lacks'])}",
+            f"the training responses have no gold reward: their prompts lack {', '.join(score.gold_lacks)}",
             "The held-out ones have it. Add the columns to the training prompts, in another run, to see both.",
         )
 
 
-def _training(metrics: Metrics) -> Found:
-    train = metrics.get("train")
-    if not train:
+def _training(train: TrainOutcome | None) -> Found:
+    if train is None:
         return
-    if train["skipped"]:
+    if train.training is None:
         yield (
             "training_skipped",
-            f"no pair was kept, so nothing was trained; the policy is that of round {train['policy_round']}",
+            f"no pair was kept, so nothing was trained; the policy is that of round {train.policy_round}",
             "The funnel says where the responses went: the reason that is most frequent is what to change.",
         )
         return
-    if train["optimizer_steps"] < FEW_STEPS:
+    if train.optimizer_steps < FEW_STEPS:
         yield (
             "few_steps",
-            f"only {train['optimizer_steps']} optimizer steps: such a short schedule teaches little",
+            f"only {train.optimizer_steps} optimizer steps: such a short schedule teaches little",
             "Lower training.batch_size, or raise epochs, selection.keep or prompts.per_round.",
         )
-    if train["changed_fraction"] < FEW_CHANGED:
+    if train.training.changed_fraction < FEW_CHANGED:
         yield (
             "few_weights_changed",
-            f"only {train['changed_fraction']:.2%} of the weights changed in the engine's dtype",
+            f"only {train.training.changed_fraction:.2%} of the weights changed in the engine's dtype",
             "The updates are smaller than the dtype can show: raise the learning rate or the number of steps.",
         )
 
 
-def _engine(metrics: Metrics) -> Found:
-    for stage in ("sample", "evaluate"):
-        rebuilt = [change for change in metrics.get(stage, {}).get("weight_changes", []) if change["how"] == "rebuilt"]
-        if rebuilt:
+def _engine(outcomes: RoundOutcomes) -> Found:
+    for outcome in (outcomes.get(SampleOutcome), outcomes.get(EvaluateOutcome)):
+        rebuilt = [change for change in outcome.weight_changes if change.how == "rebuilt"] if outcome else []
+        if outcome and rebuilt:
             yield (
                 "engine_rebuilt",
-                f"{stage}: {len(rebuilt)} engines refused the new weights and were rebuilt: {rebuilt[0]['reason']}",
+                f"{outcome.stage}: {len(rebuilt)} engines refused the new weights and were rebuilt: {rebuilt[0].reason}",
                 "The responses are of the right policy. If it happens every round, report it.",
             )
 
 
-def _data(metrics: Metrics) -> Found:
-    prompts, sample, score = (metrics.get(stage, {}) for stage in ("prompts", "sample", "score"))
-    if prompts.get("drop_reasons"):
+def _prompts(prompts: PromptsOutcome | None) -> Found:
+    if prompts is None:
+        return
+    if prompts.drop_reasons:
         yield (
             "prompts_dropped",
-            f"prompts dropped, of {prompts['num_prompts']}: {_counts(prompts['drop_reasons'])}",
+            f"prompts dropped, of {prompts.num_prompts}: {_counts(prompts.drop_reasons)}",
             "The prompts table says which, with file and row.",
         )
-    if prompts.get("num_bad_rows"):
-        first = prompts["bad_rows"][0]
+    if prompts.num_bad_rows:
+        first = prompts.bad_rows[0]
         yield (
             "bad_rows",
-            f"{prompts['num_bad_rows']} rows of the prompt file cannot be used; the first is "
-            f"{first['file']} row {first['row']}: {first['reason']}",
-            "Mend the file for the next run; they are not in this one.",
+            f"{prompts.num_bad_rows} rows of the prompt file cannot be used; the first is "
+            f"{first.file} row {first.row}: {first.reason}",
+            "Fix the file for the next run; this run does not use them.",
         )
-    if sample.get("num_responses") and sample["num_truncated"] > TRUNCATED * sample["num_responses"]:
+
+
+def _responses(outcomes: RoundOutcomes) -> Found:
+    sample, pair = outcomes.get(SampleOutcome), outcomes.get(PairOutcome)
+    if sample and sample.num_responses and sample.num_truncated > TRUNCATED * sample.num_responses:
         yield (
             "truncated",
-            f"{sample['num_truncated'] / sample['num_responses']:.0%} of the responses were cut at the length limit",
+            f"{sample.num_truncated / sample.num_responses:.0%} of the responses were cut at the length limit",
             "They are in no pair. Raise sampling.max_tokens, or ask for shorter answers.",
         )
-    for gate in metrics.get("pair", {}).get("gates_forced") or ():
+    for gate in pair.gates_forced if pair else ():
         yield (
             "gate_forced",
-            f"gone on with by --force, though {gate['message']}",
+            f"gone on with by --force, though {gate.message}",
             "The policy was trained on a round that looked like a collapse: compare its held-out responses before going on.",
         )
-    held_out = metrics.get("evaluate", {}).get("eval_quarantined")
-    for what, given_up in (("prompts", sample.get("quarantined")), ("held-out prompts", held_out)):
+
+
+def _quarantine(outcomes: RoundOutcomes) -> Found:
+    sample, logprobs = outcomes.get(SampleOutcome), outcomes.get(LogprobsOutcome)
+    score, evaluate = outcomes.get(ScoreOutcome), outcomes.get(EvaluateOutcome)
+    for what, given_up in (
+        ("prompts", sample.quarantined if sample else {}),
+        ("held-out prompts", evaluate.eval_quarantined if evaluate else {}),
+    ):
         if given_up:
             shown = ", ".join(sorted(given_up)[:SHOWN])
             yield (
@@ -147,7 +171,7 @@ def _data(metrics: Metrics) -> Found:
                 f"{len(given_up)} {what} have no responses, for each killed its engine twice: {shown}",
                 "Look at their texts and at the sampler's logs in the attempts; the other prompts' responses are unharmed.",
             )
-    if given_up := metrics.get("logprobs", {}).get("quarantined"):
+    if logprobs and (given_up := logprobs.quarantined):
         yield (
             "quarantined",
             f"{len(given_up)} responses have no log-probs, for each killed its worker twice: "
@@ -155,33 +179,34 @@ def _data(metrics: Metrics) -> Found:
             "Their pairs are dropped with that reason. Look at their lengths and at that worker's logs in the attempts: mostly "
             "it is a lack of memory.",
         )
-    if score.get("drop_reasons"):
+    if score and score.drop_reasons:
         yield (
             "unscored",
-            f"responses without a reward, of {score['num_responses']}: {_counts(score['drop_reasons'])}",
+            f"responses without a reward, of {score.num_responses}: {_counts(score.drop_reasons)}",
             "They are in no pair, and counted as nothing.",
         )
-    pair, select = metrics.get("pair", {}), metrics.get("select", {})
-    admitted = prompts.get("num_admitted") or 0
-    # a prompt may have several pairs; runs of an earlier version, which made one a prompt, did not record this number
-    paired = pair.get("num_prompts_paired", pair.get("num_pairs", 0))
-    if pair and admitted and paired < FEW_PAIRS * admitted:
+
+
+def _pairs(outcomes: RoundOutcomes) -> Found:
+    prompts, pair, selection = outcomes.get(PromptsOutcome), outcomes.get(PairOutcome), outcomes.selection()
+    admitted = prompts.num_admitted if prompts else 0
+    # a prompt may have several pairs
+    if pair and admitted and pair.num_prompts_paired < FEW_PAIRS * admitted:
         yield (
             "few_pairs",
-            f"{pair['num_pairs']} pairs from {admitted} prompts; in no pair: {_counts(pair['unused_reasons'])}",
+            f"{pair.num_pairs} pairs from {admitted} prompts; in no pair: {_counts(pair.unused_reasons)}",
             "Ties and identical responses ask for more responses or temperature, truncated ones for more max_tokens.",
         )
-    if select.get("implicit_margin_all_zero"):
+    if selection and selection.implicit_margin_all_zero:
         yield (
             "implicit_margin_zero",
-            f"every implicit margin is 0, so {select['metric']} ranked without it",
-            "Policy and reference were the same weights: use selection.form: simpo, or training.reference: initial.",
+            f"every implicit margin is 0, so {selection.metric} ranked without it",
+            "Policy and reference were the same weights: use selection.implicit_margin: simpo, or training.reference: initial.",
         )
 
 
-def _drift(metrics: Metrics, previous: Mapping[str, Any]) -> Found:
-    now = metrics.get("evaluate", {})
-    cut, distinct = now.get("eval_truncated_fraction"), now.get("eval_distinct_fraction")
+def _drift(now: Evaluation, previous: Evaluation | None) -> Found:
+    cut, distinct = now.eval_truncated_fraction, now.eval_distinct_fraction
     if cut is not None and cut > TRUNCATED:
         yield (
             "evaluation_truncated",
@@ -194,7 +219,7 @@ def _drift(metrics: Metrics, previous: Mapping[str, Any]) -> Found:
             f"only {distinct:.0%} of the held-out responses are distinct",
             "The policy may be collapsing: lower the learning rate, raise training.beta, or sample hotter.",
         )
-    length, before = now.get("eval_num_tokens_mean"), previous.get("eval_num_tokens_mean")
+    length, before = now.eval_num_tokens_mean, previous.eval_num_tokens_mean if previous else None
     if length and before and length > LONGER * before:
         yield (
             "longer_responses",

@@ -7,9 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from selfplay.core.markdown import cell, code, markdown_table
+from selfplay.config.strict_yaml import dump
+from selfplay.core.escape import escape_markdown, markdown_code
+from selfplay.core.format import markdown_table
+from selfplay.inspect.documents.rounds import RoundSummary
 
 RECIPE = "recipe/config.yaml"
 
@@ -17,7 +18,7 @@ RECIPE = "recipe/config.yaml"
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the cards say of a run. `settings` are neutral (see neutral.py), `pins` the digests of what the settings name;
-    `rounds` are rows of `rounds --json`; `splits` maps a round to its number of pairs by split; `base_model` is the policy's
+    `rounds` are the numbers of each round; `splits` maps a round to its number of pairs by split; `base_model` is the policy's
     hub name, or the name of its folder; `dataset` the name under which the dataset is found."""
 
     name: str
@@ -29,7 +30,7 @@ class Facts:
     pins: dict[str, str]
     revisions: dict[str, str]
     versions: dict[str, str]
-    rounds: list[dict[str, Any]]
+    rounds: list[RoundSummary]
     splits: dict[int, dict[str, int]]
     policies: dict[int, str]
 
@@ -47,7 +48,7 @@ def recipe(facts: Facts) -> str:
         *(f"#   {name}: {revision}" for name, revision in sorted(facts.revisions.items())),
         "# Made with " + ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
     ]
-    return "\n".join(lines) + "\n" + yaml.safe_dump(facts.settings, sort_keys=False, allow_unicode=True)
+    return "\n".join(lines) + "\n" + dump(facts.settings)
 
 
 def dataset_card(facts: Facts) -> str:
@@ -65,19 +66,18 @@ def dataset_card(facts: Facts) -> str:
         for number, splits in facts.splits.items()
         if any(splits.values())
     ]
-    front = yaml.safe_dump(
+    front = dump(
         {
             "configs": configs,
             "tags": ["preference", "dpo", "self-play", "selfplay"],
             "task_categories": ["text-generation"],
         },
-        sort_keys=False,
     )
     newest = config_name(max(facts.splits))
     return "\n".join(
         [
             f"---\n{front}---\n",
-            f"# {cell(facts.name)}: preference pairs by self-play\n",
+            f"# {escape_markdown(facts.name)}: preference pairs by self-play\n",
             f"{len(facts.splits)} rounds of pairs. In each, the policy at hand answered the prompts, a reward labelled the "
             "answers, pairs were built and ranked, and the best were trained on before the next round. `kept` holds the pairs "
             "that were trained on, best first; `dropped` all others, each with its `drop_reason`.\n",
@@ -98,7 +98,7 @@ def dataset_card(facts: Facts) -> str:
 
 def model_card(facts: Facts, round_number: int, digest: str) -> str:
     """README.md of the policy after a round."""
-    front = yaml.safe_dump(
+    front = dump(
         {
             "base_model": facts.base_model,
             "datasets": [facts.dataset],
@@ -110,22 +110,22 @@ def model_card(facts: Facts, round_number: int, digest: str) -> str:
                 "selfplay",
             ],
         },
-        sort_keys=False,
     )
-    row = next(row for row in facts.rounds if row["round"] == round_number)
+    row = next(row for row in facts.rounds if row.round == round_number)
     trained = facts.settings["training"]
     local = " (a folder of that name, not a hub model)" if facts.base_is_local else ""
     return "\n".join(
         [
             f"---\n{front}---\n",
-            f"# Policy after round {round_number} of {cell(facts.name)}\n",
-            f"{code(facts.base_model)}{local} after {round_number} rounds of self-play: its own answers, labelled by a reward, "
+            f"# Policy after round {round_number} of {escape_markdown(facts.name)}\n",
+            f"{markdown_code(facts.base_model)}{local} after {round_number} rounds of self-play: "
+            "its own answers, labelled by a reward, "
             f"the best-ranked pairs trained on. The last round's pairs are `{config_name(round_number)}` of "
-            f"{code(facts.dataset)}. float32 weights, sha256 over the files {code(digest[:16])}.\n",
+            f"{markdown_code(facts.dataset)}. float32 weights, sha256 over the files {markdown_code(digest[:16])}.\n",
             "## Held-out numbers\n",
             markdown_table(("", ""), _held_out(row)) if _held_out(row) else "None: the run had no evaluation.\n",
             "## Training\n",
-            markdown_table(("", ""), [(f"`{name}`", code(_value(value))) for name, value in trained.items()]),
+            markdown_table(("", ""), [(f"`{name}`", markdown_code(_value(value))) for name, value in trained.items()]),
             "## How it was made\n",
             _how(facts),
         ]
@@ -136,15 +136,21 @@ def _how(facts: Facts) -> str:
     reward = facts.settings["reward"]
     judged = reward.get("model") or reward.get("function") or ", ".join(sorted(reward.get("parts", {})))
     rows = [
-        ("policy at the start", code(facts.base_model)),
-        ("reward", code(str(judged))),
-        ("prompts", code(str(facts.settings["prompts"]["source"]))),
-        ("pairs", code(_value(facts.settings.get("pairs", {"build": "best_worst"})))),
-        ("selection", code(_value({"metric": "alignment_potential", **facts.settings.get("selection", {})}))),
-        ("run", code(facts.run_id)),
-        *((f"sha256 of {code(name)}", code(digest)) for name, digest in sorted(facts.pins.items())),
-        *((f"revision of {code(name)}", code(revision)) for name, revision in sorted(facts.revisions.items())),
-        ("versions", cell(", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())))),
+        ("policy at the start", markdown_code(facts.base_model)),
+        ("reward", markdown_code(str(judged))),
+        ("prompts", markdown_code(str(facts.settings["prompts"]["source"]))),
+        ("pairs", markdown_code(_value(facts.settings.get("pairs", {"build": "best_worst"})))),
+        ("selection", markdown_code(_value({"metric": "alignment_potential", **facts.settings.get("selection", {})}))),
+        ("run", markdown_code(facts.run_id)),
+        *((f"sha256 of {markdown_code(name)}", markdown_code(digest)) for name, digest in sorted(facts.pins.items())),
+        *(
+            (f"revision of {markdown_code(name)}", markdown_code(revision))
+            for name, revision in sorted(facts.revisions.items())
+        ),
+        (
+            "versions",
+            escape_markdown(", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items()))),
+        ),
     ]
     return markdown_table(("", ""), rows)
 
@@ -154,14 +160,16 @@ def _rounds(facts: Facts) -> str:
         "num_prompts", "num_responses", "num_pairs", "num_kept", "train_reward_mean", "eval_reward_mean", "eval_gold_mean",
         "eval_win_rate_vs_initial",
     )  # fmt: skip
-    shown = [name for name in names if any(row.get(name) is not None for row in facts.rounds)]
-    rows = [(str(row["round"]), *(_value(row.get(name)) for name in shown)) for row in facts.rounds]
+    shown = [name for name in names if any(getattr(row, name) is not None for row in facts.rounds)]
+    rows = [(str(row.round), *(_value(getattr(row, name)) for name in shown)) for row in facts.rounds]
     return markdown_table(("round", *(f"`{name}`" for name in shown)), rows)
 
 
-def _held_out(row: dict[str, Any]) -> list[tuple[str, str]]:
+def _held_out(row: RoundSummary) -> list[tuple[str, str]]:
     return [
-        (f"`{name}`", _value(value)) for name, value in row.items() if name.startswith("eval_") and value is not None
+        (f"`{name}`", _value(value))
+        for name, value in row.to_json().items()
+        if name.startswith("eval_") and value is not None
     ]
 
 

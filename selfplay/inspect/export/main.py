@@ -15,14 +15,15 @@ from typing import Any, Literal
 from selfplay.config.anonymize import neutral, neutral_place, neutral_settings
 from selfplay.config.load import looks_like_path, validate
 from selfplay.core.errors import ConfigError
-from selfplay.inspect.documents.rounds import round_row
+from selfplay.core.outcomes import TrainOutcome
+from selfplay.inspect.documents.rounds import round_summaries
 from selfplay.inspect.export import cards
 from selfplay.inspect.export.other_trainers import FORMATS, write_format
 from selfplay.inspect.export.tables import exported_schema, pairs
 from selfplay.inspect.reading import SCHEMA_VERSION, require_round
 from selfplay.store import durable
 from selfplay.store.layout import part_name
-from selfplay.store.output import OutputWriter, read_output
+from selfplay.store.result_folder import ResultWriter, read_result
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 
@@ -106,7 +107,7 @@ def _write(store: Store, wanted: Wanted, rounds: list[int], root: Path, dataset:
         store.require(number, "prompts")
     partial = root.absolute().with_name(f".{root.absolute().name}.partial")
     durable.remove_tree(partial)  # a kill left it
-    writer = OutputWriter(partial, partial / ".work")
+    writer = ResultWriter(partial, partial / ".work")
     counts: dict[int, dict[str, int]] = {}
     notes: list[str] = []
     policies: dict[int, str] = {}
@@ -141,14 +142,14 @@ def _check_target(store: Store, root: Path) -> None:
         return
     if not any(root.iterdir()):
         return
-    commit = read_output(root)
+    commit = read_result(root)
     if commit is None or commit.get("kind") != "export" or commit.get("run") != store.run_id:
         raise ConfigError(
             f"{root} is there already and is not an export of this run", "Give another folder, or remove that one."
         )
 
 
-def _write_split(writer: OutputWriter, store: Store, number: int, name: str, *, kept: bool) -> int:
+def _write_split(writer: ResultWriter, store: Store, number: int, name: str, *, kept: bool) -> int:
     """One split of a round; returns its rows. A split without rows has no file: `load_dataset` fails on those."""
     rows = 0
     tables = pairs(store, number, kept=kept)
@@ -179,15 +180,15 @@ def _policies(store: Store, which: Policies) -> tuple[dict[int, str], list[str]]
     notes: list[str] = []
     trained = [number for number in store.rounds() if number and store.is_committed(number, "train")]
     for number in reversed(trained):
-        metrics = store.metrics(number, "train")
+        outcome = store.outcome(number, TrainOutcome)
         folder = store.layout.stage(number, "train") / "policy"
-        if metrics["skipped"]:
-            notes.append(f"round {number} trained nothing: its policy is that of round {metrics['policy_round']}")
+        if outcome.skipped:
+            notes.append(f"round {number} trained nothing: its policy is that of round {outcome.policy_round}")
         elif not any(folder.glob("*.safetensors")):
             notes.append(f"the policy of round {number} is not there any more (gc took it)")
         else:
             store.require(number, "train")
-            found[number] = str(metrics["policy_digest"])
+            found[number] = outcome.policy_digest
             if which == "last":
                 break
     if not found:
@@ -195,7 +196,7 @@ def _policies(store: Store, which: Policies) -> tuple[dict[int, str], list[str]]
     return dict(sorted(found.items())), notes
 
 
-def _write_policy(writer: OutputWriter, store: Store, facts: cards.Facts, number: int, digest: str) -> None:
+def _write_policy(writer: ResultWriter, store: Store, facts: cards.Facts, number: int, digest: str) -> None:
     folder = store.layout.stage(number, "train") / "policy"
     target = f"policies/{cards.config_name(number)}"
     for path in sorted(folder.rglob("*")):
@@ -234,7 +235,7 @@ def _facts(
         pins=store.config_json("pins.json", dict),
         revisions={name: neutral_place(str(revision)) for name, revision in revisions.items()},
         versions=documents[-1].get("versions", {}) if documents else {},
-        rounds=[round_row(store, number) for number in store.rounds()],
+        rounds=round_summaries(store),
         splits=counts,
         policies=policies,
     )

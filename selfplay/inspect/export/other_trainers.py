@@ -9,14 +9,14 @@ from selfplay.core.errors import ConfigError
 from selfplay.inspect.export import formats
 from selfplay.inspect.export.cards import config_name
 from selfplay.inspect.export.tables import pairs
-from selfplay.store.output import OutputWriter
+from selfplay.store.result_folder import ResultWriter
 from selfplay.store.run import Store
 
 FORMATS = ("axolotl", "llama-factory", "jsonl")
 
 
 def write_format(
-    writer: OutputWriter, store: Store, rounds: Sequence[int], kind: str
+    writer: ResultWriter, store: Store, rounds: Sequence[int], kind: str
 ) -> tuple[dict[int, dict[str, int]], list[str]]:
     """`round_NNN.jsonl` of each round, best pair first, and `axolotl.yaml` or `dataset_info.json`. Returns the pairs by round
     and notes for the user. Raises ConfigError when no pair was kept."""

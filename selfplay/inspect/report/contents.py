@@ -8,19 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from selfplay.config.anonymize import neutral_settings, neutral_text
 from selfplay.config.load import validate
+from selfplay.config.strict_yaml import dump
+from selfplay.core.outcomes import PromptsOutcome, RoundOutcomes
+from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.examples import example_answers, example_pairs
 from selfplay.inspect.documents.lineage import lineage_document
 from selfplay.inspect.documents.overlap import overlap_document
-from selfplay.inspect.documents.rounds import rounds_document
+from selfplay.inspect.documents.rounds import RoundSummary, round_summary
 from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.report.figures import Figure, facts_of, run_figures
 from selfplay.inspect.report.round_figures import round_figures
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, metrics_if_committed, next_stage, stages_of
+from selfplay.store.run_state import config_in_force, next_stage
 
 DETAILED = 10
 """Rounds that are shown in detail: the newest ones. All are in the tables and in the plots by round."""
@@ -51,8 +52,7 @@ class Report:
     redacted: bool
     state: str
     lineage: Document
-    rows: list[Document]
-    metrics: dict[int, dict[str, Document]]
+    rows: list[RoundSummary]
     facts: list[tuple[str, str, str]]
     warnings: list[Document]
     figures: list[Figure]
@@ -69,12 +69,12 @@ class Report:
 
 def gather(store: Store, *, redact: bool = False) -> Report:
     """Read a run as it stands. Raises CorruptionError for one that is not what its commits say."""
-    rows = rounds_document(store)["rounds"]
-    numbers = [row["round"] for row in rows]
+    numbers = store.rounds()
+    outcomes = {number: store.outcomes(number) for number in numbers}
+    rows = [round_summary(store, number, outcomes[number]) for number in numbers]
     config = config_in_force(store)
     seed = int(config["seed"])
-    metrics = {number: _metrics(store, number) for number in numbers}
-    hidden = _own_words(metrics) if redact else {}
+    hidden = _own_words(outcomes) if redact else {}
     details: list[RoundDetail] = []
     warnings: list[tuple[int, Document]] = []
     for number in numbers:
@@ -92,10 +92,9 @@ def gather(store: Store, *, redact: bool = False) -> Report:
         state=_state(store, int(config["rounds"])),
         lineage=lineage_document(store),
         rows=rows,
-        metrics=metrics,
         facts=facts_of(rows),
         warnings=_together(warnings),
-        figures=run_figures(rows, metrics, overlap_document(store)),
+        figures=run_figures(rows, outcomes, overlap_document(store)),
         details=details[::-1],
         answers=[] if redact else example_answers(store, numbers, seed, _PROMPTS),
         settings=_settings(config, redact),
@@ -118,17 +117,12 @@ def _settings(config: Document, redact: bool) -> str:
         section, _, key = name.partition(".")
         if redact and key in settings.get(section, {}):
             settings[section][key] = _LEFT_OUT
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return dump(settings)
 
 
 def _committed(store: Store, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
     for number in numbers:
         yield from ((number, stage) for stage in stages_of(number) if store.is_committed(number, stage))
-
-
-def _metrics(store: Store, number: int) -> dict[str, Document]:
-    found = {stage: metrics_if_committed(store, number, stage) for stage in stages_of(number)}
-    return {stage: metrics for stage, metrics in found.items() if metrics}
 
 
 def _state(store: Store, planned: int) -> str:
@@ -151,18 +145,19 @@ def _detail(store: Store, shown: Document, seed: int, num: int, hidden: Mapping[
     return RoundDetail(number, round_figures(store, shown), lost, pairs.get("kept", []), pairs.get("dropped", []))
 
 
-def _own_words(metrics: Mapping[int, Mapping[str, Document]]) -> dict[str, str]:
+def _own_words(outcomes: Mapping[int, RoundOutcomes]) -> dict[str, str]:
     """Reasons that are more than a name (what a function of the user's raised may quote a response) and what stands for each
     in a report without text."""
     reasons = {
         reason
-        for stages in metrics.values()
-        for found in stages.values()
-        for key, value in found.items()
+        for found in outcomes.values()
+        for outcome in found
+        for key, value in outcome.to_json().items()
         if key.endswith("reasons") and isinstance(value, Mapping)
         for reason in value
     }
-    bad_rows = {row["reason"] for stages in metrics.values() for row in stages.get("prompts", {}).get("bad_rows", ())}
+    prompts = [found.get(PromptsOutcome) for found in outcomes.values()]
+    bad_rows = {row.reason for outcome in prompts if outcome for row in outcome.bad_rows}
     # longest first: one may hold another
     words = sorted((reason for reason in reasons | bad_rows if not reason.isidentifier()), key=len, reverse=True)
     return {neutral_text(reason): f"{_word(reason)} {_LEFT_OUT}" for reason in words}

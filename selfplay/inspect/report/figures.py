@@ -11,11 +11,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from selfplay.core.format import PAGE
+from selfplay.core.outcomes import Evaluation, RoundOutcomes, TrainOutcome
+from selfplay.core.stages import stages_of
+from selfplay.inspect.documents.rounds import RoundSummary
 from selfplay.inspect.web.charts import Curve, Part, Point, heat_map, line_chart, stacked_bars
-from selfplay.inspect.web.numbers import count, duration, number, percent, signed
-from selfplay.store.run_state import stages_of
 
-Row = Mapping[str, Any]
+Rows = Sequence[RoundSummary]
 
 # curves of a step's numbers: those of the newest rounds
 _TRAININGS = 6
@@ -30,23 +32,28 @@ class Figure:
     chart: Markup
 
 
-def run_figures(rows: Sequence[Row], metrics: Mapping[int, Mapping[str, Row]], overlap: Row) -> list[Figure]:
-    """The plots over all rounds. `rows` are those of `rounds`, `metrics` what each round's stages said (round -> stage ->
-    metrics), `overlap` the document of the prompts that rounds have in common."""
+def run_figures(rows: Rows, outcomes: Mapping[int, RoundOutcomes], overlap: Mapping[str, Any]) -> list[Figure]:
+    """The plots over all rounds. `outcomes` is what the stages of each round recorded, `overlap` the document of the prompts
+    that rounds have in common."""
+    evaluations = {number: found.evaluation() for number, found in outcomes.items()}
     by_round = (
-        _reward(rows, metrics), _gold(rows), _wins(rows), _length(rows), _length_gap(metrics), _distinct(metrics),
-        _loss(metrics), _accuracy(metrics), _overlap(overlap), _time(rows),
+        _reward(rows, evaluations), _gold(rows), _wins(rows), _length(rows), _length_gap(outcomes), _distinct(evaluations),
+        _steps(outcomes), _overlap(overlap), _time(rows),
     )  # fmt: skip
     return [figure for figures in by_round for figure in figures]
 
 
-def _curve(name: str, rows: Sequence[Row], key: str, low: str = "", high: str = "") -> Curve:
-    found = [row for row in rows if row.get(key) is not None]
-    return Curve(name, [Point(row["round"], row[key], row.get(low), row.get(high)) for row in found])
+def _curve(name: str, rows: Rows, key: str, low: str | None = None, high: str | None = None) -> Curve:
+    """A field of the rounds' summaries, with the fields of its interval."""
+    found = [row for row in rows if getattr(row, key) is not None]
+    bounds = [[getattr(row, bound) if bound else None for bound in (low, high)] for row in found]
+    return Curve(name, [Point(row.round, getattr(row, key), *two) for row, two in zip(found, bounds, strict=True)])
 
 
-def _evaluations(metrics: Mapping[int, Mapping[str, Row]]) -> list[Row]:
-    return [{"round": number, **stages["evaluate"]} for number, stages in metrics.items() if "evaluate" in stages]
+def _points(records: Mapping[int, Any], key: str) -> list[Point]:
+    """A field of records by round; rounds without a record or a value are left out."""
+    found = {number: getattr(record, key) for number, record in records.items() if record is not None}
+    return [Point(number, value) for number, value in found.items() if value is not None]
 
 
 def _lines(
@@ -57,11 +64,10 @@ def _lines(
         yield Figure(question, reading, chart)
 
 
-def _reward(rows: Sequence[Row], metrics: Mapping[int, Mapping[str, Row]]) -> Iterator[Figure]:
-    held_out = _evaluations(metrics)
+def _reward(rows: Rows, evaluations: Mapping[int, Evaluation | None]) -> Iterator[Figure]:
     curves = [
-        _curve("held-out, sampled", held_out, "eval_reward_mean", "eval_reward_ci_low", "eval_reward_ci_high"),
-        _curve("held-out, greedy", held_out, "eval_reward_greedy_mean"),
+        _curve("held-out, sampled", rows, "eval_reward_mean", "eval_reward_ci_low", "eval_reward_ci_high"),
+        Curve("held-out, greedy", _points(evaluations, "eval_reward_greedy_mean")),
         _curve("training prompts, as sampled", rows, "train_reward_mean"),
     ]
     yield from _lines(
@@ -71,7 +77,7 @@ def _reward(rows: Sequence[Row], metrics: Mapping[int, Mapping[str, Row]]) -> It
     )  # fmt: skip
 
 
-def _gold(rows: Sequence[Row]) -> Iterator[Figure]:
+def _gold(rows: Rows) -> Iterator[Figure]:
     curves = [
         _curve("sampled", rows, "eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high"),
         _curve("greedy", rows, "eval_gold_greedy_mean"),
@@ -84,12 +90,12 @@ def _gold(rows: Sequence[Row]) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def _wins(rows: Sequence[Row]) -> Iterator[Figure]:
+def _wins(rows: Rows) -> Iterator[Figure]:
     curves = [
         _curve("against round 0", rows, "eval_win_rate_vs_initial"),
         _curve("against the round before", rows, "eval_win_rate_vs_previous"),
     ]
-    judges = sorted({row["eval_judge"] for row in rows if row.get("eval_judge")})
+    judges = sorted({row.eval_judge for row in rows if row.eval_judge})
     yield from _lines(
         "wins", "How often does it beat where it started?",
         f"Share of held-out prompts won, a tie counts half; judged by the {' and the '.join(judges)} reward. Half is no better.",
@@ -97,7 +103,7 @@ def _wins(rows: Sequence[Row]) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def _length(rows: Sequence[Row]) -> Iterator[Figure]:
+def _length(rows: Rows) -> Iterator[Figure]:
     yield from _lines(
         "length", "Does it learn to be long?",
         "Mean tokens of the held-out responses. Rewards often favour length: a rise together with the reward wants a look.",
@@ -105,9 +111,12 @@ def _length(rows: Sequence[Row]) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def _length_gap(metrics: Mapping[int, Mapping[str, Row]]) -> Iterator[Figure]:
-    rows = [{"round": number, **stages["select"]} for number, stages in metrics.items() if "select" in stages]
-    curves = [_curve("kept pairs", rows, "length_gap_kept_mean"), _curve("all pairs", rows, "length_gap_mean")]
+def _length_gap(outcomes: Mapping[int, RoundOutcomes]) -> Iterator[Figure]:
+    selections = {number: found.selection() for number, found in outcomes.items()}
+    curves = [
+        Curve("kept pairs", _points(selections, "length_gap_kept_mean")),
+        Curve("all pairs", _points(selections, "length_gap_mean")),
+    ]
     yield from _lines(
         "length-gap", "Is the chosen response the longer one?",
         "Mean of the chosen response's tokens less the rejected one's. Above 0 training also teaches length.",
@@ -115,11 +124,10 @@ def _length_gap(metrics: Mapping[int, Mapping[str, Row]]) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def _distinct(metrics: Mapping[int, Mapping[str, Row]]) -> Iterator[Figure]:
-    rows = _evaluations(metrics)
+def _distinct(evaluations: Mapping[int, Evaluation | None]) -> Iterator[Figure]:
     curves = [
-        _curve("whole responses", rows, "eval_distinct_fraction"),
-        *(_curve(f"distinct-{n}", rows, f"eval_distinct_{n}") for n in (1, 2, 3)),
+        Curve("whole responses", _points(evaluations, "eval_distinct_fraction")),
+        *(Curve(f"distinct-{n}", _points(evaluations, f"eval_distinct_{n}")) for n in (1, 2, 3)),
     ]
     yield from _lines(
         "distinct", "Do its responses stay different from each other?",
@@ -129,33 +137,29 @@ def _distinct(metrics: Mapping[int, Mapping[str, Row]]) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def _steps(metrics: Mapping[int, Mapping[str, Row]], key: str) -> list[Curve]:
-    return [
-        Curve(f"round {number}", [Point(step["step"], step[key]) for step in stages["train"].get("steps") or ()])
-        for number, stages in list(metrics.items())[-_TRAININGS:]
-        if "train" in stages
-    ]
-
-
-def _loss(metrics: Mapping[int, Mapping[str, Row]]) -> Iterator[Figure]:
+def _steps(outcomes: Mapping[int, RoundOutcomes]) -> Iterator[Figure]:
+    trained = {number: found.get(TrainOutcome) for number, found in list(outcomes.items())[-_TRAININGS:]}
+    steps = {number: train.training.steps for number, train in trained.items() if train and train.training}
     yield from _lines(
         "loss", "Does training learn its pairs?",
         "Loss of each optimizer step. DPO starts at 0.693, where policy and reference are the same; a loss that hardly moves "
         "asks for more steps or a higher rate.",
-        _steps(metrics, "loss"), "loss", x_title="optimizer step",
+        [Curve(f"round {number}", [Point(step.step, step.loss) for step in found]) for number, found in steps.items()],
+        "loss", x_title="optimizer step",
     )  # fmt: skip
-
-
-def _accuracy(metrics: Mapping[int, Mapping[str, Row]]) -> Iterator[Figure]:
     yield from _lines(
         "accuracy", "How many pairs does it rank as it should?",
         "Share of a step's pairs whose chosen response gained more than the rejected one. Near 1 early on, the pairs were easy "
         "or few.",
-        _steps(metrics, "rewards_accuracy"), "accuracy", x_title="optimizer step",
+        [
+            Curve(f"round {number}", [Point(step.step, step.rewards_accuracy) for step in found])
+            for number, found in steps.items()
+        ],
+        "accuracy", x_title="optimizer step",
     )  # fmt: skip
 
 
-def _overlap(overlap: Row) -> Iterator[Figure]:
+def _overlap(overlap: Mapping[str, Any]) -> Iterator[Figure]:
     rounds = overlap["rounds"]
     if len(rounds) < 2:
         return
@@ -173,40 +177,41 @@ def _overlap(overlap: Row) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def _time(rows: Sequence[Row]) -> Iterator[Figure]:
-    found = [row for row in rows if row["stage_seconds"]]
-    if not any(row["seconds"] for row in found):
+def _time(rows: Rows) -> Iterator[Figure]:
+    found = [row for row in rows if row.stage_seconds]
+    if not any(row.seconds for row in found):
         return
-    most = max(row["seconds"] for row in found)
+    most = max(row.seconds for row in found)
     unit, name = (3600.0, "hours") if most > 2 * 3600 else (60.0, "minutes") if most > 300 else (1.0, "seconds")
-    parts = [Part(stage, [(row["stage_seconds"].get(stage) or 0) / unit for row in found]) for stage in stages_of(1)]
+    parts = [Part(stage, [row.stage_seconds.get(stage, 0) / unit for row in found]) for stage in stages_of(1)]
     chart = stacked_bars(
-        "time", "Where does the time go?", [str(row["round"]) for row in found], parts, row_title="round", x_title=name,
-        show=lambda value: duration(value * unit),
+        "time", "Where does the time go?", [str(row.round) for row in found], parts, row_title="round", x_title=name,
+        show=lambda value: PAGE.duration(value * unit),
     )  # fmt: skip
     yield Figure("Where does the time go?", "Time of each stage by round, of the attempts that committed it.", chart)
 
 
-def facts_of(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+def facts_of(rows: Rows) -> list[tuple[str, str, str]]:
     """What a reader wants first: name, value, and a line below it. Of the last round that was evaluated."""
-    found = [row for row in rows if row["round"] and row["eval_reward_mean"] is not None]
+    found = [row for row in rows if row.round and row.eval_reward_mean is not None]
     facts: list[tuple[str, str, str]] = []
-    first = next((row for row in rows if row["round"] == 0), None)
+    first = next((row for row in rows if row.round == 0), None)
     if found and first is not None:
         last = found[-1]
         for name, key in (("held-out gold reward", "eval_gold_mean"), ("held-out reward", "eval_reward_mean")):
-            if last[key] is not None and first[key] is not None:
-                gained = f"{signed(last[key] - first[key])} over round 0"
-                facts.append((name, f"{number(first[key])} \u2192 {number(last[key])}", gained))
-        if last["eval_win_rate_vs_initial"] is not None:
+            before, after = getattr(first, key), getattr(last, key)
+            if after is not None and before is not None:
+                gained = f"{PAGE.signed(after - before)} over round 0"
+                facts.append((name, f"{PAGE.number(before)} \u2192 {PAGE.number(after)}", gained))
+        if last.eval_win_rate_vs_initial is not None:
             facts.append(
-                ("wins over round 0", percent(last["eval_win_rate_vs_initial"]), f"by {last['eval_judge']} reward")
+                ("wins over round 0", PAGE.percent(last.eval_win_rate_vs_initial), f"by {last.eval_judge} reward")
             )
-        if first["eval_num_tokens_mean"] is not None and last["eval_num_tokens_mean"] is not None:
-            tokens = f"{first['eval_num_tokens_mean']:.1f} \u2192 {last['eval_num_tokens_mean']:.1f}"
+        if first.eval_num_tokens_mean is not None and last.eval_num_tokens_mean is not None:
+            tokens = f"{first.eval_num_tokens_mean:.1f} \u2192 {last.eval_num_tokens_mean:.1f}"
             facts.append(("tokens a response", tokens, "held-out, sampled"))
-    kept, pairs = (sum(row[key] or 0 for row in rows) for key in ("num_kept", "num_pairs"))
+    kept, pairs = (sum(getattr(row, key) or 0 for row in rows) for key in ("num_kept", "num_pairs"))
     if pairs:
-        facts.append(("pairs kept", count(kept), f"of {count(pairs)}"))
-    facts.append(("time", duration(sum(row["seconds"] for row in rows)), "of all committed stages"))
+        facts.append(("pairs kept", PAGE.count(kept), f"of {PAGE.count(pairs)}"))
+    facts.append(("time", PAGE.duration(sum(row.seconds for row in rows)), "of all committed stages"))
     return facts

@@ -1,53 +1,68 @@
-"""Reports that a run writes about itself as its rounds end. A report that cannot be written is said and stops nothing."""
+"""The report that a run writes about itself: as its rounds end, and once more when the attempt has ended."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 
-from selfplay.config.schema import Config
+from selfplay.config.running import ReportConfig
+from selfplay.core.observer import Observer
+from selfplay.core.stages import LAST_STAGE, stages_of
 from selfplay.inspect.report.contents import gather
 from selfplay.inspect.report.writing import README, REPORT, write
 from selfplay.store.run import Store
-from selfplay.store.run_state import stages_of
 
 # what a page says of how much it was made from, and the bytes in which it does
 _COMMITS, _HEAD = re.compile(rb'<meta name="selfplay-commits" content="(\d+)">'), 4096
 
 
-def report_round(store: Store, config: Config, round_number: int, say: Callable[[str], None]) -> None:
-    """Write `report.html` and README.md into a run whose round has just ended, where one is due. `say` tells people what
-    failed."""
-    if not _is_due(config, round_number):
-        return
-    try:
-        write(store, gather(store, redact=config.report.redact))
-    except Exception as error:
-        # whatever it is: hours of sampling and training must not end on a page about them
-        say(
-            f"{REPORT} was not written ({type(error).__name__}: {error}); the run goes on. "
-            "`selfplay report` writes it at any time."
-        )
+class Report(Observer):
+    """Writes `report.html` and README.md into the run. `rounds`: how many the run plans; `say` reports what failed."""
 
+    def __init__(self, store: Store, settings: ReportConfig, rounds: int, say: Callable[[str], None]) -> None:
+        self._store, self._settings, self._rounds, self._say = store, settings, rounds, say
 
-def report_what_is_due(store: Store, config: Config, say: Callable[[str], None]) -> None:
-    """Write the report of an earlier attempt's last round where that attempt was stopped between the round's end and it."""
-    ended = [number for number in store.rounds() if store.is_committed(number, "evaluate")]
-    due = [number for number in ended if _is_due(config, number)]
-    if due and _num_commits_reported(store) < sum(
-        store.is_committed(number, stage) for number in range(due[-1] + 1) for stage in stages_of(number)
-    ):
-        report_round(store, config, due[-1], say)
+    def on_begin(self) -> None:
+        """Write the report that an earlier attempt was stopped before."""
+        due = self._due()
+        if due and _num_commits_reported(self._store) < sum(
+            self._store.is_committed(number, stage) for number in range(due[-1] + 1) for stage in stages_of(number)
+        ):
+            self._write()
 
+    def on_round(self, round_number: int) -> None:
+        """After the last round the attempt ends, and the report is to say how: `on_end` writes it."""
+        if self._is_due(round_number) and round_number != self._rounds:
+            self._write()
 
-def _is_due(config: Config, round_number: int) -> bool:
-    """After every `report.every` rounds, and after the last."""
-    every = config.report.every
-    return bool(every) and (round_number % every == 0 or round_number == config.rounds)
+    def on_end(self) -> None:
+        """The report says how the attempt ended."""
+        if self._due():
+            self._write()
+
+    def _is_due(self, round_number: int) -> bool:
+        """After every `report.every` rounds, and after the last."""
+        every = self._settings.every
+        return bool(every) and (round_number % every == 0 or round_number == self._rounds)
+
+    def _due(self) -> list[int]:
+        """The complete rounds after which a report is due."""
+        ended = [number for number in self._store.rounds() if self._store.is_committed(number, LAST_STAGE)]
+        return [number for number in ended if self._is_due(number)]
+
+    def _write(self) -> None:
+        try:
+            write(self._store, gather(self._store, redact=self._settings.redact))
+        except Exception as error:
+            # whatever it is: hours of sampling and training must not end because of a page about them
+            self._say(
+                f"{REPORT} was not written ({type(error).__name__}: {error}); the run continues. "
+                "`selfplay report` writes it at any time."
+            )
 
 
 def _num_commits_reported(store: Store) -> int:
-    """Committed stages that the report in the run was made from; 0 where there is none, or one of an earlier version."""
+    """Committed stages that the report in the run was made from; 0 where there is none."""
     page = store.layout.root / REPORT
     if not page.is_file() or not (store.layout.root / README).is_file():
         return 0

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from selfplay.core.format import markdown_table
+from selfplay.inspect.documents.rounds import RoundSummary, columns_with_values
 from selfplay.inspect.report.contents import Report
-from selfplay.inspect.web.numbers import NONE, count, duration, number, percent
-
-_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("round", lambda row: str(row["round"])),
-    ("prompts", lambda row: count(row["num_prompts"])),
-    ("responses", lambda row: count(row["num_responses"])),
-    ("pairs", lambda row: count(row["num_pairs"])),
-    ("kept", lambda row: count(row["num_kept"])),
-    ("held-out reward", lambda row: number(row["eval_reward_mean"])),
-    ("held-out gold", lambda row: number(row["eval_gold_mean"])),
-    ("win rate vs round 0", lambda row: percent(row["eval_win_rate_vs_initial"])),
-    ("tokens", lambda row: number(row["eval_num_tokens_mean"], 1)),
-    ("time", lambda row: duration(row["seconds"])),
-)
+from selfplay.inspect.report.rounds_table import shown
 
 _TEXT = """# {name}
 
 A run of `selfplay`, {state}.
 
 {table}
-
 Held-out numbers are of the policy after the round. `report.html` shows all of it.
 
     selfplay status .
@@ -46,15 +33,10 @@ def readme(report: Report) -> str:
     return _TEXT.format(name=_plain(report.name), state=report.state, table=_table(report.rows))
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    cells = [[show(row) for _, show in _COLUMNS] for row in rows]
-    used = [at for at in range(len(_COLUMNS)) if at == 0 or any(row[at] != NONE for row in cells)]
-    lines = [
-        [_COLUMNS[at][0] for at in used],
-        ["---"] + ["---:"] * (len(used) - 1),
-        *([row[at] for at in used] for row in cells),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(rows: Sequence[RoundSummary]) -> str:
+    columns = [column for column in columns_with_values(rows) if column.brief]
+    cells = [[shown(column, row) for column in columns] for row in rows]
+    return markdown_table([column.heading for column in columns], cells, right=True)
 
 
 def _plain(name: str) -> str:

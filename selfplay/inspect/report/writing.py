@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -27,22 +26,17 @@ REPORT, README = "report.html", "README.md"
 def html(report: Report) -> str:
     """The page."""
     template = _environment().get_template("report.html")
-    headings, rows = rounds_table([row | _interval(report, row["round"]) for row in report.rows])
+    headings, rows = rounds_table(report.rows)
     return template.render(
         report=report, headings=headings, table_rows=rows, terms=TERMS, unit=_LOST,
         reasons={**RESPONSE_REASONS, **PAIR_REASONS},
     )  # fmt: skip
 
 
-def _interval(report: Report, number: int) -> dict[str, Any]:
-    evaluation = report.metrics[number].get("evaluate", {})
-    return {key: evaluation.get(key) for key in ("eval_reward_ci_low", "eval_reward_ci_high")}
-
-
 def write(store: Store, report: Report, out: Path | None = None) -> Path:
     """Write the page to `out`; without it to the run, with its README.md. Returns where the page is."""
     if out is not None:
-        store.refuse_as_output(out)
+        store.require_outside_run(out)
     page = html(report).encode()
     if out is not None:
         write_file(out.absolute(), page)

@@ -1,26 +1,29 @@
 """What a run sends to its trackers: every optimizer step's numbers, every round's row, and examples where text was asked for.
 
-A tracker that fails is said once and left alone from then on: no run ends for its sake. What a kill kept from a tracker is still
+A tracker that fails is reported once and not used any more: no run ends because of it. What a kill kept from a tracker is still
 in the run.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from selfplay.config.running import TrackingConfig
-from selfplay.inspect.documents.rounds import round_row
+from selfplay.core.observer import Observer
+from selfplay.core.outcomes import TrainOutcome
+from selfplay.core.protocols import StepMetrics
+from selfplay.inspect.documents.rounds import round_summary
 from selfplay.inspect.tracking.trackers import TRACKERS, Target, Tracker
 from selfplay.store.run import Store
 
 NUM_EXAMPLES = 5
 
 
-class Tracking:
+class Tracking(Observer):
     """The open trackers of one attempt."""
 
     def __init__(
@@ -30,30 +33,31 @@ class Tracking:
         self._store, self._say, self._log_text = store, say, log_text
         self._steps_before: dict[int, int] = {}
 
-    def step(self, round_number: int, step: int, values: Mapping[str, Any]) -> None:
+    def on_step(self, round_number: int, step: StepMetrics) -> None:
         """One optimizer step of a round's training; steps count on over the rounds."""
         if not self._trackers:
             return
         if round_number not in self._steps_before:
             before = [number for number in self._store.rounds() if 0 < number < round_number]
-            done = sum(self._store.metrics(number, "train")["optimizer_steps"] for number in before)
+            done = sum(self._store.outcome(number, TrainOutcome).optimizer_steps for number in before)
             self._steps_before[round_number] = done
-        total = self._steps_before[round_number] + step
-        self._each(lambda tracker: tracker.numbers("train", total, _numbers(values)))
+        total = self._steps_before[round_number] + step.step
+        values = _numbers(dataclasses.asdict(step))
+        self._each(lambda tracker: tracker.numbers("train", total, values))
 
-    def round(self, round_number: int) -> None:
-        """A round that is complete."""
+    def on_round(self, round_number: int) -> None:
+        """The numbers of a round, and examples where text was asked for."""
         if not self._trackers:
             return
-        row = round_row(self._store, round_number)
-        seconds = {f"seconds_{stage}": value for stage, value in row["stage_seconds"].items()}
-        values = _numbers({**row, **seconds})
+        summary = round_summary(self._store, round_number)
+        seconds = {f"seconds_{stage}": value for stage, value in summary.stage_seconds.items()}
+        values = _numbers({**summary.to_json(), **seconds})
         self._each(lambda tracker: tracker.numbers("round", round_number, values))
         if self._log_text and self._store.is_committed(round_number, "select"):
             text = _examples(self._store, round_number)
             self._each(lambda tracker: tracker.text("examples", round_number, text))
 
-    def close(self) -> None:
+    def on_end(self) -> None:
         """Send what is left."""
         self._each(lambda tracker: tracker.close())
         self._trackers = {}
@@ -63,25 +67,20 @@ class Tracking:
             try:
                 call(tracker)
             except Exception as error:  # of any library, over any network: said, and the run goes on
-                self._say(f"tracking: {name} failed and is left alone now ({type(error).__name__}: {error})")
+                self._say(f"tracking: {name} failed and is not used any more ({type(error).__name__}: {error})")
                 del self._trackers[name]
 
 
-@contextmanager
-def tracking(config: TrackingConfig, store: Store, folder: Path, say: Callable[[str], None]) -> Iterator[Tracking]:
-    """The trackers of `config`, closed at the end. `folder` is the attempt's."""
-    target = Target(config.project, store.run_id, store.layout.root.name, folder)
+def open_trackers(settings: TrackingConfig, store: Store, folder: Path, say: Callable[[str], None]) -> Tracking:
+    """The trackers of `tracking.to`. `folder` is the attempt's. One that cannot be opened is reported and left out."""
+    target = Target(settings.project, store.run_id, store.layout.root.name, folder)
     opened: dict[str, Tracker] = {}
-    for name in config.to:
+    for name in settings.to:
         try:
             opened[name] = TRACKERS[name](target)
         except Exception as error:  # see `_each`
-            say(f"tracking: {name} could not be opened ({type(error).__name__}: {error}); the run goes on without it")
-    found = Tracking(opened, store, say, log_text=config.log_text)
-    try:
-        yield found
-    finally:
-        found.close()
+            say(f"tracking: {name} could not be opened ({type(error).__name__}: {error}); the run continues without it")
+    return Tracking(opened, store, say, log_text=settings.log_text)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

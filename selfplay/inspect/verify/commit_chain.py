@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.stages import STAGE_NAMES
 from selfplay.store.commits import parse_stage_name, read_commit
-from selfplay.store.layout import COMMIT, STAGES, Layout, rounds_present
+from selfplay.store.layout import COMMIT, Layout, rounds_present
 from selfplay.store.manifest import Commit
 from selfplay.store.run import Store
 from selfplay.store.symlinks import HINT
@@ -58,7 +59,7 @@ def read_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
         if (odd := _no_folder(above)) is not None:
             problems.append(odd)
             continue
-        for folder in sorted(path for path in above.iterdir() if path.name in STAGES):
+        for folder in sorted(path for path in above.iterdir() if path.name in STAGE_NAMES):
             if (odd := _no_folder(folder)) is not None:
                 problems.append(odd)
                 continue
@@ -138,7 +139,7 @@ def problems_of_commits(layout: Layout) -> tuple[Commits, list[Problem]]:
     unreadable = {
         (number, stage)
         for number in rounds_present(layout)
-        for stage in STAGES
+        for stage in STAGE_NAMES
         if (number, stage) not in commits and _stands(layout, number, stage)
     }
     problems += check_inherited(layout, commits)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.stages import STAGE_NAMES
 from selfplay.inspect.query.open import open_store
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Commits, Committed, Problem, problems_of_commits, remedy
@@ -25,7 +26,6 @@ from selfplay.store.durable import parse_json, read_file, sha256_file
 from selfplay.store.layout import (
     COMMIT,
     REMOVED,
-    STAGES,
     Layout,
     attempts_present,
     part_name,
@@ -34,11 +34,11 @@ from selfplay.store.layout import (
 )
 from selfplay.store.lock import is_held
 from selfplay.store.manifest import Commit, FileEntry
-from selfplay.store.retention import LEAST, held_policies
+from selfplay.store.retention import LEAST, stored_policies
 from selfplay.store.run import Store
-from selfplay.store.symlinks import HINT, files_below, links_of_run
-from selfplay.store.tombstone import read_mark
-from selfplay.store.writer import STAGE_MARK, check_mark
+from selfplay.store.symlinks import HINT, files_below, symlinks_in_run
+from selfplay.store.tombstone import read_tombstone
+from selfplay.store.writer import STAGE_MARK, read_stage_mark
 
 # what a kill may leave, and what operating systems put into any folder
 LEFT_OVER = (".tmp-", ".trash-", ".DS_Store", ".nfs")
@@ -122,7 +122,7 @@ def _outside_of_rounds(store: Store) -> Iterator[Problem]:
 
 def _links(layout: Layout, named: set[str]) -> Iterator[Problem]:
     """Symbolic links: a run has none, and no reader follows one. Those in `named` have been said."""
-    for path in links_of_run(layout):
+    for path in symlinks_in_run(layout):
         if str(path) not in named:
             yield Problem("misplaced", str(path), f"{path} is a symbolic link", HINT)
 
@@ -133,7 +133,7 @@ def _strays(store: Store) -> Iterator[Problem]:
     layout = store.layout
     rounds = {f"{number:03d}" for number in rounds_present(layout)}
     known = {layout.rounds: rounds, layout.attempts: {f"{number:04d}" for number in attempts_present(layout)}}
-    known |= {layout.rounds / name: {*STAGES} for name in sorted(rounds)}
+    known |= {layout.rounds / name: {*STAGE_NAMES} for name in sorted(rounds)}
     if store.config_digests is not None:
         known[layout.config] = {*store.config_digests}
     if not layout.rounds.exists() and not layout.rounds.is_symlink():
@@ -179,22 +179,24 @@ def _check_removals(store: Store) -> Iterator[Problem]:
     """A problem for each policy that is gone although no gc takes such a one. (A fork may share a round whose policy went
     when that was an early one of the other run.)"""
     inherited = store.forked_from.keys() if store.forked_from else {}
-    for held in held_policies(store, LEAST):
-        if held.removed and held.stays and (held.round, "train") not in inherited:
+    for held in stored_policies(store, LEAST):
+        if held.removed and held.keep_reason and (held.round, "train") not in inherited:
             path = store.layout.stage(held.round, "train") / REMOVED
-            message = f"{path} says that gc took the policy of round {held.round}, which is {held.stays}: gc never does"
+            message = (
+                f"{path} says that gc took the policy of round {held.round}, which is {held.keep_reason}: gc never does"
+            )
             yield Problem("damaged", str(path), message, remedy(path.parent))
 
 
 def _check_files(committed: Committed, deep: bool) -> Iterator[Problem]:
     folder, entries = committed.folder, committed.commit.files
     try:
-        mark = read_mark(folder, committed.commit, committed.digest)
+        mark = read_tombstone(folder, committed.commit, committed.digest)
     except CorruptionError as error:
         yield Problem("damaged", str(folder / REMOVED), error.message, error.hint)
         return
     for entry in entries:
-        if mark is None or not mark.covers(entry.path):
+        if mark is None or not mark.contains(entry.path):
             yield from _check_file(folder, entry, deep)
     known = {entry.path: entry for entry in entries}
     for path in files_below(folder):
@@ -217,7 +219,7 @@ def _agrees(path: Path, commit: Commit, part: FileEntry | None) -> bool:
     mark, or the sidecar of `part`."""
     try:
         if part is None:
-            return check_mark(path.parent) == {"fingerprint": commit.fingerprint, "inputs": commit.inputs}
+            return read_stage_mark(path.parent) == {"fingerprint": commit.fingerprint, "inputs": commit.inputs}
         found = parse_json(read_file(path))
     except (CorruptionError, OSError, ValueError):
         return False
@@ -256,7 +258,7 @@ def _check_work(layout: Layout, deep: bool) -> Iterator[Problem]:
         if folder.name.endswith("-trainer"):
             continue
         try:
-            check_mark(folder)
+            read_stage_mark(folder)
         except CorruptionError as error:
             yield Problem("shard", str(folder / STAGE_MARK), error.message, error.hint)
     for sidecar in sorted(layout.work.glob("[0-9]*-*/**/.part-*.json")):

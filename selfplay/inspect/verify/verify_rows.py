@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.outcomes import LogprobsOutcome, PairOutcome, SampleOutcome, SelectOutcome
 from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
+from selfplay.core.stages import CANDIDATES
 from selfplay.inspect.verify.commit_chain import Problem, remedy
-from selfplay.store.layout import CANDIDATES
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_of_round
 
@@ -83,7 +84,7 @@ def _responses(store: Store, number: int) -> Iterator[str]:
     wanted = config_of_round(store, number)["sampling"]["num_responses"]
     # a prompt that killed its engine has none, or only those of the second model; a run of an earlier version gave up none
     known = set(admitted.to_pylist())
-    given_up = store.metrics(number, "sample").get("quarantined", {})
+    given_up = store.outcome(number, SampleOutcome).quarantined
     yield from _count(len(counts.keys() - known), "prompts with responses that were not admitted")
     short = sum(counts.get(prompt_id, 0) != wanted for prompt_id in known - given_up.keys())
     yield from _count(short, f"prompts that do not have {wanted} responses")
@@ -106,8 +107,8 @@ def _pairs(store: Store, number: int) -> Iterator[str]:
         _true(pc.equal(table["kept"], pc.is_valid(table["drop_reason"]))),
         "pairs neither kept nor dropped with a reason",
     )
-    metrics = store.metrics(number, "select")
-    found, recorded = (table.num_rows, _true(table["kept"])), (metrics["num_pairs"], metrics["num_kept"])
+    summary = store.outcome(number, SelectOutcome).summary
+    found, recorded = (table.num_rows, _true(table["kept"])), (summary.num_pairs, summary.num_kept)
     if found != recorded:
         yield f"{found[0]} pairs, {found[1]} of them kept; recorded were {recorded[0]} and {recorded[1]}"
 
@@ -117,8 +118,7 @@ def _pairs_are_of_their_responses(store: Store, number: int) -> Iterator[str]:
     table = store.table(number, "select", columns=columns)
     sample = store.table(number, "sample", columns=["response_id", "prompt_id", "num_tokens"])
     score = store.table(number, "score", columns=["response_id", "reward"])
-    # a run that was made before there was a penalty recorded none
-    penalty = store.metrics(number, "pair").get("length_penalty", 0.0)
+    penalty = store.outcome(number, PairOutcome).length_penalty
     for side in ("chosen", "rejected"):
         ids = table[f"{side}_response_id"]
         row, scored = (pc.index_in(ids, other["response_id"].combine_chunks()) for other in (sample, score))
@@ -162,7 +162,7 @@ def _logprobs(store: Store, number: int) -> Iterator[str]:
     yield from _count(int(bad.sum()), "log-probs that are not finite")
     pairs = store.table(number, "select", columns=["chosen_response_id", "rejected_response_id"])
     # what killed the worker that was to pass over it has none; a run of an earlier version gave up none
-    known = {*table["response_id"].to_pylist(), *store.metrics(number, "logprobs").get("quarantined", {})}
+    known = {*table["response_id"].to_pylist(), *store.outcome(number, LogprobsOutcome).quarantined}
     paired = {*pairs["chosen_response_id"].to_pylist(), *pairs["rejected_response_id"].to_pylist()}
     yield from _count(len(paired - known), "paired responses without log-probs")
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from selfplay.core.errors import ConfigError, SelfplayError
-from selfplay.core.terminal import safe_text
+from selfplay.core.escape import safe_text
 from selfplay.inspect.viewer.catalogue import Catalogue, NotServedError
 from selfplay.inspect.viewer.middleware import guarded
 from selfplay.inspect.viewer.pages import Pages

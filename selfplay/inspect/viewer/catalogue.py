@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfplay.core.errors import ConfigError, SelfplayError
+from selfplay.core.stages import STAGE_NAMES
 from selfplay.inspect.query.open import open_store
 from selfplay.inspect.viewer.background import BackgroundJobs
 from selfplay.inspect.viewer.cache import Cache
-from selfplay.store.layout import COMMIT, STAGES, Layout, rounds_present
+from selfplay.store.layout import COMMIT, Layout, rounds_present
 from selfplay.store.run import Store
 
 Kind = Literal["run", "select"]
@@ -101,7 +102,7 @@ class Catalogue:
 def stamp_of(layout: Layout) -> Mapping[str, Any]:
     """What changes when a run's commits do: identity and commits as the file system tells files apart."""
     paths = [layout.identity]
-    paths += [layout.commit(number, stage) for number in rounds_present(layout) for stage in STAGES]
+    paths += [layout.commit(number, stage) for number in rounds_present(layout) for stage in STAGE_NAMES]
     found = {}
     for path in paths:
         try:

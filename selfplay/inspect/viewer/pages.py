@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 
 from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.inspect.documents import progress as live
-from selfplay.inspect.documents.rounds import rounds_document
+from selfplay.inspect.documents.rounds import round_summaries
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.viewer import browser, compare_rounds, select_folder
 from selfplay.inspect.viewer.addresses import Addresses
@@ -69,7 +69,7 @@ class Pages:
         entry, store = self._run(request)
         status = status_document(entry.path)
         damaged = status["state"] == "corrupt"
-        rounds = [] if damaged else rounds_document(store)["rounds"]
+        rounds = [] if damaged else round_summaries(store)
         return self.render(
             "run.html",
             entry=entry,

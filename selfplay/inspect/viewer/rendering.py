@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from jinja2 import Environment
 from markupsafe import Markup
 
+from selfplay.core.escape import escape_html
+from selfplay.core.format import age
 from selfplay.inspect.viewer.word_diff import DiffSpan
 from selfplay.inspect.web.pages import environment
-from selfplay.inspect.web.text import visible
 
 
 def make_environment() -> Environment:
@@ -25,19 +26,14 @@ def pieces(found: Sequence[DiffSpan]) -> Markup:
     for piece in found:
         # white space at the end is not worth marking
         text = piece.text.rstrip() if piece.only else ""
-        parts += [Markup("<mark>{}</mark>").format(visible(text))] if text else []
-        parts.append(visible(piece.text[len(text) :]))
+        parts += [Markup("<mark>{}</mark>").format(escape_html(text))] if text else []
+        parts.append(escape_html(piece.text[len(text) :]))
     return Markup("").join(parts)
 
 
 def ago(seconds: float | None) -> str:
     """How long ago something was."""
-    if seconds is None:
-        return "never"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+    return "never" if seconds is None else f"{age(seconds)} ago"
 
 
 def title(column: str) -> str:

@@ -6,12 +6,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from selfplay.core.outcomes import SampleOutcome
+from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.viewer.background import BackgroundJobs
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.web.charts import Bin, Step, funnel, histogram
 from selfplay.store.run import Store
-from selfplay.store.run_state import metrics_if_committed, stages_of
 
 _TITLES = {
     "alignment_potential": ("Alignment potential", "pairs"),
@@ -38,8 +39,8 @@ def round_document(store: Store, cache: Cache, later: BackgroundJobs, number: in
     def whole() -> dict[str, Any]:
         return cache.get(key, lambda: _document(store, number, tables=True), lambda _: _NUM_BYTES)
 
-    num_responses = metrics_if_committed(store, number, "sample").get("num_responses", 0)
-    if num_responses <= AT_ONCE or cache.has(key):
+    sample = store.outcome_if_committed(number, SampleOutcome)
+    if sample is None or sample.num_responses <= AT_ONCE or cache.has(key):
         return whole()
     later.begin(key, whole)
     return {**_document(store, number, tables=False), "counting": True}

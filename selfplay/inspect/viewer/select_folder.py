@@ -13,7 +13,7 @@ from selfplay.inspect.viewer.rows import RowSet
 from selfplay.store.durable import canonical_json, sha256_bytes
 from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.manifest import FileEntry
-from selfplay.store.output import read_output
+from selfplay.store.result_folder import read_result
 
 _TABLES = ("kept", "dropped")
 
@@ -49,7 +49,7 @@ def summary_of(entry: RunEntry) -> dict[str, Any]:
 
 
 def _commit(entry: RunEntry) -> dict[str, Any]:
-    commit = read_output(entry.path)
+    commit = read_result(entry.path)
     if commit is None:
         raise CorruptionError(f"{entry.path} has no commit", f"Remove {entry.path} and make it again.")
     return commit

@@ -12,7 +12,9 @@ from importlib import resources
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from selfplay.inspect.web import numbers, text
+from selfplay.core.escape import escape_html
+from selfplay.core.format import PAGE
+from selfplay.inspect.web import text
 
 STYLES = ("tokens.css", "base.css", "charts.css")
 
@@ -30,9 +32,9 @@ def environment(package: str) -> Environment:
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("selfplay.inspect.web")]),
     )
     made.filters |= {
-        "visible": text.visible, "inline": text.inline, "block": text.block,
-        "number": numbers.number, "signed": numbers.signed, "count": numbers.count, "percent": numbers.percent,
-        "duration": numbers.duration,
+        "visible": escape_html, "inline": text.inline, "block": text.block,
+        "number": PAGE.number, "signed": PAGE.signed, "count": PAGE.count, "percent": PAGE.percent,
+        "duration": PAGE.duration,
     }  # fmt: skip
     made.globals |= {"stylesheet": stylesheet, "CSP": CSP}
     return made

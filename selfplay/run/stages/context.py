@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from selfplay.config.schema import Config
 from selfplay.core.errors import SelfplayError
+from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSyncRecord
 from selfplay.core.pool import Workers
-from selfplay.core.protocols import Canary, CanaryPosition
+from selfplay.core.protocols import Canary, StepMetrics
+from selfplay.core.stages import Source, stage_named
 from selfplay.execution.reporter import Reporter
 from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import Inputs
+from selfplay.run.stages.settings import StageSettings
 from selfplay.store.run import Store, now
 from selfplay.store.writer import StageWriter
 
@@ -32,11 +34,12 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Context:
-    """A run under way."""
+class StageContext:
+    """What every stage is given: the store with the committed tables, its settings, the inputs and workers, and whom to tell. A
+    stage is called with it and the number of the round."""
 
     store: Store
-    config: Config
+    settings: StageSettings
     inputs: Inputs
     workers: Workers
     fingerprint: str
@@ -47,60 +50,100 @@ class Context:
     engine_dtype: str = "float32"
     precision: str = "float32"
     force: bool = False
-    # called with a round, an optimizer step of it and its numbers, as they come
-    on_step: Callable[[int, int, Mapping[str, Any]], None] = lambda round_number, step, numbers: None
+    # called with a round and each optimizer step of its training
+    on_step: Callable[[int, StepMetrics], None] = lambda round_number, step: None
 
     def policy(self, round_number: int) -> Policy:
         """The policy after a round: the starting one for round 0; that of an earlier round where training was skipped."""
         if round_number == 0:
             given = str(self.inputs.policy.folder)
             return Policy(given, given, self.inputs.policy.digest, 0)
-        metrics = self.store.metrics(round_number, "train")
-        if metrics["policy_round"] != round_number:
-            return self.policy(metrics["policy_round"])
-        if (mark := self.store.removed(round_number)) is not None:
+        outcome = self.store.outcome(round_number, TrainOutcome)
+        if outcome.training is None:
+            return self.policy(outcome.policy_round)
+        if (mark := self.store.tombstone(round_number)) is not None:
             raise SelfplayError(
                 f"the policy of round {round_number} was taken away on {mark.removed} ({mark.why}), and it is needed now",
-                "Go on from a round whose policy is there: `selfplay gc RUN --keep-checkpoints 2 --dry-run` lists them.",
+                "Go on from a round whose policy is there: `selfplay gc RUN --keep-policies 2 --dry-run` lists them.",
             )
         self.store.require(round_number, "train")
         folder = self.store.layout.stage(round_number, "train")
         engine = folder / "engine" if (folder / "engine").is_dir() else folder / "policy"
-        canaries = tuple(
-            Canary(item["prompt_token_ids"], [CanaryPosition(**position) for position in item["positions"]])
-            for item in metrics["canaries"]
-        )
-        return Policy(str(folder / "policy"), str(engine), metrics["policy_digest"], round_number, canaries)
+        canaries = tuple(outcome.training.canaries)
+        return Policy(str(folder / "policy"), str(engine), outcome.policy_digest, round_number, canaries)
 
-    def serve(self, round_number: int) -> list[dict[str, Any]]:
-        """Have every engine serve the policy after a round; returns what each said of the change, for the record."""
+    def trained_policy(self, round_number: int) -> Policy:
+        """The policy that this round trains."""
+        return self.policy(round_number - 1 if self.settings.training.start == "previous" else 0)
+
+    def reference_policy(self, round_number: int) -> Policy | None:
+        """The reference of this round's loss; None where the loss has none."""
+        if self.settings.training.loss == "simpo":
+            return None
+        return self.policy(round_number - 1 if self.settings.training.reference == "previous" else 0)
+
+    def data_rounds(self, round_number: int) -> list[int]:
+        """Rounds whose kept pairs this round trains on, this one last."""
+        first = 1 if self.settings.training.data == "accumulated" else round_number
+        return list(range(first, round_number + 1))
+
+    def reads(self, round_number: int, stage: str) -> list[tuple[int, str]]:
+        """The commits that a stage is made from, by the table of stages."""
+        found = {
+            (number, given.stage)
+            for given in stage_named(stage).inputs
+            for number in self._rounds(given.source, round_number)
+        }
+        return sorted(found - {(round_number, stage)})
+
+    def _rounds(self, source: Source, round_number: int) -> list[int]:
+        """The rounds that an input is of. A policy is held by the training of its round; the starting policy is pinned with
+        the run and needs no commit."""
+        match source:
+            case "same":
+                return [round_number]
+            case "first":
+                return [0]
+            case "previous":
+                return [round_number - 1] if round_number else []
+            case "data":
+                return self.data_rounds(round_number)
+            case "earlier":
+                return self.data_rounds(round_number)[:-1]
+            case "sampler":
+                policy_round = round_number - 1
+            case "evaluated":
+                policy_round = round_number
+            case "trained":
+                policy_round = self.trained_policy(round_number).round
+            case "reference":
+                reference = self.reference_policy(round_number)
+                policy_round = reference.round if reference is not None else 0
+        return [policy_round] if policy_round > 0 else []
+
+    def serve(self, round_number: int) -> list[WeightSyncRecord]:
+        """Have every engine serve the policy after a round; returns what each reports about the change, for the record."""
         policy = self.policy(round_number)
-        changes = self.workers.sampler.everyone("load_policy", policy.engine_folder, policy.digest, policy.canaries)
+        changes = self.workers.sampler.broadcast("load_policy", policy.engine_folder, policy.digest, policy.canaries)
         for change in changes:
             if change.how == "rebuilt":
                 self.reporter.say(f"engine rebuilt for the policy of round {policy.round}: {change.reason}")
-        return [
-            {
-                "how": change.how, "seconds": round(change.seconds, 3), "canary_error": change.canary_error,
-                "canary_positions": change.canary_positions, "reason": change.reason,
-            }
-            for change in changes
-        ]  # fmt: skip
+        return [WeightSyncRecord.of(change) for change in changes]
 
-    def writer(self, round_number: int, stage: str, reads: Sequence[tuple[int, str]]) -> StageWriter:
-        """A writer for a stage; says what it adopts of an earlier attempt."""
-        writer = self.store.writer(round_number, stage, self.fingerprint, reads)
+    def writer(self, round_number: int, stage: str) -> StageWriter:
+        """A writer for a stage; reports what it adopts from an earlier attempt."""
+        writer = self.store.writer(round_number, stage, self.fingerprint, self.reads(round_number, stage))
         if writer.adopted:
             self.reporter.say(
                 f"round {round_number} {stage}: {writer.adopted} shards of an earlier attempt are adopted"
             )
         return writer
 
-    def commit(self, writer: StageWriter, started: float, metrics: dict[str, Any]) -> None:
+    def commit(self, writer: StageWriter, started: float, outcome: Outcome) -> None:
         """Commit a stage; `started` is the monotonic time at which this attempt began it."""
         seconds = time.monotonic() - started
-        document = {**metrics, "adopted_shards": writer.adopted}
-        writer.commit(self.attempt, now(), round(seconds, 3), document, self.versions)
+        recorded = dataclasses.replace(outcome, adopted_shards=writer.adopted)
+        writer.commit(self.attempt, now(), round(seconds, 3), recorded, self.versions)
 
 
 def derive_seed(*parts: object) -> int:

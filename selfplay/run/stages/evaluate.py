@@ -13,37 +13,36 @@ from typing import Any
 
 import pyarrow as pa
 
+from selfplay.core.outcomes import CombinedReward, EvaluateOutcome
 from selfplay.core.protocols import SamplingSettings
 from selfplay.core.records import EvaluationResponse, Prompt, schema, with_parts
+from selfplay.core.stages import GOLD
 from selfplay.execution.sharding import cut, quarantined, run_shards
-from selfplay.run.stages.context import Context, derive_seed
+from selfplay.run.stages.context import StageContext, derive_seed
 from selfplay.run.stages.evaluation_metrics import summarize
 from selfplay.run.stages.prompts import admitted
-from selfplay.run.stages.sample import no_responses, policy_reads, requests, sampling_settings
-from selfplay.run.stages.scoring import GOLD, gold_drop_reasons, judge_shards, reward_shards
+from selfplay.run.stages.sample import no_responses, requests, sampling_settings
+from selfplay.run.stages.scoring import gold_drop_reasons, judge_shards, reward_shards
 from selfplay.selection.margins import Spread
 from selfplay.store.writer import StageWriter
 
 MODES = ("sampled", "greedy")
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the evaluation table and metrics of the policy after a round."""
     started = time.monotonic()
-    reads = [(0, "prompts"), *policy_reads(round_number)]
-    if round_number > 0:
-        reads += [(number, "evaluate") for number in sorted({0, round_number - 1})]
-    writer = context.writer(round_number, "evaluate", reads)
+    writer = context.writer(round_number, "evaluate")
     changes = context.serve(round_number)
     prompts = {prompt.prompt_id: prompt for prompt in admitted(context, 0)}
-    shards = cut(list(prompts.values()), context.config.sampling.shard_size)
+    shards = cut(list(prompts.values()), context.settings.sampling.shard_size)
     for mode in _modes(context):
         settings = _settings(context, mode)
         run_shards(
             context, writer, context.workers.sampler, "sample", shards,
             lambda shard, settings=settings: (requests(context, shard, "evaluation"), settings),  # type: ignore[misc]
             lambda _, table, mode=mode: _sampled(table, round_number, mode),  # type: ignore[misc]
-            title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", give_up=no_responses(context),
+            title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", quarantine=no_responses(context),
         )  # fmt: skip
     rows = [
         row
@@ -51,30 +50,34 @@ def run(context: Context, round_number: int) -> None:
         for index in sorted(writer.shards(f".{mode}"))
         for row in writer.read_shard(index, f".{mode}").to_pylist()
     ]
-    parts = _score(context, writer, round_number, cut(rows, 4 * context.config.sampling.shard_size), prompts)
+    combined = _score(context, writer, round_number, cut(rows, 4 * context.settings.sampling.shard_size), prompts)
     table = pa.concat_tables([writer.read_shard(index) for index in sorted(writer.shards())])
-    metrics: dict[str, Any] = {"weight_changes": changes, "policy_digest": context.policy(round_number).digest}
-    metrics["eval_quarantined"] = quarantined(writer, *(f".{mode}" for mode in _modes(context)))
-    metrics |= parts
+    evaluation = None
     if table.num_rows:
-        seed = derive_seed(context.config.seed, "bootstrap")
+        seed = derive_seed(context.settings.seed, "bootstrap")
         initial = context.store.table(0, "evaluate") if round_number > 0 else None
         previous = context.store.table(round_number - 1, "evaluate") if round_number > 0 else None
         gold = context.workers.gold is not None
-        metrics |= summarize(table, initial, previous, seed, gold=gold)
-        metrics["eval_gold_drop_reasons"] = gold_drop_reasons(writer)
-    context.commit(writer, started, metrics)
+        evaluation = summarize(table, initial, previous, seed, gold=gold, gold_drop_reasons=gold_drop_reasons(writer))
+    outcome = EvaluateOutcome(
+        weight_changes=changes,
+        policy_digest=context.policy(round_number).digest,
+        eval_quarantined=quarantined(writer, *(f".{mode}" for mode in _modes(context))),
+        combined=combined,
+        evaluation=evaluation,
+    )
+    context.commit(writer, started, outcome)
 
 
-def _modes(context: Context) -> Sequence[str]:
-    evaluation = context.config.evaluation
+def _modes(context: StageContext) -> Sequence[str]:
+    evaluation = context.settings.evaluation
     if evaluation is None:
         return ()
     return MODES if evaluation.greedy else MODES[:1]
 
 
-def _settings(context: Context, mode: str) -> SamplingSettings:
-    evaluation = context.config.evaluation
+def _settings(context: StageContext, mode: str) -> SamplingSettings:
+    evaluation = context.settings.evaluation
     assert evaluation is not None
     settings = sampling_settings(context)
     settings = replace(settings, max_tokens=evaluation.max_tokens or settings.max_tokens)
@@ -104,13 +107,13 @@ def _sampled(table: pa.Table | None, round_number: int, mode: str) -> pa.Table:
 
 
 def _score(
-    context: Context,
+    context: StageContext,
     writer: StageWriter,
     round_number: int,
     shards: Sequence[Sequence[dict[str, Any]]],
     prompts: dict[str, Prompt],
-) -> dict[str, Any]:
-    shape = with_parts(schema(EvaluationResponse), context.config.reward.parts)
+) -> CombinedReward | None:
+    shape = with_parts(schema(EvaluationResponse), context.settings.reward.parts)
 
     def rewarded(index: int, scores: pa.Table | None) -> pa.Table:
         if scores is None:
@@ -129,10 +132,11 @@ def _score(
     )  # fmt: skip
 
 
-def _first_statistics(context: Context, round_number: int) -> dict[str, Spread] | None:
+def _first_statistics(context: StageContext, round_number: int) -> dict[str, Spread] | None:
     """What normalises the parts of a combined reward in every evaluation: their means and standard deviations over the sampled
     responses of the starting policy. Those of each round's own would put every round's mean at 0. None: not there yet."""
-    if round_number == 0 or not context.config.reward.parts:
+    if round_number == 0 or not context.settings.reward.parts:
         return None
-    recorded = context.store.metrics(0, "evaluate")["reward_parts"]
-    return {name: Spread(part["mean"], part["std"]) for name, part in recorded.items()}
+    recorded = context.store.outcome(0, EvaluateOutcome).combined
+    assert recorded is not None, "round 0 combined the same parts"
+    return {name: Spread(part.mean, part.std) for name, part in recorded.reward_parts.items()}

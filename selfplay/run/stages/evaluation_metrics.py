@@ -12,54 +12,58 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core import evaluation_statistics as statistics
+from selfplay.core.outcomes import EvaluatedPart, Evaluation
 from selfplay.core.records import part_columns
 
 
 def summarize(
-    table: pa.Table, initial: pa.Table | None, previous: pa.Table | None, seed: int, *, gold: bool
-) -> dict[str, Any]:
-    """Metrics of an evaluation table (`EvaluationResponse` rows); for round 0 `initial` and `previous` are None.
+    table: pa.Table,
+    initial: pa.Table | None,
+    previous: pa.Table | None,
+    seed: int,
+    *,
+    gold: bool,
+    gold_drop_reasons: dict[str, int],
+) -> Evaluation:
+    """Numbers of an evaluation table (`EvaluationResponse` rows); for round 0 `initial` and `previous` are None.
 
-    `gold`: whether the run has a gold judge, which then judges, also where it failed; `eval_num_ungolded` counts that.
+    `gold`: whether the run has a gold judge, which then decides comparisons, also where it failed for some responses.
     """
     sampled = table.filter(pc.equal(table["mode"], "sampled"))
     greedy = table.filter(pc.equal(table["mode"], "greedy"))
     judge = "gold_reward" if gold else "reward"
-    rewards = _mean(sampled, "reward", seed)
+    rewards, golds = _mean(sampled, "reward", seed), _mean(sampled, "gold_reward", seed)
     token_ids = sampled["token_ids"].to_pylist()
-    metrics: dict[str, Any] = {
-        "eval_judge": "gold" if gold else "reward",
-        "eval_num_prompts": len(set(sampled["prompt_id"].to_pylist())),
-        "eval_reward_mean": rewards.get("mean"),
-        "eval_reward_ci_low": rewards.get("ci_low"),
-        "eval_reward_ci_high": rewards.get("ci_high"),
-        "eval_reward_greedy_mean": _mean(greedy, "reward", seed).get("mean"),
-        "eval_num_unscored": table.num_rows - int(pc.count(table["reward"]).as_py()),
-        "eval_num_tokens_mean": pc.mean(sampled["num_tokens"]).as_py(),
-        "eval_truncated_fraction": statistics.truncated_fraction(sampled["finish_reason"].to_pylist()),
-        "eval_distinct_fraction": statistics.distinct_fraction(sampled["text"].to_pylist()),
-        **{f"eval_distinct_{n}": statistics.distinct_n(token_ids, n) for n in (1, 2, 3)},
+    parts = {
+        name.removeprefix("reward_"): EvaluatedPart(
+            _mean(sampled, name, seed).get("mean"), _mean(greedy, name, seed).get("mean")
+        )
+        for name in part_columns(table.column_names)
     }
-    parts = part_columns(table.column_names)
-    if parts:
-        metrics["eval_reward_parts"] = {
-            name.removeprefix("reward_"): {
-                "mean": _mean(sampled, name, seed).get("mean"),
-                "greedy_mean": _mean(greedy, name, seed).get("mean"),
-            }
-            for name in parts
-        }
-    golds = _mean(sampled, "gold_reward", seed)
-    metrics |= {
-        "eval_num_ungolded": table.num_rows - int(pc.count(table["gold_reward"]).as_py()) if gold else 0,
-        "eval_gold_mean": golds.get("mean"),
-        "eval_gold_ci_low": golds.get("ci_low"),
-        "eval_gold_ci_high": golds.get("ci_high"),
-        "eval_gold_greedy_mean": _mean(greedy, "gold_reward", seed).get("mean"),
-    }
-    for name, other in (("initial", initial), ("previous", previous)):
-        metrics |= _against(name, judge, sampled, other, seed)
-    return metrics
+    return Evaluation(
+        eval_judge="gold" if gold else "reward",
+        eval_num_prompts=len(set(sampled["prompt_id"].to_pylist())),
+        eval_reward_mean=rewards.get("mean"),
+        eval_reward_ci_low=rewards.get("ci_low"),
+        eval_reward_ci_high=rewards.get("ci_high"),
+        eval_reward_greedy_mean=_mean(greedy, "reward", seed).get("mean"),
+        eval_num_unscored=table.num_rows - int(pc.count(table["reward"]).as_py()),
+        eval_num_tokens_mean=pc.mean(sampled["num_tokens"]).as_py(),
+        eval_truncated_fraction=statistics.truncated_fraction(sampled["finish_reason"].to_pylist()),
+        eval_distinct_fraction=statistics.distinct_fraction(sampled["text"].to_pylist()),
+        eval_distinct_1=statistics.distinct_n(token_ids, 1),
+        eval_distinct_2=statistics.distinct_n(token_ids, 2),
+        eval_distinct_3=statistics.distinct_n(token_ids, 3),
+        eval_reward_parts=parts or None,
+        eval_num_ungolded=table.num_rows - int(pc.count(table["gold_reward"]).as_py()) if gold else 0,
+        eval_gold_mean=golds.get("mean"),
+        eval_gold_ci_low=golds.get("ci_low"),
+        eval_gold_ci_high=golds.get("ci_high"),
+        eval_gold_greedy_mean=_mean(greedy, "gold_reward", seed).get("mean"),
+        eval_gold_drop_reasons=gold_drop_reasons,
+        **_against("initial", judge, sampled, initial, seed),
+        **_against("previous", judge, sampled, previous, seed),
+    )
 
 
 def _mean(table: pa.Table, column: str, seed: int) -> dict[str, float]:

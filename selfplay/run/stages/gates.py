@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from selfplay.config.running import GatesConfig
 from selfplay.core.errors import GateError
-from selfplay.run.stages.context import Context, Policy
+from selfplay.core.outcomes import ForcedGate
+from selfplay.run.stages.context import Policy, StageContext
 
 SHOWN = 3
 SHOWN_CHARACTERS = 80
@@ -30,16 +31,16 @@ class Tripped:
     examples: list[str]
 
 
-def check(context: Context, round_number: int) -> list[dict[str, str]]:
+def check(context: StageContext, round_number: int) -> list[ForcedGate]:
     """The gates that this round did not pass and that are forced, to be recorded. Raises GateError without `--force`."""
-    found = tripped(_own(context, round_number), context.config.gates)
+    found = tripped(_own(context, round_number), context.settings.gates)
     if not found:
         return []
     policy = context.policy(round_number - 1)
     said = "; ".join(gate.message for gate in found)
     if context.force:
         context.reporter.say(f"round {round_number}: {said}: gone on with, as --force says")
-        return [{"gate": gate.setting, "message": gate.message} for gate in found]
+        return [ForcedGate(gate.setting, gate.message) for gate in found]
     root = context.store.layout.root
     shown = list(dict.fromkeys(example for gate in found for example in gate.examples))[:SHOWN]
     examples = "".join(f"\n    {example}" for example in shown)
@@ -52,19 +53,19 @@ def check(context: Context, round_number: int) -> list[dict[str, str]]:
     )
 
 
-def _gentler(context: Context, policy: Policy) -> str:
+def _gentler(context: StageContext, policy: Policy) -> str:
     """How the round that trained this policy would be trained otherwise; nothing for the starting policy."""
     if policy.round == 0:
         return ""
     again = f"`selfplay fork {context.store.layout.root} --from-round {policy.round - 1}"
-    rate = context.config.training.learning_rate / 2
+    rate = context.settings.training.learning_rate / 2
     return f"If its training went wrong, train it gentler: {again} training.learning_rate={rate:g}` (or beta, epochs). "
 
 
-def _own(context: Context, round_number: int) -> pa.Table:
+def _own(context: StageContext, round_number: int) -> pa.Table:
     """The responses that the policy itself sampled."""
     columns = ["response_id", "prompt_id", "text", "finish_reason"]
-    if context.config.sampling.mix is None:
+    if context.settings.sampling.mix is None:
         return context.store.table(round_number, "sample", columns=columns)
     table = context.store.table(round_number, "sample", columns=[*columns, "origin"])
     return table.filter(pc.is_null(table["origin"]))

@@ -12,30 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.errors import BackendError
+from selfplay.core.outcomes import LogprobsOutcome
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Logprobs, schema
-from selfplay.execution.quarantine import GiveUp
+from selfplay.core.stages import CANDIDATES, LOGPS_SCHEMA, REFERENCE
+from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
-from selfplay.run.stages.context import Context, Policy
-from selfplay.run.stages.sample import policy_reads
-from selfplay.store.layout import CANDIDATES
-
-REFERENCE = ".reference"
+from selfplay.run.stages.context import Policy, StageContext
+from selfplay.store.writer import StageWriter
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the log-probs table of a round: its candidates and, with accumulated data, the pairs kept in earlier rounds."""
     started = time.monotonic()
-    policy, reference = trained_policy(context, round_number), reference_policy(context, round_number)
-    rounds = data_rounds(context, round_number)
-    reads = [(number, stage) for number in rounds for stage in ("prompts", "sample")]
-    reads += [(number, "select") for number in rounds if number != round_number]
-    reads += [(round_number, "pair"), *policy_reads(policy.round)]
-    if reference is not None:
-        reads += policy_reads(reference.round)
-    writer = context.writer(round_number, "logprobs", sorted(set(reads)))
-    shards = cut(_items(context, round_number, rounds), context.config.sampling.shard_size)
+    policy, reference = context.trained_policy(round_number), context.reference_policy(round_number)
+    writer = context.writer(round_number, "logprobs")
+    shards = cut(_items(context, round_number, context.data_rounds(round_number)), context.settings.sampling.shard_size)
     if reference is not None and reference.digest != policy.digest:
         _forward(context, round_number, writer, reference, shards, REFERENCE)
     other = reference is not None and reference.digest != policy.digest
@@ -45,46 +38,31 @@ def run(context: Context, round_number: int) -> None:
         lambda index, table: _complete(
             table, writer.read_shard(index, REFERENCE) if other else (table if reference is not None else None), policy
         ),
-        title=f"round {round_number} logprobs", unit="responses", give_up=no_logprob(context),
+        title=f"round {round_number} logprobs", unit="responses", quarantine=no_logprob(context),
     )  # fmt: skip
     made = metric_inputs.make(context, round_number, writer, policy)
-    context.workers.logprobs.everyone("release")
-    metrics = {
-        "num_responses": sum(len(shard) for shard in shards),
-        "quarantined": quarantined(writer, "", REFERENCE, *metric_inputs.TABLES.values()),
-        "policy_digest": policy.digest,
-        "reference_digest": reference.digest if reference else None,
-        "reference_is_policy": reference is not None and not other,
-        "made_for_metric": made,
-    }
-    context.commit(writer, started, metrics)
+    context.workers.logprobs.broadcast("release")
+    outcome = LogprobsOutcome(
+        num_responses=sum(len(shard) for shard in shards),
+        quarantined=quarantined(writer, "", REFERENCE, *metric_inputs.TABLES.values()),
+        policy_digest=policy.digest,
+        reference_digest=reference.digest if reference else None,
+        reference_is_policy=reference is not None and not other,
+        made_for_metric=made,
+    )
+    context.commit(writer, started, outcome)
 
 
-def no_logprob(context: Context) -> GiveUp[LogprobItem]:
+def no_logprob(context: StageContext) -> QuarantinePolicy[LogprobItem]:
     """A response that kills its worker has no row: no log-prob can be made up. *select* drops its pairs."""
-    return GiveUp(lambda item: item.response_id, lambda _, reason: _EMPTY, context.config.cluster.max_quarantined)
+    return QuarantinePolicy(
+        lambda item: item.response_id,
+        lambda _, reason: LOGPS_SCHEMA.empty_table(),
+        context.settings.max_poison_items,
+    )
 
 
-def trained_policy(context: Context, round_number: int) -> Policy:
-    """The policy that this round trains."""
-    return context.policy(round_number - 1 if context.config.training.start == "previous" else 0)
-
-
-def reference_policy(context: Context, round_number: int) -> Policy | None:
-    """The reference of this round's loss; None where the loss has none."""
-    training = context.config.training
-    if training.loss == "simpo":
-        return None
-    return context.policy(round_number - 1 if training.reference == "previous" else 0)
-
-
-def data_rounds(context: Context, round_number: int) -> list[int]:
-    """Rounds whose kept pairs this round trains on, this one last."""
-    first = 1 if context.config.training.data == "accumulated" else round_number
-    return list(range(first, round_number + 1))
-
-
-def _items(context: Context, round_number: int, rounds: Sequence[int]) -> list[LogprobItem]:
+def _items(context: StageContext, round_number: int, rounds: Sequence[int]) -> list[LogprobItem]:
     items = []
     for number in rounds:
         if number == round_number:
@@ -105,34 +83,25 @@ def _items(context: Context, round_number: int, rounds: Sequence[int]) -> list[L
     return sorted(items, key=lambda item: item.response_id)
 
 
-def _two_columns(context: Context, number: int, stage: str, key: str, value: str) -> zip:  # type: ignore[type-arg]
+def _two_columns(context: StageContext, number: int, stage: str, key: str, value: str) -> zip:  # type: ignore[type-arg]
     table = context.store.table(number, stage, columns=[key, value])
     return zip(table[key].to_pylist(), table[value].to_pylist(), strict=True)
 
 
 def _forward(
-    context: Context,
+    context: StageContext,
     round_number: int,
-    writer: object,
+    writer: StageWriter,
     model: Policy,
     shards: Sequence[Sequence[LogprobItem]],
     table: str,
 ) -> None:
     run_shards(
-        context, writer, context.workers.logprobs, "logprobs", shards,  # type: ignore[arg-type]
+        context, writer, context.workers.logprobs, "logprobs", shards,
         lambda shard: (model.folder, model.digest, list(shard)),
-        lambda _, result: checked(result, model.folder) if result is not None else _EMPTY,
-        title=f"round {round_number} reference logprobs", unit="responses", table=table, give_up=no_logprob(context),
+        lambda _, result: checked(result, model.folder) if result is not None else LOGPS_SCHEMA.empty_table(),
+        title=f"round {round_number} reference logprobs", unit="responses", table=table, quarantine=no_logprob(context),
     )  # fmt: skip
-
-
-_EMPTY = pa.table(
-    {
-        "response_id": pa.array([], pa.string()),
-        "logp": pa.array([], pa.float64()),
-        "num_tokens": pa.array([], pa.int64()),
-    }
-)
 
 
 def checked(table: pa.Table, folder: str) -> pa.Table:

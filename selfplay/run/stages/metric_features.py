@@ -17,26 +17,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core import stages
 from selfplay.core.errors import DataError
 from selfplay.core.protocols import LogprobItem, Question
 from selfplay.core.records import Message
-from selfplay.execution.quarantine import GiveUp
+from selfplay.core.stages import ASKED_SCHEMA, CANDIDATES, LOGPS_SCHEMA
+from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, run_shards
 from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
-from selfplay.run.stages.context import Context, Policy
+from selfplay.run.stages.context import Policy, StageContext
 from selfplay.selection.arrays import Floats, Ints
-from selfplay.store.layout import CANDIDATES
 from selfplay.store.writer import StageWriter
 
-TABLES = {ALONE: ".alone", ASKED: ".asked", EMBEDDING: ".embeddings", ENTROPY: ".others"}
-_LOGPS = pa.schema([("response_id", pa.string()), ("logp", pa.float64()), ("num_tokens", pa.int64())])
-_ASKED = pa.schema([("response_id", pa.string()), ("probability", pa.float64()), ("trimmed", pa.bool_())])
+TABLES = {ALONE: stages.ALONE, ASKED: stages.ASKED, EMBEDDING: stages.EMBEDDINGS, ENTROPY: stages.OTHERS}
 # a round without pairs has no model's word for the width
 _EMBEDDED = pa.schema([("response_id", pa.string()), ("embedding", pa.list_(pa.float32(), 1))])
 
 
-def make(context: Context, round_number: int, writer: StageWriter, policy: Policy) -> dict[str, Any]:
+def make(context: StageContext, round_number: int, writer: StageWriter, policy: Policy) -> dict[str, Any]:
     """Make the tables that the round's metric needs, and return what there is to record of them."""
     wanted = context.inputs.ranking.made_for(round_number)
     if not wanted:
@@ -51,7 +50,7 @@ def make(context: Context, round_number: int, writer: StageWriter, policy: Polic
 class _Work:
     """The makers of one round. Chosen responses are by id, each once: one may be in several pairs."""
 
-    def __init__(self, context: Context, round_number: int, writer: StageWriter, policy: Policy) -> None:
+    def __init__(self, context: StageContext, round_number: int, writer: StageWriter, policy: Policy) -> None:
         self._context, self._round, self._writer, self._policy = context, round_number, writer, policy
         self._candidates = context.store.table(round_number, "pair", CANDIDATES)
         columns = ["prompt_id", "prompt_token_ids", "messages"]
@@ -62,7 +61,7 @@ class _Work:
         """See ALONE."""
         start = start_token_id(self._context.inputs.renderer.tokenizer)
         items = [self._item(row) for row in self._chosen("token_ids")]
-        self._run(ALONE, "logprobs_alone", items, lambda shard: (list(shard), start), _or_empty(_LOGPS))
+        self._run(ALONE, "logprobs_alone", items, lambda shard: (list(shard), start), _or_empty(LOGPS_SCHEMA))
         return {"num_responses": len(items), "start_token_id": start}
 
     def embeddings(self) -> dict[str, Any]:
@@ -91,7 +90,7 @@ class _Work:
         new = pc.and_(pc.greater(sample["num_tokens"], 0), pc.invert(is_paired))
         rows = sample.filter(pc.and_(of_pairs, new)).to_pylist()
         items = [self._item(row) for row in sorted(rows, key=lambda row: row["response_id"])]
-        self._run(ENTROPY, "logprobs", items, lambda shard: (list(shard),), _or_empty(_LOGPS))
+        self._run(ENTROPY, "logprobs", items, lambda shard: (list(shard),), _or_empty(LOGPS_SCHEMA))
         return {"num_responses": len(items)}
 
     def asked(self) -> dict[str, Any]:
@@ -116,14 +115,16 @@ class _Work:
 
         def complete(index: int, table: pa.Table | None) -> pa.Table:
             if table is None:
-                return _ASKED.empty_table()
+                return ASKED_SCHEMA.empty_table()
             found = {row["response_id"]: row["probability"] for row in table.to_pylist()}
             names = [row["response_id"] for row in shards[index]]
             columns = [names, [found.get(name) for name in names], [trimmed.pop(name) for name in names]]
-            return pa.table([pa.array(*pair) for pair in zip(columns, _ASKED.types, strict=True)], schema=_ASKED)
+            return pa.table(
+                [pa.array(*pair) for pair in zip(columns, ASKED_SCHEMA.types, strict=True)], schema=ASKED_SCHEMA
+            )
 
         rows = self._chosen("text")
-        shards += cut(rows, self._context.config.sampling.shard_size)
+        shards += cut(rows, self._context.settings.sampling.shard_size)
         self._run(ASKED, "yes_probability", rows, questions, complete)
         kept = [self._writer.read_shard(index, TABLES[ASKED]) for index in sorted(self._writer.shards(TABLES[ASKED]))]
         table = pa.concat_tables(kept)
@@ -158,23 +159,23 @@ class _Work:
     ) -> None:
         """A response that kills its worker has no row."""
         policy = self._policy
-        give_up: GiveUp[Any] = GiveUp(
+        quarantine: QuarantinePolicy[Any] = QuarantinePolicy(
             lambda item: str(item["response_id"] if isinstance(item, dict) else item.response_id),
             lambda _, reason: pa.table({"response_id": pa.array([], pa.string())}),
-            self._context.config.cluster.max_quarantined,
+            self._context.settings.max_poison_items,
         )
         run_shards(
             self._context, self._writer, self._context.workers.logprobs, method,
-            cut(items, self._context.config.sampling.shard_size),
+            cut(items, self._context.settings.sampling.shard_size),
             lambda shard: (policy.folder, policy.digest, *arguments(shard)),
             finish,
-            title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity], give_up=give_up,
+            title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity], quarantine=quarantine,
         )  # fmt: skip
 
 
-def _own(context: Context, round_number: int, columns: list[str]) -> pa.Table:
+def _own(context: StageContext, round_number: int, columns: list[str]) -> pa.Table:
     """Rows of the responses that the policy itself sampled."""
-    if context.config.sampling.mix is None:
+    if context.settings.sampling.mix is None:
         return context.store.table(round_number, "sample", columns=columns)
     table = context.store.table(round_number, "sample", columns=[*columns, "origin"])
     return table.filter(pc.is_null(table["origin"])).select(columns)
@@ -184,7 +185,7 @@ def _or_empty(shape: pa.Schema) -> Callable[[int, Any], pa.Table]:
     return lambda _, table: table if table is not None and table.num_rows else shape.empty_table()
 
 
-def read(context: Context, round_number: int, name: str, chosen_id: pa.ChunkedArray, prompt_code_P: Ints) -> Any:
+def read(context: StageContext, round_number: int, name: str, chosen_id: pa.ChunkedArray, prompt_code_P: Ints) -> Any:
     """Column `name` (one of MADE_FOR_METRICS) of the pairs whose chosen responses are `chosen_id`: P numbers, or P x D for the
     embedding; NaN where the response is quarantined. `prompt_code_P` are the rows of the pairs' prompts in the prompts table."""
     table = context.store.table(round_number, "logprobs", TABLES[name])
@@ -202,7 +203,7 @@ def read(context: Context, round_number: int, name: str, chosen_id: pa.ChunkedAr
     return np.concatenate([values, nothing])[found.fill_null(len(values)).to_numpy()]
 
 
-def _entropy(context: Context, round_number: int, others: pa.Table) -> Floats:
+def _entropy(context: StageContext, round_number: int, others: pa.Table) -> Floats:
     """prompt_entropy of each row of the prompts table, in nats: minus the mean of the summed log-probs of the policy's own
     responses, a sampled estimate of the entropy of its answers; NaN without one.
 

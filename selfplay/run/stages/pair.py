@@ -7,31 +7,29 @@ that leave no room for a response of `sampling.max_tokens` were dropped before a
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.outcomes import ForcedGate, PairOutcome
 from selfplay.core.records import Unused, schema
+from selfplay.core.stages import CANDIDATES
 from selfplay.run.stages import gates
-from selfplay.run.stages.context import Context, derive_seed
+from selfplay.run.stages.context import StageContext, derive_seed
 from selfplay.selection.pairing import Pairing, build_pairs
 from selfplay.selection.responses import ResponsePool, response_pool
-from selfplay.store.layout import CANDIDATES
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the unused table and the candidate pairs of a round."""
     started = time.monotonic()
-    reads = [(round_number, "sample"), (round_number, "score")]
     forced = gates.check(context, round_number)
-    writer = context.writer(round_number, "pair", reads)
+    writer = context.writer(round_number, "pair")
     ids, pool = _pool(context, round_number)
-    seed = derive_seed(context.config.seed, "pair", round_number)
-    pairing = build_pairs(pool, context.config.pairs.rules(), seed)
+    seed = derive_seed(context.settings.seed, "pair", round_number)
+    pairing = build_pairs(pool, context.settings.pairs, seed)
     candidates, unused = candidate_table(ids, pairing), unused_table(ids, pairing)
     paired = pa.chunked_array([candidates["chosen_response_id"], candidates["rejected_response_id"]]).unique()
     assert len(paired) + unused.num_rows == len(ids), "a response is neither in a pair nor has a reason"
@@ -39,10 +37,10 @@ def run(context: Context, round_number: int) -> None:
         writer.write_shard(0, candidates, CANDIDATES)
     if not writer.shards():
         writer.write_shard(0, unused)
-    context.commit(writer, started, {**pairing_metrics(pool, pairing), "gates_forced": forced})
+    context.commit(writer, started, pair_outcome(pool, pairing, forced))
 
 
-def _pool(context: Context, round_number: int) -> tuple[pa.Array, ResponsePool]:
+def _pool(context: StageContext, round_number: int) -> tuple[pa.Array, ResponsePool]:
     """The ids of a round's responses, and the responses as the builders see them, row by row."""
     columns = ["response_id", "prompt_id", "response_index", "text", "finish_reason", "num_tokens"]
     responses = context.store.table(round_number, "sample", columns=columns)
@@ -80,16 +78,17 @@ def unused_table(ids: pa.Array, pairing: Pairing) -> pa.Table:
     return table.filter(pc.is_valid(reasons)).cast(schema(Unused))
 
 
-def pairing_metrics(pool: ResponsePool, pairing: Pairing) -> dict[str, Any]:
-    """What is recorded of a pairing; `length_gap_mean` is in tokens, chosen - rejected."""
+def pair_outcome(pool: ResponsePool, pairing: Pairing, gates_forced: list[ForcedGate]) -> PairOutcome:
+    """What is recorded about a pairing."""
     tokens_R = pool.num_tokens_R
     assert tokens_R is not None  # a run knows them
     gap_P = tokens_R[pairing.chosen_P] - tokens_R[pairing.rejected_P]
-    return {
-        "num_pairs": len(pairing.chosen_P),
-        "num_prompts_paired": len(np.unique(pool.prompt_R[pairing.chosen_P])),
-        "unused_reasons": pairing.reason_R.counts(),
-        "length_penalty": pairing.length_penalty,
-        "length_fit": dataclasses.asdict(pairing.fit) if pairing.fit is not None else None,
-        "length_gap_mean": float(gap_P.mean()) if len(gap_P) else None,
-    }
+    return PairOutcome(
+        num_pairs=len(pairing.chosen_P),
+        num_prompts_paired=len(np.unique(pool.prompt_R[pairing.chosen_P])),
+        unused_reasons=pairing.reason_R.counts(),
+        length_penalty=pairing.length_penalty,
+        length_fit=pairing.fit,
+        length_gap_mean=float(gap_P.mean()) if len(gap_P) else None,
+        gates_forced=gates_forced,
+    )

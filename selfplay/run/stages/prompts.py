@@ -9,24 +9,24 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from selfplay.core.errors import DataError
+from selfplay.core.outcomes import InvalidRow, PromptsOutcome
 from selfplay.core.records import Prompt, from_table, to_table
-from selfplay.inputs.prompts import RawPrompt
-from selfplay.run.stages.context import Context, derive_seed
+from selfplay.inputs.prompts import Prompts, RawPrompt
+from selfplay.run.stages.context import StageContext, derive_seed
 
 TOO_LONG = "too_long_for_context"
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the prompts table of a round."""
     started = time.monotonic()
-    writer = context.writer(round_number, "prompts", [])
+    writer = context.writer(round_number, "prompts")
     if round_number == 0:
         raw = evaluation_slice(context)
         limit = context.inputs.evaluation_prompt_limit
-        bad = context.inputs.evaluation.bad_rows if context.inputs.evaluation else ()
+        bad = context.inputs.evaluation.bad_rows if context.inputs.evaluation else None
     else:
         raw = training_slice(context, round_number)
         limit = context.inputs.prompt_limit
@@ -44,44 +44,49 @@ def run(context: Context, round_number: int) -> None:
         )
     if not writer.shards():
         writer.write_shard(0, to_table(Prompt, sorted(rows, key=lambda row: row.prompt_id)))
-    metrics: dict[str, Any] = {
-        "num_prompts": len(rows),
-        "num_admitted": len(rows) - sum(reasons.values()),
-        "drop_reasons": dict(reasons),
-        "num_bad_rows": len(bad),
-        "bad_rows": [{"file": row.file, "row": row.row, "reason": row.reason} for row in bad[:100]],
-        "prompt_tokens": sum(row.num_prompt_tokens for row in rows),
-    }
-    context.commit(writer, started, metrics)
+    outcome = PromptsOutcome(
+        num_prompts=len(rows),
+        num_admitted=len(rows) - sum(reasons.values()),
+        drop_reasons=dict(reasons),
+        num_bad_rows=bad.count if bad else 0,
+        bad_rows=[InvalidRow(row.file, row.row, row.detail) for row in (bad.examples if bad else ())],
+        prompt_tokens=sum(row.num_prompt_tokens for row in rows),
+    )
+    context.commit(writer, started, outcome)
 
 
-def training_slice(context: Context, round_number: int) -> Sequence[RawPrompt]:
+def training_slice(context: StageContext, round_number: int) -> Sequence[RawPrompt]:
     """The round's prompts: slices of one seeded order, so that more rounds change nothing in earlier ones."""
-    settings = context.config.prompts
-    ordered = _seeded_order(context.inputs.prompts.prompts, context.config.seed, "prompts")
+    settings = context.settings.prompts
+    assert settings is not None, "a run has a source of prompts"
+    prompts = context.inputs.prompts.prompts
+    ordered = _seeded_order(prompts, context.settings.seed, "prompts")
     start = 0 if settings.order == "same" else (round_number - 1) * settings.per_round
-    return ordered[start : start + settings.per_round]
+    return prompts.take(ordered[start : start + settings.per_round])
 
 
-def evaluation_slice(context: Context) -> Sequence[RawPrompt]:
+def evaluation_slice(context: StageContext) -> Sequence[RawPrompt]:
     """The held-out prompts, the same in every round."""
-    if context.config.evaluation is None or context.inputs.evaluation is None:
+    if context.settings.evaluation is None or context.inputs.evaluation is None:
         return []
-    ordered = _seeded_order(context.inputs.evaluation.prompts, context.config.seed, "evaluation")
-    return ordered[: context.config.evaluation.num_prompts]
+    prompts = context.inputs.evaluation.prompts
+    ordered = _seeded_order(prompts, context.settings.seed, "evaluation")
+    return prompts.take(ordered[: context.settings.evaluation.num_prompts])
 
 
-def admitted(context: Context, round_number: int) -> list[Prompt]:
+def admitted(context: StageContext, round_number: int) -> list[Prompt]:
     """Prompts of a round that are sampled from, by id."""
     rows: list[Prompt] = from_table(Prompt, context.store.table(round_number, "prompts"))
     return [row for row in rows if row.drop_reason is None]
 
 
-def _seeded_order(prompts: Sequence[RawPrompt], seed: int, purpose: str) -> list[RawPrompt]:
-    return sorted(prompts, key=lambda prompt: (derive_seed(seed, purpose, prompt.prompt_id), prompt.prompt_id))
+def _seeded_order(prompts: Prompts, seed: int, purpose: str) -> list[int]:
+    """The rows of the prompts in the order of a run's seed."""
+    ids = prompts.table["prompt_id"].to_pylist()
+    return sorted(range(len(ids)), key=lambda row: (derive_seed(seed, purpose, ids[row]), ids[row]))
 
 
-def _render(context: Context, round_number: int, raw: Sequence[RawPrompt], limit: int) -> list[Prompt]:
+def _render(context: StageContext, round_number: int, raw: Sequence[RawPrompt], limit: int) -> list[Prompt]:
     rows = []
     for prompt in raw:
         token_ids: list[int] = []

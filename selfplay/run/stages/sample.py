@@ -10,55 +10,58 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.outcomes import SampleOutcome
 from selfplay.core.protocols import SampleRequest, SamplingSettings
 from selfplay.core.records import Prompt, Response, schema
-from selfplay.execution.quarantine import QUARANTINED, GiveUp
+from selfplay.core.stages import MIXED
+from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
-from selfplay.run.stages.context import Context, derive_seed
+from selfplay.run.stages.context import StageContext, derive_seed
 from selfplay.run.stages.prompts import admitted
 from selfplay.store.writer import StageWriter
 
-MIXED = ".mixed"
 
-
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the responses table of a round, sampled from the policy after the round before."""
     started = time.monotonic()
-    writer = context.writer(round_number, "sample", [(round_number, "prompts"), *policy_reads(round_number - 1)])
+    writer = context.writer(round_number, "sample")
     prompts = admitted(context, round_number)
-    mixed = context.config.sampling.mix is not None
+    mixed = context.settings.sampling.mix is not None
     if mixed:
         _sample_mixed(context, writer, round_number, prompts)
     changes = context.serve(round_number - 1)
     settings = sampling_settings(context)
     serving, adopted = time.monotonic(), writer.shards()
-    shards = cut(prompts, context.config.sampling.shard_size)
+    shards = cut(prompts, context.settings.sampling.shard_size)
     run_shards(
         context, writer, context.workers.sampler, "sample", shards,
         lambda shard: (share(context, requests(context, shard, "sample", round_number), mixed=False), settings),
         lambda index, table: _with_mixed(complete(table, round_number), writer, index, mixed),
-        title=f"round {round_number} sample", unit="prompts", give_up=no_responses(context),
+        title=f"round {round_number} sample", unit="prompts", quarantine=no_responses(context),
     )  # fmt: skip
     sampled = time.monotonic()
     counts = {index: _counts(writer.read_shard(index)) for index in sorted(writer.shards())}
     total = sum(counts.values(), Counter())
     given_up = quarantined(writer, "", MIXED)
     missing = len(prompts) * settings.num_responses - total["num_responses"]
-    metrics = {
-        "num_prompts": len(prompts),
-        **{name: total[name] for name in ("num_responses", "num_tokens", "num_truncated", "num_duplicates")},
-        "drop_reasons": {QUARANTINED: missing} if given_up else {},
-        "quarantined": given_up,
-        "policy_digest": context.policy(round_number - 1).digest,
-        "weight_changes": changes,
-        "engines": context.workers.sampler.everyone("describe"),
+    outcome = SampleOutcome(
+        num_prompts=len(prompts),
+        num_responses=total["num_responses"],
+        num_tokens=total["num_tokens"],
+        num_truncated=total["num_truncated"],
+        num_duplicates=total["num_duplicates"],
+        drop_reasons={QUARANTINED: missing} if given_up else {},
+        quarantined=given_up,
+        policy_digest=context.policy(round_number - 1).digest,
+        weight_changes=changes,
+        engines=context.workers.sampler.broadcast("describe"),
         # of this attempt alone, as the seconds are
-        "num_tokens_sampled": sum(found["num_own_tokens"] for index, found in counts.items() if index not in adopted),
-        "sampling_seconds": round(sampled - serving, 3),
-        "num_mixed": sum(writer.read_shard(index, MIXED).num_rows for index in writer.shards(MIXED)),
-        "stop_token_ids": list(settings.stop_token_ids),
-    }
-    context.commit(writer, started, metrics)
+        num_tokens_sampled=sum(found["num_own_tokens"] for index, found in counts.items() if index not in adopted),
+        sampling_seconds=round(sampled - serving, 3),
+        num_mixed=sum(writer.read_shard(index, MIXED).num_rows for index in writer.shards(MIXED)),
+        stop_token_ids=list(settings.stop_token_ids),
+    )
+    context.commit(writer, started, outcome)
 
 
 def _counts(shard: pa.Table) -> Counter[str]:
@@ -75,39 +78,39 @@ def _counts(shard: pa.Table) -> Counter[str]:
     )
 
 
-def _sample_mixed(context: Context, writer: StageWriter, round_number: int, prompts: Sequence[Prompt]) -> None:
+def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int, prompts: Sequence[Prompt]) -> None:
     """The second model's responses, in hidden shards cut as the policy's are: before the engines serve the policy."""
-    shards = cut(prompts, context.config.sampling.shard_size)
+    shards = cut(prompts, context.settings.sampling.shard_size)
     if len(writer.shards(MIXED)) == len(shards):
         return
     model = context.inputs.mix
     assert model is not None, "the second model of sampling.mix is resolved with the inputs"
-    context.workers.sampler.everyone("load_policy", str(model.folder), model.digest, ())
+    context.workers.sampler.broadcast("load_policy", str(model.folder), model.digest, ())
     settings = sampling_settings(context)
     run_shards(
         context, writer, context.workers.sampler, "sample", shards,
         lambda shard: (share(context, requests(context, shard, "mix", round_number), mixed=True), settings),
         lambda _, table: complete(table, round_number, origin="mix"),
-        title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, give_up=no_responses(context),
+        title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, quarantine=no_responses(context),
     )  # fmt: skip
 
 
-def no_responses(context: Context) -> GiveUp[Prompt]:
+def no_responses(context: StageContext) -> QuarantinePolicy[Prompt]:
     """A prompt that kills its engine has no responses; it is named among the quarantined."""
     columns = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
     none = pa.schema([schema(Response).field(name) for name in columns]).empty_table()
-    return GiveUp(lambda prompt: prompt.prompt_id, lambda _, reason: none, context.config.cluster.max_quarantined)
+    return QuarantinePolicy(lambda prompt: prompt.prompt_id, lambda _, reason: none, context.settings.max_poison_items)
 
 
-def share(context: Context, asked: Sequence[SampleRequest], *, mixed: bool) -> list[SampleRequest]:
+def share(context: StageContext, asked: Sequence[SampleRequest], *, mixed: bool) -> list[SampleRequest]:
     """The part of each request that falls to the second model (`mixed`) or to the policy. Which prompts are shared out
     follows from the run's seed and the prompt's id alone, the same in every round."""
-    sampling = context.config.sampling
+    sampling = context.settings.sampling
     if sampling.mix is None:
         return list(asked)
     parts = []
     for request in asked:
-        drawn = derive_seed(context.config.seed, "mixed", request.prompt_id) / 2**31
+        drawn = derive_seed(context.settings.seed, "mixed", request.prompt_id) / 2**31
         theirs = sampling.mix.num_responses if drawn < sampling.mix.share else 0
         ours = sampling.num_responses - theirs
         count, first = (theirs, ours) if mixed else (ours, 0)
@@ -124,14 +127,9 @@ def _with_mixed(table: pa.Table, writer: StageWriter, index: int, mixed: bool) -
     return whole.sort_by([("prompt_id", "ascending"), ("response_index", "ascending")])
 
 
-def policy_reads(round_number: int) -> list[tuple[int, str]]:
-    """The commit that holds the policy after a round; the starting policy is pinned with the run and needs none."""
-    return [(round_number, "train")] if round_number > 0 else []
-
-
-def sampling_settings(context: Context) -> SamplingSettings:
+def sampling_settings(context: StageContext) -> SamplingSettings:
     """The configured sampling with the stop ids of tokenizer and generation config."""
-    sampling = context.config.sampling
+    sampling = context.settings.sampling
     return SamplingSettings(
         num_responses=sampling.num_responses,
         temperature=sampling.temperature,
@@ -146,9 +144,9 @@ def sampling_settings(context: Context) -> SamplingSettings:
     )
 
 
-def requests(context: Context, prompts: Sequence[Prompt], *purpose: object) -> list[SampleRequest]:
+def requests(context: StageContext, prompts: Sequence[Prompt], *purpose: object) -> list[SampleRequest]:
     """A request for each prompt, its seed derived from the run's seed, the purpose and the prompt's id alone."""
-    seed = context.config.seed
+    seed = context.settings.seed
     return [
         SampleRequest(prompt.prompt_id, prompt.prompt_token_ids, derive_seed(seed, *purpose, prompt.prompt_id))
         for prompt in prompts

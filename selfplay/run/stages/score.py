@@ -5,58 +5,64 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.outcomes import CombinedReward, ScoreOutcome
 from selfplay.core.records import Reward, schema, with_parts
+from selfplay.core.stages import GOLD
 from selfplay.execution.sharding import cut
-from selfplay.run.stages.context import Context
+from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.prompts import admitted
-from selfplay.run.stages.scoring import GOLD, gold_drop_reasons, judge_shards, reward_shards
+from selfplay.run.stages.scoring import gold_drop_reasons, judge_shards, reward_shards
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the rewards table of a round; with a gold judge, its reward of the same responses beside it (unless the judge
     needs columns that only the held-out prompts have)."""
     started = time.monotonic()
-    writer = context.writer(round_number, "score", [(round_number, "prompts"), (round_number, "sample")])
+    writer = context.writer(round_number, "score")
     prompts = {prompt.prompt_id: prompt for prompt in admitted(context, round_number)}
     columns = ["response_id", "prompt_id", "text", "finish_reason"]
     rows = context.store.table(round_number, "sample", columns=columns).to_pylist()
-    size = context.config.sampling.shard_size * context.config.sampling.num_responses
+    size = context.settings.sampling.shard_size * context.settings.sampling.num_responses
     shards = cut(rows, size)
     gold = context.workers.gold if context.inputs.gold_on_training else None
     if gold is not None:
         judge_shards(context, writer, gold, shards, prompts, title=f"round {round_number} gold")
-    parts = reward_shards(
+    combined = reward_shards(
         context, writer, shards, prompts,
         lambda index, scores: _complete(context, scores, writer.read_shard(index, GOLD) if gold else None),
         title=f"round {round_number} score",
     )  # fmt: skip
     scored = pa.concat_tables([writer.read_shard(index) for index in sorted(writer.shards())])
-    metrics = {
-        "num_responses": scored.num_rows,
-        **reward_metrics(scored),
-        **parts,
-        "gold_drop_reasons": gold_drop_reasons(writer) if gold is not None else {},
-        "gold_lacks": list(context.inputs.gold_lacks),
-    }
-    context.commit(writer, started, metrics)
+    outcome = score_outcome(
+        scored,
+        combined=combined,
+        gold_drop_reasons=gold_drop_reasons(writer) if gold is not None else {},
+        gold_lacks=list(context.inputs.gold_lacks),
+    )
+    context.commit(writer, started, outcome)
 
 
-def reward_metrics(scored: pa.Table) -> dict[str, Any]:
-    """Counts and means of a rewards table; `num_gold` counts the responses that the judge gave a number."""
+def score_outcome(
+    scored: pa.Table, *, combined: CombinedReward | None, gold_drop_reasons: dict[str, int], gold_lacks: list[str]
+) -> ScoreOutcome:
+    """Counts and means of a rewards table."""
     reasons = Counter(reason for reason in scored["drop_reason"].to_pylist() if reason)
-    return {
-        "num_scored": int(pc.count(scored["reward"]).as_py()),
-        "reward_mean": _number(pc.mean(scored["reward"])),
-        "reward_std": _number(pc.stddev(scored["reward"])),
-        "num_gold": int(pc.count(scored["gold_reward"]).as_py()),
-        "gold_reward_mean": _number(pc.mean(scored["gold_reward"])),
-        "drop_reasons": dict(reasons),
-    }
+    return ScoreOutcome(
+        num_responses=scored.num_rows,
+        num_scored=int(pc.count(scored["reward"]).as_py()),
+        reward_mean=_number(pc.mean(scored["reward"])),
+        reward_std=_number(pc.stddev(scored["reward"])),
+        num_gold=int(pc.count(scored["gold_reward"]).as_py()),
+        gold_reward_mean=_number(pc.mean(scored["gold_reward"])),
+        drop_reasons=dict(reasons),
+        combined=combined,
+        gold_drop_reasons=gold_drop_reasons,
+        gold_lacks=gold_lacks,
+    )
 
 
 def _number(found: pa.Scalar) -> float | None:
@@ -65,8 +71,8 @@ def _number(found: pa.Scalar) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _complete(context: Context, scores: pa.Table | None, gold: pa.Table | None) -> pa.Table:
-    shape = with_parts(schema(Reward), context.config.reward.parts)
+def _complete(context: StageContext, scores: pa.Table | None, gold: pa.Table | None) -> pa.Table:
+    shape = with_parts(schema(Reward), context.settings.reward.parts)
     if scores is None:
         return shape.empty_table()
     if gold is not None:

@@ -18,26 +18,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.errors import BackendError
+from selfplay.core.outcomes import CombinedReward, RewardPart
 from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import Prompt, part_column
-from selfplay.execution.quarantine import GiveUp
+from selfplay.core.stages import GOLD, GOLD_SCHEMA, PARTS, SCORES_SCHEMA
+from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import run_shards
-from selfplay.run.stages.context import Context
+from selfplay.run.stages.context import StageContext
 from selfplay.selection.arrays import Floats
 from selfplay.selection.margins import Spread
 from selfplay.selection.reasons import REWARD_NOT_FINITE
 from selfplay.selection.rewards import combine, part_statistics
 from selfplay.store.writer import StageWriter
 
-GOLD = ".gold"
-PARTS = ".parts"
 JUDGE = "evaluation.gold"
-
-# What is kept of a scorer's answers, shard by shard, until they are combined.
-_PART = pa.schema([("response_id", pa.string()), ("reward", pa.float64()), ("drop_reason", pa.string())])
-# What is kept of a judge's answers beside a table, shard by shard.
-_JUDGED = pa.schema([("response_id", pa.string()), ("gold_reward", pa.float64()), ("gold_drop_reason", pa.string())])
 
 Row = Mapping[str, Any]
 # A shard's index and its scores (response_id, reward, reward_NAME of each part, drop_reason; None: the shard has no
@@ -63,7 +58,7 @@ def score_items(rows: Sequence[Row], prompts: Mapping[str, Prompt]) -> list[Scor
 
 
 def judge_shards(
-    context: Context,
+    context: StageContext,
     writer: StageWriter,
     pool: Pool,
     shards: Sequence[Sequence[Row]],
@@ -75,27 +70,27 @@ def judge_shards(
 
     def judged(_: int, table: pa.Table | None) -> pa.Table:
         if table is None:
-            return _JUDGED.empty_table()
+            return GOLD_SCHEMA.empty_table()
         table = only_numbers(table)
         check_failures(context, table, JUDGE)
         columns = [table["response_id"], table["reward"], table["drop_reason"]]
-        return pa.table(columns, names=_JUDGED.names).cast(_JUDGED)
+        return pa.table(columns, names=GOLD_SCHEMA.names).cast(GOLD_SCHEMA)
 
     run_shards(
         context, writer, pool, "score", shards, lambda shard: (score_items(shard, prompts),), judged,
-        title=title, unit="responses", table=GOLD, give_up=no_reward(context),
+        title=title, unit="responses", table=GOLD, quarantine=no_reward(context),
     )  # fmt: skip
 
 
-def no_reward(context: Context) -> GiveUp[Row]:
+def no_reward(context: StageContext) -> QuarantinePolicy[Row]:
     """A response that kills its scorer has no reward, and the reason."""
 
     def row(response: Row, reason: str) -> pa.Table:
         return pa.Table.from_pylist(
-            [{"response_id": response["response_id"], "reward": None, "drop_reason": reason}], schema=_PART
+            [{"response_id": response["response_id"], "reward": None, "drop_reason": reason}], schema=SCORES_SCHEMA
         )
 
-    return GiveUp(lambda response: str(response["response_id"]), row, context.config.cluster.max_quarantined)
+    return QuarantinePolicy(lambda response: str(response["response_id"]), row, context.settings.max_poison_items)
 
 
 def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
@@ -107,7 +102,7 @@ def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
 
 
 def reward_shards(
-    context: Context,
+    context: StageContext,
     writer: StageWriter,
     shards: Sequence[Sequence[Row]],
     prompts: Mapping[str, Prompt],
@@ -116,11 +111,11 @@ def reward_shards(
     title: str,
     statistics: Mapping[str, Spread] | None = None,
     measured: Callable[[Row], bool] = lambda _: True,
-) -> dict[str, Any]:
+) -> CombinedReward | None:
     """Have every shard scored and keep its rows as `finish` makes them.
 
     Where rewards are combined, their parts are normalised by `statistics` (part by name), else by those over the `measured`
-    responses, and what was used is returned, to be recorded; of a single reward there is nothing to say. Raises
+    responses, and what was used is returned, to be recorded; None for a single reward. Raises
     BackendError when a scorer failed too often.
     """
 
@@ -133,32 +128,32 @@ def reward_shards(
 
         run_shards(
             context, writer, pool, "score", shards, lambda shard: (score_items(shard, prompts),), checked,
-            title=title, unit="responses", table=table, give_up=no_reward(context),
+            title=title, unit="responses", table=table, quarantine=no_reward(context),
         )  # fmt: skip
 
-    if not context.config.reward.parts:
+    if not context.settings.reward.parts:
         assert context.workers.scorer is not None, "a reward without parts has one scorer"
         ask(context.workers.scorer, "reward", title, finish)
-        return {}
-    for name in sorted(context.config.reward.parts):
+        return None
+    for name in sorted(context.settings.reward.parts):
         pool = context.workers.parts[name]
         ask(pool, f"reward.parts.{name}", f"{title}, {name}", _part_rows, f"{PARTS}/{name}")
     return _combine_parts(context, writer, shards, finish, statistics, measured)
 
 
 def _part_rows(_: int, scores: pa.Table | None) -> pa.Table:
-    return _PART.empty_table() if scores is None else scores.select(_PART.names).cast(_PART)
+    return SCORES_SCHEMA.empty_table() if scores is None else scores.select(SCORES_SCHEMA.names).cast(SCORES_SCHEMA)
 
 
 def _combine_parts(
-    context: Context,
+    context: StageContext,
     writer: StageWriter,
     shards: Sequence[Sequence[Row]],
     finish: Finish,
     statistics: Mapping[str, Spread] | None,
     measured: Callable[[Row], bool],
-) -> dict[str, Any]:
-    settings = context.config.reward
+) -> CombinedReward:
+    settings = context.settings.reward
     weights = {name: settings.parts[name].weight for name in sorted(settings.parts)}
     tables = {
         name: pa.concat_tables([writer.read_shard(index, f"{PARTS}/{name}") for index in range(len(shards))])
@@ -186,19 +181,14 @@ def _combine_parts(
             writer.write_shard(index, finish(index, scores.slice(start, len(shard)) if shard else None))
         start += len(shard)
     used = {
-        name: {
-            "weight": weights[name],
-            "mean": over.mean,
-            "std": over.std,
-            "num_scored": int(np.isfinite(values[name]).sum()),
-        }
+        name: RewardPart(weights[name], over.mean, over.std, int(np.isfinite(values[name]).sum()))
         for name, over in combined.statistics.items()
     }
-    return {"reward_normalize": settings.normalize, "reward_parts": used}
+    return CombinedReward(settings.normalize, used)
 
 
-def _say_what_has_no_spread(context: Context, statistics: Mapping[str, Spread], count: int) -> None:
-    if context.config.reward.normalize == "none" or count < 2:
+def _say_what_has_no_spread(context: StageContext, statistics: Mapping[str, Spread], count: int) -> None:
+    if context.settings.reward.normalize == "none" or count < 2:
         return
     for name in sorted(name for name, over in statistics.items() if over.std == 0):
         context.reporter.say(
@@ -234,19 +224,19 @@ def only_numbers(scores: pa.Table) -> pa.Table:
     return pa.table({name: columns.get(name, scores[name]) for name in scores.column_names})
 
 
-def check_failures(context: Context, table: pa.Table, section: str) -> None:
+def check_failures(context: StageContext, table: pa.Table, section: str) -> None:
     """Raise when more of a shard failed than `reward.max_failed` allows: a broken reward, or judge, must not eat a round.
     `section` is whose scores they are: JUDGE, or one of `RewardConfig.sources`."""
     reasons = [reason for reason in table["drop_reason"].to_pylist() if reason and reason.startswith("reward_")]
-    config = context.config
-    if not reasons or len(reasons) <= config.reward.max_failed * table.num_rows:
+    settings = context.settings
+    if not reasons or len(reasons) <= settings.reward.max_failed * table.num_rows:
         return
     common, count = Counter(reasons).most_common(1)[0]
     if section == JUDGE:
-        function = config.evaluation.gold if config.evaluation else None
+        function = settings.evaluation.gold if settings.evaluation else None
         name = f"the gold judge ({section})"
     else:
-        function = config.reward.sources()[section].function
+        function = settings.reward.sources()[section].function
         name = f"the reward ({section}.{'model' if function is None else 'function'})"
     again = f"`selfplay resume {context.store.layout.root}"
     enough = 0.5 if len(reasons) <= 0.5 * table.num_rows else 1.0

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -15,18 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfplay.core.errors import SelfplayError
+from selfplay.core.outcomes import LogprobsOutcome, SelectOutcome
 from selfplay.core.records import Pair, schema
+from selfplay.core.stages import CANDIDATES, READ
 from selfplay.execution.quarantine import QUARANTINED
 from selfplay.inputs.metric_requirements import EMBEDDING, prompt_number
 from selfplay.run.stages import metric_features as metric_inputs
-from selfplay.run.stages.context import Context
-from selfplay.selection.arrays import Bools, Floats, Ints, codes
+from selfplay.run.stages.context import StageContext
+from selfplay.selection.arrays import Bools, Floats, Ints, factorize
 from selfplay.selection.groups import group_name
 from selfplay.selection.metrics import columns_needed
 from selfplay.selection.reasons import give_reason, no_reasons
 from selfplay.selection.select import PairPool, Selection, select
-from selfplay.store.layout import CANDIDATES, READ
 
 # Pairs in a shard: their texts are in memory at a time.
 SHARD_PAIRS = 25_000
@@ -50,11 +49,10 @@ class _Candidates:
     lost_P: Bools
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write the pairs table of a round, kept pairs and dropped ones."""
     started = time.monotonic()
-    reads = [(round_number, stage) for stage in ("prompts", "sample", "pair", "logprobs")]
-    writer = context.writer(round_number, "select", reads)
+    writer = context.writer(round_number, "select")
     candidates = _candidates(context, round_number)
     extra, groups = _metric_columns(context, round_number, candidates)
     selection = _select(context, round_number, candidates, extra, groups)
@@ -71,15 +69,15 @@ def run(context: Context, round_number: int) -> None:
             writer.write_shard(index, pa.table({"pair_id": candidates.pair_id.take(pa.array(rows)), **taken}), READ)
         if index not in kept[""]:
             writer.write_shard(index, _rows(round_number, candidates, selection, texts, rows))
-    summary = dataclasses.asdict(selection.summary)
-    if summary["implicit_margin_all_zero"]:
-        context.reporter.say(f"round {round_number}: every implicit margin is 0; {summary['metric']} ranks without it")
-    for note in summary["notes"]:
+    summary = selection.summary
+    if summary.implicit_margin_all_zero:
+        context.reporter.say(f"round {round_number}: every implicit margin is 0; {summary.metric} ranks without it")
+    for note in summary.notes:
         context.reporter.say(f"round {round_number} select: {note}")
-    context.commit(writer, started, {"num_pairs": len(rank_P), **summary})
+    context.commit(writer, started, SelectOutcome(summary=summary))
 
 
-def _candidates(context: Context, number: int) -> _Candidates:
+def _candidates(context: StageContext, number: int) -> _Candidates:
     store = context.store
     table = store.table(number, "pair", CANDIDATES)
     chosen_id, rejected_id = table["chosen_response_id"], table["rejected_response_id"]
@@ -91,14 +89,9 @@ def _candidates(context: Context, number: int) -> _Candidates:
     pair_id = pc.binary_join_element_wise(*ids, "-").combine_chunks()
     by_id = pc.sort_indices(pair_id)
     order = by_id.to_numpy()
-    if missing := [name for name in _OF_CANDIDATES if name not in table.column_names]:
-        raise SelfplayError(
-            f"the candidate pairs of round {number} have no {', '.join(missing)}: an earlier version of selfplay built them",
-            "Finish this run with the version that began it, or start another one.",
-        )
     columns = {name: table[name].to_numpy()[order] for name in _OF_CANDIDATES}
     chosen_id, rejected_id = chosen_id.take(by_id), rejected_id.take(by_id)
-    given_up = pa.array(store.metrics(number, "logprobs").get("quarantined", {}), pa.string())
+    given_up = pa.array([*store.outcome(number, LogprobsOutcome).quarantined], pa.string())
     lost_P = pc.or_(*(pc.is_in(side, value_set=given_up) for side in (chosen_id, rejected_id))).to_numpy()
     logprobs, tokens = store.table(number, "logprobs"), sample["num_tokens"].to_numpy()
     for side, ids, row_P in (("chosen", chosen_id, chosen_P), ("rejected", rejected_id, rejected_P)):
@@ -124,10 +117,10 @@ def _index(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
 
 
 def _metric_columns(
-    context: Context, number: int, candidates: _Candidates
+    context: StageContext, number: int, candidates: _Candidates
 ) -> tuple[dict[str, Any], list[str | None] | None]:
     """What only this round's metric reads: columns made for it, number columns of the prompts; and the pairs' groups."""
-    ranking, settings = context.inputs.ranking, context.config.selection
+    ranking, settings = context.inputs.ranking, context.settings.selection
     columns: dict[str, Any] = {}
     for name in sorted(ranking.made_for(number)):
         columns[name] = metric_inputs.read(context, number, name, candidates.chosen_id, candidates.prompt_row_P)
@@ -146,9 +139,9 @@ def _metric_columns(
 
 
 def _select(
-    context: Context, number: int, candidates: _Candidates, extra: dict[str, Any], groups: list[str | None] | None
+    context: StageContext, number: int, candidates: _Candidates, extra: dict[str, Any], groups: list[str | None] | None
 ) -> Selection:
-    settings, training, ranking = context.config.selection, context.config.training, context.inputs.ranking
+    settings, training, ranking = context.settings.selection, context.settings.training, context.inputs.ranking
     metric = ranking.of_round(number)
     has_reference = training.loss != "simpo"
     columns = {
@@ -166,26 +159,26 @@ def _select(
             pair_id=candidates.pair_id,
             columns=columns | extra,
             drop_reason_P=give_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
-            group_P=None if groups is None else codes(groups),
+            group_P=None if groups is None else factorize(groups),
         ),
         metric=metric,
         keep=settings.keep,
-        form=settings.form,
+        implicit_margin=settings.implicit_margin,
         weight=settings.weight,
         standardize=settings.standardize,
-        beta=(settings.beta or training.beta) if settings.form == "dpo" else None,
-        seed=context.config.seed + number,
+        beta=(settings.beta or training.beta) if settings.implicit_margin == "dpo" else None,
+        seed=context.settings.seed + number,
         options=settings.options if metric is ranking.metric else {},
-        allow_equal_reference=settings.form == "dpo" and number == 1,
+        allow_equal_reference=settings.implicit_margin == "dpo" and number == 1,
     )
 
 
 def _read_columns(
-    context: Context, number: int, columns: Mapping[str, Any], groups: list[str | None] | None
+    context: StageContext, number: int, columns: Mapping[str, Any], groups: list[str | None] | None
 ) -> dict[str, Any]:
     """The columns of READ, P values each. An embedding stays where it was made."""
     ranking = context.inputs.ranking
-    needed = columns_needed(ranking.of_round(number), ranking.form)
+    needed = columns_needed(ranking.of_round(number), ranking.implicit_margin)
     read = {name: columns[name] for name in needed if name not in {*schema(Pair).names, EMBEDDING}}
     return read if groups is None else read | {"group": pa.array(groups, pa.string())}
 
@@ -193,7 +186,7 @@ def _read_columns(
 class _Texts:
     """Texts of responses and messages of prompts, taken by row."""
 
-    def __init__(self, context: Context, number: int) -> None:
+    def __init__(self, context: StageContext, number: int) -> None:
         prompts = context.store.table(number, "prompts", columns=["prompt_id", "messages"])
         self.prompt_id, self._messages = prompts["prompt_id"].combine_chunks(), prompts["messages"]
         self._text = context.store.table(number, "sample", columns=["text"])["text"]

@@ -5,18 +5,15 @@ A round that kept no pair carries the policy over by reference. Two in a row sto
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from selfplay.core.errors import BackendError, DivergedError, EmptyRoundsError, Interrupted
+from selfplay.core.outcomes import PairOutcome, SampleOutcome, SelectOutcome, Training, TrainOutcome
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
-from selfplay.run.stages.context import Context, Policy, derive_seed
-from selfplay.run.stages.logprobs import data_rounds, reference_policy, trained_policy
+from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.prompts import admitted
-from selfplay.run.stages.sample import policy_reads
 from selfplay.store import durable
 from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
 
@@ -25,24 +22,22 @@ NUM_CANARIES = 4
 CANARY_TOKENS = 80
 
 
-def run(context: Context, round_number: int) -> None:
+def run(context: StageContext, round_number: int) -> None:
     """Write a round's policy (`policy/`, and `engine/` where the engine has another dtype) and how it was trained."""
     started = time.monotonic()
-    policy = trained_policy(context, round_number)
-    rounds = data_rounds(context, round_number)
-    reads = [(number, stage) for number in rounds for stage in ("prompts", "sample", "select")]
-    writer = context.writer(round_number, "train", [*reads, (round_number, "logprobs"), *policy_reads(policy.round)])
-    pairs, num_lost = _pairs(context, round_number, rounds)
+    policy = context.trained_policy(round_number)
+    writer = context.writer(round_number, "train")
+    pairs, num_lost = _pairs(context, round_number, context.data_rounds(round_number))
     if not pairs:
         _check_not_stuck(context, round_number)
         previous = context.policy(round_number - 1)
         context.reporter.say(
             f"round {round_number}: no pair was kept; the policy of round {previous.round} is carried over"
         )
-        metrics: dict[str, Any] = {
-            "skipped": True, "policy_round": previous.round, "policy_digest": previous.digest, "optimizer_steps": 0,
-        }  # fmt: skip
-        context.commit(writer, started, metrics)
+        skipped = TrainOutcome(
+            skipped=True, policy_round=previous.round, policy_digest=previous.digest, optimizer_steps=0
+        )
+        context.commit(writer, started, skipped)
         return
     scratch = context.store.scratch(round_number)
     for name in ("policy", "engine"):
@@ -51,21 +46,18 @@ def run(context: Context, round_number: int) -> None:
     for name in ("policy", "engine"):
         if (scratch / "output" / name).is_dir():
             writer.adopt_folder(scratch / "output" / name, name)
-    document = dataclasses.asdict(result)
-    digest = _digest(writer.folder / "policy")
-    metrics = {
-        "skipped": False,
-        "policy_round": round_number,
-        "policy_digest": digest,
-        "num_pairs": len(pairs),
-        "num_pairs_quarantined": num_lost,
-        **document,
-    }
-    context.commit(writer, started, metrics)
+    outcome = TrainOutcome(
+        skipped=False,
+        policy_round=round_number,
+        policy_digest=_digest(writer.folder / "policy"),
+        optimizer_steps=result.optimizer_steps,
+        training=Training.of(result, len(pairs), num_lost),
+    )
+    context.commit(writer, started, outcome)
     context.store.drop_scratch(round_number)
 
 
-def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> tuple[list[TrainPair], int]:
+def _pairs(context: StageContext, round_number: int, rounds: Sequence[int]) -> tuple[list[TrainPair], int]:
     """Kept pairs as token ids, with the log-probs of this round's models, by pair id; and how many pairs of earlier rounds have
     none now, for a response of theirs killed its worker (those of this round are not kept then)."""
     logprobs = {
@@ -106,13 +98,14 @@ def _pairs(context: Context, round_number: int, rounds: Sequence[int]) -> tuple[
     return sorted(pairs, key=lambda pair: pair.pair_id), num_lost
 
 
-def _check_not_stuck(context: Context, round_number: int) -> None:
-    if round_number > 1 and context.store.metrics(round_number - 1, "train")["skipped"]:
+def _check_not_stuck(context: StageContext, round_number: int) -> None:
+    if round_number > 1 and context.store.outcome(round_number - 1, TrainOutcome).skipped:
+        store = context.store
         funnel = {
-            "responses": context.store.metrics(round_number, "sample")["num_responses"],
-            "unused": context.store.metrics(round_number, "pair")["unused_reasons"],
-            "pairs": context.store.metrics(round_number, "pair")["num_pairs"],
-            "dropped": context.store.metrics(round_number, "select")["drop_reasons"],
+            "responses": store.outcome(round_number, SampleOutcome).num_responses,
+            "unused": store.outcome(round_number, PairOutcome).unused_reasons,
+            "pairs": store.outcome(round_number, PairOutcome).num_pairs,
+            "dropped": store.outcome(round_number, SelectOutcome).summary.drop_reasons,
         }
         raise EmptyRoundsError(
             f"rounds {round_number - 1} and {round_number} kept no pair; the funnel of round {round_number}: {funnel}",
@@ -120,15 +113,15 @@ def _check_not_stuck(context: Context, round_number: int) -> None:
         )
 
 
-def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Policy, scratch: Path) -> TrainJob:
-    training = context.config.training
-    reference = reference_policy(context, round_number)
+def _job(context: StageContext, round_number: int, pairs: list[TrainPair], policy: Policy, scratch: Path) -> TrainJob:
+    training = context.settings.training
+    reference = context.reference_policy(round_number)
     return TrainJob(
         pairs=pairs,
         policy_dir=policy.folder,
         output_dir=str(scratch / "output"),
         checkpoint_dir=str(scratch / "checkpoints"),
-        seed=derive_seed(context.config.seed, "train", round_number),
+        seed=derive_seed(context.settings.seed, "train", round_number),
         loss=training.loss,
         beta=training.beta,
         gamma_beta_ratio=training.simpo_gamma_beta_ratio,
@@ -147,10 +140,10 @@ def _job(context: Context, round_number: int, pairs: list[TrainPair], policy: Po
         lora=training.lora.model_dump() if training.lora else None,
         gradient_checkpointing=training.gradient_checkpointing,
         trl=dict(training.trl),
-        limits=TrainLimits(context.config.gates.max_loss, context.config.gates.max_grad_norm),
+        limits=TrainLimits(context.settings.gates.max_loss, context.settings.gates.max_grad_norm),
         canary_prompts=canary_prompts(pairs, context.inputs.max_length),
         stop_file=str(context.store.stop_file(round_number)),
-        keep_checkpoints=context.config.storage.keep_trainer_checkpoints,
+        keep_checkpoints=context.settings.keep_trainer_checkpoints,
     )
 
 
@@ -168,7 +161,7 @@ def canary_prompts(pairs: Sequence[TrainPair], max_length: int) -> list[list[int
     return prompts
 
 
-def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
+def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResult:
     """Train in the worker. A stop that is asked for is handed on: the trainer seals a checkpoint first. A trainer that died and
     was begun again goes on from its last checkpoint: steps after that come again."""
     result: TrainResult | None = None
@@ -183,8 +176,8 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
             asked = True
 
     try:
-        for event in trainer.stream("train", job, meanwhile=hand_on_a_stop):
-            for line in trainer.news():
+        for event in trainer.run_streaming("train", job, meanwhile=hand_on_a_stop):
+            for line in trainer.drain_events():
                 context.reporter.say(f"round {round_number} train: {line}; the round goes on from its last checkpoint")
             if isinstance(event, StepMetrics):
                 if not started:
@@ -192,7 +185,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
                     started = True
                 if event.step > done:
                     context.reporter.advance(1, f"loss {event.loss:.4f}")
-                    context.on_step(round_number, event.step, dataclasses.asdict(event))
+                    context.on_step(round_number, event)
                     done = event.step
                 hand_on_a_stop()
             elif isinstance(event, str):
@@ -204,7 +197,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
         gentler = f"`selfplay fork {context.store.layout.root} --from-round {round_number - 1}"
         diverged.hint += (
             " What a training is set to is part of what makes a run this run; a fork shares the rounds before this one: "
-            f"{gentler} training.learning_rate={context.config.training.learning_rate / 2:g}`."
+            f"{gentler} training.learning_rate={context.settings.training.learning_rate / 2:g}`."
         )
         raise
     except Interrupted as stopped:
@@ -214,7 +207,7 @@ def _train(context: Context, job: TrainJob, round_number: int) -> TrainResult:
     except (BackendError, OSError) as error:
         if not durable.is_disk_error(error):
             raise
-        raise durable.no_room(Path(job.output_dir).parent, error) from error
+        raise durable.disk_full_error(Path(job.output_dir).parent, error) from error
     finally:
         if started:
             context.reporter.end()

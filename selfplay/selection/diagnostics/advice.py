@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from selfplay.core.outcomes import SelectionSummary
 from selfplay.selection.diagnostics.groups import GroupShares
 from selfplay.selection.diagnostics.parts import Advice
 from selfplay.selection.metrics import METRICS
-from selfplay.selection.select import SelectionSummary
 
 if TYPE_CHECKING:
     from selfplay.selection.diagnostics.parts import Diagnostics
@@ -76,13 +76,13 @@ def _margins(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Ad
         yield Advice(
             "implicit_margin_zero" if zero else "implicit_margin_flat",
             f"every implicit margin {what}, so {rule.name} does not see the policy{instead}",
-            "In the DPO form policy and reference are the same weights: use form simpo, or another reference."
+            "In the DPO form policy and reference are the same weights: use implicit_margin: simpo, or another reference."
             if zero
             else "Check the log-probs: they should differ from response to response.",
         )
     elif (
         rule.name == "alignment_potential"
-        and summary.form == "simpo"
+        and summary.implicit_margin == "simpo"
         and summary.standardize
         and found.implicit_abs_std is not None
         and found.implicit_abs_std < NARROW

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.selection.arrays import Bools, Floats, starts_of_runs
+from selfplay.selection.arrays import Bools, Floats, run_starts
 from selfplay.selection.margins import NOISE
 
 
@@ -67,7 +67,7 @@ def pearson(one: Floats, two: Floats) -> float | None:
 def mean_ranks(values: Floats) -> Floats:
     """Ranks from 1, smallest first; equal values share the mean of their ranks: [5, 3, 5] -> [2.5, 1, 2.5]."""
     order = np.argsort(values, kind="stable")
-    start = starts_of_runs(values[order])
+    start = run_starts(values[order])
     size = np.diff(start, append=len(values))
     ranks = np.empty(len(values))
     ranks[order] = np.repeat(start + (size + 1) / 2, size)

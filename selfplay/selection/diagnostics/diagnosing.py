@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.core.errors import ConfigError
-from selfplay.selection.arrays import Bools, Floats, Ints
+from selfplay.selection.arrays import Bools, Floats, Ints, take_strings
 from selfplay.selection.diagnostics.advice import advice
 from selfplay.selection.diagnostics.agreement import Overlap, overlap
 from selfplay.selection.diagnostics.distributions import Distribution, distribution
@@ -30,7 +30,6 @@ from selfplay.selection.diagnostics.parts import (
     margins,
     prompts,
 )
-from selfplay.selection.ids import Ids
 from selfplay.selection.metrics import METRICS, columns_needed
 from selfplay.selection.metrics.inputs import POLICY_LOGPS, REFERENCE_LOGPS
 from selfplay.selection.reasons import EXCLUDED_BY_METRIC, METRIC_NOT_FINITE, NOT_SELECTED, Reasons
@@ -171,9 +170,12 @@ def _overlaps(
     if len(rows) > MOST_WITH_EMBEDDING:
         metrics = [metric for metric in metrics if "embedding" not in metric.inputs]
     # "explicit_margin" itself for a table that has no rewards to make it of
-    needed = {"explicit_margin", *(column for metric in metrics for column in columns_needed(metric, asked.form))}
+    needed = {
+        "explicit_margin",
+        *(column for metric in metrics for column in columns_needed(metric, asked.implicit_margin)),
+    }
     seen = PairPool(
-        pair_id=Ids.of(pool.pair_id).at(rows),
+        pair_id=take_strings(pool.pair_id, rows),
         columns={name: pool.columns[name][rows] for name in sorted(needed) if name in pool.columns},
         group_P=None if pool.group_P is None else pool.group_P[rows],
     )
@@ -185,7 +187,7 @@ def _overlaps(
                 seen,
                 metric=metric,
                 keep=num_kept,
-                form="dpo" if asked.form == "dpo" else "simpo",
+                implicit_margin="dpo" if asked.implicit_margin == "dpo" else "simpo",
                 weight=asked.weight,
                 standardize=asked.standardize,
                 beta=asked.beta,

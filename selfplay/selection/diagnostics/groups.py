@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfplay.selection.arrays import Bools, Floats, Ints, codes
+from selfplay.selection.arrays import Bools, Floats, Ints, factorize
 
 # Shares are listed for this many groups, the largest of the pool first.
 LISTED = 20
@@ -34,7 +34,7 @@ class Grouping:
     @staticmethod
     def of(values: Sequence[str]) -> Grouping:
         """From a name a row; groups in order of first appearance."""
-        return Grouping(codes(values), tuple(dict.fromkeys(values)))
+        return Grouping(factorize(values), tuple(dict.fromkeys(values)))
 
 
 @dataclass(frozen=True, slots=True)

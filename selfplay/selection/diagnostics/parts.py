@@ -11,12 +11,13 @@ from typing import Literal
 
 import numpy as np
 
+from selfplay.core.outcomes import SelectionSummary
 from selfplay.selection.arrays import Bools, Floats, Ints
 from selfplay.selection.diagnostics.agreement import Correlation, Overlap, correlation
 from selfplay.selection.diagnostics.distributions import Distribution
 from selfplay.selection.diagnostics.groups import GroupShares
 from selfplay.selection.margins import HUGE, spread
-from selfplay.selection.select import Selection, SelectionSummary
+from selfplay.selection.select import Selection
 
 # The 95 % quantile of |L| over its median when L is normally distributed around 0.
 NORMAL_TAIL = 2.906

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from selfplay.selection.arrays import Floats
-from selfplay.selection.ids import Ids
+from selfplay.selection.hashing import uniform
 
 
 def random(pair_id: Sequence[str], seed: int) -> Floats:
@@ -15,7 +15,7 @@ def random(pair_id: Sequence[str], seed: int) -> Floats:
 
     Source: the control of the alignment-potential paper's released code.
     """
-    return Ids.of(pair_id).uniform(seed)
+    return uniform(pair_id, seed)
 
 
 def full(pair_id: Sequence[str]) -> Floats:

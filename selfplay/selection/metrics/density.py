@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from selfplay.core.errors import ConfigError
 from selfplay.selection.arrays import Floats
-from selfplay.selection.ids import Ids
+from selfplay.selection.hashing import uniform
 
 EXACT_UP_TO = 100_000
 NUM_ANCHORS = 4096
@@ -41,12 +41,11 @@ def density(
             f"the column 'embedding' is an array of shape {embedding.shape}", "It needs one vector of D numbers a pair."
         )
     value_P = np.full(len(pair_id), np.nan)
-    ids = Ids.of(pair_id)
     usable = np.flatnonzero(np.isfinite(embedding).all(axis=1))
     if not len(usable):
         return value_P
     # An order of the pairs' own: sums and draws below are then the same for any order of rows.
-    uniform_P = ids.at(usable).uniform(seed)
+    uniform_P = uniform((pair_id[row] for row in usable.tolist()), seed)
     order = np.argsort(uniform_P)
     rows, uniform_P = usable[order], uniform_P[order]
     points_PD = np.ascontiguousarray(embedding[rows], dtype=np.float32)

@@ -11,7 +11,7 @@ from selfplay.selection.metrics.metric import Metric
 
 def describe(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
     """One plain dict a metric: `name formula direction inputs options keeps_all source`; of each input its `name`, the
-    columns of the pairs table it is `made_of` in the SimPO and the DPO form, and `how_to_get` it."""
+    columns of the pairs table it is `made_of` for either implicit margin, and `how_to_get` it."""
     return [
         {
             "name": metric.name,
@@ -29,6 +29,6 @@ def describe(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
 def _input(name: str) -> dict[str, Any]:
     return {
         "name": name,
-        "made_of": {form: list(made_of(name, form)) for form in ("simpo", "dpo")},
+        "made_of": {kind: list(made_of(name, kind)) for kind in ("simpo", "dpo")},
         "how_to_get": how_to_get(name),
     }

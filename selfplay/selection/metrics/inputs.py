@@ -52,12 +52,12 @@ def how_to_get(column: str) -> str:
     return HOW_TO_GET.get(column, f"Add a column {column!r} to the pairs.")
 
 
-def made_of(column: str, form: str) -> tuple[str, ...]:
+def made_of(column: str, implicit_margin: str) -> tuple[str, ...]:
     """The columns of the pairs table from which `select` makes `column`; the column itself where it makes none.
 
-    `form` is that of the implicit margin, "simpo" or "dpo".
+    `implicit_margin` is "simpo" or "dpo".
     """
-    implicit = POLICY_LOGPS + (NUM_TOKENS if form == "simpo" else REFERENCE_LOGPS)
+    implicit = POLICY_LOGPS + (NUM_TOKENS if implicit_margin == "simpo" else REFERENCE_LOGPS)
     return {
         "explicit_margin": REWARDS,
         "implicit_margin": implicit,

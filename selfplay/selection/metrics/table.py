@@ -131,8 +131,8 @@ def find_metric(name: str) -> Metric:
     )
 
 
-def columns_needed(metric: Metric, form: str = "simpo") -> tuple[str, ...]:
+def columns_needed(metric: Metric, implicit_margin: str = "simpo") -> tuple[str, ...]:
     """The columns of the pairs table that `metric` needs in the end, `pair_id` aside: margins taken apart into the
-    rewards, log-probs and token counts they are made of. `form` is that of the implicit margin."""
-    parts = [part for name in metric.inputs if name != "pair_id" for part in made_of(name, form)]
+    rewards, log-probs and token counts they are made of. `implicit_margin` is "simpo" or "dpo"."""
+    parts = [part for name in metric.inputs if name != "pair_id" for part in made_of(name, implicit_margin)]
     return tuple(dict.fromkeys(parts))

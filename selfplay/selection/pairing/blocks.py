@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.selection.arrays import Bools, Floats, Ints, starts_of_runs
-from selfplay.selection.ids import Ids, mixed
+from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
+from selfplay.selection.hashing import random_bits
 from selfplay.selection.responses import ResponsePool
 
 
@@ -31,7 +31,7 @@ class Blocks:
     def first(self, hit_N: Bools) -> Ints:
         """Position of the first hit of each block. Every block has one."""
         hits = np.flatnonzero(hit_N)
-        return hits[starts_of_runs(self.block_N[hits])]
+        return hits[run_starts(self.block_N[hits])]
 
     def of_blocks(self, keep_B: Bools) -> Blocks:
         """Only these blocks."""
@@ -86,14 +86,14 @@ def blocks_of(pool: ResponsePool, usable_R: Bools) -> Blocks:
 def _blocks(
     row_N: Ints, prompt_N: Ints, index_N: Ints, text_N: Ints, reward_N: Floats, tokens_N: Ints | None
 ) -> Blocks:
-    start_B = starts_of_runs(prompt_N)
+    start_B = run_starts(prompt_N)
     size_B = np.diff(start_B, append=len(row_N))
     block_N = np.repeat(np.arange(len(start_B)), size_B)
     return Blocks(row_N, block_N, start_B, size_B, index_N, text_N, reward_N, tokens_N)
 
 
 def chance_of(pool: ResponsePool, blocks: Blocks, seed: int) -> NDArray[np.uint64]:
-    """63 random bits for each response of `blocks`, from a hash of seed, prompt id and response index: row order and the
-    other responses do not matter."""
-    state_B = Ids.of(pool.prompt_ids).hashes(seed)[pool.prompt_R[blocks.row_N]]
-    return mixed(state_B ^ mixed(blocks.index_N.astype(np.uint64))) >> np.uint64(1)
+    """63 random bits for each response of `blocks`, from seed, prompt id and response index alone."""
+    prompts = (pool.prompt_ids[prompt] for prompt in pool.prompt_R[blocks.row_N].tolist())
+    ids = (f"{index} {prompt}" for prompt, index in zip(prompts, blocks.index_N.tolist(), strict=True))
+    return random_bits(ids, seed) >> np.uint64(1)

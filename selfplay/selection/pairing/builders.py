@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.selection.arrays import Floats, Ints, starts_of_runs
+from selfplay.selection.arrays import Floats, Ints, run_starts
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing.blocks import Blocks
 
@@ -97,7 +97,7 @@ def minimum_gap(blocks: Blocks, min_gap: float) -> Positions:
     upper = upper[lower]
     gap: Floats = reward[upper] - reward[lower]
     nearest = np.lexsort((blocks.index_N[order[lower]], blocks.index_N[order[upper]], gap, block[lower]))
-    nearest = nearest[starts_of_runs(block[lower][nearest])]
+    nearest = nearest[run_starts(block[lower][nearest])]
     return order[upper[nearest]], order[lower[nearest]]
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.selection.arrays import Bools, Floats, Ints, starts_of_runs
+from selfplay.core.outcomes import LengthFit
+from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing.blocks import Blocks, blocks_of, chance_of
 from selfplay.selection.pairing.builders import Chance, Positions, candidates
 from selfplay.selection.pairing.filters import ORDER, PASSED, Candidates, Levels, levels
-from selfplay.selection.pairing.length_penalty import LengthFit, fit_length_penalty
+from selfplay.selection.pairing.length_penalty import fit_length_penalty
 from selfplay.selection.pairing.similarity import similarities
 from selfplay.selection.reasons import (
     GAP_TOO_SMALL,
@@ -74,7 +75,8 @@ def build_pairs(pool: ResponsePool, rules: PairRules, seed: int, *, max_length: 
     reason_R = give_reason(reason_R, _rows(pool, usable, same_text_B), IDENTICAL_RESPONSES)
 
     blocks = usable.of_blocks(~(too_few_B | same_text_B))
-    chance_N = chance_of(pool, blocks, seed)
+    random = rules.build in ("random_pair", "best_random")
+    chance_N = chance_of(pool, blocks, seed) if random else np.zeros(len(blocks.row_N), dtype=np.uint64)
     fit = _fit(blocks, rules, chance_N) if rules.length_penalty == "auto" else None
     penalty = fit.penalty if fit is not None else rules.length_penalty
     assert not isinstance(penalty, str)
@@ -160,7 +162,7 @@ def _cap(blocks: Blocks, chosen: Ints, rejected: Ints, level_P: Levels, most: in
     """Take out of each block all passed pairs but the `most` of the largest margin. All pairs of a block are here, and each
     block has as many of them."""
     margin_P = np.where(level_P == PASSED, blocks.reward_N[chosen] - blocks.reward_N[rejected], -np.inf)
-    num_blocks = len(starts_of_runs(blocks.block_N[chosen]))
+    num_blocks = len(run_starts(blocks.block_N[chosen]))
     margin_BM = margin_P.reshape(num_blocks, -1)
     if margin_BM.shape[1] <= most:
         return
@@ -170,7 +172,7 @@ def _cap(blocks: Blocks, chosen: Ints, rejected: Ints, level_P: Levels, most: in
     left = np.flatnonzero(level_P == PASSED)
     chosen, rejected, block = chosen[left], rejected[left], blocks.block_N[chosen[left]]
     order = np.lexsort((rejected, chosen, -margin_P[left], block))
-    start = starts_of_runs(block[order])
+    start = run_starts(block[order])
     place = np.arange(len(order)) - np.repeat(start, np.diff(start, append=len(order)))
     level_P[left[order[place >= most]]] = ORDER.index(OVER_MAX_PER_PROMPT)
 

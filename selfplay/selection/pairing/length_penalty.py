@@ -11,23 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from selfplay.core.outcomes import LengthFit
 
 # A mean gap below this many tokens is zero enough.
 NEAR_ZERO = 0.005
 _BISECTIONS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class LengthFit:
-    """A fitted penalty (reward for each token), the mean length gap (tokens of chosen - rejected) that it leads to, and that
-    without a penalty; gaps are null where there is no pair. `balanced`: the gap is within NEAR_ZERO; otherwise the penalty
-    is that of the gap nearest to zero that was found (with few pairs the gap moves in steps)."""
-
-    penalty: float
-    length_gap: float | None
-    length_gap_without: float | None
-    balanced: bool
 
 
 def fit_length_penalty(length_gap: Callable[[float], float | None], largest: float) -> LengthFit:

@@ -59,7 +59,7 @@ def test_padding_never_stands_for_a_last_token(tmp_path):
 
 def test_too_long_is_dropped_never_cut(folder):
     model = RewardModel(str(folder))
-    assert model.describe()["max_length"] == 512
+    assert model._max_length == 512
     room = 512 - len(model._render(items([""])[0])[0])
     table = model.score(items(["x" * room, "x" * (room + 1), "y"]))
     assert table["drop_reason"].to_pylist() == [None, "too_long_for_reward_model", None]
@@ -110,7 +110,7 @@ def test_nothing_to_score(folder):
 
 def test_bfloat16_is_close(folder):
     narrow = RewardModel(str(folder), dtype="bfloat16")
-    assert narrow.describe()["dtype"] == "bfloat16"
+    assert narrow._model.dtype == torch.bfloat16
     scores = narrow.score(items(["fine", "b" * 90]))["reward"].to_pylist()
     assert scores == pytest.approx(plain_scores(folder, ["fine", "b" * 90]), abs=0.5)
     with pytest.raises(ConfigError, match=r"reward.dtype is 'int8'"):

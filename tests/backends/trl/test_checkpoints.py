@@ -246,8 +246,8 @@ def test_a_round_goes_on_from_the_last_intact_checkpoint(policy, pairs, stopped,
     result = train(job)
     assert result.resumed_from_step == 3
     said = "\n".join(result.notes)
-    assert "checkpoint-5 was rejected and removed: it is empty" in said
-    assert "checkpoint-4 was rejected and removed: model.safetensors is damaged" in said
+    assert "checkpoint-5 is invalid and was deleted: it is empty" in said
+    assert "checkpoint-4 is invalid and was deleted: model.safetensors is damaged" in said
     assert largest_difference(weights(tmp_path / "output/policy"), weights(uninterrupted[1] / "output/policy")) == 0
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-5", "checkpoint-6"]
 
@@ -266,7 +266,9 @@ def test_what_became_of_checkpoints_is_said_before_the_first_step(policy, pairs,
     with pytest.raises(KeyboardInterrupt):
         TrlTrainer(threads=1).train(job, until_a_step)
     assert len(said) == 2 and said[1] == "resumed from the trainer checkpoint of step 3"
-    assert said[0].startswith("trainer checkpoint checkpoint-4 was rejected and removed: model.safetensors is damaged")
+    assert said[0].startswith(
+        "trainer checkpoint checkpoint-4 is invalid and was deleted: model.safetensors is damaged"
+    )
 
 
 def test_without_an_intact_one_the_round_starts_over(policy, pairs, stopped, uninterrupted, tmp_path):

@@ -62,10 +62,10 @@ def test_cpu_cache_holds_four_sequences_only_while_they_are_small():
 
 @pytest.mark.parametrize("value", ["4GB", True, 0, 1.5])
 def test_sizes_that_are_none(value):
-    with pytest.raises(ConfigError, match=r"kv_cache_memory_bytes is .* no number of bytes"):
+    with pytest.raises(ConfigError, match=r"kv_cache_memory_bytes is .* not a number of bytes"):
         cpu_cache_bytes({"kv_cache_memory_bytes": value}, CONFIG, 512, "float32")
     if value != 0:
-        with pytest.raises(ConfigError, match=r"max_num_batched_tokens is .* no number of tokens"):
+        with pytest.raises(ConfigError, match=r"max_num_batched_tokens is .* not a number of tokens"):
             arguments({"max_num_batched_tokens": value})
 
 
@@ -89,7 +89,7 @@ def test_splitting_prefills_on_a_cpu_is_refused(engine):
 def test_max_model_len_may_be_said_once():
     assert arguments({"max_model_len": 256})["max_model_len"] == 256
     assert arguments({"max_model_len": 256}, max_model_len=256)["max_model_len"] == 256
-    with pytest.raises(ConfigError, match="max_model_len is 256, but the sampler is asked for 512"):
+    with pytest.raises(ConfigError, match="max_model_len is 256, but the sampler needs 512"):
         arguments({"max_model_len": 256}, max_model_len=512)
 
 
@@ -97,8 +97,11 @@ def test_key_problems_suggest_and_explain():
     known = {"max_num_seqs", "block_size", *OWNED_KEYS}
     assert key_problems({"max_num_seqs": 8}, known) == []
     unknown, owned = key_problems({"max_num_seq": 8, "seed": 1}, known)
-    assert "no engine argument" in unknown and "did you mean max_num_seqs?" in unknown
-    assert owned == "sampling.engine.seed is set by selfplay: set seed; each response has a seed of its own"
+    assert "not an engine argument" in unknown and "did you mean max_num_seqs?" in unknown
+    assert (
+        owned
+        == "sampling.engine.seed is not allowed, because selfplay sets it: set seed; each response has its own seed"
+    )
 
 
 def test_auto_dtype_follows_the_device():

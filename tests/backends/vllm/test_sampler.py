@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfplay.backends.vllm.sampler import VllmSampler, check_engine_keys
-from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightChangeError
+from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError
 from selfplay.core.protocols import Canary, CanaryPosition, SampleRequest, SamplingSettings
 from tests.helpers.tiny import make_tiny_llama
 
@@ -162,7 +162,7 @@ def test_prompts_that_would_break_the_call_are_refused_by_name(sampler, token_id
     [
         ({"temperature": 0, "num_responses": 2}, "greedy sampling gives one response"),
         ({"temperature": 0.001}, "temperature 0.001 is below 0.01"),
-        ({"top_p": 1.5}, "vLLM refuses the sampling settings: .*top_p"),
+        ({"top_p": 1.5}, "vLLM rejects the sampling settings: .*top_p"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(sampler, change, message):
@@ -175,7 +175,7 @@ def test_an_engine_that_fails_is_given_up_and_can_be_loaded_again(sampler, model
         patch.setattr(sampler._llm.llm_engine, "step", lambda: 1 / 0)
         with pytest.raises(BackendError, match="vLLM failed while sampling: ZeroDivisionError"):
             sampler.sample(REQUESTS, SETTINGS)
-    with pytest.raises(BackendError, match="serves no policy"):
+    with pytest.raises(BackendError, match="has no policy"):
         sampler.sample(REQUESTS, SETTINGS)
     assert serve(sampler, models["m0"]).how == "loaded"
 
@@ -247,9 +247,9 @@ def test_a_live_change_that_fails_is_rebuilt_with_the_reason(sampler, models, mo
 
 
 def test_a_fresh_engine_that_misses_is_an_error_and_serves_nothing(sampler, models):
-    with pytest.raises(WeightChangeError, match=r"a fresh engine on .*m1 disagrees with the trainer .rebuilt because"):
+    with pytest.raises(WeightSyncError, match=r"a fresh engine on .*m1 disagrees with the trainer .rebuilt because"):
         serve(sampler, models["m1"], record_canaries(models["m2"]))
-    with pytest.raises(BackendError, match="serves no policy"):
+    with pytest.raises(BackendError, match="has no policy"):
         sampler.sample(REQUESTS, SETTINGS)
 
 

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from selfplay.backends.trl import checkpoints
 from selfplay.config.schema import Config
 from selfplay.core.errors import Interrupted
+from selfplay.core.machine import DeviceFacts, this_device
 from selfplay.core.pool import Call, Pool, Workers
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
 from selfplay.inputs.resolve import Inputs
@@ -40,6 +41,10 @@ class AheadPool:
     def start(self) -> None:
         """Nothing to start."""
 
+    def devices(self) -> list[DeviceFacts]:
+        """Those of this process."""
+        return [this_device()]
+
     def _ask(self, method: str, args: tuple[Any, ...]) -> Any:
         key = hashlib.sha256("\n".join([self._digest, *_names(args)]).encode()).hexdigest()[:12]
         self._points.note("call", f"{self._role}.{method}", key)
@@ -55,18 +60,18 @@ class AheadPool:
                 yield waiting.popleft()
         yield from waiting
 
-    def everyone(self, method: str, *args: Any) -> list[Any]:
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
         """The one answer."""
         if method == "load_policy":
             self._digest = args[1]
         self._points.reached(f"{self._role} is told to {method}")
         return [getattr(self._backend, method)(*args)]
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """Nothing dies alone here."""
         return []
 
-    def stream(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
+    def run_streaming(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
         """What the backend yields, as it does."""
         yield from getattr(self._backend, method)(*args)
 

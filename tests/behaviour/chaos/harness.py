@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import ConfigError
+from selfplay.core.stages import stage_named
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store.commits import check_digests, read_commit
@@ -211,7 +212,7 @@ def rows_of(run: Path) -> dict[str, Any]:
     for number in store.rounds():
         for folder in sorted(store.layout.stage(number, "x").parent.iterdir()):
             commit = store.commit_of(number, folder.name)
-            metrics = store.metrics(number, folder.name)
+            metrics = store.outcome(number, stage_named(folder.name).outcome).to_json()
             found[f"{number:03d}/{folder.name}"] = {
                 "files": {
                     entry.path: entry.sha256

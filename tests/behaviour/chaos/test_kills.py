@@ -19,7 +19,7 @@ import yaml
 
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store.durable import sha256_file
-from selfplay.store.output import read_output
+from selfplay.store.result_folder import read_result
 from selfplay.store.run import Store
 from tests.behaviour.chaos.harness import (
     TALLY,
@@ -194,7 +194,7 @@ def test_a_selection_killed(batch: int, zygote: Zygote, small_world: Path, folde
         check_exit_code(outcome, handled=True)
         there = result_of(out) if out.exists() else {}
         assert there.items() <= expected.items(), "half a file can be read"
-        finished = read_output(out) is not None
+        finished = read_result(out) is not None
         assert finished or outcome.code != 0
         if finished:
             assert there == expected
@@ -242,7 +242,7 @@ def policies_of(run: Path) -> list[int]:
 @pytest.fixture(scope="session")
 def whole_gc(long_run: Case, ground: Path) -> Case:
     case = copy_of(long_run, ground / "whole-gc")
-    done = case.command("gc", "run", "--keep-checkpoints", "2")
+    done = case.command("gc", "run", "--keep-policies", "2")
     assert done.code == 0, done.output
     assert len(policies_of(case.root / "run")) < 4
     return case
@@ -253,14 +253,14 @@ def test_gc_killed(batch: int, folder: Path, long_run: Case, whole_gc: Case) -> 
     (kill,) = Plan(whole_gc.points(), seed=2).kills(batch, 1)
     case = copy_of(long_run, folder)
     run = case.root / "run"
-    outcome = case.command("gc", "run", "--keep-checkpoints", "2", kill=kill)
+    outcome = case.command("gc", "run", "--keep-policies", "2", kill=kill)
     check_exit_code(outcome, handled=False)
     assert outcome.sent, kill.words()
     assert state_of(run) == "complete"
     document = verify_document(run, deep=True)
     assert document["ok"], document["problems"]
     assert tables_of(run) == tables_of(long_run.root / "run")
-    assert case.command("gc", "run", "--keep-checkpoints", "2").code == 0
+    assert case.command("gc", "run", "--keep-policies", "2").code == 0
     assert policies_of(run) == policies_of(whole_gc.root / "run")
     assert tables_of(run) == tables_of(long_run.root / "run")
     assert verify_document(run, deep=True)["ok"]

@@ -50,7 +50,7 @@ def _import_everything(world: Path) -> None:
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    driver.prepare(load_config(world / "config.yaml"), world, world / "never-made")
+    driver.preflight(load_config(world / "config.yaml"), world, world / "never-made")
     driver.versions()
 
 

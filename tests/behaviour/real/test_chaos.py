@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from selfplay.core.stages import STAGE_NAMES
 from selfplay.run import loop
 from selfplay.store.run import Store
 from tests.helpers.processes import check_gone, family_of, signal_everybody
@@ -55,7 +56,7 @@ def rows_of(run: Path) -> dict[str, list[str]]:
             for entry in store.commit_of(number, name).files
             if entry.rows is not None or entry.path.endswith(".safetensors")
         ]
-        for number, name, _ in loop.plan(2)
+        for number, name in loop.plan(2)
     }
 
 
@@ -73,7 +74,7 @@ def acknowledged(run: Path) -> dict[str, bytes]:
 @pytest.mark.timeout(7200)
 def test_kills_in_every_stage_of_two_rounds(config: Path, tmp_path: Path, selfplay: Callable[..., Any]) -> None:
     run, rng, done, before = tmp_path / "run", random.Random(0), [], {}
-    moments = [(number, stage) for number in (1, 2) for stage in loop.ROUND for _ in range(PER_STAGE)]
+    moments = [(number, stage) for number in (1, 2) for stage in STAGE_NAMES for _ in range(PER_STAGE)]
     for number, stage in moments:
         made = (run / "RUN.json").is_file()
         if made and Store.open(run).is_committed(number, stage):

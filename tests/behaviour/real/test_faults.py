@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from selfplay.core.outcomes import SampleOutcome, TrainOutcome
 from selfplay.run import loop
 from selfplay.store.run import Store
 
@@ -44,7 +45,7 @@ def rows(run: Path) -> dict[str, list[str]]:
     store = Store.open(run)
     return {
         f"{number}/{stage}": [entry.sha256 for entry in store.commit_of(number, stage).files if entry.rows is not None]
-        for number, stage, _ in loop.plan(1)
+        for number, stage in loop.plan(1)
     }
 
 
@@ -68,10 +69,10 @@ def test_killed_workers_are_replaced_and_the_run_ends_as_ever(
     log = (run / "attempts/0001/log.txt").read_text()
     for name, _ in moments:
         assert f"{name} worker 0 died (" in log and f"{name}-0.log" in log
-    train = Store.open(run).metrics(1, "train")
+    train = Store.open(run).outcome(1, TrainOutcome).to_json()
     assert train["resumed_from_step"] > 0, "training began anew instead of from its checkpoint"
-    assert Store.open(run).metrics(1, "sample")["quarantined"] == {}
+    assert Store.open(run).outcome(1, SampleOutcome).to_json()["quarantined"] == {}
 
     selfplay(["run", config, "--run-dir", whole, *LITTLE])
     assert rows(run) == rows(whole)
-    assert train["policy_digest"] == Store.open(whole).metrics(1, "train")["policy_digest"]
+    assert train["policy_digest"] == Store.open(whole).outcome(1, TrainOutcome).to_json()["policy_digest"]

@@ -16,6 +16,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from selfplay.core.outcomes import TrainOutcome
 from selfplay.run import loop
 from selfplay.store.run import Store
 from tests.helpers.processes import check_gone, family_of, lines_of
@@ -61,7 +62,7 @@ def committed_rows(run: Path) -> dict[str, list[str]]:
             for entry in store.commit_of(number, name).files
             if entry.rows is not None or entry.path.endswith(".safetensors")
         ]
-        for number, name, _ in loop.plan(2)
+        for number, name in loop.plan(2)
     }
 
 
@@ -87,7 +88,7 @@ def test_kills_in_every_stage_lose_nothing(config: Path, tmp_path: Path, selfpla
         now = shards(run)
         assert before.items() <= now.items(), "a shard that was kept before the kill is not there, or is another"
         before = now
-    assert Store.open(run).metrics(1, "train")["resumed_from_step"] > 0, (
+    assert Store.open(run).outcome(1, TrainOutcome).to_json()["resumed_from_step"] > 0, (
         "training began anew instead of from its checkpoint"
     )
     selfplay(["resume", run])

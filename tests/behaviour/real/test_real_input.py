@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from selfplay.core.outcomes import PromptsOutcome, SampleOutcome, TrainOutcome
 from selfplay.store.run import Store
 
 DATA = Path(os.environ.get("SELFPLAY_REAL_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")) / "gsm8k"
@@ -62,9 +63,9 @@ def test_gsm8k_killed_while_sampling_loses_and_doubles_nothing(world: Path, tmp_
     store = Store.open(run)
     folder = store.layout.stage(1, "sample")
     assert before == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in before}
-    assert store.metrics(1, "sample")["adopted_shards"] == len(before) < 20
+    assert store.outcome(1, SampleOutcome).to_json()["adopted_shards"] == len(before) < 20
     for number in (1, 2):
-        prompts = store.metrics(number, "prompts")
+        prompts = store.outcome(number, PromptsOutcome).to_json()
         assert prompts["num_prompts"] == 160
         assert prompts["num_admitted"] >= 0.99 * 160
         responses = store.table(number, "sample")
@@ -74,6 +75,6 @@ def test_gsm8k_killed_while_sampling_loses_and_doubles_nothing(world: Path, tmp_
         assert [row["response_id"] for row in rewards] == ids
         assert all(row["drop_reason"] or math.isfinite(row["reward"]) for row in rewards)
         assert responses["finish_reason"].to_pylist().count("length") <= 0.8 * len(ids)
-        assert store.metrics(number, "train")["optimizer_steps"] >= 1
+        assert store.outcome(number, TrainOutcome).to_json()["optimizer_steps"] >= 1
     first, second = (set(store.table(number, "prompts")["prompt_id"].to_pylist()) for number in (1, 2))
     assert not first & second

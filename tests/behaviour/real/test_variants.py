@@ -11,6 +11,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from selfplay.core.outcomes import EvaluateOutcome, SampleOutcome, TrainOutcome
 from selfplay.store.run import Store
 from tests.helpers.processes import check_gone, signal_everybody
 
@@ -65,12 +66,12 @@ def test_adapters_a_function_two_engines_and_sigterm(world: Path, tmp_path: Path
     store = Store.open(run)
     folder = store.layout.stage(1, "sample")
     assert kept == {name: (folder / name).read_bytes() for name in kept}
-    assert len(store.metrics(1, "sample")["engines"]) == 2
+    assert len(store.outcome(1, SampleOutcome).to_json()["engines"]) == 2
     before = load_file(world / "policy/model.safetensors")
     after = load_file(store.layout.stage(1, "train") / "policy/model.safetensors")
     assert after.keys() == before.keys(), "adapters are merged"
     assert {str(value.dtype) for value in after.values()} == {"float32"}
-    changes = store.metrics(1, "evaluate")["weight_changes"]
+    changes = store.outcome(1, EvaluateOutcome).to_json()["weight_changes"]
     assert [change["how"] for change in changes] == ["reloaded"] * 2
     assert all(change["canary_positions"] > 0 and change["canary_error"] < 1e-3 for change in changes)
 
@@ -95,8 +96,8 @@ def test_simpo_by_explicit_margin_without_an_evaluation(world: Path, tmp_path: P
     ]
     assert min(row["explicit_margin"] for row in pairs) >= max(dropped, default=0)
     assert {row["reference_logp_chosen"] for row in pairs} == {None}
-    metrics = store.metrics(1, "train")
+    metrics = store.outcome(1, TrainOutcome).to_json()
     assert metrics["optimizer_steps"] == 4
     assert metrics["expected_first_loss"] is None
     assert any("experimental" in note for note in metrics["notes"])
-    assert store.metrics(1, "evaluate")["weight_changes"][0]["how"] == "reloaded"
+    assert store.outcome(1, EvaluateOutcome).to_json()["weight_changes"][0]["how"] == "reloaded"

@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from selfplay.core.errors import DataError
-from selfplay.dataset_selection.reading.columns import recognise
-from selfplay.dataset_selection.reading.numbers import all_differ, has_only_numbers, row_ids
-from selfplay.dataset_selection.reading.reading import read_dataset
-from selfplay.inputs.row_reader import open_source
+from selfplay.dataset_selection.reading.dataset import read_dataset
+from selfplay.dataset_selection.reading.numbers import _row_numbers, has_only_numbers
+from selfplay.inputs.rows.columns import recognise
+from selfplay.inputs.rows.source import open_source
+from selfplay.inputs.rows.tables import all_differ
 
 NAMES = ["reward_chosen", "reward_rejected", "num_tokens_chosen", "num_tokens_rejected"]
 
@@ -112,14 +113,14 @@ def test_ids_that_cannot_be_used(tmp_path):
         path = write(tmp_path / "a.parquet", {**{name: [1.0, 2.0] for name in NAMES}, "id": ids})
         dataset = read_dataset(path)
         assert dataset.pairs.column("pair_id").to_pylist() == ["00000001", "00000002"]
-        assert any("a pair's id is the number of its row" in note for note in dataset.notes)
+        assert any("it is not used as pair_id" in note for note in dataset.notes)
         with pytest.raises(DataError, match="leave pair_id out"):
             read_dataset(path, columns={"pair_id": "id"})
 
 
 @pytest.mark.parametrize("count", [0, 1, 9_999, 10_000, 10_001])
-def test_row_ids(count):
-    assert row_ids(count).to_pylist() == [f"{number:08d}" for number in range(1, count + 1)]
+def test_row_numbers(count):
+    assert _row_numbers(count).to_pylist() == [f"{number:08d}" for number in range(1, count + 1)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from selfplay.core.errors import DataError
-from selfplay.dataset_selection.reading.reading import read_dataset
+from selfplay.dataset_selection.reading.dataset import read_dataset
 
 
 def write(path, rows):

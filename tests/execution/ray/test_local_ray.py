@@ -19,8 +19,8 @@ from tests.helpers.processes import check_gone
 DRIVER = """
 import sys
 from pathlib import Path
-from selfplay.cluster.pool import BackendSpec, Call
-from selfplay.cluster.ray_cluster import RayCluster
+from selfplay.core.pool import BackendSpec, Call
+from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.config.running import ClusterConfig, RoleConfig
 from selfplay.core.errors import BackendError
 folder = Path(sys.argv[1])

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from selfplay.config.running import ClusterConfig, RoleConfig
-from selfplay.core.errors import BackendError, ModelError, ResourceError, WeightChangeError
+from selfplay.core.errors import BackendError, ModelError, ResourceError, WeightSyncError
 from selfplay.core.pool import BackendSpec, Call
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
@@ -35,7 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 @pytest.fixture
 def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
-    """A pool of `tests/cluster/pool_backends.py` classes; its workers end with the test."""
+    """A pool of `tests/helpers/pool_backends.py` classes; its workers end with the test."""
     pools: list[RayPool] = []
 
     def make(target: str = "Counter", replicas: int = 1, start_timeout: float = 30.0, **kwargs: Any) -> RayPool:
@@ -113,8 +113,8 @@ def test_few_calls_are_in_flight_at_a_time(make_pool: MakePool) -> None:
 
 def test_setup_and_environment_reach_the_worker(make_pool: MakePool) -> None:
     pool = make_pool()
-    assert pool.everyone("environment", "POOL_TEST_SETUP") == ["ran before"]
-    assert pool.everyone("environment", "POOL_TEST_ENV") == ["set"]
+    assert pool.broadcast("environment", "POOL_TEST_SETUP") == ["ran before"]
+    assert pool.broadcast("environment", "POOL_TEST_ENV") == ["set"]
 
 
 def test_errors_keep_their_class_and_hint(make_pool: MakePool, tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_errors_keep_their_class_and_hint(make_pool: MakePool, tmp_path: Path) -
     with pytest.raises(ModelError) as ours:
         list(pool.map("fail", [Call(0, ("model",))]))
     assert (ours.value.message, ours.value.hint) == ("no such model", "Look for it.")
-    with pytest.raises(WeightChangeError, match="sampler worker 0: canary missed") as missed:
-        pool.everyone("fail", "weights")
+    with pytest.raises(WeightSyncError, match="sampler worker 0: canary missed") as missed:
+        pool.broadcast("fail", "weights")
     assert missed.value.hint == "Rebuild."
     with pytest.raises(BackendError, match="sampler worker 0: KeyError: 'not ours'") as foreign:
         list(pool.map("fail", [Call(0, ("other",))]))
@@ -143,35 +143,35 @@ def test_errors_keep_their_class_and_hint(make_pool: MakePool, tmp_path: Path) -
 )
 def test_errors_of_construction(make_pool: MakePool, kind: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        make_pool("Unmakeable", kind=kind).everyone("anything")
+        make_pool("Unmakeable", kind=kind).broadcast("anything")
 
 
 def test_a_slow_start_has_a_deadline(make_pool: MakePool) -> None:
     started = time.monotonic()
     with pytest.raises(BackendError, match="not started within 3 s: sampler 0") as late:
-        make_pool("Slow", start_timeout=3).everyone("anything")
+        make_pool("Slow", start_timeout=3).broadcast("anything")
     assert time.monotonic() - started < 15
     assert "cluster.start_timeout" in late.value.hint
 
 
 def test_a_worker_that_dies_is_replaced_and_its_calls_run_again(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool(lives=str(tmp_path / "lives"))
-    [(first, before)] = pool.everyone("tell", "the news")
+    [(first, before)] = pool.broadcast("tell", "the news")
     assert before == "nothing"
     calls = [Call(key, (str(tmp_path / "died"), key)) for key in range(6)]
     results = dict(pool.map("die_once", calls))
     # the replacement was told what everyone had been told
     assert results == {key: (key, "the news") for key in range(6)}
-    [(second, told)] = pool.everyone("what")
+    [(second, told)] = pool.broadcast("what")
     assert told == "the news"
     assert (tmp_path / "lives").read_text().split() == [str(first), str(second)]
 
 
 def test_a_death_while_everyone_is_told_runs_it_once_on_the_replacement(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool()
-    [(victim, _)] = pool.everyone("what")
+    [(victim, _)] = pool.broadcast("what")
     os.kill(victim, signal.SIGKILL)
-    [(replacement, before)] = pool.everyone("tell", "the news")
+    [(replacement, before)] = pool.broadcast("tell", "the news")
     assert replacement != victim
     assert before == "nothing"
 
@@ -191,15 +191,15 @@ def test_a_worker_that_dies_too_often_ends_the_stage(
 
 def test_a_stream_yields_progress_as_it_comes_then_the_result(make_pool: MakePool) -> None:
     pool = make_pool()
-    assert list(pool.stream("count", 5)) == [0, 1, 2, 3, 4, "done"]
-    with pytest.raises(WeightChangeError, match="canary missed"):
-        list(pool.stream("count_then_fail"))
+    assert list(pool.run_streaming("count", 5)) == [0, 1, 2, 3, 4, "done"]
+    with pytest.raises(WeightSyncError, match="canary missed"):
+        list(pool.run_streaming("count_then_fail"))
 
 
 def test_a_second_death_in_a_stream_ends_it_and_keeps_what_came_before(make_pool: MakePool, tmp_path: Path) -> None:
     seen = []
     with pytest.raises(BackendError, match=r"the sampler died twice(.|\n)*these are my last words") as dead:
-        for item in make_pool().stream("count_then_die", 3):
+        for item in make_pool().run_streaming("count_then_die", 3):
             seen.append(item)
     assert seen == [0, 1, 2, 0, 1, 2]
     assert str(tmp_path / "sampler-0.log") in dead.value.hint
@@ -208,7 +208,7 @@ def test_a_second_death_in_a_stream_ends_it_and_keeps_what_came_before(make_pool
 
 def test_a_wait_for_workers_that_hang_can_be_interrupted_and_close_ends_them(make_pool: MakePool) -> None:
     pool = make_pool(replicas=2)
-    processes = [process for process, _ in pool.everyone("what")]
+    processes = [process for process, _ in pool.broadcast("what")]
     assert len({*processes}) == 2
 
     def interrupt(number: int, frame: Any) -> None:
@@ -271,7 +271,7 @@ def test_a_second_pool_of_a_role_reserves_nothing(tmp_path: Path, cluster: RayCl
     try:
         for pool in pools:
             pool.start()
-        assert [pool.everyone("add", 1, 1) for pool in pools] == [[2], [2]]
+        assert [pool.broadcast("add", 1, 1) for pool in pools] == [[2], [2]]
     finally:
         for pool in pools:
             pool.close()

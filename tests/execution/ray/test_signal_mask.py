@@ -9,11 +9,11 @@ from pathlib import Path
 DRIVER = """
 import os, signal, sys, time
 from pathlib import Path
-from selfplay.cluster.ray_cluster import RayCluster
+from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.config.running import ClusterConfig
 from selfplay.execution.signals import signals
 from selfplay.execution.progress import Reporter
-from selfplay.stages.context import StopFlag
+from selfplay.execution.signals import StopFlag
 
 stop = StopFlag()
 with signals(stop, 0.2, Reporter(quiet=True)), RayCluster(ClusterConfig(), Path(sys.argv[1])):

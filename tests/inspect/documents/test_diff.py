@@ -11,7 +11,7 @@ import pytest
 from selfplay.core.errors import ConfigError
 from selfplay.inspect.documents import diff
 from selfplay.inspect.documents.diff import Side, diff_document, parse_side
-from selfplay.inspect.documents.rounds import round_row
+from selfplay.inspect.documents.rounds import round_summary
 from selfplay.selection.pair_rules import PairRules
 from selfplay.store.run import Store
 from tests.helpers.make_run import make_run
@@ -24,7 +24,7 @@ def test_rounds_of_one_run(whole_run: Path) -> None:
     assert document["config"] == []
     numbers = {row["name"]: row for row in document["metrics"]}
     assert numbers["num_kept"] == {"name": "num_kept", "a": None, "b": 6, "change": None}
-    one, other = (round_row(store, number)["eval_gold_mean"] for number in (0, 2))
+    one, other = (round_summary(store, number).eval_gold_mean for number in (0, 2))
     assert numbers["eval_gold_mean"]["change"] == pytest.approx(other - one) == pytest.approx(0.2)
     found = document["responses"]
     assert (found["kind"], found["judge"], found["num_prompts"]) == ("held-out", "gold", 6)

@@ -13,10 +13,8 @@ from selfplay.inspect.documents.pairs import METADATA, pairs_document
 from selfplay.inspect.documents.rounds import rounds_document
 from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.query.tables import rows_where, take_rows
-from selfplay.run import loop
 from selfplay.selection.pair_rules import PairRules
 from selfplay.store.run import Store
-from selfplay.store.run_state import stages_of
 from tests.helpers.make_run import make_run
 
 ROUND_KEYS = [
@@ -37,11 +35,6 @@ RESPONSE_KEYS = [
     "response_id", "prompt_id", "response_index", "seed", "num_tokens", "text", "finish_reason", "reward",
     "gold_reward", "policy_logp", "reference_logp", "use", "reason",
 ]  # fmt: skip
-
-
-def test_stages_are_those_of_the_loop() -> None:
-    assert list(stages_of(0)) == list(loop.FIRST)
-    assert list(stages_of(1)) == list(loop.ROUND)
 
 
 def test_rounds_have_the_frozen_keys_and_null_for_what_is_not_there(whole_run: Path) -> None:

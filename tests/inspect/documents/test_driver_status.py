@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from selfplay.inspect.documents.status import status_document
-from selfplay.store import driver_heartbeat as sign_of_life
+from selfplay.store import driver_heartbeat
 from selfplay.store import process_identity as process
-from selfplay.store.durable import sealed_json
+from selfplay.store.durable import json_with_checksum
 from selfplay.store.lock import RunLock, read_holder
 from selfplay.store.process_identity import is_alive, is_here, this_process
 from selfplay.store.retention import gc_document
@@ -38,7 +38,7 @@ def killed(tmp_path: Path) -> Store:
     with RunLock(store.layout.lock):
         pass
     notes(store, **this_process())
-    with sign_of_life.beating(store.layout.attempt(1)):
+    with driver_heartbeat.heartbeat(store.layout.attempt(1)):
         pass
     return store
 
@@ -48,12 +48,12 @@ def notes(store: Store, **who: Any) -> None:
     path = store.layout.attempt(1) / "attempt.json"
     document = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "sha256"}
     inode = store.layout.lock.stat().st_ino
-    path.write_bytes(sealed_json({**document, "lock_inode": inode, **who}))
+    path.write_bytes(json_with_checksum({**document, "lock_inode": inode, **who}))
 
 
 def silent_for(store: Store, seconds: float) -> None:
     then = time.time() - seconds
-    os.utime(store.layout.attempt(1) / sign_of_life.NAME, (then, then))
+    os.utime(store.layout.attempt(1) / driver_heartbeat.NAME, (then, then))
 
 
 def driver_of(store: Store) -> tuple[str, dict[str, Any] | None]:
@@ -101,7 +101,7 @@ def test_on_another_machine_the_sign_of_life_decides(killed: Store) -> None:
     assert state == "interrupted"
     assert driver is not None
     assert "last sign of life 3 h ago. Resume when you know that it is over" in driver["said"]
-    (killed.layout.attempt(1) / sign_of_life.NAME).unlink()
+    (killed.layout.attempt(1) / driver_heartbeat.NAME).unlink()
     assert driver_of(killed)[0] == "interrupted"
 
 
@@ -135,7 +135,9 @@ def test_an_end_is_an_end_whatever_the_lock_file_says(killed: Store) -> None:
 def test_an_attempt_of_an_earlier_version_noted_less(killed: Store) -> None:
     path = killed.layout.attempt(1) / "attempt.json"
     document = json.loads(path.read_bytes())
-    path.write_bytes(sealed_json({key: document[key] for key in ("attempt", "started", "pid", "host", "config")}))
+    path.write_bytes(
+        json_with_checksum({key: document[key] for key in ("attempt", "started", "pid", "host", "config")})
+    )
     state, driver = driver_of(killed)
     assert state == "interrupted"
     assert driver is not None
@@ -176,7 +178,7 @@ def test_something_that_a_dead_driver_left_behind_holds_the_lock(killed: Store) 
 def test_the_sign_of_life_is_renewed_and_its_loss_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sign_of_life, "EVERY", 0.01)
+    monkeypatch.setattr(driver_heartbeat, "INTERVAL", 0.01)
     renewed, real = [], os.utime
 
     def utime(path: Path) -> None:
@@ -184,14 +186,14 @@ def test_the_sign_of_life_is_renewed_and_its_loss_stops_nothing(
         real(path)
 
     monkeypatch.setattr(os, "utime", utime)
-    with sign_of_life.beating(tmp_path):
+    with driver_heartbeat.heartbeat(tmp_path):
         while len(renewed) < 2:
             time.sleep(0.01)
         (tmp_path / "alive").unlink()
         before = len(renewed)
         while len(renewed) < before + 2:
             time.sleep(0.01)
-    assert sign_of_life.seconds_since(tmp_path) is None
+    assert driver_heartbeat.seconds_since_heartbeat(tmp_path) is None
 
 
 def test_a_system_without_proc_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from selfplay.core.errors import ConfigError
-from selfplay.inspect.documents import selection
+from selfplay.core.outcomes import SelectOutcome
 from selfplay.inspect.documents.pairs import pairs_document
-from selfplay.inspect.documents.selection import selection_diagnostics
 from selfplay.inspect.documents.show import show_document
-from selfplay.inspect.query.tables import column_names
 from selfplay.store.run import Store
 
 # of `show --json`: frozen
@@ -29,7 +26,9 @@ def test_show_has_what_the_tables_say(whole_run: Path) -> None:
     common = len(kept & {pair["pair_id"] for pair in best})
     assert found["overlaps"][0]["metric"] == "explicit_margin"
     assert found["overlaps"][0]["share"] == pytest.approx(common / len(kept))
-    assert found["lengths"]["gap_mean_pool"] == pytest.approx(store.metrics(1, "select")["length_gap_mean"])
+    assert found["lengths"]["gap_mean_pool"] == pytest.approx(
+        store.outcome(1, SelectOutcome).to_json()["length_gap_mean"]
+    )
     assert found["prompts"] == {"num_pool": 11, "num_kept": 6, "most_kept_pairs": 1}
     assert found["labels"] is None
     assert found["groups"] == {}
@@ -49,16 +48,3 @@ def test_groups_by_any_column_of_the_prompts(whole_run: Path) -> None:
 
 def test_round_zero_has_no_selection(whole_run: Path) -> None:
     assert show_document(Store.open(whole_run), 0)["diagnostics"] is None
-
-
-def test_a_run_of_before_has_fewer_parts(whole_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store.open(whole_run)
-    now = selection_diagnostics(store, 2)
-    assert column_names(store, 2, "select", selection.READ) == []
-    recorded = store.metrics(2, "select")
-    # what an earlier version recorded of a selection, with nothing of what came since
-    later = ("options", "num_groups", "notes")
-    monkeypatch.setattr(
-        Store, "metrics", lambda *_: {name: value for name, value in recorded.items() if name not in later}
-    )
-    assert dataclasses.asdict(selection_diagnostics(store, 2)) == dataclasses.asdict(now)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from selfplay.core.outcomes import Evaluation, Outcome, RoundOutcomes, from_json
+from selfplay.core.stages import stage_named
 from selfplay.inspect.documents import warnings
 from selfplay.inspect.documents.show import show_document
 from selfplay.run import plan
 from selfplay.store.run import Store
-from selfplay.store.run_state import stages_of
 from tests.helpers.make_run import make_run
-
-
-def names(metrics: dict[str, dict[str, Any]], previous: dict[str, Any]) -> set[str]:
-    return {warning["name"] for warning in warnings.round_warnings(metrics, previous)}
+from tests.helpers.outcomes import outcome_of
 
 
 def test_few_steps_means_the_same_as_in_the_plan() -> None:
@@ -40,8 +39,8 @@ def test_over_optimisation_is_flagged_first(tmp_path: Path, gold_gain: float, fl
 
 def test_a_judge_that_failed_is_named_with_its_reasons() -> None:
     reasons = {f"reward_error: KeyError: {number}": 1 for number in range(40)} | {"reward_none": 7}
-    metrics = {"score": {"num_responses": 400, "gold_drop_reasons": reasons}}
-    (found,) = warnings.round_warnings(metrics, {})
+    score = outcome_of("score", num_responses=400, gold_drop_reasons=reasons)
+    (found,) = warnings.round_warnings(RoundOutcomes([score]), None)
     assert found["message"].startswith("responses that the gold judge failed for, of 400: reward_none 7, reward_error")
     assert found["message"].endswith(", and 36 for other reasons")
 
@@ -52,7 +51,6 @@ REBUILT = {"how": "rebuilt", "seconds": 1.0, "canary_error": None, "canary_posit
 @pytest.mark.parametrize(
     ("stage", "metrics", "name"),
     [
-        ("train", {"skipped": True, "policy_round": 1, "optimizer_steps": 0}, "training_skipped"),
         ("train", {"optimizer_steps": 9}, "few_steps"),
         ("train", {"changed_fraction": 0.004}, "few_weights_changed"),
         ("sample", {"weight_changes": [REBUILT]}, "engine_rebuilt"),
@@ -70,6 +68,15 @@ REBUILT = {"how": "rebuilt", "seconds": 1.0, "canary_error": None, "canary_posit
 )
 def test_each_flag(whole_run: Path, stage: str, metrics: dict[str, Any], name: str) -> None:
     store = Store.open(whole_run)
-    recorded = {found: store.metrics(2, found) for found in stages_of(2)}
-    recorded[stage] |= metrics
-    assert name in names(recorded, store.metrics(1, "evaluate"))
+    recorded = {outcome.stage: outcome for outcome in store.outcomes(2)}
+    kind = stage_named(stage).outcome
+    recorded[stage] = from_json(kind, {**recorded[stage].to_json(), **metrics})
+    assert name in names(recorded.values(), store.outcomes(1).evaluation())
+
+
+def test_a_skipped_training_is_flagged() -> None:
+    assert names([outcome_of("train", skipped=True)], None) == {"training_skipped"}
+
+
+def names(outcomes: Iterable[Outcome], previous: Evaluation | None) -> set[str]:
+    return {warning["name"] for warning in warnings.round_warnings(RoundOutcomes(outcomes), previous)}

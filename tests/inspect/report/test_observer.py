@@ -9,43 +9,44 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from selfplay import api
 from selfplay.cli.main import app
-from selfplay.config.load import load_config, validate
+from selfplay.config.load import load_config
+from selfplay.config.running import ReportConfig
 from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.report import observer as automatic
-from selfplay.inspect.report.observer import report_round
-from selfplay.run import driver
-from selfplay.selection.pairing import PairRules
+from selfplay.inspect.report.observer import Report
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes
-from tests.helpers.make_run import config
 
 WriteConfig = Callable[..., Path]
 
 
 def run(path: Path, run_dir: Path) -> Store:
-    prepared = driver.prepare(load_config(path), path.parent, run_dir)
-    return driver.start(prepared, path.read_text(), [], Reporter(quiet=True), workers=Fakes())
+    return api.start(path, run_dir=run_dir, reporter=Reporter(quiet=True), workers=Fakes()).store
 
 
-@pytest.mark.parametrize(("every", "due"), [(0, []), (1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4, 5]), (9, [0, 5])])
-def test_a_report_is_due_after_so_many_rounds_and_after_the_last(
+@pytest.mark.parametrize(("every", "due"), [(0, []), (1, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (9, [0])])
+def test_a_report_is_due_after_so_many_rounds_and_at_the_end(
     whole_run: Path, monkeypatch: pytest.MonkeyPatch, every: int, due: list[int]
 ) -> None:
     written: list[int] = []
-    settings = validate({**config(5, PairRules()), "report": {"every": every}}, "test")
     monkeypatch.setattr(automatic, "gather", lambda store, redact: None)
+    observer = Report(Store.open(whole_run), ReportConfig(every=every), 5, pytest.fail)
     for number in range(6):
         monkeypatch.setattr(automatic, "write", lambda store, report, number=number: written.append(number))
-        report_round(Store.open(whole_run), settings, number, written.append)  # type: ignore[arg-type]
+        observer.on_round(number)
     assert written == due
+    observer.on_end()
+    assert len(written) == len(due) + bool(due)
 
 
 def test_a_run_leaves_its_report(write_config: WriteConfig, tmp_path: Path) -> None:
     store = run(write_config(rounds=1), tmp_path / "run")
     page = (store.layout.root / "report.html").read_text()
     assert "complete: all of 1 round " in page and 'id="examples"' in page
+    assert "no word of its end" not in page  # written when the attempt had ended
     assert (store.layout.root / "README.md").read_text().startswith("# run\n")
 
 
@@ -80,18 +81,20 @@ def test_a_report_that_a_kill_came_before_is_written_by_the_resume(
     class Kill(BaseException):
         pass
 
-    def killed(store: Store, config: object, number: int, say: object) -> None:
-        if number == 1:
+    class Killed(Report):
+        def on_round(self, round_number: int) -> None:
+            if lost == "of an earlier round":
+                super().on_round(round_number)
+
+        def on_end(self) -> None:
             raise Kill
-        if lost == "of an earlier round":
-            report_round(store, config, number, say)  # type: ignore[arg-type]
 
     if lost == "readme":
         run(write_config(rounds=1), tmp_path / "run")
         (tmp_path / "run/README.md").unlink()
     else:
         with monkeypatch.context() as patch, pytest.raises(Kill):
-            patch.setattr(driver, "report_round", killed)
+            patch.setattr(api, "Report", Killed)
             run(write_config(rounds=1), tmp_path / "run")
         assert (tmp_path / "run/report.html").exists() == (lost != "none yet")
     # nothing is left to do, no worker is started, and no attempt is begun

@@ -17,7 +17,7 @@ from selfplay.inspect.report.contents import Report, gather
 from selfplay.inspect.report.writing import html
 from selfplay.selection.pairing import PairRules
 from selfplay.store.durable import pretty_json
-from selfplay.store.policy_removal import take_policy
+from selfplay.store.policy_removal import delete_policy
 from selfplay.store.run import Store
 from tests.helpers.make_run import HOSTILE, config, make_run
 from tests.helpers.sealing import rewrite
@@ -211,7 +211,7 @@ def test_a_policy_that_gc_took_and_one_of_another_run_are_told(run_copy: Path) -
         "stages": {"001/train": store.digest_of(1, "train")},
     }
     rewrite(run_copy / "RUN.json", lambda identity: identity.update(forked_from=forked_from))
-    take_policy(store.layout, 2, "2026-01-02T03:04:05Z", "to make room")
+    delete_policy(store.layout, 2, "2026-01-02T03:04:05Z", "to make room")
     report = gather(Store.open(run_copy))
     assert [policy["files_removed"] for policy in report.lineage["policies"]] == [False, False, True]
     text = Page(html(report)).text

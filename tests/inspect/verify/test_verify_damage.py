@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from selfplay.cli.main import app
 from selfplay.core.errors import CorruptionError
+from selfplay.core.stages import stage_named
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store.fork import Fork, stage_name
@@ -64,7 +65,7 @@ def test_a_link_in_the_place_of_a_file_or_folder_is_named_and_not_followed(
     linked = [problem for problem in document["problems"] if problem["file"] == str(run_copy / place)]
     assert any("is a symbolic link" in problem["message"] and problem["kind"] == "misplaced" for problem in linked)
     assert place in files(run_copy, deep=True)
-    for command in (["gc", "--keep-checkpoints", "2"], ["resume"]):
+    for command in (["gc", "--keep-policies", "2"], ["resume"]):
         result = CliRunner().invoke(app, [command[0], str(run_copy), *command[1:]])
         assert result.exit_code == 5, result.output
     assert (run_copy / place).is_symlink()
@@ -254,7 +255,7 @@ def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(run_copy: Pat
     if place == ".work/003-sample/.stage.json":  # a mark of no shards is made again
         (path.parent / ".part-00000.json").write_text("{}")
     assert place in files(run_copy, deep=True)
-    for command in (["status"], ["rounds"], ["gc", "--keep-checkpoints", "2"]):
+    for command in (["status"], ["rounds"], ["gc", "--keep-policies", "2"]):
         result = CliRunner().invoke(app, [command[0], str(run_copy), *command[1:]])
         assert result.exit_code in (0, 5) and "unexpected" not in result.stderr, result.stderr
 
@@ -308,7 +309,7 @@ def test_metrics_are_believed_by_their_digest_alone(run_copy: Path, stage: str) 
     digit = next(at for at in range(len(data)) if data[at : at + 1].isdigit())
     path.write_bytes(data[:digit] + bytes([data[digit] ^ 1]) + data[digit + 1 :])
     with pytest.raises(CorruptionError, match=r"metrics\.json is not what was committed"):
-        Store.open(run_copy).metrics(1, stage)
+        Store.open(run_copy).outcome(1, stage_named(stage).outcome)
     assert CliRunner().invoke(app, ["rounds", str(run_copy)]).exit_code == 5
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from selfplay.inspect.web import numbers
+from selfplay.core.format import PAGE as FORMAT
 from selfplay.inspect.web.pages import STYLES, css_file, environment
 
 PAGE = (
@@ -42,10 +42,10 @@ def test_styles_load_nothing_from_anywhere() -> None:
 
 
 def test_numbers_are_short_and_honest_about_what_is_not_there() -> None:
-    assert [numbers.number(value) for value in (None, 0.5, -1.0, 1e-17, 1234567, 0.00001)] == [
+    assert [FORMAT.number(value) for value in (None, 0.5, -1.0, 1e-17, 1234567, 0.00001)] == [
         "\u2013", "0.500", "\u22121.000", "0.000", "1\u202f234\u202f567", "1.00e\u221205",
     ]  # fmt: skip
-    assert [numbers.signed(0.25), numbers.signed(-0.25), numbers.percent(0.126), numbers.duration(3725)] == [
+    assert [FORMAT.signed(0.25), FORMAT.signed(-0.25), FORMAT.percent(0.126), FORMAT.duration(3725)] == [
         "+0.250", "\u22120.250", "13%", "1 h 02 min",
     ]  # fmt: skip
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay.inspect.web.text import block, inline, visible
+from selfplay.core.escape import escape_html
+from selfplay.inspect.web.text import block, inline
 
 HOSTILE = (
     "\x1b[2J\x1b]0;owned\x07 \u202etxt.exe\u2066 \x9b31m\r\n<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
@@ -38,7 +39,7 @@ def read(markup: str) -> Read:
     return found
 
 
-@pytest.mark.parametrize("shown", [visible, inline, block])
+@pytest.mark.parametrize("shown", [escape_html, inline, block])
 def test_a_hostile_text_is_text(shown) -> None:  # type: ignore[no-untyped-def]
     found = read(str(shown(HOSTILE)))
     assert {*found.tags} <= {"bdo", "bdi", "p", "span"}
@@ -47,15 +48,15 @@ def test_a_hostile_text_is_text(shown) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_what_cannot_be_seen_is_named() -> None:
-    text = read(str(visible("a\x1b\u202e\U000e0041\r"))).text
+    text = read(str(escape_html("a\x1b\u202e\U000e0041\r"))).text
     assert text == "aESCU+202EU+E0041CR"
-    assert 'title="U+202E Right-to-left override"' in visible("\u202e")
+    assert 'title="U+202E Right-to-left override"' in escape_html("\u202e")
 
 
 def test_joiners_and_selectors_of_ordinary_text_stay_and_others_are_shown() -> None:
     ordinary = "👩\u200d🔬 ❤\ufe0f می\u200cخواهم 1\ufe0f⃣ \tx\ny"
-    assert read(str(visible(ordinary))).text == ordinary and not read(str(visible(ordinary))).tags
-    assert read(str(visible("pass\u200dword\ufe0f"))).text == "passU+200DwordU+FE0F"
+    assert read(str(escape_html(ordinary))).text == ordinary and not read(str(escape_html(ordinary))).tags
+    assert read(str(escape_html("pass\u200dword\ufe0f"))).text == "passU+200DwordU+FE0F"
 
 
 def test_every_control_or_format_character_has_a_label() -> None:
@@ -63,7 +64,7 @@ def test_every_control_or_format_character_has_a_label() -> None:
         f"U+{code:04X}"
         for code in range(sys.maxunicode + 1)
         if unicodedata.category(chr(code)) in ("Cc", "Cf", "Zl", "Zp") and chr(code) not in "\n\t"
-        if "ctl" not in visible("a" + chr(code))
+        if "ctl" not in escape_html("a" + chr(code))
     ]
     assert not missed
 

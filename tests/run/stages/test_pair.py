@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from selfplay.config.load import load_config
+from selfplay.core.outcomes import PairOutcome
+from selfplay.core.stages import CANDIDATES
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.documents.pair import pair_document
 from selfplay.inspect.documents.pairs import pairs_document
 from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run import driver
-from selfplay.store.layout import CANDIDATES
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes
 
@@ -26,8 +27,8 @@ WriteConfig = Callable[..., Path]
 
 def start(config: Path, run_dir: Path, fakes: Fakes) -> Store:
     settings = load_config(config, [])
-    prepared = driver.prepare(settings, config.parent, run_dir)
-    return driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
+    prepared = driver.preflight(settings, config.parent, run_dir)
+    return driver.run(prepared, config.read_text(), [], Reporter(quiet=True), workers=fakes)
 
 
 RULES: list[dict[str, Any]] = [
@@ -50,7 +51,7 @@ def test_pairs_of_every_kind_go_all_the_way(write_config: WriteConfig, tmp_path:
     document = verify_document(store.layout.root, deep=True)
     assert document["ok"], document["problems"]
 
-    pairs, metrics = store.table(1, "select").to_pylist(), store.metrics(1, "pair")
+    pairs, metrics = store.table(1, "select").to_pylist(), store.outcome(1, PairOutcome).to_json()
     assert len(pairs) == metrics["num_pairs"] > 0
     assert metrics["num_prompts_paired"] == len({row["prompt_id"] for row in pairs})
     assert sorted(row["pair_id"] for row in pairs) == sorted(pair.pair_id for pair in fakes.trainer.jobs[0].pairs)
@@ -79,7 +80,7 @@ def test_pairs_of_every_kind_go_all_the_way(write_config: WriteConfig, tmp_path:
 def test_the_penalty_is_in_the_pairs_and_not_in_the_rewards(write_config: WriteConfig, tmp_path: Path) -> None:
     config = write_config(rounds=1, pairs={"length_penalty": "auto"}, evaluation=None)
     store = start(config, tmp_path / "run", Fakes())
-    metrics = store.metrics(1, "pair")
+    metrics = store.outcome(1, PairOutcome).to_json()
     penalty, fit = metrics["length_penalty"], metrics["length_fit"]
     assert penalty == fit["penalty"] != 0
     assert abs(fit["length_gap"]) < abs(fit["length_gap_without"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from selfplay.core.escape import one_line
 from selfplay.inspect.web.pages import css_file
 
 WIDTH = 400
@@ -35,9 +36,9 @@ def drawing(name: str, title: str, description: str, height: float, parts: Seque
         name,
         name,
         name,
-        printable(title),
+        one_line(title),
         name,
-        printable(description),
+        one_line(description),
         Markup("\n").join(parts),
     )
 
@@ -56,18 +57,13 @@ def standalone(chart: Markup, title: str, note: str = "") -> str:
     return "\n".join([f"{head}>", f"<style>\n{css}</style>", paper, *words, rest.lstrip("\n"), ""])
 
 
-def printable(text: str) -> str:
-    """A text for a picture: what cannot be printed (XML forbids some of it) becomes a space."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
 def _short(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
 def text(x: float, y: float, words: str, style: str = "") -> Markup:
     """A text at its baseline; `style` are class names: end, mid, tick, strong, ..."""
-    return Markup('<text x="{}" y="{}"{}>{}</text>').format(_short(x), _short(y), classes(style), printable(words))
+    return Markup('<text x="{}" y="{}"{}>{}</text>').format(_short(x), _short(y), classes(style), one_line(words))
 
 
 def line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
@@ -79,7 +75,7 @@ def line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
 
 def rect(x: float, y: float, width: float, height: float, style: str, tip: str = "", opacity: float = 1) -> Markup:
     """A rectangle; `tip` shows when it is pointed at."""
-    inside = Markup("<title>{}</title>").format(printable(tip)) if tip else Markup("")
+    inside = Markup("<title>{}</title>").format(one_line(tip)) if tip else Markup("")
     faint = Markup(' opacity="{}"').format(f"{opacity:.2f}") if opacity < 1 else Markup("")
     return Markup('<rect x="{}" y="{}" width="{}" height="{}"{}{}>{}</rect>').format(
         _short(x), _short(y), _short(max(width, 0)), _short(max(height, 0)), classes(style), faint, inside
@@ -101,7 +97,7 @@ def marker(x: float, y: float, index: int, tip: str) -> Markup:
     """The mark of the index-th series: its colour, and a shape, so that it is not told by colour alone."""
     shape = _SHAPES[index % len(_SHAPES)]
     return Markup('<path d="M{} {}{}"{}><title>{}</title></path>').format(
-        _short(x), _short(y), shape, classes(f"fill mark s{index % NUM_COLOURS}"), printable(tip)
+        _short(x), _short(y), shape, classes(f"fill mark s{index % NUM_COLOURS}"), one_line(tip)
     )
 
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from selfplay.inspect.web.charts.frame import WIDTH, drawing, rect, shorten, text, width_of
 
-# the darkest cell still carries its number in the ink of the page with AA contrast (tests/web/test_contrast.py)
+# the darkest cell still carries its number in the ink of the page with AA contrast (tests/inspect/web/test_web_contrast.py)
 DARKEST = 0.7
 _MOST = 44.0
 

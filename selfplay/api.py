@@ -1,0 +1,243 @@
+"""Start, resume and fork runs, and select from datasets: what the commands, `compare` and Python programs call.
+
+`import selfplay` names the functions of this module that users need. This is also the one place that says which observers a run
+has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from selfplay.config.load import absolute_places, apply_override, load_config, validate
+from selfplay.config.schema import Config
+from selfplay.core.errors import DataError, ModelError
+from selfplay.core.observer import Observer
+from selfplay.execution.progress import Reporter
+from selfplay.execution.signals import StopFlag
+from selfplay.inspect.query.api import Run, open_run
+from selfplay.inspect.report.observer import Report
+from selfplay.inspect.tracking.trackers import check_installed
+from selfplay.inspect.tracking.tracking import open_trackers
+from selfplay.run import driver
+from selfplay.run.driver import MakeWorkers, Prepared
+from selfplay.run.fork import Forking, prepare_fork
+from selfplay.run.observers import Observed
+from selfplay.run.retention import Retention
+from selfplay.store.run import Store, require_empty_dir
+from selfplay.store.run_state import config_in_force
+
+if TYPE_CHECKING:
+    from selfplay.dataset_selection.pipeline import Outcome
+
+
+def standard_observers(observed: Observed) -> Sequence[Observer]:
+    """The observers of a run: retention, trackers, report."""
+    store, config, reporter = observed.store, observed.config, observed.reporter
+    observers: list[Observer] = [Retention(store, config.storage, reporter)]
+    if observed.folder is not None:
+        observers.append(open_trackers(config.tracking, store, observed.folder, reporter.say))
+    return [*observers, Report(store, config.report, config.rounds, reporter.say)]
+
+
+def run_folder(config: str | Path | Config | Mapping[str, Any], run_dir: str | Path | None) -> Path:
+    """Where a new run goes: `run_dir`, else runs/NAME-OF-THE-CONFIG."""
+    if run_dir is not None:
+        return Path(run_dir)
+    return Path("runs") / (Path(config).stem if isinstance(config, (str, Path)) else "run")
+
+
+def preflight(
+    config: str | Path | Config | Mapping[str, Any],
+    *,
+    run_dir: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+) -> tuple[Prepared, str]:
+    """Check everything about a new run that needs no worker. Returns what is ready to run, with its plan, and the text of the
+    configuration. See `start` for the arguments."""
+    if isinstance(config, (str, Path)):
+        path = Path(config)
+        settings, search_path = load_config(path, overrides), path.resolve().parent
+        given = path.read_text(encoding="utf-8")
+    else:
+        document = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
+        given, search_path = yaml.safe_dump(document, sort_keys=False, allow_unicode=True), Path.cwd()
+        for override in overrides:
+            apply_override(document, override)
+        settings = absolute_places(validate(document, "the configuration"), search_path)
+    check_installed(settings.tracking.to)
+    return driver.preflight(settings, search_path, run_folder(config, run_dir), force=force), given
+
+
+def start(
+    config: str | Path | Config | Mapping[str, Any],
+    *,
+    run_dir: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+    grace: float = 25.0,
+    reporter: Reporter | None = None,
+    workers: MakeWorkers | None = None,
+    stop: StopFlag | None = None,
+) -> Run:
+    """Start a run and work on it until it is complete, as `selfplay run` does.
+
+    `config` is the path of a YAML file, a `Config` or a dict of settings; `overrides` are `key=value` strings. `run_dir` must not
+    exist yet (default: runs/NAME-OF-THE-CONFIG). `force` continues where a data-quality check or an
+    estimate of memory or disk would stop the run. `grace` is how
+    many seconds after SIGTERM the run stops at once. `workers` and `stop` replace the Ray workers and the handling of signals.
+
+    Raises ConfigError, ModelError, DataError or ResourceError before anything runs; Interrupted when it is stopped; other
+    SelfplayError when it fails. What is committed is kept: `resume` continues it.
+
+    Example:
+        run = selfplay.start("configs/quickstart.yaml", run_dir="runs/first", overrides=["rounds=2"])
+        run.rounds.to_pandas()
+    """
+    reporter = reporter or Reporter()
+    target = run_folder(config, run_dir)
+    require_empty_dir(target)
+    prepared, given = preflight(config, run_dir=target, overrides=overrides, force=force)
+    for line in prepared.plan.lines():
+        reporter.say(line)
+    reporter.say(f"run directory: {prepared.run_dir}   (log: {prepared.run_dir}/attempts/0001/log.txt)")
+    driver.run(
+        prepared, given, list(overrides), reporter, grace, workers, observers=standard_observers, stop=stop, force=force
+    )
+    return open_run(prepared.run_dir)
+
+
+def resume(
+    run: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+    grace: float = 25.0,
+    reporter: Reporter | None = None,
+    workers: MakeWorkers | None = None,
+    stop: StopFlag | None = None,
+    **settings: Any,
+) -> Run:
+    """Continue a run where it stands, as `selfplay resume` does: what is committed is kept, the rest is done.
+
+    `settings` (and `overrides`, as `key=value` strings) may add rounds and change resource settings; a setting in a section is
+    given as `**{"report.every": 2}`. See `start` for the other arguments.
+
+    Raises DriftError for a setting that makes another run (`fork` can change most), LockedError while another process works on
+    it.
+
+    Example:
+        selfplay.resume("runs/first", rounds=4)
+    """
+    store = Store.open(Path(run))
+    store.forbid_symlinks()
+    document = config_in_force(store)
+    before = validate(document, f"{run}/config/resolved.json")
+    for override in [*overrides, *_as_overrides(settings)]:
+        apply_override(document, override)
+    search_path = Path(store.config_json("search_path.json", str))
+    after = absolute_places(validate(document, "the command line"), search_path)
+    check_installed(after.tracking.to)
+    try:
+        prepared = driver.preflight(after, search_path, store.layout.root, store, force=force)
+    except (ModelError, DataError) as error:
+        place = "prompts.source" if isinstance(error, DataError) else "policy.model"
+        error.hint += f" If it has moved: selfplay resume {run} {place}=NEW-PLACE (its content is compared)."
+        raise
+    pins = store.config_json("pins.json", dict)
+    driver.resume(
+        store, prepared, before, pins, reporter or Reporter(), grace, workers,
+        observers=standard_observers, stop=stop, force=force,
+    )  # fmt: skip
+    return open_run(Path(run))
+
+
+def _as_overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as `key=value` strings, as the command line takes them."""
+    return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+
+
+def fork_folder(run: str | Path, from_round: int, run_dir: str | Path | None) -> Path:
+    """Where a fork goes: `run_dir`, else RUN-from-N beside the other run."""
+    root = Path(run).absolute()
+    return Path(run_dir) if run_dir is not None else root.with_name(f"{root.name}-from-{from_round}")
+
+
+def plan_fork(run: str | Path, *, from_round: int, run_dir: str | Path, overrides: Sequence[str] = ()) -> Forking:
+    """Check that a run can be forked, and return what it shares, changes and will do. See `fork` for the arguments."""
+    source = Store.open(Path(run))
+    document = config_in_force(source)
+    before = validate(document, f"{run}/config/resolved.json")
+    for override in overrides:
+        apply_override(document, override)
+    search_path = Path(source.config_json("search_path.json", str))
+    after = absolute_places(validate(document, "the command line"), search_path)
+    check_installed(after.tracking.to)
+    return prepare_fork(source, from_round, before, after, search_path, Path(run_dir))
+
+
+def create_fork(forking: Forking, overrides: Sequence[str]) -> Run:
+    """Create the new run of a fork, without an attempt at it: `resume` begins it."""
+    driver.create(forking.prepared, forking.given(), forking.overrides(overrides), forking.lineage(), forking.files())
+    return open_run(forking.prepared.run_dir)
+
+
+def fork(
+    run: str | Path,
+    *,
+    from_round: int,
+    run_dir: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    grace: float = 25.0,
+    reporter: Reporter | None = None,
+    workers: MakeWorkers | None = None,
+    **settings: Any,
+) -> Run:
+    """Create a run that shares the committed rounds 0 to `from_round` of another one, and work on it with other settings, as
+    `selfplay fork` does.
+
+    `run_dir` must not exist yet (default: RUN-from-N beside the other run). See `resume` for `settings` and `overrides`, `start`
+    for the other arguments.
+
+    Raises ConfigError for a round that cannot be forked from, DriftError for settings that a fork cannot change.
+
+    Example:
+        selfplay.fork("runs/first", from_round=1, **{"selection.keep": 0.25})
+    """
+    reporter = reporter or Reporter()
+    overrides = [*overrides, *_as_overrides(settings)]
+    target = fork_folder(run, from_round, run_dir)
+    require_empty_dir(target)
+    forking = plan_fork(run, from_round=from_round, run_dir=target, overrides=overrides)
+    for line in forking.lines():
+        reporter.say(line)
+    reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
+    driver.run(
+        forking.prepared, forking.given(), forking.overrides(overrides), reporter, grace, workers,
+        observers=standard_observers, forked_from=forking.lineage(), files=forking.files(),
+    )  # fmt: skip
+    return open_run(target)
+
+
+def select(dataset: str | Path, *, out: str | Path, reporter: Reporter | None = None, **settings: Any) -> Outcome:
+    """Rank an existing preference dataset and keep the best part, as `selfplay select` does.
+
+    `dataset` is a file, a folder or a name on the hub; `out` is the folder of the result, which `datasets.load_dataset` and TRL
+    read. `settings` are those of `selfplay select --config`: `metric`, `keep`, `policy`, `reward_model`, ... Returns the summary
+    of the result.
+
+    Raises ConfigError for settings that cannot be, DataError for rows that cannot be read.
+
+    Example:
+        selfplay.select("pairs.jsonl", out="selected", metric="explicit_margin", keep=0.5)
+    """
+    from selfplay.dataset_selection.pipeline import run as run_selection
+    from selfplay.dataset_selection.settings import load_settings
+
+    found, _ = load_settings({"dataset": str(dataset), "out": str(out), **settings}, [], None)
+    return run_selection(found, reporter or Reporter(), command="selfplay.select")

@@ -1,0 +1,53 @@
+"""Loads models with transformers, and refuses what it would silently accept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfplay.core.errors import ModelError
+
+
+def load_complete(
+    kind: Any,
+    folder: str | Path,
+    dtype: torch.dtype,
+    name: str,
+    *,
+    trust_remote_code: bool = False,
+    optional: tuple[str, ...] = (),
+) -> Any:
+    """The model in `folder` by `kind.from_pretrained`, on the CPU. `name` ("policy", "reward model") is used in messages; weights
+    whose names begin with one of `optional` may be missing.
+
+    Raises ModelError if the model does not load or lacks weights, which transformers would fill with random numbers.
+    """
+    try:
+        model, loading = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise does_not_load(folder, name, error) from error
+    if missing := sorted(weight for weight in loading["missing_keys"] if not weight.startswith(optional)):
+        raise ModelError(
+            f"the {name} in {folder} lacks {len(missing)} weights ({missing[0]}): they would be random numbers",
+            "Use the complete model; check that config.json and the weights belong together.",
+        )
+    return model
+
+
+def does_not_load(folder: str | Path, name: str, error: Exception) -> ModelError:
+    """The error for a folder that transformers cannot load."""
+    lines = str(error).splitlines()
+    return ModelError(
+        f"the {name} in {folder} does not load: {type(error).__name__}: {lines[0] if lines else ''}",
+        "Check that the folder is complete (config.json and all safetensors files of one model) and that transformers supports "
+        "the architecture.",
+    )

@@ -1,0 +1,29 @@
+"""What looks at a run while it works: reports, trackers, retention. An observer changes nothing that the rounds hold.
+
+The driver calls observers and knows none of them; `selfplay/api.py` says which a run has.
+"""
+
+from __future__ import annotations
+
+from selfplay.core.protocols import StepMetrics
+
+
+class Observer:
+    """Override what you need. An error in an observer is reported and stops nothing, unless `required`."""
+
+    required = False
+
+    def on_begin(self) -> None:
+        """The run's lock is held, and nothing was done yet. Called by every resume, also where nothing is left to do."""
+
+    def on_stage(self, round_number: int, stage: str) -> None:
+        """A stage begins."""
+
+    def on_step(self, round_number: int, step: StepMetrics) -> None:
+        """An optimizer step is done."""
+
+    def on_round(self, round_number: int) -> None:
+        """The last stage of a round is committed."""
+
+    def on_end(self) -> None:
+        """The attempt has ended and how it ended is recorded. Not called after a stop at once."""

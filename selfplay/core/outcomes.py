@@ -1,0 +1,428 @@
+"""What each stage records about itself when it is committed: one frozen record per stage, the content of `.metrics.json`.
+
+`to_json` and `from_json` convert between a record and its JSON object. A field whose default is None has no key while it is None.
+A field marked with `_FLAT` holds a nested record whose keys lie directly in the stage's object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar, cast
+
+from pydantic import ConfigDict, TypeAdapter
+
+from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightSync
+
+# marks a nested record whose keys lie in the stage's own object
+_FLAT = {"flat": True}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Base of the records. `adopted_shards` counts shards that an earlier attempt had finished."""
+
+    stage: ClassVar[str]
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    adopted_shards: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of `.metrics.json`."""
+        return _document(self)
+
+
+OutcomeT = TypeVar("OutcomeT", bound=Outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRow:
+    """A row of a prompt source that cannot be used, and why."""
+
+    file: str
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSyncRecord:
+    """How one engine got the weights of a policy; see `WeightSync`."""
+
+    how: str
+    seconds: float
+    canary_error: float | None
+    canary_positions: int
+    reason: str
+
+    @classmethod
+    def of(cls, change: WeightSync) -> WeightSyncRecord:
+        """The part of a change that is recorded."""
+        return cls(change.how, round(change.seconds, 3), change.canary_error, change.canary_positions, change.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class RewardPart:
+    """One part of a combined reward: its weight, and the mean and standard deviation that normalise it."""
+
+    weight: float
+    mean: float
+    std: float
+    num_scored: int
+
+
+@dataclass(frozen=True, slots=True)
+class CombinedReward:
+    """How the parts of a reward were combined (`reward.parts`)."""
+
+    reward_normalize: str
+    reward_parts: dict[str, RewardPart]
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedGate:
+    """A data-quality check that failed and was passed with `--force`: the setting and what was found."""
+
+    gate: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LengthFit:
+    """A fitted penalty (reward for each token), the mean length gap (tokens of chosen - rejected) that it leads to, and that
+    without a penalty; gaps are null where there is no pair. `balanced`: the gap is within NEAR_ZERO; otherwise the penalty
+    is that of the gap nearest to zero that was found (with few pairs the gap moves in steps)."""
+
+    penalty: float
+    length_gap: float | None
+    length_gap_without: float | None
+    balanced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSummary:
+    """What was asked and the pool's numbers: recorded with the pairs table. Plain values; `dataclasses.asdict` is JSON.
+
+    Means and standard deviations are over the pairs that entered the ranking and have both margins
+    (`num_standardized`), over the whole pool also where there are groups; null without log-probs. `effective_beta` is
+    null with groups, which have one each. Length gap = mean of num_tokens_chosen - num_tokens_rejected. `cut_value`
+    is the lowest metric value kept. `drop_reasons` counts the pairs that are not kept, by reason. `notes` are
+    sentences for the user.
+    """
+
+    metric: str
+    options: dict[str, float]
+    keep: float
+    seed: int
+    implicit_margin: str
+    weight: float
+    beta: float | None
+    standardize: bool
+    num_pairs: int
+    num_groups: int | None
+    num_ranked: int
+    num_kept: int
+    drop_reasons: dict[str, int]
+    cut_value: float | None
+    num_standardized: int
+    explicit_margin_mean: float | None
+    explicit_margin_std: float | None
+    implicit_margin_abs_mean: float | None
+    implicit_margin_abs_std: float | None
+    effective_beta: float | None
+    implicit_margin_all_zero: bool
+    length_gap_mean: float | None
+    length_gap_kept_mean: float | None
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training that took place; see `TrainResult`. `num_pairs_quarantined` counts pairs of earlier rounds that were left
+    out because a response of theirs is quarantined."""
+
+    num_pairs: int
+    num_pairs_quarantined: int
+    resumed_from_step: int
+    first_loss: float
+    expected_first_loss: float | None
+    checked_pairs: int
+    logp_error_max: float
+    logp_error_mean: float
+    update_norm: float
+    changed_fraction: float
+    seconds: float
+    steps: list[StepMetrics]
+    canaries: list[Canary]
+    versions: dict[str, str]
+    notes: list[str]
+
+    @classmethod
+    def of(cls, result: TrainResult, num_pairs: int, num_pairs_quarantined: int) -> Training:
+        """The record of a result."""
+        shared = {each.name for each in dataclasses.fields(cls)} & {each.name for each in dataclasses.fields(result)}
+        return cls(num_pairs, num_pairs_quarantined, **{name: getattr(result, name) for name in shared})
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedPart:
+    """Mean of one part of a combined reward over the held-out prompts, sampled and greedy."""
+
+    mean: float | None
+    greedy_mean: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The numbers of one evaluation; null is what it does not have. Prompts are the unit: intervals are 95 % bootstrap over
+    them. Win-rates and gains compare sampled responses to the same prompt, by the rewards that `eval_judge` names.
+    `eval_num_ungolded` counts the responses without a gold reward although the run has a gold judge."""
+
+    eval_judge: str
+    eval_num_prompts: int
+    eval_reward_mean: float | None
+    eval_reward_ci_low: float | None
+    eval_reward_ci_high: float | None
+    eval_reward_greedy_mean: float | None
+    eval_num_unscored: int
+    eval_num_tokens_mean: float | None
+    eval_truncated_fraction: float | None
+    eval_distinct_fraction: float | None
+    eval_distinct_1: float | None
+    eval_distinct_2: float | None
+    eval_distinct_3: float | None
+    eval_reward_parts: dict[str, EvaluatedPart] | None = None
+    eval_num_ungolded: int
+    eval_gold_mean: float | None
+    eval_gold_ci_low: float | None
+    eval_gold_ci_high: float | None
+    eval_gold_greedy_mean: float | None
+    eval_win_rate_vs_initial: float | None
+    eval_gain_vs_initial: float | None
+    eval_gain_vs_initial_ci_low: float | None
+    eval_gain_vs_initial_ci_high: float | None
+    eval_win_rate_vs_previous: float | None
+    eval_gain_vs_previous: float | None
+    eval_gain_vs_previous_ci_low: float | None
+    eval_gain_vs_previous_ci_high: float | None
+    eval_gold_drop_reasons: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptsOutcome(Outcome):
+    """Stage *prompts*. `bad_rows` are the first invalid rows of the source, of `num_bad_rows`."""
+
+    stage = "prompts"
+
+    num_prompts: int
+    num_admitted: int
+    drop_reasons: dict[str, int]
+    num_bad_rows: int
+    bad_rows: list[InvalidRow]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleOutcome(Outcome):
+    """Stage *sample*. `num_tokens_sampled` and `sampling_seconds` are of the attempt that committed the stage; `quarantined`
+    names the prompts that killed their engine, with the reason; `engines` is what each engine reports about itself."""
+
+    stage = "sample"
+
+    num_prompts: int
+    num_responses: int
+    num_tokens: int
+    num_truncated: int
+    num_duplicates: int
+    drop_reasons: dict[str, int]
+    quarantined: dict[str, str]
+    policy_digest: str
+    weight_changes: list[WeightSyncRecord]
+    engines: list[dict[str, Any]]
+    num_tokens_sampled: int
+    sampling_seconds: float
+    num_mixed: int
+    stop_token_ids: list[int]
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens that the engines sampled per second; null where no token was sampled by the last attempt."""
+        if not self.num_tokens_sampled or not self.sampling_seconds:
+            return None
+        return round(self.num_tokens_sampled / self.sampling_seconds, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOutcome(Outcome):
+    """Stage *score*. `num_gold` counts responses with a gold reward; `gold_lacks` names the prompt columns that the gold judge
+    needs and the training prompts do not have."""
+
+    stage = "score"
+
+    num_responses: int
+    num_scored: int
+    reward_mean: float | None
+    reward_std: float | None
+    num_gold: int
+    gold_reward_mean: float | None
+    drop_reasons: dict[str, int]
+    combined: CombinedReward | None = field(default=None, metadata=_FLAT)
+    gold_drop_reasons: dict[str, int]
+    gold_lacks: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairOutcome(Outcome):
+    """Stage *pair*. `length_gap_mean` is in tokens, chosen - rejected."""
+
+    stage = "pair"
+
+    num_pairs: int
+    num_prompts_paired: int
+    unused_reasons: dict[str, int]
+    length_penalty: float
+    length_fit: LengthFit | None
+    length_gap_mean: float | None
+    gates_forced: list[ForcedGate]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogprobsOutcome(Outcome):
+    """Stage *logprobs*. `quarantined` names the responses that killed their worker, with the reason; `made_for_metric` holds
+    what is recorded about each extra table that the round's metric reads."""
+
+    stage = "logprobs"
+
+    num_responses: int
+    quarantined: dict[str, str]
+    policy_digest: str
+    reference_digest: str | None
+    reference_is_policy: bool
+    made_for_metric: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectOutcome(Outcome):
+    """Stage *select*."""
+
+    stage = "select"
+
+    summary: SelectionSummary = field(metadata=_FLAT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOutcome(Outcome):
+    """Stage *train*. `policy_round` is the round whose policy this round ends with: an earlier one where no pair was kept and
+    training was skipped; then `training` is None."""
+
+    stage = "train"
+
+    skipped: bool
+    policy_round: int
+    policy_digest: str
+    optimizer_steps: int
+    training: Training | None = field(default=None, metadata=_FLAT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOutcome(Outcome):
+    """Stage *evaluate*; `evaluation` is None in a run without held-out prompts."""
+
+    stage = "evaluate"
+
+    weight_changes: list[WeightSyncRecord]
+    policy_digest: str
+    eval_quarantined: dict[str, str]
+    combined: CombinedReward | None = field(default=None, metadata=_FLAT)
+    evaluation: Evaluation | None = field(default=None, metadata=_FLAT)
+
+
+class RoundOutcomes:
+    """The outcomes of a round's committed stages, by class.
+
+    Example: outcomes.get(TrainOutcome) -> TrainOutcome | None
+    """
+
+    def __init__(self, found: Iterable[Outcome] = ()) -> None:
+        self._found = {type(outcome): outcome for outcome in found}
+
+    def get(self, kind: type[OutcomeT]) -> OutcomeT | None:
+        """The outcome of this class; None where its stage is not committed."""
+        outcome = self._found.get(kind)
+        assert outcome is None or isinstance(outcome, kind)
+        return outcome
+
+    def __iter__(self) -> typing.Iterator[Outcome]:
+        return iter(self._found.values())
+
+    def evaluation(self) -> Evaluation | None:
+        """The numbers of the round's evaluation; None where it is not committed or the run has no held-out prompts."""
+        outcome = self.get(EvaluateOutcome)
+        return outcome.evaluation if outcome else None
+
+    def selection(self) -> SelectionSummary | None:
+        """The summary of the round's selection; None where it is not committed."""
+        outcome = self.get(SelectOutcome)
+        return outcome.summary if outcome else None
+
+
+# by stage; one is slow to make
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
+
+
+def from_json(kind: type[OutcomeT], document: Mapping[str, Any]) -> OutcomeT:
+    """The record of a JSON object. Raises ValueError for a missing, unknown or mistyped key."""
+    # JSON is the one input in which pydantic's strict mode takes an object for a nested dataclass
+    if kind.stage not in _ADAPTERS:
+        _ADAPTERS[kind.stage] = TypeAdapter(kind)
+    record: OutcomeT = _ADAPTERS[kind.stage].validate_json(json.dumps(_nested(kind, document)))
+    return record
+
+
+def _flat_fields(kind: type[Any]) -> dict[str, type]:
+    """The flat fields of a record class, with their classes."""
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for each in dataclasses.fields(kind):
+        if each.metadata == _FLAT:
+            members = typing.get_args(hints[each.name]) or (hints[each.name],)
+            found[each.name] = next(member for member in members if member is not type(None))
+    return found
+
+
+def _nested(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The object with the keys of flat fields moved into objects of their own."""
+    found = dict(document)
+    for name, inner in _flat_fields(kind).items():
+        if name in found:
+            raise ValueError(f"unknown key {name!r}")
+        keys = [each.name for each in dataclasses.fields(inner) if each.name in found]
+        if keys:
+            found[name] = {key: found.pop(key) for key in keys}
+    return found
+
+
+def _document(record: Any) -> dict[str, Any]:
+    flat = _flat_fields(cast(Any, type(record)))
+    document: dict[str, Any] = {}
+    for each in dataclasses.fields(record):
+        value = getattr(record, each.name)
+        if value is None and each.default is None:
+            continue
+        if each.name in flat:
+            document |= _document(value)
+        else:
+            document[each.name] = _plain(value)
+    return document
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _document(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,208 @@
+"""The table of stages: what each stage is called, reads, writes and takes on disk, and where its code is.
+
+Everything that lists stages derives from it: the layout, the loop, the disk estimate, verification and the reports. To add a
+stage, add its record here and its outcome in core/outcomes.py, and write the file that `function` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+
+from selfplay.core.outcomes import (
+    EvaluateOutcome,
+    LogprobsOutcome,
+    Outcome,
+    PairOutcome,
+    PromptsOutcome,
+    SampleOutcome,
+    ScoreOutcome,
+    SelectOutcome,
+    TrainOutcome,
+)
+from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
+
+# Which round's commit an input is, seen from round N:
+#   same       round N
+#   first      round 0
+#   previous   round N-1
+#   data       every round whose pairs round N trains on (`training.data`)
+#   earlier    those of `data` before round N
+#   sampler    the training of the policy that round N samples from: round N-1; none in round 1
+#   evaluated  the training of the policy after round N: round N; none in round 0
+#   trained    the training of the policy that round N trains; none where that is the starting policy
+#   reference  the training of the reference of the loss; none where that is the starting policy or there is none
+Source = Literal["same", "first", "previous", "data", "earlier", "sampler", "evaluated", "trained", "reference"]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A committed stage that another one reads. `edge` is how much of it must exist before work on a part can begin:
+    "shard" (the shard of the same prompts) or "pool" (all of it, because the stage looks at the round as a whole)."""
+
+    stage: str
+    source: Source
+    edge: Literal["shard", "pool"]
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenTable:
+    """A table in a folder of its own inside the stage's folder. `schema` is None where the columns depend on the settings;
+    `optional`: only some settings have it."""
+
+    name: str
+    schema: pa.Schema | None
+    optional: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSizes:
+    """What an estimate of disk space counts with; bytes of rows are means, those of responses upper bounds."""
+
+    num_prompts: int
+    num_responses: int
+    num_evaluation_prompts: int
+    num_evaluation_responses: int
+    prompt_bytes: int
+    evaluation_prompt_bytes: int
+    response_bytes: int
+    row_bytes: int
+    policy_bytes: int
+    checkpoint_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage. `schema` is that of its committed table (None: it has none; parts of a combined reward add columns). `unit` is
+    what its progress counts. `disk_bytes` estimates what it writes in a round. `function` is "MODULE:NAME" of what runs it.
+    `in_round_0`: round 0, the starting policy, has it too."""
+
+    name: str
+    outcome: type[Outcome]
+    schema: pa.Schema | None
+    unit: str
+    disk_bytes: Callable[[DiskSizes, int], int]
+    function: str
+    inputs: tuple[Input, ...] = ()
+    hidden: tuple[HiddenTable, ...] = field(default=())
+    in_round_0: bool = False
+
+
+SCORES_SCHEMA = pa.schema([("response_id", pa.string()), ("reward", pa.float64()), ("drop_reason", pa.string())])
+GOLD_SCHEMA = pa.schema(
+    [("response_id", pa.string()), ("gold_reward", pa.float64()), ("gold_drop_reason", pa.string())]
+)
+LOGPS_SCHEMA = pa.schema([("response_id", pa.string()), ("logp", pa.float64()), ("num_tokens", pa.int64())])
+ASKED_SCHEMA = pa.schema([("response_id", pa.string()), ("probability", pa.float64()), ("trimmed", pa.bool_())])
+CANDIDATES_SCHEMA = pa.schema(
+    [
+        ("chosen_response_id", pa.string()), ("rejected_response_id", pa.string()), ("reward_chosen", pa.float64()),
+        ("reward_rejected", pa.float64()), ("prompt_reward_mean", pa.float64()), ("prompt_reward_std", pa.float64()),
+    ]
+)  # fmt: skip
+
+# Names of the hidden tables.
+MIXED = ".mixed"  # responses of the second model (`sampling.mix`)
+GOLD = ".gold"  # rewards of the gold judge
+PARTS = ".parts"  # rewards of each part of a combined reward: `.parts/NAME`
+CANDIDATES = ".pairs"  # candidate pairs, beside the `unused` table of stage *pair*
+REFERENCE = ".reference"  # log-probs under the reference
+ALONE = ".alone"  # log-probs of chosen responses without their prompt
+ASKED = ".asked"  # the policy's "yes" about prompt and chosen response
+EMBEDDINGS = ".embeddings"  # mean hidden states; the width is the policy's
+OTHERS = ".others"  # log-probs of the policy's other responses
+READ = ".read"  # what the metric read that the pairs table has no column for: pair_id, the columns by name, and `group`
+SAMPLED, GREEDY = ".sampled", ".greedy"  # held-out responses before they are scored
+
+_REWARDED = (HiddenTable(GOLD, GOLD_SCHEMA), HiddenTable(PARTS, SCORES_SCHEMA))
+
+STAGES = (
+    Stage(
+        "prompts", PromptsOutcome, schema(Prompt), "prompts",
+        lambda sizes, number: sizes.num_prompts * sizes.prompt_bytes if number else (
+            sizes.num_evaluation_prompts * sizes.evaluation_prompt_bytes
+        ),
+        "selfplay.run.stages.prompts:run", in_round_0=True,
+    ),
+    Stage(
+        "sample", SampleOutcome, schema(Response), "prompts",
+        lambda sizes, _: sizes.num_responses * sizes.response_bytes,
+        "selfplay.run.stages.sample:run",
+        (Input("prompts", "same", "shard"), Input("train", "sampler", "pool")), (HiddenTable(MIXED, schema(Response)),),
+    ),
+    Stage(
+        "score", ScoreOutcome, schema(Reward), "responses",
+        lambda sizes, _: sizes.num_responses * sizes.row_bytes,
+        "selfplay.run.stages.score:run",
+        (Input("prompts", "same", "shard"), Input("sample", "same", "shard")), _REWARDED,
+    ),
+    Stage(
+        "pair", PairOutcome, schema(Unused), "responses",
+        lambda sizes, _: sizes.num_responses * sizes.row_bytes,
+        "selfplay.run.stages.pair:run",
+        (Input("sample", "same", "pool"), Input("score", "same", "pool")),
+        (HiddenTable(CANDIDATES, CANDIDATES_SCHEMA, optional=False),),
+    ),
+    Stage(
+        "logprobs", LogprobsOutcome, schema(Logprobs), "responses",
+        lambda sizes, _: sizes.num_responses * sizes.row_bytes,
+        "selfplay.run.stages.logprobs:run",
+        (
+            Input("prompts", "data", "shard"), Input("sample", "data", "shard"), Input("select", "earlier", "pool"),
+            Input("pair", "same", "shard"), Input("train", "trained", "pool"), Input("train", "reference", "pool"),
+        ),
+        (
+            HiddenTable(REFERENCE, LOGPS_SCHEMA), HiddenTable(ALONE, LOGPS_SCHEMA), HiddenTable(ASKED, ASKED_SCHEMA),
+            HiddenTable(EMBEDDINGS, None), HiddenTable(OTHERS, LOGPS_SCHEMA),
+        ),
+    ),
+    Stage(
+        "select", SelectOutcome, schema(Pair), "pairs",
+        # a pair holds its prompt and two responses as text
+        lambda sizes, _: sizes.num_prompts * (sizes.prompt_bytes + 2 * sizes.response_bytes),
+        "selfplay.run.stages.select:run",
+        tuple(Input(stage, "same", "pool") for stage in ("prompts", "sample", "pair", "logprobs")),
+        (HiddenTable(READ, None),),
+    ),
+    Stage(
+        "train", TrainOutcome, None, "steps",
+        lambda sizes, _: sizes.policy_bytes + sizes.checkpoint_bytes,
+        "selfplay.run.stages.train:run",
+        (
+            Input("prompts", "data", "pool"), Input("sample", "data", "pool"), Input("select", "data", "pool"),
+            Input("logprobs", "same", "pool"), Input("train", "trained", "pool"),
+        ),
+    ),
+    Stage(
+        "evaluate", EvaluateOutcome, schema(EvaluationResponse), "prompts",
+        lambda sizes, _: sizes.num_evaluation_responses * sizes.response_bytes,
+        "selfplay.run.stages.evaluate:run",
+        (
+            Input("prompts", "first", "shard"), Input("train", "evaluated", "pool"), Input("evaluate", "first", "pool"),
+            Input("evaluate", "previous", "pool"),
+        ),
+        (
+            HiddenTable(SAMPLED, schema(EvaluationResponse)), HiddenTable(GREEDY, schema(EvaluationResponse)),
+            *_REWARDED,
+        ),
+        in_round_0=True,
+    ),
+)  # fmt: skip
+
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+LAST_STAGE = STAGE_NAMES[-1]
+_BY_NAME = {stage.name: stage for stage in STAGES}
+_ROUND_0 = tuple(stage.name for stage in STAGES if stage.in_round_0)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name."""
+    return _BY_NAME[name]
+
+
+def stages_of(round_number: int) -> tuple[str, ...]:
+    """The names of a round's stages, in order. Round 0 is the starting policy: it has only an evaluation."""
+    return STAGE_NAMES if round_number else _ROUND_0

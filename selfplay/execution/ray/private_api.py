@@ -1,0 +1,72 @@
+"""The private parts of Ray that selfplay uses or overrides, all of them in this file.
+
+They were tested with the versions of `core.versions.TESTED["ray"]`. Check each function here before that range is widened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Argument of ray.init: the address that Ray's processes listen at.
+LOOPBACK = {"_node_ip_address": "127.0.0.1"}
+
+
+def allow_loopback() -> None:
+    """Let a local Ray listen at 127.0.0.1, which it would replace by the machine's outward address. Call it before ray.init."""
+    # Ray reads the variable when it is imported, on Linux too. A user's module may have imported Ray before.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray
+
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+@contextlib.contextmanager
+def without_sigterm_handler() -> Iterator[None]:
+    """Inside, ray.init does not install its Python handler of SIGTERM in this process."""
+    import ray
+
+    utils: Any = ray._private.utils
+    set_handler = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = set_handler
+
+
+class LocalNode:
+    """The node that ray.init has started in this process."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._node: Any = ray._private.worker._global_node
+
+    def processes(self) -> dict[int, tuple[str, subprocess.Popen[bytes]]]:
+        """(kind, process) by process id; kinds are "raylet", "gcs_server" and others."""
+        return {
+            info.process.pid: (kind, info.process) for kind, infos in self._node.all_processes.items() for info in infos
+        }
+
+    def session_folder(self) -> Path:
+        """The folder with the logs of Ray's processes under `logs/`."""
+        return Path(self._node.get_session_dir_path())
+
+    def kill_at_shutdown(self) -> None:
+        """Make ray.shutdown kill the node's processes with SIGKILL, without SIGTERM and a wait before."""
+        kill_all = self._node.kill_all_processes
+        self._node.kill_all_processes = lambda **_: kill_all(check_alive=False, allow_graceful=False)
+
+
+def death_reason(error: Exception) -> str:
+    """What Ray reports about a worker's death, in one line, from the text of its exception. About a process that is suddenly gone
+    Ray knows nothing more."""
+    text = str(error).strip() or type(error).__name__
+    detail = text.partition("Worker exit detail: ")[2]
+    known = [] if "connection error" in detail else detail.splitlines()[:1]
+    return " ".join([text.splitlines()[0], *known])

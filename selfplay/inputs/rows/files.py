@@ -1,0 +1,154 @@
+"""Finds the data files of a source: a file, a folder of shards, or a save_to_disk folder. A Hub dataset has none."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from selfplay.core.errors import DataError
+
+_FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+# JSON files beside the data that hold no rows.
+_NO_DATA = {"summary.json", "dataset_info.json", "dataset_infos.json", "state.json", "config.json"}
+_SHARD = re.compile(r"(-\d+-of-\d+(-[0-9a-f]+)?|[-_]?\d+)$")
+_SPLITS = ("train", "test", "validation", "valid", "dev", "eval")
+WHAT_IS_READ = (
+    "Sources are .jsonl, .json, .csv, .tsv, .parquet, .arrow or .feather files (also .gz, .bz2 or .zst), a folder of "
+    "such files, a save_to_disk folder, or a Hub dataset."
+)
+
+
+def local_path(source: str, base_dir: str | Path) -> Path | None:
+    """The path of a source, None for the name of a Hub dataset. Raises DataError for a path that does not exist."""
+    path = Path(base_dir, Path(source).expanduser())
+    if path.exists():
+        return path
+    if not source.startswith((".", "~", "/")) and file_format(path) is None and _HUB_NAME.fullmatch(source):
+        return None
+    folder = path.parent
+    if not folder.is_dir():
+        raise DataError(f"no such file: {path}", f"The folder {folder} does not exist either; check the path.")
+    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], 1)
+    raise DataError(
+        f"no such file: {path}",
+        f"Did you mean {near[0]}?" if near else "The path is relative to the config's folder; check it.",
+    )
+
+
+def file_format(path: Path) -> str | None:
+    """The format of a file by its suffix (below that of a compression); None for an unknown one."""
+    return _FORMATS.get(Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix)
+
+
+def source_files(path: Path, split: str | None) -> list[Path]:
+    """The data files at a path that exists, in reading order. Raises DataError for a folder that holds none or
+    several datasets, and for a split where there are no splits."""
+    if path.is_file():
+        if split is not None:
+            raise DataError(f"split {split!r} is given, but {path} is a file and has no splits", "Remove split.")
+        if file_format(path) is None:
+            raise DataError(f"{path} has an unknown file format", WHAT_IS_READ)
+        return [path]
+    if (path / "dataset_dict.json").is_file():
+        return _saved_files(path / _split_of_saved(path, split))
+    if (path / "state.json").is_file():
+        if split is not None:
+            raise DataError(f"split {split!r} is given, but {path} holds one dataset without splits", "Remove split.")
+        return _saved_files(path)
+    return _folder_files(path, split)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _split_of_saved(folder: Path, split: str | None) -> str:
+    splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+    if split not in splits:
+        raise _no_such_split(folder, split, splits)
+    return str(split)
+
+
+def _no_such_split(folder: Path, split: str | None, splits: list[str]) -> DataError:
+    said = f"has no split {split!r}" if split else "has several splits"
+    return DataError(f"{folder} {said}; there are {', '.join(splits)}", "Set split to one of them.")
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The Arrow files of one saved dataset."""
+    state = folder / "state.json"
+    if not state.is_file():
+        raise DataError(f"{folder} is not a folder of Dataset.save_to_disk", WHAT_IS_READ)
+    files = [folder / entry["filename"] for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise DataError(f"{folder} has no {', '.join(absent[:3])}", "Save or copy the dataset again.")
+    return files
+
+
+def _folder_files(folder: Path, split: str | None) -> list[Path]:
+    """The shards in a folder: its own files, else those of the subfolder that is the split (`kept`, `dropped`,
+    `train`), else those of `data/`. Files named after splits (train-00000-of-00002.parquet) are told apart."""
+    files = _data_files(folder)
+    if not files:
+        splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and _data_files(entry))
+        if len(splits) > 1:  # of a result of `select`: its files for other trainers are not a split
+            splits = [name for name in splits if name != "formats"]
+        if splits == ["data"]:
+            return _folder_files(folder / "data", split)
+        if not splits:
+            raise DataError(f"{folder} holds no data files and is not a folder of Dataset.save_to_disk", WHAT_IS_READ)
+        if split not in splits:
+            raise _no_such_split(folder, split, splits)
+        return _one_kind(folder / split, _data_files(folder / split))
+    named = {file: _split_of_name(file) for file in files}
+    splits = sorted({name for name in named.values() if name is not None})
+    if split is not None and split not in splits:
+        if splits:
+            raise _no_such_split(folder, split, splits)
+        raise DataError(f"split {split!r} is given, but the files in {folder} have no splits", "Remove split.")
+    if split is None and len(splits) > 1:
+        raise _no_such_split(folder, None, splits)
+    return _one_kind(folder, [file for file in files if split is None or named[file] == split])
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.is_file()
+        and not entry.name.startswith((".", "_"))
+        and entry.name not in _NO_DATA
+        and file_format(entry) is not None
+        and not (entry.name.startswith("cache-") and entry.suffix == ".arrow")
+    )
+
+
+def _split_of_name(file: Path) -> str | None:
+    name = _SHARD.sub("", file.name.split(".")[0])
+    return name if name in _SPLITS else None
+
+
+def _one_kind(folder: Path, files: list[Path]) -> list[Path]:
+    kinds = sorted({str(file_format(file)) for file in files})
+    if len(kinds) > 1:
+        raise DataError(
+            f"{folder} holds files of several kinds: {', '.join(kinds)}", "Name one file, or move the others away."
+        )
+    return files

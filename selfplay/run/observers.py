@@ -1,0 +1,70 @@
+"""The observers of one attempt, told in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfplay.config.schema import Config
+from selfplay.core.observer import Observer
+from selfplay.core.protocols import StepMetrics
+from selfplay.execution.reporter import Reporter
+from selfplay.store.run import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What observers are made for. `folder` is where this attempt's logs go; None where a resume has nothing to do."""
+
+    store: Store
+    config: Config
+    reporter: Reporter
+    folder: Path | None
+
+
+MakeObservers = Callable[[Observed], Sequence[Observer]]
+
+
+def no_observers(observed: Observed) -> Sequence[Observer]:
+    """For a run that nobody looks at."""
+    return ()
+
+
+class Observers:
+    """Tells every observer, in order."""
+
+    def __init__(self, observers: Sequence[Observer], reporter: Reporter) -> None:
+        self._observers = observers
+        self._reporter = reporter
+
+    def begin(self) -> None:
+        """See `Observer.on_begin`."""
+        self._tell(lambda observer: observer.on_begin())
+
+    def stage(self, round_number: int, stage: str) -> None:
+        """See `Observer.on_stage`."""
+        self._tell(lambda observer: observer.on_stage(round_number, stage))
+
+    def step(self, round_number: int, step: StepMetrics) -> None:
+        """See `Observer.on_step`."""
+        self._tell(lambda observer: observer.on_step(round_number, step))
+
+    def round(self, round_number: int) -> None:
+        """See `Observer.on_round`."""
+        self._tell(lambda observer: observer.on_round(round_number))
+
+    def end(self) -> None:
+        """See `Observer.on_end`."""
+        self._tell(lambda observer: observer.on_end())
+
+    def _tell(self, call: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            try:
+                call(observer)
+            except Exception as error:
+                # whatever it is: hours of sampling and training must not end because somebody looked at them
+                if observer.required:
+                    raise
+                name = type(observer).__name__
+                self._reporter.say(f"{name} failed ({type(error).__name__}: {error}); the run continues")

@@ -1,0 +1,160 @@
+"""A folder of results outside a run (what `selfplay select` leaves): written in a scratch folder, then published at once.
+
+The same promises as for a run: a file is hashed while it is written, fsynced and renamed; `.COMMIT.json`, which lists all
+files with size, sha256 and rows, is written last. A folder without it was not finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfplay.core.errors import CorruptionError, SelfplayError
+from selfplay.store import durable
+from selfplay.store.layout import COMMIT, SCHEMA_VERSION
+from selfplay.store.manifest import FileEntry
+
+
+class ResultWriter:
+    """Writes the files of a result into `scratch` and moves them to `root` when it is committed. Methods that add a file may
+    be called from several threads at once."""
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self._root, self._scratch = root, scratch
+        durable.remove_tree(scratch)  # what a kill left: files are few and made again
+        durable.make_folder(scratch)
+        self._lock = threading.Lock()
+        self._entries: dict[str, FileEntry] = {}
+
+    def add(self, name: str, data: bytes) -> None:
+        """One file by its name inside the folder, whole."""
+        self.add_pieces(name, [data])
+
+    def add_pieces(self, name: str, pieces: Iterable[bytes]) -> None:
+        """One file, piece by piece."""
+        path = self._place(name)
+        with _Hashed(path) as sink:
+            for piece in pieces:
+                sink.write(piece)
+        self._note(FileEntry(name, sink.size, sink.hexdigest))
+
+    def add_parquet(self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], **options: Any) -> None:
+        """One Parquet file; each table becomes a row group. `options` go to pyarrow's ParquetWriter."""
+        path = self._place(name)
+        rows = 0
+        with _Hashed(path) as sink, pq.ParquetWriter(sink, schema, **options) as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=max(table.num_rows, 1))
+                rows += table.num_rows
+        self._note(FileEntry(name, sink.size, sink.hexdigest, rows))
+
+    def commit(self, document: Mapping[str, Any]) -> None:
+        """Publish everything that was added: each top-level name is moved to `root`, replacing what an unfinished attempt left
+        there, then `.COMMIT.json` with `document` and the list of files."""
+        files = [self._entries[name] for name in sorted(self._entries)]
+        for folder in sorted({path.parent for path in self._scratch.rglob("*")}):
+            durable.fsync_folder(folder)
+        for name in sorted({entry.path.partition("/")[0] for entry in files}):
+            target = self._root / name
+            if target.is_dir():
+                durable.remove_tree(target)
+            durable.move(self._scratch / name, target)
+        listed = [
+            {"path": entry.path, "num_bytes": entry.num_bytes, "sha256": entry.sha256, "rows": entry.rows}
+            for entry in files
+        ]
+        data = durable.pretty_json({**document, "files": listed, "schema_version": SCHEMA_VERSION})
+        durable.write_file(self._root / COMMIT, data)
+
+    def _place(self, name: str) -> Path:
+        path = self._scratch / name
+        with self._lock:
+            durable.make_folder(path.parent)
+        return path
+
+    def _note(self, entry: FileEntry) -> None:
+        with self._lock:
+            self._entries[entry.path] = entry
+
+
+def read_result(root: Path) -> dict[str, Any] | None:
+    """The commit of a folder that was written by `ResultWriter`, the presence and sizes of its files checked; None where there
+    is none. Raises CorruptionError for a folder that is not what its commit says."""
+    path = root / COMMIT
+    if not path.is_file():
+        return None
+    remedy = f"Remove {root} and make it again."
+    try:
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        files = [FileEntry(**entry) for entry in document["files"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptionError(f"{path} is damaged ({error})", remedy) from None
+    if document["schema_version"] > SCHEMA_VERSION:
+        raise SelfplayError(f"{root} was written by a newer selfplay", "Upgrade selfplay.")
+    for entry in files:
+        file = root / entry.path
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry.num_bytes:
+            found = "is missing" if size is None else f"has {size} bytes, its commit says {entry.num_bytes}"
+            raise CorruptionError(f"{file} {found}", remedy)
+    return document
+
+
+class _Hashed:
+    """A file being written, digested on the way and fsynced when it is closed without an error; errors name it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self.closed = False
+
+    def __enter__(self) -> _Hashed:
+        with durable.translating_errors(self._path):
+            self._file = durable.operations.create(self._path)  # closed in __exit__
+        return self
+
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
+        with self._file, durable.translating_errors(self._path, self.size):
+            if value is None:
+                durable.operations.fsync(self._file)
+
+    # what pyarrow asks of a Python file
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        with durable.translating_errors(self._path, self.size + len(view)):
+            durable.operations.write(self._file, view)
+        self._hash.update(view)
+        self.size += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        """Unbuffered."""
+
+    def close(self) -> None:
+        """pyarrow closes what it was given; the file itself is closed when the block ends."""
+        self.closed = True
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    @property
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()

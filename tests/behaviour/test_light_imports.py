@@ -1,0 +1,26 @@
+"""Modules of `inputs` import nothing heavy: the driver and the commands use them."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import selfplay.inputs
+
+HEAVY = ("torch", "transformers", "datasets", "tokenizers", "ray", "vllm", "trl")
+CODE = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    if found := [heavy for heavy in {heavy} if heavy in sys.modules]:
+        sys.exit(f"{{name}} imports {{', '.join(found)}}")
+"""
+
+
+def test_no_module_imports_torch() -> None:
+    modules = [module.name for module in pkgutil.walk_packages(selfplay.inputs.__path__, "selfplay.inputs.")]
+    assert "selfplay.inputs.models.preflight" in modules
+    command = [sys.executable, "-c", CODE.format(heavy=HEAVY), *modules]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr

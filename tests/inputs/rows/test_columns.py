@@ -1,0 +1,119 @@
+"""Which column is what: recognised names, names given by the user, and what is refused."""
+
+import pytest
+
+from selfplay.core.errors import DataError
+from selfplay.inputs.rows.columns import SIDED_NUMBERS, recognise
+
+TEXTS = ["prompt", "chosen", "rejected"]
+
+
+def find(columns, named=None, wanted=(), prefer="pairs"):
+    return recognise("a.jsonl", columns, named=named or {}, wanted=wanted, prefer=prefer)
+
+
+@pytest.mark.parametrize(
+    "chosen, rejected, ours",
+    [
+        ("reward_chosen", "reward_rejected", "reward"),
+        ("score_chosen", "score_rejected", "reward"),
+        ("chosen_score", "rejected_score", "reward"),
+        ("chosen-rating", "rejected-rating", "reward"),
+        ("chosen_rating", "rejected_rating", "reward"),
+        ("rating_chosen", "rating_rejected", "reward"),
+        ("rm_score_chosen", "rm_score_rejected", "reward"),
+        ("chosen_reward", "rejected_reward", "reward"),
+        ("Score-Chosen", "Score-Rejected", "reward"),
+        ("chosen_logps", "rejected_logps", "policy_logp"),
+        ("policy_chosen_logps", "policy_rejected_logps", "policy_logp"),
+        ("ref_chosen_logps", "ref_rejected_logps", "reference_logp"),
+        ("reference_chosen_logps", "reference_rejected_logps", "reference_logp"),
+        ("chosen_num_tokens", "rejected_num_tokens", "num_tokens"),
+    ],
+)
+def test_recognised_names(chosen, rejected, ours):
+    found = find([*TEXTS, rejected, chosen, "other"])
+    assert found.names[f"{ours}_chosen"] == chosen and found.names[f"{ours}_rejected"] == rejected
+    assert found.numbers == (f"{ours}_chosen", f"{ours}_rejected") and found.others == ("other",)
+
+
+def test_our_own_name_comes_before_recognised_ones_and_the_users_before_all():
+    columns = [*TEXTS, "reward_chosen", "reward_rejected", "score_chosen", "score_rejected"]
+    assert find(columns).names["reward_chosen"] == "reward_chosen"
+    assert find(columns).others == ("score_chosen", "score_rejected")
+    named = {"reward_chosen": "score_chosen", "reward_rejected": "score_rejected"}
+    assert find(columns, named).names["reward_chosen"] == "score_chosen"
+    nothing = find(columns, {"reward_chosen": "", "reward_rejected": ""})
+    assert nothing.numbers == () and len(nothing.others) == 4
+
+
+def test_two_columns_that_could_be_one_are_refused():
+    with pytest.raises(DataError) as caught:
+        find([*TEXTS, "score_chosen", "score_rejected", "chosen-rating", "rejected-rating"])
+    assert "score_chosen and score_rejected or from chosen-rating and rejected-rating" in caught.value.message
+    assert "--columns reward_chosen=score_chosen,reward_rejected=score_rejected" in caught.value.hint
+    with pytest.raises(DataError, match="prompt can be read from instruction or from question"):
+        find(["instruction", "question", "chosen", "rejected"])
+    with pytest.raises(DataError, match="chosen can be read from chosen_response or from response_chosen"):
+        find(["prompt", "chosen_response", "response_chosen", "rejected"])
+
+
+def test_half_of_a_pair_of_numbers_is_not_used_and_said():
+    found = find([*TEXTS, "score_chosen", "rejected_rating"])
+    assert found.numbers == () and len(found.notes) == 2
+    assert "'score_chosen' has no counterpart for rejected" in found.notes[0]
+
+
+@pytest.mark.parametrize("prompt", ["instruction", "question", "query", "input", "conversations"])
+def test_names_of_the_prompt(prompt):
+    assert find([prompt, "chosen", "rejected"]).names["prompt"] == prompt
+
+
+def test_system_and_input_columns():
+    found = find(["instruction", "input", "system", "chosen", "rejected"])
+    assert (found.names["prompt"], found.names["input"], found.names["system"]) == ("instruction", "input", "system")
+    assert find(["question", "input", "chosen", "rejected"]).names.get("input") is None
+    assert "prompt" not in find(["chosen", "rejected", "messages"]).names
+
+
+def test_shapes():
+    numbers = ["reward_chosen", "reward_rejected"]
+    armorm = [*TEXTS, "all_generated_responses", "all_rm_scores"]
+    assert find(numbers).shape == "numbers"
+    assert find(armorm).shape == "pairs"
+    assert find(armorm, prefer="responses").shape == "lists"
+    assert find(armorm, {"responses": "all_generated_responses"}).shape == "lists"
+    assert find(["prompt", "all_generated_responses", "all_rm_scores"]).names["rewards"] == "all_rm_scores"
+    assert find(["prompt", "response", "reward"]).shape == "rows"
+    assert find(["question", "a", "b"], {"response": "a", "reward": "b"}).numbers == ("reward",)
+
+
+@pytest.mark.parametrize(
+    "columns, named, prefer, said",
+    [
+        ([*TEXTS, "a"], {"reward_chose": "a"}, "pairs", "Did you mean reward_chosen=a"),
+        ([*TEXTS, "score"], {"reward_chosen": "scor", "reward_rejected": "a"}, "pairs", "reward_chosen=score"),
+        ([*TEXTS, "a"], {"reward_chosen": "a"}, "pairs", "reward_rejected is not"),
+        (
+            [*TEXTS, "a"],
+            {"reward_chosen": "a", "reward_rejected": "a"},
+            "pairs",
+            "as reward_chosen and as reward_rejected",
+        ),
+        ([*TEXTS, "a"], {"rewards": "a"}, "pairs", "does nothing there"),
+        (["prompt", "chosen"], {}, "pairs", "chosen without rejected"),
+        (["a", "b"], {}, "pairs", "neither pairs nor responses"),
+        (TEXTS, {}, "responses", "no responses to build pairs from"),
+        (["reward_chosen", "reward_rejected", "a"], {"prompt": "a"}, "pairs", "does nothing there"),
+    ],
+)
+def test_refusals(columns, named, prefer, said):
+    with pytest.raises(DataError) as caught:
+        find(columns, named, prefer=prefer)
+    assert said in str(caught.value)
+
+
+def test_what_select_works_out_is_left_out():
+    found = find([*TEXTS, *SIDED_NUMBERS, "explicit_margin", "metric_value", "rank", "kept", "drop_reason", "source"])
+    assert found.others == ("source",) and "explicit_margin" in found.notes[0]
+    assert find([*TEXTS, "rank"]).others == ("rank",)
