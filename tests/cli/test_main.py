@@ -56,8 +56,6 @@ def test_command_surface() -> None:
     [
         "--help", "status RUN", "status RUNS", "rounds RUN", "show RUN 1", "pairs RUN 1 --content", "pair RUN p1-002-r001-2-1",
         "verify RUN --deep", "report RUN --out OUT", "config schema", "config show RUN", "doctor --quick", "metrics",
-        "export RUN --to OUT",
-        "verify RUN --deep", "config schema", "config show RUN", "doctor --quick", "metrics",
         "export RUN --to OUT", "sql RUN QUERY", "diff RUN @1 --content",
     ],
 )  # fmt: skip
