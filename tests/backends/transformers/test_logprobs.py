@@ -134,14 +134,14 @@ def test_what_the_model_cannot_take(folders, tmp_path):
 
 
 def test_dtype_is_what_was_said(folders, items):
-    wide, narrow = TorchLogprobs(), TorchLogprobs(dtype="bfloat16")
+    wide, narrow = TorchLogprobs(dtype="float32"), TorchLogprobs(dtype="bfloat16")
     exact = wide.logprobs(folders[0], "a", items)["logp"].to_pylist()
     near = narrow.logprobs(folders[0], "a", items)["logp"].to_pylist()
     assert wide._cache.model.dtype == torch.float32 and narrow._cache.model.dtype == torch.bfloat16
     for item, a, b in zip(items, exact, near, strict=True):
         assert a == pytest.approx(b, abs=0.2 * max(1, len(item.token_ids)))
-    with pytest.raises(ConfigError, match="dtype is 'auto'"):
-        TorchLogprobs(dtype="auto")
+    with pytest.raises(ConfigError, match="dtype is 'int8'"):
+        TorchLogprobs(dtype="int8")
 
 
 def plain_states(folder, ids):
