@@ -63,9 +63,9 @@ def test_logits_only_where_a_response_is(folders, items, monkeypatch):
     shapes = []
     backend = TorchLogprobs()
     backend.logprobs(folders[0], "d", items[:1])
-    forward = backend._held.model.lm_head.forward
+    forward = backend._cache.model.lm_head.forward
     monkeypatch.setattr(
-        backend._held.model.lm_head, "forward", lambda hidden: shapes.append(hidden.shape) or forward(hidden)
+        backend._cache.model.lm_head, "forward", lambda hidden: shapes.append(hidden.shape) or forward(hidden)
     )
     backend.logprobs(folders[0], "d", [items[2]])
     assert [tuple(shape[:2]) for shape in shapes] == [(1, 5)]
@@ -92,7 +92,7 @@ def test_the_last_model_is_kept_by_digest(folders, items, monkeypatch):
     assert second["logp"].to_pylist() != first["logp"].to_pylist()
     assert loads == folders
     backend.release()
-    assert backend._held.model is None
+    assert backend._cache.model is None
     assert backend.logprobs(folders[0], "a", items).equals(first)
     assert loads == [*folders, folders[0]]
 
@@ -134,14 +134,14 @@ def test_what_the_model_cannot_take(folders, tmp_path):
 
 
 def test_dtype_is_what_was_said(folders, items):
-    wide, narrow = TorchLogprobs(), TorchLogprobs(dtype="bfloat16")
+    wide, narrow = TorchLogprobs(dtype="float32"), TorchLogprobs(dtype="bfloat16")
     exact = wide.logprobs(folders[0], "a", items)["logp"].to_pylist()
     near = narrow.logprobs(folders[0], "a", items)["logp"].to_pylist()
-    assert wide._held.model.dtype == torch.float32 and narrow._held.model.dtype == torch.bfloat16
+    assert wide._cache.model.dtype == torch.float32 and narrow._cache.model.dtype == torch.bfloat16
     for item, a, b in zip(items, exact, near, strict=True):
         assert a == pytest.approx(b, abs=0.2 * max(1, len(item.token_ids)))
-    with pytest.raises(ConfigError, match="dtype is 'auto'"):
-        TorchLogprobs(dtype="auto")
+    with pytest.raises(ConfigError, match="dtype is 'int8'"):
+        TorchLogprobs(dtype="int8")
 
 
 def plain_states(folder, ids):
@@ -201,7 +201,7 @@ def test_embeddings_use_the_policy_that_is_loaded_and_no_lm_head(folders, items,
     monkeypatch.setattr(causal_model, "load", lambda folder, *rest: loads.append(folder) or load(folder, *rest))
     backend = TorchLogprobs()
     backend.logprobs(folders[0], "a", items)
-    monkeypatch.setattr(backend._held.model.lm_head, "forward", lambda hidden: pytest.fail("the LM head ran"))
+    monkeypatch.setattr(backend._cache.model.lm_head, "forward", lambda hidden: pytest.fail("the LM head ran"))
     backend.embeddings(folders[0], "a", items)
     assert loads == [folders[0]]
 

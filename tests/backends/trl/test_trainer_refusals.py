@@ -133,7 +133,7 @@ def test_weights_that_exploded_are_not_a_policy(policy, pairs, tmp_path):
         ({"trl": {"weight_decai": 0.1}}, "weight_decay"),
         ({"trl": {"loss_type": "sigmoid", "loss_weights": [1.0]}}, "loss_weights"),
         ({"trl": {"f_divergence_type": "alpha"}}, "f_divergence_type"),
-        ({"trl": {"f_divergence_type": "js_divergence", "loss_type": "nca_pair"}}, "TRL refuses"),
+        ({"trl": {"f_divergence_type": "js_divergence", "loss_type": "nca_pair"}}, "TRL rejects the training settings"),
         ({"trl": {"loss_type": "exo_pair"}}, "Label smoothing"),
         ({"trl": {"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0]}}, "TRL refuses a value"),
     ],
