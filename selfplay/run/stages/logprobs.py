@@ -15,11 +15,12 @@ from selfplay.core.errors import BackendError
 from selfplay.core.outcomes import LogprobsOutcome
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Logprobs, schema
-from selfplay.core.stages import CANDIDATES, LOGPS_SCHEMA, REFERENCE
+from selfplay.core.stages import LOGPS_SCHEMA, REFERENCE
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Policy, StageContext
+from selfplay.run.stages.pair import candidates
 from selfplay.store.writer import StageWriter
 
 
@@ -66,7 +67,7 @@ def _items(context: StageContext, round_number: int, rounds: Sequence[int]) -> l
     items = []
     for number in rounds:
         if number == round_number:
-            pairs = context.store.table(number, "pair", CANDIDATES)
+            pairs = candidates(context, number)
         else:
             pairs = context.store.table(
                 number, "select", columns=["chosen_response_id", "rejected_response_id", "kept"]

@@ -21,12 +21,14 @@ from selfplay.core import stages
 from selfplay.core.errors import DataError
 from selfplay.core.protocols import LogprobItem, Question
 from selfplay.core.records import Message
-from selfplay.core.stages import ASKED_SCHEMA, CANDIDATES, LOGPS_SCHEMA
+from selfplay.core.stages import ASKED_SCHEMA, LOGPS_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, run_shards
 from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
+from selfplay.inputs.resolve import EmbeddingModel
 from selfplay.run.stages.context import Policy, StageContext
+from selfplay.run.stages.pair import candidates
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.store.writer import StageWriter
 
@@ -52,7 +54,7 @@ class _Work:
 
     def __init__(self, context: StageContext, round_number: int, writer: StageWriter, policy: Policy) -> None:
         self._context, self._round, self._writer, self._policy = context, round_number, writer, policy
-        self._candidates = context.store.table(round_number, "pair", CANDIDATES)
+        self._candidates = candidates(context, round_number)
         columns = ["prompt_id", "prompt_token_ids", "messages"]
         prompts = context.store.table(round_number, "prompts", columns=columns).to_pylist()
         self._prompts = {row["prompt_id"]: row for row in prompts}
@@ -65,10 +67,22 @@ class _Work:
         return {"num_responses": len(items), "start_token_id": start}
 
     def embeddings(self) -> dict[str, Any]:
-        """See EMBEDDING."""
+        """See EMBEDDING. A selection from a dataset may have a model for it; what is too long for that has no row."""
+        if (other := self._context.inputs.embedding) is not None:
+            return self._embeddings_of(other)
         items = [self._item(row) for row in self._chosen("token_ids")]
         self._run(EMBEDDING, "embeddings", items, lambda shard: (list(shard),), self._embedded)
         return {"num_responses": len(items)}
+
+    def _embeddings_of(self, other: EmbeddingModel) -> dict[str, Any]:
+        rows = self._chosen("text")
+        found = [other.token_ids(self._prompts[row["prompt_id"]]["messages"], row["text"]) for row in rows]
+        items = [
+            LogprobItem(row["response_id"], ids, []) for row, ids in zip(rows, found, strict=True) if ids is not None
+        ]
+        model = Policy(str(other.model.folder), str(other.model.folder), other.model.digest, 0)
+        self._run(EMBEDDING, "embeddings", items, lambda shard: (list(shard),), self._embedded, model)
+        return {"num_responses": len(items), "num_too_long": len(rows) - len(items)}
 
     def _embedded(self, _: int, table: pa.Table | None) -> pa.Table:
         if table is not None and table.num_rows:
@@ -156,9 +170,11 @@ class _Work:
         items: Sequence[Any],
         arguments: Callable[[Sequence[Any]], tuple[Any, ...]],
         finish: Callable[[int, Any], pa.Table],
+        model: Policy | None = None,
     ) -> None:
-        """A response that kills its worker has no row."""
-        policy = self._policy
+        """Run a method on shards of items, with the policy unless another `model` is given. A response that kills its worker
+        has no row."""
+        policy = model or self._policy
         quarantine: QuarantinePolicy[Any] = QuarantinePolicy(
             lambda item: str(item["response_id"] if isinstance(item, dict) else item.response_id),
             lambda _, reason: pa.table({"response_id": pa.array([], pa.string())}),

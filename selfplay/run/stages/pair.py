@@ -40,6 +40,12 @@ def run(context: StageContext, round_number: int) -> None:
     context.commit(writer, started, pair_outcome(pool, pairing, forced))
 
 
+def candidates(context: StageContext, round_number: int) -> pa.Table:
+    """The candidate pairs of a round. Those of a dataset that have a drop reason already are left out."""
+    table = context.store.table(round_number, "pair", CANDIDATES)
+    return table.filter(pc.is_null(table["drop_reason"])) if context.from_dataset else table
+
+
 def _pool(context: StageContext, round_number: int) -> tuple[pa.Array, ResponsePool]:
     """The ids of a round's responses, and the responses as the builders see them, row by row."""
     columns = ["response_id", "prompt_id", "response_index", "text", "finish_reason", "num_tokens"]

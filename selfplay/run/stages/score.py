@@ -25,6 +25,7 @@ def run(context: StageContext, round_number: int) -> None:
     writer = context.writer(round_number, "score")
     prompts = {prompt.prompt_id: prompt for prompt in admitted(context, round_number)}
     columns = ["response_id", "prompt_id", "text", "finish_reason"]
+    columns += ["columns_json"] if context.from_dataset else []
     rows = context.store.table(round_number, "sample", columns=columns).to_pylist()
     size = context.settings.sampling.shard_size * context.settings.sampling.num_responses
     shards = cut(rows, size)

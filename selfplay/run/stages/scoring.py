@@ -41,7 +41,8 @@ Finish = Callable[[int, pa.Table | None], pa.Table]
 
 
 def score_items(rows: Sequence[Row], prompts: Mapping[str, Prompt]) -> list[ScoreItem]:
-    """What a scorer is given of responses: the conversation, the text, the prompt's other columns."""
+    """What a scorer is given of responses: the conversation, the text, the prompt's other columns (or the response's own,
+    which only responses of a dataset have)."""
     items = []
     for row in rows:
         prompt = prompts[row["prompt_id"]]
@@ -51,7 +52,7 @@ def score_items(rows: Sequence[Row], prompts: Mapping[str, Prompt]) -> list[Scor
                 messages=prompt.messages,
                 response=row["text"],
                 finish_reason=row["finish_reason"],
-                columns=json.loads(prompt.columns_json),
+                columns=json.loads(row.get("columns_json") or prompt.columns_json),
             )
         )
     return items
