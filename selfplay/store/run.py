@@ -20,12 +20,13 @@ from selfplay.store import durable
 from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present
+from selfplay.store.lazy_table import LazyTable
 from selfplay.store.manifest import check_version, is_digest
 from selfplay.store.policy_removal import delete_policy, finish_deletion
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
 from selfplay.store.tombstone import Tombstone, read_tombstone
-from selfplay.store.writer import StageInputs, StageWriter, read_parquet
+from selfplay.store.writer import StageInputs, StageWriter
 
 STOP = "STOP"
 _OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
@@ -291,27 +292,12 @@ class Store:
 
     def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""
-        folder = self.layout.stage(round_number, stage)
-        prefix = f"{table}/" if table else ""
-        parts = sorted(
-            (entry.path, entry.rows)
-            for entry in self.commit_of(round_number, stage).files
-            if entry.rows is not None and entry.path.rpartition("/")[0] == prefix.rstrip("/")
-        )
-        if not parts:
-            raise CorruptionError(f"{folder} has no table {table!r}", remedy(folder))
-        tables = []
-        for part, rows in parts:
-            try:
-                read = read_parquet(folder / part, columns)
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise CorruptionError(f"{folder / part} cannot be read ({error})", remedy(folder)) from None
-            if read.num_rows != rows:
-                raise CorruptionError(
-                    f"{folder / part} has {read.num_rows} rows, its commit says {rows}", remedy(folder)
-                )
-            tables.append(read)
-        return pa.concat_tables(tables)
+        return self.lazy_table(round_number, stage, table).read_all(columns)
+
+    def lazy_table(self, round_number: int, stage: str, table: str = "") -> LazyTable:
+        """The same table as its files, for a reader that needs some rows or one shard after the other."""
+        files = self.commit_of(round_number, stage).files
+        return LazyTable.of(self.layout.stage(round_number, stage), files, table)
 
     # ------------------------------------------------------------------ writing
 

@@ -39,7 +39,7 @@ def table_of(store: Store, round_number: int, name: str) -> LazyTable:
 
 def stage_table(store: Store, round_number: int, stage: str, table: str = "") -> LazyTable:
     """A table of a committed stage; `table` names one inside the stage's folder."""
-    return LazyTable.of(store.layout.stage(round_number, stage), store.commit_of(round_number, stage).files, table)
+    return store.lazy_table(round_number, stage, table)
 
 
 def take_rows(

@@ -141,15 +141,14 @@ def _build(
 
 
 def _looked_at(blocks: Blocks, chosen: Ints, rejected: Ints, texts: Sequence[str] | None) -> Candidates:
-    text_chosen_P, text_rejected_P = blocks.text_N[chosen], blocks.text_N[rejected]
     tokens = blocks.num_tokens_N
 
     def similarity(left: Ints) -> Floats:
         assert texts is not None  # otherwise the rule is off
-        return similarities(texts, text_chosen_P[left], text_rejected_P[left])
+        return similarities(texts, blocks.row_N[chosen[left]], blocks.row_N[rejected[left]])
 
     return Candidates(
-        identical_P=text_chosen_P == text_rejected_P,
+        identical_P=blocks.text_N[chosen] == blocks.text_N[rejected],
         reward_chosen_P=blocks.reward_N[chosen],
         reward_rejected_P=blocks.reward_N[rejected],
         num_tokens_chosen_P=tokens[chosen] if tokens is not None else None,
