@@ -16,9 +16,9 @@ from selfplay.selection.reasons import (
     EMPTY,
     REWARD_NOT_FINITE,
     TRUNCATED,
-    Reasons,
-    give_reason,
+    DropReasons,
     no_reasons,
+    with_reason,
 )
 
 
@@ -38,7 +38,7 @@ class ResponsePool:
     rewards_R: Floats
     text_R: Ints
     truncated_R: Bools
-    drop_reason_R: Reasons
+    drop_reason_R: DropReasons
     prompt_ids: Sequence[str]
     texts: Sequence[str]
     num_tokens_R: Ints | None = None
@@ -85,23 +85,23 @@ def response_pool(
         rewards_R=rewards_R,
         text_R=text_R,
         truncated_R=truncated_R,
-        drop_reason_R=no_reasons(num_responses) if drop_reasons is None else Reasons.of(drop_reasons),
+        drop_reason_R=no_reasons(num_responses) if drop_reasons is None else DropReasons.of(drop_reasons),
         prompt_ids=distinct_prompts,
         texts=distinct_texts,
         num_tokens_R=None if num_tokens is None else np.asarray(num_tokens, dtype=np.int64),
     )
 
 
-def faults(pool: ResponsePool, *, allow_truncated: bool = False) -> Reasons:
+def faults(pool: ResponsePool, *, allow_truncated: bool = False) -> DropReasons:
     """Why a response can be in no pair, whatever the others are; None where it is usable.
 
     Where several reasons apply, the first of these is given: scoring's own, empty, truncated (unless allowed), reward not
     finite.
     """
-    reason_R = give_reason(pool.drop_reason_R, empty_texts(pool.texts)[pool.text_R], EMPTY)
+    reason_R = with_reason(pool.drop_reason_R, empty_texts(pool.texts)[pool.text_R], EMPTY)
     if not allow_truncated:
-        reason_R = give_reason(reason_R, pool.truncated_R, TRUNCATED)
-    return give_reason(reason_R, ~np.isfinite(pool.rewards_R), REWARD_NOT_FINITE)
+        reason_R = with_reason(reason_R, pool.truncated_R, TRUNCATED)
+    return with_reason(reason_R, ~np.isfinite(pool.rewards_R), REWARD_NOT_FINITE)
 
 
 def empty_texts(texts: Sequence[str]) -> Bools:
