@@ -13,7 +13,7 @@ from selfplay.inspect.viewer.rows import RowSet, row_set
 from selfplay.store.run import Store
 
 _PROMPT = ["prompt_id", "source_file", "source_row", "messages", "num_prompt_tokens", "columns_json", "drop_reason"]
-_RESPONSE = ["response_id", "response_index", "seed", "num_tokens", "text", "finish_reason"]
+_RESPONSE = ["response_id", "response_index", "seed", "num_tokens", "text", "finish_reason", "policy_round"]
 _PAIR = [
     "pair_id", "chosen_response_id", "rejected_response_id", "explicit_margin", "implicit_margin", "alignment_potential",
     "rank", "kept", "drop_reason",
@@ -57,7 +57,7 @@ def _responses(
 ) -> list[dict[str, Any]]:
     if not number:
         return []
-    responses = _of_prompt(store, cache, number, "sample", prompt_id, [*_RESPONSE, "origin"])
+    responses = _of_prompt(store, cache, number, "sample", prompt_id, _RESPONSE)
     ids = [response["response_id"] for response in responses]
     rewards, logprobs, unused = (_by_id(store, cache, number, stage, ids) for stage in ("score", "logprobs", "pair"))
     for response in responses:
