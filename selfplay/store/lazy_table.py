@@ -126,26 +126,29 @@ class LazyTable:
         """The rows with these numbers, in the order asked for; `columns` None: all. Of each file only the row groups that
         hold one of them are read."""
         wanted = np.asarray(rows, dtype=np.int64)
+        if not len(wanted):
+            shape = self.schema().empty_table()
+            return shape if columns is None else shape.select(list(columns))
+        ascending = np.unique(wanted)
+        found = pa.concat_tables(self.row_groups(ascending, columns))
+        assert found.num_rows == len(ascending), "a row is asked for that the table does not have"
+        return found.take(pa.array(np.searchsorted(ascending, wanted)))
+
+    def row_groups(
+        self, rows: np.ndarray[Any, np.dtype[np.int64]], columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """The rows with these ascending numbers, one table for each row group that holds some of them."""
         names = None if columns is None else list(columns)
-        pieces, numbers = [], []
         for part in self.parts:
-            inside = np.unique(wanted[(wanted >= part.first) & (wanted < part.first + part.num_rows)])
-            if not len(inside):
+            start, stop = np.searchsorted(rows, [part.first, part.first + part.num_rows])
+            if start == stop:
                 continue
             with self.open(part) as file:
                 for group, first, described in _row_groups(file, part):
-                    here = inside[(inside >= first) & (inside < first + described.num_rows)]
+                    here = rows[slice(*np.searchsorted(rows, [first, first + described.num_rows]))]
                     if len(here):
                         read = file.read_row_group(group, columns=names, use_threads=False)
-                        pieces.append(read.take(pa.array(here - first)))
-                        numbers.append(here)
-        if not pieces:
-            shape = self.schema()
-            return shape.empty_table() if names is None else shape.empty_table().select(names)
-        found, at = pa.concat_tables(pieces), np.concatenate(numbers)
-        assert len(at) == len(np.unique(wanted)), "a row is asked for that the table does not have"
-        # numbers come out ascending, so that the place of each is found by bisection
-        return found.take(pa.array(np.searchsorted(at, wanted)))
+                        yield read.take(pa.array(here - first))
 
 
 def _row_groups(file: Any, part: Part) -> Iterator[tuple[int, int, Any]]:
