@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.terminal import note, write, write_json
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of a run.")]
@@ -43,7 +43,7 @@ def validate(config: _File, overrides: _Overrides = None, json_output: Json = Fa
     if json_output:
         write_json({"schema_version": 1, "ok": True, "config": settings.model_dump(mode="json")})
     else:
-        name = safe_text(str(config))
+        name = escape_terminal(str(config))
         note(f"{name} is valid; `selfplay run {name} --dry-run` checks models, prompts and memory too")
 
 

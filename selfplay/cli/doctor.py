@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.terminal import write, write_json
 
 
@@ -26,8 +26,8 @@ def command(
         write_json(document)
     else:
         for finding in document["findings"]:
-            write(f"{finding['state']:<4}  {finding['name']}: {safe_text(finding['message'])}")
+            write(f"{finding['state']:<4}  {finding['name']}: {escape_terminal(finding['message'])}")
             if finding["hint"]:
-                write(f"      -> {safe_text(finding['hint'])}")
+                write(f"      -> {escape_terminal(finding['hint'])}")
     if not document["ok"]:
         raise SystemExit(1)

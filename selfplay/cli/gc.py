@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
 from selfplay.core.terminal import table, write, write_json
 
@@ -54,7 +54,7 @@ def _text(document: dict[str, Any]) -> str:
     done = "to be removed" if document["dry_run"] else "removed"
     words = {"keep": "stays", "remove": done, "gone": "gone"}
     rows = [
-        [str(row["round"]), f"{row['num_bytes'] / 1e6:.1f} MB", words[row["action"]], safe_text(row["why"])]
+        [str(row["round"]), f"{row['num_bytes'] / 1e6:.1f} MB", words[row["action"]], escape_terminal(row["why"])]
         for row in document["policies"]
     ]
     if not rows:

@@ -39,7 +39,7 @@ from selfplay.cli import (
     view,
 )
 from selfplay.core.errors import SelfplayError
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.redaction import redact
 from selfplay.core.terminal import flush_or_discard, note
 from selfplay.core.version import __version__
@@ -91,7 +91,7 @@ def _explain(message: str, hint: str) -> None:
 
 
 def _shown(text: str) -> str:
-    return safe_text(redact(text), lines=True)
+    return escape_terminal(redact(text), lines=True)
 
 
 def _version(wanted: bool) -> None:

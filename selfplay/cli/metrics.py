@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.terminal import write, write_json
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def command(names: Names = None, json_output: Json = False) -> None:
     if ways:
         write("inputs and how to get them")
         for way, columns in ways.items():
-            write(f"  {', '.join(dict.fromkeys(columns))}\n      {safe_text(way)}")
+            write(f"  {', '.join(dict.fromkeys(columns))}\n      {escape_terminal(way)}")
 
 
 def _document(metric: Metric) -> dict[str, Any]:
@@ -76,5 +76,5 @@ def _lines(metric: dict[str, Any]) -> list[str]:
         "options": options,
         "source": metric["source"],
     }
-    shown = [f"  {name:<8} {safe_text(text)}" for name, text in parts.items() if text]
-    return [safe_text(metric["name"]), *shown, ""]
+    shown = [f"  {name:<8} {escape_terminal(text)}" for name, text in parts.items() if text]
+    return [escape_terminal(metric["name"]), *shown, ""]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.terminal import write, write_json
 
 Out = Annotated[
@@ -43,4 +43,4 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
             }
         )
     else:
-        write(safe_text(str(path)))
+        write(escape_terminal(str(path)))

@@ -8,7 +8,7 @@ import typer
 
 from selfplay.cli.arguments import Json, Round, Run
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import duration, number
 from selfplay.core.terminal import bar, table, write, write_json
 
@@ -87,7 +87,9 @@ def _funnel(steps: list[dict[str, Any]]) -> str:
     for step in steps:
         lost = ", ".join(f"{reason} {count}" for reason, count in step["lost"].items())
         unit = "responses in no pair: " if step["step"] == "paired" and lost else ("without: " if lost else "")
-        rows.append([step["step"], str(step["count"]), step["unit"], bar(step["count"], most), safe_text(unit + lost)])
+        rows.append(
+            [step["step"], str(step["count"]), step["unit"], bar(step["count"], most), escape_terminal(unit + lost)]
+        )
     return table([], rows, left=(0, 2, 3, 4))
 
 
@@ -125,7 +127,7 @@ def _training(training: dict[str, Any]) -> str:
         last = training["last_step"]
         shown = ", ".join(f"{name} {number(last[name], 4)}" for name in _LAST_STEP)
         lines.append(f"last step: {shown}")
-    lines += [f"note: {safe_text(text)}" for text in training["notes"]]
+    lines += [f"note: {escape_terminal(text)}" for text in training["notes"]]
     return "\n".join(lines)
 
 
@@ -135,5 +137,5 @@ def _evaluation(evaluation: dict[str, Any]) -> str:
         error = change["canary_error"]
         canary = "no canary" if error is None else f"canary error {number(error, 5)} a token"
         reason = f", {change['reason']}" if change["reason"] else ""
-        lines.append(safe_text(f"engine: {change['how']} in {change['seconds']:.2f} s, {canary}{reason}"))
+        lines.append(escape_terminal(f"engine: {change['how']} in {change['seconds']:.2f} s, {canary}{reason}"))
     return "\n".join(lines)

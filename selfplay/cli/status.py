@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
 from selfplay.core.terminal import table, write, write_json
 
@@ -81,7 +81,7 @@ def _runs_text(document: dict[str, Any]) -> str:
         at = "-" if run["stage"] is None else f"round {run['round']} {run['stage']}"
         rows.append(
             [
-                safe_text(run["name"]),
+                escape_terminal(run["name"]),
                 run["state"],
                 done,
                 at,
@@ -96,7 +96,7 @@ def _runs_text(document: dict[str, Any]) -> str:
 def _text(document: dict[str, Any]) -> str:
     if "runs" in document:
         return _runs_text(document)
-    lines = [f"{safe_text(document['run'])}: {document['state']}"]
+    lines = [f"{escape_terminal(document['run'])}: {document['state']}"]
     if document["rounds_planned"] is not None:
         lines.append(f"rounds: {document['rounds_done']} of {document['rounds_planned']} done")
     if document["stage"] is not None:
@@ -106,18 +106,18 @@ def _text(document: dict[str, Any]) -> str:
         lines.append(f"{verb}: round {document['round']} {document['stage']}{under_way}")
     if document["progress"] is not None:
         title, done, total = (document["progress"][name] for name in ("title", "done", "total"))
-        lines.append(f"progress: {safe_text(title)}: {done:,} of {total:,}")
+        lines.append(f"progress: {escape_terminal(title)}: {done:,} of {total:,}")
     if document["driver"] is not None:
-        lines.append(f"driver: {safe_text(document['driver']['said'])}")
+        lines.append(f"driver: {escape_terminal(document['driver']['said'])}")
     for problem in document["problems"]:
-        lines.append(f"{problem['kind']}: {safe_text(problem['message'])}")
+        lines.append(f"{problem['kind']}: {escape_terminal(problem['message'])}")
     if document["attempts"]:
         rows = [
             [number(attempt[key]) for key in ("attempt", "started", "ended")] + [_outcome(document, attempt)]
             for attempt in document["attempts"]
         ]
         lines += ["", table(["attempt", "started", "ended", "outcome"], rows, left=(0, 1, 2, 3))]
-    return "\n".join([*lines, "", f"next: {safe_text(document['next'])}"])
+    return "\n".join([*lines, "", f"next: {escape_terminal(document['next'])}"])
 
 
 def _outcome(document: dict[str, Any], attempt: dict[str, Any]) -> str:
@@ -125,7 +125,7 @@ def _outcome(document: dict[str, Any], attempt: dict[str, Any]) -> str:
         newest = attempt is document["attempts"][-1]
         return "under way" if newest and document["state"] == "running" else "no word of its end: it was killed"
     if not attempt["message"]:
-        return safe_text(attempt["outcome"])
+        return escape_terminal(attempt["outcome"])
     # last words of a worker, examples: the log has them, and --json
     first, *more = attempt["message"].splitlines()
-    return safe_text(f"{attempt['outcome']}: {first}{' ...' if more else ''}")
+    return escape_terminal(f"{attempt['outcome']}: {first}{' ...' if more else ''}")

@@ -8,7 +8,7 @@ import typer
 
 from selfplay.cli.arguments import Json, Run
 from selfplay.core.errors import CorruptionError
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.terminal import note, write, write_json
 
 
@@ -31,8 +31,8 @@ def command(
         raise SystemExit(CorruptionError.exit_code)
     if problems:
         for problem in problems:
-            write(f"{problem['kind']}: {safe_text(problem['message'])}\n  -> {safe_text(problem['hint'])}")
-        note(f"{len(problems)} problems in {safe_text(str(run))}")
+            write(f"{problem['kind']}: {escape_terminal(problem['message'])}\n  -> {escape_terminal(problem['hint'])}")
+        note(f"{len(problems)} problems in {escape_terminal(str(run))}")
         raise SystemExit(CorruptionError.exit_code)
     if not json_output:
         what = "digests, lineage and rows agree" if deep else "names, sizes and lineage agree; --deep reads everything"

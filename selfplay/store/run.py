@@ -20,6 +20,7 @@ from selfplay.store import durable
 from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present
+from selfplay.store.lazy_table import LazyTable
 from selfplay.store.manifest import check_version, is_digest
 from selfplay.store.policy_removal import delete_policy, finish_deletion
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
@@ -110,7 +111,7 @@ class Store:
         """The run at `root`. Raises ConfigError when there is none or another version wrote it."""
         layout = Layout(root.absolute())
         if layout.identity.exists() and not layout.identity.is_file():
-            raise CorruptionError(f"{layout.identity} is no ordinary file", "Restore it from a backup.")
+            raise CorruptionError(f"{layout.identity} is not a regular file", "Restore it from a backup.")
         if not layout.identity.is_file():
             if not layout.identity.is_symlink() and attempts_present(layout) and layout.rounds.is_dir():
                 raise CorruptionError(
@@ -291,27 +292,16 @@ class Store:
 
     def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""
-        folder = self.layout.stage(round_number, stage)
-        prefix = f"{table}/" if table else ""
-        parts = sorted(
-            (entry.path, entry.rows)
-            for entry in self.commit_of(round_number, stage).files
-            if entry.rows is not None and entry.path.rpartition("/")[0] == prefix.rstrip("/")
-        )
-        if not parts:
-            raise CorruptionError(f"{folder} has no table {table!r}", remedy(folder))
-        tables = []
-        for part, rows in parts:
-            try:
-                read = read_parquet(folder / part, columns)
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise CorruptionError(f"{folder / part} cannot be read ({error})", remedy(folder)) from None
-            if read.num_rows != rows:
-                raise CorruptionError(
-                    f"{folder / part} has {read.num_rows} rows, its commit says {rows}", remedy(folder)
-                )
-            tables.append(read)
+        lazy, tables = self.lazy_table(round_number, stage, table), []
+        for part in lazy.parts:
+            with lazy.reading(part):
+                tables.append(read_parquet(part.path, columns))
+            lazy.check_rows(part, tables[-1].num_rows)
         return pa.concat_tables(tables)
+
+    def lazy_table(self, round_number: int, stage: str, table: str = "") -> LazyTable:
+        """A committed table of which nothing is read yet. See `table`."""
+        return LazyTable.of(self.layout.stage(round_number, stage), self.commit_of(round_number, stage).files, table)
 
     # ------------------------------------------------------------------ writing
 

@@ -45,7 +45,7 @@ def test_write_file_replaces_whole_and_leaves_nothing_beside(tmp_path: Path) -> 
         (errno.EROFS, "writable"),
         (errno.EACCES, "writable"),
         (errno.EIO, "The disk failed"),
-        (errno.ENAMETOOLONG, "See to"),
+        (errno.ENAMETOOLONG, "Check "),
     ],
 )
 def test_a_write_that_fails_keeps_the_old_file(
@@ -139,13 +139,13 @@ def test_publish_moves_a_folder_and_never_overwrites(tmp_path: Path) -> None:
         (tmp_path / name / "file").write_text(name)
     target = tmp_path / "rounds/001/sample"
     durable.publish_folder(tmp_path / "first", target)
-    with pytest.raises(SelfplayError, match="is there already"):
+    with pytest.raises(SelfplayError, match="exists already"):
         durable.publish_folder(tmp_path / "second", target)
     assert (target / "file").read_text() == "first"
     assert (tmp_path / "second/file").read_text() == "second"
     # an empty folder would be replaced by a rename without a word
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SelfplayError, match="is there already"):
+    with pytest.raises(SelfplayError, match="exists already"):
         durable.publish_folder(tmp_path / "second", tmp_path / "empty")
 
 

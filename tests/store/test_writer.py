@@ -120,7 +120,7 @@ def test_what_is_committed_is_never_overwritten(tmp_path: Path) -> None:
     before = read_commit(Layout(tmp_path).stage(1, "sample"))
     second = open_writer(tmp_path)
     second.write_shard(0, rows(5))
-    with pytest.raises(SelfplayError, match="is there already"):
+    with pytest.raises(SelfplayError, match="exists already"):
         second.commit(2, "now", 0.0, outcome_of("sample"))
     assert read_commit(Layout(tmp_path).stage(1, "sample")) == before
 

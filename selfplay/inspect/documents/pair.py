@@ -32,16 +32,13 @@ def pair_document(store: Store, pair_id: str) -> dict[str, Any]:
         raise ConfigError(f"there is no pair {pair_id!r} in {store.layout.root}", _advice(store, pair_id))
     number, row = found
     pair = take_rows(store, number, "select", [row]).to_pylist()[0]
-    prompt_row = rows_where(store, number, "prompts", "prompt_id", [pair["prompt_id"]])
-    prompt = take_rows(store, number, "prompts", prompt_row, _PROMPT).to_pylist()[0]
-    prompt["columns"] = json.loads(prompt.pop("columns_json"))
     return dict(
         finite(
             {
                 "schema_version": SCHEMA_VERSION,
                 "round": number,
                 "pair": pair,
-                "prompt": prompt,
+                "prompt": prompt_of(store, number, pair["prompt_id"]),
                 "responses": _responses(store, number, pair),
                 "other_pairs": _other_pairs(store, number, pair),
             }
@@ -62,39 +59,68 @@ def _find(store: Store, pair_id: str) -> tuple[int, int] | None:
     return None
 
 
-def _responses(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = rows_where(store, number, "sample", "prompt_id", [pair["prompt_id"]])
-    responses = take_rows(store, number, "sample", rows, _RESPONSE).to_pylist()
+def prompt_of(store: Store, number: int, prompt_id: str, *extra: str) -> dict[str, Any] | None:
+    """A prompt with the columns of its source, and `extra` columns of the table; None where the round does not have it."""
+    found = rows_of(store, number, "prompts", "prompt_id", [prompt_id], [*_PROMPT, *extra])
+    for prompt in found:
+        prompt["columns"] = json.loads(prompt.pop("columns_json"))
+    return found[0] if found else None
+
+
+def responses_to(store: Store, number: int, prompt_id: str, *extra: str) -> list[dict[str, Any]]:
+    """The responses to a prompt that are committed so far, by index, each with its reward and the parts of it, log-probs, and the
+    `reason` if it is in no pair; `extra` columns of the table too. What is not committed yet is null."""
+    responses = rows_of(store, number, "sample", "prompt_id", [prompt_id], [*_RESPONSE, *extra])
     ids = [response["response_id"] for response in responses]
-
-    def by_id(stage: str) -> dict[str, dict[str, Any]]:
-        table = take_rows(store, number, stage, rows_where(store, number, stage, "response_id", ids))
-        return {row["response_id"]: row for row in table.to_pylist()}
-
-    rewards, logprobs, unused = by_id("score"), by_id("logprobs"), by_id("pair")
-    uses = {pair["chosen_response_id"]: "chosen", pair["rejected_response_id"]: "rejected"}
+    rewards, logprobs, unused = (
+        {row["response_id"]: row for row in rows_of(store, number, stage, "response_id", ids)}
+        for stage in ("score", "logprobs", "pair")
+    )
     for response in responses:
         name = response["response_id"]
-        reward, logprob = rewards[name], logprobs.get(name, {})
+        reward, logprob = rewards.get(name, {}), logprobs.get(name, {})
         response |= {
-            "reward": reward["reward"],
-            **{name: reward[name] for name in part_columns(reward)},
-            "gold_reward": reward["gold_reward"],
+            "reward": reward.get("reward"),
+            **{part: reward[part] for part in part_columns(reward)},
+            "gold_reward": reward.get("gold_reward"),
             "policy_logp": logprob.get("policy_logp"),
             "reference_logp": logprob.get("reference_logp"),
-            # a response that is in no pair has its reason; one in another pair of the prompt has none
-            "use": uses.get(name, "unused" if name in unused else "other_pair"),
-            "reason": unused[name]["reason"] if name in unused else None,
+            "reason": unused[name]["reason"] if name in unused else reward.get("drop_reason"),
         }
     return sorted(responses, key=lambda response: int(response["response_index"]))
+
+
+def rows_of(
+    store: Store, number: int, stage: str, column: str, values: list[str], columns: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a stage's table whose `column` is one of `values`, with those of `columns` that it has (None: all); empty where
+    the stage is not committed."""
+    if not store.is_committed(number, stage):
+        return []
+    table = store.lazy_table(number, stage)
+    names = None if columns is None else [name for name in columns if name in table.schema().names]
+    rows: list[dict[str, Any]] = table.take(table.rows_where(column, values), names).to_pylist()
+    return rows
+
+
+def _responses(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str, Any]]:
+    responses = responses_to(store, number, pair["prompt_id"])
+    uses = {pair["chosen_response_id"]: "chosen", pair["rejected_response_id"]: "rejected"}
+    for response in responses:
+        reason = response.pop("reason")
+        # a response that is in no pair has its reason; one in another pair of the prompt has none
+        response |= {
+            "use": uses.get(response["response_id"], "other_pair" if reason is None else "unused"),
+            "reason": reason,
+        }
+    return responses
 
 
 def _other_pairs(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str, Any]]:
     """The other pairs of the prompt, by rank. Only the builder `all` makes several of one prompt."""
     if config_in_force(store)["pairs"].get("build") != "all":
         return []
-    rows = rows_where(store, number, "select", "prompt_id", [pair["prompt_id"]])
-    others = take_rows(store, number, "select", rows, _OTHER).to_pylist()
+    others = rows_of(store, number, "select", "prompt_id", [pair["prompt_id"]], _OTHER)
     return [other for other in others if other["pair_id"] != pair["pair_id"]]
 
 

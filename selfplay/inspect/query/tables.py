@@ -34,24 +34,19 @@ def table_of(store: Store, round_number: int, name: str) -> LazyTable:
     if name not in TABLES:
         raise ConfigError(f"there is no table {name!r}", f"Tables: {', '.join(TABLES)}.")
     require_round(store, round_number, TABLES[name])
-    return stage_table(store, round_number, TABLES[name])
-
-
-def stage_table(store: Store, round_number: int, stage: str, table: str = "") -> LazyTable:
-    """A table of a committed stage; `table` names one inside the stage's folder."""
-    return LazyTable.of(store.layout.stage(round_number, stage), store.commit_of(round_number, stage).files, table)
+    return store.lazy_table(round_number, TABLES[name])
 
 
 def take_rows(
     store: Store, round_number: int, stage: str, rows: Sequence[int], columns: list[str] | None = None
 ) -> pa.Table:
     """The rows with these numbers (counted over all files in order), in the order asked for; `columns` None: all."""
-    return stage_table(store, round_number, stage).take(rows, columns)
+    return store.lazy_table(round_number, stage).take(rows, columns)
 
 
 def rows_where(store: Store, round_number: int, stage: str, column: str, values: Sequence[str]) -> list[int]:
     """Numbers of the rows whose `column` is one of `values`. See `LazyTable.rows_where`."""
-    rows: list[int] = stage_table(store, round_number, stage).rows_where(column, values).tolist()
+    rows: list[int] = store.lazy_table(round_number, stage).rows_where(column, values).tolist()
     return rows
 
 
@@ -60,7 +55,7 @@ def column_names(store: Store, round_number: int, stage: str, table: str = "") -
     files = store.commit_of(round_number, stage).files
     if not any(entry.rows is not None and entry.path.rpartition("/")[0] == table for entry in files):
         return []
-    return list(stage_table(store, round_number, stage, table).schema().names)
+    return list(store.lazy_table(round_number, stage, table).schema().names)
 
 
 def rounds_with(store: Store, name: str) -> list[int]:
@@ -88,7 +83,7 @@ def dataset_of(table: LazyTable) -> ds.Dataset:
     for part, fragment in zip(table.parts, dataset.get_fragments(), strict=True):
         with table.reading(part):
             # the fragment keeps the footer that is read here
-            table.check_rows(part, fragment.metadata)
+            table.check_rows(part, fragment.metadata.num_rows)
     return dataset
 
 

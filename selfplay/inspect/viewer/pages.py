@@ -92,7 +92,7 @@ class Pages:
     def prompt(self, request: Request) -> Response:
         """A prompt of a round with all its responses."""
         entry, store, number = self._round(request)
-        document = prompt_document(store, self.served.cache, number, _given(request, "id"))
+        document = prompt_document(store, number, _given(request, "id"))
         return self.render("prompt.html", entry=entry, number=number, **document)
 
     def against(self, request: Request) -> Response:
@@ -143,10 +143,10 @@ class Pages:
         entry, number, rows = self._pairs(request)
         query = browser.parse(rows, request.query_params)
         found = browser.one(rows, query, _given(request, "id"))
-        found["document"] = {"responses": [], "pairs": []}
+        found["document"] = {"responses": []}
         if number is not None:
             store = self.served.store(entry)
-            found["document"] = prompt_document(store, self.served.cache, number, found["card"].row["prompt_id"])
+            found["document"] = prompt_document(store, number, found["card"].row["prompt_id"])
         return self.render("pair.html", entry=entry, number=number, **found)
 
     def download(self, request: Request) -> Response:
