@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfplay.selection.arrays import Bools, Floats, Ints
+from selfplay.selection.arrays import Bools, Floats, Ints, factorize
 from selfplay.selection.reasons import (
     EMPTY,
     REWARD_NOT_FINITE,
@@ -71,8 +71,8 @@ def response_pool(
         raise ValueError(f"columns of responses differ in length: {sizes}")
     rewards_R = np.asarray(rewards, dtype=np.float64)
     num_responses = len(rewards_R)
-    prompt_R, distinct_prompts = _coded(prompt_ids)
-    text_R, distinct_texts = _coded(texts)
+    prompt_R, distinct_prompts = factorize(prompt_ids)
+    text_R, distinct_texts = factorize(texts)
     index_R = np.asarray(response_index, dtype=np.int64)
     _check_unique(prompt_R, index_R, distinct_prompts)
     if finish_reasons is None:
@@ -108,13 +108,6 @@ def empty_texts(texts: Sequence[str]) -> Bools:
     """True where a text is empty or white space only."""
     # `isspace` stops at the first letter, where `strip` would copy the text.
     return np.fromiter((not text or text.isspace() for text in texts), np.bool_, len(texts))
-
-
-def _coded(values: Sequence[str]) -> tuple[Ints, list[str]]:
-    """Codes by first appearance, and the value behind each."""
-    seen: dict[str, int] = {}
-    code = np.fromiter((seen.setdefault(value, len(seen)) for value in values), np.int64, len(values))
-    return code, list(seen)
 
 
 def _check_unique(prompt_R: Ints, index_R: Ints, prompt_ids: Sequence[str]) -> None:

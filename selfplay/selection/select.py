@@ -256,7 +256,4 @@ def _length_gap(columns: Mapping[str, Any], where_P: Bools) -> float | None:
     if _missing(columns, NUM_TOKENS) or not where_P.any():
         return None
     chosen_P, rejected_P = _all(columns, NUM_TOKENS)
-    num = np.count_nonzero(where_P)
-    wide = np.float64 if chosen_P.dtype.kind == "f" or rejected_P.dtype.kind == "f" else np.int64
-    chosen, rejected = (float(column.sum(where=where_P, dtype=wide)) for column in (chosen_P, rejected_P))
-    return (chosen - rejected) / num
+    return float(np.subtract(chosen_P, rejected_P, dtype=np.float64).mean(where=where_P))

@@ -160,7 +160,7 @@ def _select(
             pair_id=candidates.pair_id,
             columns=columns | extra,
             drop_reason_P=with_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
-            group_P=None if groups is None else factorize(groups),
+            group_P=None if groups is None else factorize(groups)[0],
         ),
         metric=metric,
         keep=settings.keep,

@@ -69,15 +69,13 @@ def build_pairs(pool: ResponsePool, rules: PairRules, seed: int) -> Pairing:
     if rules.needs_lengths() and pool.num_tokens_R is None:
         raise ValueError("max_length_gap and length_penalty need num_tokens of the responses")
     usable = group_by_prompt(pool, is_kept(reason_R))
-    too_few_G = usable.size_G < 2
-    same_text_G = _same_text(usable)
-    reason_R = with_reason(reason_R, _rows(pool, usable, too_few_G), PROMPT_HAS_TOO_FEW_RESPONSES)
-    reason_R = with_reason(reason_R, _rows(pool, usable, same_text_G), IDENTICAL_RESPONSES)
+    reason_R = with_reason(reason_R, _rows(pool, usable, usable.size_G < 2), PROMPT_HAS_TOO_FEW_RESPONSES)
+    reason_R = with_reason(reason_R, _rows(pool, usable, _same_text(usable)), IDENTICAL_RESPONSES)
 
-    groups = usable.of_groups(~(too_few_G | same_text_G))
+    groups = group_by_prompt(pool, is_kept(reason_R))
     random = rules.build in ("random_pair", "best_random")
     bits_N = random_bits_of(pool, groups, seed) if random else np.zeros(len(groups.row_N), dtype=np.uint64)
-    fit = _fit(groups, rules, bits_N) if rules.length_penalty == "auto" else None
+    fit = _fit(groups, rules, bits_N, pool.texts) if rules.length_penalty == "auto" else None
     penalty = fit.penalty if fit is not None else rules.length_penalty
     assert not isinstance(penalty, str)
     groups = penalized(groups, penalty)
@@ -116,13 +114,11 @@ def penalized(groups: PromptGroups, penalty: float) -> PromptGroups:
 
 
 def _build(
-    groups: PromptGroups, rules: PairRules, bits_N: RandomBits, texts: Sequence[str] | None
+    groups: PromptGroups, rules: PairRules, bits_N: RandomBits, texts: Sequence[str]
 ) -> tuple[Ints, Ints, Levels]:
     """Positions of chosen and rejected of the pairs that stay, sorted; and how far the best pair of each response came (see
-    `filters.levels`; -1 where it was in none). Without `texts` the similarity is not looked at."""
+    `filters.levels`; -1 where it was in none)."""
     level_N = np.full(len(groups.row_N), -1, dtype=np.int8)
-    if texts is None:
-        rules = replace(rules, max_similarity=1.0)
     stay: list[Positions] = []
     for chosen, rejected in candidates(groups, rules, bits_N):
         level_P = levels(_looked_at(groups, chosen, rejected, texts), rules, len(chosen))
@@ -140,12 +136,11 @@ def _build(
     return chosen[order], rejected[order], level_N
 
 
-def _looked_at(groups: PromptGroups, chosen: Ints, rejected: Ints, texts: Sequence[str] | None) -> Candidates:
+def _looked_at(groups: PromptGroups, chosen: Ints, rejected: Ints, texts: Sequence[str]) -> Candidates:
     text_chosen_P, text_rejected_P = groups.text_N[chosen], groups.text_N[rejected]
     tokens = groups.num_tokens_N
 
     def similarity(left: Ints) -> Floats:
-        assert texts is not None  # otherwise the rule is off
         return similarities(texts, text_chosen_P[left], text_rejected_P[left])
 
     return Candidates(
@@ -177,14 +172,16 @@ def _cap(groups: PromptGroups, chosen: Ints, rejected: Ints, level_P: Levels, mo
     level_P[left[order[place >= most]]] = ORDER.index(OVER_MAX_PER_PROMPT)
 
 
-def _fit(groups: PromptGroups, rules: PairRules, bits_N: RandomBits) -> LengthFit:
+def _fit(groups: PromptGroups, rules: PairRules, bits_N: RandomBits, texts: Sequence[str]) -> LengthFit:
     """The penalty that balances the lengths of the pairs, as they are before near-identical ones are taken out (comparing
     texts at every step would take long)."""
     tokens = groups.num_tokens_N
     assert tokens is not None  # build_pairs has checked it
 
+    rules = replace(rules, max_similarity=1.0)
+
     def length_gap(penalty: float) -> float | None:
-        chosen, rejected, _ = _build(penalized(groups, penalty), rules, bits_N, None)
+        chosen, rejected, _ = _build(penalized(groups, penalty), rules, bits_N, texts)
         return float((tokens[chosen] - tokens[rejected]).mean()) if len(chosen) else None
 
     return fit_length_penalty(length_gap, float((groups.highest_G() - groups.lowest_G()).max(initial=0.0)))

@@ -33,63 +33,43 @@ class PromptGroups:
         hits = np.flatnonzero(hit_N)
         return hits[run_starts(self.group_N[hits])]
 
-    def of_groups(self, keep_G: Bools) -> PromptGroups:
-        """Only these groups."""
-        keep_N = keep_G[self.group_N]
-        return _sorted_groups(
-            self.row_N[keep_N],
-            self.group_N[keep_N],
-            self.index_N[keep_N],
-            self.text_N[keep_N],
-            self.reward_N[keep_N],
-            None if self.num_tokens_N is None else self.num_tokens_N[keep_N],
-        )
-
     def highest_G(self) -> Floats:
         """The highest reward of each group."""
-        return self._reduced(np.maximum)
+        return self._reduced(np.maximum, self.reward_N)
 
     def lowest_G(self) -> Floats:
         """The lowest reward of each group."""
-        return self._reduced(np.minimum)
+        return self._reduced(np.minimum, self.reward_N)
 
     def mean_and_std_G(self) -> tuple[Floats, Floats]:
         """Mean and population standard deviation of the rewards of each group."""
         # relative to the highest, so that a large common offset costs no digits
         highest_G = self.highest_G()
         offset_N = self.reward_N - highest_G[self.group_N]
-        mean_G = self._sum_G(offset_N) / self.size_G
-        variance_G = self._sum_G((offset_N - mean_G[self.group_N]) ** 2) / self.size_G
+        mean_G = self._reduced(np.add, offset_N) / self.size_G
+        variance_G = self._reduced(np.add, (offset_N - mean_G[self.group_N]) ** 2) / self.size_G
         return highest_G + mean_G, np.sqrt(variance_G)
 
-    def _sum_G(self, values_N: Floats) -> Floats:
-        return np.add.reduceat(values_N, self.start_G) if len(self.start_G) else np.empty(0)
-
-    def _reduced(self, function: np.ufunc) -> Floats:
-        return function.reduceat(self.reward_N, self.start_G) if len(self.start_G) else np.empty(0)
+    def _reduced(self, function: np.ufunc, values_N: Floats) -> Floats:
+        return function.reduceat(values_N, self.start_G) if len(self.start_G) else np.empty(0)
 
 
 def group_by_prompt(pool: ResponsePool, usable_R: Bools) -> PromptGroups:
     """The usable responses of the pool in groups; groups come in order of `prompt_R`."""
     usable = np.flatnonzero(usable_R)
     row_N = usable[np.lexsort((pool.response_index_R[usable], pool.prompt_R[usable]))]
-    return _sorted_groups(
-        row_N,
-        pool.prompt_R[row_N],
-        pool.response_index_R[row_N],
-        pool.text_R[row_N],
-        pool.rewards_R[row_N],
-        None if pool.num_tokens_R is None else pool.num_tokens_R[row_N],
-    )
-
-
-def _sorted_groups(
-    row_N: Ints, prompt_N: Ints, index_N: Ints, text_N: Ints, reward_N: Floats, tokens_N: Ints | None
-) -> PromptGroups:
-    start_G = run_starts(prompt_N)
+    start_G = run_starts(pool.prompt_R[row_N])
     size_G = np.diff(start_G, append=len(row_N))
-    group_N = np.repeat(np.arange(len(start_G)), size_G)
-    return PromptGroups(row_N, group_N, start_G, size_G, index_N, text_N, reward_N, tokens_N)
+    return PromptGroups(
+        row_N=row_N,
+        group_N=np.repeat(np.arange(len(start_G)), size_G),
+        start_G=start_G,
+        size_G=size_G,
+        index_N=pool.response_index_R[row_N],
+        text_N=pool.text_R[row_N],
+        reward_N=pool.rewards_R[row_N],
+        num_tokens_N=None if pool.num_tokens_R is None else pool.num_tokens_R[row_N],
+    )
 
 
 def random_bits_of(pool: ResponsePool, groups: PromptGroups, seed: int) -> NDArray[np.uint64]:
