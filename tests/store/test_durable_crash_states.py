@@ -24,8 +24,8 @@ from selfplay.inspect.verify.verify import verify_document
 from selfplay.store import durable
 from selfplay.store import policy_removal as removal
 from selfplay.store.durable import sha256_bytes as sha256
-from selfplay.store.fork import Fork, stage_name
-from selfplay.store.layout import REMOVED, part_name
+from selfplay.store.fork import Fork
+from selfplay.store.layout import REMOVED, part_name, stage_name
 from selfplay.store.manifest import Manifest, check_files
 from selfplay.store.result_folder import ResultWriter, read_result
 from selfplay.store.run import Store

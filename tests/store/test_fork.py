@@ -11,7 +11,8 @@ import pytest
 
 from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
-from selfplay.store.fork import Fork, stage_name
+from selfplay.store.fork import Fork
+from selfplay.store.layout import stage_name
 from selfplay.store.run import Store
 from tests.helpers.outcomes import outcome_of
 from tests.helpers.sealing import rewrite
@@ -52,7 +53,7 @@ def test_stages_are_linked_and_recorded(source: Store, tmp_path: Path) -> None:
     opened = Store.open(store.layout.root)
     assert opened.forked_from == forked
     document = json.loads((store.layout.root / "RUN.json").read_text())["forked_from"]
-    assert document == {"run": source.run_id, "root": "../source", "stages": forked.stages}
+    assert document == {"run": source.run_id, "root": "../source", "stages": forked.stages, "changes": []}
     assert Store.open(source.layout.root).forked_from is None
     assert not list(store.layout.work.iterdir())
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from selfplay.cli.main import app
 from selfplay.core.errors import CorruptionError, LockedError, SelfplayError
-from selfplay.core.outcomes import TrainOutcome
+from selfplay.core.outcomes import EvaluateOutcome, TrainOutcome
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store import durable
@@ -36,13 +37,15 @@ def policies(run: Path) -> list[int]:
 
 def judge(store: Store, gold: dict[int, float]) -> None:
     """Have the held-out judge say other numbers, behind the store's back."""
-    real = Store.metrics
+    real = Store.outcome
 
-    def metrics(self: Store, number: int, stage: str) -> dict[str, Any]:
-        found = real(self, number, stage)
-        return found | {"eval_gold_mean": gold[number]} if stage == "evaluate" else found
+    def outcome(self: Store, number: int, kind: Any) -> Any:
+        found = real(self, number, kind)
+        if kind is not EvaluateOutcome:
+            return found
+        return replace(found, evaluation=replace(found.evaluation, eval_gold_mean=gold[number]))
 
-    store.metrics = metrics.__get__(store)  # type: ignore[method-assign]
+    store.outcome = outcome.__get__(store)  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
