@@ -79,15 +79,6 @@ def test_where_linking_fails_files_are_copied(source: Store, tmp_path: Path, mon
     store.require(1, "prompts")
 
 
-def test_what_was_left_half_done_is_made_whole(source: Store, tmp_path: Path) -> None:
-    store = Store.create(tmp_path / "run", {}, fork(source, "prompts", "sample"))
-    half = store.layout.work / ".tmp-inherit-001-prompts"
-    half.mkdir()
-    (half / "part-00000.parquet").write_bytes(b"half")
-    store.inherit()
-    assert store.table(1, "prompts")["x"].to_pylist() == [1, 2]
-
-
 def test_a_source_that_is_gone_or_another_is_said(source: Store, tmp_path: Path) -> None:
     wanted = fork(source, "prompts", "sample")
     away = source.layout.root.rename(tmp_path / "away")
