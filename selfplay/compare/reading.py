@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -68,7 +67,7 @@ class RunReader:
             part = table.filter(pc.equal(table["mode"], mode))
             ids = part["prompt_id"].to_pylist()
             for column in (REWARD, GOLD):
-                means[mode, column] = prompt_means(ids, part[column].to_pylist())
+                means[mode, column] = prompt_means(ids, part[column].to_numpy())
         return Evaluated(means)
 
     def row(self, number: int) -> dict[str, Any]:
@@ -95,10 +94,10 @@ class RunReader:
         columns = ["pair_id", "prompt_id", "chosen_response_id", "rejected_response_id", "kept"]
         return self.store.table(number, "select", columns=columns)
 
-    def kept(self, number: int) -> set[str]:
+    def kept(self, number: int) -> pa.Array:
         """Ids of the pairs kept in a round."""
         table = self.pairs(number)
-        return set(table.filter(table["kept"])["pair_id"].to_pylist())
+        return table.filter(table["kept"])["pair_id"].combine_chunks()
 
     def labels(self, number: int) -> Labels | None:
         """What the judge says of the kept pairs; None where it did not judge training responses."""
@@ -107,27 +106,24 @@ class RunReader:
         scored = self.store.table(number, "score", columns=["response_id", GOLD])
         if scored[GOLD].null_count == scored.num_rows:
             return None
-        gold = dict(zip(scored["response_id"].to_pylist(), scored[GOLD].to_pylist(), strict=True))
-        sides = [
-            np.array([gold[name] for name in kept[f"{side}_response_id"].to_pylist()], dtype=np.float64)
-            for side in ("chosen", "rejected")
-        ]
-        return labels(*sides)
+        gold, ids = scored[GOLD].to_numpy(), scored["response_id"].combine_chunks()
+        rows = [pc.index_in(kept[f"{side}_response_id"], value_set=ids) for side in ("chosen", "rejected")]
+        return labels(*(gold[row.to_numpy()] for row in rows))
 
     def group_shares(self, number: int, column: str) -> tuple[dict[str, float], dict[str, float]]:
         """Share of each group, by the prompts' own column: among the kept pairs, and among all pairs. Raises ConfigError
         where prompts have no such column."""
         prompts = self.store.table(number, "prompts", columns=["prompt_id", "columns_json"])
-        group = {}
-        for prompt_id, text in zip(prompts["prompt_id"].to_pylist(), prompts["columns_json"].to_pylist(), strict=True):
-            columns = json.loads(text)
+        names = []
+        for text in prompts["columns_json"]:
+            columns = json.loads(text.as_py())
             if column not in columns:
                 raise ConfigError(
                     f"--by {column}: the prompts have no such column",
-                    f"There is: {', '.join(sorted(columns)) or 'none'}.",
+                    f"The prompts have: {', '.join(sorted(columns)) or 'no other columns'}.",
                 )
-            group[prompt_id] = str(columns[column])
+            names.append(str(columns[column]))
         table = self.pairs(number)
-        kept = table.filter(table["kept"])
-        found = [shares([group[prompt_id] for prompt_id in part["prompt_id"].to_pylist()]) for part in (kept, table)]
-        return found[0], found[1]
+        row = pc.index_in(table["prompt_id"], value_set=prompts["prompt_id"].combine_chunks())
+        group = pa.array(names, pa.string()).take(row.combine_chunks())
+        return shares(group.filter(table["kept"].combine_chunks())), shares(group)

@@ -24,7 +24,8 @@ def row_numbers(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
     assert len(rows) == len(coded.dictionary), "an id of a later table is in the table that it comes from, once"
     row_of_code = np.empty(len(rows), dtype=np.int64)
     row_of_code[found.drop_null().to_numpy()] = rows
-    return np.asarray(row_of_code[coded.indices.to_numpy()])
+    rows_of_ids: Ints = row_of_code[coded.indices.to_numpy()]
+    return rows_of_ids
 
 
 def count_values(column: pa.ChunkedArray) -> dict[str, int]:
