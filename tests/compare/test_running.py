@@ -70,7 +70,7 @@ def test_arms_share_start_evaluation_and_pool(config: Path, tmp_path: Path) -> N
         for name in ("random", "explicit_margin"):
             arm = Store.open(block / name)
             assert arm.forked_from is not None
-            assert (arm.forked_from.run_id, arm.forked_from.root) == (pool.run_id, "../pool")
+            assert (arm.forked_from.run, arm.forked_from.root) == (pool.run_id, "../pool")
             assert sorted(arm.forked_from.keys()) == sorted(SHARED_BY_LIKE)
             for key in SHARED_BY_LIKE:
                 assert arm.digest_of(*key) == pool.digest_of(*key)

@@ -149,26 +149,6 @@ def test_publish_moves_a_folder_and_never_overwrites(tmp_path: Path) -> None:
         durable.publish_folder(tmp_path / "second", tmp_path / "empty")
 
 
-def test_remove_tree_takes_what_a_crash_left_of_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill() -> Path:
-        (tmp_path / "scratch").mkdir()
-        (tmp_path / "scratch/file").touch()
-        return tmp_path / "scratch"
-
-    def crash(operation: str, path: Path, index: int) -> None:
-        if operation == "unlink":
-            raise KeyboardInterrupt
-
-    folder = fill()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(durable, "operations", durable.Operations(before=crash))
-        durable.remove_tree(folder)
-    assert not folder.exists()
-    durable.remove_tree(fill())
-    assert [*tmp_path.iterdir()] == []
-    durable.remove_tree(folder)
-
-
 def test_row_groups_are_of_as_many_rows_as_a_page_should_read() -> None:
     def rows_in_groups(table: pa.Table) -> list[int]:
         file = pq.ParquetFile(pa.BufferReader(durable.encode_parquet(table)))
