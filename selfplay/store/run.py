@@ -20,7 +20,7 @@ from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
 from selfplay.core.version import __version__
 from selfplay.store import durable
-from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
+from selfplay.store.commits import Commit, check_stage, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present, stage_name
 from selfplay.store.lazy_table import LazyTable
@@ -258,14 +258,14 @@ class Store:
                     f"{folder} holds the commit of round {commit.round} {commit.stage}",
                     "Move the folder back to where it belongs, or restore the run from a backup.",
                 )
-            check_shape(folder, commit, digest)
+            check_stage(folder, commit, digest)
             self._commits[key] = (commit, digest)
         return self._commits[key]
 
     def require(self, round_number: int, stage: str) -> None:
         """Check the digests of a stage's files, once in the life of this object: before it is used as an input."""
         if (round_number, stage) not in self._checked:
-            check_digests(self.layout.stage(round_number, stage), *self._read(round_number, stage))
+            check_stage(self.layout.stage(round_number, stage), *self._read(round_number, stage), digests=True)
             self._checked.add((round_number, stage))
 
     def outcome(self, round_number: int, kind: type[OutcomeT]) -> OutcomeT:
