@@ -6,7 +6,9 @@ one step; the same command again replaces an earlier export of the same run.
 
 from __future__ import annotations
 
+import itertools
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +31,8 @@ from selfplay.store.run_state import config_in_force
 
 HUB = "hf://"
 Policies = Literal["last", "all", "none"]
-_ROWS_IN_FILE = 1 << 20
+# of at most `tables.BATCH_ROWS` rows each: a million together
+_BATCHES_IN_FILE = 64
 _PIECE = 1 << 20
 
 
@@ -80,7 +83,8 @@ def export(store: Store, wanted: Wanted) -> Exported:
     if wanted.format is not None:
         raise ConfigError("--format writes a folder", "Give --to DIR, or leave --format out.")
     repository = hub.repository_name(wanted.to.removeprefix(HUB))
-    with hub.staging_folder() as folder:
+    with tempfile.TemporaryDirectory(prefix="selfplay-export-") as staging:
+        folder = Path(staging) / "export"
         written = _write(store, wanted, rounds, folder, repository)
         uploaded = hub.upload(
             folder, repository, [cards.config_name(number) for number in written.policies], wanted.public
@@ -153,22 +157,10 @@ def _write_split(writer: ResultWriter, store: Store, number: int, name: str, *, 
     """One split of a round; returns its rows. A split without rows has no file: `load_dataset` fails on those."""
     rows = 0
     tables = pairs(store, number, kept=kept)
-    part = 0
-    while (first := next(tables, None)) is not None:
-        written = 0
-
-        def piece(first: Any = first) -> Iterator[Any]:
-            nonlocal written
-            table = first
-            while table is not None:
-                written += table.num_rows
-                yield table
-                table = next(tables, None) if written < _ROWS_IN_FILE else None
-
+    for part, first in enumerate(tables):
+        file = itertools.chain([first], itertools.islice(tables, _BATCHES_IN_FILE - 1))
         path = f"{cards.config_name(number)}/{name}/{part_name(part)}"
-        writer.add_parquet(path, exported_schema(), piece(), compression="zstd")
-        rows += written
-        part += 1
+        rows += writer.add_parquet(path, exported_schema(), file, compression="zstd")
     return rows
 
 
