@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.core.errors import ConfigError, DataError
-from selfplay.inputs.rows.values import canonical_json
+from selfplay.inputs.rows.values import lenient_json
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing import build_pairs
@@ -127,7 +127,7 @@ def _columns_of_sides(documents: pa.ChunkedArray, chosen_P: Ints, rejected_P: In
         found = {name: value for name, value in {**chosen, **rejected}.items() if name not in of_responses}
         for side, document in (("chosen", chosen), ("rejected", rejected)):
             found |= {f"{name}_{side}": value for name, value in document.items() if name in of_responses}
-        merged.append(canonical_json(found))
+        merged.append(lenient_json(found))
     return pa.array(merged, pa.string())
 
 

@@ -1,5 +1,5 @@
-"""Injuries outside of the tables: links, strays, and names that lead elsewhere. Each is named, with exit code 5, and no reader or
-writer follows it."""
+"""Damage outside of the tables: links, unexpected files, and names that lead elsewhere. Each is reported, with exit
+code 5, and no reader or writer follows it."""
 
 from __future__ import annotations
 
@@ -271,6 +271,15 @@ def test_what_a_run_cannot_be_without(run_copy: Path, place: str, named: str) ->
     else:
         path.unlink()
     assert named in files(run_copy)
+
+
+def test_a_stage_of_another_run_is_reported(run_copy: Path) -> None:
+    """The newest stage, so that nothing was made from it: only the settings in its commit differ."""
+    rewrite(run_copy / NEWEST, lambda document: document.update(fingerprint="0" * 64))
+    assert files(run_copy) == {NEWEST}
+    (problem,) = verify_document(run_copy, deep=True)["problems"]
+    assert problem["kind"] == "misplaced"
+    assert problem["message"].endswith("was made from other settings or inputs than the other stages of attempt 1")
 
 
 def test_an_attempt_that_was_killed_as_it_began_is_no_injury(run_copy: Path) -> None:
