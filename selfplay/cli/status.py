@@ -112,7 +112,7 @@ def _text(document: dict[str, Any]) -> str:
 def _outcome(document: dict[str, Any], attempt: dict[str, Any]) -> str:
     if attempt["outcome"] is None:
         newest = attempt is document["attempts"][-1]
-        return "under way" if newest and document["state"] == "running" else "no word of its end: it was killed"
+        return "under way" if newest and document["state"] == "running" else "no record of its end: it was killed"
     if not attempt["message"]:
         return escape_terminal(attempt["outcome"])
     # last words of a worker, examples: the log has them, and --json

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from selfplay.core.errors import ConfigError, SelfplayError
-from selfplay.inspect.documents import progress as live
+from selfplay.inspect.documents.progress import run_row
 from selfplay.inspect.documents.rounds import round_summaries
 from selfplay.inspect.documents.rounds_table import rounds_table
 from selfplay.inspect.documents.status import status_document
@@ -22,6 +22,7 @@ from selfplay.inspect.viewer.prompt import prompt_document
 from selfplay.inspect.viewer.query import one_of, whole
 from selfplay.inspect.viewer.rounds import round_document
 from selfplay.inspect.viewer.rows import RowSet, row_set
+from selfplay.store.driver_heartbeat import seconds_since_heartbeat
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 
@@ -59,7 +60,7 @@ class Pages:
         try:
             if entry.kind == "select":
                 return {"entry": entry, "summary": select_folder.summary_of(entry)}
-            return {"entry": entry, "row": live.run_row(self.served.store(entry))}
+            return {"entry": entry, "row": run_row(self.served.store(entry))}
         except SelfplayError as error:
             return {"entry": entry, "problem": error.message, "hint": error.hint}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -69,7 +70,7 @@ class Pages:
         """The state of a run, and its rounds."""
         entry, store = self._run(request)
         status = status_document(entry.path)
-        damaged = status["state"] == "corrupt"
+        damaged, attempts = status["state"] == "corrupt", status["attempts"]
         rounds = [] if damaged else round_summaries(store)
         columns, cells = rounds_table(rounds)
         return self.render(
@@ -80,7 +81,7 @@ class Pages:
             columns=columns,
             judge=next((row.eval_judge for row in reversed(rounds) if row.eval_judge), "reward"),
             progress=status["progress"],
-            silent=live.seconds_since_life(store),
+            silent=seconds_since_heartbeat(store.layout.attempt(attempts[-1]["attempt"])) if attempts else None,
             comparable=[] if damaged else compare_rounds.rounds_with(store, "evaluation"),
             with_pairs=[] if damaged else [number for number in store.rounds() if store.is_committed(number, "select")],
         )
