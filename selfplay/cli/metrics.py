@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selfplay.cli.arguments import Json
 from selfplay.core.escape import escape_terminal
 from selfplay.core.terminal import write_document
+
+if TYPE_CHECKING:
+    from selfplay.selection.metrics import Metric
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="These alone; file.py:function for one of your own.")
@@ -24,10 +27,11 @@ def command(names: Names = None, json_output: Json = False) -> None:
     """
     from selfplay.inputs.user_code.metrics import load_metric
     from selfplay.selection.metrics import METRICS
-    from selfplay.selection.metrics.describe import describe
 
-    metrics = describe([load_metric(name, Path.cwd()) for name in names] if names else METRICS.values())
-    write_document({"schema_version": 1, "metrics": metrics}, _text, as_json=json_output)
+    found = [load_metric(name, Path.cwd()) for name in names] if names else METRICS.values()
+    write_document(
+        {"schema_version": 1, "metrics": [_document(metric) for metric in found]}, _text, as_json=json_output
+    )
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -41,6 +45,29 @@ def _text(document: dict[str, Any]) -> str:
         lines.append("inputs and how to get them")
         lines += [f"  {', '.join(dict.fromkeys(names))}\n      {escape_terminal(way)}" for way, names in ways.items()]
     return "\n".join(lines)
+
+
+def _document(metric: Metric) -> dict[str, Any]:
+    """Its description; of each input the columns it is made of for either implicit margin, and how to get it."""
+    from selfplay.selection.metrics import how_to_get, made_of
+
+    return {
+        "name": metric.name,
+        "formula": metric.formula,
+        "direction": metric.direction,
+        "inputs": [
+            {
+                "name": name,
+                "made_of": {kind: list(made_of(name, kind)) for kind in ("simpo", "dpo")},
+                "how_to_get": how_to_get(name),
+            }
+            for name in metric.inputs
+            if name != "pair_id"
+        ],
+        "options": metric.options,
+        "keeps_all": metric.keeps_all,
+        "source": metric.source,
+    }
 
 
 def _lines(metric: dict[str, Any]) -> list[str]:

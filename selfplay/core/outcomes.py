@@ -7,14 +7,14 @@ A field marked with `_FLAT` holds a nested record whose keys lie directly in the
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, cast
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict
 
+from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightSync
 
 # marks a nested record whose keys lie in the stage's own object
@@ -26,7 +26,7 @@ class Outcome:
     """Base of the records. `adopted_shards` counts shards that an earlier attempt had finished."""
 
     stage: ClassVar[str]
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     adopted_shards: int = 0
 
@@ -368,17 +368,9 @@ class RoundOutcomes:
         return outcome.summary if outcome else None
 
 
-# by stage; one is slow to make
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
-
-
 def from_json(kind: type[OutcomeT], document: Mapping[str, Any]) -> OutcomeT:
     """The record of a JSON object. Raises ValueError for a missing, unknown or mistyped key."""
-    # JSON is the one input in which pydantic's strict mode takes an object for a nested dataclass
-    if kind.stage not in _ADAPTERS:
-        _ADAPTERS[kind.stage] = TypeAdapter(kind)
-    record: OutcomeT = _ADAPTERS[kind.stage].validate_json(json.dumps(_nested(kind, document)))
-    return record
+    return parse_record(kind, _nested(kind, document))
 
 
 def _flat_fields(kind: type[Any]) -> dict[str, type]:

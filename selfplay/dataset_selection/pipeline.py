@@ -37,10 +37,10 @@ from selfplay.execution.signals import StopFlag, ended_by_stop, signals
 from selfplay.inputs.resolve import KEEP_SECRETS_OUT
 from selfplay.inputs.user_code.metrics import load_metric, metric_digest
 from selfplay.inspect.reading import finite
-from selfplay.selection.diagnostics import diagnose
+from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import REWARDS
-from selfplay.selection.reasons import Reasons
+from selfplay.selection.reasons import DropReasons
 from selfplay.selection.select import PairPool, Selection, select
 from selfplay.store.durable import pretty_json
 from selfplay.store.result_folder import ResultWriter
@@ -98,7 +98,7 @@ def read(settings: SelectSettings, metric: Metric) -> OfflineDataset:
 def pair_pool(
     pairs: pa.Table,
     columns: Mapping[str, Any],
-    reasons: Reasons,
+    reasons: DropReasons,
     *,
     within_groups: bool = False,
     wanted: Collection[str] = (),

@@ -67,7 +67,7 @@ class LazyTable:
     def open(self, part: Part) -> Iterator[Any]:
         """A part as a `pyarrow.parquet.ParquetFile`."""
         with self.reading(part), pq.ParquetFile(part.path, page_checksum_verification=True) as file:
-            self.check_rows(part, file.metadata)
+            self.check_rows(part, file.metadata.num_rows)
             yield file
 
     @contextmanager
@@ -78,12 +78,11 @@ class LazyTable:
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptionError(f"{part.path} cannot be read ({error})", remedy(self.folder)) from None
 
-    def check_rows(self, part: Part, metadata: pq.FileMetaData) -> None:
-        """Raise CorruptionError unless the footer of a part has the rows that its commit says."""
-        if metadata.num_rows != part.num_rows:
-            raise CorruptionError(
-                f"{part.path} has {metadata.num_rows} rows, its commit says {part.num_rows}", remedy(self.folder)
-            )
+    def check_rows(self, part: Part, num_rows: int) -> None:
+        """Raise CorruptionError unless a part has the rows that its commit says."""
+        if num_rows != part.num_rows:
+            message = f"{part.path} has {num_rows} rows, its commit says {part.num_rows}"
+            raise CorruptionError(message, remedy(self.folder))
 
     def read(self, part: Part, columns: Sequence[str]) -> pa.Table:
         """These columns of one part."""
@@ -98,13 +97,10 @@ class LazyTable:
         every, pieces, due = self.num_rows / num_rows, [], 0.0
         for part in self.parts:
             with self.open(part) as file:
-                first = part.first
-                for group in range(file.num_row_groups):
-                    count = file.metadata.row_group(group).num_rows
-                    if first + count > due:
+                for group, first, described in _row_groups(file, part):
+                    if first + described.num_rows > due:
                         pieces.append(file.read_row_group(group, columns=list(columns), use_threads=False))
-                        due += every * count
-                    first += count
+                        due += every * described.num_rows
         return pa.concat_tables(pieces)
 
     def rows_where(self, column: str, values: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -116,13 +112,10 @@ class LazyTable:
             found = []
             with self.open(part) as file:
                 leaf = [file.schema.column(index).path for index in range(len(file.schema))].index(column)
-                first = part.first
-                for group in range(file.num_row_groups):
-                    described = file.metadata.row_group(group)
+                for group, first, described in _row_groups(file, part):
                     if _may_hold(described.column(leaf).statistics, values):
                         read = file.read_row_group(group, columns=[column], use_threads=False).column(0)
                         found.append(first + np.flatnonzero(pc.is_in(read, value_set=wanted)))
-                    first += described.num_rows
             return found
 
         with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), len(self.parts))) as threads:
@@ -151,14 +144,20 @@ class LazyTable:
             if start == stop:
                 continue
             with self.open(part) as file:
-                first = part.first
-                for group in range(file.num_row_groups):
-                    count = file.metadata.row_group(group).num_rows
-                    here = rows[slice(*np.searchsorted(rows, [first, first + count]))]
+                for group, first, described in _row_groups(file, part):
+                    here = rows[slice(*np.searchsorted(rows, [first, first + described.num_rows]))]
                     if len(here):
                         read = file.read_row_group(group, columns=names, use_threads=False)
                         yield read.take(pa.array(here - first))
-                    first += count
+
+
+def _row_groups(file: Any, part: Part) -> Iterator[tuple[int, int, Any]]:
+    """Index, number of the first row in the table, and metadata of each row group of an open part."""
+    first = part.first
+    for group in range(file.num_row_groups):
+        described = file.metadata.row_group(group)
+        yield group, first, described
+        first += described.num_rows
 
 
 def _may_hold(statistics: Any, values: Sequence[str]) -> bool:

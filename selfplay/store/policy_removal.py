@@ -6,6 +6,8 @@ the next `finish_deletion` (at each resume and each gc), and no reader minds it.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from selfplay.core.errors import ConfigError
 from selfplay.store import durable
 from selfplay.store.commits import check_shape, read_commit
@@ -28,7 +30,7 @@ def delete_policy(layout: Layout, round_number: int, when: str, why: str) -> Tom
         if not files:
             raise ConfigError(f"round {round_number} of {layout.root} trained no policy", "There is nothing to delete.")
         tombstone = Tombstone(digest, files, when, why)
-        write_manifest(folder / REMOVED, tombstone.facts(), files)
+        write_manifest(folder / REMOVED, asdict(tombstone), files)
     _delete_files(layout, round_number, tombstone)
     return tombstone
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
-from selfplay.selection.diagnostics import diagnose
+from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.select import PairPool, select
 
 

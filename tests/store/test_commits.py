@@ -82,7 +82,7 @@ def injuries() -> dict[str, tuple[Callable[[Path], object], str]]:
         ),
         "path no text": (
             lambda f: rewrite(f / ".COMMIT.json", lambda d: d["files"][0].update(path=7)),
-            "names a file outside its folder",
+            r"0\.path: Input should be a valid string",
         ),
     }
 

@@ -14,7 +14,8 @@ from selfplay.dataset_selection.building import BuiltPairs
 from selfplay.dataset_selection.reading.dataset import OfflineDataset
 from selfplay.dataset_selection.settings import PLACES, SelectSettings
 from selfplay.inputs.rows.bad_rows import BadRows
-from selfplay.selection.diagnostics import Diagnostics, Grouping
+from selfplay.selection.diagnostics.groups import Grouping
+from selfplay.selection.diagnostics.records import Diagnostics
 from selfplay.selection.metrics import Metric
 from selfplay.selection.select import Selection
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from selfplay.inspect.query.tables import rows_of, stage_table
+from selfplay.inspect.query.tables import rows_of
 from selfplay.inspect.reading import finite
 from selfplay.store.run import Store
 
@@ -28,7 +28,7 @@ def example_pairs(store: Store, round_number: int, seed: int, num: int) -> dict[
     for name, wanted in (("kept", True), ("dropped", False)):
         rows = np.flatnonzero(kept == wanted)
         chosen = np.sort(generator.choice(rows, size=min(num, len(rows)), replace=False))
-        found[name] = finite(stage_table(store, round_number, "select").take(chosen, _PAIR).to_pylist())
+        found[name] = finite(store.lazy_table(round_number, "select").take(chosen, _PAIR).to_pylist())
     return found
 
 

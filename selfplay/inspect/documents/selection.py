@@ -19,9 +19,11 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import SelectionSummary, SelectOutcome
 from selfplay.core.stages import CANDIDATES, READ
 from selfplay.inspect.query.tables import column_names
-from selfplay.selection.diagnostics import Diagnostics, Grouping, diagnose
+from selfplay.selection.diagnostics.diagnose import diagnose
+from selfplay.selection.diagnostics.groups import Grouping
+from selfplay.selection.diagnostics.records import Diagnostics
 from selfplay.selection.groups import group_name
-from selfplay.selection.reasons import Reasons
+from selfplay.selection.reasons import DropReasons
 from selfplay.selection.select import PairPool, Selection
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_of_round
@@ -65,7 +67,7 @@ def _selection(table: pa.Table, summary: SelectionSummary) -> Selection:
         metric_value_P=table["metric_value"].cast(pa.float64()).to_numpy(),
         rank_P=rank_P,
         kept_P=table["kept"].to_numpy().astype(np.bool_),
-        drop_reason_P=Reasons.of(table["drop_reason"].to_pylist()),
+        drop_reason_P=DropReasons.of(table["drop_reason"].to_pylist()),
         summary=summary,
     )
 

@@ -35,12 +35,7 @@ def table_of(store: Store, round_number: int, name: str) -> LazyTable:
     if name not in TABLES:
         raise ConfigError(f"there is no table {name!r}", f"Tables: {', '.join(TABLES)}.")
     require_round(store, round_number, TABLES[name])
-    return stage_table(store, round_number, TABLES[name])
-
-
-def stage_table(store: Store, round_number: int, stage: str, table: str = "") -> LazyTable:
-    """A table of a committed stage; `table` names one inside the stage's folder."""
-    return LazyTable.of(store.layout.stage(round_number, stage), store.commit_of(round_number, stage).files, table)
+    return store.lazy_table(round_number, TABLES[name])
 
 
 def rows_of(
@@ -55,7 +50,7 @@ def rows_of(
     the stage is not committed."""
     if not store.is_committed(round_number, stage):
         return []
-    table = stage_table(store, round_number, stage)
+    table = store.lazy_table(round_number, stage)
     names = None if columns is None else [name for name in columns if name in table.schema().names]
     rows: list[dict[str, Any]] = table.take(table.rows_where(column, values), names).to_pylist()
     return rows
@@ -66,7 +61,7 @@ def column_names(store: Store, round_number: int, stage: str, table: str = "") -
     files = store.commit_of(round_number, stage).files
     if not any(entry.rows is not None and entry.path.rpartition("/")[0] == table for entry in files):
         return []
-    return list(stage_table(store, round_number, stage, table).schema().names)
+    return list(store.lazy_table(round_number, stage, table).schema().names)
 
 
 def rounds_with(store: Store, name: str) -> list[int]:
@@ -94,7 +89,7 @@ def dataset_of(table: LazyTable) -> ds.Dataset:
     for part, fragment in zip(table.parts, dataset.get_fragments(), strict=True):
         with table.reading(part):
             # the fragment keeps the footer that is read here
-            table.check_rows(part, fragment.metadata)
+            table.check_rows(part, fragment.metadata.num_rows)
     return dataset
 
 

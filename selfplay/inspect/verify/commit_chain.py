@@ -12,8 +12,8 @@ from pathlib import Path
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.stages import STAGE_NAMES
-from selfplay.store.commits import Commit, parse_stage_name, read_commit, remedy
-from selfplay.store.layout import COMMIT, Layout, rounds_present
+from selfplay.store.commits import Commit, read_commit, remedy
+from selfplay.store.layout import COMMIT, Layout, parse_stage_name, rounds_present
 from selfplay.store.run import Store
 from selfplay.store.symlinks import HINT
 

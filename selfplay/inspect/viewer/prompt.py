@@ -22,7 +22,7 @@ def prompt_document(store: Store, number: int, prompt_id: str) -> dict[str, Any]
         raise NotServedError(
             f"round {number} has no prompt {prompt_id!r}", "Another round may have it: its pairs list their prompts."
         )
-    responses = responses_to(store, number, prompt_id, "origin") if number else []
+    responses = responses_to(store, number, prompt_id, "policy_round") if number else []
     pairs = rows_of(store, number, "select", "prompt_id", [prompt_id], _PAIR) if number else []
     pairs.sort(key=lambda pair: (pair["rank"] is None, pair["rank"], pair["pair_id"]))
     for response in responses:

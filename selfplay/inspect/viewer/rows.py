@@ -78,6 +78,5 @@ class RowSet:
 
 def row_set(store: Store, round_number: int, stage: str, cache: Cache, table: str = "") -> RowSet:
     """A table of a committed stage. Raises SelfplayError if it is missing."""
-    commit, digest = store.commit_of(round_number, stage), store.digest_of(round_number, stage)
-    parts = LazyTable.of(store.layout.stage(round_number, stage), commit.files, table)
-    return RowSet(f"{digest}/{table}", parts, cache)
+    key = f"{store.digest_of(round_number, stage)}/{table}"
+    return RowSet(key, store.lazy_table(round_number, stage, table), cache)

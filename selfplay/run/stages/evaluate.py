@@ -18,7 +18,7 @@ from selfplay.core.protocols import SamplingSettings
 from selfplay.core.records import EvaluationResponse, Prompt, schema, with_parts
 from selfplay.core.stages import GOLD
 from selfplay.execution.sharding import cut, quarantined, run_shards
-from selfplay.run.stages.context import StageContext, derive_seed
+from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.evaluation_metrics import summarize
 from selfplay.run.stages.prompts import admitted
 from selfplay.run.stages.sample import no_responses, requests, sampling_settings
@@ -33,6 +33,7 @@ def run(context: StageContext, round_number: int) -> None:
     """Write the evaluation table and metrics of the policy after a round."""
     started = time.monotonic()
     writer = context.writer(round_number, "evaluate")
+    policy = context.policy(round_number)
     changes = context.serve(round_number)
     prompts = {prompt.prompt_id: prompt for prompt in admitted(context, 0)}
     shards = cut(list(prompts.values()), context.settings.sampling.shard_size)
@@ -41,7 +42,7 @@ def run(context: StageContext, round_number: int) -> None:
         run_shards(
             context, writer, context.workers.sampler, "sample", shards,
             lambda shard, settings=settings: (requests(context, shard, "evaluation"), settings),  # type: ignore[misc]
-            lambda _, table, mode=mode: _sampled(table, round_number, mode),  # type: ignore[misc]
+            lambda _, table, mode=mode: _sampled(table, round_number, mode, policy),  # type: ignore[misc]
             title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", quarantine=no_responses(context),
         )  # fmt: skip
     rows = [
@@ -61,7 +62,7 @@ def run(context: StageContext, round_number: int) -> None:
         evaluation = summarize(table, initial, previous, seed, gold=gold, gold_drop_reasons=gold_drop_reasons(writer))
     outcome = EvaluateOutcome(
         weight_changes=changes,
-        policy_digest=context.policy(round_number).digest,
+        policy_digest=policy.digest,
         eval_quarantined=quarantined(writer, *(f".{mode}" for mode in _modes(context))),
         combined=combined,
         evaluation=evaluation,
@@ -86,7 +87,7 @@ def _settings(context: StageContext, mode: str) -> SamplingSettings:
     return replace(settings, num_responses=evaluation.num_responses)
 
 
-def _sampled(table: pa.Table | None, round_number: int, mode: str) -> pa.Table:
+def _sampled(table: pa.Table | None, round_number: int, mode: str, policy: Policy) -> pa.Table:
     shape = schema(EvaluationResponse)
     if table is None:
         return shape.empty_table()
@@ -99,6 +100,8 @@ def _sampled(table: pa.Table | None, round_number: int, mode: str) -> pa.Table:
         "response_id": pa.array(ids, pa.string()),
         "round": pa.array([round_number] * count, pa.int64()),
         "mode": pa.array([mode] * count, pa.string()),
+        "policy_digest": pa.repeat(policy.digest, count),
+        "policy_round": pa.repeat(pa.scalar(policy.round, pa.int64()), count),
         "reward": pa.nulls(count, pa.float64()),
         "gold_reward": pa.nulls(count, pa.float64()),
         "drop_reason": pa.nulls(count, pa.string()),

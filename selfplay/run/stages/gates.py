@@ -67,8 +67,8 @@ def _own(context: StageContext, round_number: int) -> pa.Table:
     columns = ["response_id", "prompt_id", "text", "finish_reason"]
     if context.settings.sampling.mix is None:
         return context.store.table(round_number, "sample", columns=columns)
-    table = context.store.table(round_number, "sample", columns=[*columns, "origin"])
-    return table.filter(pc.is_null(table["origin"]))
+    table = context.store.table(round_number, "sample", columns=[*columns, "policy_round"])
+    return table.filter(pc.is_valid(table["policy_round"]))
 
 
 def tripped(own: pa.Table, gates: GatesConfig) -> list[Tripped]:

@@ -177,8 +177,8 @@ def _own(context: StageContext, round_number: int, columns: list[str]) -> pa.Tab
     """Rows of the responses that the policy itself sampled."""
     if context.settings.sampling.mix is None:
         return context.store.table(round_number, "sample", columns=columns)
-    table = context.store.table(round_number, "sample", columns=[*columns, "origin"])
-    return table.filter(pc.is_null(table["origin"])).select(columns)
+    table = context.store.table(round_number, "sample", columns=[*columns, "policy_round"])
+    return table.filter(pc.is_valid(table["policy_round"])).select(columns)
 
 
 def _or_empty(shape: pa.Schema) -> Callable[[int, Any], pa.Table]:

@@ -29,6 +29,7 @@ def run(context: StageContext, round_number: int) -> None:
     mixed = context.settings.sampling.mix is not None
     if mixed:
         _sample_mixed(context, writer, round_number, prompts)
+    policy = context.policy(round_number - 1)
     changes = context.serve(round_number - 1)
     settings = sampling_settings(context)
     serving, adopted = time.monotonic(), writer.shards()
@@ -36,7 +37,7 @@ def run(context: StageContext, round_number: int) -> None:
     run_shards(
         context, writer, context.workers.sampler, "sample", shards,
         lambda shard: (share(context, requests(context, shard, "sample", round_number), mixed=False), settings),
-        lambda index, table: _with_mixed(complete(table, round_number), writer, index, mixed),
+        lambda index, table: _with_mixed(complete(table, round_number, policy.digest, policy.round), writer, index, mixed),
         title=f"round {round_number} sample", unit="prompts", quarantine=no_responses(context),
     )  # fmt: skip
     sampled = time.monotonic()
@@ -52,7 +53,7 @@ def run(context: StageContext, round_number: int) -> None:
         num_duplicates=total["num_duplicates"],
         drop_reasons={QUARANTINED: missing} if given_up else {},
         quarantined=given_up,
-        policy_digest=context.policy(round_number - 1).digest,
+        policy_digest=policy.digest,
         weight_changes=changes,
         engines=context.workers.sampler.broadcast("describe"),
         # of this attempt alone, as the seconds are
@@ -67,7 +68,7 @@ def run(context: StageContext, round_number: int) -> None:
 def _counts(shard: pa.Table) -> Counter[str]:
     """What is counted of a shard, which holds whole prompts. A duplicate has the text of an earlier response to its prompt."""
     tokens = shard["num_tokens"]
-    own = pc.sum(tokens.filter(pc.is_null(shard["origin"]))).as_py()
+    own = pc.sum(tokens.filter(pc.is_valid(shard["policy_round"]))).as_py()
     different = shard.select(["prompt_id", "text"]).group_by(["prompt_id", "text"]).aggregate([]).num_rows
     return Counter(
         num_responses=shard.num_rows,
@@ -90,7 +91,7 @@ def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int,
     run_shards(
         context, writer, context.workers.sampler, "sample", shards,
         lambda shard: (share(context, requests(context, shard, "mix", round_number), mixed=True), settings),
-        lambda _, table: complete(table, round_number, origin="mix"),
+        lambda _, table: complete(table, round_number, model.digest, None),
         title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, quarantine=no_responses(context),
     )  # fmt: skip
 
@@ -153,8 +154,8 @@ def requests(context: StageContext, prompts: Sequence[Prompt], *purpose: object)
     ]
 
 
-def complete(table: pa.Table | None, round_number: int, origin: str | None = None) -> pa.Table:
-    """A sampler's rows as rows of the responses table: ids, round and origin added."""
+def complete(table: pa.Table | None, round_number: int, policy_digest: str, policy_round: int | None) -> pa.Table:
+    """A sampler's rows as rows of the responses table: ids, round and the policy that sampled them added."""
     shape = schema(Response)
     if table is None:
         return shape.empty_table()
@@ -165,7 +166,8 @@ def complete(table: pa.Table | None, round_number: int, origin: str | None = Non
     columns = {
         "response_id": pa.array(ids, pa.string()),
         "round": pa.array([round_number] * len(ids), pa.int64()),
-        "origin": pa.array([origin] * len(ids), pa.string()),
+        "policy_digest": pa.repeat(policy_digest, len(ids)),
+        "policy_round": pa.array([policy_round] * len(ids), pa.int64()),
     }
     return pa.table(
         {name: columns.get(name, table[name] if name in table.column_names else None) for name in shape.names}

@@ -25,7 +25,7 @@ from selfplay.run.stages.context import StageContext
 from selfplay.selection.arrays import Bools, Floats, Ints, factorize
 from selfplay.selection.groups import group_name
 from selfplay.selection.metrics import columns_needed
-from selfplay.selection.reasons import give_reason, no_reasons
+from selfplay.selection.reasons import no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
 
 # Pairs in a shard: their texts are in memory at a time.
@@ -159,8 +159,8 @@ def _select(
         PairPool(
             pair_id=candidates.pair_id,
             columns=columns | extra,
-            drop_reason_P=give_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
-            group_P=None if groups is None else factorize(groups),
+            drop_reason_P=with_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
+            group_P=None if groups is None else factorize(groups)[0],
         ),
         metric=metric,
         keep=settings.keep,

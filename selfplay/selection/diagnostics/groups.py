@@ -34,7 +34,8 @@ class Grouping:
     @staticmethod
     def of(values: Sequence[str]) -> Grouping:
         """From a name a row; groups in order of first appearance."""
-        return Grouping(factorize(values), tuple(dict.fromkeys(values)))
+        codes, names = factorize(values)
+        return Grouping(codes, tuple(names))
 
 
 @dataclass(frozen=True, slots=True)

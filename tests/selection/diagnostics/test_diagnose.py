@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfplay.selection.diagnostics import Diagnostics, Grouping, diagnose
 from selfplay.selection.diagnostics.agreement import correlation, overlap
+from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.diagnostics.distributions import distribution
-from selfplay.selection.diagnostics.groups import group_shares
-from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, give_reason, no_reasons
+from selfplay.selection.diagnostics.groups import Grouping, group_shares
+from selfplay.selection.diagnostics.records import Diagnostics
+from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
 
 KEYS = [
@@ -112,7 +113,7 @@ def test_funnel_counts_every_row_once() -> None:
     pool = make_pool(100)
     pool.columns["reward_chosen"][:7] = pool.columns["reward_rejected"][:7]
     long = np.arange(100) >= 90
-    pool = dataclasses.replace(pool, drop_reason_P=give_reason(no_reasons(100), long, TOO_LONG_FOR_TRAINING))
+    pool = dataclasses.replace(pool, drop_reason_P=with_reason(no_reasons(100), long, TOO_LONG_FOR_TRAINING))
     selection = select(pool, metric="minimum_gap", keep=0.5, options={"threshold": 0.2})
     found = diagnose(pool, selection, num_read=103, bad={"empty": 3}).funnel
     assert found.filtered == {"too_long_for_training": 10, "zero_margin": 7}
@@ -133,7 +134,7 @@ def test_large_pools_are_seen_through_a_sample(monkeypatch: pytest.MonkeyPatch) 
     pool = make_pool(4000)
     selection = select(pool, metric="alignment_potential", keep=0.4)
     everything = diagnose(pool, selection, groups={"skill": skills(4000)})
-    monkeypatch.setattr("selfplay.selection.diagnostics.diagnosing.SAMPLE", 1000)
+    monkeypatch.setattr("selfplay.selection.diagnostics.diagnose.SAMPLE", 1000)
     sampled = diagnose(pool, selection, groups={"skill": skills(4000)})
     assert (everything.on, everything.num_seen) == ("all", 4000)
     assert (sampled.on, sampled.num_seen) == ("sample", 1000)

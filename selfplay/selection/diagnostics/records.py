@@ -275,12 +275,12 @@ class Diagnostics:
     prompts: Prompts | None
     groups: dict[str, GroupShares]
     overlaps: tuple[Overlap, ...]
-    warnings: tuple[Advice, ...] = ()
+    warnings: tuple[SelectionWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
-    """Example: Advice("ties_at_cut", "120 pairs share the metric value at the cut, ...", "The order of ids decided ...")"""
+class SelectionWarning:
+    """Example: SelectionWarning("ties_at_cut", "120 pairs share the metric value at the cut, ...", "Use a finer ...")"""
 
     name: str
     message: str

@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 
 from selfplay.core.errors import ConfigError
 from selfplay.selection.arrays import Bools, Floats, Ints, take_strings
-from selfplay.selection.diagnostics.advice import advice
 from selfplay.selection.diagnostics.agreement import Overlap, overlap
 from selfplay.selection.diagnostics.distributions import Distribution, distribution
 from selfplay.selection.diagnostics.groups import Grouping, group_shares
-from selfplay.selection.diagnostics.parts import (
-    Advice,
+from selfplay.selection.diagnostics.records import (
     Diagnostics,
     Funnel,
+    SelectionWarning,
     cut,
     labels,
     lengths,
     margins,
     prompts,
 )
+from selfplay.selection.diagnostics.warnings import selection_warnings
 from selfplay.selection.metrics import METRICS, columns_needed
 from selfplay.selection.metrics.inputs import MEAN_LOGPS, POLICY_LOGPS, REFERENCE_LOGPS
-from selfplay.selection.reasons import EXCLUDED_BY_METRIC, METRIC_NOT_FINITE, NOT_SELECTED, Reasons
+from selfplay.selection.reasons import EXCLUDED_BY_METRIC, METRIC_NOT_FINITE, NOT_SELECTED, DropReasons
 from selfplay.selection.select import PairPool, Selection, select
 
 SAMPLE = 100_000
@@ -86,10 +86,10 @@ def diagnose(
         groups={name: found for name, found in shares.items() if found is not None},
         overlaps=overlaps,
     )
-    return replace(found, warnings=(*advice(found, selection.summary), *not_compared))
+    return replace(found, warnings=(*selection_warnings(found, selection.summary), *not_compared))
 
 
-def entered(reasons: Reasons) -> Bools:
+def entered(reasons: DropReasons) -> Bools:
     """True for the pairs that entered the ranking: kept, below the cut, or left out by the metric itself."""
     names = (*_OF_THE_RANKING, NOT_SELECTED)
     by_code = np.array([True, *(name in names for name in reasons.names)], dtype=np.bool_)
@@ -148,7 +148,7 @@ def _distributions(columns_S: Mapping[str, Floats], kept_S: Bools) -> dict[str, 
 
 def _overlaps(
     pool: PairPool, selection: Selection, rows: Ints, kept_S: Bools
-) -> tuple[tuple[Overlap, ...], tuple[Advice, ...]]:
+) -> tuple[tuple[Overlap, ...], tuple[SelectionWarning, ...]]:
     """Overlap with what `select` would have kept of these rows by each other metric, at the same number; and a warning for
     each metric that refuses these columns, which is no fault of the selection."""
     asked, num_kept = selection.summary, int(kept_S.sum())
@@ -181,7 +181,7 @@ def _overlaps(
         group_P=None if pool.group_P is None else pool.group_P[rows],
     )
     found: list[Overlap] = []
-    refused: list[Advice] = []
+    refused: list[SelectionWarning] = []
     for metric in metrics:
         try:
             other = select(
@@ -197,7 +197,9 @@ def _overlaps(
             )
         except ConfigError as error:
             refused.append(
-                Advice("not_compared", f"what {metric.name} would have kept is not known: {error.message}", error.hint)
+                SelectionWarning(
+                    "not_compared", f"what {metric.name} would have kept is not known: {error.message}", error.hint
+                )
             )
         else:
             found.append(overlap(metric.name, kept_S, other.kept_P))
