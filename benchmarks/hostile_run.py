@@ -6,10 +6,9 @@ ones: in prompts, responses and columns. Numbers are made up from a seed; pairs,
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.config.load import validate
+from selfplay.core.outcomes import (
+    EvaluateOutcome,
+    LogprobsOutcome,
+    Outcome,
+    PairOutcome,
+    PromptsOutcome,
+    SampleOutcome,
+    SelectOutcome,
+    Training,
+    TrainOutcome,
+    WeightSyncRecord,
+)
+from selfplay.core.protocols import StepMetrics
 from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema, to_table
+from selfplay.core.stages import CANDIDATES
 from selfplay.run.stages.evaluation_metrics import summarize
-from selfplay.run.stages.score import reward_metrics
+from selfplay.run.stages.score import score_outcome
 from selfplay.selection.select import PairPool, select
 from selfplay.store.durable import pretty_json
-from selfplay.store.layout import CANDIDATES
 from selfplay.store.run import Store
 
 NUM_RESPONSES = 5
 NUM_EVALUATED = 256
 RESPONSES_IN_SHARD, PAIRS_IN_SHARD = 20_480, 25_000
 CREATED = "2026-01-02T03:04:05Z"
+DIGEST = "a" * 64
+Made = tuple[Iterable[pa.Table], Outcome]
 
 OWNED = "window.owned = true"
 HOSTILE = (
@@ -82,7 +96,7 @@ def make(root: Path, num_responses: int = 1_000_000) -> Store:
     done: list[tuple[int, str]] = []
     for number, stage in ((0, "prompts"), (0, "evaluate"), *((1, name) for name in _ROUND)):
         writer = store.writer(number, stage, "f" * 64, done)
-        tables, metrics = getattr(made, stage)(number)
+        tables, outcome = getattr(made, stage)(number)
         if stage == "pair":
             writer.write_shard(0, made.candidates(), CANDIDATES)
         for index, table in enumerate(tables):
@@ -92,7 +106,7 @@ def make(root: Path, num_responses: int = 1_000_000) -> Store:
             policy.mkdir(parents=True)
             (policy / "config.json").write_text('{"model_type": "llama"}')
             writer.adopt_folder(policy, "policy")
-        writer.commit(1, CREATED, 60.0, {**(metrics() if callable(metrics) else metrics), "adopted_shards": 0})
+        writer.commit(1, CREATED, 60.0, outcome)
         done = [*done, (number, stage)]
     store.end_attempt(1, "complete")
     return store
@@ -102,7 +116,7 @@ _ROUND = ("prompts", "sample", "score", "pair", "logprobs", "select", "train", "
 
 
 class _Made:
-    """The tables of a stage as shards, and its metrics."""
+    """The tables of a stage as shards, and its outcome."""
 
     def __init__(self, num_prompts: int) -> None:
         generator = np.random.default_rng(0)
@@ -160,12 +174,16 @@ class _Made:
 
     # ------------------------------------------------------------------ stages
 
-    def prompts(self, number: int) -> Any:
+    def prompts(self, number: int) -> Made:
         count = self.num_prompts if number else NUM_EVALUATED
-        metrics = {
-            "num_prompts": count, "num_admitted": count, "drop_reasons": {}, "num_bad_rows": 0, "bad_rows": [],
-            "prompt_tokens": 12 * count,
-        }  # fmt: skip
+        outcome = PromptsOutcome(
+            num_prompts=count,
+            num_admitted=count,
+            drop_reasons={},
+            num_bad_rows=0,
+            bad_rows=[],
+            prompt_tokens=12 * count,
+        )
         columns_json = json.dumps({HOSTILE[0]: HOSTILE[3], "topic": "odd"})
 
         def tables() -> Iterator[pa.Table]:
@@ -179,14 +197,15 @@ class _Made:
             }  # fmt: skip
             yield pa.table(columns).cast(schema(Prompt))
 
-        return tables(), metrics
+        return tables(), outcome
 
-    def sample(self, number: int) -> Any:
-        metrics = {
-            "num_prompts": self.num_prompts, "num_responses": self.total, "num_tokens": int(self.num_tokens.sum()),
-            "num_truncated": 0, "policy_digest": "a" * 64, "weight_changes": [_CHANGE], "engines": [{"device": "cpu"}],
-            "sampling_seconds": 50.0, "stop_token_ids": [2],
-        }  # fmt: skip
+    def sample(self, number: int) -> Made:
+        num_tokens = int(self.num_tokens.sum())
+        outcome = SampleOutcome(
+            num_prompts=self.num_prompts, num_responses=self.total, num_tokens=num_tokens, num_truncated=0, num_duplicates=0,
+            drop_reasons={}, quarantined={}, policy_digest=DIGEST, weight_changes=[_CHANGE], engines=[{"device": "cpu"}],
+            num_tokens_sampled=num_tokens, sampling_seconds=50.0, num_mixed=0, stop_token_ids=[2],
+        )  # fmt: skip
 
         def tables() -> Iterator[pa.Table]:
             for rows in self.shards(self.total, RESPONSES_IN_SHARD):
@@ -199,9 +218,9 @@ class _Made:
                 }  # fmt: skip
                 yield pa.table(columns).cast(schema(Response))
 
-        return tables(), metrics
+        return tables(), outcome
 
-    def score(self, number: int) -> Any:
+    def score(self, number: int) -> Made:
         rows = np.arange(self.total)
         table = pa.table(
             {
@@ -210,9 +229,9 @@ class _Made:
             }
         ).cast(schema(Reward))  # fmt: skip
         cuts = [table.slice(start, RESPONSES_IN_SHARD) for start in range(0, self.total, RESPONSES_IN_SHARD)]
-        return cuts, {"num_responses": self.total, **reward_metrics(table)}
+        return cuts, score_outcome(table, combined=None, gold_drop_reasons={}, gold_lacks=[])
 
-    def pair(self, number: int) -> Any:
+    def pair(self, number: int) -> Made:
         used = np.zeros((self.num_prompts, NUM_RESPONSES), dtype=bool)
         used[np.arange(self.num_prompts), self.best] = used[np.arange(self.num_prompts), self.worst] = True
         rows = np.flatnonzero(~used.ravel())
@@ -221,8 +240,12 @@ class _Made:
             {"response_id": self.ids(1, rows // NUM_RESPONSES, rows % NUM_RESPONSES), "reason": pa.array(reasons)}
         ).cast(schema(Unused))
         counts = dict(zip(*(part.tolist() for part in np.unique(reasons, return_counts=True)), strict=True))
-        metrics = {"num_pairs": self.num_prompts, "num_prompts_paired": self.num_prompts, "unused_reasons": counts}
-        return [table], metrics
+        gaps = self.num_tokens[self._rows(self.best)] - self.num_tokens[self._rows(self.worst)]
+        outcome = PairOutcome(
+            num_pairs=self.num_prompts, num_prompts_paired=self.num_prompts, unused_reasons=counts, length_penalty=0.0,
+            length_fit=None, length_gap_mean=float(gaps.mean()), gates_forced=[],
+        )  # fmt: skip
+        return [table], outcome
 
     def candidates(self) -> pa.Table:
         """Best and worst response of each prompt."""
@@ -238,7 +261,7 @@ class _Made:
             }
         )
 
-    def logprobs(self, number: int) -> Any:
+    def logprobs(self, number: int) -> Made:
         rows = np.unique(np.concatenate([self._rows(self.best), self._rows(self.worst)]))
         table = pa.table(
             {
@@ -247,12 +270,16 @@ class _Made:
             }
         ).cast(schema(Logprobs))  # fmt: skip
         cuts = [table.slice(start, RESPONSES_IN_SHARD) for start in range(0, len(rows), RESPONSES_IN_SHARD)]
-        return cuts, {"num_responses": len(rows), "reference_is_policy": True}
+        outcome = LogprobsOutcome(
+            num_responses=len(rows), quarantined={}, policy_digest=DIGEST, reference_digest=DIGEST,
+            reference_is_policy=True, made_for_metric={},
+        )  # fmt: skip
+        return cuts, outcome
 
     def _rows(self, index: Any) -> Any:
         return np.arange(self.num_prompts) * NUM_RESPONSES + index
 
-    def select(self, number: int) -> Any:
+    def select(self, number: int) -> Made:
         rows = {"chosen": self._rows(self.best), "rejected": self._rows(self.worst)}
         prompt = np.arange(self.num_prompts)
         ids = self.ids(1, prompt, self.best, self.worst)
@@ -285,22 +312,36 @@ class _Made:
                     columns[f"{side}_response_id"] = self.ids(1, at, row[at] % NUM_RESPONSES)
                 yield pa.table({name: columns[name] for name in schema(Pair).names}).cast(schema(Pair))
 
-        return tables(), {**dataclasses.asdict(chosen.summary), "num_pairs": self.num_prompts}
+        return tables(), SelectOutcome(summary=chosen.summary)
 
-    def train(self, number: int) -> Any:
-        step = {"step": 600, "loss": 0.6, "rewards_accuracy": 0.7, "rewards_margin": 0.2, "grad_norm": 1.0}
-        metrics = {
-            "skipped": False, "policy_round": 1, "num_pairs": 2 * self.num_prompts // 5, "optimizer_steps": 600,
-            "first_loss": 0.6931, "expected_first_loss": 0.6931, "changed_fraction": 0.9, "update_norm": 0.3,
-            "steps": [step], "canaries": [], "notes": [],
-        }  # fmt: skip
-        return [], metrics
+    def train(self, number: int) -> Made:
+        step = StepMetrics(
+            step=600,
+            num_steps=600,
+            loss=0.6,
+            learning_rate=1e-6,
+            grad_norm=1.0,
+            rewards_accuracy=0.7,
+            rewards_margin=0.2,
+        )
+        training = Training(
+            num_pairs=2 * self.num_prompts // 5, num_pairs_quarantined=0, resumed_from_step=0, first_loss=0.6931,
+            expected_first_loss=0.6931, checked_pairs=8, logp_error_max=1e-6, logp_error_mean=1e-7, update_norm=0.3,
+            changed_fraction=0.9, seconds=60.0, steps=[step], canaries=[], versions={}, notes=[],
+        )  # fmt: skip
+        outcome = TrainOutcome(
+            skipped=False, policy_round=1, policy_digest=DIGEST, optimizer_steps=600, training=training
+        )
+        return [], outcome
 
-    def evaluate(self, number: int) -> Any:
+    def evaluate(self, number: int) -> Made:
         tables = [self._evaluation(other) for other in range(number + 1)]
         before = tables[0] if number else None
-        metrics = {"weight_changes": [_CHANGE], **summarize(tables[-1], before, before, 0, gold=True)}
-        return tables[-1:], metrics
+        evaluation = summarize(tables[-1], before, before, 0, gold=True, gold_drop_reasons={})
+        outcome = EvaluateOutcome(
+            weight_changes=[_CHANGE], policy_digest=DIGEST, eval_quarantined={}, evaluation=evaluation
+        )
+        return tables[-1:], outcome
 
     def _evaluation(self, number: int) -> pa.Table:
         generator = np.random.default_rng(number)
@@ -318,7 +359,7 @@ class _Made:
         return to_table(EvaluationResponse, rows)
 
 
-_CHANGE = {"how": "loaded", "seconds": 0.25, "canary_error": 1e-6, "canary_positions": 8, "reason": ""}
+_CHANGE = WeightSyncRecord("loaded", 0.25, 1e-6, 8, "")
 
 
 if __name__ == "__main__":

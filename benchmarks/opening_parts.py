@@ -24,6 +24,7 @@ KEEP = 0.4
 
 def make(root: str, rows: str) -> dict[str, Any]:
     """A run with one round of that many pairs, made-up numbers and texts under the names of the real tables."""
+    from selfplay.core.outcomes import Outcome
     from selfplay.inspect.query.tables import table_of
     from selfplay.store.run import Store
 
@@ -39,7 +40,7 @@ def make(root: str, rows: str) -> dict[str, Any]:
         writer = store.writer(1, stage, "f" * 64, [])
         for index, table in enumerate(shards()):
             writer.write_shard(index, table)
-        writer.commit(1, "2026-01-01T00:00:00Z", 1.0, {})
+        writer.commit(1, "2026-01-01T00:00:00Z", 1.0, Outcome())
     pairs = table_of(store, 1, "pairs")
     files = list(Path(root).rglob("*.parquet"))
     return {
@@ -191,7 +192,7 @@ class _Made:
                 "rank": rows + 1, "kept": kept, "explicit_margin": generator.gamma(2.0, 0.5, num),
                 "implicit_margin": generator.normal(0, 1, num), "alignment_potential": 4.0 - 8.0 * rows / total,
                 "metric_value": 4.0 - 8.0 * rows / total,
-                "drop_reason": pa.array(np.where(kept, None, "not_selected").tolist(), pa.string()),
+                "drop_reason": pa.array(["not_selected"] * num, pa.string(), mask=kept),
             }  # fmt: skip
             for side, at in (("chosen", 0), ("rejected", 1)):
                 columns[side] = self._turns("assistant", self._text(generator, num, RESPONSE_LETTERS))

@@ -21,21 +21,6 @@ from selfplay.store.run import Store
 
 GOLD, REWARD = "gold_reward", "reward"
 
-# number of the row -> field of the round's summary
-_OF_SUMMARY = {
-    "gold_mean": "eval_gold_mean",
-    "gold_low": "eval_gold_ci_low",
-    "gold_high": "eval_gold_ci_high",
-    "gold_greedy_mean": "eval_gold_greedy_mean",
-    "reward_mean": "eval_reward_mean",
-    "num_tokens_mean": "eval_num_tokens_mean",
-    "truncated_fraction": "eval_truncated_fraction",
-    "distinct_fraction": "eval_distinct_fraction",
-    "optimizer_steps": "optimizer_steps",
-    "num_pairs": "num_pairs",
-    "num_kept": "num_kept",
-}
-
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -75,10 +60,22 @@ class RunReader:
         outcomes = self.store.outcomes(number)
         train, evaluation = outcomes.get(TrainOutcome), outcomes.evaluation()
         summary = round_summary(self.store, number, outcomes)
-        row: dict[str, Any] = {name: getattr(summary, field) for name, field in _OF_SUMMARY.items()}
-        row["reward_greedy_mean"] = evaluation.eval_reward_greedy_mean if evaluation else None
-        row["distinct_2"] = evaluation.eval_distinct_2 if evaluation else None
-        row["seconds_train"] = train.training.seconds if train and train.training else None
+        row: dict[str, Any] = {
+            "gold_mean": summary.eval_gold_mean,
+            "gold_low": summary.eval_gold_ci_low,
+            "gold_high": summary.eval_gold_ci_high,
+            "gold_greedy_mean": summary.eval_gold_greedy_mean,
+            "reward_mean": summary.eval_reward_mean,
+            "reward_greedy_mean": evaluation.eval_reward_greedy_mean if evaluation else None,
+            "num_tokens_mean": summary.eval_num_tokens_mean,
+            "truncated_fraction": summary.eval_truncated_fraction,
+            "distinct_fraction": summary.eval_distinct_fraction,
+            "distinct_2": evaluation.eval_distinct_2 if evaluation else None,
+            "optimizer_steps": summary.optimizer_steps,
+            "num_pairs": summary.num_pairs,
+            "num_kept": summary.num_kept,
+            "seconds_train": train.training.seconds if train and train.training else None,
+        }
         now, start = self.evaluated(number), self.evaluated(0)
         reward = standardized_gain(now.of("sampled", REWARD), start.of("sampled", REWARD))
         gold = standardized_gain(now.of("sampled", GOLD), start.of("sampled", GOLD))

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.core.errors import ConfigError, DataError
-from selfplay.inputs.rows.values import canonical_json
+from selfplay.inputs.rows.values import lenient_json
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing import build_pairs
-from selfplay.selection.reasons import Reasons
+from selfplay.selection.reasons import DropReasons
 from selfplay.selection.responses import response_pool
 
 # Of a response, beside its text: carried to its side of the pair.
@@ -48,7 +48,7 @@ def prompt_numbers(prompts: pa.Table) -> list[str]:
 
 
 def build(
-    prompts: pa.Table, responses: pa.Table, rewards_R: Floats, reasons_R: Reasons, rules: PairRules, seed: int
+    prompts: pa.Table, responses: pa.Table, rewards_R: Floats, reasons_R: DropReasons, rules: PairRules, seed: int
 ) -> BuiltPairs:
     """Build the pairs. `rewards_R` are NaN where there is none, `reasons_R` say why. Raises ConfigError for rules that need
     token counts, and DataError where no prompt gives a pair."""
@@ -137,7 +137,7 @@ def _columns_of_sides(documents: pa.ChunkedArray, chosen_P: Ints, rejected_P: In
         found = {name: value for name, value in {**chosen, **rejected}.items() if name not in of_responses}
         for side, document in (("chosen", chosen), ("rejected", rejected)):
             found |= {f"{name}_{side}": value for name, value in document.items() if name in of_responses}
-        merged.append(canonical_json(found))
+        merged.append(lenient_json(found))
     return pa.array(merged, pa.string())
 
 

@@ -23,7 +23,7 @@ from selfplay.selection.arrays import Floats, Ints
 from selfplay.selection.metrics.inputs import NUM_TOKENS, REWARDS
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing import pair_filters
-from selfplay.selection.reasons import REWARD_NOT_FINITE, Reasons, give_reason, no_reasons
+from selfplay.selection.reasons import REWARD_NOT_FINITE, DropReasons, no_reasons, with_reason
 
 # Columns of a pairs table that are no numbers for a metric.
 _NO_NUMBERS = (
@@ -43,16 +43,16 @@ class Pairs:
 
     table: pa.Table
     columns: dict[str, Any]
-    reasons: Reasons
+    reasons: DropReasons
     chosen_P: Ints
     rejected_P: Ints
     built: BuiltPairs | None = None
     notes: list[str] = field(default_factory=list)
 
-    def drop(self, found: Reasons) -> None:
+    def drop(self, found: DropReasons) -> None:
         """Give the pairs that are not dropped yet the reasons found."""
         for name in found.counts():
-            self.reasons = give_reason(self.reasons, found.is_reason(name), name)
+            self.reasons = with_reason(self.reasons, found.is_reason(name), name)
 
 
 def number_columns(pairs: pa.Table) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def other_columns(table: pa.Table) -> list[str]:
 
 
 def ready_made(
-    table: pa.Table, rules: PairRules | None, reward_R: Floats | None = None, why_R: Reasons | None = None
+    table: pa.Table, rules: PairRules | None, reward_R: Floats | None = None, why_R: DropReasons | None = None
 ) -> Pairs:
     """The pairs of a dataset. `reward_R` are computed rewards of the chosen responses, then of the rejected ones (NaN where
     there is none), `why_R` their reasons."""
@@ -102,7 +102,7 @@ def ready_made(
     return pairs
 
 
-def filters(pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None) -> Reasons:
+def filters(pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None) -> DropReasons:
     """Why pairs are left out. A rule whose columns do not exist yet is not asked."""
     has_text = "chosen" in pairs.column_names
     if has_text or rules is not None:
@@ -119,7 +119,7 @@ def filters(pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None
     reasons = no_reasons(pairs.num_rows)
     for name in REWARDS:
         if name in columns:
-            reasons = give_reason(reasons, ~np.isfinite(columns[name]), REWARD_NOT_FINITE)
+            reasons = with_reason(reasons, ~np.isfinite(columns[name]), REWARD_NOT_FINITE)
     return reasons
 
 
@@ -163,7 +163,7 @@ def check_builder(imported: Imported, rules: PairRules) -> None:
 
 
 def built(
-    imported: Imported, reward_R: Floats, why_R: Reasons, num_tokens_R: Ints | None, rules: PairRules, seed: int
+    imported: Imported, reward_R: Floats, why_R: DropReasons, num_tokens_R: Ints | None, rules: PairRules, seed: int
 ) -> Pairs:
     """The pairs built of responses. `num_tokens_R` are lengths for a dataset that has none."""
     responses = imported.responses
@@ -171,9 +171,9 @@ def built(
         responses = responses.append_column("num_tokens", pa.array(num_tokens_R))
     reasons = no_reasons(responses.num_rows)
     if "drop_reason" in responses.column_names:
-        reasons = Reasons.of(responses["drop_reason"].to_pylist())
+        reasons = DropReasons.of(responses["drop_reason"].to_pylist())
     for name in why_R.counts():
-        reasons = give_reason(reasons, why_R.is_reason(name), name)
+        reasons = with_reason(reasons, why_R.is_reason(name), name)
     found = build(imported.prompts, responses, reward_R, reasons, rules, seed)
     size = found.pairs.num_rows
     return Pairs(

@@ -41,7 +41,7 @@ from selfplay.selection.arrays import Floats
 from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import NUM_TOKENS, REWARDS
 from selfplay.selection.pair_rules import PairRules
-from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, Reasons, give_reason, is_free
+from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, DropReasons, is_kept, with_reason
 
 NOT_RENDERED = "not_rendered"
 TOO_LONG_FOR_EMBEDDING = "too_long_for_embedding_model"
@@ -124,7 +124,7 @@ def _candidates(
 ) -> Pairs:
     scored = context.store.table(ROUND, "score", columns=["reward", "drop_reason"])
     reward_R: Floats = np.asarray(scored["reward"].to_numpy(), dtype=np.float64)
-    why_R = Reasons.of([None if reason == NO_REWARD else reason for reason in scored["drop_reason"].to_pylist()])
+    why_R = DropReasons.of([None if reason == NO_REWARD else reason for reason in scored["drop_reason"].to_pylist()])
     if dataset.pairs is not None:
         return ready_made(dataset.pairs, rules, *((reward_R, why_R) if needs.rewards else ()))
     tokens = context.store.table(ROUND, "sample", columns=["num_tokens"])["num_tokens"].to_numpy()
@@ -138,10 +138,10 @@ def _lengths(context: StageContext, imported: Imported, pairs: Pairs, rules: Pai
     prompt_P = of_prompts[imported.prompt_row_R[pairs.chosen_P]].astype(np.float64)
     sides = [of_responses[rows].astype(np.float64) for rows in (pairs.chosen_P, pairs.rejected_P)]
     missing_P = (sides[0] == 0) | (sides[1] == 0)
-    pairs.reasons = give_reason(pairs.reasons, missing_P, NOT_RENDERED)
+    pairs.reasons = with_reason(pairs.reasons, missing_P, NOT_RENDERED)
     if (limit := limit_of(context.inputs)) is not None:
         long_P = prompt_P + np.maximum(*sides) > limit
-        pairs.reasons = give_reason(pairs.reasons, long_P, TOO_LONG_FOR_TRAINING)
+        pairs.reasons = with_reason(pairs.reasons, long_P, TOO_LONG_FOR_TRAINING)
         if count := int(pairs.reasons.is_reason(TOO_LONG_FOR_TRAINING).sum()):
             pairs.notes.append(
                 f"{count} of {pairs.table.num_rows} pairs have more than {limit} tokens: they are dropped, not cut."
@@ -184,8 +184,8 @@ def _add_log_probs(context: StageContext, imported: Imported, pairs: Pairs, need
         for side, side_ids in (("chosen", chosen_id), ("rejected", rejected_id)) if wanted else ():
             pairs.columns[f"{source}_{side}"] = _by_id(table[source], table["response_id"], side_ids)
             pairs.columns[f"{source}_{side}"][lost_P] = np.nan
-    lost = int((lost_P & is_free(pairs.reasons)).sum())
-    pairs.reasons = give_reason(pairs.reasons, lost_P, QUARANTINED)
+    lost = int((lost_P & is_kept(pairs.reasons)).sum())
+    pairs.reasons = with_reason(pairs.reasons, lost_P, QUARANTINED)
     if lost:
         pairs.notes.append(f"{lost} of {pairs.table.num_rows} pairs have no log-probs: {QUARANTINED}.")
     prompt_P = imported.prompt_row_R[pairs.chosen_P]
@@ -198,7 +198,7 @@ def _add_log_probs(context: StageContext, imported: Imported, pairs: Pairs, need
         )
     if made.get(EMBEDDING, {}).get("num_too_long"):
         missing_P = np.isnan(pairs.columns[EMBEDDING]).all(axis=1)
-        pairs.reasons = give_reason(pairs.reasons, missing_P, TOO_LONG_FOR_EMBEDDING)
+        pairs.reasons = with_reason(pairs.reasons, missing_P, TOO_LONG_FOR_EMBEDDING)
 
 
 def _by_id(column: pa.ChunkedArray, ids: pa.ChunkedArray, wanted: pa.ChunkedArray) -> Any:

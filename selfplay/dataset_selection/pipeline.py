@@ -34,7 +34,7 @@ from selfplay.dataset_selection.importing import ROUND, shaped
 from selfplay.dataset_selection.inputs import check_tokenizer, resolve_inputs, resolve_metric, run_config, with_given
 from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS, Needs
 from selfplay.dataset_selection.output.card import card
-from selfplay.dataset_selection.output.summary import dropped_examples, grouping, groupings, summarize
+from selfplay.dataset_selection.output.summary import dropped_examples, groupings, summarize
 from selfplay.dataset_selection.output.writing import ResultTable, write_formats, write_tables, write_unused
 from selfplay.dataset_selection.reading.dataset import OfflineDataset, read_dataset
 from selfplay.dataset_selection.record import KIND, Record
@@ -46,10 +46,11 @@ from selfplay.run.attempt import Attempt, attempt
 from selfplay.run.driver import MakeWorkers, stage_settings
 from selfplay.run.stages.context import StageContext
 from selfplay.run.worker_specs import lazy_ray_workers
-from selfplay.selection.diagnostics import diagnose
+from selfplay.selection.diagnostics.diagnose import diagnose
+from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import REWARDS
-from selfplay.selection.reasons import Reasons
+from selfplay.selection.reasons import DropReasons
 from selfplay.selection.select import PairPool, Selection, select
 from selfplay.store.durable import pretty_json, remove_tree
 from selfplay.store.result_folder import ResultWriter
@@ -91,7 +92,7 @@ def read(settings: SelectSettings, metric: Metric) -> OfflineDataset:
 def pair_pool(
     pairs: pa.Table,
     columns: Mapping[str, Any],
-    reasons: Reasons,
+    reasons: DropReasons,
     *,
     within_groups: bool = False,
     wanted: Collection[str] = (),
@@ -104,7 +105,7 @@ def pair_pool(
         chosen, rejected = (np.asarray(columns[name], dtype=np.float64) for name in REWARDS)
         made = {"prompt_reward_mean": (chosen + rejected) / 2, "prompt_reward_std": np.abs(chosen - rejected) / 2}
         columns = {**made, **columns}
-    group_P = grouping(pairs["group"]).code_P if within_groups else None
+    group_P = Grouping.of(pairs["group"]).code_P if within_groups else None
     return PairPool(pair_id=pairs["pair_id"], columns=columns, drop_reason_P=reasons, group_P=group_P)
 
 
@@ -287,7 +288,7 @@ def summarise(
             pool,
             selection,
             groups=groupings(pairs, settings),
-            prompt=grouping(pairs["prompt_id"]) if "prompt_id" in pairs.column_names else None,
+            prompt=Grouping.of(pairs["prompt_id"]) if "prompt_id" in pairs.column_names else None,
             num_read=dataset.num_rows,
             bad=dataset.bad_rows.counts,
         )

@@ -16,9 +16,9 @@ from selfplay.selection.reasons import (
     EMPTY,
     REWARD_NOT_FINITE,
     TRUNCATED,
-    Reasons,
-    give_reason,
+    DropReasons,
     no_reasons,
+    with_reason,
 )
 
 
@@ -39,7 +39,7 @@ class ResponsePool:
     text_R: Ints
     empty_R: Bools
     truncated_R: Bools
-    drop_reason_R: Reasons
+    drop_reason_R: DropReasons
     prompt_ids: Strings
     texts: Sequence[str]
     num_tokens_R: Ints | None = None
@@ -82,7 +82,7 @@ def response_pool(
         raise ValueError(f"columns of responses differ in length: {sizes}")
     rewards_R = np.asarray(rewards, dtype=np.float64)
     num_responses = len(rewards_R)
-    prompt_R, distinct_prompts = _coded(prompt_ids)
+    prompt_R, distinct_prompts = factorize(prompt_ids)
     if finish_reasons is None:
         truncated_R = np.zeros(num_responses, dtype=np.bool_)
     else:
@@ -91,36 +91,29 @@ def response_pool(
         prompt_R=prompt_R,
         response_index_R=np.asarray(response_index, dtype=np.int64),
         rewards_R=rewards_R,
-        text_R=factorize(texts),
+        text_R=factorize(texts)[0],
         empty_R=empty_texts(texts),
         truncated_R=truncated_R,
-        drop_reason_R=no_reasons(num_responses) if drop_reasons is None else Reasons.of(drop_reasons),
+        drop_reason_R=no_reasons(num_responses) if drop_reasons is None else DropReasons.of(drop_reasons),
         prompt_ids=distinct_prompts,
         texts=texts,
         num_tokens_R=None if num_tokens is None else np.asarray(num_tokens, dtype=np.int64),
     )
 
 
-def faults(pool: ResponsePool, *, allow_truncated: bool = False) -> Reasons:
+def faults(pool: ResponsePool, *, allow_truncated: bool = False) -> DropReasons:
     """Why a response can be in no pair, whatever the others are; None where it is usable.
 
     Where several reasons apply, the first of these is given: scoring's own, empty, truncated (unless allowed), reward not
     finite.
     """
-    reason_R = give_reason(pool.drop_reason_R, pool.empty_R, EMPTY)
+    reason_R = with_reason(pool.drop_reason_R, pool.empty_R, EMPTY)
     if not allow_truncated:
-        reason_R = give_reason(reason_R, pool.truncated_R, TRUNCATED)
-    return give_reason(reason_R, ~np.isfinite(pool.rewards_R), REWARD_NOT_FINITE)
+        reason_R = with_reason(reason_R, pool.truncated_R, TRUNCATED)
+    return with_reason(reason_R, ~np.isfinite(pool.rewards_R), REWARD_NOT_FINITE)
 
 
 def empty_texts(texts: Sequence[str]) -> Bools:
     """True where a text is empty or white space only."""
     # `isspace` stops at the first letter, where `strip` would copy the text.
     return np.fromiter((not text or text.isspace() for text in texts), np.bool_, len(texts))
-
-
-def _coded(values: Sequence[str]) -> tuple[Ints, list[str]]:
-    """Codes by first appearance, and the value behind each."""
-    seen: dict[str, int] = {}
-    code = np.fromiter((seen.setdefault(value, len(seen)) for value in values), np.int64, len(values))
-    return code, list(seen)

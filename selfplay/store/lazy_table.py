@@ -70,7 +70,7 @@ class LazyTable:
     def open(self, part: Part) -> Iterator[Any]:
         """A part as a `pyarrow.parquet.ParquetFile`."""
         with self.reading(part), pq.ParquetFile(part.path, page_checksum_verification=True) as file:
-            self.check_rows(part, file.metadata)
+            self.check_rows(part, file.metadata.num_rows)
             yield file
 
     @contextmanager
@@ -81,12 +81,11 @@ class LazyTable:
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptionError(f"{part.path} cannot be read ({error})", remedy(self.folder)) from None
 
-    def check_rows(self, part: Part, metadata: pq.FileMetaData) -> None:
-        """Raise CorruptionError unless the footer of a part has the rows that its commit says."""
-        if metadata.num_rows != part.num_rows:
-            raise CorruptionError(
-                f"{part.path} has {metadata.num_rows} rows, its commit says {part.num_rows}", remedy(self.folder)
-            )
+    def check_rows(self, part: Part, num_rows: int) -> None:
+        """Raise CorruptionError unless a part has the rows that its commit says."""
+        if num_rows != part.num_rows:
+            message = f"{part.path} has {num_rows} rows, its commit says {part.num_rows}"
+            raise CorruptionError(message, remedy(self.folder))
 
     def read(self, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
         """These columns of one part, in this order; None: all."""
@@ -123,13 +122,10 @@ class LazyTable:
         every, pieces, due = self.num_rows / num_rows, [], 0.0
         for part in self.parts:
             with self.open(part) as file:
-                first = part.first
-                for group in range(file.num_row_groups):
-                    count = file.metadata.row_group(group).num_rows
-                    if first + count > due:
+                for group, first, described in _row_groups(file, part):
+                    if first + described.num_rows > due:
                         pieces.append(file.read_row_group(group, columns=list(columns), use_threads=False))
-                        due += every * count
-                    first += count
+                        due += every * described.num_rows
         return pa.concat_tables(pieces)
 
     def rows_where(self, column: str, values: Sequence[str]) -> Ints:
@@ -141,13 +137,10 @@ class LazyTable:
             found = []
             with self.open(part) as file:
                 leaf = [file.schema.column(index).path for index in range(len(file.schema))].index(column)
-                first = part.first
-                for group in range(file.num_row_groups):
-                    described = file.metadata.row_group(group)
+                for group, first, described in _row_groups(file, part):
                     if _may_hold(described.column(leaf).statistics, values):
                         read = file.read_row_group(group, columns=[column], use_threads=False).column(0)
                         found.append(first + np.flatnonzero(pc.is_in(read, value_set=wanted)))
-                    first += described.num_rows
             return found
 
         with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), len(self.parts))) as threads:
@@ -158,6 +151,12 @@ class LazyTable:
         """The rows with these numbers, in the order asked for; `columns` None: all. Of each file only the row groups that
         hold one of them are read."""
         return RowReader(self, columns).take(rows)
+
+    def row_groups(self, rows: Ints, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The rows with these ascending numbers, one table for each row group that holds some of them."""
+        reader = RowReader(self, columns)
+        for part, inside in self.split(rows):
+            yield from reader.take_part(part, inside)
 
 
 class RowReader:
@@ -178,14 +177,15 @@ class RowReader:
         if not len(different):
             shape = self.table.schema().empty_table()
             return shape if self._names is None else shape.select(self._names)
-        pieces = [piece for part, inside in self.table.split(different) for piece in self._take_part(part, inside)]
+        pieces = [piece for part, inside in self.table.split(different) for piece in self.take_part(part, inside)]
         found = pa.concat_tables(pieces)
         if len(wanted) == len(different) and (wanted == different).all():
             return found
         # `different` is ascending, so that the place of each row is found by bisection
         return found.take(pa.array(np.searchsorted(different, wanted)))
 
-    def _take_part(self, part: Part, rows: Ints) -> Iterator[pa.Table]:
+    def take_part(self, part: Part, rows: Ints) -> Iterator[pa.Table]:
+        """These ascending rows of one part, one table for each row group."""
         with ExitStack() as stack:
             file: Any = None
             if self._starts is None or self._starts[0] != part:
@@ -200,6 +200,15 @@ class RowReader:
                     read = file.read_row_group(group, columns=self._names, use_threads=False)
                     self._group = part, group, read if self._names is None else read.select(self._names)
                 yield self._group[2].take(pa.array(rows[cuts[group] : cuts[group + 1]] - starts[group]))
+
+
+def _row_groups(file: Any, part: Part) -> Iterator[tuple[int, int, Any]]:
+    """Index, number of the first row in the table, and metadata of each row group of an open part."""
+    first = part.first
+    for group in range(file.num_row_groups):
+        described = file.metadata.row_group(group)
+        yield group, first, described
+        first += described.num_rows
 
 
 def _may_hold(statistics: Any, values: Sequence[str]) -> bool:

@@ -4,7 +4,10 @@ import which is a contract in pyproject.toml.)"""
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import grimp
 
 import selfplay
 
@@ -27,6 +30,13 @@ def test_tests_mirror_the_package() -> None:
     tests = [path for path in TESTS.rglob("test_*.py") if path.relative_to(TESTS).parts[0] not in ACROSS_MODULES]
     assert len(tests) > 50
     assert [str(path.relative_to(TESTS)) for path in tests if not mirrors_a_module(path)] == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports inside functions and for type checkers count too. `prepare` raises CycleError, which names the modules."""
+    graph = grimp.build_graph("selfplay")
+    assert len(graph.modules) > 100
+    TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}).prepare()
 
 
 def test_there_are_few_rooms() -> None:

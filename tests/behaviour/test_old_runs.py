@@ -127,4 +127,4 @@ def test_a_new_run_names_the_version_that_made_it(tmp_path: Path) -> None:
     rewrite(identity, lambda document: document.update(schema_version=99, selfplay=None))
     with pytest.raises(ConfigError, match="written by schema version 99") as refused:
         Store.open(tmp_path / "run")
-    assert refused.value.hint == "Upgrade selfplay."
+    assert refused.value.hint == "Use the version of selfplay that wrote it."

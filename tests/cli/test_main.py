@@ -135,7 +135,7 @@ def test_streams_that_were_closed_lead_nowhere(whole_run: Path, closed: str) -> 
     code = "import os, sys; from selfplay.cli.main import open_streams; open_streams(); file = open(os.devnull); "
     code += "sys.exit(3 if file.fileno() < 3 or None in (sys.stdin, sys.stdout, sys.stderr) else 0)"
     assert subprocess.run(["sh", "-c", f"exec {sys.executable} -c '{code}' {closed}"], check=False).returncode == 0
-    command = f"exec {sys.executable} -m selfplay resume '{whole_run}-none' {closed}"
+    command = f"exec {sys.executable} -m selfplay rounds '{whole_run}-none' {closed}"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 2, "there is no such run"
 
 
@@ -153,7 +153,7 @@ def test_a_run_that_is_complete_has_ended_well_whoever_hears_of_it(whole_run: Pa
     assert child.returncode == 0
 
 
-@pytest.mark.parametrize("arguments", ["resume no-such-run", "no-such-command", "pairs"])
+@pytest.mark.parametrize("arguments", ["rounds no-such-run", "no-such-command", "pairs"])
 def test_the_exit_code_is_right_when_nobody_reads_the_output(tmp_path: Path, arguments: str) -> None:
     """Buffered streams, as every user has them: text that is still in a buffer when Python ends must not change the code."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -14,7 +14,7 @@ import pytest
 from selfplay.core.errors import DataError
 from selfplay.inputs.prompts import load_prompts
 from selfplay.inputs.rows.source import open_source, source_digest
-from selfplay.inputs.rows.values import canonical_json
+from selfplay.inputs.rows.values import lenient_json
 
 ROWS = [{"question": "2 + 2?", "answer": "4"}, {"question": "Say hello.", "answer": "hello"}]
 
@@ -232,7 +232,7 @@ def test_hub_names_go_to_datasets(tmp_path, monkeypatch):
 
 def test_columns_json_is_canonical():
     row = {"b": float("nan"), "a": [date(2026, 1, 2), {"x": float("inf")}], "ä": "ü\ud83d", "n": 1, "t": True}
-    assert canonical_json(row) == '{"a":["2026-01-02",{"x":null}],"b":null,"n":1,"t":true,"ä":"ü?"}'
+    assert lenient_json(row) == '{"a":["2026-01-02",{"x":null}],"b":null,"n":1,"t":true,"ä":"ü?"}'
 
 
 def test_digest_follows_the_content(tmp_path):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from selfplay.core.errors import DataError
 from selfplay.inputs.rows.columns import Columns
-from selfplay.inputs.rows.values import canonical_json, content_hash
+from selfplay.inputs.rows.values import content_hash, lenient_json
 
 MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
 _FLUSH = 5_000
@@ -139,7 +139,7 @@ def other_columns(values: Mapping[str, Any], columns: Columns) -> str:
         if isinstance(earlier, dict):
             del others["columns_json"]
             others = {**earlier, **others}
-    return canonical_json(others)
+    return lenient_json(others)
 
 
 def json_rows(table: pa.Table) -> pa.Array:
@@ -153,7 +153,7 @@ def json_rows(table: pa.Table) -> pa.Array:
 
 def _python_rows(table: pa.Table) -> Iterator[str]:
     for batch in table.to_batches(max_chunksize=10_000):
-        yield from map(canonical_json, batch.to_pylist())
+        yield from map(lenient_json, batch.to_pylist())
 
 
 def _json_member(name: str, column: pa.Array) -> pa.Array | None:
@@ -165,4 +165,4 @@ def _json_member(name: str, column: pa.Array) -> pa.Array | None:
         values = pc.binary_join_element_wise('"', column, '"', "")
     else:
         return None
-    return pc.binary_join_element_wise(canonical_json(name) + ":", pc.fill_null(values, "null"), "")
+    return pc.binary_join_element_wise(lenient_json(name) + ":", pc.fill_null(values, "null"), "")

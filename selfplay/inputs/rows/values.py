@@ -88,7 +88,7 @@ def group_name(value: Any) -> str | None:
     """A group as text; None where the row has none."""
     if isinstance(value, str):
         return value.encode("utf-8", errors="replace").decode("utf-8")
-    return None if value is None else canonical_json(value)
+    return None if value is None else lenient_json(value)
 
 
 def content_hash(value: Any) -> str:
@@ -96,7 +96,7 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(_ENCODER.encode(value).encode("utf-8")).hexdigest()[:16]
 
 
-def canonical_json(value: Any) -> str:
+def lenient_json(value: Any) -> str:
     """JSON with sorted keys and no spaces. A value that JSON does not have becomes its `str`, NaN and infinity become
     null, half a surrogate pair becomes a question mark."""
     try:

@@ -7,6 +7,7 @@ the tables.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from selfplay.inspect.verify.commit_chain import Commits, Committed, Problem, pr
 from selfplay.inspect.verify.verify_rows import check_rows
 from selfplay.store.commits import damage, remedy
 from selfplay.store.durable import parse_json
-from selfplay.store.layout import REMOVED, Layout, attempts_present, sidecar_index
+from selfplay.store.layout import COMMIT, REMOVED, Layout, attempts_present, sidecar_index
 from selfplay.store.lock import is_held
 from selfplay.store.manifest import check_files
 from selfplay.store.retention import LEAST, stored_policies
@@ -37,7 +38,7 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
     except CorruptionError as error:
         problem = Problem("damaged", str(layout.identity), error.message, error.hint)
         return _document(layout.root, deep, [], list(_links(layout, set())) or [problem], work=False)
-    commits, problems = problems_of_commits(layout)
+    commits, problems = problems_of_commits(store)
     problems += _links(layout, {problem.file for problem in problems})
     whole = not problems
     problems += _check_places(store)
@@ -125,13 +126,24 @@ def _check_places(store: Store) -> Iterator[Problem]:
 
 
 def _check_attempts(store: Store, commits: Commits) -> Iterator[Problem]:
-    """A problem for each attempt that made a stage and is missing."""
+    """A problem for each attempt that made a stage and is missing, and for each stage with another fingerprint than most
+    stages of its attempt: settings and inputs do not change within an attempt, so the stage is from another run."""
     inherited = store.forked_from.keys() if store.forked_from else {}
-    made = {committed.commit.attempt for key, committed in commits.items() if key not in inherited}
-    for attempt in sorted(made - {*attempts_present(store.layout)}):
+    made: dict[int, list[Committed]] = {}
+    for key, committed in commits.items():
+        if key not in inherited:
+            made.setdefault(committed.commit.attempt, []).append(committed)
+    for attempt in sorted(made.keys() - {*attempts_present(store.layout)}):
         path = store.layout.attempt(attempt)
         message = f"{path} is missing, but stages were made by it"
         yield Problem("missing", str(path), message, "Restore it from a backup.")
+    for attempt, stages in sorted(made.items()):
+        usual = statistics.mode(committed.commit.fingerprint for committed in stages)
+        for committed in stages:
+            if committed.commit.fingerprint != usual:
+                path = committed.folder / COMMIT
+                message = f"{path} was made from other settings or inputs than the other stages of attempt {attempt}"
+                yield Problem("misplaced", str(path), message, remedy(committed.folder))
 
 
 def _check_removals(store: Store) -> Iterator[Problem]:

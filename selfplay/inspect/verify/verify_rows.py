@@ -13,53 +13,42 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.outcomes import EvaluateOutcome, LogprobsOutcome, PairOutcome, SampleOutcome, SelectOutcome
-from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
-from selfplay.core.stages import CANDIDATES
+from selfplay.core.stages import CANDIDATES, STAGES, Stage
 from selfplay.inspect.verify.commit_chain import Problem
 from selfplay.store.commits import remedy
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_of_round, is_selection
 
-_RECORDS = {
-    "prompts": Prompt, "sample": Response, "score": Reward, "pair": Unused, "logprobs": Logprobs, "select": Pair,
-    "evaluate": EvaluationResponse,
-}  # fmt: skip
-
 
 def check_rows(store: Store, sound: Set[tuple[int, str]]) -> Iterator[Problem]:
     """A problem for each rule that a round breaks; `sound` names the (round, stage) whose files are intact."""
     for number in sorted({number for number, _ in sound}):
-        stages = {stage for found, stage in sound if found == number and stage in _RECORDS}
         shaped = set()
-        for stage in stages:
-            problem = _check_schema(store, number, stage)
-            if problem is None:
-                shaped.add(stage)
-            else:
-                yield problem
+        for stage in STAGES:
+            if (number, stage.name) in sound and stage.schema is not None:
+                if wrong := _wrong_columns(store, number, stage):
+                    yield _problem(store, number, stage.name, f"columns missing or of another type: {', '.join(wrong)}")
+                else:
+                    shaped.add(stage.name)
         for needs, rule in _OF_SELECTIONS if is_selection(store) else _RULES:
             if set(needs) <= shaped:
                 for message in rule(store, number):
-                    folder = store.layout.stage(number, needs[0])
-                    yield Problem("rows", str(folder), f"round {number} {needs[0]}: {message}", remedy(folder))
+                    yield _problem(store, number, needs[0], message)
 
 
-def _check_schema(store: Store, number: int, stage: str) -> Problem | None:
+def _problem(store: Store, number: int, stage: str, message: str) -> Problem:
     folder = store.layout.stage(number, stage)
-    found = store.table(number, stage).schema
-    wrong = [
+    return Problem("rows", str(folder), f"round {number} {stage}: {message}", remedy(folder))
+
+
+def _wrong_columns(store: Store, number: int, stage: Stage) -> list[str]:
+    assert stage.schema is not None
+    found = store.lazy_table(number, stage.name).schema()
+    return [
         field.name
-        for field in schema(_RECORDS[stage])
+        for field in stage.schema
         if field.name not in found.names or found.field(field.name).type != field.type
     ]
-    if not wrong:
-        return None
-    return Problem(
-        "rows",
-        str(folder),
-        f"round {number} {stage}: columns missing or of another type: {', '.join(wrong)}",
-        remedy(folder),
-    )
 
 
 def _prompts(store: Store, number: int) -> Iterator[str]:

@@ -20,7 +20,7 @@ from selfplay.run.stages import gates
 from selfplay.run.stages.context import StageContext, derive_seed
 from selfplay.run.stages.responses import COLUMNS, RoundResponses, TextColumn
 from selfplay.selection.pairing import Pairing, build_pairs
-from selfplay.selection.reasons import Reasons, is_free
+from selfplay.selection.reasons import DropReasons, is_kept
 from selfplay.selection.responses import ResponsePool
 
 
@@ -63,7 +63,7 @@ def _pool(context: StageContext, round_number: int, responses: RoundResponses, t
         text_R=responses.text_R,
         empty_R=responses.empty_R,
         truncated_R=responses.truncated_R,
-        drop_reason_R=Reasons.of_column(reward["drop_reason"]),
+        drop_reason_R=DropReasons.of_column(reward["drop_reason"]),
         prompt_ids=responses.prompt_ids,
         texts=texts,
         num_tokens_R=responses.num_tokens_R,
@@ -86,7 +86,7 @@ def candidate_table(ids: pa.Array, pairing: Pairing) -> pa.Table:
 
 def unused_table(ids: pa.Array, pairing: Pairing) -> pa.Table:
     """The responses in no pair, `Unused` rows."""
-    rows = np.flatnonzero(~is_free(pairing.reason_R))
+    rows = np.flatnonzero(~is_kept(pairing.reason_R))
     reasons = pairing.reason_R.at(rows).to_arrow()
     return pa.table([ids.take(pa.array(rows)), reasons], schema=schema(Unused))
 

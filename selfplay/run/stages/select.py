@@ -26,7 +26,7 @@ from selfplay.run.stages.rows import prompt_rows, row_numbers
 from selfplay.selection.arrays import Bools, Floats, Ints
 from selfplay.selection.groups import group_name
 from selfplay.selection.metrics import columns_needed
-from selfplay.selection.reasons import give_reason, no_reasons
+from selfplay.selection.reasons import no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
 
 # Pairs in a shard.
@@ -185,7 +185,7 @@ def _select(
         PairPool(
             pair_id=candidates.pair_id,
             columns=columns | extra,
-            drop_reason_P=give_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
+            drop_reason_P=with_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
             group_P=None if groups is None else _codes(groups),
         ),
         metric=metric,

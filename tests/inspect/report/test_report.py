@@ -187,7 +187,7 @@ def test_warnings_come_first_and_once_a_name(tmp_path: Path) -> None:
 def test_a_run_under_way_has_a_report(tmp_path: Path, stop: tuple[int, str]) -> None:
     report = gather(make_run(tmp_path / "run", stop=stop, outcome=None))
     assert f"next is round {stop[0]} {stop[1]}" in report.state
-    assert "no word of its end" in Page(html(report)).text
+    assert "no record of its end" in Page(html(report)).text
 
 
 def test_a_skipped_round_and_a_run_without_gold(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_policy_that_gc_took_and_one_of_another_run_are_told(run_copy: Path) -
 def test_old_rounds_are_in_the_tables_and_not_in_detail(whole_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "DETAILED", 1)
     report = gather(Store.open(whole_run))
-    assert [row["round"] for row in report.rows] == [0, 1, 2]
+    assert [row.round for row in report.rows] == [0, 1, 2]
     assert [detail.number for detail in report.details] == [2]
     assert "The newest 1 rounds" in Page(html(report)).text
 

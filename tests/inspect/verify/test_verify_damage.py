@@ -1,5 +1,5 @@
-"""Injuries outside of the tables: links, strays, and names that lead elsewhere. Each is named, with exit code 5, and no reader or
-writer follows it."""
+"""Damage outside of the tables: links, unexpected files, and names that lead elsewhere. Each is reported, with exit
+code 5, and no reader or writer follows it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 
 from selfplay.cli.main import app
 from selfplay.core.errors import CorruptionError
+from selfplay.core.outcomes import SelectOutcome
 from selfplay.core.stages import stage_named
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
-from selfplay.store.fork import Fork, stage_name
+from selfplay.store.fork import Fork
+from selfplay.store.layout import stage_name
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
 from tests.helpers.make_run import make_run
@@ -76,9 +78,11 @@ def test_a_link_in_the_place_of_a_file_or_folder_is_named_and_not_followed(
 def test_readers_refuse_what_stands_behind_a_link(run_copy: Path, tmp_path: Path, place: str) -> None:
     link_away(run_copy / place, tmp_path / "elsewhere")
     store = Store.open(run_copy)
-    for read in (store.commit_of, store.digest_of, store.metrics, store.table, store.require):
+    for read in (store.commit_of, store.digest_of, store.table, store.require):
         with pytest.raises(CorruptionError):
             read(1, "select")
+    with pytest.raises(CorruptionError):
+        store.outcome(1, SelectOutcome)
     assert status_document(run_copy)["state"] == "corrupt"
     assert CliRunner().invoke(app, ["show", str(run_copy), "1"]).exit_code == 5
 
@@ -271,6 +275,15 @@ def test_what_a_run_cannot_be_without(run_copy: Path, place: str, named: str) ->
     else:
         path.unlink()
     assert named in files(run_copy)
+
+
+def test_a_stage_of_another_run_is_reported(run_copy: Path) -> None:
+    """The newest stage, so that nothing was made from it: only the settings in its commit differ."""
+    rewrite(run_copy / NEWEST, lambda document: document.update(fingerprint="0" * 64))
+    assert files(run_copy) == {NEWEST}
+    (problem,) = verify_document(run_copy, deep=True)["problems"]
+    assert problem["kind"] == "misplaced"
+    assert problem["message"].endswith("was made from other settings or inputs than the other stages of attempt 1")
 
 
 def test_an_attempt_that_was_killed_as_it_began_is_no_injury(run_copy: Path) -> None:
