@@ -70,6 +70,9 @@ def test_what_an_unfinished_one_computed_is_of_its_data_and_models(
     seen = len(fakes.scorer.seen)
     with pytest.raises(DriftError, match=r"max_length: null -> 100"):
         run(source, max_length=100, **models)
+    # a metric that needs more of the policy
+    with pytest.raises(DriftError, match=r"computed: .* -> .*alone"):
+        run(source, metric="ifd", **models)
     # the refused command took nothing away
     run(source, metric="implicit_margin_small", keep=2, weight=2.5, **models)
     assert len(fakes.scorer.seen) == seen
