@@ -15,11 +15,12 @@ import yaml
 
 from selfplay.config.load import absolute_places, apply_override, load_config, validate
 from selfplay.config.schema import Config
-from selfplay.core.errors import DataError, ModelError
+from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.observer import Observer
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
 from selfplay.inspect.query.api import Run, open_run
+from selfplay.inspect.query.open import run_root
 from selfplay.inspect.report.observer import Report
 from selfplay.inspect.tracking.trackers import check_installed
 from selfplay.inspect.tracking.tracking import open_trackers
@@ -29,7 +30,7 @@ from selfplay.run.fork import Forking, prepare_fork
 from selfplay.run.observers import Observed
 from selfplay.run.retention import Retention
 from selfplay.store.run import Store, require_empty_dir
-from selfplay.store.run_state import config_in_force
+from selfplay.store.run_state import config_in_force, is_selection
 
 if TYPE_CHECKING:
     from selfplay.dataset_selection.pipeline import Outcome
@@ -134,7 +135,7 @@ def resume(
     Example:
         selfplay.resume("runs/first", rounds=4)
     """
-    store = Store.open(Path(run))
+    store = _open_for_work(run)
     store.forbid_symlinks()
     document = config_in_force(store)
     before = validate(document, f"{run}/config/resolved.json")
@@ -157,6 +158,17 @@ def resume(
     return open_run(Path(run))
 
 
+def _open_for_work(run: str | Path) -> Store:
+    """The store of a run that an attempt may be made at. Raises ConfigError for the record of a selection from a dataset."""
+    store = Store.open(run_root(Path(run)))
+    if is_selection(store):
+        raise ConfigError(
+            f"{run} was made by `selfplay select`: it has no policy to train",
+            "An unfinished selection is continued by the same `selfplay select` command.",
+        )
+    return store
+
+
 def _as_overrides(settings: Mapping[str, Any]) -> list[str]:
     """Settings as `key=value` strings, as the command line takes them."""
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
@@ -170,7 +182,7 @@ def fork_folder(run: str | Path, from_round: int, run_dir: str | Path | None) ->
 
 def plan_fork(run: str | Path, *, from_round: int, run_dir: str | Path, overrides: Sequence[str] = ()) -> Forking:
     """Check that a run can be forked, and return what it shares, changes and will do. See `fork` for the arguments."""
-    source = Store.open(Path(run))
+    source = _open_for_work(run)
     document = config_in_force(source)
     before = validate(document, f"{run}/config/resolved.json")
     for override in overrides:

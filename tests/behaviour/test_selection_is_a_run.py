@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import selfplay
 from selfplay.cli.main import app
-from selfplay.core.errors import BackendError, Interrupted
-from selfplay.dataset_selection import pipeline
+from selfplay.core.errors import BackendError, DriftError, Interrupted
+from selfplay.dataset_selection import importing, pipeline
 from selfplay.dataset_selection.settings import load_settings
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.query.open import run_root
@@ -74,6 +74,14 @@ def test_the_commands_take_it(selected: Path, tmp_path: Path, arguments: tuple[s
     assert words in call(*(text.format(out=selected, tmp=tmp_path) for text in given))
 
 
+def test_it_cannot_be_resumed_or_forked_as_a_run(selected: Path) -> None:
+    for command in ("resume", "fork"):
+        arguments = [command, str(selected), *(["--from-round", "1"] if command == "fork" else [])]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 2
+        assert "was made by `selfplay select`" in done.output
+
+
 def test_one_pair_is_shown_with_its_responses(selected: Path) -> None:
     best = kept(selected)[0]
     document = selfplay.open_run(selected).pair(best["pair_id"])
@@ -125,3 +133,42 @@ def test_a_selection_that_ends_in_a_stage_is_continued(
     assert kept(tmp_path / "out") == kept(tmp_path / "whole")
     ends_of = [document["end"]["outcome"] for document in Store.open(run_root(tmp_path / "out")).attempt_documents()]
     assert ends_of[-1] == "complete"
+
+
+def test_a_selection_that_ends_before_it_is_published_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = write_rows(tmp_path / "a.jsonl", text_rows(10)), tmp_path / "out"
+
+    def ends(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.ResultWriter, "commit", ends)
+        with pytest.raises(Interrupted, match="what was committed is kept"):
+            select(source, out, Fakes())
+    assert Store.open(run_root(out)).is_committed(1, "select")
+    assert not (out / "kept").exists()
+    # the pairs are ranked and recorded: another cut is another selection
+    with pytest.raises(DriftError, match=r"keep: 0.4 -> 0.5"):
+        select(source, out, Fakes(), keep=0.5)
+    select(source, out, Fakes())
+    assert len(kept(out)) == 4
+
+
+@pytest.mark.parametrize("step", ["import_prompts", "import_responses", "import_rewards"])
+def test_a_selection_that_ends_while_it_imports_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    source, out = write_rows(tmp_path / "a.jsonl", text_rows(10)), tmp_path / "out"
+
+    def ends(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, step, ends)
+        with pytest.raises(Interrupted):
+            select(source, out, Fakes())
+    # nothing that took a model is lost, so that another cut continues it too
+    select(source, out, Fakes(), keep=0.5)
+    assert len(kept(out)) == 5

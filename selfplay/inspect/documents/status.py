@@ -14,7 +14,7 @@ from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
 from selfplay.store.commits import check_stage
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, next_stage, stages_in
+from selfplay.store.run_state import config_in_force, is_selection, next_stage, stages_in
 
 
 def status_document(root: Path) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def status_document(root: Path) -> dict[str, Any]:
         "driver": driver.to_json(),
         "attempts": [_attempt(document) for document in found],
         "problems": [_problem(problem) for problem in problems],
-        "next": _next(state, root, rounds, problems),
+        "next": _next(state, store, root, rounds, problems),
     }
 
 
@@ -110,7 +110,12 @@ def _problem(problem: Problem) -> dict[str, str]:
     return {"kind": problem.kind, "file": problem.file, "message": problem.message, "hint": problem.hint}
 
 
-def _next(state: str, root: Path, rounds: int, problems: list[Problem]) -> str:
+def _next(state: str, store: Store, root: Path, rounds: int, problems: list[Problem]) -> str:
+    if is_selection(store) and state in ("complete", "interrupted", "failed"):
+        same = "give the same `selfplay select` command again"
+        return {"complete": f"selfplay pairs {root} 1", "interrupted": same, "failed": f"fix the cause, then {same}"}[
+            state
+        ]
     return {
         "running": "it is under way; Ctrl-C in its terminal (or SIGTERM to the driver) stops it safely",
         "complete": f"selfplay rounds {root}, or more rounds: selfplay resume {root} rounds={rounds + 1}",
