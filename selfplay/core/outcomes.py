@@ -7,14 +7,14 @@ A field marked with `_FLAT` holds a nested record whose keys lie directly in the
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict
 
+from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightSync
 
 # marks a nested record whose keys lie in the stage's own object
@@ -26,7 +26,7 @@ class Outcome:
     """Base of the records. `adopted_shards` counts shards that an earlier attempt had finished."""
 
     stage: ClassVar[str]
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     adopted_shards: int = 0
 
@@ -368,17 +368,9 @@ class RoundOutcomes:
         return outcome.summary if outcome else None
 
 
-# by stage; one is slow to make
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
-
-
 def from_json(kind: type[OutcomeT], document: Mapping[str, Any]) -> OutcomeT:
     """The record of a JSON object. Raises ValueError for a missing, unknown or mistyped key."""
-    # JSON is the one input in which pydantic's strict mode takes an object for a nested dataclass
-    if kind.stage not in _ADAPTERS:
-        _ADAPTERS[kind.stage] = TypeAdapter(kind)
-    record: OutcomeT = _ADAPTERS[kind.stage].validate_json(json.dumps(_nested(kind, document)))
-    return record
+    return parse_record(kind, _nested(kind, document))
 
 
 def _flat_fields(kind: type[Any]) -> dict[str, type]:
@@ -405,24 +397,10 @@ def _nested(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _document(record: Any) -> dict[str, Any]:
-    flat = _flat_fields(cast(Any, type(record)))
+    plain = dataclasses.asdict(record)
     document: dict[str, Any] = {}
     for each in dataclasses.fields(record):
         value = getattr(record, each.name)
-        if value is None and each.default is None:
-            continue
-        if each.name in flat:
-            document |= _document(value)
-        else:
-            document[each.name] = _plain(value)
+        if value is not None or each.default is not None:
+            document |= _document(value) if each.metadata == _FLAT else {each.name: plain[each.name]}
     return document
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _document(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

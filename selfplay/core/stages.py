@@ -7,7 +7,7 @@ stage, add its record here and its outcome in core/outcomes.py, and write the fi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
@@ -40,22 +40,10 @@ Source = Literal["same", "first", "previous", "data", "earlier", "sampler", "eva
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A committed stage that another one reads. `edge` is how much of it must exist before work on a part can begin:
-    "shard" (the shard of the same prompts) or "pool" (all of it, because the stage looks at the round as a whole)."""
+    """A committed stage that another one reads."""
 
     stage: str
     source: Source
-    edge: Literal["shard", "pool"]
-
-
-@dataclass(frozen=True, slots=True)
-class HiddenTable:
-    """A table in a folder of its own inside the stage's folder. `schema` is None where the columns depend on the settings;
-    `optional`: only some settings have it."""
-
-    name: str
-    schema: pa.Schema | None
-    optional: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +75,6 @@ class Stage:
     disk_bytes: Callable[[DiskSizes, int], int]
     function: str
     inputs: tuple[Input, ...] = ()
-    hidden: tuple[HiddenTable, ...] = field(default=())
     in_round_0: bool = False
 
 
@@ -97,14 +84,8 @@ GOLD_SCHEMA = pa.schema(
 )
 LOGPS_SCHEMA = pa.schema([("response_id", pa.string()), ("logp", pa.float64()), ("num_tokens", pa.int64())])
 ASKED_SCHEMA = pa.schema([("response_id", pa.string()), ("probability", pa.float64()), ("trimmed", pa.bool_())])
-CANDIDATES_SCHEMA = pa.schema(
-    [
-        ("chosen_response_id", pa.string()), ("rejected_response_id", pa.string()), ("reward_chosen", pa.float64()),
-        ("reward_rejected", pa.float64()), ("prompt_reward_mean", pa.float64()), ("prompt_reward_std", pa.float64()),
-    ]
-)  # fmt: skip
 
-# Names of the hidden tables.
+# Names of the hidden tables: each is a folder inside the folder of its stage.
 MIXED = ".mixed"  # responses of the second model (`sampling.mix`)
 GOLD = ".gold"  # rewards of the gold judge
 PARTS = ".parts"  # rewards of each part of a combined reward: `.parts/NAME`
@@ -115,9 +96,6 @@ ASKED = ".asked"  # the policy's "yes" about prompt and chosen response
 EMBEDDINGS = ".embeddings"  # mean hidden states; the width is the policy's
 OTHERS = ".others"  # log-probs of the policy's other responses
 READ = ".read"  # what the metric read that the pairs table has no column for: pair_id, the columns by name, and `group`
-SAMPLED, GREEDY = ".sampled", ".greedy"  # held-out responses before they are scored
-
-_REWARDED = (HiddenTable(GOLD, GOLD_SCHEMA), HiddenTable(PARTS, SCORES_SCHEMA))
 
 STAGES = (
     Stage(
@@ -131,32 +109,27 @@ STAGES = (
         "sample", SampleOutcome, schema(Response), "prompts",
         lambda sizes, _: sizes.num_responses * sizes.response_bytes,
         "selfplay.run.stages.sample:run",
-        (Input("prompts", "same", "shard"), Input("train", "sampler", "pool")), (HiddenTable(MIXED, schema(Response)),),
+        (Input("prompts", "same"), Input("train", "sampler")),
     ),
     Stage(
         "score", ScoreOutcome, schema(Reward), "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.score:run",
-        (Input("prompts", "same", "shard"), Input("sample", "same", "shard")), _REWARDED,
+        (Input("prompts", "same"), Input("sample", "same")),
     ),
     Stage(
         "pair", PairOutcome, schema(Unused), "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.pair:run",
-        (Input("sample", "same", "pool"), Input("score", "same", "pool")),
-        (HiddenTable(CANDIDATES, CANDIDATES_SCHEMA, optional=False),),
+        (Input("sample", "same"), Input("score", "same")),
     ),
     Stage(
         "logprobs", LogprobsOutcome, schema(Logprobs), "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.logprobs:run",
         (
-            Input("prompts", "data", "shard"), Input("sample", "data", "shard"), Input("select", "earlier", "pool"),
-            Input("pair", "same", "shard"), Input("train", "trained", "pool"), Input("train", "reference", "pool"),
-        ),
-        (
-            HiddenTable(REFERENCE, LOGPS_SCHEMA), HiddenTable(ALONE, LOGPS_SCHEMA), HiddenTable(ASKED, ASKED_SCHEMA),
-            HiddenTable(EMBEDDINGS, None), HiddenTable(OTHERS, LOGPS_SCHEMA),
+            Input("prompts", "data"), Input("sample", "data"), Input("select", "earlier"),
+            Input("pair", "same"), Input("train", "trained"), Input("train", "reference"),
         ),
     ),
     Stage(
@@ -164,16 +137,15 @@ STAGES = (
         # a pair holds its prompt and two responses as text
         lambda sizes, _: sizes.num_prompts * (sizes.prompt_bytes + 2 * sizes.response_bytes),
         "selfplay.run.stages.select:run",
-        tuple(Input(stage, "same", "pool") for stage in ("prompts", "sample", "pair", "logprobs")),
-        (HiddenTable(READ, None),),
+        tuple(Input(stage, "same") for stage in ("prompts", "sample", "pair", "logprobs")),
     ),
     Stage(
         "train", TrainOutcome, None, "steps",
         lambda sizes, _: sizes.policy_bytes + sizes.checkpoint_bytes,
         "selfplay.run.stages.train:run",
         (
-            Input("prompts", "data", "pool"), Input("sample", "data", "pool"), Input("select", "data", "pool"),
-            Input("logprobs", "same", "pool"), Input("train", "trained", "pool"),
+            Input("prompts", "data"), Input("sample", "data"), Input("select", "data"),
+            Input("logprobs", "same"), Input("train", "trained"),
         ),
     ),
     Stage(
@@ -181,12 +153,8 @@ STAGES = (
         lambda sizes, _: sizes.num_evaluation_responses * sizes.response_bytes,
         "selfplay.run.stages.evaluate:run",
         (
-            Input("prompts", "first", "shard"), Input("train", "evaluated", "pool"), Input("evaluate", "first", "pool"),
-            Input("evaluate", "previous", "pool"),
-        ),
-        (
-            HiddenTable(SAMPLED, schema(EvaluationResponse)), HiddenTable(GREEDY, schema(EvaluationResponse)),
-            *_REWARDED,
+            Input("prompts", "first"), Input("train", "evaluated"), Input("evaluate", "first"),
+            Input("evaluate", "previous"),
         ),
         in_round_0=True,
     ),

@@ -24,7 +24,8 @@ from selfplay.inputs.resolve import Inputs
 from selfplay.run.driver import Prepared, preflight
 from selfplay.run.fork_rules import changed_pins, held_out_notes, last_whole_round, refusals
 from selfplay.store.durable import pretty_json
-from selfplay.store.fork import Fork, stage_name
+from selfplay.store.fork import Fork
+from selfplay.store.layout import stage_name
 from selfplay.store.run import Store
 from selfplay.store.run_state import INHERITED, config_in_force, settings_by_round
 

@@ -7,21 +7,22 @@ disk.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
+
+from pydantic import ConfigDict
 
 from selfplay.core.errors import CorruptionError
-from selfplay.core.stages import STAGE_NAMES
-from selfplay.store.layout import COMMIT
+from selfplay.core.parse_record import STRICT
+from selfplay.store.layout import COMMIT, StageName
 from selfplay.store.manifest import (
+    Count,
     Damage,
+    Digest,
     FileEntry,
     check_files,
-    is_count,
-    is_digest,
     read_manifest,
     write_manifest,
 )
@@ -33,24 +34,22 @@ from selfplay.store.tombstone import read_tombstone
 class Commit:
     """`.COMMIT.json`. `inputs` maps "ROUND/STAGE" to the digest of that stage's commit, so that lineage is a chain."""
 
-    round: int
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    round: Count
     stage: str
     fingerprint: str
-    inputs: dict[str, str]
+    inputs: dict[StageName, Digest]
     files: list[FileEntry]
-    attempt: int
+    attempt: Count
     created: str
     seconds: float
     versions: dict[str, str] = field(default_factory=dict)
 
-    def facts(self) -> dict[str, Any]:
-        """All but the files, as written."""
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "files"}
-
 
 def write_commit(folder: Path, commit: Commit) -> None:
     """Write a commit into a stage's work folder."""
-    write_manifest(folder / COMMIT, commit.facts(), commit.files)
+    write_manifest(folder / COMMIT, dataclasses.asdict(commit), commit.files)
 
 
 def read_commit(folder: Path) -> tuple[Commit, str]:
@@ -60,32 +59,12 @@ def read_commit(folder: Path) -> tuple[Commit, str]:
         forbid_symlinks(place, place.parent)
     try:
         manifest = read_manifest(path)
-        commit = Commit(files=manifest.files, **manifest.facts)
-        _check_values(commit)
+        commit = manifest.as_record(Commit)
     except FileNotFoundError:
         raise CorruptionError(f"{folder} has no {COMMIT}", remedy(folder)) from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", remedy(folder)) from None
     return commit, manifest.digest
-
-
-def _check_values(commit: Commit) -> None:
-    """Raise ValueError for values that no commit has: they may come from anywhere."""
-    for name in commit.inputs:
-        parse_stage_name(name)
-    if not is_count(commit.round) or not is_count(commit.attempt):
-        raise ValueError("a count in it is not a number")
-    if not all(is_digest(digest) for digest in commit.inputs.values()):
-        raise ValueError("a digest in it is invalid")
-
-
-def parse_stage_name(name: str) -> tuple[int, str]:
-    """(round, stage) of "ROUND/STAGE". Raises ValueError for any other text: it may come from a damaged file, and folders are
-    named by it."""
-    number, _, stage = name.partition("/")
-    if stage not in STAGE_NAMES or not re.fullmatch(r"[0-9]{3,9}", number):
-        raise ValueError(f"{name!r} names no stage")
-    return int(number), stage
 
 
 def damage(folder: Path, commit: Commit, digest: str, *, rows: bool = False, digests: bool = False) -> Iterator[Damage]:
@@ -100,20 +79,10 @@ def damage(folder: Path, commit: Commit, digest: str, *, rows: bool = False, dig
             yield item
 
 
-def check_shape(folder: Path, commit: Commit, digest: str) -> None:
+def check_stage(folder: Path, commit: Commit, digest: str, *, digests: bool = False) -> None:
     """Raise CorruptionError unless the committed files are present with their sizes, and there are no others (cheap: at every
-    read)."""
-    _raise_first(damage(folder, commit, digest), folder)
-
-
-def check_digests(folder: Path, commit: Commit, digest: str) -> None:
-    """Raise CorruptionError unless the content of the committed files is what was committed (once per attempt before they are
-    used)."""
-    _raise_first(damage(folder, commit, digest, digests=True), folder)
-
-
-def _raise_first(found: Iterator[Damage], folder: Path) -> None:
-    for item in found:
+    read). `digests`: their content is checked too (once in an attempt, before they are used)."""
+    for item in damage(folder, commit, digest, digests=digests):
         extra = f"Remove it: {folder} is read as a whole."
         raise CorruptionError(str(item), extra if item.kind == "extra" else remedy(folder))
 

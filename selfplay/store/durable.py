@@ -152,7 +152,7 @@ def parse_checked_json(data: bytes) -> dict[str, Any]:
 
 
 def parse_json(data: bytes) -> Any:
-    """`json.loads` that raises ValueError for every text that is none, deeply nested ones too."""
+    """`json.loads` that raises ValueError for every invalid text, deeply nested ones too."""
     try:
         return json.loads(data)
     except RecursionError:
@@ -160,16 +160,16 @@ def parse_json(data: bytes) -> Any:
 
 
 def read_file(path: Path) -> bytes:
-    """All of a small file. Raises OSError, also for what is no ordinary file: a pipe would be waited for without end; but
-    SelfplayError for one that this user may not read, which is no damage."""
+    """The content of a small file. Raises OSError, also for what is not a regular file (reading a pipe would wait forever), and
+    SelfplayError for a file that this user has no permission to read: that is not damage."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except PermissionError:
-        hint = "Nothing is known to be wrong with it: give this user the right to read the run, or be another one."
+        hint = "The file may be intact. Give this user permission to read the run, or use another user."
         raise SelfplayError(f"{path} cannot be read: no permission", hint) from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
     finally:
@@ -232,49 +232,40 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_error(path: Path, num_bytes: int, error: OSError) -> SelfplayError:
-    """What a failed write says: file, size, reason, and that nothing committed was touched. `num_bytes` 0: no file but a name."""
+    """The error of a failed write: file, size, reason, free space, and what to do. `num_bytes` is 0 for a name alone."""
     needed = f" ({num_bytes / 1e6:.1f} MB)" if num_bytes else ""
-    return SelfplayError(
-        f"could not write {path}{needed}: {error.strerror}; {_free(path) / 1e6:.0f} MB are free there",
-        f"What was committed before is safe. {_way_out(error.errno, path, num_bytes)}, then `selfplay resume`.",
-    )
+    return _disk_error(f"could not write {path}{needed}: {error.strerror}", error.errno, path, num_bytes)
 
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def is_disk_error(error: BaseException) -> bool:
-    """Whether a library failed for want of a disk: by the error's number or, where it kept only the words, by those."""
+    """Whether the disk is the cause of a library's error: by its number or, if the library kept only the text, by that."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in DISK_ERRORS
     return any(os.strerror(code) in str(error) for code in DISK_ERRORS)
 
 
 def disk_full_error(folder: Path, error: BaseException) -> SelfplayError:
-    """What to say where a library could not write into a folder of scratch."""
+    """The error of a library that could not write into a scratch folder."""
     code = next((code for code in DISK_ERRORS if os.strerror(code) in str(error)), errno.ENOSPC)
+    return _disk_error(f"could not write into {folder}: {error}", code, folder)
+
+
+def _disk_error(what: str, code: int | None, path: Path, num_bytes: int = 0) -> SelfplayError:
+    need = f" (this file takes {num_bytes / 1e6:.1f} MB, those that follow more)" if num_bytes else ""
+    writable = f"Make {path.parent} writable"
+    remedies = {
+        errno.ENOSPC: f"Make room on the disk{need}", errno.EDQUOT: f"Make room on your quota{need}",
+        errno.EROFS: writable, errno.EACCES: writable, errno.EPERM: writable,
+        errno.EIO: "The disk failed (see the kernel's log): move the run's folder to another disk",
+    }  # fmt: skip
+    free = shutil.disk_usage(nearest_existing(path)).free
     return SelfplayError(
-        f"could not write into {folder}: {error}; {_free(folder) / 1e6:.0f} MB are free there",
-        f"What was committed before is safe. {_way_out(code, folder, 0)}, then `selfplay resume`.",
+        f"{what}; {free / 1e6:.0f} MB are free there",
+        f"What was committed before is safe. {remedies.get(code or 0, f'Check {path.parent}')}, then `selfplay resume`.",
     )
-
-
-def _way_out(code: int | None, path: Path, num_bytes: int) -> str:
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        what = "your quota" if code == errno.EDQUOT else "the disk"
-        return f"Make room on {what}" + (
-            f" (this file takes {num_bytes / 1e6:.1f} MB, those that follow more)" if num_bytes else ""
-        )
-    if code in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"Make {path.parent} writable"
-    if code == errno.EIO:
-        return "The disk failed (see the kernel's log): move the run's folder to a sound one"
-    return f"See to {path.parent}"
-
-
-def _free(path: Path) -> int:
-    """Free bytes where `path` is or would be."""
-    return shutil.disk_usage(nearest_existing(path)).free
 
 
 def encode_parquet(table: pa.Table) -> bytes:
@@ -320,11 +311,11 @@ def publish_folder(source: Path, target: Path) -> None:
     """Rename a finished folder to its final name, which must be absent. Everything in it must be fsynced already."""
     make_folder(target.parent)
     if target.exists():
-        raise SelfplayError(f"{target} is there already", "Another driver may have written it: look before going on.")
-    with translating_errors(target):
-        operations.rename(source, target)
-        operations.fsync_folder(target.parent)
-        operations.fsync_folder(source.parent)
+        raise SelfplayError(
+            f"{target} exists already", "Another driver may have written it. Check it before you continue."
+        )
+    move(source, target)
+    fsync_folder(source.parent)
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -357,9 +348,7 @@ def remove_tree(folder: Path) -> None:
     trash = folder.with_name(f".trash-{folder.name}")
     discard(trash)  # a crash left it
     if folder.exists():
-        with translating_errors(folder):
-            operations.rename(folder, trash)
-            operations.fsync_folder(folder.parent)
+        move(folder, trash)
         discard(trash)
 
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 from selfplay.core.errors import CorruptionError, SelfplayError
+from selfplay.core.parse_record import STRICT
 from selfplay.core.stages import STAGE_NAMES
 from selfplay.store import durable
-from selfplay.store.commits import check_shape, parse_stage_name, read_commit
-from selfplay.store.layout import Layout
-from selfplay.store.manifest import is_digest
+from selfplay.store.commits import check_stage, read_commit
+from selfplay.store.layout import Layout, StageName, parse_stage_name
+from selfplay.store.manifest import Digest
 from selfplay.store.symlinks import forbid_symlinks, symlinks_below
 
 
@@ -27,39 +30,18 @@ class Fork:
     (as in "001/sample") to the digest of its commit. `changes` are the settings that `selfplay fork` changed, as
     {"name", "before", "after"}. Example: Fork("9f2c...", "../pool", {"000/prompts": "ab12..."})"""
 
-    run_id: str
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    run: str
     root: str
-    stages: dict[str, str]
+    stages: dict[StageName, Digest]
     changes: tuple[dict[str, Any], ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As written in RUN.json."""
-        changes = {"changes": list(self.changes)} if self.changes else {}
-        return {"run": self.run_id, "root": self.root, "stages": self.stages, **changes}
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Fork:
-        """As read from RUN.json. Raises KeyError, TypeError or ValueError where it is not one."""
-        if not isinstance(document, dict):
-            raise TypeError("its lineage is not an object")
-        changes = tuple(document.get("changes", ()))
-        fork = cls(str(document["run"]), str(document["root"]), dict(document["stages"]), changes)
-        if not all(is_digest(digest) for digest in fork.keys().values()):
-            raise ValueError("a digest in its lineage is invalid")
-        if not all(isinstance(change, dict) and {"name", "before", "after"} <= change.keys() for change in changes):
-            raise ValueError("a change in its lineage is invalid")
-        return fork
 
     def keys(self) -> dict[tuple[int, str], str]:
         """(round, stage) -> digest of its commit, in the order in which a run makes them: nothing is taken over before what
         it was made from."""
         found = {parse_stage_name(name): digest for name, digest in self.stages.items()}
         return dict(sorted(found.items(), key=lambda item: (item[0][0], STAGE_NAMES.index(item[0][1]))))
-
-
-def stage_name(round_number: int, stage: str) -> str:
-    """How a stage is named in `forked_from` and in a commit's inputs."""
-    return f"{round_number:03d}/{stage}"
 
 
 def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
@@ -79,7 +61,7 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
         for path in (folder, *symlinks_below(folder)):
             forbid_symlinks(path, source.root)
         commit, found = read_commit(folder)
-        check_shape(folder, commit, found)
+        check_stage(folder, commit, found)
         if found != digest:
             raise CorruptionError(
                 f"{folder} is another commit than the one that {layout.root} was forked from",
@@ -88,7 +70,7 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
         work = layout.work / f".tmp-inherit-{number:03d}-{stage}"
         durable.discard(work)  # a kill left it
         durable.link_tree(folder, work)
-        check_shape(work, commit, found)  # a gc may have been at work there
+        check_stage(work, commit, found)  # a gc may have been at work there
         durable.publish_folder(work, layout.stage(number, stage))
         taken.append((number, stage))
     return taken

@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from selfplay.core.stages import STAGE_NAMES
 
 SCHEMA_VERSION = 1
 
@@ -98,3 +103,19 @@ def _numbers(folder: Path, digits: int) -> list[int]:
     """Numbers of what is named by one, in the one way there is: `0002` is no other name of round `002`."""
     names = [path.name for path in folder.iterdir() if re.fullmatch(r"[0-9]{3,9}", path.name)]
     return sorted(int(name) for name in names if name == f"{int(name):0{digits}d}")
+
+
+def stage_name(round_number: int, stage: str) -> str:
+    """How a stage is named in a commit's inputs and in the lineage of a fork: "ROUND/STAGE"."""
+    return f"{round_number:03d}/{stage}"
+
+
+def parse_stage_name(name: str) -> tuple[int, str]:
+    """(round, stage) of a name of `stage_name`. Raises ValueError for any other text: folders are named by it."""
+    number, _, stage = name.partition("/")
+    if stage not in STAGE_NAMES or not re.fullmatch(r"[0-9]{3,9}", number):
+        raise ValueError(f"{name!r} names no stage")
+    return int(number), stage
+
+
+StageName = Annotated[str, AfterValidator(lambda name: name if parse_stage_name(name) else "")]

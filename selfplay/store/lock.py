@@ -1,7 +1,7 @@
 """One driver at a time: an flock on run.lock, held for the life of the driver.
 
-The kernel lets go of it when the driver dies, however it dies. Python opens files close-on-exec, so no process the driver starts
-inherits it.
+The kernel releases it when the driver dies, however it dies. Python opens files close-on-exec, so no process that the driver
+starts inherits it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from selfplay.core.errors import CorruptionError, LockedError
 from selfplay.store.durable import parse_json, read_file, write_error
 from selfplay.store.process_identity import this_process
 
-_AGAIN = "Remove it: the lock is made again."
+_AGAIN = "Remove it: it is created again."
 
 
 class RunLock:
@@ -35,17 +35,19 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         try:
-            # not through a link: what it leads to would be emptied
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            # not through a symbolic link: the file that it leads to would be emptied
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise CorruptionError(f"{self._path} is a symbolic link", _AGAIN) from None
             if error.errno == errno.EISDIR:
-                raise CorruptionError(f"{self._path} is no ordinary file", _AGAIN) from None
+                raise CorruptionError(f"{self._path} is not a regular file", _AGAIN) from None
             raise write_error(self._path, 0, error) from error
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a second name may be somebody's other file
             os.close(descriptor)
-            raise CorruptionError(f"{self._path} is no ordinary file", _AGAIN)
+            fault = "has more than one hard link" if stat.S_ISREG(found.st_mode) else "is not a regular file"
+            raise CorruptionError(f"{self._path} {fault}", _AGAIN)
         # `status` probes with a shared lock for an instant: one refusal is not yet a driver
         for _ in range(20):
             try:
@@ -87,7 +89,7 @@ def is_held(path: Path) -> bool:
     """Whether a driver holds the lock now."""
     if path.is_symlink() or not path.is_file():
         return False
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -9,29 +9,46 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, ClassVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator, ConfigDict, Field
 
 from selfplay.core.errors import ConfigError
+from selfplay.core.parse_record import STRICT, RecordT, parse_record
 from selfplay.core.version import __version__
 from selfplay.store import durable
 from selfplay.store.layout import SCHEMA_VERSION
 
 
+def _plain_name(name: str) -> str:
+    """The name, if it stays inside its folder and is in canonical form."""
+    path = PurePosixPath(name)
+    canonical = path.as_posix() == name and not path.is_absolute() and ".." not in path.parts and name != "."
+    if not canonical or "\0" in name or "\\" in name:
+        raise ValueError(f"it names a file outside its folder: {name!r}")
+    return name
+
+
+Count = Annotated[int, Field(ge=0)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+PlainName = Annotated[str, AfterValidator(_plain_name)]
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file: its path relative to the folder, size in bytes, hex sha256, rows (null when it is no table)."""
+    """One file: its path relative to the folder, size in bytes, hex sha256, rows (null if it is not a table)."""
 
-    path: str
-    num_bytes: int
-    sha256: str
-    rows: int | None = None
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    path: PlainName
+    num_bytes: Count
+    sha256: Digest
+    rows: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,11 @@ class Manifest:
     facts: dict[str, Any]
     files: list[FileEntry]
     digest: str
+
+    def as_record(self, kind: type[RecordT]) -> RecordT:
+        """The facts and files as a record; `kind` is a dataclass with a field `files`. Raises ValueError for other facts."""
+        record: Any = parse_record(kind, {**self.facts, "files": []})
+        return cast(RecordT, dataclasses.replace(record, files=self.files))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +79,7 @@ class Damage:
 
 
 def write_manifest(path: Path, facts: Mapping[str, Any], files: Iterable[FileEntry]) -> None:
-    """Write a manifest atomically. The files that it lists must be durable already."""
+    """Write a manifest atomically. The files that it lists must be durable already. `facts` may be a record as a dict."""
     listed = [dataclasses.asdict(entry) for entry in files]
     document = {**facts, "schema_version": SCHEMA_VERSION, "files": listed}
     durable.write_file(path, durable.json_with_checksum(document))
@@ -69,10 +91,7 @@ def read_manifest(path: Path) -> Manifest:
     data = durable.read_file(path)
     facts = durable.parse_checked_json(data)
     check_version(path, facts.pop("schema_version", None))
-    files = facts.pop("files", None)
-    if not isinstance(files, list):
-        raise ValueError("it lists no files")
-    entries = [_entry(item) for item in files]
+    entries = parse_record(list[FileEntry], facts.pop("files", None))
     if len({entry.path for entry in entries}) != len(entries):
         raise ValueError("it names a file twice")
     return Manifest(facts, entries, durable.sha256_bytes(data))
@@ -81,7 +100,7 @@ def read_manifest(path: Path) -> Manifest:
 def check_version(path: Path, version: Any, written_by: Any = None) -> None:
     """Raise ConfigError for a file or run of another schema version, ValueError for what is not a version. `written_by` is the
     version of selfplay that wrote it, if known."""
-    if not is_count(version) or version < 1:
+    if type(version) is not int or version < 1:
         raise ValueError(f"schema version {version!r}")
     if version != SCHEMA_VERSION:
         by = f"selfplay {written_by}, " if isinstance(written_by, str) else ""
@@ -89,38 +108,6 @@ def check_version(path: Path, version: Any, written_by: Any = None) -> None:
             f"{path} was written by {by}schema version {version}; this one, {__version__}, reads version {SCHEMA_VERSION}",
             f"Use selfplay {written_by}." if by else "Use the version of selfplay that wrote it.",
         )
-
-
-def _entry(item: Any) -> FileEntry:
-    """An entry whose values are of the right type: a manifest may come from anywhere."""
-    if not isinstance(item, dict) or item.keys() != {"path", "num_bytes", "sha256", "rows"}:
-        raise ValueError("an entry of a file in it is invalid")
-    entry = FileEntry(**item)
-    if not is_plain_name(entry.path):
-        raise ValueError(f"it names a file outside its folder: {entry.path!r}")
-    if not is_count(entry.num_bytes) or not (entry.rows is None or is_count(entry.rows)):
-        raise ValueError("a count in it is not a number")
-    if not is_digest(entry.sha256):
-        raise ValueError("a digest in it is invalid")
-    return entry
-
-
-def is_digest(value: object) -> bool:
-    """Whether it is a sha256 as written here."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def is_count(value: object) -> bool:
-    """Whether it is an integer of 0 or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def is_plain_name(name: object) -> bool:
-    """Whether a file's name stays inside its folder and is written in the one way there is."""
-    if not isinstance(name, str) or "\0" in name or "\\" in name:
-        return False
-    path = PurePosixPath(name)
-    return path.as_posix() == name and not path.is_absolute() and ".." not in path.parts and name != "."
 
 
 def hash_files(folder: Path, below: str = "") -> list[FileEntry]:

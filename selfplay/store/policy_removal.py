@@ -6,9 +6,11 @@ the next `finish_deletion` (at each resume and each gc), and no reader minds it.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from selfplay.core.errors import ConfigError
 from selfplay.store import durable
-from selfplay.store.commits import check_shape, read_commit
+from selfplay.store.commits import check_stage, read_commit
 from selfplay.store.layout import REMOVED, Layout, rounds_present
 from selfplay.store.manifest import write_manifest
 from selfplay.store.symlinks import forbid_symlinks
@@ -23,12 +25,12 @@ def delete_policy(layout: Layout, round_number: int, when: str, why: str) -> Tom
     commit, digest = read_commit(folder)
     tombstone = read_tombstone(folder, commit.files, digest)
     if tombstone is None:
-        check_shape(folder, commit, digest)  # damage is to be reported, not deleted
+        check_stage(folder, commit, digest)  # damage is to be reported, not deleted
         files = policy_files(commit.files)
         if not files:
             raise ConfigError(f"round {round_number} of {layout.root} trained no policy", "There is nothing to delete.")
         tombstone = Tombstone(digest, files, when, why)
-        write_manifest(folder / REMOVED, tombstone.facts(), files)
+        write_manifest(folder / REMOVED, asdict(tombstone), files)
     _delete_files(layout, round_number, tombstone)
     return tombstone
 

@@ -7,10 +7,11 @@ files with size, sha256 and rows, is written last. A folder without it was not f
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,8 +48,8 @@ class ResultWriter:
                 sink.write(piece)
         self._note(FileEntry(name, sink.size, sink.hexdigest))
 
-    def add_parquet(self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], **options: Any) -> None:
-        """One Parquet file; each table becomes a row group. `options` go to pyarrow's ParquetWriter."""
+    def add_parquet(self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], **options: Any) -> int:
+        """One Parquet file; each table becomes a row group. `options` go to pyarrow's ParquetWriter. Returns the rows written."""
         path = self._place(name)
         rows = 0
         with _Hashed(path) as sink, pq.ParquetWriter(sink, schema, **options) as writer:
@@ -56,6 +57,7 @@ class ResultWriter:
                 writer.write_table(table, row_group_size=max(table.num_rows, 1))
                 rows += table.num_rows
         self._note(FileEntry(name, sink.size, sink.hexdigest, rows))
+        return rows
 
     def commit(self, document: Mapping[str, Any]) -> None:
         """Publish everything that was added: each top-level name is moved to `root`, replacing what an unfinished attempt left
@@ -96,16 +98,16 @@ def read_result(root: Path) -> Manifest | None:
     return manifest
 
 
-class _Hashed:
-    """A file being written, digested on the way and fsynced when it is closed without an error; errors name it."""
+class _Hashed(io.RawIOBase):
+    """A new file that is hashed while it is written (by pyarrow, too). It is fsynced when the block ends without an error, and
+    errors name it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._hash = hashlib.sha256()
         self.size = 0
-        self.closed = False
 
-    def __enter__(self) -> _Hashed:
+    def __enter__(self) -> Self:
         with durable.translating_errors(self._path):
             self._file = durable.operations.create(self._path)  # closed in __exit__
         return self
@@ -114,8 +116,6 @@ class _Hashed:
         with self._file, durable.translating_errors(self._path, self.size):
             if value is None:
                 durable.operations.fsync(self._file)
-
-    # what pyarrow asks of a Python file
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
@@ -128,21 +128,8 @@ class _Hashed:
     def tell(self) -> int:
         return self.size
 
-    def flush(self) -> None:
-        """Unbuffered."""
-
-    def close(self) -> None:
-        """pyarrow closes what it was given; the file itself is closed when the block ends."""
-        self.closed = True
-
-    def readable(self) -> bool:
-        return False
-
     def writable(self) -> bool:
         return True
-
-    def seekable(self) -> bool:
-        return False
 
     @property
     def hexdigest(self) -> str:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
+from pydantic import ConfigDict, Field
 
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.core.outcomes import OutcomeT, RoundOutcomes, from_json
+from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
 from selfplay.core.version import __version__
 from selfplay.store import durable
-from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
+from selfplay.store.commits import Commit, check_stage, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
-from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present
-from selfplay.store.manifest import check_version, is_digest
+from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present, stage_name
+from selfplay.store.lazy_table import LazyTable
+from selfplay.store.manifest import Digest, check_version
 from selfplay.store.policy_removal import delete_policy, finish_deletion
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
 from selfplay.store.tombstone import Tombstone, read_tombstone
-from selfplay.store.writer import StageInputs, StageWriter, read_parquet
+from selfplay.store.writer import StageInputs, StageWriter
 
 STOP = "STOP"
 _OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
 DERIVED = ("report.html", "README.md")
+FileName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]  # of a file in a folder, without a path
 SKELETON = {"run.lock", "config", "attempts", "rounds", ".work"}
 
 
@@ -63,11 +68,18 @@ def _is_bare_skeleton(root: Path) -> bool:
     return not any((root / name).is_dir() and any((root / name).iterdir()) for name in ("attempts", "rounds", ".work"))
 
 
-def _config_digests(found: Any) -> dict[str, str]:
-    """The digests of `config/` as RUN.json has them. Raises ValueError for a name that is not a file's there."""
-    if not isinstance(found, dict) or not all(Path(name).name == name and is_digest(found[name]) for name in found):
-        raise ValueError("the list of files of config/ in it is invalid")
-    return found
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`RUN.json`. `selfplay` is the version that created the run, `config` maps the files of `config/` to their sha256."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    id: str
+    schema_version: int
+    selfplay: str
+    created: str
+    forked_from: Fork | None
+    config: dict[FileName, Digest]
 
 
 @dataclass
@@ -97,20 +109,17 @@ class Store:
             durable.discard(path)
         for name, data in files.items():
             durable.write_file(layout.config / name, data)
-        identity: dict[str, Any] = {
-            "id": secrets.token_hex(8), "schema_version": SCHEMA_VERSION, "selfplay": __version__, "created": now(),
-            "forked_from": forked_from.to_json() if forked_from else None,
-            "config": {name: durable.sha256_bytes(data) for name, data in files.items()},
-        }  # fmt: skip
-        durable.write_file(layout.identity, durable.json_with_checksum(identity))
-        return cls(layout, identity["id"], identity["created"], identity["config"], forked_from)
+        digests = {name: durable.sha256_bytes(data) for name, data in files.items()}
+        identity = Identity(secrets.token_hex(8), SCHEMA_VERSION, __version__, now(), forked_from, digests)
+        durable.write_file(layout.identity, durable.json_with_checksum(dataclasses.asdict(identity)))
+        return cls(layout, identity.id, identity.created, digests, forked_from)
 
     @classmethod
     def open(cls, root: Path) -> Store:
         """The run at `root`. Raises ConfigError when there is none or another version wrote it."""
         layout = Layout(root.absolute())
         if layout.identity.exists() and not layout.identity.is_file():
-            raise CorruptionError(f"{layout.identity} is no ordinary file", "Restore it from a backup.")
+            raise CorruptionError(f"{layout.identity} is not a regular file", "Restore it from a backup.")
         if not layout.identity.is_file():
             if not layout.identity.is_symlink() and attempts_present(layout) and layout.rounds.is_dir():
                 raise CorruptionError(
@@ -127,15 +136,12 @@ class Store:
             forbid_symlinks(path, layout.root)
         try:
             # the checksum first: a flipped digit is not another version
-            identity = durable.parse_checked_json(durable.read_file(layout.identity))
-            check_version(root, identity["schema_version"], identity.get("selfplay"))
-            if not all(isinstance(identity[name], str) for name in ("id", "created")):
-                raise ValueError("its id or date is not a text")
-            forked_from = Fork.from_json(identity["forked_from"]) if identity["forked_from"] else None
-            digests = _config_digests(identity["config"])
-            return cls(layout, identity["id"], identity["created"], digests, forked_from)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            document = durable.parse_checked_json(durable.read_file(layout.identity))
+            check_version(root, document.get("schema_version"), document.get("selfplay"))
+            identity = parse_record(Identity, document)
+        except (OSError, ValueError) as error:
             raise CorruptionError(f"{layout.identity} is damaged ({error})", "Restore it from a backup.") from None
+        return cls(layout, identity.id, identity.created, identity.config, identity.forked_from)
 
     def inherit(self) -> list[tuple[int, str]]:
         """Take over what the run was forked from and does not have yet; returns the (round, stage) taken over."""
@@ -252,14 +258,14 @@ class Store:
                     f"{folder} holds the commit of round {commit.round} {commit.stage}",
                     "Move the folder back to where it belongs, or restore the run from a backup.",
                 )
-            check_shape(folder, commit, digest)
+            check_stage(folder, commit, digest)
             self._commits[key] = (commit, digest)
         return self._commits[key]
 
     def require(self, round_number: int, stage: str) -> None:
         """Check the digests of a stage's files, once in the life of this object: before it is used as an input."""
         if (round_number, stage) not in self._checked:
-            check_digests(self.layout.stage(round_number, stage), *self._read(round_number, stage))
+            check_stage(self.layout.stage(round_number, stage), *self._read(round_number, stage), digests=True)
             self._checked.add((round_number, stage))
 
     def outcome(self, round_number: int, kind: type[OutcomeT]) -> OutcomeT:
@@ -291,27 +297,11 @@ class Store:
 
     def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""
-        folder = self.layout.stage(round_number, stage)
-        prefix = f"{table}/" if table else ""
-        parts = sorted(
-            (entry.path, entry.rows)
-            for entry in self.commit_of(round_number, stage).files
-            if entry.rows is not None and entry.path.rpartition("/")[0] == prefix.rstrip("/")
-        )
-        if not parts:
-            raise CorruptionError(f"{folder} has no table {table!r}", remedy(folder))
-        tables = []
-        for part, rows in parts:
-            try:
-                read = read_parquet(folder / part, columns)
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise CorruptionError(f"{folder / part} cannot be read ({error})", remedy(folder)) from None
-            if read.num_rows != rows:
-                raise CorruptionError(
-                    f"{folder / part} has {read.num_rows} rows, its commit says {rows}", remedy(folder)
-                )
-            tables.append(read)
-        return pa.concat_tables(tables)
+        return self.lazy_table(round_number, stage, table).read_all(columns)
+
+    def lazy_table(self, round_number: int, stage: str, table: str = "") -> LazyTable:
+        """A committed table of which nothing is read yet. See `table`."""
+        return LazyTable.of(self.layout.stage(round_number, stage), self.commit_of(round_number, stage).files, table)
 
     # ------------------------------------------------------------------ writing
 
@@ -319,7 +309,7 @@ class Store:
         """A writer for a stage made from the commits in `reads`; each is digest-checked first."""
         for source in reads:
             self.require(*source)
-        commits = {f"{number:03d}/{name}": self.digest_of(number, name) for number, name in sorted(reads)}
+        commits = {stage_name(*source): self.digest_of(*source) for source in sorted(reads)}
         # this process hashes each file while it writes or adopts it: `require` need not hash it again
         checked = functools.partial(self._checked.add, (round_number, stage))
         return StageWriter(self.layout, round_number, stage, StageInputs(fingerprint, commits), checked)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
+
+from pydantic import ConfigDict
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.parse_record import STRICT
 from selfplay.store.layout import REMOVED
 from selfplay.store.manifest import FileEntry, read_manifest
 
@@ -23,14 +26,12 @@ FOLDERS = ("policy", "engine")
 class Tombstone:
     """`commit` is the sha256 of the stage's `.COMMIT.json`, `files` what was deleted; `removed` when (UTC), `why` a phrase."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     commit: str
     files: list[FileEntry]
     removed: str
     why: str
-
-    def facts(self) -> dict[str, Any]:
-        """All but the files, as written."""
-        return {"commit": self.commit, "removed": self.removed, "why": self.why}
 
     @property
     def folders(self) -> list[str]:
@@ -53,11 +54,8 @@ def read_tombstone(folder: Path, files: Sequence[FileEntry], digest: str) -> Tom
     if path.is_symlink():
         raise CorruptionError(f"{path} is a symbolic link", hint)
     try:
-        manifest = read_manifest(path)
-        tombstone = Tombstone(files=manifest.files, **manifest.facts)
-        if not isinstance(tombstone.removed, str) or not isinstance(tombstone.why, str):
-            raise ValueError("its date or reason is not a text")
-    except (OSError, ValueError, TypeError) as error:
+        tombstone = read_manifest(path).as_record(Tombstone)
+    except (OSError, ValueError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", hint) from None
     if tombstone.files != policy_files(files) or not tombstone.files or tombstone.commit != digest:
         raise CorruptionError(f"{path} does not agree with the commit beside it", hint)

@@ -109,8 +109,6 @@ class Recorder(durable.Operations):
         while frame.f_back is not None and frame.f_code.co_name == "fsync_folder":
             frame = frame.f_back
         site = f"{operation} in {frame.f_code.co_name}"
-        if frame.f_code is durable.publish_folder.__code__:
-            site += " of the source" if path.name == ".work" else " of the target"
         node = self._node(path)
         self.sites.add(site)
         if site == self.drop:

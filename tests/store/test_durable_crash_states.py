@@ -24,8 +24,8 @@ from selfplay.inspect.verify.verify import verify_document
 from selfplay.store import durable
 from selfplay.store import policy_removal as removal
 from selfplay.store.durable import sha256_bytes as sha256
-from selfplay.store.fork import Fork, stage_name
-from selfplay.store.layout import REMOVED, part_name
+from selfplay.store.fork import Fork
+from selfplay.store.layout import REMOVED, part_name, stage_name
 from selfplay.store.manifest import Manifest, check_files
 from selfplay.store.result_folder import ResultWriter, read_result
 from selfplay.store.run import Store
@@ -46,13 +46,11 @@ NEEDED = [
     "fsync_folder in link_tree",
     "fsync_folder in make_folder",
     "fsync_folder in move",
-    "fsync_folder in publish_folder of the target",
-    "fsync_folder in remove_tree",
     "fsync_folder in sync_tree",
     "fsync_folder in write_file",
 ]
 # With a rename that is one change for the disk, nothing is lost without it; a file system may see it as two.
-HARMLESS = ["fsync_folder in publish_folder of the source"]
+HARMLESS = ["fsync_folder in publish_folder"]  # of the folder that the published one came from
 
 SHARDS = {(1, "prompts"): {"": 1}, (1, "logprobs"): {"": 2, ".greedy": 1}, (1, "train"): {}}
 READS = {(1, "prompts"): [], (1, "logprobs"): [(1, "prompts")], (1, "train"): [(1, "logprobs")]}
@@ -170,7 +168,7 @@ class History:
 
 
 def check_reading(disk: Path, acknowledged: list[Any]) -> None:
-    """Nothing false is believed, nothing acknowledged is missing, and a crash is never taken for an injury."""
+    """Nothing false is accepted, nothing acknowledged is missing, and a crash is never reported as damage."""
     for name in ("run", "fork"):
         if not (disk / name / "RUN.json").is_file():
             assert ("run", name) not in acknowledged, "a run that was created is gone"

@@ -11,7 +11,8 @@ import pytest
 
 from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
-from selfplay.store.fork import Fork, stage_name
+from selfplay.store.fork import Fork
+from selfplay.store.layout import stage_name
 from selfplay.store.run import Store
 from tests.helpers.outcomes import outcome_of
 from tests.helpers.sealing import rewrite
@@ -52,7 +53,7 @@ def test_stages_are_linked_and_recorded(source: Store, tmp_path: Path) -> None:
     opened = Store.open(store.layout.root)
     assert opened.forked_from == forked
     document = json.loads((store.layout.root / "RUN.json").read_text())["forked_from"]
-    assert document == {"run": source.run_id, "root": "../source", "stages": forked.stages}
+    assert document == {"run": source.run_id, "root": "../source", "stages": forked.stages, "changes": []}
     assert Store.open(source.layout.root).forked_from is None
     assert not list(store.layout.work.iterdir())
 
@@ -76,15 +77,6 @@ def test_where_linking_fails_files_are_copied(source: Store, tmp_path: Path, mon
     assert part.stat().st_nlink == 1
     assert part.read_bytes() == (source.layout.stage(1, "prompts") / part.name).read_bytes()
     store.require(1, "prompts")
-
-
-def test_what_was_left_half_done_is_made_whole(source: Store, tmp_path: Path) -> None:
-    store = Store.create(tmp_path / "run", {}, fork(source, "prompts", "sample"))
-    half = store.layout.work / ".tmp-inherit-001-prompts"
-    half.mkdir()
-    (half / "part-00000.parquet").write_bytes(b"half")
-    store.inherit()
-    assert store.table(1, "prompts")["x"].to_pylist() == [1, 2]
 
 
 def test_a_source_that_is_gone_or_another_is_said(source: Store, tmp_path: Path) -> None:

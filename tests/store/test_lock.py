@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from selfplay.core.errors import LockedError
+from selfplay.core.errors import CorruptionError, LockedError
 from selfplay.store.lock import RunLock, is_held, read_holder
 
 HOLD = """
@@ -83,3 +83,12 @@ def test_a_lock_file_that_says_nothing_is_no_holder(tmp_path: Path) -> None:
     assert read_holder(tmp_path / "none") is None
     with RunLock(tmp_path / "run.lock"):
         assert read_holder(tmp_path / "run.lock") is not None
+
+
+def test_a_lock_file_with_a_second_name_is_refused_and_not_emptied(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("mine")
+    (tmp_path / "run.lock").hardlink_to(other)
+    with pytest.raises(CorruptionError, match=r"run\.lock has more than one hard link"), RunLock(tmp_path / "run.lock"):
+        pass
+    assert other.read_text() == "mine"

@@ -45,18 +45,6 @@ def test_a_commit_lists_every_file_with_size_digest_and_rows(tmp_path: Path) -> 
     assert found.num_row_groups == 2
 
 
-def test_what_an_unfinished_attempt_left_is_replaced(tmp_path: Path) -> None:
-    root = tmp_path / "out"
-    (root / "kept").mkdir(parents=True)
-    (root / "kept" / "part-00007.parquet").write_bytes(b"half")
-    (root / "README.md").write_bytes(b"old")
-    (root / ".work" / "output" / "kept").mkdir(parents=True)
-    (root / ".work" / "output" / "kept" / "stale").write_bytes(b"")
-    written(root).commit({})
-    assert sorted(path.name for path in (root / "kept").iterdir()) == ["part-00000.parquet"]
-    assert (root / "README.md").read_bytes() == b"hello\n"
-
-
 @pytest.mark.parametrize("injury", ["missing", "short", "damaged"])
 def test_an_injured_folder_is_named(tmp_path: Path, injury: str) -> None:
     root = tmp_path / "out"

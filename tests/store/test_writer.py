@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from selfplay.core.errors import CorruptionError, SelfplayError
-from selfplay.store import durable, writer
+from selfplay.store import durable
 from selfplay.store.commits import read_commit
 from selfplay.store.layout import Layout
 from selfplay.store.writer import StageInputs, StageWriter
@@ -71,48 +71,6 @@ def test_a_work_folder_of_other_inputs_is_not_adopted(tmp_path: Path, other: dic
     assert [*second.folder.glob("part-*")] == []
 
 
-def test_a_shard_without_its_sidecar_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = open_writer(tmp_path)
-    real = durable.write_file
-
-    def crash_before_sidecar(path: Path, data: bytes) -> None:
-        if path.name.startswith(".part-"):
-            raise KeyboardInterrupt
-        real(path, data)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writer.durable, "write_file", crash_before_sidecar)
-        first.write_shard(0, rows(99))
-    assert (first.folder / "part-00000.parquet").is_file()
-    second = open_writer(tmp_path)
-    assert second.adopted == 0
-    second.write_shard(0, rows(0))
-    assert open_writer(tmp_path).read_shard(0).equals(rows(0))
-
-
-def test_a_crash_before_the_rename_leaves_shards_that_are_committed_next_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = open_writer(tmp_path)
-    first.write_shard(0, rows(0))
-
-    def crash(source: Path, target: Path) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writer.durable, "publish_folder", crash)
-        first.commit(1, "then", 0.0, outcome_of("sample"))
-    assert (first.folder / ".COMMIT.json").is_file()
-    assert not Layout(tmp_path).stage(1, "sample").exists()
-    second = open_writer(tmp_path)
-    assert second.adopted == 1
-    second.write_shard(1, rows(1))
-    commit = second.commit(2, "now", 0.0, outcome_of("sample"))
-    found, _ = read_commit(Layout(tmp_path).stage(1, "sample"))
-    assert found == commit
-    assert (found.attempt, len(found.files)) == (2, 3)
-
-
 def test_what_is_committed_is_never_overwritten(tmp_path: Path) -> None:
     first = open_writer(tmp_path)
     first.write_shard(0, rows(0))
@@ -120,7 +78,7 @@ def test_what_is_committed_is_never_overwritten(tmp_path: Path) -> None:
     before = read_commit(Layout(tmp_path).stage(1, "sample"))
     second = open_writer(tmp_path)
     second.write_shard(0, rows(5))
-    with pytest.raises(SelfplayError, match="is there already"):
+    with pytest.raises(SelfplayError, match="exists already"):
         second.commit(2, "now", 0.0, outcome_of("sample"))
     assert read_commit(Layout(tmp_path).stage(1, "sample")) == before
 

@@ -58,8 +58,7 @@ def seal(folder: Path, step: int, job_fingerprint: str) -> None:
     Raises ValueError when a file that a resume needs is missing: then the trainer saved something else than
     expected.
     """
-    files = _files(folder)
-    absent = [name for name in REQUIRED if name not in files]
+    absent = [name for name in REQUIRED if not (folder / name).is_file()]
     if absent:
         raise ValueError(f"{folder} cannot be sealed: it lacks {', '.join(absent)}")
     durable.sync_tree(folder)
@@ -102,43 +101,23 @@ def _by_step(checkpoint_dir: Path) -> list[tuple[int, Path]]:
 
 
 def _fault(folder: Path, step: int, job_fingerprint: str) -> str:
-    """Why a checkpoint must not be used; empty when it is whole and the job's."""
+    """Why a checkpoint must not be used; empty when it is complete and the job's."""
     if folder.is_symlink() or not folder.is_dir():
         return "it is not a folder"
-    if not (folder / SEAL).is_file():
-        return (
-            "it is empty"
-            if not any(folder.iterdir())
-            else "it was not sealed: the trainer was stopped while writing it"
-        )
+    path = folder / SEAL
+    if path.is_symlink():
+        return f"{SEAL} is a symbolic link"
+    if not path.is_file():
+        return "it was not sealed: the trainer was stopped while writing it" if any(folder.iterdir()) else "it is empty"
     try:
-        seal_found = read_manifest(folder / SEAL)
-        sealed_step, sealed_fingerprint = seal_found.facts["step"], seal_found.facts["fingerprint"]
+        manifest = read_manifest(path)
+        sealed_step, sealed_fingerprint = manifest.facts["step"], manifest.facts["fingerprint"]
     except (ValueError, KeyError, ConfigError) as error:
         return f"its seal cannot be read ({error})"
-    try:
-        present = _files(folder)
-    except ValueError as error:
-        return str(error)
-    if extra := sorted(set(present) - {entry.path for entry in seal_found.files}):
-        return f"{', '.join(extra)} is not in its seal"
     if sealed_step != step:
         return f"its seal is of step {sealed_step}"
     # sizes first: they are free, and a truncated file need not be read
     for digests in (False, True):
-        for item in check_files(folder, seal_found.files, digests=digests):
+        for item in check_files(folder, manifest.files, digests=digests, extra=True):
             return f"{item.path.relative_to(folder).as_posix()} {item.message}"
     return "" if sealed_fingerprint == job_fingerprint else "it belongs to a job with other pairs or settings"
-
-
-def _files(folder: Path) -> list[str]:
-    """Names of all files below `folder` but the seal, relative and sorted. Raises ValueError for links and
-    other non-files."""
-    names = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{name} is not a plain file")
-        if path.is_file() and name != SEAL:
-            names.append(name)
-    return names

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from selfplay.inspect.query.tables import stage_table
 from selfplay.store.run import Store
 
 BINS = 12
@@ -32,7 +31,7 @@ def distributions(store: Store, round_number: int, most: int | None = None) -> d
         if not store.is_committed(round_number, stage):
             continue
         columns = [column, "kept"] if stage == "select" else [column]
-        stored = stage_table(store, round_number, stage)
+        stored = store.lazy_table(round_number, stage)
         table = stored.sample(columns, stored.num_rows if most is None else most)
         kept = table["kept"].to_numpy() if stage == "select" else None
         described = describe(table[column], kept)

@@ -28,7 +28,7 @@ def lineage_document(store: Store) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": store.run_id,
-        "forked_from": {"run": fork.run_id, "num_stages": len(fork.stages)} if fork else None,
+        "forked_from": {"run": fork.run, "num_stages": len(fork.stages)} if fork else None,
         "policies": policies,
     }
 

@@ -6,6 +6,7 @@ A round may hold millions of rows. Nothing is read before columns and rows are a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -34,24 +35,24 @@ def table_of(store: Store, round_number: int, name: str) -> LazyTable:
     if name not in TABLES:
         raise ConfigError(f"there is no table {name!r}", f"Tables: {', '.join(TABLES)}.")
     require_round(store, round_number, TABLES[name])
-    return stage_table(store, round_number, TABLES[name])
+    return store.lazy_table(round_number, TABLES[name])
 
 
-def stage_table(store: Store, round_number: int, stage: str, table: str = "") -> LazyTable:
-    """A table of a committed stage; `table` names one inside the stage's folder."""
-    return LazyTable.of(store.layout.stage(round_number, stage), store.commit_of(round_number, stage).files, table)
-
-
-def take_rows(
-    store: Store, round_number: int, stage: str, rows: Sequence[int], columns: list[str] | None = None
-) -> pa.Table:
-    """The rows with these numbers (counted over all files in order), in the order asked for; `columns` None: all."""
-    return stage_table(store, round_number, stage).take(rows, columns)
-
-
-def rows_where(store: Store, round_number: int, stage: str, column: str, values: Sequence[str]) -> list[int]:
-    """Numbers of the rows whose `column` is one of `values`. See `LazyTable.rows_where`."""
-    rows: list[int] = stage_table(store, round_number, stage).rows_where(column, values).tolist()
+def rows_of(
+    store: Store,
+    round_number: int,
+    stage: str,
+    column: str,
+    values: Sequence[str],
+    columns: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of a stage's table whose `column` is one of `values`, with those of `columns` that it has (None: all); empty where
+    the stage is not committed."""
+    if not store.is_committed(round_number, stage):
+        return []
+    table = store.lazy_table(round_number, stage)
+    names = None if columns is None else [name for name in columns if name in table.schema().names]
+    rows: list[dict[str, Any]] = table.take(table.rows_where(column, values), names).to_pylist()
     return rows
 
 
@@ -60,7 +61,7 @@ def column_names(store: Store, round_number: int, stage: str, table: str = "") -
     files = store.commit_of(round_number, stage).files
     if not any(entry.rows is not None and entry.path.rpartition("/")[0] == table for entry in files):
         return []
-    return list(stage_table(store, round_number, stage, table).schema().names)
+    return list(store.lazy_table(round_number, stage, table).schema().names)
 
 
 def rounds_with(store: Store, name: str) -> list[int]:
@@ -88,7 +89,7 @@ def dataset_of(table: LazyTable) -> ds.Dataset:
     for part, fragment in zip(table.parts, dataset.get_fragments(), strict=True):
         with table.reading(part):
             # the fragment keeps the footer that is read here
-            table.check_rows(part, fragment.metadata)
+            table.check_rows(part, fragment.metadata.num_rows)
     return dataset
 
 

@@ -12,54 +12,43 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfplay.core.outcomes import LogprobsOutcome, PairOutcome, SampleOutcome, SelectOutcome
-from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
-from selfplay.core.stages import CANDIDATES
+from selfplay.core.outcomes import EvaluateOutcome, LogprobsOutcome, PairOutcome, SampleOutcome, SelectOutcome
+from selfplay.core.stages import CANDIDATES, STAGES, Stage
 from selfplay.inspect.verify.commit_chain import Problem
 from selfplay.store.commits import remedy
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_of_round
 
-_RECORDS = {
-    "prompts": Prompt, "sample": Response, "score": Reward, "pair": Unused, "logprobs": Logprobs, "select": Pair,
-    "evaluate": EvaluationResponse,
-}  # fmt: skip
-
 
 def check_rows(store: Store, sound: Set[tuple[int, str]]) -> Iterator[Problem]:
     """A problem for each rule that a round breaks; `sound` names the (round, stage) whose files are intact."""
     for number in sorted({number for number, _ in sound}):
-        stages = {stage for found, stage in sound if found == number and stage in _RECORDS}
         shaped = set()
-        for stage in stages:
-            problem = _check_schema(store, number, stage)
-            if problem is None:
-                shaped.add(stage)
-            else:
-                yield problem
+        for stage in STAGES:
+            if (number, stage.name) in sound and stage.schema is not None:
+                if wrong := _wrong_columns(store, number, stage):
+                    yield _problem(store, number, stage.name, f"columns missing or of another type: {', '.join(wrong)}")
+                else:
+                    shaped.add(stage.name)
         for needs, rule in _RULES:
             if set(needs) <= shaped:
                 for message in rule(store, number):
-                    folder = store.layout.stage(number, needs[0])
-                    yield Problem("rows", str(folder), f"round {number} {needs[0]}: {message}", remedy(folder))
+                    yield _problem(store, number, needs[0], message)
 
 
-def _check_schema(store: Store, number: int, stage: str) -> Problem | None:
+def _problem(store: Store, number: int, stage: str, message: str) -> Problem:
     folder = store.layout.stage(number, stage)
-    found = store.table(number, stage).schema
-    wrong = [
+    return Problem("rows", str(folder), f"round {number} {stage}: {message}", remedy(folder))
+
+
+def _wrong_columns(store: Store, number: int, stage: Stage) -> list[str]:
+    assert stage.schema is not None
+    found = store.lazy_table(number, stage.name).schema()
+    return [
         field.name
-        for field in schema(_RECORDS[stage])
+        for field in stage.schema
         if field.name not in found.names or found.field(field.name).type != field.type
     ]
-    if not wrong:
-        return None
-    return Problem(
-        "rows",
-        str(folder),
-        f"round {number} {stage}: columns missing or of another type: {', '.join(wrong)}",
-        remedy(folder),
-    )
 
 
 def _prompts(store: Store, number: int) -> Iterator[str]:
@@ -72,6 +61,7 @@ def _prompts(store: Store, number: int) -> Iterator[str]:
 def _responses(store: Store, number: int) -> Iterator[str]:
     table = store.table(number, "sample", columns=["response_id", "prompt_id", "token_ids", "num_tokens", "text"])
     yield from _unique(table["response_id"], "response id")
+    yield from _sampled_by(store, number, "sample", store.outcome(number, SampleOutcome).policy_digest)
     lengths = pc.fill_null(pc.list_value_length(table["token_ids"]), 0)
     yield from _count(_true(pc.equal(lengths, 0)), "responses without token ids")
     yield from _count(
@@ -173,6 +163,14 @@ def _evaluation(store: Store, number: int) -> Iterator[str]:
     yield from _unique(table["response_id"], "response id")
     yield from _count(_true(pc.equal(pc.list_value_length(table["token_ids"]), 0)), "responses without token ids")
     yield from _count(_unexplained(table), "responses with neither a finite reward nor a reason")
+    yield from _sampled_by(store, number, "evaluate", store.outcome(number, EvaluateOutcome).policy_digest)
+
+
+def _sampled_by(store: Store, number: int, stage: str, digest: str) -> Iterator[str]:
+    """Responses of a policy of the run name the weights that the stage recorded."""
+    table = store.table(number, stage, columns=["policy_digest", "policy_round"])
+    own = table["policy_digest"].filter(pc.is_valid(table["policy_round"]))
+    yield from _count(_true(pc.not_equal(own, digest)), "responses that name another policy than the one recorded")
 
 
 # the problem is reported at the first stage named

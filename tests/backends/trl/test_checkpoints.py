@@ -16,6 +16,7 @@ from selfplay.backends.trl import checkpoints
 from selfplay.backends.trl.trainer import TrlTrainer
 from selfplay.core.errors import Interrupted
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits
+from selfplay.store import durable
 from tests.helpers.tiny import make_tiny_llama
 from tests.helpers.training import largest_difference, make_job, make_pairs, stop_at, train, weights
 
@@ -207,9 +208,9 @@ INJURIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a seal": (lambda c: os.truncate(c / checkpoints.SEAL, 100), "seal cannot be read"),
     "seal of another shape": (lambda c: (c / checkpoints.SEAL).write_text("[]"), "seal cannot be read"),
     "a pickle put beside": (lambda c: (c / "pytorch_model.bin").write_bytes(b"x"), "pytorch_model.bin is not in"),
-    "a link": (_link, "scheduler.pt is not a plain file"),
+    "a link": (_link, "scheduler.pt is missing"),
     "a link to another checkpoint": (_link_to_another, "it is not a folder"),
-    "a link in the place of the seal": (_link_of_the_seal, "SEAL.json is not a plain file"),
+    "a link in the place of the seal": (_link_of_the_seal, "SEAL.json is a symbolic link"),
 }
 
 
@@ -226,14 +227,14 @@ def test_an_injured_checkpoint_is_named(policy, pairs, stopped, tmp_path, injury
 
 def test_a_checkpoint_on_a_bad_sector_is_named(policy, pairs, stopped, tmp_path, monkeypatch):
     job = copy_of(stopped, tmp_path, policy, pairs)
-    read = checkpoints._digest
+    read = durable.sha256_file
 
-    def failing(path: Path) -> tuple[int, str]:
+    def failing(path: Path) -> str:
         if path.parent.name == "checkpoint-4" and path.name == "optimizer.pt":
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return read(path)
 
-    monkeypatch.setattr(checkpoints, "_digest", failing)
+    monkeypatch.setattr(durable, "sha256_file", failing)
     found = checkpoints.find(Path(job.checkpoint_dir), checkpoints.fingerprint(job))
     assert found.step == 3
     assert [reason for _, reason in found.rejected] == ["it cannot be read (Input/output error)"]

@@ -11,10 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from selfplay.core.errors import CorruptionError
 from selfplay.core.records import Response, Unused, to_table
+from selfplay.inspect.verify import verify
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.selection.pairing import PairRules
 from selfplay.store.lock import RunLock
+from selfplay.store.run import Store
 from tests.helpers.make_run import Maker, make_run
 from tests.helpers.sealing import rewrite
 
@@ -78,6 +81,50 @@ def test_flipped_bit_is_found_by_digest_only(run_copy: Path, file: str) -> None:
     document = verify_document(run_copy, deep=True)
     assert kinds(document, file) == {"digest"}
     assert {problem["file"] for problem in document["problems"]} == {str(run_copy / file)}
+
+
+DAMAGE: dict[str, Callable[[bytes, bytes], bytes | None]] = {
+    "a flipped bit": lambda data, other: bytes([data[0] ^ 1]) + data[1:],
+    "a flipped bit at the end": lambda data, other: data[:-1] + bytes([data[-1] ^ 128]),
+    "truncated": lambda data, other: data[: len(data) // 2],
+    "content of another file": lambda data, other: other,
+    "deleted": lambda data, other: None,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_of_every_file_is_named_and_nothing_is_made_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Every file that a reader trusts, one by one: of commits, kept shards with their marks, settings, attempts, RUN.json."""
+    monkeypatch.setattr(verify, "check_rows", lambda store, sound: [])
+    store = make_run(tmp_path / "run", rounds=1, stop=(1, "evaluate"))
+    root = store.layout.root
+    store.writer(1, "evaluate", "f" * 64, []).write_shard(0, to_table(Response, []))
+    # committed stages keep the marks of their shards, and nobody reads those
+    marks = {*root.glob("rounds/*/*/**/.part-*.json"), *root.glob("rounds/*/*/.stage.json")}
+    trusted = sorted({path for path in root.rglob("*") if path.is_file()} - marks)
+    assert len(trusted) > 40
+    for path, another in zip(trusted, [*trusted[1:], trusted[0]], strict=True):
+        if kind == "deleted" and (path.name == "end.json" or path.name.startswith(".part-")):
+            continue  # as a kill leaves it
+        before = path.read_bytes()
+        damaged = DAMAGE[kind](before, another.read_bytes())
+        if damaged == before:
+            continue
+        if damaged is None:
+            path.unlink()
+        else:
+            path.write_bytes(damaged)
+        # either a shard or its sidecar may be the damaged one
+        named = {problem["file"] for problem in verify_document(root, deep=True)["problems"]}
+        assert named & {str(path), str(path).replace("/.part-", "/part-").replace("00000.json", "00000.parquet")}, path
+        if path.is_relative_to(root / "rounds"):
+            number, stage = path.relative_to(root / "rounds").parts[:2]
+            with pytest.raises(CorruptionError):
+                Store.open(root).writer(9, "sample", "later", [(int(number), stage)])
+        path.write_bytes(before)
+    assert verify_document(root, deep=True)["ok"]
 
 
 def test_files_of_two_stages_swapped(run_copy: Path) -> None:

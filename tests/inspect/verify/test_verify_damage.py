@@ -18,7 +18,8 @@ from selfplay.core.outcomes import SelectOutcome
 from selfplay.core.stages import stage_named
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
-from selfplay.store.fork import Fork, stage_name
+from selfplay.store.fork import Fork
+from selfplay.store.layout import stage_name
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
 from tests.helpers.make_run import make_run
