@@ -11,7 +11,7 @@ from selfplay.cli.arguments import Json
 from selfplay.cli.pairs import messages_text
 from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number, signed
-from selfplay.core.terminal import clip, table, write, write_json
+from selfplay.core.terminal import clip, table, write_document
 
 _LONGEST_CELL = 60
 
@@ -38,13 +38,10 @@ def command(
 
     one = parse_side(a)
     document = diff_document(one, parse_side(b, one), kind=kind, limit=limit, content=content)
-    if json_output:
-        write_json(document)
-    else:
-        write("\n\n".join(_sections(document, content)))
+    write_document(document, lambda found: _text(found, content), as_json=json_output)
 
 
-def _sections(document: dict[str, Any], content: bool) -> list[str]:
+def _text(document: dict[str, Any], content: bool) -> str:
     sides = "\n".join(
         f"{name}: {escape_terminal(document[name]['run'])}, round {document[name]['round']}" for name in ("a", "b")
     )
@@ -60,7 +57,7 @@ def _sections(document: dict[str, Any], content: bool) -> list[str]:
         sections.append("both sides have no responses in common")
     else:
         sections += _responses(document["responses"], content)
-    return sections
+    return "\n\n".join(sections)
 
 
 def _config(changes: list[dict[str, Any]]) -> str:

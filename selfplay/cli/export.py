@@ -37,7 +37,7 @@ def command(
     from selfplay.inspect.query.open import open_store
 
     if policies not in ("last", "all", "none"):
-        raise ConfigError(f"--policies {policies!r} is not known", "Use last, all or none.")
+        raise ConfigError(f"--policies {policies!r} is unknown", "Use last, all or none.")
     try:
         numbers = tuple(int(number) for number in rounds.split(",")) if rounds else ()
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from selfplay.cli.arguments import Json, Run
 from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
-from selfplay.core.terminal import table, write, write_json
+from selfplay.core.terminal import table, write_document
 
 
 def _renamed(value: int | None) -> None:
@@ -39,15 +40,9 @@ def command(
     from selfplay.store.run import Store
 
     store = Store.open(run)
-    if dry_run:
-        document = gc_document(store, keep_policies, dry_run=True)
-    else:
-        with RunLock(store.layout.lock, "gc"):
-            document = gc_document(store, keep_policies, dry_run=False)
-    if json_output:
-        write_json(document)
-    else:
-        write(_text(document))
+    with contextlib.nullcontext() if dry_run else RunLock(store.layout.lock, "gc"):
+        document = gc_document(store, keep_policies, dry_run=dry_run)
+    write_document(document, _text, as_json=json_output)
 
 
 def _text(document: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from selfplay.cli.arguments import Json
 from selfplay.core.escape import escape_terminal
-from selfplay.core.terminal import write, write_json
+from selfplay.core.terminal import write_document
 
 if TYPE_CHECKING:
     from selfplay.selection.metrics import Metric
@@ -29,19 +29,22 @@ def command(names: Names = None, json_output: Json = False) -> None:
     from selfplay.selection.metrics import METRICS
 
     found = [load_metric(name, Path.cwd()) for name in names] if names else METRICS.values()
-    metrics = [_document(metric) for metric in found]
-    if json_output:
-        write_json({"schema_version": 1, "metrics": metrics})
-        return
+    write_document(
+        {"schema_version": 1, "metrics": [_document(metric) for metric in found]}, _text, as_json=json_output
+    )
+
+
+def _text(document: dict[str, Any]) -> str:
+    lines: list[str] = []
     ways: dict[str, list[str]] = {}
-    for metric in metrics:
-        write("\n".join(_lines(metric)))
+    for metric in document["metrics"]:
+        lines += _lines(metric)
         for column in metric["inputs"]:
             ways.setdefault(column["how_to_get"], []).append(column["name"])
     if ways:
-        write("inputs and how to get them")
-        for way, columns in ways.items():
-            write(f"  {', '.join(dict.fromkeys(columns))}\n      {escape_terminal(way)}")
+        lines.append("inputs and how to get them")
+        lines += [f"  {', '.join(dict.fromkeys(names))}\n      {escape_terminal(way)}" for way, names in ways.items()]
+    return "\n".join(lines)
 
 
 def _document(metric: Metric) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from selfplay.cli.arguments import Json, Run
 from selfplay.cli.pairs import messages_text
 from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
-from selfplay.core.terminal import table, write, write_json
+from selfplay.core.terminal import table, write_document
 
 _NUMBERS = (
     "explicit_margin", "implicit_margin", "alignment_potential", "metric_value", "policy_logp_chosen",
@@ -32,11 +32,7 @@ def command(
     from selfplay.inspect.documents.pair import pair_document
     from selfplay.inspect.query.open import open_store
 
-    document = pair_document(open_store(run), pair_id)
-    if json_output:
-        write_json(document)
-    else:
-        write(_text(document))
+    write_document(pair_document(open_store(run), pair_id), _text, as_json=json_output)
 
 
 def _text(document: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from selfplay.cli.arguments import Json, Round, Run
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
 from selfplay.core.escape import escape_terminal
 from selfplay.core.format import duration, number
-from selfplay.core.terminal import bar, table, write, write_json
+from selfplay.core.terminal import bar, table, write_document
 
 _TRAINING = (
     "optimizer_steps", "num_pairs", "first_loss", "expected_first_loss", "checked_pairs", "logp_error_mean",
@@ -53,14 +53,10 @@ def command(run: Run, round_number: Round, by: By = None, every: Every = False, 
     from selfplay.inspect.documents.show import show_document
     from selfplay.inspect.query.open import open_store
 
-    document = show_document(open_store(run), round_number, by, quick=not every)
-    if json_output:
-        write_json(document)
-    else:
-        write("\n\n".join(_sections(document)))
+    write_document(show_document(open_store(run), round_number, by, quick=not every), _text, as_json=json_output)
 
 
-def _sections(document: dict[str, Any]) -> list[str]:
+def _text(document: dict[str, Any]) -> str:
     state = "" if document["complete"] else f" (not complete: {', '.join(document['stages'])} are committed)"
     sections = [f"round {document['round']}{state}, {duration(document['seconds'])}"]
     if document["warnings"]:
@@ -78,7 +74,7 @@ def _sections(document: dict[str, Any]) -> list[str]:
         sections.append(_training(document["training"]))
     if document["evaluation"] is not None:
         sections.append(_evaluation(document["evaluation"]))
-    return sections
+    return "\n\n".join(sections)
 
 
 def _funnel(steps: list[dict[str, Any]]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -54,16 +57,11 @@ def _table(document: dict[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    import json
-
     return escape_terminal(json.dumps(value, ensure_ascii=False)) if isinstance(value, (list, dict)) else number(value)
 
 
 def _write_csv(document: dict[str, Any]) -> None:
     """Plain CSV for other programs: values are as they are, escape sequences aside where this is a terminal."""
-    import csv
-    import json
-    import sys
 
     def cell(value: Any) -> Any:
         if isinstance(value, (list, dict)):

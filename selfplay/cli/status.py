@@ -13,7 +13,7 @@ import typer
 from selfplay.cli.arguments import Json
 from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
-from selfplay.core.terminal import table, write, write_json
+from selfplay.core.terminal import table, write, write_document
 
 # seconds between two looks of --watch
 EVERY = 2.0
@@ -32,10 +32,8 @@ def command(
     document = _document(place)
     if watch:
         document = _watched(place, document, json_output)
-    elif json_output:
-        write_json(document)
     else:
-        write(_text(document))
+        write_document(document, _text, as_json=json_output)
     if "corrupt" in _states(document):
         raise SystemExit(5)
 
@@ -79,17 +77,8 @@ def _runs_text(document: dict[str, Any]) -> str:
     for run in document["runs"]:
         done = "-" if run["rounds_done"] is None else f"{run['rounds_done']} of {run['rounds_planned']}"
         at = "-" if run["stage"] is None else f"round {run['round']} {run['stage']}"
-        rows.append(
-            [
-                escape_terminal(run["name"]),
-                run["state"],
-                done,
-                at,
-                number(run["reward"]),
-                number(run["gold"]),
-                number(run["created"]),
-            ]
-        )
+        numbers = [number(run[key]) for key in ("reward", "gold", "created")]
+        rows.append([escape_terminal(run["name"]), run["state"], done, at, *numbers])
     return table(["run", "state", "rounds", "at, or next", "reward", "gold", "created"], rows, left=(0, 1, 2, 3, 6))
 
 
@@ -123,7 +112,7 @@ def _text(document: dict[str, Any]) -> str:
 def _outcome(document: dict[str, Any], attempt: dict[str, Any]) -> str:
     if attempt["outcome"] is None:
         newest = attempt is document["attempts"][-1]
-        return "under way" if newest and document["state"] == "running" else "no word of its end: it was killed"
+        return "under way" if newest and document["state"] == "running" else "no record of its end: it was killed"
     if not attempt["message"]:
         return escape_terminal(attempt["outcome"])
     # last words of a worker, examples: the log has them, and --json

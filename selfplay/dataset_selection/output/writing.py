@@ -114,8 +114,8 @@ def write_formats(writer: ResultWriter, result: ResultTable, selection: Selectio
             yield b"".join(formats.lines(rows))
 
     writer.add_pieces(formats.FILE, pieces())
-    writer.add(formats.DATASET_INFO, formats.dataset_info())
-    writer.add(formats.AXOLOTL, formats.axolotl())
+    writer.add(formats.DATASET_INFO, formats.dataset_info({formats.NAME: "kept.jsonl"}))
+    writer.add(formats.AXOLOTL, formats.axolotl(formats.FILE))
     return skipped
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from selfplay.core.errors import ConfigError
 from selfplay.core.records import part_columns
 from selfplay.inspect.query.connection import connect
-from selfplay.inspect.query.tables import dataset_of, rows_where, table_of, take_rows
+from selfplay.inspect.query.tables import rows_of, scan
 from selfplay.inspect.reading import SCHEMA_VERSION, finite
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
@@ -27,11 +27,8 @@ def pair_document(store: Store, pair_id: str) -> dict[str, Any]:
     """The document of `pair --json`: `pair` (all its columns), `prompt`, `responses` (each with reward, its parts, log-probs,
     `use` chosen, rejected, other_pair or unused, and the reason), and `other_pairs` of the same prompt. Dropped pairs are
     found too. Raises ConfigError with the nearest ids."""
-    found = _find(store, pair_id)
-    if found is None:
-        raise ConfigError(f"there is no pair {pair_id!r} in {store.layout.root}", _advice(store, pair_id))
-    number, row = found
-    pair = take_rows(store, number, "select", [row]).to_pylist()[0]
+    pair = _find(store, pair_id)
+    number = pair["round"]
     return dict(
         finite(
             {
@@ -46,17 +43,23 @@ def pair_document(store: Store, pair_id: str) -> dict[str, Any]:
     )
 
 
-def _find(store: Store, pair_id: str) -> tuple[int, int] | None:
-    """Round and row of a pair."""
+def _find(store: Store, pair_id: str) -> dict[str, Any]:
+    """The row of a pair."""
     rounds = [number for number in store.rounds() if store.is_committed(number, "select")]
     # an id made by a run ends with its round and the two response indices: look there first
     named = re.search(r"-r(\d+)-\d+-\d+$", pair_id)
-    rounds.sort(key=lambda number: named is None or number != int(named[1]))
-    for number in rounds:
-        found = rows_where(store, number, "select", "pair_id", [pair_id])
-        if found:
-            return number, found[0]
-    return None
+    for number in sorted(rounds, key=lambda number: named is None or number != int(named[1])):
+        for pair in rows_of(store, number, "select", "pair_id", [pair_id]):
+            return pair
+    message = f"there is no pair {pair_id!r} in {store.layout.root}"
+    if not rounds:
+        raise ConfigError(message, "No round has its pairs yet: see `selfplay status`.")
+    with connect({"pairs": scan(store, "pairs")}) as cursor:
+        query = "SELECT pair_id FROM pairs ORDER BY levenshtein(pair_id, ?), pair_id LIMIT 3"
+        near = [row[0] for row in cursor.execute(query, [pair_id]).fetchall()]
+    near = difflib.get_close_matches(pair_id, near, n=3, cutoff=0.5)
+    listing = f"`selfplay pairs {store.layout.root} ROUND` lists them."
+    raise ConfigError(message, (f"The nearest: {', '.join(near)}. " if near else "") + listing)
 
 
 def prompt_of(store: Store, number: int, prompt_id: str, *extra: str) -> dict[str, Any] | None:
@@ -90,19 +93,6 @@ def responses_to(store: Store, number: int, prompt_id: str, *extra: str) -> list
     return sorted(responses, key=lambda response: int(response["response_index"]))
 
 
-def rows_of(
-    store: Store, number: int, stage: str, column: str, values: list[str], columns: list[str] | None = None
-) -> list[dict[str, Any]]:
-    """The rows of a stage's table whose `column` is one of `values`, with those of `columns` that it has (None: all); empty where
-    the stage is not committed."""
-    if not store.is_committed(number, stage):
-        return []
-    table = store.lazy_table(number, stage)
-    names = None if columns is None else [name for name in columns if name in table.schema().names]
-    rows: list[dict[str, Any]] = table.take(table.rows_where(column, values), names).to_pylist()
-    return rows
-
-
 def _responses(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str, Any]]:
     responses = responses_to(store, number, pair["prompt_id"])
     uses = {pair["chosen_response_id"]: "chosen", pair["rejected_response_id"]: "rejected"}
@@ -122,17 +112,3 @@ def _other_pairs(store: Store, number: int, pair: dict[str, Any]) -> list[dict[s
         return []
     others = rows_of(store, number, "select", "prompt_id", [pair["prompt_id"]], _OTHER)
     return [other for other in others if other["pair_id"] != pair["pair_id"]]
-
-
-def _advice(store: Store, pair_id: str) -> str:
-    rounds = [number for number in store.rounds() if store.is_committed(number, "select")]
-    if not rounds:
-        return "No round has its pairs yet: see `selfplay status`."
-    near: list[str] = []
-    for number in rounds:
-        with connect({"pairs": dataset_of(table_of(store, number, "pairs"))}) as cursor:
-            query = "SELECT pair_id FROM pairs ORDER BY levenshtein(pair_id, ?), pair_id LIMIT 3"
-            near += [row[0] for row in cursor.execute(query, [pair_id]).fetchall()]
-    found = difflib.get_close_matches(pair_id, near, n=3, cutoff=0.5)
-    listing = f"`selfplay pairs {store.layout.root} ROUND` lists them."
-    return (f"The nearest: {', '.join(found)}. " if found else "") + listing

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from selfplay.core.records import part_columns
-from selfplay.inspect.documents.pair import prompt_of, responses_to, rows_of
+from selfplay.inspect.documents.pair import prompt_of, responses_to
+from selfplay.inspect.query.tables import rows_of
 from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.catalogue import NotServedError
 from selfplay.store.run import Store
