@@ -134,7 +134,8 @@ class _Made:
                 "response_id": self._ids(prompt, index), "prompt_id": self._ids(prompt), "round": pa.repeat(1, num),
                 "response_index": index, "seed": rows, "token_ids": self._tokens(generator, num, 80),
                 "num_tokens": generator.integers(8, 800, num), "text": self._text(generator, num, RESPONSE_LETTERS),
-                "finish_reason": pa.repeat("stop", num), "origin": pa.nulls(num, pa.string()),
+                "finish_reason": pa.repeat("stop", num), "policy_digest": pa.repeat("a" * 64, num),
+                "policy_round": pa.repeat(0, num),
             }  # fmt: skip
             yield pa.table(columns).cast(schema(Response))
 

@@ -31,7 +31,7 @@ def test_a_run_is_started_resumed_and_forked(write_config: WriteConfig, tmp_path
     assert forked.store.layout.root == tmp_path / "run-from-1"
     assert forked.store.digest_of(1, "train") == run.store.digest_of(1, "train")
     page = (tmp_path / "run/report.html").read_text()
-    assert "complete: all of 2 rounds" in page and "no word of its end" not in page
+    assert "complete: all of 2 rounds" in page and "no record of its end" not in page
 
 
 def test_a_config_may_be_a_dict_and_a_run_is_never_overwritten(write_config: WriteConfig, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def command(
 
 def _show(document: dict[str, Any], out: Path, *, json_output: bool, dry_run: bool) -> None:
     from selfplay.compare.report import tables
-    from selfplay.core.escape import safe_text
+    from selfplay.core.escape import escape_terminal
     from selfplay.core.terminal import note, table, write, write_json
 
     if json_output:
@@ -80,7 +80,10 @@ def _show(document: dict[str, Any], out: Path, *, json_output: bool, dry_run: bo
     for shown in tables(document):
         write(shown.title)
         write(
-            table([safe_text(cell) for cell in shown.header], [[safe_text(cell) for cell in row] for row in shown.rows])
+            table(
+                [escape_terminal(cell) for cell in shown.header],
+                [[escape_terminal(cell) for cell in row] for row in shown.rows],
+            )
         )
         for line in shown.notes:
             write(f"  {line}")

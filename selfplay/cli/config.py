@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.escape import safe_text
-from selfplay.core.terminal import note, write, write_json
+from selfplay.core.escape import escape_terminal
+from selfplay.core.terminal import note, write_document, write_json
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of a run.")]
 _Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, with dots.")]
@@ -27,12 +27,8 @@ def show(
     from selfplay.config.strict_yaml import dump
     from selfplay.inspect.documents.settings import show_document
 
-    document = show_document(source)
-    if json_output:
-        write_json(document)
-    else:
-        # escapes everything beyond ASCII, so it is harmless on a terminal and the same when read back
-        write(dump(document, ascii_only=True).rstrip())
+    # escapes everything beyond ASCII, so it is harmless on a terminal and the same when read back
+    write_document(show_document(source), lambda found: dump(found, ascii_only=True).rstrip(), as_json=json_output)
 
 
 def validate(config: _File, overrides: _Overrides = None, json_output: Json = False) -> None:
@@ -43,7 +39,7 @@ def validate(config: _File, overrides: _Overrides = None, json_output: Json = Fa
     if json_output:
         write_json({"schema_version": 1, "ok": True, "config": settings.model_dump(mode="json")})
     else:
-        name = safe_text(str(config))
+        name = escape_terminal(str(config))
         note(f"{name} is valid; `selfplay run {name} --dry-run` checks models, prompts and memory too")
 
 
@@ -54,11 +50,10 @@ def schema(json_output: Json = False) -> None:
     """
     from selfplay.inspect.documents.settings import schema_document
 
-    document = schema_document()
-    if json_output:
-        write_json(document)
-        return
-    for setting in document["settings"]:
-        default = "required" if setting["required"] else f"default {json.dumps(setting['default'])}"
-        rule = f", {setting['rule']}" if setting["rule"] else ""
-        write(f"{setting['name']}: {setting['type']}{rule} ({default}; {setting['tag']})\n    {setting['description']}")
+    write_document(schema_document(), lambda found: "\n".join(map(_setting, found["settings"])), as_json=json_output)
+
+
+def _setting(setting: dict[str, Any]) -> str:
+    default = "required" if setting["required"] else f"default {json.dumps(setting['default'])}"
+    rule = f", {setting['rule']}" if setting["rule"] else ""
+    return f"{setting['name']}: {setting['type']}{rule} ({default}; {setting['tag']})\n    {setting['description']}"

@@ -9,9 +9,9 @@ import typer
 
 from selfplay.cli.arguments import Json
 from selfplay.cli.pairs import messages_text
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number, signed
-from selfplay.core.terminal import clip, table, write, write_json
+from selfplay.core.terminal import clip, table, write_document
 
 _LONGEST_CELL = 60
 
@@ -38,15 +38,12 @@ def command(
 
     one = parse_side(a)
     document = diff_document(one, parse_side(b, one), kind=kind, limit=limit, content=content)
-    if json_output:
-        write_json(document)
-    else:
-        write("\n\n".join(_sections(document, content)))
+    write_document(document, lambda found: _text(found, content), as_json=json_output)
 
 
-def _sections(document: dict[str, Any], content: bool) -> list[str]:
+def _text(document: dict[str, Any], content: bool) -> str:
     sides = "\n".join(
-        f"{name}: {safe_text(document[name]['run'])}, round {document[name]['round']}" for name in ("a", "b")
+        f"{name}: {escape_terminal(document[name]['run'])}, round {document[name]['round']}" for name in ("a", "b")
     )
     sections = [sides]
     if document["a"]["run"] != document["b"]["run"]:
@@ -60,17 +57,18 @@ def _sections(document: dict[str, Any], content: bool) -> list[str]:
         sections.append("both sides have no responses in common")
     else:
         sections += _responses(document["responses"], content)
-    return sections
+    return "\n\n".join(sections)
 
 
 def _config(changes: list[dict[str, Any]]) -> str:
     if not changes:
         return "settings: no differences"
-    rows = [
-        [safe_text(row["name"]), *(clip(safe_text(json.dumps(row[side], ensure_ascii=False)), _LONGEST_CELL) for side in "ab")]
-        for row in changes
-    ]  # fmt: skip
+    rows = [[escape_terminal(row["name"]), _setting(row["a"]), _setting(row["b"])] for row in changes]
     return "settings that differ\n" + table(["", "a", "b"], rows, left=(0, 1, 2))
+
+
+def _setting(value: Any) -> str:
+    return clip(escape_terminal(json.dumps(value, ensure_ascii=False)), _LONGEST_CELL)
 
 
 def _responses(found: dict[str, Any], content: bool) -> list[str]:
@@ -91,7 +89,7 @@ def _responses(found: dict[str, Any], content: bool) -> list[str]:
     if content:
         return ["\n".join(lines), *(_with_content(prompt) for prompt in found["prompts"])]
     rows = [
-        [safe_text(prompt["prompt_id"]), number(prompt["a"]), number(prompt["b"]), signed(prompt["change"])]
+        [escape_terminal(prompt["prompt_id"]), number(prompt["a"]), number(prompt["b"]), signed(prompt["change"])]
         for prompt in found["prompts"]
     ]
     return ["\n".join([*lines, table(["prompt_id", "a", "b", "change"], rows)])]
@@ -99,16 +97,16 @@ def _responses(found: dict[str, Any], content: bool) -> list[str]:
 
 def _with_content(prompt: dict[str, Any]) -> str:
     lines = [
-        f"== {safe_text(prompt['prompt_id'])}: {number(prompt['a'])} -> {number(prompt['b'])} ({signed(prompt['change'])})"
+        f"== {escape_terminal(prompt['prompt_id'])}: {number(prompt['a'])} -> {number(prompt['b'])} ({signed(prompt['change'])})"
     ]
     lines += messages_text(prompt["messages"] or [])
     for side in "ab":
         for response in prompt[f"responses_{side}"]:
             gold = "" if response["gold_reward"] is None else f", gold {number(response['gold_reward'])}"
-            mode = "" if response["mode"] is None else f"{safe_text(response['mode'])} "
+            mode = "" if response["mode"] is None else f"{escape_terminal(response['mode'])} "
             lines.append(
                 f"-- {side}, {mode}response {response['response_index']}: reward {number(response['reward'])}{gold}, "
                 f"{response['num_tokens']} tokens"
             )
-            lines.append(safe_text(response["text"], lines=True))
+            lines.append(escape_terminal(response["text"], lines=True))
     return "\n".join(lines)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.escape import safe_text
-from selfplay.core.terminal import write, write_json
+from selfplay.core.escape import escape_terminal
+from selfplay.core.terminal import write_document
 
 
 def command(
@@ -22,12 +22,15 @@ def command(
     from selfplay.inspect.doctor.doctor import doctor_document
 
     document = doctor_document(quick=quick)
-    if json_output:
-        write_json(document)
-    else:
-        for finding in document["findings"]:
-            write(f"{finding['state']:<4}  {finding['name']}: {safe_text(finding['message'])}")
-            if finding["hint"]:
-                write(f"      -> {safe_text(finding['hint'])}")
+    write_document(document, _text, as_json=json_output)
     if not document["ok"]:
         raise SystemExit(1)
+
+
+def _text(document: dict[str, Any]) -> str:
+    lines = []
+    for finding in document["findings"]:
+        lines.append(f"{finding['state']:<4}  {finding['name']}: {escape_terminal(finding['message'])}")
+        if finding["hint"]:
+            lines.append(f"      -> {escape_terminal(finding['hint'])}")
+    return "\n".join(lines)

@@ -31,13 +31,13 @@ def command(
     cards. Cards and settings name no user, host or path of this machine.
     """
     from selfplay.core.errors import ConfigError
-    from selfplay.core.escape import safe_text
+    from selfplay.core.escape import escape_terminal
     from selfplay.core.terminal import note, table, write, write_json
     from selfplay.inspect.export.main import Wanted, export
     from selfplay.inspect.query.open import open_store
 
     if policies not in ("last", "all", "none"):
-        raise ConfigError(f"--policies {policies!r} is not known", "Use last, all or none.")
+        raise ConfigError(f"--policies {policies!r} is unknown", "Use last, all or none.")
     try:
         numbers = tuple(int(number) for number in rounds.split(",")) if rounds else ()
     except ValueError:
@@ -50,13 +50,15 @@ def command(
     rows = [[str(number), *(str(counts.get(name, 0)) for name in names)] for number, counts in done.rounds.items()]
     write(table(["round", *names], rows))
     for line in done.notes:
-        note(safe_text(line))
+        note(escape_terminal(line))
     for number in done.policies:
         note(f"the policy after round {number} was written too")
     if done.repositories:
         note("uploaded: " + ", ".join(done.repositories))
     elif format_ is None:
         newest = max(done.rounds)
-        note(f'read it: datasets.load_dataset({safe_text(str(done.folder))!r}, "round_{newest:03d}", split="kept")')
+        note(
+            f'read it: datasets.load_dataset({escape_terminal(str(done.folder))!r}, "round_{newest:03d}", split="kept")'
+        )
     else:
-        note(f"written: {safe_text(done.folder)}")
+        note(f"written: {escape_terminal(done.folder)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selfplay.cli.arguments import Run
+from selfplay.cli.arguments import Grace, Run
 
 
 def command(
@@ -26,7 +26,7 @@ def command(
     json_output: Annotated[
         bool, typer.Option("--json", help="What is shared and planned (dry run, no run) or the rounds, as JSON.")
     ] = False,
-    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
+    grace: Grace = 25.0,
 ) -> None:
     """Go on from a committed round with other settings.
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
-from selfplay.core.terminal import table, write, write_json
+from selfplay.core.terminal import table, write_document
 
 
 def _renamed(value: int | None) -> None:
@@ -39,22 +40,16 @@ def command(
     from selfplay.store.run import Store
 
     store = Store.open(run)
-    if dry_run:
-        document = gc_document(store, keep_policies, dry_run=True)
-    else:
-        with RunLock(store.layout.lock, "gc"):
-            document = gc_document(store, keep_policies, dry_run=False)
-    if json_output:
-        write_json(document)
-    else:
-        write(_text(document))
+    with contextlib.nullcontext() if dry_run else RunLock(store.layout.lock, "gc"):
+        document = gc_document(store, keep_policies, dry_run=dry_run)
+    write_document(document, _text, as_json=json_output)
 
 
 def _text(document: dict[str, Any]) -> str:
     done = "to be removed" if document["dry_run"] else "removed"
     words = {"keep": "stays", "remove": done, "gone": "gone"}
     rows = [
-        [str(row["round"]), f"{row['num_bytes'] / 1e6:.1f} MB", words[row["action"]], safe_text(row["why"])]
+        [str(row["round"]), f"{row['num_bytes'] / 1e6:.1f} MB", words[row["action"]], escape_terminal(row["why"])]
         for row in document["policies"]
     ]
     if not rows:

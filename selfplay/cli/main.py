@@ -39,7 +39,7 @@ from selfplay.cli import (
     view,
 )
 from selfplay.core.errors import SelfplayError
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.redaction import redact
 from selfplay.core.terminal import flush_or_discard, note
 from selfplay.core.version import __version__
@@ -91,7 +91,7 @@ def _explain(message: str, hint: str) -> None:
 
 
 def _shown(text: str) -> str:
-    return safe_text(redact(text), lines=True)
+    return escape_terminal(redact(text), lines=True)
 
 
 def _version(wanted: bool) -> None:
@@ -113,29 +113,12 @@ def _selfplay(
     """
 
 
-for _name, _module in (
-    ("quickstart", quickstart),
-    ("run", run),
-    ("resume", resume),
-    ("status", status),
-    ("rounds", rounds),
-    ("show", show),
-    ("pairs", pairs),
-    ("pair", pair),
-    ("diff", diff),
-    ("sql", sql),
-    ("view", view),
-    ("compare", compare),
-    ("select", select),
-    ("metrics", metrics),
-    ("export", export),
-    ("report", report),
-    ("verify", verify),
-    ("fork", fork),
-    ("gc", gc),
-    ("doctor", doctor),
-):
-    app.command(_name)(guarded(_module.command))
+# in the order of `selfplay --help`; a command is named after its module
+for _module in (
+    quickstart, run, resume, status, rounds, show, pairs, pair, diff, sql, view, compare, select, metrics, export, report,
+    verify, fork, gc, doctor,
+):  # fmt: skip
+    app.command(_module.__name__.rpartition(".")[2])(guarded(_module.command))
 for _name, _function in (("show", config.show), ("validate", config.validate), ("schema", config.schema)):
     config_app.command(_name)(guarded(_function))
 app.add_typer(config_app, name="config")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.escape import safe_text
-from selfplay.core.terminal import write, write_json
+from selfplay.core.escape import escape_terminal
+from selfplay.core.terminal import write_document
+
+if TYPE_CHECKING:
+    from selfplay.selection.metrics import Metric
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="These alone; file.py:function for one of your own.")
@@ -24,21 +27,47 @@ def command(names: Names = None, json_output: Json = False) -> None:
     """
     from selfplay.inputs.user_code.metrics import load_metric
     from selfplay.selection.metrics import METRICS
-    from selfplay.selection.metrics.describe import describe
 
-    metrics = describe([load_metric(name, Path.cwd()) for name in names] if names else METRICS.values())
-    if json_output:
-        write_json({"schema_version": 1, "metrics": metrics})
-        return
+    found = [load_metric(name, Path.cwd()) for name in names] if names else METRICS.values()
+    write_document(
+        {"schema_version": 1, "metrics": [_document(metric) for metric in found]}, _text, as_json=json_output
+    )
+
+
+def _text(document: dict[str, Any]) -> str:
+    lines: list[str] = []
     ways: dict[str, list[str]] = {}
-    for metric in metrics:
-        write("\n".join(_lines(metric)))
+    for metric in document["metrics"]:
+        lines += _lines(metric)
         for column in metric["inputs"]:
             ways.setdefault(column["how_to_get"], []).append(column["name"])
     if ways:
-        write("inputs and how to get them")
-        for way, columns in ways.items():
-            write(f"  {', '.join(dict.fromkeys(columns))}\n      {safe_text(way)}")
+        lines.append("inputs and how to get them")
+        lines += [f"  {', '.join(dict.fromkeys(names))}\n      {escape_terminal(way)}" for way, names in ways.items()]
+    return "\n".join(lines)
+
+
+def _document(metric: Metric) -> dict[str, Any]:
+    """Its description; of each input the columns it is made of for either implicit margin, and how to get it."""
+    from selfplay.selection.metrics import how_to_get, made_of
+
+    return {
+        "name": metric.name,
+        "formula": metric.formula,
+        "direction": metric.direction,
+        "inputs": [
+            {
+                "name": name,
+                "made_of": {kind: list(made_of(name, kind)) for kind in ("simpo", "dpo")},
+                "how_to_get": how_to_get(name),
+            }
+            for name in metric.inputs
+            if name != "pair_id"
+        ],
+        "options": metric.options,
+        "keeps_all": metric.keeps_all,
+        "source": metric.source,
+    }
 
 
 def _lines(metric: dict[str, Any]) -> list[str]:
@@ -50,5 +79,5 @@ def _lines(metric: dict[str, Any]) -> list[str]:
         "options": options,
         "source": metric["source"],
     }
-    shown = [f"  {name:<8} {safe_text(text)}" for name, text in parts.items() if text]
-    return [safe_text(metric["name"]), *shown, ""]
+    shown = [f"  {name:<8} {escape_terminal(text)}" for name, text in parts.items() if text]
+    return [escape_terminal(metric["name"]), *shown, ""]

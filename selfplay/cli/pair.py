@@ -8,9 +8,9 @@ import typer
 
 from selfplay.cli.arguments import Json, Run
 from selfplay.cli.pairs import messages_text
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
-from selfplay.core.terminal import table, write, write_json
+from selfplay.core.terminal import table, write_document
 
 _NUMBERS = (
     "explicit_margin", "implicit_margin", "alignment_potential", "metric_value", "policy_logp_chosen",
@@ -32,37 +32,33 @@ def command(
     from selfplay.inspect.documents.pair import pair_document
     from selfplay.inspect.query.open import open_store
 
-    document = pair_document(open_store(run), pair_id)
-    if json_output:
-        write_json(document)
-    else:
-        write(_text(document))
+    write_document(pair_document(open_store(run), pair_id), _text, as_json=json_output)
 
 
 def _text(document: dict[str, Any]) -> str:
     from selfplay.core.records import part_columns
 
     pair, prompt = document["pair"], document["prompt"]
-    outcome = "kept" if pair["kept"] else f"dropped ({safe_text(pair['drop_reason'])})"
-    source = f"{safe_text(prompt['source_file'])} row {prompt['source_row']}"
+    outcome = "kept" if pair["kept"] else f"dropped ({escape_terminal(pair['drop_reason'])})"
+    source = f"{escape_terminal(prompt['source_file'])} row {prompt['source_row']}"
     lines = [
-        f"pair {safe_text(pair['pair_id'])} of round {document['round']}: {outcome}, rank {number(pair['rank'])}",
+        f"pair {escape_terminal(pair['pair_id'])} of round {document['round']}: {outcome}, rank {number(pair['rank'])}",
         *(f"  {name} {number(pair[name], 4)}" for name in _NUMBERS if pair[name] is not None),
         "",
         f"== prompt, {prompt['num_prompt_tokens']} tokens, from {source}",
         *messages_text(prompt["messages"]),
     ]
     for response in document["responses"]:
-        reason = f" ({safe_text(response['reason'])})" if response["reason"] else ""
+        reason = f" ({escape_terminal(response['reason'])})" if response["reason"] else ""
         use = response["use"].replace("_", " ")
         parts = [f"{name.removeprefix('reward_')} {number(response[name], 4)}" for name in part_columns(response)]
         facts = [f"reward {number(response['reward'], 4)}" + (f" ({', '.join(parts)})" if parts else "")]
         facts += [f"{label} {number(response[name], 4)}" for label, name in _RESPONSE if response[name] is not None]
-        facts += [f"{response['num_tokens']} tokens", f"ended by {safe_text(response['finish_reason'])}"]
+        facts += [f"{response['num_tokens']} tokens", f"ended by {escape_terminal(response['finish_reason'])}"]
         lines += [
             "",
             f"== response {response['response_index']}: {use}{reason}, {', '.join(facts)}",
-            safe_text(response["text"], lines=True),
+            escape_terminal(response["text"], lines=True),
         ]
     if document["other_pairs"]:
         lines += ["", "== other pairs of this prompt", _others(document)]
@@ -73,9 +69,9 @@ def _others(document: dict[str, Any]) -> str:
     index = {response["response_id"]: str(response["response_index"]) for response in document["responses"]}
     rows = [
         [
-            safe_text(other["pair_id"]), index[other["chosen_response_id"]], index[other["rejected_response_id"]],
+            escape_terminal(other["pair_id"]), index[other["chosen_response_id"]], index[other["rejected_response_id"]],
             number(other["explicit_margin"]), number(other["alignment_potential"]), number(other["rank"]),
-            "kept" if other["kept"] else f"dropped ({safe_text(other['drop_reason'])})",
+            "kept" if other["kept"] else f"dropped ({escape_terminal(other['drop_reason'])})",
         ]
         for other in document["other_pairs"]
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json, Round, Run
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
 from selfplay.core.terminal import clip, note, table, write, write_json
 
@@ -80,18 +80,18 @@ def _table(pairs: list[dict[str, Any]], sort: str | None) -> str:
     rows = [[clip(number(pair[column]), _LONGEST_CELL) for column in columns] for pair in pairs]
     # ids are shown whole: they are what `pair` is given
     for row, pair in zip(rows, pairs, strict=True):
-        row[columns.index("pair_id")] = safe_text(pair["pair_id"])
+        row[columns.index("pair_id")] = escape_terminal(pair["pair_id"])
     left = (columns.index("pair_id"), columns.index("drop_reason"))
     return table([_HEADINGS.get(column, column) for column in columns], rows, left=left)
 
 
 def _with_content(pair: dict[str, Any]) -> str:
-    outcome = "kept" if pair["kept"] else f"dropped: {safe_text(pair['drop_reason'])}"
+    outcome = "kept" if pair["kept"] else f"dropped: {escape_terminal(pair['drop_reason'])}"
     numbers = ", ".join(f"{name} {number(pair[name])}" for name in ("rank", *_MARGINS))
-    lines = [f"== {safe_text(pair['pair_id'])} ({outcome}; {numbers})", *messages_text(pair["prompt"])]
+    lines = [f"== {escape_terminal(pair['pair_id'])} ({outcome}; {numbers})", *messages_text(pair["prompt"])]
     for side in ("chosen", "rejected"):
         lines.append(f"-- {side}, reward {number(pair[f'reward_{side}'])}, {pair[f'num_tokens_{side}']} tokens")
-        lines.append(safe_text(pair[side][0]["content"], lines=True))
+        lines.append(escape_terminal(pair[side][0]["content"], lines=True))
     return "\n".join(lines)
 
 
@@ -99,5 +99,5 @@ def messages_text(messages: list[dict[str, str]]) -> list[str]:
     """A conversation, turn by turn, as lines for a terminal."""
     lines = []
     for turn in messages:
-        lines += [f"-- {safe_text(turn['role'])}", safe_text(turn["content"], lines=True)]
+        lines += [f"-- {escape_terminal(turn['role'])}", escape_terminal(turn["content"], lines=True)]
     return lines

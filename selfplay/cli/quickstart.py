@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from selfplay.cli.arguments import Grace
+
 
 def command(
     rounds: Annotated[int, typer.Option(help="Rounds to run.", min=1)] = 3,
@@ -19,7 +21,7 @@ def command(
     world: Annotated[Path | None, typer.Option(help="Folder for the world.")] = None,
     prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Make the world and stop.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
-    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
+    grace: Grace = 25.0,
 ) -> None:
     """Run the whole loop here, with tiny models that it makes first."""
     from selfplay import api

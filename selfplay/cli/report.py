@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.escape import safe_text
-from selfplay.core.terminal import write, write_json
+from selfplay.core.escape import escape_terminal
+from selfplay.core.terminal import write_document
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; report.html in the run if not given.")
@@ -31,16 +31,12 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
     store = open_store(run)
     report = gather(store, redact=redact)
     path = write_report(store, report, out)
-    if json_output:
-        write_json(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "report": str(path),
-                "num_bytes": path.stat().st_size,
-                "redacted": redact,
-                "rounds": [row.round for row in report.rows],
-                "num_warnings": len(report.warnings),
-            }
-        )
-    else:
-        write(safe_text(str(path)))
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "report": str(path),
+        "num_bytes": path.stat().st_size,
+        "redacted": redact,
+        "rounds": [row.round for row in report.rows],
+        "num_warnings": len(report.warnings),
+    }
+    write_document(document, lambda found: escape_terminal(found["report"]), as_json=json_output)

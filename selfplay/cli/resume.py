@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selfplay.cli.arguments import Force
+from selfplay.cli.arguments import Force, Grace, LogText
 
 
 def command(
@@ -15,10 +15,8 @@ def command(
     overrides: Annotated[list[str] | None, typer.Argument(help="rounds=N, or resource settings as key=value.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
     force: Force = False,
-    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
-    log_text: Annotated[
-        bool, typer.Option("--log-text", help="Send example pairs to the trackers (tracking.to), not only numbers.")
-    ] = False,
+    grace: Grace = 25.0,
+    log_text: LogText = False,
 ) -> None:
     """Continue a run: print what is adopted, then do the rest."""
     from selfplay import api

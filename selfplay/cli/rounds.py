@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import duration, number, percent
 from selfplay.core.terminal import note, table, write, write_json
 
@@ -53,7 +53,7 @@ def command(run: Run, json_output: Json = False) -> None:
     write(rounds_text(rows))
     for row in rows:
         for gate in row.gates_forced or ():
-            note(f"! round {row.round} was continued with --force: {safe_text(gate.message)}")
+            note(f"! round {row.round} was continued with --force: {escape_terminal(gate.message)}")
     if any(not row.complete for row in rows):
         note("* not complete")
 

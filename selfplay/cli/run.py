@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from selfplay.cli.arguments import Force
+from selfplay.cli.arguments import Force, Grace, LogText
 
 
 def command(
@@ -22,10 +22,8 @@ def command(
         bool, typer.Option("--json", help="The plan (dry run) or the rounds as JSON on stdout.")
     ] = False,
     force: Force = False,
-    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)] = 25.0,
-    log_text: Annotated[
-        bool, typer.Option("--log-text", help="Send example pairs to the trackers (tracking.to), not only numbers.")
-    ] = False,
+    grace: Grace = 25.0,
+    log_text: LogText = False,
 ) -> None:
     """Start a multi-round run."""
     from selfplay import api

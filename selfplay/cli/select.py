@@ -78,7 +78,7 @@ def command(
     result is a folder that datasets.load_dataset, TRL, axolotl and LLaMA-Factory read.
     """
     from selfplay.cli.select_view import view
-    from selfplay.core.escape import safe_text
+    from selfplay.core.escape import escape_terminal
     from selfplay.core.terminal import note, write, write_json
     from selfplay.dataset_selection.pipeline import run
     from selfplay.dataset_selection.settings import load_settings
@@ -100,17 +100,17 @@ def command(
     given = {name: value for name, value in flags.items() if value is not None}
     settings, notes = load_settings(given, overrides or [], config)
     for line in notes:
-        note(f"note: {safe_text(line)}")
+        note(f"note: {escape_terminal(line)}")
     outcome = run(settings, Reporter(), grace=grace, command=_shown(sys.argv[1:]))
     if outcome.was_there:
-        note(f"{safe_text(settings.out)} already contains this selection: nothing is left to do")
+        note(f"{escape_terminal(settings.out)} already contains this selection: nothing is left to do")
     if json_output:
         write_json(outcome.summary)
     else:
         write(view(outcome.summary))
         kept, pairs_there = (outcome.summary["selection"][name] for name in ("num_kept", "num_pairs"))
         parts = [name for name, num in (("kept/", kept), ("dropped/", pairs_there - kept)) if num]
-        note(f"\nin {safe_text(settings.out)}: {' and '.join(parts)} (for load_dataset), summary.json, README.md")
+        note(f"\nin {escape_terminal(settings.out)}: {' and '.join(parts)} (for load_dataset), summary.json, README.md")
 
 
 def _number(text: str | None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
 from selfplay.core.terminal import table
 
@@ -20,7 +20,7 @@ def view(summary: dict[str, Any]) -> str:
     """All of it, warnings first."""
     selection, metric, dataset = summary["selection"], summary["metric"], summary["dataset"]
     blocks = [
-        safe_text(
+        escape_terminal(
             f"{dataset['name']}: kept {selection['num_kept']} of {selection['num_ranked']} ranked pairs by {metric['name']}"
             f" = {metric['formula']}; {metric['direction']}"
         ),
@@ -32,7 +32,7 @@ def view(summary: dict[str, Any]) -> str:
         + table(
             [], [[name, number(selection[name], 4)] for name in _SELECTION if selection[name] is not None], left=(0, 1)
         ),
-        "\n".join(safe_text(f"note: {text}") for text in summary["notes"]),
+        "\n".join(escape_terminal(f"note: {text}") for text in summary["notes"]),
     ]
     return "\n\n".join(block for block in blocks if block)
 
@@ -44,7 +44,7 @@ def _bad_rows(summary: dict[str, Any]) -> str:
         for row in summary["dropped_examples"][:_SHOWN]
     ]
     return (
-        "rows that were not ranked, the first of them\n" + "\n".join(f"  {safe_text(line)}" for line in lines)
+        "rows that were not ranked, the first of them\n" + "\n".join(f"  {escape_terminal(line)}" for line in lines)
         if lines
         else ""
     )
@@ -54,7 +54,7 @@ def _building(found: dict[str, Any] | None) -> str:
     if found is None:
         return ""
     lost = ", ".join(f"{name} {count}" for name, count in found["unused"].items())
-    return safe_text(
+    return escape_terminal(
         f"{found['num_pairs']} pairs of {found['num_responses']} responses to {found['num_prompts']} prompts"
         + (f"; in no pair: {lost}" if lost else "")
     )

@@ -1,6 +1,6 @@
 """What a selection did to its pool, for a terminal: shared by `show` and `select`.
 
-The documents are `dataclasses.asdict` of `selfplay.selection.diagnostics.Diagnostics`, or their JSON; parts that a
+The documents are `dataclasses.asdict` of `selfplay.selection.diagnostics.records.Diagnostics`, or their JSON; parts that a
 document does not have are left out.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number, percent, signed
 from selfplay.core.terminal import bar, table
 
@@ -33,7 +33,7 @@ def diagnostic_lines(document: Document) -> list[str]:
 def warning_lines(document: Document) -> list[str]:
     """Two lines a warning: what, and the way out."""
     return [
-        f"WARNING {warning['name']}: {safe_text(warning['message'])}\n  -> {safe_text(warning['hint'])}"
+        f"WARNING {warning['name']}: {escape_terminal(warning['message'])}\n  -> {escape_terminal(warning['hint'])}"
         for warning in document["warnings"]
     ]
 
@@ -57,7 +57,7 @@ def _funnel(funnel: Document) -> str:
         without = ", ".join(
             f"{reason} {num}" for reason, num in sorted(lost.items(), key=lambda one: (-one[1], one[0]))
         )
-        rows.append([name, str(count), bar(count, most), safe_text(f"without: {without}" if without else "")])
+        rows.append([name, str(count), bar(count, most), escape_terminal(f"without: {without}" if without else "")])
     return table([], rows, left=(0, 2, 3))
 
 
@@ -139,12 +139,14 @@ def _overlaps(document: Document) -> str:
 def _groups(name: str, found: Document) -> str:
     rows = [
         [
-            safe_text(share["group"]), str(share["num_pool"]), percent(share["share_pool"]), str(share["num_kept"]),
+            escape_terminal(share["group"]), str(share["num_pool"]), percent(share["share_pool"]), str(share["num_kept"]),
             percent(share["share_kept"]), number(share["ratio"], 2), bar(share["num_kept"], found["shares"][0]["num_pool"]),
         ]
         for share in found["shares"]
     ]  # fmt: skip
-    lines = [f"groups by {safe_text(name)}: {found['num_groups']}, of which {found['num_groups_kept']} have kept pairs"]
+    lines = [
+        f"groups by {escape_terminal(name)}: {found['num_groups']}, of which {found['num_groups_kept']} have kept pairs"
+    ]
     if found["unevenness"] is not None:
         diverse = f"{found['effective_kept']:.1f} equal groups (pool {found['effective_pool']:.1f})"
         random = found["unevenness_random_q99"]

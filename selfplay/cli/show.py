@@ -8,9 +8,9 @@ import typer
 
 from selfplay.cli.arguments import Json, Round, Run
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import duration, number
-from selfplay.core.terminal import bar, table, write, write_json
+from selfplay.core.terminal import bar, table, write_document
 
 _TRAINING = (
     "optimizer_steps", "num_pairs", "first_loss", "expected_first_loss", "checked_pairs", "logp_error_mean",
@@ -53,14 +53,10 @@ def command(run: Run, round_number: Round, by: By = None, every: Every = False, 
     from selfplay.inspect.documents.show import show_document
     from selfplay.inspect.query.open import open_store
 
-    document = show_document(open_store(run), round_number, by, quick=not every)
-    if json_output:
-        write_json(document)
-    else:
-        write("\n\n".join(_sections(document)))
+    write_document(show_document(open_store(run), round_number, by, quick=not every), _text, as_json=json_output)
 
 
-def _sections(document: dict[str, Any]) -> list[str]:
+def _text(document: dict[str, Any]) -> str:
     state = "" if document["complete"] else f" (not complete: {', '.join(document['stages'])} are committed)"
     sections = [f"round {document['round']}{state}, {duration(document['seconds'])}"]
     if document["warnings"]:
@@ -78,7 +74,7 @@ def _sections(document: dict[str, Any]) -> list[str]:
         sections.append(_training(document["training"]))
     if document["evaluation"] is not None:
         sections.append(_evaluation(document["evaluation"]))
-    return sections
+    return "\n\n".join(sections)
 
 
 def _funnel(steps: list[dict[str, Any]]) -> str:
@@ -87,7 +83,9 @@ def _funnel(steps: list[dict[str, Any]]) -> str:
     for step in steps:
         lost = ", ".join(f"{reason} {count}" for reason, count in step["lost"].items())
         unit = "responses in no pair: " if step["step"] == "paired" and lost else ("without: " if lost else "")
-        rows.append([step["step"], str(step["count"]), step["unit"], bar(step["count"], most), safe_text(unit + lost)])
+        rows.append(
+            [step["step"], str(step["count"]), step["unit"], bar(step["count"], most), escape_terminal(unit + lost)]
+        )
     return table([], rows, left=(0, 2, 3, 4))
 
 
@@ -125,7 +123,7 @@ def _training(training: dict[str, Any]) -> str:
         last = training["last_step"]
         shown = ", ".join(f"{name} {number(last[name], 4)}" for name in _LAST_STEP)
         lines.append(f"last step: {shown}")
-    lines += [f"note: {safe_text(text)}" for text in training["notes"]]
+    lines += [f"note: {escape_terminal(text)}" for text in training["notes"]]
     return "\n".join(lines)
 
 
@@ -135,5 +133,5 @@ def _evaluation(evaluation: dict[str, Any]) -> str:
         error = change["canary_error"]
         canary = "no canary" if error is None else f"canary error {number(error, 5)} a token"
         reason = f", {change['reason']}" if change["reason"] else ""
-        lines.append(safe_text(f"engine: {change['how']} in {change['seconds']:.2f} s, {canary}{reason}"))
+        lines.append(escape_terminal(f"engine: {change['how']} in {change['seconds']:.2f} s, {canary}{reason}"))
     return "\n".join(lines)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
 from selfplay.core.terminal import clip, note, table, write, write_json
 
@@ -46,29 +49,24 @@ def command(
 
 def _table(document: dict[str, Any]) -> str:
     if document["columns"][0]["name"] == "explain_key":
-        return "\n".join(safe_text(str(row[1]), lines=True) for row in document["rows"])
-    names = [safe_text(column["name"]).replace("/", "\u2215") for column in document["columns"]]
+        return "\n".join(escape_terminal(str(row[1]), lines=True) for row in document["rows"])
+    names = [escape_terminal(column["name"]).replace("/", "\u2215") for column in document["columns"]]
     rows = [[clip(_cell(value), _LONGEST_CELL) for value in row] for row in document["rows"]]
     text = [index for index, column in enumerate(document["columns"]) if column["type"].upper() in ("VARCHAR", "UUID")]
     return table(names, rows, left=text)
 
 
 def _cell(value: Any) -> str:
-    import json
-
-    return safe_text(json.dumps(value, ensure_ascii=False)) if isinstance(value, (list, dict)) else number(value)
+    return escape_terminal(json.dumps(value, ensure_ascii=False)) if isinstance(value, (list, dict)) else number(value)
 
 
 def _write_csv(document: dict[str, Any]) -> None:
     """Plain CSV for other programs: values are as they are, escape sequences aside where this is a terminal."""
-    import csv
-    import json
-    import sys
 
     def cell(value: Any) -> Any:
         if isinstance(value, (list, dict)):
             return json.dumps(value, ensure_ascii=False)
-        return safe_text(value, lines=True) if isinstance(value, str) and sys.stdout.isatty() else value
+        return escape_terminal(value, lines=True) if isinstance(value, str) and sys.stdout.isatty() else value
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([cell(column["name"]) for column in document["columns"]])

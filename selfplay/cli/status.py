@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
-from selfplay.core.terminal import table, write, write_json
+from selfplay.core.terminal import table, write, write_document
 
 # seconds between two looks of --watch
 EVERY = 2.0
@@ -32,10 +32,8 @@ def command(
     document = _document(place)
     if watch:
         document = _watched(place, document, json_output)
-    elif json_output:
-        write_json(document)
     else:
-        write(_text(document))
+        write_document(document, _text, as_json=json_output)
     if "corrupt" in _states(document):
         raise SystemExit(5)
 
@@ -79,24 +77,15 @@ def _runs_text(document: dict[str, Any]) -> str:
     for run in document["runs"]:
         done = "-" if run["rounds_done"] is None else f"{run['rounds_done']} of {run['rounds_planned']}"
         at = "-" if run["stage"] is None else f"round {run['round']} {run['stage']}"
-        rows.append(
-            [
-                safe_text(run["name"]),
-                run["state"],
-                done,
-                at,
-                number(run["reward"]),
-                number(run["gold"]),
-                number(run["created"]),
-            ]
-        )
+        numbers = [number(run[key]) for key in ("reward", "gold", "created")]
+        rows.append([escape_terminal(run["name"]), run["state"], done, at, *numbers])
     return table(["run", "state", "rounds", "at, or next", "reward", "gold", "created"], rows, left=(0, 1, 2, 3, 6))
 
 
 def _text(document: dict[str, Any]) -> str:
     if "runs" in document:
         return _runs_text(document)
-    lines = [f"{safe_text(document['run'])}: {document['state']}"]
+    lines = [f"{escape_terminal(document['run'])}: {document['state']}"]
     if document["rounds_planned"] is not None:
         lines.append(f"rounds: {document['rounds_done']} of {document['rounds_planned']} done")
     if document["stage"] is not None:
@@ -106,26 +95,26 @@ def _text(document: dict[str, Any]) -> str:
         lines.append(f"{verb}: round {document['round']} {document['stage']}{under_way}")
     if document["progress"] is not None:
         title, done, total = (document["progress"][name] for name in ("title", "done", "total"))
-        lines.append(f"progress: {safe_text(title)}: {done:,} of {total:,}")
+        lines.append(f"progress: {escape_terminal(title)}: {done:,} of {total:,}")
     if document["driver"] is not None:
-        lines.append(f"driver: {safe_text(document['driver']['said'])}")
+        lines.append(f"driver: {escape_terminal(document['driver']['said'])}")
     for problem in document["problems"]:
-        lines.append(f"{problem['kind']}: {safe_text(problem['message'])}")
+        lines.append(f"{problem['kind']}: {escape_terminal(problem['message'])}")
     if document["attempts"]:
         rows = [
             [number(attempt[key]) for key in ("attempt", "started", "ended")] + [_outcome(document, attempt)]
             for attempt in document["attempts"]
         ]
         lines += ["", table(["attempt", "started", "ended", "outcome"], rows, left=(0, 1, 2, 3))]
-    return "\n".join([*lines, "", f"next: {safe_text(document['next'])}"])
+    return "\n".join([*lines, "", f"next: {escape_terminal(document['next'])}"])
 
 
 def _outcome(document: dict[str, Any], attempt: dict[str, Any]) -> str:
     if attempt["outcome"] is None:
         newest = attempt is document["attempts"][-1]
-        return "under way" if newest and document["state"] == "running" else "no word of its end: it was killed"
+        return "under way" if newest and document["state"] == "running" else "no record of its end: it was killed"
     if not attempt["message"]:
-        return safe_text(attempt["outcome"])
+        return escape_terminal(attempt["outcome"])
     # last words of a worker, examples: the log has them, and --json
     first, *more = attempt["message"].splitlines()
-    return safe_text(f"{attempt['outcome']}: {first}{' ...' if more else ''}")
+    return escape_terminal(f"{attempt['outcome']}: {first}{' ...' if more else ''}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from selfplay.cli.arguments import Json, Run
 from selfplay.core.errors import CorruptionError
-from selfplay.core.escape import safe_text
-from selfplay.core.terminal import note, write, write_json
+from selfplay.core.escape import escape_terminal
+from selfplay.core.terminal import note, write_document
 
 
 def command(
@@ -24,19 +24,26 @@ def command(
     from selfplay.inspect.verify.verify import verify_document
 
     document = verify_document(run, deep=deep)
-    if json_output:
-        write_json(document)
+    write_document(document, _text, as_json=json_output)
     problems = document["problems"]
-    if problems and json_output:
-        raise SystemExit(CorruptionError.exit_code)
+    if problems and not json_output:
+        note(f"{len(problems)} problems in {escape_terminal(str(run))}")
+    elif not json_output and not document["work_checked"]:
+        note("a driver is running: its scratch files were not checked")
     if problems:
-        for problem in problems:
-            write(f"{problem['kind']}: {safe_text(problem['message'])}\n  -> {safe_text(problem['hint'])}")
-        note(f"{len(problems)} problems in {safe_text(str(run))}")
         raise SystemExit(CorruptionError.exit_code)
-    if not json_output:
-        what = "digests, lineage and rows agree" if deep else "names, sizes and lineage agree; --deep reads everything"
-        size = f"{document['num_bytes'] / 1e6:.1f} MB"
-        write(f"sound: {document['num_commits']} commits, {document['num_files']} files, {size}; {what}")
-        if not document["work_checked"]:
-            note("a driver is running: its scratch files were not checked")
+
+
+def _text(document: dict[str, Any]) -> str:
+    if document["problems"]:
+        return "\n".join(
+            f"{problem['kind']}: {escape_terminal(problem['message'])}\n  -> {escape_terminal(problem['hint'])}"
+            for problem in document["problems"]
+        )
+    what = (
+        "digests, lineage and rows agree"
+        if document["deep"]
+        else "names, sizes and lineage agree; --deep reads everything"
+    )
+    size = f"{document['num_bytes'] / 1e6:.1f} MB"
+    return f"sound: {document['num_commits']} commits, {document['num_files']} files, {size}; {what}"

@@ -65,7 +65,7 @@ def metric_arm(metric: str) -> Arm:
 
 
 def parse_arms(metrics: Sequence[str], arms: Sequence[str]) -> list[Arm]:
-    """The arms of a command line, in order. Raises ConfigError for names that are given twice or fall together."""
+    """The arms of a command line, in order. Raises ConfigError for names that are equal or give the same folder."""
     names = [name.strip() for text in metrics for name in text.split(",") if name.strip()]
     found = [*map(metric_arm, names), *map(parse_arm, arms)]
     check_names(found)
@@ -83,11 +83,6 @@ def check_names(arms: Sequence[Arm]) -> None:
             same = f"{arm.name!r} is given twice" if seen[key] == arm.name else f"{arm.name!r} and {seen[key]!r}"
             raise ConfigError(f"arms need names of their own: {same}", "Give them other names with --arm NAME: ...")
         seen[key] = arm.name
-
-
-def block_config(base: dict[str, Any], seed: int, rounds: int) -> dict[str, Any]:
-    """A configuration's document with the block's seed and the comparison's rounds."""
-    return {**base, "seed": seed, "rounds": rounds}
 
 
 def equal_steps(config: Config) -> int:

@@ -34,11 +34,11 @@ def compare(
     workers: driver.MakeWorkers | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Begin a comparison, go on with it or add to it, and return its results (see `results_document`; on a dry run its
-    settings). `workers` replaces the warm Ray workers (tests). Raises Interrupted when stopped: the same call goes on."""
+    """Start a comparison, continue it or add to it, and return its results (see `results_document`; on a dry run its
+    settings). `workers` replaces the warm Ray workers (tests). Raises Interrupted when stopped: the same call continues it."""
     out = out.absolute()
     if out.exists() and not (out / FILE).is_file() and any(path.name != LOCK for path in out.iterdir()):
-        raise ConfigError(f"{out} is there already and is no comparison", "Choose another --out.")
+        raise ConfigError(f"{out} exists and is not a comparison", "Choose another --out.")
     if dry_run:
         comparison = make_comparison(wanted, read_comparison(out), out)
         reporter = reporter or Reporter()
@@ -73,7 +73,7 @@ def compare(
 
 
 def _again(out: Path) -> str:
-    return f"`selfplay compare --out {out}` goes on."
+    return f"`selfplay compare --out {out}` continues it."
 
 
 def _say_plan(comparison: Comparison, out: Path, reporter: Reporter) -> None:
@@ -89,7 +89,7 @@ def _say_plan(comparison: Comparison, out: Path, reporter: Reporter) -> None:
 
 @contextlib.contextmanager
 def _real_stderr() -> Iterator[Any]:
-    """A stream for people that stays on the terminal while a run sends the process's own stderr to its log."""
+    """A stream that stays on the terminal while a run sends the process's own stderr to its log."""
     sys.stderr.flush()
     with os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace") as people:
         yield people

@@ -56,28 +56,27 @@ def tables(document: Document) -> list[Table]:
     for equal in document["equal"]:
         found += [
             _final(document, equal),
-            _by_round(document, equal, "difference"),
-            _by_round(document, equal, "level"),
+            _by_round(document, equal, over_control=True),
+            _by_round(document, equal, over_control=False),
         ]
     return [table for table in [*found, _overlap(document), _groups(document), _failed(document)] if table.rows]
 
 
-def _judge(document: Document) -> str:
+def _judge_name(document: Document) -> str:
     return "gold reward" if document["judge"] == "gold" else "reward of the model that was trained on"
 
 
 def _final(document: Document, equal: str) -> Table:
     rounds = document["rounds"]
     rows = [row for row in document["summary"] if row["equal"] == equal and row["round"] == rounds]
-    level = "gold_mean" if document["judge"] == "gold" else "reward_mean"
-    greedy = "gold_greedy_mean" if document["judge"] == "gold" else "reward_greedy_mean"
+    judge = document["judge"]
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("arm", lambda row: str(row["arm"])),
         ("blocks", lambda row: str(row["num_blocks"])),
-        ("sampled", lambda row: plus_minus(row[level])),
+        ("sampled", lambda row: plus_minus(row[f"{judge}_mean"])),
         (f"over/{document['control']}", lambda row: interval(row["difference"])),
         ("blocks/above", lambda row: above(row["difference"])),
-        ("greedy", lambda row: plus_minus(row.get(greedy))),
+        ("greedy", lambda row: plus_minus(row.get(f"{judge}_greedy_mean"))),
         (f"greedy over/{document['control']}", lambda row: interval(row["difference_greedy"])),
         ("reward/gain, sd", lambda row: plus_minus(row["reward_gain"], 2)),
         ("gold/gain, sd", lambda row: plus_minus(row["gold_gain"], 2)),
@@ -92,7 +91,7 @@ def _final(document: Document, equal: str) -> Table:
     cells = [[cell(row) for _, cell in columns] for row in rows]
     used = [column for column in range(len(columns)) if column == 0 or any(row[column] != "-" for row in cells)]
     notes = [
-        f"held-out {_judge(document)} of the policy after round {rounds}; mean ± standard error over blocks (config, seed); "
+        f"held-out {_judge_name(document)} of the policy after round {rounds}; mean ± standard error over blocks (config, seed); "
         "over: paired by block and prompt, with Student's 95 % interval over blocks",
         "gain, sd: over round 0, in standard deviations of round 0; over-optimization: the reward's gain less the gold's",
     ]
@@ -112,23 +111,22 @@ def _steps(document: Document) -> str:
     return " / ".join(str(steps) for steps in sorted(set(document["steps"].values())))
 
 
-def _by_round(document: Document, equal: str, what: str) -> Table:
-    """One number of every arm by round."""
-    level = "gold_mean" if document["judge"] == "gold" else "reward_mean"
-    name, show = (level, plus_minus) if what == "level" else ("difference", signed_plus_minus)
-    first = 0 if what == "level" else 1
-    rounds = range(first, document["rounds"] + 1)
+def _by_round(document: Document, equal: str, *, over_control: bool) -> Table:
+    """The judge's mean of every arm by round, or its difference from the control."""
+    name = "difference" if over_control else f"{document['judge']}_mean"
+    rounds = range(1 if over_control else 0, document["rounds"] + 1)
     found = {(row["arm"], row["round"]): row[name] for row in document["summary"] if row["equal"] == equal}
     rows = [
-        [arm["name"], *(show(found.get((arm["name"], number))) for number in rounds)]
+        [arm["name"], *(plus_minus(found.get((arm["name"], number)), sign=over_control) for number in rounds)]
         for arm in document["arms"]
         if any(found.get((arm["name"], number)) for number in rounds)
     ]
+    judge = _judge_name(document)
     title = (
-        f"held-out {_judge(document)}, sampled, by round" if what == "level" else f"the same over {document['control']}"
+        f"sampled {judge} over {document['control']} by round"
+        if over_control
+        else f"held-out {judge}, sampled, by round"
     )
-    if what == "difference":
-        title = f"sampled {_judge(document)} over {document['control']} by round"
     notes = ["mean ± standard error over blocks"]
     return Table(f"{title}, equal {equal}", ["arm", *(f"round {number}" for number in rounds)], rows, notes)
 
@@ -175,27 +173,20 @@ def _failed(document: Document) -> Table:
 # ---------------------------------------------------------------------- cells
 
 
-def plus_minus(mean: Row | None, digits: int = 3) -> str:
-    """Mean ± standard error."""
+def plus_minus(mean: Row | None, digits: int = 3, *, sign: bool = False) -> str:
+    """Mean ± standard error; of a difference with its sign."""
     if mean is None:
         return "-"
-    return f"{mean['mean']:.{digits}f}" + (f" ± {mean['se']:.{digits}f}" if mean["se"] is not None else "")
-
-
-def signed_plus_minus(mean: Row | None) -> str:
-    """A difference ± its standard error."""
-    if mean is None:
-        return "-"
-    return signed(mean["mean"]) + (f" ± {mean['se']:.3f}" if mean["se"] is not None else "")
+    shown = signed(mean["mean"], digits) if sign else f"{mean['mean']:.{digits}f}"
+    return shown + (f" ± {mean['se']:.{digits}f}" if mean["se"] is not None else "")
 
 
 def interval(mean: Row | None) -> str:
     """A difference with its interval."""
     if mean is None:
         return "-"
-    return signed(mean["mean"]) + (
-        f" [{signed(mean['low'])}, {signed(mean['high'])}]" if mean["low"] is not None else ""
-    )
+    bounds = f" [{signed(mean['low'])}, {signed(mean['high'])}]" if mean["low"] is not None else ""
+    return signed(mean["mean"]) + bounds
 
 
 def above(mean: Row | None) -> str:
@@ -218,28 +209,26 @@ def share(row: Row | None, name: str = "mean") -> str:
 
 def charts(document: Document) -> dict[str, str]:
     """SVG by file name: the judge's reward by round, and over the control, for each budget."""
-    level = "gold_mean" if document["judge"] == "gold" else "reward_mean"
     drawings = {}
     for equal in document["equal"]:
         for name, column, title in (
-            ("reward", level, f"held-out {_judge(document)} by round, equal {equal}"),
-            ("difference", "difference", f"{_judge(document)} over {document['control']}, equal {equal}"),
+            ("reward", f"{document['judge']}_mean", f"held-out {_judge_name(document)} by round, equal {equal}"),
+            ("difference", "difference", f"{_judge_name(document)} over {document['control']}, equal {equal}"),
         ):
             curves = []
             for arm in document["arms"]:
-                found = [
-                    (row["round"], row[column])
+                points = [
+                    Point(row["round"], mean["mean"], mean["low"], mean["high"])
                     for row in document["summary"]
                     if (row["equal"], row["arm"]) == (equal, arm["name"])
-                    and row[column] is not None
-                    and not (name == "difference" and row["round"] == 0)
+                    and (mean := row[column]) is not None
+                    and (column != "difference" or row["round"])
                 ]
-                points = [Point(number, mean["mean"], mean["low"], mean["high"]) for number, mean in found]
                 if points:
                     curves.append(Curve(arm["name"], points))
             if curves:
                 chart = line_chart(
-                    f"{name}-{equal}", title, curves, x_title="round", y_title=_judge(document),
+                    f"{name}-{equal}", title, curves, x_title="round", y_title=_judge_name(document),
                     baseline=0.0 if name == "difference" else None, height=300,
                 )  # fmt: skip
                 drawings[f"{name}-{equal}.svg"] = standalone(chart, title, "95 % t-interval over blocks")
@@ -255,7 +244,7 @@ def markdown(document: Document, plots: Sequence[str]) -> str:
         f"{len(document['arms'])} arms, {len(document['worlds'])} configs, {document['num_seeds']} seeds, "
         f"{document['rounds']} rounds; {done}"
         + (f", {len(document['failed'])} failed." if document["failed"] else "."),
-        f"Judge: {_judge(document)}. Control: {document['control']}.",
+        f"Judge: {_judge_name(document)}. Control: {document['control']}.",
         "",
         *(f"- {arm['name']}: `{' '.join(arm['overrides'])}`" for arm in document["arms"]),
     ]

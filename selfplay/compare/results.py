@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,23 +77,16 @@ def _names(run: ArmRun) -> Row:
 
 def _rows(run: ArmRun, readers: dict[ArmRun, RunReader], comparison: Comparison, judge: str) -> Iterable[Row]:
     reader = readers[run]
-    control = next(
-        (
-            other
-            for other in readers
-            if (other.block, other.equal, other.arm.name) == (run.block, run.equal, comparison.control)
-        ),
-        None,
-    )
+    of_control = (run.block, run.equal, comparison.control)
+    controls = [readers[other] for other in readers if (other.block, other.equal, other.arm.name) == of_control]
     for number in reader.rounds():
         row = {**_names(run), "round": number, **reader.row(number)}
-        paired = run.arm.name != comparison.control and control is not None and number in readers[control].rounds()
+        against = [one for one in controls if one is not reader and number in one.rounds()]
         for mode, name in (("sampled", "difference"), ("greedy", "difference_greedy")):
             found: Mean | None = None
-            if paired and control is not None:
-                found = paired_by_prompt(
-                    reader.evaluated(number).of(mode, judge), readers[control].evaluated(number).of(mode, judge)
-                )
+            for control in against:
+                theirs = control.evaluated(number).of(mode, judge)
+                found = paired_by_prompt(reader.evaluated(number).of(mode, judge), theirs)
             row[name] = found.mean if found else None
             row[f"{name}_low"] = found.low if found else None
             row[f"{name}_high"] = found.high if found else None
@@ -145,16 +138,12 @@ def _overlaps(runs: list[ArmRun], readers: dict[ArmRun, RunReader], comparison: 
                     {
                         "arm": arm.name,
                         "other": other.name,
-                        "jaccard": _mean(each, lambda common: common.jaccard),
-                        "share": _mean(each, lambda common: common.share),
+                        "jaccard": sum(common.jaccard for common in each) / len(each),
+                        "share": sum(common.share for common in each) / len(each),
                         "num_blocks": len(each),
                     }
                 )
     return found
-
-
-def _mean(items: list[Any], value: Callable[[Any], float]) -> float:
-    return sum(map(value, items)) / len(items)
 
 
 def _groups(runs: list[ArmRun], readers: dict[ArmRun, RunReader], comparison: Comparison) -> list[Row]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfplay.compare.arms import EQUAL, Arm, arm_config, block_config, check_names, equal_steps
+from pydantic import TypeAdapter
+
+from selfplay.compare.arms import EQUAL, Arm, arm_config, check_names, equal_steps
 from selfplay.config.diff import changes
 from selfplay.config.load import load_config, validate
 from selfplay.config.schema import Config
@@ -73,34 +75,15 @@ class Comparison:
 
     def base(self, block: Block) -> dict[str, Any]:
         """The block's configuration, before any arm."""
-        return block_config(block.world.document, block.seed, self.rounds)
+        return {**block.world.document, "seed": block.seed, "rounds": self.rounds}
 
     def steps(self, world: World) -> int:
         """Optimizer steps of a round under `--equal steps`."""
         return equal_steps(validate(world.document, world.name))
 
-    def arm(self, name: str) -> Arm:
-        """The arm of that name."""
-        return next(arm for arm in self.arms if arm.name == name)
-
     def document(self) -> dict[str, Any]:
         """As written."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "worlds": [
-                {
-                    "name": world.name, "path": world.path, "search_path": world.search_path, "given": world.given,
-                    "overrides": list(world.overrides), "document": world.document,
-                }
-                for world in self.worlds
-            ],
-            "arms": [{"name": arm.name, "overrides": list(arm.overrides)} for arm in self.arms],
-            "num_seeds": self.num_seeds,
-            "rounds": self.rounds,
-            "equal": list(self.equal),
-            "control": self.control,
-            "by": self.by,
-        }  # fmt: skip
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +109,7 @@ def read_comparison(out: Path) -> Comparison | None:
         document = json.loads(path.read_bytes())
         if document["schema_version"] > SCHEMA_VERSION:
             raise ConfigError(f"{path} was written by a newer selfplay", "Upgrade selfplay.")
-        return Comparison(
-            worlds=tuple(World(**{**world, "overrides": tuple(world["overrides"])}) for world in document["worlds"]),
-            arms=tuple(Arm(arm["name"], tuple(arm["overrides"])) for arm in document["arms"]),
-            num_seeds=int(document["num_seeds"]),
-            rounds=int(document["rounds"]),
-            equal=tuple(document["equal"]),
-            control=document["control"],
-            by=document["by"],
-        )
+        return TypeAdapter(Comparison).validate_python(document)
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
 
@@ -180,7 +155,7 @@ def _arms(wanted: Sequence[Arm], before: Sequence[Arm]) -> tuple[Arm, ...]:
         there = known.get(arm.name)
         if there is not None and {*there.overrides} != {*arm.overrides}:
             raise DriftError(
-                f"arm {arm.name!r} is there with other settings:\n    {' '.join(there.overrides)} -> "
+                f"arm {arm.name!r} exists with other settings:\n    {' '.join(there.overrides)} -> "
                 f"{' '.join(arm.overrides)}",
                 "Give the new one another name.",
             )
@@ -239,7 +214,7 @@ def _check_same(before: World, after: World) -> None:
 def _check(comparison: Comparison) -> None:
     if comparison.control not in {arm.name for arm in comparison.arms}:
         names = ", ".join(arm.name for arm in comparison.arms)
-        raise ConfigError(f"--control {comparison.control!r} is none of the arms", f"There is: {names}.")
+        raise ConfigError(f"--control {comparison.control!r} is not one of the arms", f"The arms are: {names}.")
     for world in comparison.worlds:
         config = validate(world.document, world.path)
         if config.evaluation is None:
@@ -250,7 +225,7 @@ def _check(comparison: Comparison) -> None:
             )
         if "epochs" in comparison.equal and config.training.max_steps is not None:
             raise ConfigError(
-                f"{world.path} sets training.max_steps, so there are no epochs to be equal in",
+                f"{world.path} sets training.max_steps, so the arms cannot have equal epochs",
                 "Leave it out, or compare with --equal steps only.",
             )
         block = Block(world, 0)

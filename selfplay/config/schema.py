@@ -200,12 +200,13 @@ class PairsConfig(Section):
     allow_truncated: bool = identity(False, "pair responses that were cut at the length limit too")
 
     @model_validator(mode="after")
-    def _rules(self) -> Self:
-        self.rules()
+    def _cap_needs_several_pairs(self) -> Self:
+        if self.max_per_prompt is not None and self.build != "all":
+            raise ValueError(f"`max_per_prompt` goes with build: all; {self.build} gives at most one pair a prompt")
         return self
 
     def rules(self) -> PairRules:
-        """As `selection.pairing` takes them. ValueError for what does nothing in its combination."""
+        """As `selection.pairing` takes them."""
         return PairRules(**self.model_dump())
 
 

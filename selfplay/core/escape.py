@@ -24,7 +24,7 @@ _SUSPECT = re.compile(
 )
 
 
-def safe_text(text: str, *, lines: bool = False) -> str:
+def escape_terminal(text: str, *, lines: bool = False) -> str:
     """The text for a terminal: everything that is not printable becomes an escape such as `\\x1b`. With `lines`, line breaks
     stay, and a tab becomes spaces."""
     if text.isprintable():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 
 # the mean of z-scores is 0, but rounding errors leave numbers of this size
 _ROUNDING = 1e-13
@@ -30,7 +30,7 @@ class Formatter:
         if isinstance(value, int):
             return self.count(value)
         if not isinstance(value, float):
-            return safe_text(str(value))
+            return escape_terminal(str(value))
         if abs(value) < _ROUNDING:
             value = 0.0
         if value and (abs(value) < 10**-digits or abs(value) >= 1e6):

@@ -44,9 +44,10 @@ class Prompt:
 @dataclass(frozen=True, slots=True)
 class Response:
     """One sampled response (stage *sample*). `token_ids` ends with the sampled end token when `finish_reason` is "stop".
-    `origin` is null for the policy's own, "mix" for one of the second model (`sampling.mix`).
+    `policy_digest` identifies the weights that sampled it, `policy_round` is the round that trained them (0: the starting
+    policy; null: a model that this run did not train, such as the second model of `sampling.mix`).
 
-    Example: Response("9f2c...-r001-0", "9f2c...", 1, 0, 123456, [7, 8, 2], 3, "hello", "stop")
+    Example: Response("9f2c...-r001-0", "9f2c...", 1, 0, 123456, [7, 8, 2], 3, "hello", "stop", "5e1d...", 0)
     """
 
     response_id: str
@@ -58,7 +59,8 @@ class Response:
     num_tokens: int
     text: str
     finish_reason: str
-    origin: str | None = None
+    policy_digest: str
+    policy_round: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +132,9 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResponse:
-    """One response of the held-out evaluation (stage *evaluate*), `mode` is "sampled" or "greedy".
+    """One response of the held-out evaluation (stage *evaluate*), `mode` is "sampled" or "greedy"; `policy_*` as in Response.
 
-    Example: EvaluationResponse("9f2c...-e001-s0", "9f2c...", 1, "sampled", 0, 123456, [7, 2], 2, "hello", "stop", .7, .9, None)
+    Example: EvaluationResponse("9f2c...-e001-s0", "9f2c...", 1, "sampled", 0, 123456, [7, 2], 2, "hello", "stop", "a0..", 1, .7)
     """
 
     response_id: str
@@ -145,6 +147,8 @@ class EvaluationResponse:
     num_tokens: int
     text: str
     finish_reason: str
+    policy_digest: str
+    policy_round: int | None
     reward: float | None = None
     gold_reward: float | None = None
     drop_reason: str | None = None

@@ -1,4 +1,4 @@
-"""Text for terminals: data made harmless (see harmless.py), numbers made short, columns lined up. No markup is ever read from
+"""Text for terminals: data made harmless (see escape.py), numbers made short, columns lined up. No markup is ever read from
 data."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from selfplay.core.escape import JOINERS
@@ -121,6 +121,14 @@ def flush_or_discard() -> None:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)
+
+
+def write_document(document: dict[str, Any], text: Callable[[dict[str, Any]], str], *, as_json: bool) -> None:
+    """A document on stdout, as JSON or as `text` writes it for a person."""
+    if as_json:
+        write_json(document)
+    else:
+        write(text(document))
 
 
 def write_json(document: Any) -> None:

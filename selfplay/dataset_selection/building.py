@@ -14,7 +14,7 @@ from selfplay.inputs.rows.values import lenient_json
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing import build_pairs
-from selfplay.selection.reasons import Reasons
+from selfplay.selection.reasons import DropReasons
 from selfplay.selection.responses import response_pool
 
 # Of a response, beside its text: carried to its side of the pair.
@@ -46,7 +46,7 @@ def prompt_numbers(prompts: pa.Table) -> list[str]:
 
 
 def build(
-    prompts: pa.Table, responses: pa.Table, rewards_R: Floats, reasons_R: Reasons, rules: PairRules, seed: int
+    prompts: pa.Table, responses: pa.Table, rewards_R: Floats, reasons_R: DropReasons, rules: PairRules, seed: int
 ) -> BuiltPairs:
     """Build the pairs. `rewards_R` are NaN where there is none, `reasons_R` say why. Raises ConfigError for rules that need
     token counts, and DataError where no prompt gives a pair."""

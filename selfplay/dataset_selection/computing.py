@@ -18,7 +18,7 @@ from selfplay.dataset_selection.settings import SelectSettings
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import ShardContext, run_shards
 from selfplay.selection.arrays import Ints
-from selfplay.selection.reasons import Reasons, is_free
+from selfplay.selection.reasons import DropReasons, is_kept
 from selfplay.store.writer import StageWriter
 
 Column = NDArray[Any]
@@ -36,7 +36,7 @@ class Filled:
     """What was computed for P pairs: columns by name (NaN where a pair was dropped before), and why pairs were dropped."""
 
     columns: dict[str, Column] = field(default_factory=dict)
-    reasons: Reasons | None = None
+    reasons: DropReasons | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -86,7 +86,7 @@ def rows_of(table: pa.Table, rows: Sequence[int], names: Sequence[str]) -> dict[
 
 def free_rows(filled: Filled) -> Ints:
     assert filled.reasons is not None
-    return np.flatnonzero(is_free(filled.reasons))
+    return np.flatnonzero(is_kept(filled.reasons))
 
 
 def floats(column: pa.ChunkedArray) -> Column:

@@ -24,7 +24,7 @@ from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import NUM_TOKENS, REWARDS
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing import pair_filters
-from selfplay.selection.reasons import REWARD_NOT_FINITE, Reasons, give_reason, no_reasons
+from selfplay.selection.reasons import REWARD_NOT_FINITE, DropReasons, no_reasons, with_reason
 
 # Columns of a pairs table that are no numbers for a metric.
 _NO_NUMBERS = (
@@ -52,7 +52,7 @@ def vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.asarray(flat, dtype=np.float32).reshape(len(column), column.type.list_size)
 
 
-def filters(pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None) -> Reasons:
+def filters(pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None) -> DropReasons:
     """Why pairs are left out before anything is computed of them, and afterwards for what was computed: a rule whose columns
     are not there yet is not asked."""
     has_text = "chosen" in pairs.column_names
@@ -70,7 +70,7 @@ def filters(pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None
     reasons = no_reasons(pairs.num_rows)
     for name in REWARDS:
         if name in columns:
-            reasons = give_reason(reasons, ~np.isfinite(columns[name]), REWARD_NOT_FINITE)
+            reasons = with_reason(reasons, ~np.isfinite(columns[name]), REWARD_NOT_FINITE)
     return reasons
 
 
@@ -135,13 +135,13 @@ def computed(
         assert filled.reasons is not None
         found = filters(pairs, {**columns, **filled.columns}, rules)
         for name in found.counts():
-            filled.reasons = give_reason(filled.reasons, found.is_reason(name), name)
+            filled.reasons = with_reason(filled.reasons, found.is_reason(name), name)
     return pairs, built, filled
 
 
 def _rewarded(
-    computing: Computing, pairs: pa.Table, columns: Mapping[str, Any], reasons: Reasons, rules: PairRules | None
-) -> tuple[dict[str, Any], Reasons]:
+    computing: Computing, pairs: pa.Table, columns: Mapping[str, Any], reasons: DropReasons, rules: PairRules | None
+) -> tuple[dict[str, Any], DropReasons]:
     """The rewards of ready-made pairs, and what follows from them."""
     ids, items = pair_items(pairs)
     rewards, why = score(computing, ids, items)
@@ -149,10 +149,10 @@ def _rewarded(
     for side in (0, 1):
         of_side = why.at(np.arange(side, len(ids), 2))
         for name in of_side.counts():
-            reasons = give_reason(reasons, of_side.is_reason(name), name)
+            reasons = with_reason(reasons, of_side.is_reason(name), name)
     found = filters(pairs, {**columns, **computed}, rules)
     for name in found.counts():
-        reasons = give_reason(reasons, found.is_reason(name), name)
+        reasons = with_reason(reasons, found.is_reason(name), name)
     return computed, reasons
 
 
@@ -178,7 +178,7 @@ def _built(computing: Computing, dataset: OfflineDataset, metric: Metric, rules:
             rules.check_num_responses(most)
         except ValueError as error:
             raise ConfigError(f"no prompt has more than {most} responses: {error}", "Choose another rule.") from None
-    reasons = Reasons.of(responses["drop_reason"].to_pylist()) if "drop_reason" in responses.column_names else None
+    reasons = DropReasons.of(responses["drop_reason"].to_pylist()) if "drop_reason" in responses.column_names else None
     reasons = no_reasons(responses.num_rows) if reasons is None else reasons
     if needs.rewards:
         of_rows = responses if "columns_json" in responses.column_names else prompts
@@ -186,7 +186,7 @@ def _built(computing: Computing, dataset: OfflineDataset, metric: Metric, rules:
         ids, items = response_items(prompts, responses, row_R)
         rewards, why = score(computing, ids, items)
         for name in why.counts():
-            reasons = give_reason(reasons, why.is_reason(name), name)
+            reasons = with_reason(reasons, why.is_reason(name), name)
     else:
         rewards = responses["reward"].to_numpy().astype(np.float64)
     return build(prompts, responses, rewards, reasons, rules, settings.seed), replace(needs, rewards=False)

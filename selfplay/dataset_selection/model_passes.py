@@ -16,10 +16,10 @@ from selfplay.dataset_selection.needs import ALONE, EMBEDDING, YES, Needs
 from selfplay.dataset_selection.tokens import Tokens, embedded, embedding_column
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut
-from selfplay.selection.reasons import Reasons
+from selfplay.selection.reasons import DropReasons
 
 
-def passes(computing: Computing, pairs: pa.Table, needs: Needs, reasons: Reasons) -> Filled:
+def passes(computing: Computing, pairs: pa.Table, needs: Needs, reasons: DropReasons) -> Filled:
     """Everything that a model has to pass over the pairs for. `reasons` are those that pairs were dropped for before."""
     filled = Filled(reasons=reasons)
     if needs.rendered:
@@ -106,7 +106,9 @@ def _embed_by_other(computing: Computing, pairs: pa.Table, filled: Filled) -> No
         except DataError:
             reasons[row] = "too_long_for_embedding_model"
     if reasons:
-        filled.reasons = filled.reasons.put(np.array(list(reasons), dtype=np.int64), Reasons.of(list(reasons.values())))
+        filled.reasons = filled.reasons.put(
+            np.array(list(reasons), dtype=np.int64), DropReasons.of(list(reasons.values()))
+        )
     used = np.array(sorted(token_ids), dtype=np.int64)
 
     def arguments(shard: Sequence[int]) -> tuple[Any, ...]:

@@ -15,14 +15,14 @@ from selfplay.dataset_selection.computing import Column, Computing, check_rows, 
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut
 from selfplay.selection.arrays import Ints
-from selfplay.selection.reasons import Reasons
+from selfplay.selection.reasons import DropReasons
 
 _REWARDS = pa.schema([("response_id", pa.string()), ("reward", pa.float64()), ("drop_reason", pa.string())])
 
 
 def score(
     computing: Computing, ids: Sequence[str], items: Callable[[Sequence[int]], list[ScoreItem]]
-) -> tuple[Column, Reasons]:
+) -> tuple[Column, DropReasons]:
     """Rewards of R responses (NaN where there is none) and why. `items` makes what the scorer is given of some rows."""
     writer = computing.work.stage("rewards")
     # a shard holds as many responses as a shard of pairs does
@@ -34,7 +34,7 @@ def score(
         title="rewards", unit="responses", quarantine=_no_reward(computing, ids),
     )  # fmt: skip
     check_rows(table["response_id"], ids, writer)
-    return floats(table["reward"]), Reasons.of(table["drop_reason"].to_pylist())
+    return floats(table["reward"]), DropReasons.of(table["drop_reason"].to_pylist())
 
 
 def _no_reward(computing: Computing, ids: Sequence[str]) -> QuarantinePolicy[int]:

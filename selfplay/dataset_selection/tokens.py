@@ -16,7 +16,7 @@ from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined
 from selfplay.inputs.resolve import PinnedModel
 from selfplay.selection.arrays import Ints
-from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, Reasons
+from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, DropReasons
 
 _IDS = pa.list_(pa.int32())
 _TOKENS = pa.schema(
@@ -97,7 +97,7 @@ class Tokens:
             reasons += found
         assert filled.reasons is not None
         filled.reasons = (
-            filled.reasons.put(np.array(rows, dtype=np.int64), Reasons.of(reasons)) if rows else filled.reasons
+            filled.reasons.put(np.array(rows, dtype=np.int64), DropReasons.of(reasons)) if rows else filled.reasons
         )
         names = ("num_prompt_tokens", "num_tokens_chosen", "num_tokens_rejected")
         filled.columns |= {name: lengths[:, place].copy() for place, name in enumerate(names)}
@@ -164,7 +164,9 @@ class Tokens:
         rows = [row for row, name in enumerate(self._pair_ids) if name in self._lost] if self._lost else []
         if rows:
             assert filled.reasons is not None
-            filled.reasons = filled.reasons.put(np.array(rows, dtype=np.int64), Reasons.of([QUARANTINED] * len(rows)))
+            filled.reasons = filled.reasons.put(
+                np.array(rows, dtype=np.int64), DropReasons.of([QUARANTINED] * len(rows))
+            )
             filled.notes.append(f"{len(rows)} of {self._num_pairs} pairs have no log-probs: {QUARANTINED}.")
 
     def _items(self, rows: Sequence[int], both: bool) -> list[LogprobItem]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TextIO
 
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.redaction import redact
 from selfplay.store.durable import translating_errors
 from selfplay.store.run import now
@@ -166,7 +166,7 @@ def _bar(stream: TextIO, done: int, total: int, line: str) -> str:
 
 def _shown(text: str) -> str:
     """A message made safe for a terminal, and without secrets."""
-    return safe_text(redact(text), lines=True)
+    return escape_terminal(redact(text), lines=True)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def require_round(store: Store, round_number: int, stage: str | None = None) -> 
         )
     raise ConfigError(
         f"{what} is not committed in {store.layout.root}",
-        f"There is: {_list(present)}. `selfplay status {store.layout.root}` says where the run stands.",
+        f"There is: {_list(present)}. `selfplay status {store.layout.root}` shows how far the run is.",
     )
 
 

@@ -2,5 +2,5 @@
 torch, files, config). May import core.
 
 Reading order: reasons -> responses -> pair_rules -> pairing -> margins -> metrics -> keep -> select.
-Axes are the last letters of a name: `_R` responses, `_P` pairs, `_B` prompts (a block of responses each).
+Axes are the last letters of a name: `_R` responses, `_P` pairs, `_G` prompts (groups of responses).
 """

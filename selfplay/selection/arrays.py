@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,15 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Strings: TypeAlias = Sequence[str] | Any
 """A column of strings: Python's, or an Arrow array or chunked array (which has no types)."""
+_Value = TypeVar("_Value", bound=Hashable)
 
 
-def factorize(values: Iterable[Hashable]) -> Ints:
-    """Equal values get equal integers, counted from 0 in order of first appearance. Exact: a dict, not a bare hash."""
-    seen: dict[Hashable, int] = {}
-    return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
+def factorize(values: Iterable[_Value]) -> tuple[Ints, list[_Value]]:
+    """Codes, counted from 0 in order of first appearance, and the value behind each: ["b", "a", "b"] -> [0, 1, 0], ["b", "a"].
+    Exact: a dict, not a bare hash."""
+    seen: dict[_Value, int] = {}
+    codes = np.fromiter((seen.setdefault(value, len(seen)) for value in values), np.int64)
+    return codes, list(seen)
 
 
 def run_starts(values: NDArray[np.number[Any]]) -> Ints:

@@ -19,7 +19,7 @@ from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
 # of about 1e-16, and dividing by it would turn the noise into z-scores of order one.
 NOISE = 1e-12
 # The squares of larger numbers leave the range of a float: such columns are summed in units of their largest.
-HUGE = 1e150
+HUGE = 1e100
 
 
 def explicit_margin(reward_chosen_P: Floats, reward_rejected_P: Floats) -> Floats:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 Build = Literal["best_worst", "all", "random_pair", "best_random", "best_median", "sweet_spot", "minimum_gap"]
 LengthPenalty = float | Literal["auto"]
@@ -20,7 +19,7 @@ FEWEST_RESPONSES: dict[Build, tuple[int, str]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairRules:
     """How pairs are built from the responses of a prompt, and which are filtered out. The same fields as the config
-    section `pairs`; see there and docs/data.md for what each means. ValueError for what does nothing or cannot be.
+    section `pairs`, which checks the values; see there and docs/data.md for what each means.
 
     `min_gap`, `min_reward_chosen`, `max_reward_rejected` are in the unit of the reward that the pair is built by (after
     the length penalty), `max_length_gap` in tokens, `length_penalty` in reward for each token of a response.
@@ -35,34 +34,6 @@ class PairRules:
     max_reward_rejected: float | None = None
     length_penalty: LengthPenalty = 0.0
     allow_truncated: bool = False
-
-    def __post_init__(self) -> None:
-        for problem in self._problems():
-            raise ValueError(problem)
-
-    def _problems(self) -> list[str]:
-        found = []
-        if self.build not in get_args(Build):
-            found.append(f"`build` is {self.build!r}; there are {', '.join(get_args(Build))}")
-        if self.max_per_prompt is not None:
-            if self.max_per_prompt < 1:
-                found.append(f"`max_per_prompt` is {self.max_per_prompt}: a number from 1 on")
-            if self.build != "all":
-                found.append(f"`max_per_prompt` goes with build: all; {self.build} gives at most one pair a prompt")
-        if not (math.isfinite(self.min_gap) and self.min_gap >= 0):
-            found.append(f"`min_gap` is {self.min_gap}: a number from 0 on (0 drops ties only)")
-        if not 0 < self.max_similarity <= 1:
-            found.append(f"`max_similarity` is {self.max_similarity}: above 0 and up to 1 (1 switches it off)")
-        if self.max_length_gap is not None and self.max_length_gap < 0:
-            found.append(f"`max_length_gap` is {self.max_length_gap}: a number of tokens from 0 on")
-        for name, value in (
-            ("min_reward_chosen", self.min_reward_chosen),
-            ("max_reward_rejected", self.max_reward_rejected),
-            ("length_penalty", None if self.length_penalty == "auto" else self.length_penalty),
-        ):
-            if value is not None and not math.isfinite(value):
-                found.append(f"`{name}` is {value}: a finite number")
-        return found
 
     def check_num_responses(self, num_responses: int) -> None:
         """ValueError where a prompt's `num_responses` responses make a rule do nothing."""

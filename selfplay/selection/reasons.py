@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from selfplay.selection.arrays import Bools, Ints
@@ -74,25 +75,37 @@ PAIR_REASONS: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reasons:
+class DropReasons:
     """One `str | None` a row: None where there is nothing to object to.
 
     Held as small integers (`code_P`: 0 for None, else 1 + position in `names`), so that ten million rows take 20 MB
     and no Python object each. Never changed in place.
 
-    Example: Reasons.of([None, "empty", None]).counts() == {"empty": 1}
+    Example: DropReasons.of([None, "empty", None]).counts() == {"empty": 1}
     """
 
     code_P: NDArray[np.int16] | NDArray[np.int32]
     names: tuple[str, ...]
 
     @staticmethod
-    def of(reasons: Sequence[str | None]) -> Reasons:
-        """Reasons row by row."""
+    def of(reasons: Sequence[str | None]) -> DropReasons:
+        """From a reason (or None) a row."""
         seen: dict[str | None, int] = {None: 0}
         codes = [seen.setdefault(reason, len(seen)) for reason in reasons]
         names = tuple(name for name in seen if name is not None)
-        return Reasons(np.array(codes, dtype=_code_type(names)), names)
+        return DropReasons(np.array(codes, dtype=_code_type(names)), names)
+
+    @staticmethod
+    def of_column(column: pa.ChunkedArray) -> DropReasons:
+        """The reasons of a column of texts and nulls."""
+        coded = column.combine_chunks().dictionary_encode()
+        names = tuple(coded.dictionary.to_pylist())
+        return DropReasons(coded.indices.fill_null(-1).to_numpy().astype(_code_type(names)) + 1, names)
+
+    def to_arrow(self) -> pa.Array:
+        """A column of texts and nulls."""
+        codes = pa.array(self.code_P - 1, mask=self.code_P == 0)
+        return pa.DictionaryArray.from_arrays(codes, pa.array(self.names, pa.string())).cast(pa.string())
 
     def __len__(self) -> int:
         return len(self.code_P)
@@ -120,17 +133,17 @@ class Reasons:
             return np.zeros(len(self), dtype=np.bool_)
         return np.asarray(self.code_P == self.names.index(name) + 1, dtype=np.bool_)
 
-    def at(self, rows: Ints | Bools) -> Reasons:
+    def at(self, rows: Ints | Bools) -> DropReasons:
         """The reasons of these rows (positions, or a mask), in that order."""
-        return Reasons(self.code_P[rows], self.names)
+        return DropReasons(self.code_P[rows], self.names)
 
-    def put(self, rows: Ints, reasons: Reasons) -> Reasons:
+    def put(self, rows: Ints, reasons: DropReasons) -> DropReasons:
         """A copy in which `rows` (positions, each once) have `reasons` instead of their own."""
         names = (*self.names, *(name for name in reasons.names if name not in self.names))
         code_of = np.array([0, *(names.index(name) + 1 for name in reasons.names)], dtype=_code_type(names))
         code_P = self.code_P.astype(_code_type(names))
         code_P[rows] = code_of[reasons.code_P]
-        return Reasons(code_P, names)
+        return DropReasons(code_P, names)
 
 
 def _code_type(names: Sequence[str]) -> Any:
@@ -138,19 +151,19 @@ def _code_type(names: Sequence[str]) -> Any:
     return np.int16 if len(names) < np.iinfo(np.int16).max else np.int32
 
 
-def no_reasons(num_rows: int) -> Reasons:
+def no_reasons(num_rows: int) -> DropReasons:
     """`num_rows` times None."""
-    return Reasons(np.zeros(num_rows, dtype=np.int16), ())
+    return DropReasons(np.zeros(num_rows, dtype=np.int16), ())
 
 
-def is_free(reasons: Reasons) -> Bools:
+def is_kept(reasons: DropReasons) -> Bools:
     """True where there is no reason yet."""
     return np.asarray(reasons.code_P == 0, dtype=np.bool_)
 
 
-def give_reason(reasons: Reasons, where_P: Bools, name: str) -> Reasons:
+def with_reason(reasons: DropReasons, where_P: Bools, name: str) -> DropReasons:
     """A copy of `reasons` with `name` in the rows of `where_P` that have none: the first reason given stays."""
     names = reasons.names if name in reasons.names else (*reasons.names, name)
     code_P = reasons.code_P.astype(_code_type(names))
     code_P[where_P & (code_P == 0)] = names.index(name) + 1
-    return Reasons(code_P, names)
+    return DropReasons(code_P, names)

@@ -30,15 +30,7 @@ class Combined:
 
 def part_statistics(parts: Mapping[str, Floats]) -> dict[str, Spread]:
     """Mean and population standard deviation of each part's finite values; finite themselves, however large the values."""
-    found = {}
-    for name, values_R in parts.items():
-        finite_R = values_R[np.isfinite(values_R)]
-        largest = float(np.abs(finite_R).max(initial=0.0))
-        # squares of such numbers, as a penalty of 1e200, would overflow
-        unit = largest if largest > 1e100 else 1.0
-        over = spread(finite_R / unit)
-        found[name] = Spread(over.mean * unit, over.std * unit)
-    return found
+    return {name: spread(values_R[np.isfinite(values_R)]) for name, values_R in parts.items()}
 
 
 def combine(

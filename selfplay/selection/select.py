@@ -25,10 +25,10 @@ from selfplay.selection.reasons import (
     METRIC_NOT_FINITE,
     NOT_SELECTED,
     ZERO_MARGIN,
-    Reasons,
-    give_reason,
-    is_free,
+    DropReasons,
+    is_kept,
     no_reasons,
+    with_reason,
 )
 
 ImplicitMargin = Literal["simpo", "dpo"]
@@ -42,7 +42,7 @@ class PairPool:
 
     `columns` go by the names of the pairs table: arrays over P pairs, NaN where a value is missing. Log-probs are sums
     over a response's tokens at temperature 1 (nats). `drop_reason_P` holds what earlier filters said (see
-    `reasons.give_reason`); None = no filter was applied. `group_P` are integer codes of the pairs' groups; with them
+    `reasons.with_reason`); None = no filter was applied. `group_P` are integer codes of the pairs' groups; with them
     every metric is standardised within its group, None = one pool.
 
     Example: PairPool(pair_id=["a", "b"], columns={"reward_chosen": ..., "reward_rejected": ...})
@@ -50,7 +50,7 @@ class PairPool:
 
     pair_id: Strings
     columns: Mapping[str, Any]
-    drop_reason_P: Reasons | None = None
+    drop_reason_P: DropReasons | None = None
     group_P: Ints | None = None
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class Selection:
     metric_value_P: Floats
     rank_P: Ints
     kept_P: Bools
-    drop_reason_P: Reasons
+    drop_reason_P: DropReasons
     summary: SelectionSummary
 
 
@@ -116,14 +116,14 @@ def select(
     implicit_P = _implicit_margin(pairs.columns, implicit_margin, beta, notes)
     reason_P = no_reasons(len(pairs)) if pairs.drop_reason_P is None else pairs.drop_reason_P
     if explicit_P is not None:
-        reason_P = give_reason(reason_P, explicit_P == 0, ZERO_MARGIN)
+        reason_P = with_reason(reason_P, explicit_P == 0, ZERO_MARGIN)
 
     potential: margins.AlignmentPotential | None = None
     if implicit_P is not None and explicit_P is not None:
         potential = margins.alignment_potential(
             explicit_P,
             implicit_P,
-            is_free(reason_P),
+            is_kept(reason_P),
             weight=weight,
             standardize=standardize,
             group_P=pairs.group_P,
@@ -147,13 +147,13 @@ def select(
         columns["alignment_potential"] = potential.values_P
     if "dpo_implicit_margin" in rule.inputs and not _missing(pairs.columns, POLICY_LOGPS + REFERENCE_LOGPS):
         columns["dpo_implicit_margin"] = _dpo_margin(pairs.columns, 1.0)
-    value_P = _values_of_pool(rule, columns, is_free(reason_P), seed, options, notes)
+    value_P = _values_of_pool(rule, columns, is_kept(reason_P), seed, options, notes)
     if pairs.group_P is not None and not (rule.name == "alignment_potential" and standardize):
         value_P = margins.z_scores_in_groups(value_P, pairs.group_P)
-    reason_P = give_reason(reason_P, np.isneginf(value_P), EXCLUDED_BY_METRIC)
-    reason_P = give_reason(reason_P, ~np.isfinite(value_P), METRIC_NOT_FINITE)
+    reason_P = with_reason(reason_P, np.isneginf(value_P), EXCLUDED_BY_METRIC)
+    reason_P = with_reason(reason_P, ~np.isfinite(value_P), METRIC_NOT_FINITE)
     rank_P, kept_P = keep_top(value_P, pairs.pair_id, keep)
-    reason_P = give_reason(reason_P, ~kept_P, NOT_SELECTED)
+    reason_P = with_reason(reason_P, ~kept_P, NOT_SELECTED)
 
     summary = SelectionSummary(
         metric=rule.name,
@@ -256,7 +256,4 @@ def _length_gap(columns: Mapping[str, Any], where_P: Bools) -> float | None:
     if _missing(columns, NUM_TOKENS) or not where_P.any():
         return None
     chosen_P, rejected_P = _all(columns, NUM_TOKENS)
-    num = np.count_nonzero(where_P)
-    wide = np.float64 if chosen_P.dtype.kind == "f" or rejected_P.dtype.kind == "f" else np.int64
-    chosen, rejected = (float(column.sum(where=where_P, dtype=wide)) for column in (chosen_P, rejected_P))
-    return (chosen - rejected) / num
+    return float(np.subtract(chosen_P, rejected_P, dtype=np.float64).mean(where=where_P))

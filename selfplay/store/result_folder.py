@@ -48,8 +48,8 @@ class ResultWriter:
                 sink.write(piece)
         self._note(FileEntry(name, sink.size, sink.hexdigest))
 
-    def add_parquet(self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], **options: Any) -> None:
-        """One Parquet file; each table becomes a row group. `options` go to pyarrow's ParquetWriter."""
+    def add_parquet(self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], **options: Any) -> int:
+        """One Parquet file; each table becomes a row group. `options` go to pyarrow's ParquetWriter. Returns the rows written."""
         path = self._place(name)
         rows = 0
         with _Hashed(path) as sink, pq.ParquetWriter(sink, schema, **options) as writer:
@@ -57,6 +57,7 @@ class ResultWriter:
                 writer.write_table(table, row_group_size=max(table.num_rows, 1))
                 rows += table.num_rows
         self._note(FileEntry(name, sink.size, sink.hexdigest, rows))
+        return rows
 
     def commit(self, document: Mapping[str, Any]) -> None:
         """Publish everything that was added: each top-level name is moved to `root`, replacing what an unfinished attempt left

@@ -29,7 +29,7 @@ from selfplay.store.policy_removal import delete_policy, finish_deletion
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
 from selfplay.store.tombstone import Tombstone, read_tombstone
-from selfplay.store.writer import StageInputs, StageWriter, read_parquet
+from selfplay.store.writer import StageInputs, StageWriter
 
 STOP = "STOP"
 _OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
@@ -297,12 +297,7 @@ class Store:
 
     def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""
-        lazy, tables = self.lazy_table(round_number, stage, table), []
-        for part in lazy.parts:
-            with lazy.reading(part):
-                tables.append(read_parquet(part.path, columns))
-            lazy.check_rows(part, tables[-1].num_rows)
-        return pa.concat_tables(tables)
+        return self.lazy_table(round_number, stage, table).read_all(columns)
 
     def lazy_table(self, round_number: int, stage: str, table: str = "") -> LazyTable:
         """A committed table of which nothing is read yet. See `table`."""

@@ -54,7 +54,7 @@ def test_half_of_the_prompts_get_one_response_of_the_second_model(
     store = start(mixed(write_config, second_model, share=0.5), tmp_path / "run", fakes)
     rows = store.table(1, "sample").to_pylist()
     assert len(rows) == 80 and len({row["response_id"] for row in rows}) == 80
-    theirs = [row for row in rows if row["origin"] == "mix"]
+    theirs = [row for row in rows if row["policy_round"] is None]
     assert 3 <= len(theirs) <= 17
     assert {row["response_index"] for row in theirs} == {3}
     by_prompt: dict[str, list[int]] = {}

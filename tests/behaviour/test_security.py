@@ -26,7 +26,7 @@ from selfplay.cli.main import app
 from selfplay.config.load import load_config
 from selfplay.config.running import ClusterConfig
 from selfplay.core.errors import BackendError, ConfigError, ModelError
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.core.outcomes import ScoreOutcome, SelectOutcome
 from selfplay.core.redaction import RedactingStream, redact, secrets
 from selfplay.execution.progress import Reporter
@@ -400,10 +400,10 @@ def test_a_network_of_ones_own_is_the_users_word(
         join(tmp_path, monkeypatch)
 
 
-def test_safe_text_leaves_ordinary_text_alone() -> None:
+def test_escape_terminal_leaves_ordinary_text_alone() -> None:
     for text in ("naïve 日本語 עברית 👩\u200d🔬", "[bold]x[/]", "a b"):
-        assert safe_text(text) == text
-    assert safe_text(EVIL).isprintable()
+        assert escape_terminal(text) == text
+    assert escape_terminal(EVIL).isprintable()
 
 
 # ---------------------------------------------------------------------- what the issue names beside these

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfplay.core.escape import escape_markdown, markdown_code, safe_text
+from selfplay.core.escape import escape_markdown, escape_terminal, markdown_code
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,13 @@ from selfplay.core.escape import escape_markdown, markdown_code, safe_text
         ("עברית 👩\u200d🔬 é", "עברית 👩\u200d🔬 é"),
     ],
 )
-def test_safe_text(text: str, safe: str) -> None:
-    assert safe_text(text) == safe
-    assert safe_text(safe_text(text)) == safe
+def test_escape_terminal(text: str, safe: str) -> None:
+    assert escape_terminal(text) == safe
+    assert escape_terminal(escape_terminal(text)) == safe
 
 
 def test_line_breaks_stay_where_they_are_wanted() -> None:
-    assert safe_text("a\n\tb\r\x1b", lines=True) == "a\n    b\\r\\x1b"
+    assert escape_terminal("a\n\tb\r\x1b", lines=True) == "a\n    b\\r\\x1b"
 
 
 def test_markdown_cells_and_code_spans_stay_what_they_are() -> None:

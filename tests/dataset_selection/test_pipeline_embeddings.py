@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfplay.core.errors import ConfigError
-from selfplay.selection.diagnostics import diagnose
+from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.select import PairPool, select
 from tests.helpers.tables import Select, dropped, kept, text_rows, write_rows
 

@@ -148,7 +148,7 @@ class Maker:
                 rows.append(
                     Response(
                         f"{prompt.prompt_id}-r{number:03d}-{index}", prompt.prompt_id, number, index, 7 + index, tokens,
-                        len(tokens), text, "length" if cut else "stop",
+                        len(tokens), text, "length" if cut else "stop", "a" * 64, number - 1,
                     )
                 )  # fmt: skip
         return rows
@@ -274,8 +274,8 @@ class Maker:
                     EvaluationResponse(
                         f"{prompt.prompt_id}-e{number:03d}-{mode[0]}0", prompt.prompt_id, number, mode, 0, 7,
                         [5, 6, 2], 3,
-                        f"answer {prompt.prompt_id}", "stop", base + number * self.reward_gain,
-                        base + number * self.gold_gain, None,
+                        f"answer {prompt.prompt_id}", "stop", "b" * 64, number,
+                        base + number * self.reward_gain, base + number * self.gold_gain, None,
                     )
                 )  # fmt: skip
         return to_table(EvaluationResponse, rows)

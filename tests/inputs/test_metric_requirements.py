@@ -149,7 +149,7 @@ def test_the_entropy_is_of_the_policys_own_responses(
     mix = {"model": str(second_model), "num_responses": 2}
     store = start(write_config(**ONE, selection={"metric": "apl"}, sampling={"mix": mix}), tmp_path / "run", fakes)
     logps: dict[str, list[float]] = defaultdict(list)
-    own = {row["response_id"]: row for row in store.table(1, "sample").to_pylist() if row["origin"] is None}
+    own = {row["response_id"]: row for row in store.table(1, "sample").to_pylist() if row["policy_round"] is not None}
     for name in ("", TABLES["prompt_entropy"]):
         for row in store.table(1, "logprobs", name).to_pylist():
             if row["response_id"] in own:

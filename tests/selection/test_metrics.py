@@ -187,7 +187,7 @@ def test_a_persons_own_metric_is_a_function_of_named_columns() -> None:
         (lambda margin: margin[:-1], r"shape \(299,\), expected \(300,\)"),
         (lambda margin: margin.astype(str), "returned <U32 values, not numbers"),
         (lambda margin: None, "returned object values, not numbers"),
-        (lambda margin: [[1.0], [1.0, 2.0]], "returned what is no array"),
+        (lambda margin: [[1.0], [1.0, 2.0]], "returned something that is not an array"),
     ],
 )
 def test_a_result_that_is_not_one_number_a_pair_is_refused(result, message: str) -> None:

@@ -1,20 +1,20 @@
-"""Reasons by row: the first one stays, nothing is changed in place, counts are by name."""
+"""DropReasons by row: the first one stays, nothing is changed in place, counts are by name."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfplay.selection.reasons import PAIR_REASONS, RESPONSE_REASONS, Reasons, give_reason, is_free, no_reasons
+from selfplay.selection.reasons import PAIR_REASONS, RESPONSE_REASONS, DropReasons, is_kept, no_reasons, with_reason
 
 rows = st.lists(st.sampled_from([None, None, "empty", "truncated", "reward_error: boom"]), max_size=20)
 
 
 @given(rows)
 def test_a_list_and_back(values) -> None:
-    reasons = Reasons.of(values)
+    reasons = DropReasons.of(values)
     assert reasons.tolist() == list(reasons) == [reasons[i] for i in range(len(reasons))] == values
-    assert is_free(reasons).tolist() == [value is None for value in values]
+    assert is_kept(reasons).tolist() == [value is None for value in values]
     assert reasons.is_reason("empty").tolist() == [value == "empty" for value in values]
     assert not reasons.is_reason("never given").any()
     expected = {name: values.count(name) for name in sorted({value for value in values if value})}
@@ -26,15 +26,15 @@ def test_a_list_and_back(values) -> None:
 @given(rows, st.data())
 def test_the_first_reason_stays_and_the_given_ones_are_left_as_they_were(values, data) -> None:
     where = np.array([data.draw(st.booleans()) for _ in values], dtype=bool)
-    before = Reasons.of(values)
-    after = give_reason(before, where, "too_late")
+    before = DropReasons.of(values)
+    after = with_reason(before, where, "too_late")
     assert after.tolist() == [v or ("too_late" if w else None) for v, w in zip(values, where, strict=True)]
     assert before.tolist() == values
 
 
 def test_putting_rows_of_other_reasons() -> None:
-    before = Reasons.of([None, "a", "b", None])
-    after = before.put(np.array([3, 1]), Reasons.of(["c", None]))
+    before = DropReasons.of([None, "a", "b", None])
+    after = before.put(np.array([3, 1]), DropReasons.of(["c", None]))
     assert after.tolist() == [None, None, "b", "c"]
     assert before.tolist() == [None, "a", "b", None]
 
@@ -47,7 +47,7 @@ def test_none_at_all() -> None:
 
 def test_more_reasons_than_small_integers_can_name() -> None:
     values = [f"reward_error: {i}" for i in range(40_000)]
-    reasons = give_reason(Reasons.of([*values, None]), np.ones(40_001, dtype=bool), "last")
+    reasons = with_reason(DropReasons.of([*values, None]), np.ones(40_001, dtype=bool), "last")
     assert reasons.tolist() == [*values, "last"]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from selfplay.core.errors import ConfigError
 from selfplay.selection.metrics import METRICS, Metric, columns_needed
 from selfplay.selection.metrics.inputs import POLICY_LOGPS
-from selfplay.selection.reasons import PAIR_REASONS, TOO_LONG_FOR_TRAINING, Reasons, give_reason, no_reasons
+from selfplay.selection.reasons import PAIR_REASONS, TOO_LONG_FOR_TRAINING, DropReasons, no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
 
 
@@ -85,7 +85,7 @@ def test_zero_margin_filtered_and_non_finite_pairs_are_out_before_the_z_scores()
     pool = random_pool(40)
     reward, logp = pool.columns["reward_chosen"].copy(), pool.columns["policy_logp_chosen"].copy()
     reward[0], logp[1], reward[3] = pool.columns["reward_rejected"][0], math.nan, 1e6
-    too_long = give_reason(no_reasons(40), np.arange(40) == 3, TOO_LONG_FOR_TRAINING)
+    too_long = with_reason(no_reasons(40), np.arange(40) == 3, TOO_LONG_FOR_TRAINING)
     pool = dataclasses.replace(
         with_columns(pool, reward_chosen=reward, policy_logp_chosen=logp), drop_reason_P=too_long
     )
@@ -242,7 +242,7 @@ def pool_of(table) -> PairPool:
             "policy_logp_chosen": logp_chosen,
             "policy_logp_rejected": logp_rejected,
         },
-        drop_reason_P=Reasons.of([row[6] for row in table]),
+        drop_reason_P=DropReasons.of([row[6] for row in table]),
     )
 
 
@@ -292,7 +292,7 @@ def test_affine_changes_of_the_reward_keep_the_same_pairs(seed: int, scale: floa
 
 def test_drop_reasons_are_counted() -> None:
     pool = random_pool(10)
-    reasons = give_reason(no_reasons(10), np.arange(10) < 3, TOO_LONG_FOR_TRAINING)
+    reasons = with_reason(no_reasons(10), np.arange(10) < 3, TOO_LONG_FOR_TRAINING)
     selection = select(dataclasses.replace(pool, drop_reason_P=reasons), metric="random", keep=2)
     assert selection.summary.drop_reasons == {"not_selected": 5, "too_long_for_training": 3}
     assert Counter(selection.drop_reason_P.tolist()) == {"not_selected": 5, "too_long_for_training": 3, None: 2}
@@ -308,7 +308,7 @@ def test_a_metric_sees_the_pool_alone_and_the_others_have_no_value() -> None:
         seen.append(len(reward_chosen))
         return reward_chosen
 
-    reasons = give_reason(no_reasons(20), np.arange(20) < 5, TOO_LONG_FOR_TRAINING)
+    reasons = with_reason(no_reasons(20), np.arange(20) < 5, TOO_LONG_FOR_TRAINING)
     selection = select(dataclasses.replace(pool, drop_reason_P=reasons), metric=Metric("m", mine, "", "", ""), keep=3)
     assert seen == [15]
     assert np.isnan(selection.metric_value_P).tolist() == [True] * 5 + [False] * 15

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfplay.selection.metrics import METRICS
-from selfplay.selection.reasons import PAIR_REASONS, TOO_LONG_FOR_TRAINING, Reasons
+from selfplay.selection.reasons import PAIR_REASONS, TOO_LONG_FOR_TRAINING, DropReasons
 from selfplay.selection.select import PairPool, Selection, select
 
 COARSE = [0.0, 0.25, 0.5, 1.0, 2.0]
@@ -52,7 +52,7 @@ def pools(draw) -> PairPool:
     columns["embedding"] = generator.integers(0, 2, (size, 2)).astype(np.float32)
     ids = [f"p{i}" for i in generator.permutation(1000)[:size]]
     dropped = [TOO_LONG_FOR_TRAINING if fate < 0.1 else None for fate in generator.random(size)]
-    reasons = Reasons.of(dropped) if draw(st.booleans()) else None
+    reasons = DropReasons.of(dropped) if draw(st.booleans()) else None
     groups = generator.choice([3, 7, 100], size) if draw(st.booleans()) else None
     return PairPool(pair_id=ids, columns=columns, drop_reason_P=reasons, group_P=groups)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfplay.selection.reasons import IDENTICAL_RESPONSES, give_reason, no_reasons
+from selfplay.selection.reasons import IDENTICAL_RESPONSES, no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
 from tests.helpers import released_rule as script_module
 from tests.helpers.released_rule import KEEP, released_rule
@@ -52,7 +52,7 @@ def ours(table: dict[str, np.ndarray], weight: float) -> Selection:
     pool = PairPool(
         pair_id=[f"{(i * 7919) % NUM_PAIRS:05d}" for i in range(NUM_PAIRS)],
         columns=columns,
-        drop_reason_P=give_reason(no_reasons(NUM_PAIRS), table["identical"], IDENTICAL_RESPONSES),
+        drop_reason_P=with_reason(no_reasons(NUM_PAIRS), table["identical"], IDENTICAL_RESPONSES),
     )
     return select(pool, metric="alignment_potential", keep=KEEP, weight=weight)
 

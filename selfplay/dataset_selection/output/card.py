@@ -133,7 +133,7 @@ LLaMA-Factory: `dataset_dir: FOLDER/{formats.FOLDER}` and `dataset: {formats.NAM
 
 axolotl: the section in `{formats.AXOLOTL}`:
 
-{_indented(formats.axolotl().decode())}
+{_indented(formats.axolotl(formats.FILE).decode())}
 {warning}"""
 
 

@@ -17,7 +17,7 @@ from selfplay.dataset_selection.needs import EMBEDDING
 from selfplay.dataset_selection.reading.numbers import TOKEN_COUNTS
 from selfplay.inspect.export import formats
 from selfplay.selection.arrays import Ints
-from selfplay.selection.reasons import Reasons
+from selfplay.selection.reasons import DropReasons
 from selfplay.selection.select import PairPool, Selection
 from selfplay.store.layout import part_name
 from selfplay.store.result_folder import ResultWriter
@@ -114,8 +114,8 @@ def write_formats(writer: ResultWriter, result: ResultTable, selection: Selectio
             yield b"".join(formats.lines(rows))
 
     writer.add_pieces(formats.FILE, pieces())
-    writer.add(formats.DATASET_INFO, formats.dataset_info())
-    writer.add(formats.AXOLOTL, formats.axolotl())
+    writer.add(formats.DATASET_INFO, formats.dataset_info({formats.NAME: "kept.jsonl"}))
+    writer.add(formats.AXOLOTL, formats.axolotl(formats.FILE))
     return skipped
 
 
@@ -147,7 +147,7 @@ def _is_whole(column: np.ndarray[Any, Any]) -> bool:
 
 def _type(name: str, column: Any) -> pa.DataType:
     """The type in the file. Numbers of tokens are whole also where some are missing (NaN)."""
-    if isinstance(column, Reasons):
+    if isinstance(column, DropReasons):
         return pa.dictionary(pa.int32(), pa.string())
     if isinstance(column, pa.ChunkedArray):
         return column.type
@@ -157,7 +157,7 @@ def _type(name: str, column: Any) -> pa.DataType:
 
 
 def _taken(name: str, column: Any, rows: Ints, kind: pa.DataType) -> pa.Array:
-    if isinstance(column, Reasons):
+    if isinstance(column, DropReasons):
         code = column.code_P[rows].astype(np.int32) - 1
         indices = pa.array(code, mask=code < 0)
         return pa.DictionaryArray.from_arrays(indices, pa.array(column.names, pa.string()))

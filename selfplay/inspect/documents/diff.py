@@ -19,7 +19,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.evaluation_statistics import bootstrap_mean
 from selfplay.inspect.documents.rounds import round_summary
 from selfplay.inspect.query.open import open_store
-from selfplay.inspect.query.tables import rows_where, take_rows
+from selfplay.inspect.query.tables import rows_of
 from selfplay.inspect.reading import SCHEMA_VERSION, finite, require_round
 from selfplay.store.layout import Layout
 from selfplay.store.run import Store
@@ -206,13 +206,11 @@ def _by_prompt(one: pa.Table, other: pa.Table, column: str) -> tuple[list[str], 
 def _of_prompts(side: Side, kind: str, ids: list[str], content: bool) -> dict[str, list[dict[str, Any]]]:
     """The responses to these prompts by prompt, in their order."""
     store, number, stage = side.store, side.round, KINDS[kind]
-    rows = rows_where(store, number, stage, "prompt_id", ids) if ids else []
-    found = take_rows(store, number, stage, rows).to_pylist()
-    if kind == "training" and store.is_committed(number, "score"):
+    found = rows_of(store, number, stage, "prompt_id", ids)
+    if kind == "training":
         names = [response["response_id"] for response in found]
-        scored = take_rows(store, number, "score", rows_where(store, number, "score", "response_id", names))
-        rewards = {row["response_id"]: row for row in scored.to_pylist()}
-        found = [response | rewards[response["response_id"]] for response in found]
+        rewards = {row["response_id"]: row for row in rows_of(store, number, "score", "response_id", names)}
+        found = [response | rewards.get(response["response_id"], {}) for response in found]
     by_prompt: dict[str, list[dict[str, Any]]] = {}
     for response in found:
         shown = {name: response.get(name) for name in _SHOWN}
@@ -222,6 +220,5 @@ def _of_prompts(side: Side, kind: str, ids: list[str], content: bool) -> dict[st
 
 def _prompts(side: Side, kind: str, ids: list[str]) -> dict[str, Any]:
     number = 0 if kind == "held-out" else side.round
-    rows = rows_where(side.store, number, "prompts", "prompt_id", ids)
-    table = take_rows(side.store, number, "prompts", rows, ["prompt_id", "messages"])
-    return {row["prompt_id"]: row["messages"] for row in table.to_pylist()}
+    found = rows_of(side.store, number, "prompts", "prompt_id", ids, ["prompt_id", "messages"])
+    return {row["prompt_id"]: row["messages"] for row in found}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from selfplay.inspect.query.tables import rows_where, take_rows
+from selfplay.inspect.query.tables import rows_of
 from selfplay.inspect.reading import finite
 from selfplay.store.run import Store
 
@@ -28,7 +28,7 @@ def example_pairs(store: Store, round_number: int, seed: int, num: int) -> dict[
     for name, wanted in (("kept", True), ("dropped", False)):
         rows = np.flatnonzero(kept == wanted)
         chosen = np.sort(generator.choice(rows, size=min(num, len(rows)), replace=False))
-        found[name] = finite(take_rows(store, round_number, "select", chosen.tolist(), _PAIR).to_pylist())
+        found[name] = finite(store.lazy_table(round_number, "select").take(chosen, _PAIR).to_pylist())
     return found
 
 
@@ -43,14 +43,11 @@ def example_answers(store: Store, rounds: Sequence[int], seed: int, num: int) ->
     chosen = [ids[at] for at in sorted(generator.choice(len(ids), size=min(num, len(ids)), replace=False).tolist())]
     if not chosen:
         return []
-    prompts = take_rows(
-        store, 0, "prompts", rows_where(store, 0, "prompts", "prompt_id", chosen), ["prompt_id", "messages"]
-    )
-    messages = {row["prompt_id"]: row["messages"] for row in prompts.to_pylist()}
+    prompts = rows_of(store, 0, "prompts", "prompt_id", chosen, ["prompt_id", "messages"])
+    messages = {row["prompt_id"]: row["messages"] for row in prompts}
     answers: dict[str, list[dict[str, Any]]] = {prompt_id: [] for prompt_id in chosen}
     for number in rounds:
-        rows = rows_where(store, number, "evaluate", "prompt_id", chosen)
-        for row in take_rows(store, number, "evaluate", rows, _ANSWER).to_pylist():
+        for row in rows_of(store, number, "evaluate", "prompt_id", chosen, _ANSWER):
             if row["response_index"] == 0:
                 answers[row["prompt_id"]].append({"round": number, **finite(row)})
     return [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +61,6 @@ def progress(store: Store) -> dict[str, Any] | None:
         if isinstance(event, dict) and event.get("event") == "stage":
             return None  # the stage has begun and not spoken yet
     return None
-
-
-def seconds_since_life(store: Store) -> float | None:
-    """How long ago the newest attempt last wrote anything: to its logs, or a shard of the stage under way."""
-    folder = _newest_attempt(store)
-    paths = [*(folder.glob("*") if folder else ()), *store.layout.work.glob("*"), *store.layout.work.glob("*/*")]
-    times = []
-    for path in paths:
-        try:
-            times.append(path.stat().st_mtime)
-        except OSError:
-            continue  # gone in the meantime: scratch
-    return max(time.time() - max(times), 0.0) if times else None
 
 
 def _newest_attempt(store: Store) -> Path | None:

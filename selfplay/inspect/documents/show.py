@@ -38,9 +38,9 @@ def show_document(
     summary = round_summary(store, round_number, outcomes)
     selection = outcomes.selection()
     left_out = quick and by is None and selection is not None and selection.num_pairs > LARGE
-    diagnostics = None
+    diagnostics: dict[str, Any] | None = None
     if tables and selection is not None and not left_out:
-        diagnostics = _diagnostics(store, round_number, by)
+        diagnostics = dataclasses.asdict(selection_diagnostics(store, round_number, by))
     most = LARGE if quick else None
     return dict(
         finite(
@@ -62,10 +62,6 @@ def show_document(
             }
         )
     )
-
-
-def _diagnostics(store: Store, round_number: int, by: str | None) -> dict[str, Any]:
-    return dataclasses.asdict(selection_diagnostics(store, round_number, by))
 
 
 def _without(diagnostics: dict[str, Any] | None) -> dict[str, Any] | None:

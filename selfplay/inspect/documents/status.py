@@ -115,6 +115,6 @@ def _next(state: str, root: Path, rounds: int, problems: list[Problem]) -> str:
         "running": "it is under way; Ctrl-C in its terminal (or SIGTERM to the driver) stops it safely",
         "complete": f"selfplay rounds {root}, or more rounds: selfplay resume {root} rounds={rounds + 1}",
         "interrupted": f"selfplay resume {root}",
-        "failed": f"mend what the message says, then: selfplay resume {root}",
+        "failed": f"fix the cause that the message gives, then: selfplay resume {root}",
         "corrupt": problems[0].hint if problems else "",
     }[state]

@@ -11,6 +11,7 @@ from selfplay.config.strict_yaml import dump
 from selfplay.core.escape import escape_markdown, markdown_code
 from selfplay.core.format import markdown_table
 from selfplay.inspect.documents.rounds import RoundSummary
+from selfplay.inspect.documents.rounds_table import rounds_markdown
 
 RECIPE = "recipe/config.yaml"
 
@@ -89,7 +90,7 @@ def dataset_card(facts: Facts) -> str:
             f"To make it again: `selfplay run {RECIPE}`, with models, prompts and functions in the places that it names. Seeds "
             "are derived from the run's; sampled tokens may differ on other hardware and with other versions.\n",
             "## Rounds\n",
-            _rounds(facts),
+            rounds_markdown(facts.rounds),
             "## Columns\n",
             _COLUMNS,
         ]
@@ -123,7 +124,7 @@ def model_card(facts: Facts, round_number: int, digest: str) -> str:
             f"the best-ranked pairs trained on. The last round's pairs are `{config_name(round_number)}` of "
             f"{markdown_code(facts.dataset)}. float32 weights, sha256 over the files {markdown_code(digest[:16])}.\n",
             "## Held-out numbers\n",
-            markdown_table(("", ""), _held_out(row)) if _held_out(row) else "None: the run had no evaluation.\n",
+            _held_out(row) or "None: the run had no evaluation.\n",
             "## Training\n",
             markdown_table(("", ""), [(f"`{name}`", markdown_code(_value(value))) for name, value in trained.items()]),
             "## How it was made\n",
@@ -155,22 +156,11 @@ def _how(facts: Facts) -> str:
     return markdown_table(("", ""), rows)
 
 
-def _rounds(facts: Facts) -> str:
-    names = (
-        "num_prompts", "num_responses", "num_pairs", "num_kept", "train_reward_mean", "eval_reward_mean", "eval_gold_mean",
-        "eval_win_rate_vs_initial",
-    )  # fmt: skip
-    shown = [name for name in names if any(getattr(row, name) is not None for row in facts.rounds)]
-    rows = [(str(row.round), *(_value(getattr(row, name)) for name in shown)) for row in facts.rounds]
-    return markdown_table(("round", *(f"`{name}`" for name in shown)), rows)
-
-
-def _held_out(row: RoundSummary) -> list[tuple[str, str]]:
-    return [
-        (f"`{name}`", _value(value))
-        for name, value in row.to_json().items()
-        if name.startswith("eval_") and value is not None
-    ]
+def _held_out(row: RoundSummary) -> str:
+    numbers = {name: value for name, value in row.to_json().items() if name.startswith("eval_") and value is not None}
+    return (
+        markdown_table(("", ""), [(f"`{name}`", _value(value)) for name, value in numbers.items()]) if numbers else ""
+    )
 
 
 def _value(value: Any) -> str:

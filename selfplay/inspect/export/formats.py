@@ -9,7 +9,7 @@ file, in a folder of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -54,24 +54,14 @@ _AXOLOTL_FILE = """\
 """
 
 
-def dataset_info() -> bytes:
-    """`dataset_info.json` for LLaMA-Factory."""
-    return dataset_info_of({NAME: "kept.jsonl"})
-
-
-def dataset_info_of(files: Mapping[str, str]) -> bytes:
-    """`dataset_info.json` for files by the names of the datasets that they are."""
+def dataset_info(files: Mapping[str, str]) -> bytes:
+    """`dataset_info.json` for LLaMA-Factory; `files` maps names of datasets to their files."""
     document = {name: {"file_name": file, **_INFO} for name, file in files.items()}
     return (json.dumps(document, indent=2) + "\n").encode()
 
 
-def axolotl() -> bytes:
-    """The `datasets` section of an axolotl config."""
-    return axolotl_of([FILE])
-
-
-def axolotl_of(paths: Sequence[str]) -> bytes:
-    """That section for these files."""
+def axolotl(*paths: str) -> bytes:
+    """The `datasets` section of an axolotl config for these files."""
     return (_AXOLOTL + "".join(_AXOLOTL_FILE.format(path=path) for path in paths)).encode()
 
 

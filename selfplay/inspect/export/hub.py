@@ -6,10 +6,8 @@ read here. huggingface_hub is imported inside the functions.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from selfplay.core.errors import ConfigError, SelfplayError
@@ -24,13 +22,6 @@ def repository_name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise ConfigError(f"hf://{text} names no repository", "Write hf://ORG/NAME.")
     return text
-
-
-@contextlib.contextmanager
-def staging_folder() -> Iterator[Path]:
-    """A folder for what is to be uploaded, removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="selfplay-export-") as folder:
-        yield Path(folder) / "export"
 
 
 def upload(folder: Path, repository: str, policies: Sequence[str], public: bool) -> list[str]:

@@ -6,7 +6,9 @@ one step; the same command again replaces an earlier export of the same run.
 
 from __future__ import annotations
 
+import itertools
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +31,8 @@ from selfplay.store.run_state import config_in_force
 
 HUB = "hf://"
 Policies = Literal["last", "all", "none"]
-_ROWS_IN_FILE = 1 << 20
+# of at most `tables.BATCH_ROWS` rows each: a million together
+_BATCHES_IN_FILE = 64
 _PIECE = 1 << 20
 
 
@@ -69,7 +72,7 @@ class Exported:
 def export(store: Store, wanted: Wanted) -> Exported:
     """Write the export, and upload it where `to` is on the hub. Raises ConfigError, CorruptionError, SelfplayError."""
     if wanted.format is not None and wanted.format not in FORMATS:
-        raise ConfigError(f"--format {wanted.format!r} is not known", f"Use one of {', '.join(FORMATS)}.")
+        raise ConfigError(f"--format {wanted.format!r} is unknown", f"Use one of {', '.join(FORMATS)}.")
     if wanted.public and not wanted.to.startswith(HUB):
         raise ConfigError("--public goes with --to hf://ORG/NAME", "A folder is as public as you make it.")
     rounds = _rounds(store, wanted.rounds)
@@ -80,7 +83,8 @@ def export(store: Store, wanted: Wanted) -> Exported:
     if wanted.format is not None:
         raise ConfigError("--format writes a folder", "Give --to DIR, or leave --format out.")
     repository = hub.repository_name(wanted.to.removeprefix(HUB))
-    with hub.staging_folder() as folder:
+    with tempfile.TemporaryDirectory(prefix="selfplay-export-") as staging:
+        folder = Path(staging) / "export"
         written = _write(store, wanted, rounds, folder, repository)
         uploaded = hub.upload(
             folder, repository, [cards.config_name(number) for number in written.policies], wanted.public
@@ -95,7 +99,7 @@ def _rounds(store: Store, asked: Sequence[int]) -> list[int]:
     if not found:
         raise ConfigError(
             f"{store.layout.root} has no round with selected pairs yet",
-            f"`selfplay status {store.layout.root}` says where it stands.",
+            f"`selfplay status {store.layout.root}` shows how far it is.",
         )
     return sorted(set(found))
 
@@ -137,38 +141,24 @@ def _check_target(store: Store, root: Path) -> None:
     if root.resolve() == run or run in root.resolve().parents:
         raise ConfigError(f"{root} is inside the run", "Export to a folder outside it: a run's folder is the run's.")
     if root.is_symlink() or (root.exists() and not root.is_dir()):
-        raise ConfigError(f"{root} is no folder", "Give a folder that does not exist yet.")
+        raise ConfigError(f"{root} is not a folder", "Give a folder that does not exist yet.")
     if not root.exists():
         return
     if not any(root.iterdir()):
         return
     commit = read_result(root)
     if commit is None or commit.facts.get("kind") != "export" or commit.facts.get("run") != store.run_id:
-        raise ConfigError(
-            f"{root} is there already and is not an export of this run", "Give another folder, or remove that one."
-        )
+        raise ConfigError(f"{root} exists and is not an export of this run", "Give another folder, or remove this one.")
 
 
 def _write_split(writer: ResultWriter, store: Store, number: int, name: str, *, kept: bool) -> int:
     """One split of a round; returns its rows. A split without rows has no file: `load_dataset` fails on those."""
     rows = 0
     tables = pairs(store, number, kept=kept)
-    part = 0
-    while (first := next(tables, None)) is not None:
-        written = 0
-
-        def piece(first: Any = first) -> Iterator[Any]:
-            nonlocal written
-            table = first
-            while table is not None:
-                written += table.num_rows
-                yield table
-                table = next(tables, None) if written < _ROWS_IN_FILE else None
-
+    for part, first in enumerate(tables):
+        file = itertools.chain([first], itertools.islice(tables, _BATCHES_IN_FILE - 1))
         path = f"{cards.config_name(number)}/{name}/{part_name(part)}"
-        writer.add_parquet(path, exported_schema(), piece(), compression="zstd")
-        rows += written
-        part += 1
+        rows += writer.add_parquet(path, exported_schema(), file, compression="zstd")
     return rows
 
 
@@ -185,14 +175,14 @@ def _policies(store: Store, which: Policies) -> tuple[dict[int, str], list[str]]
         if outcome.skipped:
             notes.append(f"round {number} trained nothing: its policy is that of round {outcome.policy_round}")
         elif not any(folder.glob("*.safetensors")):
-            notes.append(f"the policy of round {number} is not there any more (gc took it)")
+            notes.append(f"the policy of round {number} was deleted by gc")
         else:
             store.require(number, "train")
             found[number] = outcome.policy_digest
             if which == "last":
                 break
     if not found:
-        notes.append("no policy is there to export")
+        notes.append("there is no policy to export")
     return dict(sorted(found.items())), notes
 
 

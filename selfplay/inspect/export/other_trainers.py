@@ -38,9 +38,9 @@ def write_format(
         raise ConfigError("no pair was kept in these rounds", "`selfplay show RUN ROUND` says why.")
     names = [config_name(number) for number in rounds]
     if kind == "axolotl":
-        writer.add("axolotl.yaml", formats.axolotl_of([f"{name}.jsonl" for name in names]))
+        writer.add("axolotl.yaml", formats.axolotl(*(f"{name}.jsonl" for name in names)))
     if kind == "llama-factory":
-        writer.add("dataset_info.json", formats.dataset_info_of({name: f"{name}.jsonl" for name in names}))
+        writer.add("dataset_info.json", formats.dataset_info({name: f"{name}.jsonl" for name in names}))
     notes = []
     if kind == "llama-factory" and skipped:
         notes.append(f"{skipped} pairs have prompts that are not user and assistant in turn: LLaMA-Factory skips those")

@@ -57,15 +57,11 @@ def page_of(
     return Page(table.num_rows, num_matching, rows, table.take(rows, columns))
 
 
-def ordered_rows(
-    table: pa.Table, condition: Where | None, sort: str | None, *, descending: bool, seconds: float | None = None
-) -> Rows:
-    """Numbers of the rows of a table in memory that match, in the order of `page_of`. It has the columns that this takes."""
-    names = [*(condition.columns if condition else ()), *([sort] if sort else ())]
-    table = table.select(list(dict.fromkeys(names)))
-    query = f"SELECT {ROW} FROM ({relation(table.schema)})" + (f" WHERE {condition.sql}" if condition else "")
+def ordered_rows(table: pa.Table, sort: str, *, descending: bool, seconds: float | None = None) -> Rows:
+    """Numbers of the rows of a table in memory, in the order of `page_of`."""
+    query = f"SELECT {ROW} FROM ({relation(table.schema)}) ORDER BY {_order(sort, descending=descending)}"
     with connect({"t": table}, EXAMPLE, seconds) as cursor:
-        found = cursor.execute(f"{query} ORDER BY {_order(sort, descending=descending)}").fetchnumpy()
+        found = cursor.execute(query).fetchnumpy()
     return np.asarray(found[ROW], dtype=np.int64)
 
 

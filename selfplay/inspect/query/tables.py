@@ -6,6 +6,7 @@ A round may hold millions of rows. Nothing is read before columns and rows are a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -37,16 +38,21 @@ def table_of(store: Store, round_number: int, name: str) -> LazyTable:
     return store.lazy_table(round_number, TABLES[name])
 
 
-def take_rows(
-    store: Store, round_number: int, stage: str, rows: Sequence[int], columns: list[str] | None = None
-) -> pa.Table:
-    """The rows with these numbers (counted over all files in order), in the order asked for; `columns` None: all."""
-    return store.lazy_table(round_number, stage).take(rows, columns)
-
-
-def rows_where(store: Store, round_number: int, stage: str, column: str, values: Sequence[str]) -> list[int]:
-    """Numbers of the rows whose `column` is one of `values`. See `LazyTable.rows_where`."""
-    rows: list[int] = store.lazy_table(round_number, stage).rows_where(column, values).tolist()
+def rows_of(
+    store: Store,
+    round_number: int,
+    stage: str,
+    column: str,
+    values: Sequence[str],
+    columns: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of a stage's table whose `column` is one of `values`, with those of `columns` that it has (None: all); empty where
+    the stage is not committed."""
+    if not store.is_committed(round_number, stage):
+        return []
+    table = store.lazy_table(round_number, stage)
+    names = None if columns is None else [name for name in columns if name in table.schema().names]
+    rows: list[dict[str, Any]] = table.take(table.rows_where(column, values), names).to_pylist()
     return rows
 
 

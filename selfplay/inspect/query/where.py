@@ -53,9 +53,8 @@ class Where:
         """Both conditions."""
         return Where(f"({self.sql}) AND ({other.sql})", tuple(dict.fromkeys([*self.columns, *other.columns])))
 
-    def rows(self, table: pa.Table, seconds: float | None = None) -> Rows:
+    def rows(self, table: pa.Table | pa.RecordBatchReader, seconds: float | None = None) -> Rows:
         """Numbers of the rows of a table for which the condition is true, ascending. The table has `columns` at least."""
-        table = table.select(self.columns)
         with connect({"t": table}, EXAMPLE, seconds) as cursor:
             found = cursor.execute(f"SELECT {ROW} FROM ({relation(table.schema)}) WHERE {self.sql}").fetchnumpy()
         return np.asarray(found[ROW], dtype=np.int64)

@@ -194,5 +194,5 @@ def _attempt(document: Mapping[str, Any]) -> Document:
         "attempt": document["attempt"],
         "started": document["started"],
         "ended": end.get("ended"),
-        "outcome": end.get("outcome") or "no word of its end",
+        "outcome": end.get("outcome") or "no record of its end",
     }

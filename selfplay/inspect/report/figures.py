@@ -5,6 +5,7 @@ A plot without data is left out: a run without a gold judge has no plot of it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from selfplay.core.format import PAGE
-from selfplay.core.outcomes import Evaluation, RoundOutcomes, TrainOutcome
+from selfplay.core.outcomes import RoundOutcomes, TrainOutcome
 from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.rounds import RoundSummary
 from selfplay.inspect.web.charts import Curve, Part, Point, heat_map, line_chart, stacked_bars
@@ -32,28 +33,95 @@ class Figure:
     chart: Markup
 
 
+@dataclass(frozen=True, slots=True)
+class _ByRound:
+    """A plot of numbers by round. `curves`: label and field of the round's summary, evaluation or selection; `..._mean` is drawn
+    with its interval where that is recorded."""
+
+    name: str
+    question: str
+    reading: str
+    y_title: str
+    curves: tuple[tuple[str, str], ...]
+    baseline: float | None = None
+
+
+_BY_ROUND = (
+    _ByRound(
+        "reward", "Does the reward rise on prompts that it never trained on?",
+        "Held-out: the policy after the round. Training prompts: the policy before it. Bars are 95 % intervals over prompts.",
+        "reward", (
+            ("held-out, sampled", "eval_reward_mean"),
+            ("held-out, greedy", "eval_reward_greedy_mean"),
+            ("training prompts, as sampled", "train_reward_mean"),
+        ),
+    ),
+    _ByRound(
+        "gold", "Does a judge that is never trained on agree?",
+        "If the reward rises and the gold reward does not, the policy learns the reward's faults. A policy that only grew surer "
+        "of itself raises one of the two lines.",
+        "gold reward", (("sampled", "eval_gold_mean"), ("greedy", "eval_gold_greedy_mean")),
+    ),
+    _ByRound(
+        "wins", "How often does it beat where it started?",
+        "Share of held-out prompts won, a tie counts half; judged by the {judges} reward. Half is no better.",
+        "win rate", (
+            ("against round 0", "eval_win_rate_vs_initial"), ("against the round before", "eval_win_rate_vs_previous"),
+        ), 0.5,
+    ),
+    _ByRound(
+        "length", "Does it learn to be long?",
+        "Mean tokens of the held-out responses. Rewards often favour length: a rise together with the reward wants a look.",
+        "tokens", (("tokens", "eval_num_tokens_mean"),),
+    ),
+    _ByRound(
+        "length-gap", "Is the chosen response the longer one?",
+        "Mean of the chosen response's tokens less the rejected one's. Above 0 training also teaches length.",
+        "tokens", (("kept pairs", "length_gap_kept_mean"), ("all pairs", "length_gap_mean")), 0.0,
+    ),
+    _ByRound(
+        "distinct", "Do its responses stay different from each other?",
+        "Different responses among all held-out ones; distinct-n: different runs of n tokens among all of them, which falls with "
+        "length too. A steep fall is a policy that says the same to everybody.",
+        "distinct share", (
+            ("whole responses", "eval_distinct_fraction"), *((f"distinct-{n}", f"eval_distinct_{n}") for n in (1, 2, 3)),
+        ),
+    ),
+)  # fmt: skip
+
+
 def run_figures(rows: Rows, outcomes: Mapping[int, RoundOutcomes], overlap: Mapping[str, Any]) -> list[Figure]:
     """The plots over all rounds. `outcomes` is what the stages of each round recorded, `overlap` the document of the prompts
     that rounds have in common."""
-    evaluations = {number: found.evaluation() for number, found in outcomes.items()}
-    by_round = (
-        _reward(rows, evaluations), _gold(rows), _wins(rows), _length(rows), _length_gap(outcomes), _distinct(evaluations),
-        _steps(outcomes), _overlap(overlap), _time(rows),
-    )  # fmt: skip
-    return [figure for figures in by_round for figure in figures]
+    return [*_numbers(rows, outcomes), *_steps(outcomes), *_overlap(overlap), *_time(rows)]
 
 
-def _curve(name: str, rows: Rows, key: str, low: str | None = None, high: str | None = None) -> Curve:
-    """A field of the rounds' summaries, with the fields of its interval."""
-    found = [row for row in rows if getattr(row, key) is not None]
-    bounds = [[getattr(row, bound) if bound else None for bound in (low, high)] for row in found]
-    return Curve(name, [Point(row.round, getattr(row, key), *two) for row, two in zip(found, bounds, strict=True)])
+def _numbers(rows: Rows, outcomes: Mapping[int, RoundOutcomes]) -> Iterator[Figure]:
+    values: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        recorded = (outcomes[row.round].selection(), outcomes[row.round].evaluation(), row)
+        values[row.round] = {
+            name: value
+            for record in recorded
+            if record is not None
+            for name, value in dataclasses.asdict(record).items()
+        }
+    judges = " and the ".join(sorted({row.eval_judge for row in rows if row.eval_judge}))
+    for plot in _BY_ROUND:
+        yield from _lines(
+            plot.name, plot.question, plot.reading.format(judges=judges),
+            [Curve(label, _points(values, field)) for label, field in plot.curves], plot.y_title, baseline=plot.baseline,
+        )  # fmt: skip
 
 
-def _points(records: Mapping[int, Any], key: str) -> list[Point]:
-    """A field of records by round; rounds without a record or a value are left out."""
-    found = {number: getattr(record, key) for number, record in records.items() if record is not None}
-    return [Point(number, value) for number, value in found.items() if value is not None]
+def _points(values: Mapping[int, Mapping[str, Any]], field: str) -> list[Point]:
+    """A field by round; rounds without a value are left out."""
+    bounds = [f"{field.removesuffix('_mean')}_ci_{side}" for side in ("low", "high")]
+    return [
+        Point(number, found[field], *(found.get(bound) for bound in bounds))
+        for number, found in values.items()
+        if found.get(field) is not None
+    ]
 
 
 def _lines(
@@ -62,79 +130,6 @@ def _lines(
     if any(curve.points for curve in curves):
         chart = line_chart(name, question, curves, y_title=y_title, **{"x_title": "round", **options})
         yield Figure(question, reading, chart)
-
-
-def _reward(rows: Rows, evaluations: Mapping[int, Evaluation | None]) -> Iterator[Figure]:
-    curves = [
-        _curve("held-out, sampled", rows, "eval_reward_mean", "eval_reward_ci_low", "eval_reward_ci_high"),
-        Curve("held-out, greedy", _points(evaluations, "eval_reward_greedy_mean")),
-        _curve("training prompts, as sampled", rows, "train_reward_mean"),
-    ]
-    yield from _lines(
-        "reward", "Does the reward rise on prompts that it never trained on?",
-        "Held-out: the policy after the round. Training prompts: the policy before it. Bars are 95 % intervals over prompts.",
-        curves, "reward",
-    )  # fmt: skip
-
-
-def _gold(rows: Rows) -> Iterator[Figure]:
-    curves = [
-        _curve("sampled", rows, "eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high"),
-        _curve("greedy", rows, "eval_gold_greedy_mean"),
-    ]
-    yield from _lines(
-        "gold", "Does a judge that is never trained on agree?",
-        "If the reward rises and the gold reward does not, the policy learns the reward's faults. A policy that only grew surer "
-        "of itself raises one of the two lines.",
-        curves, "gold reward",
-    )  # fmt: skip
-
-
-def _wins(rows: Rows) -> Iterator[Figure]:
-    curves = [
-        _curve("against round 0", rows, "eval_win_rate_vs_initial"),
-        _curve("against the round before", rows, "eval_win_rate_vs_previous"),
-    ]
-    judges = sorted({row.eval_judge for row in rows if row.eval_judge})
-    yield from _lines(
-        "wins", "How often does it beat where it started?",
-        f"Share of held-out prompts won, a tie counts half; judged by the {' and the '.join(judges)} reward. Half is no better.",
-        curves, "win rate", baseline=0.5,
-    )  # fmt: skip
-
-
-def _length(rows: Rows) -> Iterator[Figure]:
-    yield from _lines(
-        "length", "Does it learn to be long?",
-        "Mean tokens of the held-out responses. Rewards often favour length: a rise together with the reward wants a look.",
-        [_curve("tokens", rows, "eval_num_tokens_mean")], "tokens",
-    )  # fmt: skip
-
-
-def _length_gap(outcomes: Mapping[int, RoundOutcomes]) -> Iterator[Figure]:
-    selections = {number: found.selection() for number, found in outcomes.items()}
-    curves = [
-        Curve("kept pairs", _points(selections, "length_gap_kept_mean")),
-        Curve("all pairs", _points(selections, "length_gap_mean")),
-    ]
-    yield from _lines(
-        "length-gap", "Is the chosen response the longer one?",
-        "Mean of the chosen response's tokens less the rejected one's. Above 0 training also teaches length.",
-        curves, "tokens", baseline=0.0,
-    )  # fmt: skip
-
-
-def _distinct(evaluations: Mapping[int, Evaluation | None]) -> Iterator[Figure]:
-    curves = [
-        Curve("whole responses", _points(evaluations, "eval_distinct_fraction")),
-        *(Curve(f"distinct-{n}", _points(evaluations, f"eval_distinct_{n}")) for n in (1, 2, 3)),
-    ]
-    yield from _lines(
-        "distinct", "Do its responses stay different from each other?",
-        "Different responses among all held-out ones; distinct-n: different runs of n tokens among all of them, which falls with "
-        "length too. A steep fall is a policy that says the same to everybody.",
-        curves, "distinct share",
-    )  # fmt: skip
 
 
 def _steps(outcomes: Mapping[int, RoundOutcomes]) -> Iterator[Figure]:

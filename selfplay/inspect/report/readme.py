@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from selfplay.core.format import markdown_table
-from selfplay.inspect.documents.rounds import RoundSummary, columns_with_values
+from selfplay.inspect.documents.rounds_table import rounds_markdown
 from selfplay.inspect.report.contents import Report
-from selfplay.inspect.report.rounds_table import shown
 
 _TEXT = """# {name}
 
@@ -30,13 +26,7 @@ commits it was made from. This file and `report.html` are derived: they may be r
 
 def readme(report: Report) -> str:
     """The text; no text of prompts and responses is in it."""
-    return _TEXT.format(name=_plain(report.name), state=report.state, table=_table(report.rows))
-
-
-def _table(rows: Sequence[RoundSummary]) -> str:
-    columns = [column for column in columns_with_values(rows) if column.brief]
-    cells = [[shown(column, row) for column in columns] for row in rows]
-    return markdown_table([column.heading for column in columns], cells, right=True)
+    return _TEXT.format(name=_plain(report.name), state=report.state, table=rounds_markdown(report.rows))
 
 
 def _plain(name: str) -> str:

@@ -44,7 +44,7 @@ def _funnel(shown: Document) -> Iterator[Figure]:
 
 
 def _bins(found: Document) -> list[Bin]:
-    return [Bin(row["low"], row["high"], row["count"], row.get("num_kept")) for row in found["histogram"]]
+    return [Bin(**row) for row in found["histogram"]]
 
 
 def _rewards(shown: Document) -> Iterator[Figure]:

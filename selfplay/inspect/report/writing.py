@@ -9,10 +9,10 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
+from selfplay.inspect.documents.rounds_table import rounds_table
 from selfplay.inspect.report.contents import Report
 from selfplay.inspect.report.glossary import TERMS
 from selfplay.inspect.report.readme import readme
-from selfplay.inspect.report.rounds_table import rounds_table
 from selfplay.inspect.web.pages import environment
 from selfplay.selection.reasons import PAIR_REASONS, RESPONSE_REASONS
 from selfplay.store.durable import write_file
@@ -26,9 +26,9 @@ REPORT, README = "report.html", "README.md"
 def html(report: Report) -> str:
     """The page."""
     template = _environment().get_template("report.html")
-    headings, rows = rounds_table(report.rows)
+    columns, rows = rounds_table(report.rows)
     return template.render(
-        report=report, headings=headings, table_rows=rows, terms=TERMS, unit=_LOST,
+        report=report, columns=columns, table_rows=rows, terms=TERMS, unit=_LOST,
         reasons={**RESPONSE_REASONS, **PAIR_REASONS},
     )  # fmt: skip
 

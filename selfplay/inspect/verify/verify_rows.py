@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfplay.core.outcomes import LogprobsOutcome, PairOutcome, SampleOutcome, SelectOutcome
+from selfplay.core.outcomes import EvaluateOutcome, LogprobsOutcome, PairOutcome, SampleOutcome, SelectOutcome
 from selfplay.core.stages import CANDIDATES, STAGES, Stage
 from selfplay.inspect.verify.commit_chain import Problem
 from selfplay.store.commits import remedy
@@ -61,6 +61,7 @@ def _prompts(store: Store, number: int) -> Iterator[str]:
 def _responses(store: Store, number: int) -> Iterator[str]:
     table = store.table(number, "sample", columns=["response_id", "prompt_id", "token_ids", "num_tokens", "text"])
     yield from _unique(table["response_id"], "response id")
+    yield from _sampled_by(store, number, "sample", store.outcome(number, SampleOutcome).policy_digest)
     lengths = pc.fill_null(pc.list_value_length(table["token_ids"]), 0)
     yield from _count(_true(pc.equal(lengths, 0)), "responses without token ids")
     yield from _count(
@@ -162,6 +163,14 @@ def _evaluation(store: Store, number: int) -> Iterator[str]:
     yield from _unique(table["response_id"], "response id")
     yield from _count(_true(pc.equal(pc.list_value_length(table["token_ids"]), 0)), "responses without token ids")
     yield from _count(_unexplained(table), "responses with neither a finite reward nor a reason")
+    yield from _sampled_by(store, number, "evaluate", store.outcome(number, EvaluateOutcome).policy_digest)
+
+
+def _sampled_by(store: Store, number: int, stage: str, digest: str) -> Iterator[str]:
+    """Responses of a policy of the run name the weights that the stage recorded."""
+    table = store.table(number, stage, columns=["policy_digest", "policy_round"])
+    own = table["policy_digest"].filter(pc.is_valid(table["policy_round"]))
+    yield from _count(_true(pc.not_equal(own, digest)), "responses that name another policy than the one recorded")
 
 
 # the problem is reported at the first stage named

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from selfplay.core.errors import ConfigError, SelfplayError
-from selfplay.core.escape import safe_text
+from selfplay.core.escape import escape_terminal
 from selfplay.inspect.viewer.catalogue import Catalogue, NotServedError
 from selfplay.inspect.viewer.middleware import guarded
 from selfplay.inspect.viewer.pages import Pages
@@ -103,7 +103,7 @@ def _report(error: Exception) -> None:
     text = f"{type(error).__name__}: {error}"
     if os.environ.get("SELFPLAY_DEBUG") == "1":
         text = "".join(traceback.format_exception(error))
-    sys.stderr.write(f"error: {safe_text(text, lines=True).rstrip()}\n")
+    sys.stderr.write(f"error: {escape_terminal(text, lines=True).rstrip()}\n")
 
 
 def _error(pages: Pages, status: int, message: str, hint: str) -> Response:

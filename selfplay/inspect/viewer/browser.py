@@ -12,7 +12,7 @@ import pyarrow as pa
 from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.catalogue import NotServedError
 from selfplay.inspect.viewer.filters import range_filters, ranged_columns, reasons
-from selfplay.inspect.viewer.matching import QueryResult, find
+from selfplay.inspect.viewer.matching import find
 from selfplay.inspect.viewer.query import KEPT, SIZES, TEXTS, Query
 from selfplay.inspect.viewer.rows import RowSet
 from selfplay.inspect.viewer.word_diff import DiffSpan, word_diff
@@ -67,21 +67,19 @@ def sortable(rows: RowSet) -> list[str]:
 def browse(rows: RowSet, query: Query, command: Sequence[str]) -> dict[str, Any]:
     """What the page of a query shows; `command` is the terminal's `pairs` of the same table (empty: it has none)."""
     found = find(rows, query)
-    num_pages = max(-(-len(found.rows) // query.size), 1)
+    num_pages = max(-(-len(found) // query.size), 1)
     page = min(query.page, num_pages)
     start = (page - 1) * query.size
-    wanted = found.rows[start : start + query.size]
-    taken = rows.take(wanted).to_pylist() if len(wanted) else []
+    taken = rows.take(found[start : start + query.size]).to_pylist()
     return {
         "query": query,
         "cards": [card(row, diff=query.diff, clip=CLIP, budget=_LIST_BUDGET) for row in taken],
-        "found": found,
-        "num_found": len(found.rows),
+        "num_found": len(found),
         "num_rows": rows.num_rows,
         "first": start + 1 if taken else 0,
         "page": page,
         "num_pages": num_pages,
-        "filters": range_filters(rows, query, found.rows),
+        "filters": range_filters(rows, query, found),
         "reasons": reasons(rows),
         "sortable": sortable(rows),
         "sizes": SIZES,
@@ -101,25 +99,21 @@ def one(rows: RowSet, query: Query, pair_id: str) -> dict[str, Any]:
     row = int(at[0])
     taken = rows.take([row]).to_pylist()[0]
     found = find(rows, query)
-    place = _place(found, row)
     ids = rows.column("pair_id")
-    before = ids[int(found.rows[place - 1])].as_py() if place is not None and place > 0 else None
-    after = ids[int(found.rows[place + 1])].as_py() if place is not None and place + 1 < len(found.rows) else None
+    place = next(iter((found == row).nonzero()[0].tolist()), None)
+    before, after = (
+        ids[int(found[at])].as_py() if place is not None and 0 <= at < len(found) else None
+        for at in ((place or 0) - 1, (place or 0) + 1)
+    )
     return {
         "query": query,
         "card": card(taken, diff=query.diff, clip=LONGEST),
-        "found": found,
         "place": None if place is None else place + 1,
-        "num_found": len(found.rows),
+        "num_found": len(found),
         "before": before,
         "after": after,
         "back": query.but(page=1 if place is None else place // query.size + 1),
     }
-
-
-def _place(found: QueryResult, row: int) -> int | None:
-    places = (found.rows == row).nonzero()[0]
-    return int(places[0]) if len(places) else None
 
 
 def card(row: dict[str, Any], *, diff: bool, clip: int, budget: int | None = None) -> Card:

@@ -5,13 +5,11 @@ The held-out prompts are the same in every round. Those of the training are wher
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
 
-from selfplay.core.errors import ConfigError
 from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.browser import LONGEST, compared
 from selfplay.inspect.viewer.cache import Cache
@@ -28,17 +26,6 @@ ORDERS = {"worse": "largest losses first", "better": "largest gains first", "tab
 MEASURES = {"gold_reward": "gold reward", "reward": "reward", "num_tokens": "tokens"}
 _CLIP = 300
 _RESPONSE = ["prompt_id", "response_id", "response_index", "num_tokens", "text", "finish_reason"]
-
-
-@dataclass(frozen=True, slots=True)
-class PromptMeans:
-    """The mean of a measure over the responses of each prompt, in the order of the prompts; NaN for a prompt without a value."""
-
-    values_Q: Floats
-
-    @property
-    def nbytes(self) -> int:
-        return int(self.values_Q.nbytes)
 
 
 def rounds_with(store: Store, kind: Kind) -> list[int]:
@@ -63,20 +50,18 @@ def _is_empty(table: RowSet, name: str) -> bool:
 def list_document(
     store: Store, cache: Cache, kind: Kind, rounds: tuple[int, int], measure: str, order: str, page: int
 ) -> dict[str, Any]:
-    """A page of the prompts with the mean of the measure in both rounds. Raises ConfigError for an unknown measure or order."""
-    _check(store, kind, rounds)
+    """A page of the prompts with the mean of the measure in both rounds."""
     prompts = _prompts(store, cache, kind, rounds[0])
-    before, after = (_means(store, cache, kind, number, measure, prompts).values_Q for number in rounds)
+    before, after = (_means(store, cache, kind, number, measure, prompts) for number in rounds)
     change = after - before
     rows = np.arange(len(change))
     if order != "table":
         rows = np.argsort(change if order == "worse" else -change, kind="stable")
-    if order != "table":
         rows = rows[np.isfinite(change[rows])]
     num_pages = max(-(-len(rows) // SIZE), 1)
     page = min(page, num_pages)
     shown = rows[(page - 1) * SIZE : page * SIZE]
-    taken = prompts.take(shown, ["prompt_id", "messages"]).to_pylist() if len(shown) else []
+    taken = prompts.take(shown, ["prompt_id", "messages"]).to_pylist()
     lines = [
         {
             "prompt_id": prompt["prompt_id"],
@@ -105,7 +90,6 @@ def prompt_document(
     store: Store, cache: Cache, kind: Kind, rounds: tuple[int, int], prompt_id: str, *, diff: bool
 ) -> dict[str, Any]:
     """The prompt with its responses in both rounds, each beside the other round's of the same mode and number."""
-    _check(store, kind, rounds)
     prompts = _prompts(store, cache, kind, rounds[0])
     at = prompts.rows_of("prompt_id", [prompt_id])
     if not len(at):
@@ -124,19 +108,6 @@ def prompt_document(
     return {"prompt": prompt, "lines": lines}
 
 
-def _check(store: Store, kind: Kind, rounds: tuple[int, int]) -> None:
-    able = rounds_with(store, kind)
-    missing = [number for number in rounds if number not in able]
-    if not missing:
-        return
-    what = (
-        "an evaluation"
-        if kind == "evaluation"
-        else "responses to prompts that other rounds have too (prompts.order: same)"
-    )
-    raise ConfigError(f"round {missing[0]} has not {what}", f"Rounds with it: {', '.join(map(str, able)) or 'none'}.")
-
-
 def _prompts(store: Store, cache: Cache, kind: Kind, number: int) -> RowSet:
     return row_set(store, 0 if kind == "evaluation" else number, "prompts", cache)
 
@@ -149,12 +120,12 @@ def _texts(store: Store, cache: Cache, kind: Kind, number: int) -> RowSet:
     return row_set(store, number, "evaluate" if kind == "evaluation" else "sample", cache)
 
 
-def _means(store: Store, cache: Cache, kind: Kind, number: int, measure: str, prompts: RowSet) -> PromptMeans:
-    """In the order of `prompts`. Of a training round, rewards stand in the order of the responses; of an evaluation, the sampled
-    responses count."""
+def _means(store: Store, cache: Cache, kind: Kind, number: int, measure: str, prompts: RowSet) -> Floats:
+    """The mean of a measure over the responses of each prompt, in the order of `prompts`; NaN without a value. Rewards of a
+    training round are in the order of the responses. Of an evaluation only the sampled responses count."""
     texts, rewards = _texts(store, cache, kind, number), _rewards(store, cache, kind, number)
 
-    def make() -> PromptMeans:
+    def make() -> Floats:
         source = texts if measure == "num_tokens" else rewards
         values = source.numbers(measure)
         among = prompts.column("prompt_id").combine_chunks()
@@ -164,7 +135,8 @@ def _means(store: Store, cache: Cache, kind: Kind, number: int, measure: str, pr
             counted &= pc.equal(texts.column("mode"), "sampled").to_numpy()
         sums = np.bincount(place[counted], weights=values[counted], minlength=len(among))
         counts = np.bincount(place[counted], minlength=len(among))
-        return PromptMeans(np.divide(sums, counts, out=np.full(len(among), np.nan), where=counts > 0))
+        means: Floats = np.divide(sums, counts, out=np.full(len(among), np.nan), where=counts > 0)
+        return means
 
     return cache.get((texts.key, rewards.key, prompts.key, "means", measure), make)
 

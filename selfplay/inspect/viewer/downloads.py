@@ -28,21 +28,12 @@ def download(rows: RowSet, query: Query, form: str) -> tuple[str, Iterator[bytes
     if form not in _FORMS:
         raise ConfigError(f"format={form!r} is unknown", f"There is: {', '.join(_FORMS)}.")
     kind, write = _FORMS[form]
-    # The filter is parsed before the first byte is sent, so that an error is shown as a page.
-    pieces = stream(rows, query)
-    first = next(pieces, None)
-    return kind, write(rows.schema, _again(first, pieces))
+    return kind, write(rows.schema, stream(rows, query))
 
 
 def file_name(name: str, form: str) -> str:
     """A name that is safe in a header and on a disk."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name).strip('._') or 'pairs'}.{form}"
-
-
-def _again(first: pa.Table | None, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    if first is not None:
-        yield first
-        yield from rest
 
 
 def _jsonl(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:
@@ -72,38 +63,20 @@ def _cell(value: Any) -> Any:
 
 
 def _parquet(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:
-    sink = _Sink()
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    sink = io.BytesIO()
+
+    def written() -> bytes:
+        # Arrow counts the offsets of a file itself, so that what was sent can be discarded
+        data = sink.getvalue()
+        sink.seek(0)
+        sink.truncate()
+        return data
+
+    with pq.ParquetWriter(pa.PythonFile(sink, "w"), schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table.cast(schema))
-            yield sink.taken()
-    yield sink.taken()
-
-
-class _Sink(io.RawIOBase):
-    """A file that gives what was written into it since it was last asked."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._at = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def write(self, data: Any) -> int:
-        piece = bytes(data)
-        self._pieces.append(piece)
-        self._at += len(piece)
-        return len(piece)
-
-    def taken(self) -> bytes:
-        """What is new."""
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        return data
+            yield written()
+    yield written()
 
 
 _FORMS: dict[str, tuple[str, Callable[[pa.Schema, Iterator[pa.Table]], Iterator[bytes]]]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,16 +10,19 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from selfplay.core.errors import ConfigError, SelfplayError
-from selfplay.inspect.documents import progress as live
+from selfplay.inspect.documents.progress import run_row
 from selfplay.inspect.documents.rounds import round_summaries
+from selfplay.inspect.documents.rounds_table import rounds_table
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.viewer import browser, compare_rounds, select_folder
 from selfplay.inspect.viewer.addresses import Addresses
 from selfplay.inspect.viewer.catalogue import Catalogue, NotServedError, RunEntry
 from selfplay.inspect.viewer.downloads import FORMS, download, file_name
 from selfplay.inspect.viewer.prompt import prompt_document
+from selfplay.inspect.viewer.query import one_of, whole
 from selfplay.inspect.viewer.rounds import round_document
 from selfplay.inspect.viewer.rows import RowSet, row_set
+from selfplay.store.driver_heartbeat import seconds_since_heartbeat
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 
@@ -48,7 +50,7 @@ class Pages:
         if self.served.is_single and entries:
             return RedirectResponse(Addresses.home(entries[0].kind, entries[0].name), 303)
         num_pages = max(-(-len(entries) // LISTED), 1)
-        page = min(_whole(request, "page", 1), num_pages)
+        page = min(whole(request.query_params, "page", 1), num_pages)
         shown = entries[(page - 1) * LISTED : page * LISTED]
         lines = [self._line(entry) for entry in shown]
         return self.render("index.html", lines=lines, page=page, num_pages=num_pages, num_entries=len(entries))
@@ -58,7 +60,7 @@ class Pages:
         try:
             if entry.kind == "select":
                 return {"entry": entry, "summary": select_folder.summary_of(entry)}
-            return {"entry": entry, "row": live.run_row(self.served.store(entry))}
+            return {"entry": entry, "row": run_row(self.served.store(entry))}
         except SelfplayError as error:
             return {"entry": entry, "problem": error.message, "hint": error.hint}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -68,15 +70,18 @@ class Pages:
         """The state of a run, and its rounds."""
         entry, store = self._run(request)
         status = status_document(entry.path)
-        damaged = status["state"] == "corrupt"
+        damaged, attempts = status["state"] == "corrupt", status["attempts"]
         rounds = [] if damaged else round_summaries(store)
+        columns, cells = rounds_table(rounds)
         return self.render(
             "run.html",
             entry=entry,
             status=status,
-            rounds=rounds,
+            rounds=list(zip(rounds, cells, strict=True)),
+            columns=columns,
+            judge=next((row.eval_judge for row in reversed(rounds) if row.eval_judge), "reward"),
             progress=status["progress"],
-            silent=live.seconds_since_life(store),
+            silent=seconds_since_heartbeat(store.layout.attempt(attempts[-1]["attempt"])) if attempts else None,
             comparable=[] if damaged else compare_rounds.rounds_with(store, "evaluation"),
             with_pairs=[] if damaged else [number for number in store.rounds() if store.is_committed(number, "select")],
         )
@@ -92,35 +97,35 @@ class Pages:
     def prompt(self, request: Request) -> Response:
         """A prompt of a round with all its responses."""
         entry, store, number = self._round(request)
-        document = prompt_document(store, self.served.cache, number, _given(request, "id"))
+        document = prompt_document(store, number, _given(request, "id"))
         return self.render("prompt.html", entry=entry, number=number, **document)
 
     def against(self, request: Request) -> Response:
         """Round A against round B: the prompts, or one of them."""
         entry, store = self._run(request)
         cache, given = self.served.cache, request.query_params
-        kind = cast(compare_rounds.Kind, _one_of(given, "kind", ("evaluation", "training")))
+        kind = cast(compare_rounds.Kind, one_of(given, "kind", ("evaluation", "training")))
         able = compare_rounds.rounds_with(store, kind)
         if not able:
             raise NotServedError(
                 "this run has no rounds to compare yet", "Rounds can be compared once they are evaluated."
             )
-        rounds = (_whole(request, "a", able[0], 0), _whole(request, "b", able[-1], 0))
+        rounds = (whole(given, "a", able[0], 0), whole(given, "b", able[-1], 0))
         common: dict[str, Any] = {
             "entry": entry, "kind": kind, "able": able, "rounds": rounds, "diff": given.get("diff") != "off",
             "kinds": [name for name in ("evaluation", "training") if compare_rounds.rounds_with(store, name)],
         }  # fmt: skip
-        if "id" in given:
-            found = compare_rounds.prompt_document(store, cache, kind, rounds, given["id"], diff=common["diff"])
-            return self.render("against_prompt.html", **common, **found)
         if missing := [number for number in rounds if number not in able]:
             raise NotServedError(
                 f"round {missing[0]} cannot be compared", f"Rounds that can: {', '.join(map(str, able))}."
             )
+        if "id" in given:
+            found = compare_rounds.prompt_document(store, cache, kind, rounds, given["id"], diff=common["diff"])
+            return self.render("against_prompt.html", **common, **found)
         able_measures = compare_rounds.measures(store, cache, kind, rounds[0])
-        measure = _one_of(given, "by", able_measures)
-        order = _one_of(given, "order", tuple(compare_rounds.ORDERS))
-        found = compare_rounds.list_document(store, cache, kind, rounds, measure, order, _whole(request, "page", 1))
+        measure = one_of(given, "by", able_measures)
+        order = one_of(given, "order", compare_rounds.ORDERS)
+        found = compare_rounds.list_document(store, cache, kind, rounds, measure, order, whole(given, "page", 1))
         return self.render(
             "against.html", **common, **found, measure=measure, order=order,
             measures={name: compare_rounds.MEASURES[name] for name in able_measures}, orders=compare_rounds.ORDERS,
@@ -143,10 +148,10 @@ class Pages:
         entry, number, rows = self._pairs(request)
         query = browser.parse(rows, request.query_params)
         found = browser.one(rows, query, _given(request, "id"))
-        found["document"] = {"responses": [], "pairs": []}
+        found["document"] = {"responses": []}
         if number is not None:
             store = self.served.store(entry)
-            found["document"] = prompt_document(store, self.served.cache, number, found["card"].row["prompt_id"])
+            found["document"] = prompt_document(store, number, found["card"].row["prompt_id"])
         return self.render("pair.html", entry=entry, number=number, **found)
 
     def download(self, request: Request) -> Response:
@@ -211,19 +216,3 @@ def _given(request: Request, name: str) -> str:
     if value is None:
         raise ConfigError(f"the address has no {name}", f"Follow a link of the list: it ends with {name}=...")
     return value
-
-
-def _one_of(given: Mapping[str, str], name: str, allowed: tuple[str, ...] | list[str]) -> str:
-    value = given.get(name) or allowed[0]
-    if value not in allowed:
-        raise ConfigError(f"{name}={value!r} is unknown", f"There is: {', '.join(allowed)}.")
-    return value
-
-
-def _whole(request: Request, name: str, default: int, least: int = 1) -> int:
-    text = request.query_params.get(name, "").strip()
-    if not text:
-        return default
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < least:
-        raise ConfigError(f"{name}={text!r} is not a number from {least} on", "Follow a link of the list.")
-    return int(text)

@@ -55,17 +55,17 @@ class Query:
             if low is not None or high is not None:
                 ranges.append(Range(name, low, high))
         found = cls(
-            kept=_one_of(given, "kept", KEPT),
+            kept=one_of(given, "kept", KEPT),
             reason=given.get("reason", ""),
             text=given.get("q", ""),
-            scope=_one_of(given, "in", ("", *TEXTS)),
+            scope=one_of(given, "in", ("", *TEXTS)),
             where=given.get("where", "").strip(),
             ranges=tuple(ranges),
-            sort=_one_of(given, "sort", ("", *sortable)),
-            order=_one_of(given, "order", ("", "asc", "desc")),
-            page=_whole(given, "page", 1),
-            size=_whole(given, "size", SIZES[0]),
-            diff=_one_of(given, "diff", ("", "on", "off")) != "off",
+            sort=one_of(given, "sort", ("", *sortable)),
+            order=one_of(given, "order", ("", "asc", "desc")),
+            page=whole(given, "page", 1),
+            size=whole(given, "size", SIZES[0]),
+            diff=one_of(given, "diff", ("", "on", "off")) != "off",
         )
         if found.size not in SIZES:
             raise ConfigError(f"size={found.size} is not a size of a page", f"Sizes: {', '.join(map(str, SIZES))}.")
@@ -143,14 +143,25 @@ def _short(value: float | None) -> str:
     return "" if value is None else f"{value!r}".removesuffix(".0")
 
 
-def _one_of(given: Mapping[str, str], name: str, allowed: Sequence[str] | Mapping[str, str]) -> str:
-    value = given.get(name, "")
+def one_of(given: Mapping[str, str], name: str, allowed: Sequence[str] | Mapping[str, str]) -> str:
+    """A parameter that is one of a few words, the first of them if it is missing or empty. Raises ConfigError."""
+    value = given.get(name) or next(iter(allowed))
     if value in allowed:
         return value
     known = [word for word in allowed if word]
     near = difflib.get_close_matches(value, known, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
     raise ConfigError(f"{name}={value!r} is unknown", f"{hint}There is: {', '.join(known)}.")
+
+
+def whole(given: Mapping[str, str], name: str, default: int, least: int = 1) -> int:
+    """A parameter that is a whole number. Raises ConfigError."""
+    value = given.get(name, "").strip()
+    if not value:
+        return default
+    if not value.isascii() or not value.isdigit() or len(value) > 9 or int(value) < least:
+        raise ConfigError(f"{name}={value!r} is not a number from {least} on", "Follow a link of the page.")
+    return int(value)
 
 
 def _number(given: Mapping[str, str], name: str) -> float | None:
@@ -164,12 +175,3 @@ def _number(given: Mapping[str, str], name: str) -> float | None:
     if not math.isfinite(number):
         raise ConfigError(f"{name}={value!r} is not a number", "Write it like 0.25 or 1e-3, or leave it empty.")
     return number
-
-
-def _whole(given: Mapping[str, str], name: str, default: int) -> int:
-    value = given.get(name, "").strip()
-    if not value:
-        return default
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:12]) <= 10**9:
-        raise ConfigError(f"{name}={value!r} is not a number from 1 on", "Pages are counted from 1.")
-    return int(value)

@@ -64,7 +64,7 @@ def _histograms(show: dict[str, Any]) -> list[tuple[str, Markup, dict[str, Any]]
         described = show["distributions"].get(name)
         if described is None:
             continue
-        bins = [Bin(row["low"], row["high"], row["count"], row.get("num_kept")) for row in described["histogram"]]
+        bins = [Bin(**row) for row in described["histogram"]]
         cut = selection.get("cut_value") if selection.get("metric") == name else None
         chart = histogram(f"d-{name}", title, bins, x_title=title.lower(), y_title=unit, cut=cut)
         found.append((title, chart, described))

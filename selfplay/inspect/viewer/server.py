@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import sys
 import threading
@@ -64,15 +65,12 @@ def _loopback(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def _bind(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
-        listener.bind((str(address), port))
-        listener.listen(128)  # who reads the address is answered, if late
+        # it listens at once: a request that comes before the server is up is answered late
+        return socket.create_server((str(address), port), family=family, backlog=128)
     except OSError as error:
-        listener.close()
         raise ResourceError(
-            f"port {port} of {address} cannot be had: {error.strerror}",
-            "Another viewer may have it. Take another: --port 0 finds one that is free.",
+            f"port {port} of {address} is not available: {os.strerror(error.errno or 0)}",
+            "Another viewer may use it; --port 0 takes a free one.",
         ) from None
-    return listener

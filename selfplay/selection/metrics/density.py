@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from selfplay.core.errors import ConfigError
 from selfplay.selection.arrays import Floats
 from selfplay.selection.hashing import uniform
+from selfplay.selection.metrics.table import rule
 
 EXACT_UP_TO = 100_000
 NUM_ANCHORS = 4096
@@ -26,6 +27,11 @@ _NUM_FOR_BANDWIDTH = 1000
 _BLOCK = 1 << 22
 
 
+@rule(
+    "log(u) * kernel density of embedding, u = hash(seed, pair_id): a sample with probability inverse to density",
+    "thin regions are likelier to be kept",
+    "density sampling, Sachdeva et al., 2024 (arXiv 2402.09668)",
+)
 def density(
     pair_id: Sequence[str], embedding: NDArray[np.float32], seed: int, notes: list[str], bandwidth: float = 0.0
 ) -> Floats:

@@ -5,7 +5,7 @@ pairs table; `pair_id` a sequence of strings). Parameters with a default are its
 names are special: `seed` is the selection's seed, `notes` a list to which the function may add sentences for the
 summary. It returns the `metric_value` by which pairs are ranked: larger = more worth keeping, whatever the sign of
 the quantity in the literature; NaN = cannot be ranked; -inf = the metric's own rule leaves the pair out.
-A person's own metric is such a function too; no base class.
+A user's own metric is such a function too; no base class.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPECIAL = ("seed", "notes")
 class Metric:
     """A metric and what there is to say about it. `direction` is in terms of the formula's own quantity.
 
-    `where` is the file of a person's own metric, whose errors are then told as theirs; None for ours, which give NaN
+    `where` is the file of a user's own metric, whose errors name it; None for ours, which give NaN
     to every pair of which an input is not finite.
 
     Example: Metric("mine", my_function, "R / num_tokens_chosen", "large is kept", "my_file.py")
@@ -47,21 +47,17 @@ class Metric:
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns it reads."""
-        return tuple(
-            name
-            for name, parameter in inspect.signature(self.function).parameters.items()
-            if name not in SPECIAL and parameter.default is parameter.empty
-        )
+        return tuple(name for name, default in self._parameters().items() if default is inspect.Parameter.empty)
 
     @property
     def options(self) -> dict[str, float]:
         """The numbers a user may set, with their defaults."""
-        parameters = inspect.signature(self.function).parameters.items()
-        return {
-            name: parameter.default
-            for name, parameter in parameters
-            if name not in SPECIAL and parameter.default is not parameter.empty
-        }
+        found = self._parameters().items()
+        return {name: default for name, default in found if default is not inspect.Parameter.empty}
+
+    def _parameters(self) -> dict[str, Any]:
+        parameters = inspect.signature(self.function).parameters
+        return {name: one.default for name, one in parameters.items() if name not in SPECIAL}
 
     def check_options(self, options: Mapping[str, float]) -> None:
         """ConfigError for an option that this metric does not have, or a value that is not a finite number."""
@@ -76,13 +72,9 @@ class Metric:
                     f"option {name!r} of metric {self.name!r} is {value!r}", "Give a finite number, as 0.5."
                 )
 
-    def missing(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
-        """The columns it reads that are not among `columns`."""
-        return tuple(name for name in self.inputs if name not in columns)
-
     def check_inputs(self, columns: Mapping[str, Any]) -> None:
         """ConfigError that names each column that is missing and how to get it."""
-        missing = self.missing(columns)
+        missing = [name for name in self.inputs if name not in columns]
         if missing:
             ways = dict.fromkeys(how_to_get(name) for name in missing)
             raise ConfigError(
@@ -96,31 +88,29 @@ class Metric:
         options: Mapping[str, float] | None = None,
         notes: list[str] | None = None,
     ) -> Floats:
-        """`metric_value` of every pair; `columns` holds `pair_id` at least. What the metric says goes to `notes`.
+        """`metric_value` of every pair; `columns` holds `pair_id` at least. Sentences of the metric are appended to `notes`.
 
         The function is given float64, however narrow a column is kept: the differences of narrow unsigned integers
-        wrap around. A person's own function is given copies, which it may change.
+        wrap around. A user's own function is given copies, which it may change.
         ConfigError if a column is missing, an option unknown, the function raises, or it returns anything but P numbers.
         """
         options = {} if options is None else options
         self.check_options(options)
         self.check_inputs(columns)
-        arguments = {name: _given(columns[name], own=self.where is not None) for name in self.inputs} | dict(options)
+        own = self.where is not None
+        arguments = {name: _given(columns[name], own=own) for name in self.inputs} | dict(options)
         special = {"seed": seed, "notes": [] if notes is None else notes}
         wanted = inspect.signature(self.function).parameters
         arguments |= {name: value for name, value in special.items() if name in wanted}
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            if self.where is None:
-                result = self.function(**arguments)
-            else:
-                result = self._theirs(arguments)
+            result = self._call_users(arguments) if own else self.function(**arguments)
         value_P = self._checked(result, len(columns["pair_id"]))
-        return value_P if self.where else _without_faults(value_P, [columns[name] for name in self.inputs])
+        return value_P if own else _nan_where_input_is_not_finite(value_P, [columns[name] for name in self.inputs])
 
-    def _theirs(self, arguments: dict[str, Any]) -> Any:
+    def _call_users(self, arguments: dict[str, Any]) -> Any:
         try:
             return self.function(**arguments)
-        except Exception as error:  # a person's function may raise anything
+        except Exception as error:  # a user's function may raise anything
             raise ConfigError(
                 f"metric {self.name}: {self.function.__name__} in {self.where} failed: {type(error).__name__}: {error}",
                 f"It was called with arrays over {len(next(iter(arguments.values()), []))} pairs: "
@@ -134,7 +124,7 @@ class Metric:
         try:
             found = np.asarray(result)
         except ValueError as error:  # lists of different lengths
-            raise ConfigError(f"metric {self.name!r} returned what is no array: {error}", hint) from error
+            raise ConfigError(f"metric {self.name!r} returned something that is not an array: {error}", hint) from error
         if found.dtype.kind not in "biuf":
             raise ConfigError(f"metric {self.name!r} returned {found.dtype} values, not numbers", hint)
         if found.shape != (num_pairs,):
@@ -153,14 +143,13 @@ def _given(column: Any, *, own: bool) -> Any:
     return column.copy() if own else column
 
 
-def _without_faults(value_P: Floats, inputs: Sequence[Any]) -> Floats:
-    """NaN where a number that one of our rules reads is not finite: a missing or infinite input is a fault of the data,
-    and no verdict of the rule. A person's own metric decides that itself."""
-    fault_P = np.zeros(len(value_P), dtype=np.bool_)
-    for column in inputs:
-        if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind == "f":
-            fault_P |= ~np.isfinite(column)
-    return np.where(fault_P, np.nan, value_P) if fault_P.any() else value_P
+def _nan_where_input_is_not_finite(value_P: Floats, inputs: Sequence[Any]) -> Floats:
+    """NaN where an input of one of our rules is not finite: that is a fault of the data and not a verdict of the rule.
+    A user's own metric decides that itself."""
+    numbers = (one for one in inputs if isinstance(one, np.ndarray) and one.ndim == 1 and one.dtype.kind == "f")
+    for column_P in numbers:
+        value_P = np.where(np.isfinite(column_P), value_P, np.nan)
+    return value_P
 
 
 def _named(options: Mapping[str, float]) -> str:

@@ -1,8 +1,8 @@
 """From the scored responses of each prompt to candidate pairs, and one reason for every response that is in none (stage *pair*,
 second half).
 
-Reading order: blocks -> builders -> filters (similarity) -> length_penalty -> building; `ready_made` filters pairs that
-somebody else built.
+Reading order: prompt_groups -> builders -> filters (similarity) -> length_penalty -> building; `existing_pairs`
+filters pairs that were built elsewhere.
 """
 
 from selfplay.selection.pair_rules import PairRules

@@ -1,7 +1,7 @@
-"""Builders: which two responses of a prompt become a pair. Each is a small function of `Blocks`.
+"""Builders: which two responses of a prompt become a pair. Each is a small function of `PromptGroups`.
 
-A builder returns positions of chosen and rejected, at most one pair a block (`all_pairs` apart, which comes in parts).
-It may return a pair of equal rewards, or of one response with itself where all rewards of a block are equal: the filters
+A builder returns positions of chosen and rejected, at most one pair a group (`all_pairs` apart, which comes in parts).
+It may return a pair of equal rewards, or of one response with itself where all rewards of a group are equal: the filters
 take those out, so that they are counted. Equal rewards are told apart by `response_index`.
 """
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from selfplay.selection.arrays import Floats, Ints, run_starts
 from selfplay.selection.pair_rules import PairRules
-from selfplay.selection.pairing.blocks import Blocks
+from selfplay.selection.pairing.prompt_groups import PromptGroups
 
-Chance = NDArray[np.uint64]
+RandomBits = NDArray[np.uint64]
 Positions = tuple[Ints, Ints]
 
 # Candidate pairs of `all_pairs` that are in memory at a time, about 30 bytes each.
@@ -24,66 +24,66 @@ PART = 2_000_000
 _NEVER = np.uint64(2**64 - 1)
 
 
-def candidates(blocks: Blocks, rules: PairRules, chance_N: Chance) -> Iterator[Positions]:
-    """The candidate pairs of a builder, part by part; the pairs of one block are in one part."""
+def candidates(groups: PromptGroups, rules: PairRules, bits_N: RandomBits) -> Iterator[Positions]:
+    """The candidate pairs of a builder, part by part; the pairs of one group are in one part."""
     if rules.build == "all":
-        yield from all_pairs(blocks)
-    elif len(blocks.row_N):
+        yield from all_pairs(groups)
+    elif len(groups.row_N):
         if rules.build == "minimum_gap":
-            yield minimum_gap(blocks, rules.min_gap)
+            yield minimum_gap(groups, rules.min_gap)
         else:
-            yield _SINGLE[rules.build](blocks, chance_N)
+            yield _SINGLE[rules.build](groups, bits_N)
 
 
-def best_worst(blocks: Blocks, chance_N: Chance) -> Positions:
+def best_worst(groups: PromptGroups, bits_N: RandomBits) -> Positions:
     """Highest against lowest reward. The recipe that was released with the alignment potential."""
-    return best(blocks), blocks.first(blocks.reward_N == blocks.lowest_B()[blocks.block_N])
+    return best(groups), groups.first(groups.reward_N == groups.lowest_G()[groups.group_N])
 
 
-def best_random(blocks: Blocks, chance_N: Chance) -> Positions:
+def best_random(groups: PromptGroups, bits_N: RandomBits) -> Positions:
     """Highest reward against one of the others, each as likely. It may be as good as the best: then there is no pair."""
-    chosen_B = best(blocks)
-    return chosen_B, _least_chance(blocks, chance_N, chosen_B)
+    chosen_G = best(groups)
+    return chosen_G, _random_response(groups, bits_N, chosen_G)
 
 
-def random_pair(blocks: Blocks, chance_N: Chance) -> Positions:
+def random_pair(groups: PromptGroups, bits_N: RandomBits) -> Positions:
     """Two responses, each two as likely; the better is chosen (of equal ones the lower index: a tie is no pair)."""
-    first_B = _least_chance(blocks, chance_N)
-    second_B = _least_chance(blocks, chance_N, first_B)
-    low_B, high_B = np.minimum(first_B, second_B), np.maximum(first_B, second_B)
-    swap_B = blocks.reward_N[high_B] > blocks.reward_N[low_B]
-    return np.where(swap_B, high_B, low_B), np.where(swap_B, low_B, high_B)
+    first_G = _random_response(groups, bits_N)
+    second_G = _random_response(groups, bits_N, first_G)
+    low_G, high_G = np.minimum(first_G, second_G), np.maximum(first_G, second_G)
+    swap_G = groups.reward_N[high_G] > groups.reward_N[low_G]
+    return np.where(swap_G, high_G, low_G), np.where(swap_G, low_G, high_G)
 
 
-def best_median(blocks: Blocks, chance_N: Chance) -> Positions:
+def best_median(groups: PromptGroups, bits_N: RandomBits) -> Positions:
     """Highest reward against the median one; of an even number the lower of the two in the middle. Of equal rewards the
     higher index stands lower, so that the median is never the best itself."""
-    order = np.lexsort((-blocks.index_N, blocks.reward_N, blocks.block_N))
-    return best(blocks), order[blocks.start_B + (blocks.size_B - 1) // 2]
+    order = np.lexsort((-groups.index_N, groups.reward_N, groups.group_N))
+    return best(groups), order[groups.start_G + (groups.size_G - 1) // 2]
 
 
-def sweet_spot(blocks: Blocks, chance_N: Chance) -> Positions:
-    """Highest reward against the one nearest to mean - 2 population standard deviations of the block's rewards.
+def sweet_spot(groups: PromptGroups, bits_N: RandomBits) -> Positions:
+    """Highest reward against the one nearest to mean - 2 population standard deviations of the group's rewards.
 
     Xiao et al., "Finding the Sweet Spot", ACL 2025: with many samples the very worst is a poor rejected response. Of two
     that are as near the lower index is taken, and never the best itself.
     """
-    mean_B, std_B = blocks.mean_and_std_B()
-    chosen_B = best(blocks)
-    distance_N = np.abs(blocks.reward_N - (mean_B - 2 * std_B)[blocks.block_N])
-    distance_N[chosen_B] = np.inf
-    return chosen_B, blocks.first(distance_N == np.minimum.reduceat(distance_N, blocks.start_B)[blocks.block_N])
+    mean_G, std_G = groups.mean_and_std_G()
+    chosen_G = best(groups)
+    distance_N = np.abs(groups.reward_N - (mean_G - 2 * std_G)[groups.group_N])
+    distance_N[chosen_G] = np.inf
+    return chosen_G, groups.first(distance_N == np.minimum.reduceat(distance_N, groups.start_G)[groups.group_N])
 
 
-def minimum_gap(blocks: Blocks, min_gap: float) -> Positions:
+def minimum_gap(groups: PromptGroups, min_gap: float) -> Positions:
     """The two whose rewards are nearest to each other, more than `min_gap` apart. Of equal gaps the pair with the lowest
-    chosen and then the lowest rejected index. Blocks whose rewards all lie within `min_gap` give no pair."""
-    order = np.lexsort((blocks.index_N, blocks.reward_N, blocks.block_N))
-    # one response for each different reward of a block: that of the lowest index
-    block, reward = blocks.block_N[order], blocks.reward_N[order]
-    new = np.concatenate(([True], (np.diff(block) != 0) | (reward[1:] != reward[:-1])))
-    order, block, reward = order[new], block[new], reward[new]
-    end = np.searchsorted(block, block, side="right")
+    chosen and then the lowest rejected index. PromptGroups whose rewards all lie within `min_gap` give no pair."""
+    order = np.lexsort((groups.index_N, groups.reward_N, groups.group_N))
+    # one response for each different reward of a group: that of the lowest index
+    group, reward = groups.group_N[order], groups.reward_N[order]
+    new = np.concatenate(([True], (np.diff(group) != 0) | (reward[1:] != reward[:-1])))
+    order, group, reward = order[new], group[new], reward[new]
+    end = np.searchsorted(group, group, side="right")
     # for each response as the rejected one: the lowest reward that is far enough above it
     upper = np.full(len(order), -1, dtype=np.int64)
     left = np.flatnonzero(np.arange(len(order)) + 1 < end)
@@ -96,38 +96,38 @@ def minimum_gap(blocks: Blocks, min_gap: float) -> Positions:
     lower = np.flatnonzero(upper >= 0)
     upper = upper[lower]
     gap: Floats = reward[upper] - reward[lower]
-    nearest = np.lexsort((blocks.index_N[order[lower]], blocks.index_N[order[upper]], gap, block[lower]))
-    nearest = nearest[run_starts(block[lower][nearest])]
+    nearest = np.lexsort((groups.index_N[order[lower]], groups.index_N[order[upper]], gap, group[lower]))
+    nearest = nearest[run_starts(group[lower][nearest])]
     return order[upper[nearest]], order[lower[nearest]]
 
 
-def all_pairs(blocks: Blocks, part: int = PART) -> Iterator[Positions]:
+def all_pairs(groups: PromptGroups, part: int = PART) -> Iterator[Positions]:
     """Every two responses, the better chosen (of equal ones the lower index), about `part` pairs at a time."""
-    for size in np.unique(blocks.size_B).tolist():
+    for size in np.unique(groups.size_G).tolist():
         first, second = np.triu_indices(size, 1)
-        start_B = blocks.start_B[blocks.size_B == size]
+        start_G = groups.start_G[groups.size_G == size]
         step = max(1, part // max(1, len(first)))
-        for begin in range(0, len(start_B), step):
-            starts = start_B[begin : begin + step, None]
+        for begin in range(0, len(start_G), step):
+            starts = start_G[begin : begin + step, None]
             low, high = (starts + first).ravel(), (starts + second).ravel()
-            swap = blocks.reward_N[high] > blocks.reward_N[low]
+            swap = groups.reward_N[high] > groups.reward_N[low]
             yield np.where(swap, high, low), np.where(swap, low, high)
 
 
-def best(blocks: Blocks) -> Ints:
-    """Position of the highest reward of each block."""
-    return blocks.first(blocks.reward_N == blocks.highest_B()[blocks.block_N])
+def best(groups: PromptGroups) -> Ints:
+    """Position of the highest reward of each group."""
+    return groups.first(groups.reward_N == groups.highest_G()[groups.group_N])
 
 
-def _least_chance(blocks: Blocks, chance_N: Chance, but_B: Ints | None = None) -> Ints:
-    """A random response of each block, other than `but_B`. Blocks hold two or more, and chance is below 2^63."""
-    if but_B is not None:
-        chance_N = chance_N.copy()
-        chance_N[but_B] = _NEVER
-    return blocks.first(chance_N == np.minimum.reduceat(chance_N, blocks.start_B)[blocks.block_N])
+def _random_response(groups: PromptGroups, bits_N: RandomBits, but_G: Ints | None = None) -> Ints:
+    """A random response of each group, other than `but_G`. PromptGroups hold two or more, and bits are below 2^63."""
+    if but_G is not None:
+        bits_N = bits_N.copy()
+        bits_N[but_G] = _NEVER
+    return groups.first(bits_N == np.minimum.reduceat(bits_N, groups.start_G)[groups.group_N])
 
 
-_SINGLE: dict[str, Callable[[Blocks, Chance], Positions]] = {
+_SINGLE: dict[str, Callable[[PromptGroups, RandomBits], Positions]] = {
     "best_worst": best_worst,
     "random_pair": random_pair,
     "best_random": best_random,

@@ -15,9 +15,9 @@ from selfplay.selection.pairing.similarity import similarity
 from selfplay.selection.reasons import (
     EMPTY,
     REWARD_NOT_FINITE,
-    Reasons,
-    give_reason,
+    DropReasons,
     no_reasons,
+    with_reason,
 )
 from selfplay.selection.responses import empty_texts
 
@@ -32,7 +32,7 @@ def pair_filters(
     rejected: Sequence[str] | None = None,
     num_tokens_chosen_P: Ints | None = None,
     num_tokens_rejected_P: Ints | None = None,
-) -> Reasons:
+) -> DropReasons:
     """Why each of P pairs is to be left out; None where nothing speaks against it. What is not given is not looked at.
 
     In this order: empty text, a reward that is not finite, then `filters.ORDER` (identical texts, equal rewards, `min_gap`,
@@ -45,11 +45,11 @@ def pair_filters(
     reason_P = no_reasons(num_pairs)
     identical_P: Bools | None = None
     if chosen is not None and rejected is not None:
-        reason_P = give_reason(reason_P, empty_texts(chosen) | empty_texts(rejected), EMPTY)
+        reason_P = with_reason(reason_P, empty_texts(chosen) | empty_texts(rejected), EMPTY)
         identical_P = np.fromiter(map(operator.eq, chosen, rejected), np.bool_, num_pairs)
     for reward_P in (reward_chosen_P, reward_rejected_P):
         if reward_P is not None:
-            reason_P = give_reason(reason_P, ~np.isfinite(reward_P), REWARD_NOT_FINITE)
+            reason_P = with_reason(reason_P, ~np.isfinite(reward_P), REWARD_NOT_FINITE)
 
     # asking about similarity is slow, so that pairs with a fault are not compared
     faulty_P = reason_P.code_P != 0
@@ -70,7 +70,7 @@ def pair_filters(
     for level, name in enumerate(ORDER):
         where_P = level_P == level
         if where_P.any():
-            reason_P = give_reason(reason_P, where_P, name)
+            reason_P = with_reason(reason_P, where_P, name)
     return reason_P
 
 

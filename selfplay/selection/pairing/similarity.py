@@ -8,6 +8,7 @@ symmetric. A changed word of a long text costs about as many 4-grams as it has l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +29,7 @@ def similarity(first: str, second: str) -> float:
 
 def similarities(texts: Sequence[str], first_P: Ints, second_P: Ints) -> Floats:
     """`similarity` of P pairs of texts, given by their positions in `texts`."""
-    cache: dict[int, Grams] = {}
-
-    def grams(text: int) -> Grams:
-        found = cache.get(text)
-        if found is None:
-            if len(cache) >= _CACHED:
-                cache.clear()
-            found = cache[text] = _grams(texts[text])
-        return found
-
+    grams = lru_cache(_CACHED)(lambda text: _grams(texts[text]))
     pairs = zip(first_P.tolist(), second_P.tolist(), strict=True)
     return np.fromiter((_jaccard(grams(one), grams(two)) for one, two in pairs), np.float64, len(first_P))
 
@@ -47,14 +39,10 @@ def _grams(text: str) -> Grams:
     # a lone surrogate (broken input) is a text like any other
     data = _PAD + text.encode("utf-8", "surrogatepass") + _PAD
     # every position of the bytes read as one little-endian number
-    grams: Grams = np.ndarray((len(data) - 3,), dtype="<u4", buffer=data, strides=(1,)).astype(np.uint32)
-    grams.sort()
-    new = np.concatenate(([True], grams[1:] != grams[:-1]))
-    return np.asarray(grams[new], dtype=np.uint32)
+    grams: Grams = np.ndarray((len(data) - 3,), dtype="<u4", buffer=data, strides=(1,))
+    return np.unique(grams)
 
 
 def _jaccard(first: Grams, second: Grams) -> float:
-    both = np.concatenate((first, second))
-    both.sort(kind="stable")  # merges two sorted runs
-    common = int((both[1:] == both[:-1]).sum())
-    return common / (len(both) - common)
+    common = len(np.intersect1d(first, second, assume_unique=True))
+    return common / (len(first) + len(second) - common)

@@ -12,7 +12,7 @@ from selfplay.inspect.documents.pair import pair_document
 from selfplay.inspect.documents.pairs import METADATA, pairs_document
 from selfplay.inspect.documents.rounds import rounds_document
 from selfplay.inspect.documents.show import show_document
-from selfplay.inspect.query.tables import rows_where, take_rows
+from selfplay.inspect.query.tables import rows_of
 from selfplay.selection.pair_rules import PairRules
 from selfplay.store.run import Store
 from tests.helpers.make_run import make_run
@@ -169,6 +169,9 @@ def test_rows_are_taken_across_shards_in_the_order_asked_for(whole_run: Path) ->
     store = Store.open(whole_run)
     every = store.table(1, "sample")
     wanted = [40, 0, 23, 21, 22]
-    assert take_rows(store, 1, "sample", wanted).equals(every.take(wanted).combine_chunks())
-    assert take_rows(store, 1, "sample", []).num_rows == 0
-    assert rows_where(store, 1, "sample", "response_id", [every["response_id"][30].as_py()]) == [30]
+    table = store.lazy_table(1, "sample")
+    assert table.take(wanted).equals(every.take(wanted).combine_chunks())
+    assert table.take([]).num_rows == 0
+    response_id = every["response_id"][30].as_py()
+    assert table.rows_where("response_id", [response_id]).tolist() == [30]
+    assert rows_of(store, 1, "sample", "response_id", [response_id]) == every.slice(30, 1).to_pylist()

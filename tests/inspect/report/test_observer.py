@@ -46,7 +46,7 @@ def test_a_run_leaves_its_report(write_config: WriteConfig, tmp_path: Path) -> N
     store = run(write_config(rounds=1), tmp_path / "run")
     page = (store.layout.root / "report.html").read_text()
     assert "complete: all of 1 round " in page and 'id="examples"' in page
-    assert "no word of its end" not in page  # written when the attempt had ended
+    assert "no record of its end" not in page  # written when the attempt had ended
     assert (store.layout.root / "README.md").read_text().startswith("# run\n")
 
 

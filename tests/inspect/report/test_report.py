@@ -187,7 +187,7 @@ def test_warnings_come_first_and_once_a_name(tmp_path: Path) -> None:
 def test_a_run_under_way_has_a_report(tmp_path: Path, stop: tuple[int, str]) -> None:
     report = gather(make_run(tmp_path / "run", stop=stop, outcome=None))
     assert f"next is round {stop[0]} {stop[1]}" in report.state
-    assert "no word of its end" in Page(html(report)).text
+    assert "no record of its end" in Page(html(report)).text
 
 
 def test_a_skipped_round_and_a_run_without_gold(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
-"""Which pairs a query finds: the same as the terminal's `pairs`, whatever the number of row groups, and in bounded steps."""
+"""Which pairs a query finds: the same as the terminal's `pairs`, whatever the number of row groups."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selfplay.core.errors import ConfigError
+from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.inspect.documents.pairs import pairs_document
-from selfplay.inspect.viewer import browser
+from selfplay.inspect.viewer import browser, matching
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.viewer.matching import find, stream
 from selfplay.inspect.viewer.query import Query, Range
@@ -59,57 +61,40 @@ def test_it_finds_what_the_terminal_does(runs: Path, rows: RowSet, tmp_path: Pat
     expected = [pair["pair_id"] for pair in document["pairs"]]
     for table in (rows, regrouped(rows, tmp_path, 2)):
         found = find(table, query)
-        assert found.complete
-        assert table.take(found.rows, ["pair_id"])["pair_id"].to_pylist() == expected
+        assert table.take(found, ["pair_id"])["pair_id"].to_pylist() == expected
         streamed = [name for piece in stream(table, query) for name in piece["pair_id"].to_pylist()]
         assert sorted(streamed) == sorted(expected)
 
 
-def test_a_search_goes_on_where_it_was(rows: RowSet, tmp_path: Path) -> None:
-    table = regrouped(rows, tmp_path, 2)
-    query = Query(text="answer")
-    whole = find(rows, query).rows.tolist()
-    seen = []
-    for _ in range(20):
-        found = find(table, query, searched_bytes=1)
-        seen.append(found.num_searched)
-        assert found.rows.tolist() == [row for row in whole if row < found.num_searched]
-        if found.complete:
-            break
-    assert seen == sorted(set(seen))
-    assert len(seen) == len(table.chunks())
-    assert find(table, query, searched_bytes=1).complete, "what was searched is remembered"
-
-
-def test_row_groups_that_cannot_match_are_not_searched(
+def test_only_the_row_groups_of_rows_that_are_left_are_searched(
     rows: RowSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = regrouped(rows, tmp_path, 2)
     read: list[int] = []
-    monkeypatch.setattr(RowSet, "read_chunk", counted(RowSet.read_chunk, read))
+    groups = LazyTable.row_groups
+
+    def counted(self: LazyTable, *arguments: object) -> Iterator[pa.Table]:
+        for piece in groups(self, *arguments):  # type: ignore[arg-type]
+            read.append(piece.num_rows)
+            yield piece
+
+    monkeypatch.setattr(LazyTable, "row_groups", counted)
     find(table, Query(text="answer", where="rank <= 2"))
-    assert len(read) == 1
+    assert read == [2]
 
 
-def counted(method, read):  # type: ignore[no-untyped-def]
-    def call(self, chunk, columns):  # type: ignore[no-untyped-def]
-        read.append(chunk.first)
-        return method(self, chunk, columns)
+def test_a_search_in_texts_is_interrupted(rows: RowSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "SECONDS", 0.2)
+    groups = LazyTable.row_groups
 
-    return call
+    def slow(self: LazyTable, *arguments: object) -> Iterator[pa.Table]:
+        for piece in groups(self, *arguments):  # type: ignore[arg-type]
+            time.sleep(0.5)
+            yield piece
 
-
-def test_ids_are_found_by_the_bounds_of_row_groups(
-    rows: RowSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = pa.table({"response_id": [f"r{number:03d}" for number in range(100)]})
-    pq.write_table(ids, tmp_path / "ids.parquet", row_group_size=5)
-    table = RowSet("ids", LazyTable(tmp_path, (Part(tmp_path / "ids.parquet", 0, 100),)), Cache())
-    read: list[int] = []
-    monkeypatch.setattr(RowSet, "read_chunk", counted(RowSet.read_chunk, read))
-    assert table.rows_of("response_id", ["r043", "r044", "x"]).tolist() == [43, 44]
-    assert read == [40]
-    assert table.rows_of("response_id", ["nothing", "r043a"]).tolist() == []
+    monkeypatch.setattr(LazyTable, "row_groups", slow)
+    with pytest.raises(SelfplayError, match="interrupted"):
+        find(regrouped(rows, tmp_path, 2), Query(text="answer"))
 
 
 def test_a_filter_that_cannot_be_read(rows: RowSet) -> None:

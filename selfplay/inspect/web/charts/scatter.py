@@ -30,7 +30,6 @@ def scatter(
     x_title: str,
     y_title: str,
     diagonal: bool = False,
-    unit: str = "pairs",
 ) -> Markup:
     """P points, of which the finite ones are drawn (there is at least one). `diagonal` draws the line of equal values."""
     finite_P = np.isfinite(x_P) & np.isfinite(y_P)
@@ -51,11 +50,11 @@ def scatter(
     else:
         parts += _grid(plot, across, up, kept)
         entries = [
-            ("box", "fill s0", f"share of the {unit} there that was kept"),
-            ("box", "shade", f"the stronger the grey, the more {unit}"),
+            ("box", "fill s0", "share of the pairs there that was kept"),
+            ("box", "shade", "the stronger the grey, the more pairs"),
         ]
     marks, end = legend(entries, _TOP + _HEIGHT + 38.0)
-    words = f"{len(x)} {unit}, {int(kept.sum())} of them kept."
+    words = f"{len(x)} pairs, {int(kept.sum())} of them kept."
     for axis, values in ((x_title, x), (y_title, y)):
         words += f" Mean {axis}: {values.mean():.3g} (kept: {_mean(values[kept])})."
     words += f" {outside} lie outside and are drawn at the edge." if outside else ""

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from selfplay.core.format import percent
 from selfplay.core.outcomes import SelectionSummary
-from selfplay.selection.diagnostics.groups import GroupShares
-from selfplay.selection.diagnostics.parts import Advice
+from selfplay.selection.diagnostics.records import SelectionWarning
 from selfplay.selection.metrics import METRICS
 
 if TYPE_CHECKING:
-    from selfplay.selection.diagnostics.parts import Diagnostics
+    from selfplay.selection.diagnostics.records import Diagnostics
 
 # Shares and correlations of fewer pairs than this are left alone.
 FEWEST = 20
@@ -34,7 +34,7 @@ MORE_WRONG = 0.02
 CLEARLY = 3.0
 
 
-def advice(diagnostics: Diagnostics, summary: SelectionSummary) -> tuple[Advice, ...]:
+def selection_warnings(diagnostics: Diagnostics, summary: SelectionSummary) -> tuple[SelectionWarning, ...]:
     """Warnings about a selection, the gravest first."""
     checks = (
         _size(diagnostics, summary),
@@ -47,25 +47,25 @@ def advice(diagnostics: Diagnostics, summary: SelectionSummary) -> tuple[Advice,
     return tuple(one for check in checks for one in check)
 
 
-def _size(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Advice]:
+def _size(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[SelectionWarning]:
     funnel = diagnostics.funnel
     rule = METRICS.get(summary.metric)
     if not funnel.num_kept:
         reasons = ", ".join(f"{name} {num}" for name, num in {**funnel.filtered, **funnel.left_out}.items())
-        yield Advice(
+        yield SelectionWarning(
             "nothing_kept",
             f"none of {funnel.num_pairs} pairs is kept (keep {summary.keep}; {funnel.num_ranked} were ranked)",
             f"Not ranked: {reasons}." if reasons else "Raise keep: it rounds to no pair at all.",
         )
     elif funnel.num_kept == funnel.num_pool > 1 and not (rule and rule.keeps_all):
-        yield Advice(
+        yield SelectionWarning(
             "everything_kept",
             f"all {funnel.num_pool} pairs that entered the ranking are kept, so the metric chose nothing",
             "Lower keep, or use the metric full, which says so.",
         )
 
 
-def _margins(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Advice]:
+def _margins(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[SelectionWarning]:
     found, rule = diagnostics.margins, METRICS.get(summary.metric)
     if found is None or rule is None or diagnostics.num_seen < FEWEST:
         return
@@ -73,7 +73,7 @@ def _margins(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Ad
         zero = found.implicit_abs_mean == 0
         what = "is 0" if zero else "has the same size"
         instead = ": the pairs are ranked by the explicit margin alone" if "alignment_potential" in rule.inputs else ""
-        yield Advice(
+        yield SelectionWarning(
             "implicit_margin_zero" if zero else "implicit_margin_flat",
             f"every implicit margin {what}, so {rule.name} does not see the policy{instead}",
             "In the DPO form policy and reference are the same weights: use implicit_margin: simpo, or another reference."
@@ -87,7 +87,7 @@ def _margins(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Ad
         and found.implicit_abs_std is not None
         and found.implicit_abs_std < NARROW
     ):
-        yield Advice(
+        yield SelectionWarning(
             "implicit_margin_narrow",
             f"the implicit margins hardly differ (standard deviation of the size {found.implicit_abs_std:.4f} nats a "
             "token), but standardised they weigh as much as the explicit margin",
@@ -95,32 +95,39 @@ def _margins(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Ad
         )
     if found.explicit_std == 0 and {"explicit_margin", "alignment_potential"} & set(rule.inputs):
         what = "the implicit margin alone ranks" if "alignment_potential" in rule.inputs else "only ids rank"
-        yield Advice(
+        yield SelectionWarning(
             "explicit_margin_flat",
             f"every explicit margin is {found.explicit_mean:.4g}, so {what} the pairs",
             "A reward of a few values cannot tell good pairs from better ones: use a finer reward, or another metric.",
         )
     pool, kept = found.explicit_negative_pool, found.explicit_negative_kept
     if pool is not None and max(pool, kept or 0.0) > NEGATIVE:
-        yield Advice(
+        yield SelectionWarning(
             "negative_margins",
-            f"the reward is higher for the rejected response in {pool:.0%} of the pairs (of the kept: {_part(kept)})",
+            f"the reward is higher for the rejected response in {pool:.0%} of the pairs (of the kept: {percent(kept)})",
             "Label and reward contradict each other there. The raw form counts such a margin by its size."
             if not summary.standardize
             else "Label and reward contradict each other there: see which one is right before training on the kept.",
         )
 
 
-def _groups(diagnostics: Diagnostics) -> Iterator[Advice]:
+def _groups(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
     for name, found in diagnostics.groups.items():
         if found.unevenness is None or found.unevenness_random_q99 is None or found.effective_kept is None:
             continue
         if found.unevenness <= found.unevenness_random_q99:
             continue
-        left_out = left_out_groups(found)
+        left_out = [
+            share.group
+            for share in found.shares
+            if share.ratio is not None
+            and share.share_pool >= LARGE_GROUP
+            and share.ratio < LEFT_OUT
+            and share.num_expected >= FEW_EXPECTED
+        ]
         if found.effective_kept < FEW_GROUPS * found.effective_pool or left_out:
             named = f"; hardly any of {', '.join(left_out)}" if left_out else ""
-            yield Advice(
+            yield SelectionWarning(
                 "few_groups",
                 f"by {name}, the kept pairs are as diverse as {found.effective_kept:.1f} equal groups, the pool as "
                 f"{found.effective_pool:.1f}{named}: {found.unevenness:.0%} of them would have to be of other groups to "
@@ -130,26 +137,14 @@ def _groups(diagnostics: Diagnostics) -> Iterator[Advice]:
             )
 
 
-def left_out_groups(found: GroupShares) -> list[str]:
-    """Names of the large groups of which hardly any pair is kept."""
-    return [
-        share.group
-        for share in found.shares
-        if share.ratio is not None
-        and share.share_pool >= LARGE_GROUP
-        and share.ratio < LEFT_OUT
-        and share.num_expected >= FEW_EXPECTED
-    ]
-
-
-def _labels(diagnostics: Diagnostics) -> Iterator[Advice]:
+def _labels(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
     found = diagnostics.labels
     if found is None or found.wrong_pool is None or found.wrong_kept is None or found.num_judged_kept < FEWEST:
         return
     error = (found.wrong_pool * (1 - found.wrong_pool) / found.num_judged_kept) ** 0.5
     more = found.wrong_kept - found.wrong_pool
     if more > max(MORE_WRONG, CLEARLY * error):
-        yield Advice(
+        yield SelectionWarning(
             "more_wrong_labels",
             f"by the gold reward {found.wrong_kept:.0%} of the kept pairs have chosen and rejected the wrong way round, "
             f"of the pool {found.wrong_pool:.0%}",
@@ -157,7 +152,7 @@ def _labels(diagnostics: Diagnostics) -> Iterator[Advice]:
         )
 
 
-def _lengths(diagnostics: Diagnostics) -> Iterator[Advice]:
+def _lengths(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
     found = diagnostics.lengths
     if found is None or found.gap_and_explicit is None or found.gap_and_explicit.pearson is None:
         return
@@ -165,7 +160,7 @@ def _lengths(diagnostics: Diagnostics) -> Iterator[Advice]:
         return
     r = found.gap_and_explicit.pearson
     if abs(r) > LENGTH_CORRELATION:
-        yield Advice(
+        yield SelectionWarning(
             "reward_follows_length",
             f"the reward margin goes with the length gap (correlation {r:+.2f}): the reward prefers "
             f"{'longer' if r > 0 else 'shorter'} responses",
@@ -173,20 +168,16 @@ def _lengths(diagnostics: Diagnostics) -> Iterator[Advice]:
         )
 
 
-def _cut(diagnostics: Diagnostics) -> Iterator[Advice]:
+def _cut(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
     found = diagnostics.cut
     if found is None or found.num_tied == found.num_tied_kept:
         return
     if diagnostics.num_seen >= FEWEST and found.num_tied_kept > TIED * diagnostics.funnel.num_kept:
         few = found.num_distinct_rewards
         rewards = f"; the rewards have {few} distinct values" if few is not None and few <= 20 else ""
-        yield Advice(
+        yield SelectionWarning(
             "ties_at_cut",
             f"{found.num_tied} pairs share the metric value at the cut and {found.num_tied_kept} of them are kept, by the "
             f"order of their ids{rewards}",
             "Chance chose those: use a finer reward or a metric with more values, or set keep where the value changes.",
         )
-
-
-def _part(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"

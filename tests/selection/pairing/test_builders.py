@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from selfplay.selection.pairing.blocks import blocks_of
 from selfplay.selection.pairing.builders import all_pairs
+from selfplay.selection.pairing.prompt_groups import group_by_prompt
 from selfplay.selection.responses import response_pool
 from tests.helpers.slow_pairing import BUILDERS, Row, build, outcome, pairs_of, rows_of
 
@@ -77,11 +77,11 @@ def test_all_comes_in_parts_of_whole_prompts(part: int) -> None:
         rewards=[float(i) for i in range(len(rows))],
         texts=[str(i) for i in range(len(rows))],
     )
-    blocks = blocks_of(pool, np.ones(len(rows), dtype=np.bool_))
-    parts = list(all_pairs(blocks, part))
+    groups = group_by_prompt(pool, np.ones(len(rows), dtype=np.bool_))
+    parts = list(all_pairs(groups, part))
     assert len(parts) == {1: 5, 7: 5, 1000: 4}[part]
-    found = [set(blocks.block_N[chosen].tolist()) for chosen, _ in parts]
-    assert sorted(block for of_part in found for block in of_part) == [0, 1, 2, 3, 4]
+    found = [set(groups.group_N[chosen].tolist()) for chosen, _ in parts]
+    assert sorted(group for of_part in found for group in of_part) == [0, 1, 2, 3, 4]
     assert sum(len(chosen) for chosen, _ in parts) == sum(size * (size - 1) // 2 for size in sizes)
     assert all((chosen > rejected).all() for chosen, rejected in parts)
 

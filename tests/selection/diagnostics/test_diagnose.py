@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfplay.selection.diagnostics import Diagnostics, Grouping, diagnose
 from selfplay.selection.diagnostics.agreement import correlation, overlap
+from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.diagnostics.distributions import distribution
-from selfplay.selection.diagnostics.groups import group_shares
-from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, give_reason, no_reasons
+from selfplay.selection.diagnostics.groups import Grouping, group_shares
+from selfplay.selection.diagnostics.records import Diagnostics
+from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
 
 KEYS = [
@@ -44,8 +45,8 @@ def make_pool(num_pairs: int, seed: int = 0, scales: tuple[float, ...] = (1.0,) 
     return PairPool(pair_id=[f"p{row:05d}" for row in range(num_pairs)], columns=columns)
 
 
-def skills(num_pairs: int) -> list[str]:
-    return [SKILLS[row % 4] for row in range(num_pairs)]
+def skills(num_pairs: int) -> Grouping:
+    return Grouping.of([SKILLS[row % 4] for row in range(num_pairs)])
 
 
 def examined(pool: PairPool, metric: str = "alignment_potential", keep: float = 0.4, **asked: Any) -> Diagnostics:
@@ -112,7 +113,7 @@ def test_funnel_counts_every_row_once() -> None:
     pool = make_pool(100)
     pool.columns["reward_chosen"][:7] = pool.columns["reward_rejected"][:7]
     long = np.arange(100) >= 90
-    pool = dataclasses.replace(pool, drop_reason_P=give_reason(no_reasons(100), long, TOO_LONG_FOR_TRAINING))
+    pool = dataclasses.replace(pool, drop_reason_P=with_reason(no_reasons(100), long, TOO_LONG_FOR_TRAINING))
     selection = select(pool, metric="minimum_gap", keep=0.5, options={"threshold": 0.2})
     found = diagnose(pool, selection, num_read=103, bad={"empty": 3}).funnel
     assert found.filtered == {"too_long_for_training": 10, "zero_margin": 7}
@@ -123,17 +124,11 @@ def test_funnel_counts_every_row_once() -> None:
     assert found.num_kept == int(selection.kept_P.sum())
 
 
-def test_grouping_of_another_length_is_refused() -> None:
-    pool = make_pool(4)
-    with pytest.raises(ValueError, match="grouping 'skill' has 3 rows, the pool 4"):
-        diagnose(pool, select(pool, metric="random", keep=1), groups={"skill": ["a", "b", "c"]})
-
-
 def test_large_pools_are_seen_through_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = make_pool(4000)
     selection = select(pool, metric="alignment_potential", keep=0.4)
     everything = diagnose(pool, selection, groups={"skill": skills(4000)})
-    monkeypatch.setattr("selfplay.selection.diagnostics.diagnosing.SAMPLE", 1000)
+    monkeypatch.setattr("selfplay.selection.diagnostics.diagnose.SAMPLE", 1000)
     sampled = diagnose(pool, selection, groups={"skill": skills(4000)})
     assert (everything.on, everything.num_seen) == ("all", 4000)
     assert (sampled.on, sampled.num_seen) == ("sample", 1000)
@@ -180,6 +175,7 @@ def test_correlation_without_spread_is_none() -> None:
     assert correlation(flat, steep).pearson is None
     assert correlation(flat + 1e-17 * steep, steep).spearman is None
     assert correlation(steep[:1], steep[:1]).pearson is None
+    assert correlation(np.full(5, np.nan), steep) is None
     assert correlation(1e200 * steep, -1e-200 * steep).pearson == pytest.approx(-1.0)
 
 
@@ -293,7 +289,7 @@ def test_lengths_labels_and_prompts() -> None:
     )
     selection = select(pool, metric="random", keep=2)
     selection = dataclasses.replace(selection, kept_P=np.array([True, True, False, False]))
-    found = diagnose(pool, selection, prompt=["x", "x", "y", "z"])
+    found = diagnose(pool, selection, prompt=Grouping.of(["x", "x", "y", "z"]))
     assert found.lengths is not None
     assert (found.lengths.gap_mean_pool, found.lengths.gap_mean_kept) == (1.0, 0.0)
     assert (found.lengths.chosen_longer_pool, found.lengths.chosen_longer_kept) == (0.5, 0.5)
