@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,21 +20,6 @@ from selfplay.inspect.documents.rounds import round_summary
 from selfplay.store.run import Store
 
 GOLD, REWARD = "gold_reward", "reward"
-
-# number of the row -> field of the round's summary
-_OF_SUMMARY = {
-    "gold_mean": "eval_gold_mean",
-    "gold_low": "eval_gold_ci_low",
-    "gold_high": "eval_gold_ci_high",
-    "gold_greedy_mean": "eval_gold_greedy_mean",
-    "reward_mean": "eval_reward_mean",
-    "num_tokens_mean": "eval_num_tokens_mean",
-    "truncated_fraction": "eval_truncated_fraction",
-    "distinct_fraction": "eval_distinct_fraction",
-    "optimizer_steps": "optimizer_steps",
-    "num_pairs": "num_pairs",
-    "num_kept": "num_kept",
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +52,7 @@ class RunReader:
             part = table.filter(pc.equal(table["mode"], mode))
             ids = part["prompt_id"].to_pylist()
             for column in (REWARD, GOLD):
-                means[mode, column] = prompt_means(ids, part[column].to_pylist())
+                means[mode, column] = prompt_means(ids, part[column].to_numpy())
         return Evaluated(means)
 
     def row(self, number: int) -> dict[str, Any]:
@@ -76,10 +60,22 @@ class RunReader:
         outcomes = self.store.outcomes(number)
         train, evaluation = outcomes.get(TrainOutcome), outcomes.evaluation()
         summary = round_summary(self.store, number, outcomes)
-        row: dict[str, Any] = {name: getattr(summary, field) for name, field in _OF_SUMMARY.items()}
-        row["reward_greedy_mean"] = evaluation.eval_reward_greedy_mean if evaluation else None
-        row["distinct_2"] = evaluation.eval_distinct_2 if evaluation else None
-        row["seconds_train"] = train.training.seconds if train and train.training else None
+        row: dict[str, Any] = {
+            "gold_mean": summary.eval_gold_mean,
+            "gold_low": summary.eval_gold_ci_low,
+            "gold_high": summary.eval_gold_ci_high,
+            "gold_greedy_mean": summary.eval_gold_greedy_mean,
+            "reward_mean": summary.eval_reward_mean,
+            "reward_greedy_mean": evaluation.eval_reward_greedy_mean if evaluation else None,
+            "num_tokens_mean": summary.eval_num_tokens_mean,
+            "truncated_fraction": summary.eval_truncated_fraction,
+            "distinct_fraction": summary.eval_distinct_fraction,
+            "distinct_2": evaluation.eval_distinct_2 if evaluation else None,
+            "optimizer_steps": summary.optimizer_steps,
+            "num_pairs": summary.num_pairs,
+            "num_kept": summary.num_kept,
+            "seconds_train": train.training.seconds if train and train.training else None,
+        }
         now, start = self.evaluated(number), self.evaluated(0)
         reward = standardized_gain(now.of("sampled", REWARD), start.of("sampled", REWARD))
         gold = standardized_gain(now.of("sampled", GOLD), start.of("sampled", GOLD))
@@ -95,10 +91,10 @@ class RunReader:
         columns = ["pair_id", "prompt_id", "chosen_response_id", "rejected_response_id", "kept"]
         return self.store.table(number, "select", columns=columns)
 
-    def kept(self, number: int) -> set[str]:
+    def kept(self, number: int) -> pa.Array:
         """Ids of the pairs kept in a round."""
         table = self.pairs(number)
-        return set(table.filter(table["kept"])["pair_id"].to_pylist())
+        return table.filter(table["kept"])["pair_id"].combine_chunks()
 
     def labels(self, number: int) -> Labels | None:
         """What the judge says of the kept pairs; None where it did not judge training responses."""
@@ -107,27 +103,24 @@ class RunReader:
         scored = self.store.table(number, "score", columns=["response_id", GOLD])
         if scored[GOLD].null_count == scored.num_rows:
             return None
-        gold = dict(zip(scored["response_id"].to_pylist(), scored[GOLD].to_pylist(), strict=True))
-        sides = [
-            np.array([gold[name] for name in kept[f"{side}_response_id"].to_pylist()], dtype=np.float64)
-            for side in ("chosen", "rejected")
-        ]
-        return labels(*sides)
+        gold, ids = scored[GOLD].to_numpy(), scored["response_id"].combine_chunks()
+        rows = [pc.index_in(kept[f"{side}_response_id"], value_set=ids) for side in ("chosen", "rejected")]
+        return labels(*(gold[row.to_numpy()] for row in rows))
 
     def group_shares(self, number: int, column: str) -> tuple[dict[str, float], dict[str, float]]:
         """Share of each group, by the prompts' own column: among the kept pairs, and among all pairs. Raises ConfigError
         where prompts have no such column."""
         prompts = self.store.table(number, "prompts", columns=["prompt_id", "columns_json"])
-        group = {}
-        for prompt_id, text in zip(prompts["prompt_id"].to_pylist(), prompts["columns_json"].to_pylist(), strict=True):
-            columns = json.loads(text)
+        names = []
+        for text in prompts["columns_json"]:
+            columns = json.loads(text.as_py())
             if column not in columns:
                 raise ConfigError(
                     f"--by {column}: the prompts have no such column",
-                    f"There is: {', '.join(sorted(columns)) or 'none'}.",
+                    f"The prompts have: {', '.join(sorted(columns)) or 'no other columns'}.",
                 )
-            group[prompt_id] = str(columns[column])
+            names.append(str(columns[column]))
         table = self.pairs(number)
-        kept = table.filter(table["kept"])
-        found = [shares([group[prompt_id] for prompt_id in part["prompt_id"].to_pylist()]) for part in (kept, table)]
-        return found[0], found[1]
+        row = pc.index_in(table["prompt_id"], value_set=prompts["prompt_id"].combine_chunks())
+        group = pa.array(names, pa.string()).take(row.combine_chunks())
+        return shares(group.filter(table["kept"].combine_chunks())), shares(group)

@@ -8,11 +8,12 @@ several worlds the mean over worlds, each counted once, stands beside.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -70,17 +71,18 @@ class Overlap:
     share: float
 
 
-def overlap(ours: Set[Hashable], theirs: Set[Hashable]) -> Overlap | None:
-    """None where a set is empty."""
-    if not ours or not theirs:
+def overlap(ours: pa.Array, theirs: pa.Array) -> Overlap | None:
+    """Of two columns of different ids; None where one is empty."""
+    if not len(ours) or not len(theirs):
         return None
-    both = len(ours & theirs)
-    return Overlap(both / len(ours | theirs), both / len(ours))
+    both: int = pc.sum(pc.is_in(ours, value_set=theirs)).as_py()
+    return Overlap(both / (len(ours) + len(theirs) - both), both / len(ours))
 
 
-def shares(groups: Sequence[str]) -> dict[str, float]:
-    """Share of each group, by name."""
-    counts = Counter(groups)
+def shares(groups: pa.Array) -> dict[str, float]:
+    """Share of each group, by name, of a column of names."""
+    counted = groups.value_counts()
+    counts = dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
     return {name: counts[name] / len(groups) for name in sorted(counts)}
 
 

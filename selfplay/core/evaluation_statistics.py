@@ -28,10 +28,22 @@ class Estimate:
     num_prompts: int
 
 
+ByPrompt = Mapping[str, Sequence[float]]
+"""Finite values of the responses of each prompt; a prompt that has none is left out."""
+
+
+def by_prompt(prompt_ids: Sequence[str], values: Sequence[float | None] | Floats) -> dict[str, list[float]]:
+    """The finite values of each prompt, sorted: the last bit of a sum does not depend on the order of rows."""
+    found: dict[str, list[float]] = {}
+    for prompt_id, value in zip(prompt_ids, np.asarray(values, dtype=np.float64).tolist(), strict=True):
+        if np.isfinite(value):
+            found.setdefault(prompt_id, []).append(value)
+    return {prompt_id: sorted(values) for prompt_id, values in found.items()}
+
+
 def prompt_means(prompt_ids: Sequence[str], values: Sequence[float | None] | Floats) -> dict[str, float]:
     """Mean value of each prompt's responses, of those that are finite; a prompt that has none is left out."""
-    # Sorted, so that the last bit does not depend on the order of rows.
-    return {prompt_id: float(np.mean(sorted(found))) for prompt_id, found in _by_prompt(prompt_ids, values).items()}
+    return {prompt_id: float(np.mean(found)) for prompt_id, found in by_prompt(prompt_ids, values).items()}
 
 
 def bootstrap_mean(values_Q: Floats, *, seed: int, num_resamples: int = 10_000, level: float = 0.95) -> Estimate | None:
@@ -52,46 +64,28 @@ def bootstrap_mean(values_Q: Floats, *, seed: int, num_resamples: int = 10_000, 
     return Estimate(float(values_Q.mean()), float(low), float(high), len(values_Q))
 
 
-def mean_over_prompts(
-    prompt_ids: Sequence[str], values: Sequence[float | None] | Floats, *, seed: int
-) -> Estimate | None:
+def mean_over_prompts(values: ByPrompt, *, seed: int) -> Estimate | None:
     """Mean over prompts of the mean over each prompt's responses, with its interval."""
-    return bootstrap_mean(_sorted_values(prompt_means(prompt_ids, values)), seed=seed)
+    return _bootstrap({prompt_id: float(np.mean(found)) for prompt_id, found in values.items()}, seed)
 
 
-def paired_difference(
-    prompt_ids: Sequence[str],
-    values: Sequence[float | None] | Floats,
-    other_prompt_ids: Sequence[str],
-    other_values: Sequence[float | None] | Floats,
-    *,
-    seed: int,
-) -> Estimate | None:
+def paired_difference(ours: ByPrompt, others: ByPrompt, *, seed: int) -> Estimate | None:
     """Mean over the prompts that both have of (mean value - mean other value), with its interval."""
-    ours, others = prompt_means(prompt_ids, values), prompt_means(other_prompt_ids, other_values)
-    both = {prompt_id: ours[prompt_id] - others[prompt_id] for prompt_id in ours.keys() & others.keys()}
-    return bootstrap_mean(_sorted_values(both), seed=seed)
+    both = ours.keys() & others.keys()
+    return _bootstrap({prompt: float(np.mean(ours[prompt])) - float(np.mean(others[prompt])) for prompt in both}, seed)
 
 
-def paired_win_rate(
-    prompt_ids: Sequence[str],
-    values: Sequence[float | None] | Floats,
-    other_prompt_ids: Sequence[str],
-    other_values: Sequence[float | None] | Floats,
-    *,
-    seed: int,
-) -> Estimate | None:
+def paired_win_rate(ours: ByPrompt, others: ByPrompt, *, seed: int) -> Estimate | None:
     """Share of comparisons won, a tie counting half, with its interval; 0.5 against oneself.
 
     On a prompt with several responses every response is compared with every response of the other side, and the
     prompt counts once. Only prompts that both sides have count.
     """
-    ours, others = _by_prompt(prompt_ids, values), _by_prompt(other_prompt_ids, other_values)
-    both = {}
-    for prompt_id in ours.keys() & others.keys():
-        difference = np.subtract.outer(ours[prompt_id], others[prompt_id])
-        both[prompt_id] = float(np.mean(np.sign(difference)) / 2 + 0.5)
-    return bootstrap_mean(_sorted_values(both), seed=seed)
+    rates = {}
+    for prompt in ours.keys() & others.keys():
+        difference = np.subtract.outer(ours[prompt], others[prompt])
+        rates[prompt] = float(np.mean(np.sign(difference)) / 2 + 0.5)
+    return _bootstrap(rates, seed)
 
 
 def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int) -> float | None:
@@ -109,25 +103,6 @@ def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int) -> float | None:
     return len(seen) / total if total else None
 
 
-def distinct_fraction(texts: Sequence[str]) -> float | None:
-    """Distinct texts over all texts; None if there is none. 1.0 = no two responses say the same."""
-    return len(set(texts)) / len(texts) if texts else None
-
-
-def truncated_fraction(finish_reasons: Sequence[str]) -> float | None:
-    """Share of responses that did not end by themselves (finish_reason other than "stop"); None if there is none."""
-    return sum(reason != "stop" for reason in finish_reasons) / len(finish_reasons) if finish_reasons else None
-
-
-def _by_prompt(prompt_ids: Sequence[str], values: Sequence[float | None] | Floats) -> dict[str, list[float]]:
-    """The finite values of each prompt."""
-    found: dict[str, list[float]] = {}
-    for prompt_id, value in zip(prompt_ids, np.asarray(values, dtype=np.float64).tolist(), strict=True):
-        if np.isfinite(value):
-            found.setdefault(prompt_id, []).append(value)
-    return found
-
-
-def _sorted_values(by_prompt: Mapping[str, float]) -> Floats:
+def _bootstrap(values: Mapping[str, float], seed: int) -> Estimate | None:
     """Values in order of prompt id: the same seed then gives the same interval whatever the order of rows."""
-    return np.array([by_prompt[prompt_id] for prompt_id in sorted(by_prompt)], dtype=np.float64)
+    return bootstrap_mean(np.array([values[prompt_id] for prompt_id in sorted(values)], dtype=np.float64), seed=seed)

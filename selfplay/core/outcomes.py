@@ -10,7 +10,7 @@ import dataclasses
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict
 
@@ -397,24 +397,10 @@ def _nested(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _document(record: Any) -> dict[str, Any]:
-    flat = _flat_fields(cast(Any, type(record)))
+    plain = dataclasses.asdict(record)
     document: dict[str, Any] = {}
     for each in dataclasses.fields(record):
         value = getattr(record, each.name)
-        if value is None and each.default is None:
-            continue
-        if each.name in flat:
-            document |= _document(value)
-        else:
-            document[each.name] = _plain(value)
+        if value is not None or each.default is not None:
+            document |= _document(value) if each.metadata == _FLAT else {each.name: plain[each.name]}
     return document
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _document(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

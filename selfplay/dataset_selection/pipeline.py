@@ -26,7 +26,7 @@ from selfplay.dataset_selection.missing_columns import computed, numbers
 from selfplay.dataset_selection.models import Models, resolve_models
 from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS
 from selfplay.dataset_selection.output.card import card
-from selfplay.dataset_selection.output.summary import dropped_examples, grouping, groupings, summarize
+from selfplay.dataset_selection.output.summary import dropped_examples, groupings, summarize
 from selfplay.dataset_selection.output.work_folder import KIND, WorkFolder, finished
 from selfplay.dataset_selection.output.writing import ResultTable, write_formats, write_tables, write_unused
 from selfplay.dataset_selection.reading.dataset import OfflineDataset, read_dataset
@@ -38,6 +38,7 @@ from selfplay.inputs.resolve import KEEP_SECRETS_OUT
 from selfplay.inputs.user_code.metrics import load_metric, metric_digest
 from selfplay.inspect.reading import finite
 from selfplay.selection.diagnostics.diagnose import diagnose
+from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import REWARDS
 from selfplay.selection.reasons import DropReasons
@@ -111,7 +112,7 @@ def pair_pool(
         chosen, rejected = (np.asarray(columns[name], dtype=np.float64) for name in REWARDS)
         made = {"prompt_reward_mean": (chosen + rejected) / 2, "prompt_reward_std": np.abs(chosen - rejected) / 2}
         columns = {**made, **columns}
-    group_P = grouping(pairs["group"]).code_P if within_groups else None
+    group_P = Grouping.of(pairs["group"]).code_P if within_groups else None
     return PairPool(pair_id=pairs["pair_id"], columns=columns, drop_reason_P=reasons, group_P=group_P)
 
 
@@ -261,7 +262,7 @@ def summarise(
             pool,
             selection,
             groups=groupings(pairs, settings),
-            prompt=grouping(pairs["prompt_id"]) if "prompt_id" in pairs.column_names else None,
+            prompt=Grouping.of(pairs["prompt_id"]) if "prompt_id" in pairs.column_names else None,
             num_read=dataset.num_rows,
             bad=dataset.bad_rows.counts,
         )

@@ -167,18 +167,16 @@ def _call(
     arguments: Callable[[Sequence[Item]], tuple[Any, ...]],
     what: str,
 ) -> Iterator[tuple[SubShard[Item], Any]]:
-    sent: list[SubShard[Item]] = []
-    expected: dict[int, list[object] | None] = {}
+    sent: dict[int, tuple[SubShard[Item], list[object] | None]] = {}
 
     def calls() -> Iterator[Call]:
-        for part in parts:
-            sent.append(part)
+        for key, part in enumerate(parts):
             given = arguments(part.items)
-            expected[len(sent) - 1] = requested_rows(given)
-            yield Call(len(sent) - 1, given, part.max_crashes)
+            sent[key] = (part, requested_rows(given))
+            yield Call(key, given, part.max_crashes)
 
     for key, result in pool.map(method, calls()):
-        rows = expected.pop(key)
+        part, rows = sent.pop(key)
         if rows is not None and not isinstance(result, WorkerCrash):
-            check_result_rows(f"{what}: {sent[key]}", rows, result)
-        yield sent[key], result
+            check_result_rows(f"{what}: {part}", rows, result)
+        yield part, result

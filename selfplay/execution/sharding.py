@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import pyarrow as pa
 
@@ -27,6 +27,35 @@ class ShardContext(Protocol):
 
     @property
     def stop(self) -> StopFlag: ...
+
+
+class LazyItems(Sequence[Item]):
+    """Items that are made each time they are read, so that those of a whole round are never in memory together. `make` returns
+    the items from a first position up to, and without, a last one."""
+
+    def __init__(self, num_items: int, make: Callable[[int, int], Sequence[Item]]) -> None:
+        self._range, self._make = range(num_items), make
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> LazyItems[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | LazyItems[Item]:
+        if isinstance(index, int):
+            position = self._range[index]
+            return self._make(position, position + 1)[0]
+        part: LazyItems[Item] = LazyItems(0, self._make)
+        part._range = self._range[index]
+        assert part._range.step == 1, "items are read in order"
+        return part
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._make(self._range.start, self._range.stop)) if self._range else iter(())
 
 
 def cut(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from selfplay.core.errors import DataError
 from selfplay.core.records import Message
@@ -81,7 +83,12 @@ class Prompts(Sequence[RawPrompt]):
             for row in batch.to_pylist():
                 yield RawPrompt(**row)
 
-    def take(self, rows: Sequence[int]) -> Prompts:
+    @classmethod
+    def none(cls) -> Prompts:
+        """No prompts."""
+        return cls(pa.schema(list(_SCHEMA.items())).empty_table())
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Prompts:
         """These prompts, in this order."""
         return Prompts(self.table.take(pa.array(rows, pa.int64())))
 

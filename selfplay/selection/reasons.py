@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from selfplay.selection.arrays import Bools, Ints
@@ -93,6 +94,18 @@ class DropReasons:
         codes = [seen.setdefault(reason, len(seen)) for reason in reasons]
         names = tuple(name for name in seen if name is not None)
         return DropReasons(np.array(codes, dtype=_code_type(names)), names)
+
+    @staticmethod
+    def of_column(column: pa.ChunkedArray) -> DropReasons:
+        """The reasons of a column of texts and nulls."""
+        coded = column.combine_chunks().dictionary_encode()
+        names = tuple(coded.dictionary.to_pylist())
+        return DropReasons(coded.indices.fill_null(-1).to_numpy().astype(_code_type(names)) + 1, names)
+
+    def to_arrow(self) -> pa.Array:
+        """A column of texts and nulls."""
+        codes = pa.array(self.code_P - 1, mask=self.code_P == 0)
+        return pa.DictionaryArray.from_arrays(codes, pa.array(self.names, pa.string())).cast(pa.string())
 
     def __len__(self) -> int:
         return len(self.code_P)

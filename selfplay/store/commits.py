@@ -79,20 +79,10 @@ def damage(folder: Path, commit: Commit, digest: str, *, rows: bool = False, dig
             yield item
 
 
-def check_shape(folder: Path, commit: Commit, digest: str) -> None:
+def check_stage(folder: Path, commit: Commit, digest: str, *, digests: bool = False) -> None:
     """Raise CorruptionError unless the committed files are present with their sizes, and there are no others (cheap: at every
-    read)."""
-    _raise_first(damage(folder, commit, digest), folder)
-
-
-def check_digests(folder: Path, commit: Commit, digest: str) -> None:
-    """Raise CorruptionError unless the content of the committed files is what was committed (once per attempt before they are
-    used)."""
-    _raise_first(damage(folder, commit, digest, digests=True), folder)
-
-
-def _raise_first(found: Iterator[Damage], folder: Path) -> None:
-    for item in found:
+    read). `digests`: their content is checked too (once in an attempt, before they are used)."""
+    for item in damage(folder, commit, digest, digests=digests):
         extra = f"Remove it: {folder} is read as a whole."
         raise CorruptionError(str(item), extra if item.kind == "extra" else remedy(folder))
 

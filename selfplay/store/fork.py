@@ -18,7 +18,7 @@ from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.core.parse_record import STRICT
 from selfplay.core.stages import STAGE_NAMES
 from selfplay.store import durable
-from selfplay.store.commits import check_shape, read_commit
+from selfplay.store.commits import check_stage, read_commit
 from selfplay.store.layout import Layout, StageName, parse_stage_name
 from selfplay.store.manifest import Digest
 from selfplay.store.symlinks import forbid_symlinks, symlinks_below
@@ -61,7 +61,7 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
         for path in (folder, *symlinks_below(folder)):
             forbid_symlinks(path, source.root)
         commit, found = read_commit(folder)
-        check_shape(folder, commit, found)
+        check_stage(folder, commit, found)
         if found != digest:
             raise CorruptionError(
                 f"{folder} is another commit than the one that {layout.root} was forked from",
@@ -70,7 +70,7 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
         work = layout.work / f".tmp-inherit-{number:03d}-{stage}"
         durable.discard(work)  # a kill left it
         durable.link_tree(folder, work)
-        check_shape(work, commit, found)  # a gc may have been at work there
+        check_stage(work, commit, found)  # a gc may have been at work there
         durable.publish_folder(work, layout.stage(number, stage))
         taken.append((number, stage))
     return taken

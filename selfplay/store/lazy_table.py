@@ -6,10 +6,11 @@ files are checked where a table is used as an input (`Store.require`).
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import pyarrow.parquet as pq
 from selfplay.core.errors import CorruptionError
 from selfplay.store.commits import remedy
 from selfplay.store.manifest import FileEntry
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +87,32 @@ class LazyTable:
             message = f"{part.path} has {num_rows} rows, its commit says {part.num_rows}"
             raise CorruptionError(message, remedy(self.folder))
 
-    def read(self, part: Part, columns: Sequence[str]) -> pa.Table:
-        """These columns of one part."""
+    def read(self, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+        """These columns of one part, in this order; None: all."""
         with self.open(part) as file:
-            return file.read(columns=list(columns), use_threads=False)
+            if columns is None:
+                return file.read(use_threads=False)
+            if missing := sorted({*columns} - {*file.schema_arrow.names}):
+                raise CorruptionError(f"{part.path} has no column {', '.join(missing)}", remedy(self.folder))
+            return file.read(columns=list(columns), use_threads=False).select(list(columns))
+
+    def read_all(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """These columns of every part; None: all."""
+        return pa.concat_tables([self.read(part, columns) for part in self.parts])
+
+    def part_of(self, row: int) -> Part:
+        """The part that holds the row with this number."""
+        return self.parts[bisect.bisect_right(self.parts, row, key=lambda part: part.first) - 1]
+
+    def split(self, rows: Ints) -> Iterator[tuple[Part, Ints]]:
+        """Row numbers, each once and ascending, by the part that holds them."""
+        assert not len(rows) or (rows[0] >= 0 and rows[-1] < self.num_rows), "a row that the table does not have"
+        start = 0
+        while start < len(rows):
+            part = self.part_of(int(rows[start]))
+            end = int(np.searchsorted(rows, part.first + part.num_rows))
+            yield part, rows[start:end]
+            start = end
 
     def sample(self, columns: Sequence[str], num_rows: int) -> pa.Table:
         """These columns of about `num_rows` rows, at least: whole row groups spread evenly over the table. All of it where it
@@ -103,7 +128,7 @@ class LazyTable:
                         due += every * described.num_rows
         return pa.concat_tables(pieces)
 
-    def rows_where(self, column: str, values: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def rows_where(self, column: str, values: Sequence[str]) -> Ints:
         """Numbers of the rows whose text `column` is one of `values`, ascending. Row groups whose statistics exclude the values
         are not read: of a table in the order of that column it is one."""
         wanted = pa.array(list(values), pa.string())
@@ -125,30 +150,56 @@ class LazyTable:
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows with these numbers, in the order asked for; `columns` None: all. Of each file only the row groups that
         hold one of them are read."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        if not len(wanted):
-            shape = self.schema().empty_table()
-            return shape if columns is None else shape.select(list(columns))
-        ascending = np.unique(wanted)
-        found = pa.concat_tables(self.row_groups(ascending, columns))
-        assert found.num_rows == len(ascending), "a row is asked for that the table does not have"
-        return found.take(pa.array(np.searchsorted(ascending, wanted)))
+        return RowReader(self, columns).take(rows)
 
-    def row_groups(
-        self, rows: np.ndarray[Any, np.dtype[np.int64]], columns: Sequence[str] | None = None
-    ) -> Iterator[pa.Table]:
+    def row_groups(self, rows: Ints, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The rows with these ascending numbers, one table for each row group that holds some of them."""
-        names = None if columns is None else list(columns)
-        for part in self.parts:
-            start, stop = np.searchsorted(rows, [part.first, part.first + part.num_rows])
-            if start == stop:
-                continue
-            with self.open(part) as file:
-                for group, first, described in _row_groups(file, part):
-                    here = rows[slice(*np.searchsorted(rows, [first, first + described.num_rows]))]
-                    if len(here):
-                        read = file.read_row_group(group, columns=names, use_threads=False)
-                        yield read.take(pa.array(here - first))
+        reader = RowReader(self, columns)
+        for part, inside in self.split(rows):
+            yield from reader.take_part(part, inside)
+
+
+class RowReader:
+    """Takes rows of a table by number. The row group that was read last stays in memory, so that calls for one row after the
+    other read each row group once."""
+
+    def __init__(self, table: LazyTable, columns: Sequence[str] | None = None) -> None:
+        self.table = table
+        self._names = None if columns is None else list(columns)
+        # the part that was read last, with the first row of each of its row groups and the row after them
+        self._starts: tuple[Part, Ints] | None = None
+        self._group: tuple[Part, int, pa.Table] | None = None
+
+    def take(self, rows: Sequence[int] | Ints) -> pa.Table:
+        """The rows with these numbers, in the order asked for. Raises CorruptionError."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        different = np.unique(wanted)
+        if not len(different):
+            shape = self.table.schema().empty_table()
+            return shape if self._names is None else shape.select(self._names)
+        pieces = [piece for part, inside in self.table.split(different) for piece in self.take_part(part, inside)]
+        found = pa.concat_tables(pieces)
+        if len(wanted) == len(different) and (wanted == different).all():
+            return found
+        # `different` is ascending, so that the place of each row is found by bisection
+        return found.take(pa.array(np.searchsorted(different, wanted)))
+
+    def take_part(self, part: Part, rows: Ints) -> Iterator[pa.Table]:
+        """These ascending rows of one part, one table for each row group."""
+        with ExitStack() as stack:
+            file: Any = None
+            if self._starts is None or self._starts[0] != part:
+                file = stack.enter_context(self.table.open(part))
+                sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+                self._starts = part, part.first + np.cumsum([0, *sizes], dtype=np.int64)
+            starts = self._starts[1]
+            cuts = np.searchsorted(rows, starts)
+            for group in np.flatnonzero(np.diff(cuts)).tolist():
+                if self._group is None or self._group[:2] != (part, group):
+                    file = file or stack.enter_context(self.table.open(part))
+                    read = file.read_row_group(group, columns=self._names, use_threads=False)
+                    self._group = part, group, read if self._names is None else read.select(self._names)
+                yield self._group[2].take(pa.array(rows[cuts[group] : cuts[group + 1]] - starts[group]))
 
 
 def _row_groups(file: Any, part: Part) -> Iterator[tuple[int, int, Any]]:

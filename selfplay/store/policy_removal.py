@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from selfplay.core.errors import ConfigError
 from selfplay.store import durable
-from selfplay.store.commits import check_shape, read_commit
+from selfplay.store.commits import check_stage, read_commit
 from selfplay.store.layout import REMOVED, Layout, rounds_present
 from selfplay.store.manifest import write_manifest
 from selfplay.store.symlinks import forbid_symlinks
@@ -25,7 +25,7 @@ def delete_policy(layout: Layout, round_number: int, when: str, why: str) -> Tom
     commit, digest = read_commit(folder)
     tombstone = read_tombstone(folder, commit.files, digest)
     if tombstone is None:
-        check_shape(folder, commit, digest)  # damage is to be reported, not deleted
+        check_stage(folder, commit, digest)  # damage is to be reported, not deleted
         files = policy_files(commit.files)
         if not files:
             raise ConfigError(f"round {round_number} of {layout.root} trained no policy", "There is nothing to delete.")

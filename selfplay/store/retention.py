@@ -1,8 +1,7 @@
-"""Which policies of a run stay on disk and which may go (`storage.keep_policies`, `selfplay gc`). Datasets always stay.
+"""Which policies of a run are kept on disk and which may be deleted (`storage.keep_policies`, `selfplay gc`). Datasets are kept.
 
-The last two always stay: what comes next samples from, trains and is compared with them. So does the best by the held-out
-judge. Rounds only grow, so a policy that may go now is never wanted by a later stage: the reference *initial* is the user's own
-model, not one of the run's.
+The last two are always kept: later stages sample from them, train them and are compared with them. So is the best by the held-out
+judge. No later stage needs a policy that may be deleted now: the reference *initial* is the user's own model.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ from typing import Any
 
 from selfplay.core.outcomes import EvaluateOutcome
 from selfplay.store.run import Store
+from selfplay.store.tombstone import policy_files
 
 LEAST = 2
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPolicy:
-    """The policy of a round: its size in bytes, whether it was taken away before, and why it stays (empty: it may go)."""
+    """The policy of a round: its size in bytes, whether it was deleted before, and why it is kept (empty: it may be deleted)."""
 
     round: int
     num_bytes: int
@@ -37,14 +37,13 @@ def trained_rounds(store: Store) -> list[int]:
 
 
 def stored_policies(store: Store, keep: int | None) -> list[StoredPolicy]:
-    """Every policy that the run trained, oldest first. `keep`: the newest so many stay, 2 or more; None: all."""
+    """Every policy that the run trained, oldest first. `keep` is how many of the newest are kept, 2 or more; None: all."""
     rounds = trained_rounds(store)
     newest = rounds if keep is None else rounds[-max(keep, LEAST) :]
     best, judged = best_policy(store)
     held = []
     for number in rounds:
-        files = store.commit_of(number, "train").files
-        num_bytes = sum(entry.num_bytes for entry in files if entry.path.partition("/")[0] in ("policy", "engine"))
+        num_bytes = sum(entry.num_bytes for entry in policy_files(store.commit_of(number, "train").files))
         keep_reason = ""
         if number in rounds[-LEAST:]:
             keep_reason = "one of the last two"
@@ -78,7 +77,7 @@ def best_policy(store: Store) -> tuple[int | None, str]:
 
 
 def collect(store: Store, keep: int | None, why: str) -> list[StoredPolicy]:
-    """Take away every policy that may go; returns those. Needs the run's lock."""
+    """Delete every policy that may be deleted; returns those. Needs the run's lock."""
     taken = [held for held in stored_policies(store, keep) if not held.keep_reason and not held.removed]
     for held in taken:
         store.delete_policy(held.round, why)

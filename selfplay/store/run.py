@@ -20,7 +20,7 @@ from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
 from selfplay.core.version import __version__
 from selfplay.store import durable
-from selfplay.store.commits import Commit, check_digests, check_shape, read_commit, remedy
+from selfplay.store.commits import Commit, check_stage, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present, stage_name
 from selfplay.store.lazy_table import LazyTable
@@ -29,7 +29,7 @@ from selfplay.store.policy_removal import delete_policy, finish_deletion
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
 from selfplay.store.tombstone import Tombstone, read_tombstone
-from selfplay.store.writer import StageInputs, StageWriter, read_parquet
+from selfplay.store.writer import StageInputs, StageWriter
 
 STOP = "STOP"
 _OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
@@ -258,14 +258,14 @@ class Store:
                     f"{folder} holds the commit of round {commit.round} {commit.stage}",
                     "Move the folder back to where it belongs, or restore the run from a backup.",
                 )
-            check_shape(folder, commit, digest)
+            check_stage(folder, commit, digest)
             self._commits[key] = (commit, digest)
         return self._commits[key]
 
     def require(self, round_number: int, stage: str) -> None:
         """Check the digests of a stage's files, once in the life of this object: before it is used as an input."""
         if (round_number, stage) not in self._checked:
-            check_digests(self.layout.stage(round_number, stage), *self._read(round_number, stage))
+            check_stage(self.layout.stage(round_number, stage), *self._read(round_number, stage), digests=True)
             self._checked.add((round_number, stage))
 
     def outcome(self, round_number: int, kind: type[OutcomeT]) -> OutcomeT:
@@ -297,12 +297,7 @@ class Store:
 
     def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""
-        lazy, tables = self.lazy_table(round_number, stage, table), []
-        for part in lazy.parts:
-            with lazy.reading(part):
-                tables.append(read_parquet(part.path, columns))
-            lazy.check_rows(part, tables[-1].num_rows)
-        return pa.concat_tables(tables)
+        return self.lazy_table(round_number, stage, table).read_all(columns)
 
     def lazy_table(self, round_number: int, stage: str, table: str = "") -> LazyTable:
         """A committed table of which nothing is read yet. See `table`."""

@@ -1,8 +1,8 @@
-"""Symbolic links inside a run directory: there are none, and none is followed. Who plants one where a file or folder of the run
-stands would have another place read, written or emptied.
+"""Symbolic links inside a run directory are refused and never followed: a link in the place of a file or folder of the run would
+have another place read, written or emptied.
 
-What lies at the run's top and is no part of it is the user's, and on an attempt's logs (a tracker may put links beside them) no
-row depends: links there are let be. Hard links, which a fork makes, are files like any other.
+Links beside the run's own files at its top level, and beside the logs of an attempt (a tracker may create some), are ignored.
+Hard links, which a fork creates, are ordinary files.
 """
 
 from __future__ import annotations
@@ -33,16 +33,10 @@ def symlinks_in_run(layout: Layout) -> Iterator[Path]:
         if path.is_symlink():
             yield path
         elif path == layout.attempts:
-            yield from _symlinks_in_attempts(path)
+            for pattern in ("*", "*/attempt.json", "*/end.json"):  # what is read
+                yield from (found for found in sorted(path.glob(pattern)) if found.is_symlink())
         elif path.is_dir():
             yield from symlinks_below(path)
-
-
-def _symlinks_in_attempts(attempts: Path) -> Iterator[Path]:
-    """Links in the place of an attempt or of one of the two files that are read."""
-    for attempt in sorted(attempts.iterdir()) if attempts.is_dir() else ():
-        places = [attempt] if attempt.is_symlink() else [attempt / "attempt.json", attempt / "end.json"]
-        yield from (path for path in places if path.is_symlink())
 
 
 def symlinks_below(root: Path) -> Iterator[Path]:

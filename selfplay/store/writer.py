@@ -106,9 +106,13 @@ class StageWriter:
         name = path.relative_to(self.folder).as_posix()
         self._entries[name] = dataclasses.replace(entry, path=name)
 
-    def read_shard(self, index: int, table: str = "") -> pa.Table:
-        """A shard kept before, by this attempt or an earlier one."""
-        return read_parquet(self._table_folder(table) / part_name(index))
+    def read_shard(self, index: int, table: str = "", columns: list[str] | None = None) -> pa.Table:
+        """A shard kept before, by this attempt or an earlier one; `columns` None: all."""
+        return read_parquet(self._table_folder(table) / part_name(index), columns)
+
+    def read_shards(self, table: str = "", columns: list[str] | None = None) -> pa.Table:
+        """All shards of a table, in order."""
+        return pa.concat_tables([self.read_shard(index, table, columns) for index in sorted(self.shards(table))])
 
     def adopt_folder(self, source: Path, name: str) -> list[FileEntry]:
         """Move a finished folder of files (a policy) into the stage and fsync it. Returns its files with their digests: this is

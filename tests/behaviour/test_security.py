@@ -460,7 +460,7 @@ def test_a_models_weights_lie_in_its_folder(
     folder = tmp_path / "model"
     shutil.copytree(tiny_world / "policy", folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
-    with pytest.raises(ModelError, match="no safetensors file of its folder"):
+    with pytest.raises(ModelError, match="is not a safetensors file of its folder"):
         driver.preflight(load_config(write_config(policy={"model": str(folder)})), tmp_path, tmp_path / "run")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
 from selfplay.selection.diagnostics.diagnose import diagnose
+from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.select import PairPool, select
 
 
@@ -25,7 +26,8 @@ def document(num_pairs: int, names: list[str], **asked: Any) -> dict[str, Any]:
     }
     pool = PairPool(pair_id=[f"p{number:03d}" for number in range(num_pairs)], columns=columns)
     selection = select(pool, metric="explicit_margin", keep=0.4, **asked)
-    groups = {"skill": [names[number % len(names)] for number in range(num_pairs)]} if names else {}
+    skills = [names[number % len(names)] for number in range(num_pairs)] if names else []
+    groups = {"skill": Grouping.of(skills)} if names else {}
     found = diagnose(pool, selection, groups=groups, num_read=num_pairs + 2, bad={"empty": 2})
     return dict(json.loads(json.dumps(dataclasses.asdict(found))))
 

@@ -6,6 +6,7 @@ import math
 import statistics as slow
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from selfplay.compare.statistics import (
@@ -63,15 +64,15 @@ def test_overlap_by_counting() -> None:
         theirs = {int(number) for number in rng.integers(30, size=20)}
         both = sum(1 for number in range(30) if number in ours and number in theirs)
         either = sum(1 for number in range(30) if number in ours or number in theirs)
-        found = overlap(ours, theirs)
+        found = overlap(pa.array([*ours], pa.int64()), pa.array([*theirs], pa.int64()))
         assert found is not None
         assert (found.jaccard, found.share) == (both / either, both / len(ours))
-    assert overlap(set(), {1}) is None
+    assert overlap(pa.array([], pa.int64()), pa.array([1])) is None
 
 
 def test_shares_add_up() -> None:
-    assert shares(["b", "a", "b", "b"]) == {"a": 0.25, "b": 0.75}
-    assert shares([]) == {}
+    assert shares(pa.array(["b", "a", "b", "b"])) == {"a": 0.25, "b": 0.75}
+    assert shares(pa.array([], pa.string())) == {}
 
 
 def test_labels_that_the_judge_contradicts() -> None:

@@ -18,17 +18,17 @@ def columns(rows):
 
 
 def test_each_prompt_counts_once() -> None:
-    estimate = statistics.mean_over_prompts(["a", "a", "a", "b"], [1.0, 1.0, 1.0, 0.0], seed=0)
+    estimate = statistics.mean_over_prompts({"a": [1.0, 1.0, 1.0], "b": [0.0]}, seed=0)
     assert estimate.mean == 0.5
     assert estimate.num_prompts == 2
 
 
 def test_missing_values_are_left_out_and_nothing_gives_nothing() -> None:
     assert statistics.prompt_means(["a", "a", "b", "c"], [1.0, None, math.nan, math.inf]) == {"a": 1.0}
-    assert statistics.mean_over_prompts([], [], seed=0) is None
-    assert statistics.mean_over_prompts(["b"], [None], seed=0) is None
-    assert statistics.paired_difference(["a"], [1.0], ["b"], [1.0], seed=0) is None
-    assert statistics.paired_win_rate(["a"], [1.0], ["b"], [1.0], seed=0) is None
+    assert statistics.mean_over_prompts({}, seed=0) is None
+    assert statistics.mean_over_prompts(statistics.by_prompt(["b"], [None]), seed=0) is None
+    assert statistics.paired_difference({"a": [1.0]}, {"b": [1.0]}, seed=0) is None
+    assert statistics.paired_win_rate({"a": [1.0]}, {"b": [1.0]}, seed=0) is None
 
 
 def test_interval_agrees_with_the_normal_approximation_and_with_its_seed() -> None:
@@ -67,14 +67,17 @@ def test_pairing_by_prompt_narrows_the_interval() -> None:
     ids = [f"p{i}" for i in range(200)]
     base = generator.normal(0, 5, 200)
     better = base + 0.3 + generator.normal(0, 0.1, 200)
-    paired = statistics.paired_difference(ids, better, ids[::-1], base[::-1], seed=0)
+    paired = statistics.paired_difference(
+        statistics.by_prompt(ids, better), statistics.by_prompt(ids[::-1], base[::-1]), seed=0
+    )
     assert paired.mean == pytest.approx((better - base).mean())
     assert 0.2 < paired.ci_low < 0.3 < paired.ci_high < 0.4
 
 
 def test_win_rate_counts_a_tie_half() -> None:
     ids = ["a", "b", "c", "d"]
-    estimate = statistics.paired_win_rate(ids, [1.0, 1.0, 0.0, 0.0], ids, [0.0, 1.0, 0.0, 1.0], seed=0)
+    ours, others = (statistics.by_prompt(ids, row) for row in ([1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 1.0]))
+    estimate = statistics.paired_win_rate(ours, others, seed=0)
     assert estimate.mean == pytest.approx((1 + 0.5 + 0.5 + 0) / 4)
     assert 0 <= estimate.ci_low <= estimate.mean <= estimate.ci_high <= 1
 
@@ -89,15 +92,21 @@ def test_win_rate_equals_counting_by_hand(ours, others) -> None:
         games = [1.0 if a > b else 0.5 if a == b else 0.0 for a in mine for b in theirs]
         if games:
             rates.append(sum(games) / len(games))
-    found = statistics.paired_win_rate(*columns(ours), *columns(others), seed=0)
-    reverse = statistics.paired_win_rate(*columns(others), *columns(ours), seed=0)
+    found = statistics.paired_win_rate(
+        statistics.by_prompt(*columns(ours)), statistics.by_prompt(*columns(others)), seed=0
+    )
+    reverse = statistics.paired_win_rate(
+        statistics.by_prompt(*columns(others)), statistics.by_prompt(*columns(ours)), seed=0
+    )
     if not rates:
         assert found is reverse is None
         return
     assert found.mean == pytest.approx(sum(rates) / len(rates))
     assert found.num_prompts == len(rates)
     assert found.mean + reverse.mean == pytest.approx(1)
-    against_oneself = statistics.paired_win_rate(*columns(ours), *columns(ours), seed=0)
+    against_oneself = statistics.paired_win_rate(
+        statistics.by_prompt(*columns(ours)), statistics.by_prompt(*columns(ours)), seed=0
+    )
     assert against_oneself.mean == pytest.approx(0.5)
 
 
@@ -106,8 +115,8 @@ def test_win_rate_equals_counting_by_hand(ours, others) -> None:
 def test_row_order_does_not_matter(rows, randomness) -> None:
     shuffled = list(rows)
     randomness.shuffle(shuffled)
-    assert statistics.mean_over_prompts(*columns(rows), seed=0) == statistics.mean_over_prompts(
-        *columns(shuffled), seed=0
+    assert statistics.mean_over_prompts(statistics.by_prompt(*columns(rows)), seed=0) == statistics.mean_over_prompts(
+        statistics.by_prompt(*columns(shuffled)), seed=0
     )
 
 
@@ -117,10 +126,3 @@ def test_distinct_n() -> None:
     assert statistics.distinct_n([[1, 2, 1, 2], [1, 2], [3]], 1) == 3 / 7
     assert statistics.distinct_n([["the", "cat"], ["the", "dog"]], 1) == 3 / 4
     assert statistics.distinct_n([[1], []], 2) is None
-
-
-def test_fractions() -> None:
-    assert statistics.distinct_fraction(["a", "b", "a", "c"]) == 0.75
-    assert statistics.truncated_fraction(["stop", "length", "stop", "abort"]) == 0.5
-    assert statistics.distinct_fraction([]) is None
-    assert statistics.truncated_fraction([]) is None

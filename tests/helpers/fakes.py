@@ -6,6 +6,7 @@ A fake sampler answers with tokens derived from the seed alone, so that a resume
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -140,7 +141,8 @@ class FakeTrainer:
         self.jobs: list[TrainJob] = []
 
     def train(self, job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
-        self.jobs.append(job)
+        # the file of pairs is removed after the training
+        self.jobs.append(dataclasses.replace(job, pairs=list(job.pairs)))
         output = Path(job.output_dir, "policy")
         if output.exists():
             shutil.rmtree(output)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from selfplay.core.errors import CorruptionError
-from selfplay.store.commits import Commit, check_digests, check_shape, read_commit
+from selfplay.store.commits import Commit, check_stage, read_commit
 from selfplay.store.durable import encode_parquet
 from selfplay.store.manifest import FileEntry
 from selfplay.store.run import Store
@@ -107,9 +107,9 @@ def test_a_flipped_bit_is_found_before_a_stage_uses_the_file(store: Store) -> No
         store.writer(1, "select", "f", [(1, "score")])
     assert f"remove {folder_of(store)}" in error.value.hint
     commit, digest = read_commit(folder_of(store))
-    check_shape(folder_of(store), commit, digest)
+    check_stage(folder_of(store), commit, digest)
     with pytest.raises(CorruptionError, match="sha256 differs"):
-        check_digests(folder_of(store), commit, digest)
+        check_stage(folder_of(store), commit, digest, digests=True)
 
 
 def test_a_table_that_cannot_be_read_is_corruption_too(store: Store) -> None:
@@ -129,7 +129,9 @@ def test_digests_are_checked_once_in_an_attempt(store: Store, monkeypatch: pytes
     from selfplay.store import run
 
     seen = []
-    monkeypatch.setattr(run, "check_digests", lambda folder, commit, digest: seen.append(folder))
+    monkeypatch.setattr(
+        run, "check_stage", lambda folder, commit, digest, *, digests=False: seen.append(folder) if digests else None
+    )
     store.writer(1, "select", "f", [(1, "score")])
     store.writer(1, "train", "f", [(1, "score")])
     assert seen == [folder_of(store)]
@@ -159,19 +161,19 @@ def test_shape_is_of_what_stands_in_the_folder(tmp_path: Path) -> None:
     (folder / "policy/deep/a.bin").write_bytes(b"123")
     files = [FileEntry("part-00000.parquet", 2, ""), FileEntry("policy/deep/a.bin", 3, "")]
     commit = Commit(1, "train", "f", {}, files, 1, "", 0.0)
-    check_shape(folder, commit, "")
+    check_stage(folder, commit, "")
     (folder / ".hidden").write_bytes(b"1")
-    check_shape(folder, commit, "")
+    check_stage(folder, commit, "")
     (folder / "policy/deep/b.bin").write_bytes(b"")
     with pytest.raises(CorruptionError, match=r"policy/deep/b.bin is not in the manifest"):
-        check_shape(folder, commit, "")
+        check_stage(folder, commit, "")
     (folder / "policy/deep/b.bin").unlink()
     # no link is followed, be it back up or to where the folder was moved
     (folder / "loop").symlink_to(folder)
     with pytest.raises(CorruptionError, match=r"loop is not in the manifest"):
-        check_shape(folder, commit, "")
+        check_stage(folder, commit, "")
     (folder / "loop").unlink()
     (folder / "policy").rename(elsewhere)
     (folder / "policy").symlink_to(elsewhere)
     with pytest.raises(CorruptionError, match=r"policy/deep/a.bin is missing"):
-        check_shape(folder, commit, "")
+        check_stage(folder, commit, "")

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
+from datasets.table import InMemoryTable
 
 from selfplay.backends.trl.private_api import PairDPOTrainer, PairSimPOTrainer
-from selfplay.backends.trl.rows import RowOrder, dpo_columns, simpo_row
+from selfplay.backends.trl.rows import RowOrder, dpo_table, simpo_row
 from selfplay.core.errors import ConfigError
-from selfplay.core.protocols import TrainJob
+from selfplay.core.protocols import TrainJob, TrainPair
 
 
 class _Rows(torch.utils.data.Dataset):
-    """Tokenized rows. CPOTrainer calls `map` three times to tokenize its dataset; here that changes nothing."""
+    """Tokenized rows, made when they are read. CPOTrainer calls `map` three times to tokenize its dataset; here that changes
+    nothing."""
 
-    def __init__(self, rows: list[dict[str, list[int]]]) -> None:
-        self._rows = rows
+    def __init__(self, pairs: Sequence[TrainPair]) -> None:
+        self._pairs = pairs
 
     def map(self, *args: Any, **kwargs: Any) -> _Rows:
         return self
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return self._rows[index]
+        return simpo_row(self._pairs[index])
 
 
 def make_trainer(job: TrainJob, args: Any, model: Any, tokenizer: Any, peft_config: Any) -> Any:
@@ -40,8 +43,8 @@ def make_trainer(job: TrainJob, args: Any, model: Any, tokenizer: Any, peft_conf
     }
     try:
         if job.loss == "simpo":
-            return PairSimPOTrainer(train_dataset=_Rows([simpo_row(pair) for pair in job.pairs]), **common)
-        return PairDPOTrainer(train_dataset=Dataset.from_dict(dpo_columns(job.pairs)), **common)
+            return PairSimPOTrainer(train_dataset=_Rows(job.pairs), **common)
+        return PairDPOTrainer(train_dataset=Dataset(InMemoryTable(dpo_table(job.pairs))), **common)
     except (ValueError, NotImplementedError) as error:
         # TRL checks some values and combinations only in the constructor
         raise ConfigError(

@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch.utils.data import Sampler
 
 from selfplay.core.errors import BackendError
 from selfplay.core.losses import LOSSES
 from selfplay.core.protocols import TrainJob, TrainPair
+from selfplay.core.train_pairs import pairs_table
 
 IGNORED_LABEL = -100
 
@@ -58,15 +61,19 @@ def _problem(pair: TrainPair, job: TrainJob, vocab_size: int) -> tuple[str, str]
     return None
 
 
-def dpo_columns(pairs: Sequence[TrainPair]) -> dict[str, list[Any]]:
+_DPO_COLUMNS = {
+    "prompt_ids": "prompt_token_ids",
+    "chosen_ids": "chosen_token_ids",
+    "rejected_ids": "rejected_token_ids",
+    "ref_chosen_logps": "reference_logp_chosen",
+    "ref_rejected_logps": "reference_logp_rejected",
+}
+
+
+def dpo_table(pairs: Sequence[TrainPair]) -> pa.Table:
     """Columns by the names TRL's DPO collator takes: token ids and cached reference log-probs."""
-    return {
-        "prompt_ids": [pair.prompt_token_ids for pair in pairs],
-        "chosen_ids": [pair.chosen_token_ids for pair in pairs],
-        "rejected_ids": [pair.rejected_token_ids for pair in pairs],
-        "ref_chosen_logps": [pair.reference_logp_chosen for pair in pairs],
-        "ref_rejected_logps": [pair.reference_logp_rejected for pair in pairs],
-    }
+    table = pairs_table(pairs)
+    return pa.table({name: table[source] for name, source in _DPO_COLUMNS.items()})
 
 
 def simpo_row(pair: TrainPair) -> dict[str, list[int]]:
@@ -88,10 +95,12 @@ class RowOrder(Sampler[int]):
     """
 
     def __init__(self, pairs: Sequence[TrainPair], seed: int, batch_size: int) -> None:
-        self._ids = [pair.pair_id for pair in pairs]
-        self._lengths = [
-            len(pair.prompt_token_ids) + max(len(pair.chosen_token_ids), len(pair.rejected_token_ids)) for pair in pairs
-        ]
+        table = pairs_table(pairs)
+        self._ids = table["pair_id"]
+        prompt, chosen, rejected = (
+            pc.list_value_length(table[f"{name}_token_ids"]).to_numpy() for name in ("prompt", "chosen", "rejected")
+        )
+        self._lengths: list[int] = (prompt + np.maximum(chosen, rejected)).tolist()
         self._seed, self._batch_size, self._epoch = seed, batch_size, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -100,7 +109,8 @@ class RowOrder(Sampler[int]):
 
     def shuffled(self) -> list[int]:
         """Row indices of the current epoch, shuffled."""
-        return sorted(range(len(self._ids)), key=self._key)
+        keys = [self._key(name.as_py()) for name in self._ids]
+        return sorted(range(len(keys)), key=keys.__getitem__)
 
     def __iter__(self) -> Iterator[int]:
         order = self.shuffled()
@@ -110,5 +120,5 @@ class RowOrder(Sampler[int]):
     def __len__(self) -> int:
         return len(self._ids)
 
-    def _key(self, row: int) -> bytes:
-        return hashlib.sha256(f"{self._seed}/{self._epoch}/{self._ids[row]}".encode()).digest()
+    def _key(self, pair_id: str) -> bytes:
+        return hashlib.sha256(f"{self._seed}/{self._epoch}/{pair_id}".encode()).digest()

@@ -36,20 +36,12 @@ def groupings(pairs: pa.Table, settings: SelectSettings) -> dict[str, Grouping]:
     """The groupings of the pairs whose shares are reported: the group column, and the source's files where there are several."""
     found = {}
     if "group" in pairs.column_names:
-        found[settings.group_column or settings.columns.get("group", "group")] = grouping(pairs["group"])
+        found[settings.group_column or settings.columns.get("group", "group")] = Grouping.of(pairs["group"])
     if "source_file" in pairs.column_names:
-        files = grouping(pairs["source_file"])
+        files = Grouping.of(pairs["source_file"])
         if len(files.names) > 1:
             found["source_file"] = files
     return found
-
-
-def grouping(column: pa.ChunkedArray) -> Grouping:
-    """Codes of a column of strings, in order of first appearance; a missing one is a group of its own."""
-    coded = column.cast(pa.string()).fill_null("(none)").combine_chunks().dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.combine_chunks()
-    return Grouping(np.asarray(coded.indices.to_numpy(), dtype=np.int64), tuple(coded.dictionary.to_pylist()))
 
 
 def summarize(

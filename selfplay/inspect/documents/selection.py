@@ -1,13 +1,9 @@
-"""The diagnostics of a round's selection, from its committed tables (`show`). No model and no metric of a user's is asked.
-
-Runs of earlier versions lack some columns: the parts made of them are absent.
-"""
+"""The diagnostics of a round's selection, from its committed tables (`show`). No model and no metric of a user's is called."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +15,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import SelectionSummary, SelectOutcome
 from selfplay.core.stages import CANDIDATES, READ
 from selfplay.inspect.query.tables import column_names
+from selfplay.selection.arrays import Strings
 from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.diagnostics.records import Diagnostics
@@ -34,7 +31,6 @@ _NUMBERS = (
 )  # fmt: skip
 _OUTCOME = ("explicit_margin", "implicit_margin", "alignment_potential", "metric_value", "rank", "kept", "drop_reason")
 _IDS = ("pair_id", "prompt_id", "chosen_response_id", "rejected_response_id")
-_NO_GROUP = "(none)"
 
 
 def selection_diagnostics(store: Store, round_number: int, by: str | None = None) -> Diagnostics:
@@ -74,23 +70,16 @@ def _selection(table: pa.Table, summary: SelectionSummary) -> Selection:
 
 def _columns(store: Store, number: int, table: pa.Table) -> dict[str, NDArray[Any]]:
     """Number columns by name: those of the pairs table, those that the metric read, the prompts' rewards, gold rewards."""
-    found = {name: _numbers(table[name]) for name in _NUMBERS}
-    candidates = column_names(store, number, "pair", CANDIDATES)
-    of_prompts = [name for name in ("prompt_reward_mean", "prompt_reward_std") if name in candidates]
-    if of_prompts:
-        # by the chosen response: the statistics are the same in every pair of its prompt
-        beside = store.table(number, "pair", CANDIDATES, columns=["chosen_response_id", *of_prompts])
-        row_P = _index(table["chosen_response_id"], beside["chosen_response_id"])
-        found |= {name: _taken(beside[name], row_P) for name in of_prompts}
+    found: dict[str, NDArray[Any] | None] = {name: _numbers(table[name]) for name in _NUMBERS}
+    statistics = ["prompt_reward_mean", "prompt_reward_std"]  # the same in every pair of a prompt
+    candidates = store.table(number, "pair", CANDIDATES, columns=["chosen_response_id", *statistics])
+    found |= _joined(candidates, table["chosen_response_id"])
     read = [name for name in column_names(store, number, "select", READ) if name not in ("pair_id", "group", *found)]
     if read:
-        beside = store.table(number, "select", READ, columns=["pair_id", *read])
-        row_P = _index(table["pair_id"], beside["pair_id"])
-        found |= {name: _taken(beside[name], row_P) for name in read}
+        found |= _joined(store.table(number, "select", READ, columns=["pair_id", *read]), table["pair_id"])
     scores = store.table(number, "score", columns=["response_id", "gold_reward"])
     for side in ("chosen", "rejected"):
-        row_P = _index(table[f"{side}_response_id"], scores["response_id"])
-        found[f"gold_reward_{side}"] = _taken(scores["gold_reward"], row_P)
+        found[f"gold_reward_{side}"] = _joined(scores, table[f"{side}_response_id"])["gold_reward"]
     return {name: values for name, values in found.items() if values is not None}
 
 
@@ -101,9 +90,11 @@ def _numbers(column: pa.ChunkedArray) -> NDArray[Any] | None:
     return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
 
-def _taken(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> NDArray[Any] | None:
-    values = _numbers(column)
-    return None if values is None else values[rows]
+def _joined(table: pa.Table, ids: pa.ChunkedArray) -> dict[str, NDArray[Any] | None]:
+    """Number columns of the rows whose first column is each of `ids`."""
+    rows = _index(ids, table.column(0))
+    columns = {name: _numbers(table[name]) for name in table.column_names[1:]}
+    return {name: None if values is None else values[rows] for name, values in columns.items()}
 
 
 def _index(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -118,26 +109,22 @@ def _groups(
 ) -> dict[str, Grouping]:
     wanted = dict.fromkeys(name for name in (ranked_in, by) if name is not None)
     own = [json.loads(document) for document in prompts["columns_json"].to_pylist()] if wanted else []
-    files: list[str] = prompts["source_file"].to_pylist()
-    found: dict[str, Grouping] = {}
+    columns = list(dict.fromkeys(column for row in own for column in row))
+    files = prompts["source_file"]
+    found: dict[str, Strings] = {}
     for name in wanted:
-        columns = list(dict.fromkeys(column for row in own for column in row))
-        if name not in columns:
-            if name == "source_file":
-                found[name] = _of_pairs(files, prompt_P)
-                continue
+        if name in columns:
+            found[name] = [group_name(row, name) or None for row in own]
+        elif name == "source_file":
+            found[name] = files
+        else:
             near = difflib.get_close_matches(name, [*columns, "source_file"], n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
             raise ConfigError(
                 f"the prompts of this round have no column {name!r}",
                 f"{hint}They have: {', '.join([*columns, 'source_file'])}.",
             )
-        found[name] = _of_pairs([group_name(row, name) or _NO_GROUP for row in own], prompt_P)
-    if ranked_in is None and "source_file" not in found and len(set(files)) > 1:
-        found["source_file"] = _of_pairs(files, prompt_P)
-    return found
-
-
-def _of_pairs(names: Sequence[str], prompt_P: NDArray[np.int64]) -> Grouping:
-    of_prompts = Grouping.of(names)
-    return Grouping(of_prompts.code_P[prompt_P], of_prompts.names)
+    if ranked_in is None and len(files.unique()) > 1:
+        found.setdefault("source_file", files)
+    of_prompts = {name: Grouping.of(names) for name, names in found.items()}
+    return {name: Grouping(of.code_P[prompt_P], of.names) for name, of in of_prompts.items()}

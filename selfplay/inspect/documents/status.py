@@ -12,7 +12,7 @@ from selfplay.inspect.documents.driver_status import liveness
 from selfplay.inspect.documents.progress import progress, state_of
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
-from selfplay.store.commits import check_shape
+from selfplay.store.commits import check_stage
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force, next_stage
 
@@ -76,10 +76,10 @@ def _unreadable(root: Path, error: CorruptionError) -> dict[str, Any]:
 
 
 def _problems(store: Store) -> list[Problem]:
-    commits, problems = problems_of_commits(store.layout)
+    commits, problems = problems_of_commits(store)
     for committed in commits.values():
         try:
-            check_shape(committed.folder, committed.commit, committed.digest)
+            check_stage(committed.folder, committed.commit, committed.digest)
         except CorruptionError as error:
             problems.append(Problem("missing", str(committed.folder), error.message, error.hint))
     return problems

@@ -38,7 +38,7 @@ def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
     except CorruptionError as error:
         problem = Problem("damaged", str(layout.identity), error.message, error.hint)
         return _document(layout.root, deep, [], list(_links(layout, set())) or [problem], work=False)
-    commits, problems = problems_of_commits(layout)
+    commits, problems = problems_of_commits(store)
     problems += _links(layout, {problem.file for problem in problems})
     whole = not problems
     problems += _check_places(store)

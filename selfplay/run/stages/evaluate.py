@@ -9,20 +9,26 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from selfplay.core.outcomes import CombinedReward, EvaluateOutcome
 from selfplay.core.protocols import SamplingSettings
-from selfplay.core.records import EvaluationResponse, Prompt, schema, with_parts
+from selfplay.core.records import EvaluationResponse, schema, with_parts
 from selfplay.core.stages import GOLD
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.evaluation_metrics import summarize
-from selfplay.run.stages.prompts import admitted
-from selfplay.run.stages.sample import no_responses, requests, sampling_settings
-from selfplay.run.stages.scoring import gold_drop_reasons, judge_shards, reward_shards
+from selfplay.run.stages.prompts import sample_requests
+from selfplay.run.stages.sample import no_responses, sampling_settings
+from selfplay.run.stages.scoring import (
+    SCORED_COLUMNS,
+    gold_drop_reasons,
+    judge_shards,
+    reward_shards,
+    score_items,
+)
 from selfplay.selection.margins import Spread
 from selfplay.store.writer import StageWriter
 
@@ -35,24 +41,19 @@ def run(context: StageContext, round_number: int) -> None:
     writer = context.writer(round_number, "evaluate")
     policy = context.policy(round_number)
     changes = context.serve(round_number)
-    prompts = {prompt.prompt_id: prompt for prompt in admitted(context, 0)}
-    shards = cut(list(prompts.values()), context.settings.sampling.shard_size)
+    shards = cut(sample_requests(context, 0, "evaluation"), context.settings.sampling.shard_size)
     for mode in _modes(context):
         settings = _settings(context, mode)
         run_shards(
             context, writer, context.workers.sampler, "sample", shards,
-            lambda shard, settings=settings: (requests(context, shard, "evaluation"), settings),  # type: ignore[misc]
+            lambda shard, settings=settings: (list(shard), settings),  # type: ignore[misc]
             lambda _, table, mode=mode: _sampled(table, round_number, mode, policy),  # type: ignore[misc]
             title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", quarantine=no_responses(context),
         )  # fmt: skip
-    rows = [
-        row
-        for mode in _modes(context)
-        for index in sorted(writer.shards(f".{mode}"))
-        for row in writer.read_shard(index, f".{mode}").to_pylist()
-    ]
-    combined = _score(context, writer, round_number, cut(rows, 4 * context.settings.sampling.shard_size), prompts)
-    table = pa.concat_tables([writer.read_shard(index) for index in sorted(writer.shards())])
+    sampled = [writer.read_shards(f".{mode}") for mode in _modes(context)]
+    responses = pa.concat_tables([schema(EvaluationResponse).empty_table(), *sampled])
+    combined = _score(context, writer, round_number, responses)
+    table = writer.read_shards()
     evaluation = None
     if table.num_rows:
         seed = derive_seed(context.settings.seed, "bootstrap")
@@ -91,15 +92,12 @@ def _sampled(table: pa.Table | None, round_number: int, mode: str, policy: Polic
     shape = schema(EvaluationResponse)
     if table is None:
         return shape.empty_table()
-    count = table.num_rows
-    ids = [
-        f"{prompt_id}-e{round_number:03d}-{mode[0]}{index}"
-        for prompt_id, index in zip(table["prompt_id"].to_pylist(), table["response_index"].to_pylist(), strict=True)
-    ]
+    count, index = table.num_rows, table["response_index"].cast(pa.string())
+    ids = pc.binary_join_element_wise(table["prompt_id"], f"-e{round_number:03d}-{mode[0]}", index, "")
     columns = {
-        "response_id": pa.array(ids, pa.string()),
-        "round": pa.array([round_number] * count, pa.int64()),
-        "mode": pa.array([mode] * count, pa.string()),
+        "response_id": ids,
+        "round": pa.repeat(pa.scalar(round_number, pa.int64()), count),
+        "mode": pa.repeat(mode, count),
         "policy_digest": pa.repeat(policy.digest, count),
         "policy_round": pa.repeat(pa.scalar(policy.round, pa.int64()), count),
         "reward": pa.nulls(count, pa.float64()),
@@ -109,29 +107,29 @@ def _sampled(table: pa.Table | None, round_number: int, mode: str, policy: Polic
     return pa.table({name: columns[name] if name in columns else table[name] for name in shape.names}).cast(shape)
 
 
-def _score(
-    context: StageContext,
-    writer: StageWriter,
-    round_number: int,
-    shards: Sequence[Sequence[dict[str, Any]]],
-    prompts: dict[str, Prompt],
-) -> CombinedReward | None:
+def _score(context: StageContext, writer: StageWriter, round_number: int, responses: pa.Table) -> CombinedReward | None:
     shape = with_parts(schema(EvaluationResponse), context.settings.reward.parts)
+    size = 4 * context.settings.sampling.shard_size
+
+    def rows(start: int, stop: int) -> pa.Table:
+        return responses.slice(start, stop - start).select(SCORED_COLUMNS)
 
     def rewarded(index: int, scores: pa.Table | None) -> pa.Table:
         if scores is None:
             return shape.empty_table()
-        table = pa.Table.from_pylist(list(shards[index]), schema=schema(EvaluationResponse))
+        table = responses.slice(index * size, size)
         gold = writer.read_shard(index, GOLD)["gold_reward"] if context.workers.gold else table["gold_reward"]
         columns = {name: scores[name] for name in scores.column_names if name in shape.names} | {"gold_reward": gold}
         return pa.table({name: columns[name] if name in columns else table[name] for name in shape.names}).cast(shape)
 
+    shards = cut(score_items(context, 0, responses["prompt_id"], rows), size)
     if context.workers.gold is not None:
         title = f"round {round_number} evaluate, gold"
-        judge_shards(context, writer, context.workers.gold, shards, prompts, title=title)
+        judge_shards(context, writer, context.workers.gold, shards, title=title)
     return reward_shards(
-        context, writer, shards, prompts, rewarded, title=f"round {round_number} evaluate, reward",
-        statistics=_first_statistics(context, round_number), measured=lambda row: row["mode"] == "sampled",
+        context, writer, shards, rewarded, title=f"round {round_number} evaluate, reward",
+        statistics=_first_statistics(context, round_number),
+        measured_R=pc.equal(responses["mode"], "sampled").to_numpy(),
     )  # fmt: skip
 
 

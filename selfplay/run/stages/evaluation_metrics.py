@@ -49,8 +49,8 @@ def summarize(
         eval_reward_greedy_mean=_mean(greedy, "reward", seed).get("mean"),
         eval_num_unscored=table.num_rows - int(pc.count(table["reward"]).as_py()),
         eval_num_tokens_mean=pc.mean(sampled["num_tokens"]).as_py(),
-        eval_truncated_fraction=statistics.truncated_fraction(sampled["finish_reason"].to_pylist()),
-        eval_distinct_fraction=statistics.distinct_fraction(sampled["text"].to_pylist()),
+        eval_truncated_fraction=pc.mean(pc.not_equal(sampled["finish_reason"], "stop")).as_py(),
+        eval_distinct_fraction=len(pc.unique(sampled["text"])) / len(sampled) if len(sampled) else None,
         eval_distinct_1=statistics.distinct_n(token_ids, 1),
         eval_distinct_2=statistics.distinct_n(token_ids, 2),
         eval_distinct_3=statistics.distinct_n(token_ids, 3),
@@ -66,8 +66,12 @@ def summarize(
     )
 
 
+def _by_prompt(table: pa.Table, column: str) -> statistics.ByPrompt:
+    return statistics.by_prompt(table["prompt_id"].to_pylist(), table[column].to_numpy())
+
+
 def _mean(table: pa.Table, column: str, seed: int) -> dict[str, float]:
-    found = statistics.mean_over_prompts(table["prompt_id"].to_pylist(), table[column].to_pylist(), seed=seed)
+    found = statistics.mean_over_prompts(_by_prompt(table, column), seed=seed)
     return {"mean": found.mean, "ci_low": found.ci_low, "ci_high": found.ci_high} if found else {}
 
 
@@ -80,12 +84,8 @@ def _against(name: str, judge: str, sampled: pa.Table, other: pa.Table | None, s
     )
     if other is None:
         return dict.fromkeys(keys)
-    other = other.filter(pc.equal(other["mode"], "sampled"))
-    sides = (
-        sampled["prompt_id"].to_pylist(), sampled[judge].to_pylist(),
-        other["prompt_id"].to_pylist(), other[judge].to_pylist(),
-    )  # fmt: skip
-    wins = statistics.paired_win_rate(*sides, seed=seed)
-    gain = statistics.paired_difference(*sides, seed=seed)
+    ours, others = _by_prompt(sampled, judge), _by_prompt(other.filter(pc.equal(other["mode"], "sampled")), judge)
+    wins = statistics.paired_win_rate(ours, others, seed=seed)
+    gain = statistics.paired_difference(ours, others, seed=seed)
     values = (wins.mean if wins else None, *((gain.mean, gain.ci_low, gain.ci_high) if gain else (None, None, None)))
     return dict(zip(keys, values, strict=True))

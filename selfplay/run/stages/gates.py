@@ -7,16 +7,19 @@ configuration; `--force` goes on all the same, which is recorded.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from selfplay.config.running import GatesConfig
 from selfplay.core.errors import GateError
 from selfplay.core.outcomes import ForcedGate
 from selfplay.run.stages.context import Policy, StageContext
+from selfplay.run.stages.responses import RoundResponses
+from selfplay.selection.arrays import Bools, Ints, run_starts
+from selfplay.store.lazy_table import LazyTable
 
 SHOWN = 3
 SHOWN_CHARACTERS = 80
@@ -31,9 +34,9 @@ class Tripped:
     examples: list[str]
 
 
-def check(context: StageContext, round_number: int) -> list[ForcedGate]:
+def check(context: StageContext, round_number: int, responses: RoundResponses, sample: LazyTable) -> list[ForcedGate]:
     """The gates that this round did not pass and that are forced, to be recorded. Raises GateError without `--force`."""
-    found = tripped(_own(context, round_number), context.settings.gates)
+    found = tripped(responses, context.settings.gates, lambda rows: sample.take(rows, ["response_id", "text"]))
     if not found:
         return []
     policy = context.policy(round_number - 1)
@@ -62,52 +65,51 @@ def _gentler(context: StageContext, policy: Policy) -> str:
     return f"If its training went wrong, train it gentler: {again} training.learning_rate={rate:g}` (or beta, epochs). "
 
 
-def _own(context: StageContext, round_number: int) -> pa.Table:
-    """The responses that the policy itself sampled."""
-    columns = ["response_id", "prompt_id", "text", "finish_reason"]
-    if context.settings.sampling.mix is None:
-        return context.store.table(round_number, "sample", columns=columns)
-    table = context.store.table(round_number, "sample", columns=[*columns, "policy_round"])
-    return table.filter(pc.is_valid(table["policy_round"]))
-
-
-def tripped(own: pa.Table, gates: GatesConfig) -> list[Tripped]:
-    """The gates that a policy's responses (response_id, prompt_id, text, finish_reason) do not pass."""
-    num = own.num_rows
+def tripped(responses: RoundResponses, gates: GatesConfig, take: Callable[[Ints], pa.Table]) -> list[Tripped]:
+    """The gates that the responses of the policy itself do not pass. `take` returns response_id and text of rows."""
+    own = np.flatnonzero(responses.own_R)
+    num = len(own)
     if not num:
         return []
-    texts: list[str] = own["text"].to_pylist()
-    empty = [not text.strip() for text in texts]
-    cut = [reason != "stop" for reason in own["finish_reason"].to_pylist()]
-    most, count = Counter(texts).most_common(1)[0]
-    by_prompt: dict[str, list[str]] = {}
-    for prompt_id, text in zip(own["prompt_id"].to_pylist(), texts, strict=True):
-        by_prompt.setdefault(prompt_id, []).append(text)
-    several = {prompt_id: found for prompt_id, found in by_prompt.items() if len(found) > 1}
-    alike = {prompt_id for prompt_id, found in several.items() if len({*found}) == 1}
-    is_alike = [prompt_id in alike for prompt_id in own["prompt_id"].to_pylist()]
+    empty_N, cut_N, text_N = responses.empty_R[own], responses.truncated_R[own], responses.text_R[own]
+    texts, counts = np.unique(text_N, return_counts=True)
+    count = int(counts.max())
+    # of several texts that are as frequent, the one that came first
+    most = text_N[np.flatnonzero(np.isin(text_N, texts[counts == count]))[0]]
+    is_alike_N, num_alike, num_several = _alike(responses.prompt_R[own], text_N)
     measured = (
-        ("max_empty", gates.max_empty, sum(empty), num, "responses are empty", empty),
-        ("max_truncated", gates.max_truncated, sum(cut), num, "responses were cut at the length limit", cut),
-        ("max_repeated", gates.max_repeated, count, num, "responses are one text", [text == most for text in texts]),
-        ("max_identical", gates.max_identical, len(alike), len(several), "prompts have identical responses", is_alike),
+        ("max_empty", gates.max_empty, int(empty_N.sum()), num, "responses are empty", empty_N),
+        ("max_truncated", gates.max_truncated, int(cut_N.sum()), num, "responses were cut at the length limit", cut_N),
+        ("max_repeated", gates.max_repeated, count, num, "responses are one text", text_N == most),
+        ("max_identical", gates.max_identical, num_alike, num_several, "prompts have identical responses", is_alike_N),
     )
     return [
         Tripped(
             f"gates.{name}",
             f"{part} of {whole} {what} ({part / whole:.1%}, gates.{name} is {limit:.1%})",
-            _examples(own, shows),
+            _examples(take(own[np.flatnonzero(shows_N)[:SHOWN]])),
         )
-        for name, limit, part, whole, what, shows in measured
+        for name, limit, part, whole, what, shows_N in measured
         if whole > 1 and part > limit * whole
     ]
 
 
-def _examples(responses: pa.Table, shows: list[bool]) -> list[str]:
-    rows = [row for row, is_one in enumerate(shows) if is_one][:SHOWN]
+def _alike(prompt_N: Ints, text_N: Ints) -> tuple[Bools, int, int]:
+    """Responses of prompts with several that are all one text; how many such prompts there are, and how many with several."""
+    order = np.argsort(prompt_N, kind="stable")
+    start = run_starts(prompt_N[order])
+    size = np.diff(start, append=len(order))
+    same = np.logical_and.reduceat(text_N[order] == np.repeat(text_N[order][start], size), start)
+    alike = same & (size > 1)
+    is_alike_N = np.empty(len(order), dtype=np.bool_)
+    is_alike_N[order] = np.repeat(alike, size)
+    return is_alike_N, int(alike.sum()), int((size > 1).sum())
+
+
+def _examples(responses: pa.Table) -> list[str]:
     lines = []
-    for row in rows:
-        text: str = responses["text"][row].as_py()
+    for row in responses.to_pylist():
+        text: str = row["text"]
         shown = repr(text[:SHOWN_CHARACTERS]) + (" ..." if len(text) > SHOWN_CHARACTERS else "")
-        lines.append(f"{responses['response_id'][row].as_py()}: {shown}")
+        lines.append(f"{row['response_id']}: {shown}")
     return lines

@@ -20,6 +20,7 @@ from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Policy, StageContext
+from selfplay.run.stages.rows import logprob_items
 from selfplay.store.writer import StageWriter
 
 
@@ -28,7 +29,9 @@ def run(context: StageContext, round_number: int) -> None:
     started = time.monotonic()
     policy, reference = context.trained_policy(round_number), context.reference_policy(round_number)
     writer = context.writer(round_number, "logprobs")
-    shards = cut(_items(context, round_number, context.data_rounds(round_number)), context.settings.sampling.shard_size)
+    paired = [(number, _paired(context, number, round_number)) for number in context.data_rounds(round_number)]
+    _, items = logprob_items(context, paired)
+    shards = cut(items, context.settings.sampling.shard_size)
     if reference is not None and reference.digest != policy.digest:
         _forward(context, round_number, writer, reference, shards, REFERENCE)
     other = reference is not None and reference.digest != policy.digest
@@ -43,7 +46,7 @@ def run(context: StageContext, round_number: int) -> None:
     made = metric_inputs.make(context, round_number, writer, policy)
     context.workers.logprobs.broadcast("release")
     outcome = LogprobsOutcome(
-        num_responses=sum(len(shard) for shard in shards),
+        num_responses=len(items),
         quarantined=quarantined(writer, "", REFERENCE, *metric_inputs.TABLES.values()),
         policy_digest=policy.digest,
         reference_digest=reference.digest if reference else None,
@@ -62,30 +65,15 @@ def no_logprob(context: StageContext) -> QuarantinePolicy[LogprobItem]:
     )
 
 
-def _items(context: StageContext, round_number: int, rounds: Sequence[int]) -> list[LogprobItem]:
-    items = []
-    for number in rounds:
-        if number == round_number:
-            pairs = context.store.table(number, "pair", CANDIDATES)
-        else:
-            pairs = context.store.table(
-                number, "select", columns=["chosen_response_id", "rejected_response_id", "kept"]
-            )
-            pairs = pairs.filter(pairs["kept"])
-        wanted = {*pairs["chosen_response_id"].to_pylist(), *pairs["rejected_response_id"].to_pylist()}
-        tokens = dict(_two_columns(context, number, "prompts", "prompt_id", "prompt_token_ids"))
-        responses = context.store.table(number, "sample", columns=["response_id", "prompt_id", "token_ids"]).to_pylist()
-        items += [
-            LogprobItem(row["response_id"], tokens[row["prompt_id"]], row["token_ids"])
-            for row in responses
-            if row["response_id"] in wanted
-        ]
-    return sorted(items, key=lambda item: item.response_id)
-
-
-def _two_columns(context: StageContext, number: int, stage: str, key: str, value: str) -> zip:  # type: ignore[type-arg]
-    table = context.store.table(number, stage, columns=[key, value])
-    return zip(table[key].to_pylist(), table[value].to_pylist(), strict=True)
+def _paired(context: StageContext, number: int, round_number: int) -> pa.Array:
+    """The ids of the responses in a round's candidates or, of an earlier round than `round_number`, in its kept pairs."""
+    sides = ["chosen_response_id", "rejected_response_id"]
+    if number == round_number:
+        pairs = context.store.table(number, "pair", CANDIDATES, columns=sides)
+    else:
+        pairs = context.store.table(number, "select", columns=[*sides, "kept"])
+        pairs = pairs.filter(pairs["kept"])
+    return pa.chunked_array([chunk for side in sides for chunk in pairs[side].chunks], pa.string()).unique()
 
 
 def _forward(

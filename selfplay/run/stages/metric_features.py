@@ -11,6 +11,7 @@ The tables lie hidden beside the log-probs, one for each quantity, in shards lik
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,13 @@ from selfplay.core.protocols import LogprobItem, Question
 from selfplay.core.records import Message
 from selfplay.core.stages import ASKED_SCHEMA, CANDIDATES, LOGPS_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import cut, run_shards
+from selfplay.execution.sharding import LazyItems, cut, run_shards
 from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
 from selfplay.run.stages.context import Policy, StageContext
+from selfplay.run.stages.rows import logprob_items, prompt_rows, row_numbers
 from selfplay.selection.arrays import Floats, Ints
+from selfplay.store.lazy_table import RowReader
 from selfplay.store.writer import StageWriter
 
 TABLES = {ALONE: stages.ALONE, ASKED: stages.ASKED, EMBEDDING: stages.EMBEDDINGS, ENTROPY: stages.OTHERS}
@@ -47,26 +50,33 @@ def make(context: StageContext, round_number: int, writer: StageWriter, policy: 
     return {name: makers[name]() for name in sorted(wanted)}
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A chosen response that the policy is asked about."""
+
+    response_id: str
+    messages: list[Message]
+    text: str
+
+
 class _Work:
     """The makers of one round. Chosen responses are by id, each once: one may be in several pairs."""
 
     def __init__(self, context: StageContext, round_number: int, writer: StageWriter, policy: Policy) -> None:
         self._context, self._round, self._writer, self._policy = context, round_number, writer, policy
-        self._candidates = context.store.table(round_number, "pair", CANDIDATES)
-        columns = ["prompt_id", "prompt_token_ids", "messages"]
-        prompts = context.store.table(round_number, "prompts", columns=columns).to_pylist()
-        self._prompts = {row["prompt_id"]: row for row in prompts}
+        columns = ["chosen_response_id", "rejected_response_id"]
+        self._candidates = context.store.table(round_number, "pair", CANDIDATES, columns)
 
     def alone(self) -> dict[str, Any]:
         """See ALONE."""
         start = start_token_id(self._context.inputs.renderer.tokenizer)
-        items = [self._item(row) for row in self._chosen("token_ids")]
+        items = self._chosen()
         self._run(ALONE, "logprobs_alone", items, lambda shard: (list(shard), start), _or_empty(LOGPS_SCHEMA))
         return {"num_responses": len(items), "start_token_id": start}
 
     def embeddings(self) -> dict[str, Any]:
         """See EMBEDDING."""
-        items = [self._item(row) for row in self._chosen("token_ids")]
+        items = self._chosen()
         self._run(EMBEDDING, "embeddings", items, lambda shard: (list(shard),), self._embedded)
         return {"num_responses": len(items)}
 
@@ -80,7 +90,7 @@ class _Work:
 
     def others(self) -> dict[str, Any]:
         """See ENTROPY. Cut responses count: the entropy is that of what is sampled, the length limit included."""
-        sample = _own(self._context, self._round, ["response_id", "prompt_id", "token_ids", "num_tokens"])
+        sample = _own(self._context, self._round, ["response_id", "prompt_id", "num_tokens"])
         paired = pa.chunked_array(
             [*self._candidates["chosen_response_id"].chunks, *self._candidates["rejected_response_id"].chunks],
             pa.string(),
@@ -88,8 +98,8 @@ class _Work:
         is_paired = pc.is_in(sample["response_id"], value_set=paired)
         of_pairs = pc.is_in(sample["prompt_id"], value_set=self._prompts_of(paired))
         new = pc.and_(pc.greater(sample["num_tokens"], 0), pc.invert(is_paired))
-        rows = sample.filter(pc.and_(of_pairs, new)).to_pylist()
-        items = [self._item(row) for row in sorted(rows, key=lambda row: row["response_id"])]
+        others = sample.filter(pc.and_(of_pairs, new))["response_id"].combine_chunks()
+        _, items = logprob_items(self._context, [(self._round, others)])
         self._run(ENTROPY, "logprobs", items, lambda shard: (list(shard),), _or_empty(LOGPS_SCHEMA))
         return {"num_responses": len(items)}
 
@@ -98,56 +108,70 @@ class _Work:
         inputs = self._context.inputs
         ask = AskLlm(inputs.renderer, inputs.context_length)
         trimmed: dict[str, bool | None] = {}
-        shards: list[Sequence[dict[str, Any]]] = []
 
-        def questions(shard: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
+        def questions(shard: Sequence[_Asked]) -> tuple[Any, ...]:
             asked = []
-            for row in shard:
-                messages: list[Message] = self._prompts[row["prompt_id"]]["messages"]
+            for item in shard:
                 try:
-                    rendered = ask.render(messages, row["text"])
-                except DataError:  # the tokenizer cannot write this text: the policy has no word on it
-                    trimmed[row["response_id"]] = None
+                    rendered = ask.render(item.messages, item.text)
+                except DataError:  # the tokenizer cannot write this text, so the policy cannot be asked about it
+                    trimmed[item.response_id] = None
                     continue
-                trimmed[row["response_id"]] = rendered.trimmed
-                asked.append(Question(row["response_id"], rendered.token_ids))
+                trimmed[item.response_id] = rendered.trimmed
+                asked.append(Question(item.response_id, rendered.token_ids))
             return asked, ask.answers
 
         def complete(index: int, table: pa.Table | None) -> pa.Table:
             if table is None:
                 return ASKED_SCHEMA.empty_table()
-            found = {row["response_id"]: row["probability"] for row in table.to_pylist()}
-            names = [row["response_id"] for row in shards[index]]
-            columns = [names, [found.get(name) for name in names], [trimmed.pop(name) for name in names]]
-            return pa.table(
-                [pa.array(*pair) for pair in zip(columns, ASKED_SCHEMA.types, strict=True)], schema=ASKED_SCHEMA
-            )
+            names = ids.slice(index * size, size)
+            found = pc.index_in(names, value_set=table["response_id"].combine_chunks())
+            columns = [
+                names,
+                table["probability"].combine_chunks().take(found),
+                pa.array([trimmed.pop(name) for name in names.to_pylist()], pa.bool_()),
+            ]
+            return pa.table(columns, names=ASKED_SCHEMA.names).cast(ASKED_SCHEMA)
 
-        rows = self._chosen("text")
-        shards += cut(rows, self._context.settings.sampling.shard_size)
-        self._run(ASKED, "yes_probability", rows, questions, complete)
-        kept = [self._writer.read_shard(index, TABLES[ASKED]) for index in sorted(self._writer.shards(TABLES[ASKED]))]
-        table = pa.concat_tables(kept)
+        ids, items = self._chosen_texts()
+        size = self._context.settings.sampling.shard_size
+        self._run(ASKED, "yes_probability", items, questions, complete)
+        table = self._writer.read_shards(TABLES[ASKED])
         return {
-            "num_responses": len(rows),
+            "num_responses": len(items),
             "num_trimmed": int(pc.sum(table["trimmed"]).as_py() or 0),
             "num_not_asked": table["probability"].null_count,
             "answers": ask.answers,
         }
 
-    def _chosen(self, column: str) -> list[dict[str, Any]]:
-        """response_id, prompt_id and `column` of the chosen responses, by id."""
-        sample = self._context.store.table(self._round, "sample", columns=["response_id", "prompt_id", column])
+    def _chosen(self) -> LazyItems[LogprobItem]:
+        """The chosen responses, by id."""
+        return logprob_items(self._context, [(self._round, self._candidates["chosen_response_id"].unique())])[1]
+
+    def _chosen_texts(self) -> tuple[pa.Array, LazyItems[_Asked]]:
+        """The same responses as texts, and their ids."""
+        store = self._context.store
         chosen = self._candidates["chosen_response_id"].unique()
-        rows = sample.filter(pc.is_in(sample["response_id"], value_set=chosen)).to_pylist()
-        return sorted(rows, key=lambda row: str(row["response_id"]))
+        chosen = chosen.take(pc.sort_indices(chosen))
+        sample = store.table(self._round, "sample", columns=["response_id", "prompt_id"])
+        row = row_numbers(pa.chunked_array([chosen]), sample["response_id"])
+        prompt_row = prompt_rows(self._context, self._round, sample["prompt_id"].take(pa.array(row)))
+        texts = RowReader(store.lazy_table(self._round, "sample"), ["text"])
+        prompts = RowReader(store.lazy_table(self._round, "prompts"), ["messages"])
+
+        def make(start: int, stop: int) -> list[_Asked]:
+            columns = (
+                chosen.slice(start, stop - start),
+                prompts.take(prompt_row[start:stop])["messages"],
+                texts.take(row[start:stop])["text"],
+            )
+            return [_Asked(*found) for found in zip(*(column.to_pylist() for column in columns), strict=True)]
+
+        return chosen, LazyItems(len(chosen), make)
 
     def _prompts_of(self, response_ids: pa.Array) -> pa.Array:
         table = self._context.store.table(self._round, "sample", columns=["response_id", "prompt_id"])
         return table.filter(pc.is_in(table["response_id"], value_set=response_ids))["prompt_id"].unique()
-
-    def _item(self, row: dict[str, Any]) -> LogprobItem:
-        return LogprobItem(row["response_id"], self._prompts[row["prompt_id"]]["prompt_token_ids"], row["token_ids"])
 
     def _run(
         self,
@@ -160,7 +184,7 @@ class _Work:
         """A response that kills its worker has no row."""
         policy = self._policy
         quarantine: QuarantinePolicy[Any] = QuarantinePolicy(
-            lambda item: str(item["response_id"] if isinstance(item, dict) else item.response_id),
+            lambda item: str(item.response_id),
             lambda _, reason: pa.table({"response_id": pa.array([], pa.string())}),
             self._context.settings.max_poison_items,
         )

@@ -8,31 +8,37 @@ that leave no room for a response of `sampling.max_tokens` were dropped before a
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from selfplay.core.outcomes import ForcedGate, PairOutcome
 from selfplay.core.records import Unused, schema
 from selfplay.core.stages import CANDIDATES
 from selfplay.run.stages import gates
 from selfplay.run.stages.context import StageContext, derive_seed
+from selfplay.run.stages.responses import COLUMNS, RoundResponses, TextColumn
 from selfplay.selection.pairing import Pairing, build_pairs
-from selfplay.selection.responses import ResponsePool, response_pool
+from selfplay.selection.reasons import DropReasons, is_kept
+from selfplay.selection.responses import ResponsePool
 
 
 def run(context: StageContext, round_number: int) -> None:
     """Write the unused table and the candidate pairs of a round."""
     started = time.monotonic()
-    forced = gates.check(context, round_number)
+    sample = context.store.lazy_table(round_number, "sample")
+    responses = RoundResponses.of(sample.read(part, COLUMNS) for part in sample.parts)
+    forced = gates.check(context, round_number, responses, sample)
     writer = context.writer(round_number, "pair")
-    ids, pool = _pool(context, round_number)
+    ids, pool = responses.response_id, _pool(context, round_number, responses, TextColumn(sample))
+    del responses
     seed = derive_seed(context.settings.seed, "pair", round_number)
     pairing = build_pairs(pool, context.settings.pairs, seed)
     candidates, unused = candidate_table(ids, pairing), unused_table(ids, pairing)
-    paired = pa.chunked_array([candidates["chosen_response_id"], candidates["rejected_response_id"]]).unique()
-    assert len(paired) + unused.num_rows == len(ids), "a response is neither in a pair nor has a reason"
+    paired_R = np.zeros(len(ids), dtype=np.bool_)
+    paired_R[pairing.chosen_P] = paired_R[pairing.rejected_P] = True
+    assert paired_R.sum() + unused.num_rows == len(ids), "a response is neither in a pair nor has a reason"
     if not writer.shards(CANDIDATES):
         writer.write_shard(0, candidates, CANDIDATES)
     if not writer.shards():
@@ -40,20 +46,27 @@ def run(context: StageContext, round_number: int) -> None:
     context.commit(writer, started, pair_outcome(pool, pairing, forced))
 
 
-def _pool(context: StageContext, round_number: int) -> tuple[pa.Array, ResponsePool]:
-    """The ids of a round's responses, and the responses as the builders see them, row by row."""
-    columns = ["response_id", "prompt_id", "response_index", "text", "finish_reason", "num_tokens"]
-    responses = context.store.table(round_number, "sample", columns=columns)
-    rewards = context.store.table(round_number, "score", columns=["response_id", "reward", "drop_reason"])
-    assert rewards["response_id"].equals(responses["response_id"]), "rewards are not in the order of the responses"
-    return responses["response_id"].combine_chunks(), response_pool(
-        prompt_ids=responses["prompt_id"].to_pylist(),
-        response_index=responses["response_index"].to_numpy(),
-        rewards=rewards["reward"].to_numpy(),
-        texts=responses["text"].to_pylist(),
-        finish_reasons=responses["finish_reason"].to_pylist(),
-        drop_reasons=rewards["drop_reason"].to_pylist(),
-        num_tokens=responses["num_tokens"].to_numpy(),
+def _pool(context: StageContext, round_number: int, responses: RoundResponses, texts: Sequence[str]) -> ResponsePool:
+    """The responses of a round as the builders see them, row by row."""
+    scored = context.store.lazy_table(round_number, "score")
+    rewards = []
+    for part in scored.parts:
+        table = scored.read(part, ["response_id", "reward", "drop_reason"])
+        same = table["response_id"].combine_chunks().equals(responses.response_id.slice(part.first, part.num_rows))
+        assert same, "rewards are not in the order of the responses"
+        rewards.append(table.drop_columns(["response_id"]))
+    reward = pa.concat_tables(rewards)
+    return ResponsePool(
+        prompt_R=responses.prompt_R,
+        response_index_R=responses.response_index_R,
+        rewards_R=reward["reward"].to_numpy(),
+        text_R=responses.text_R,
+        empty_R=responses.empty_R,
+        truncated_R=responses.truncated_R,
+        drop_reason_R=DropReasons.of_column(reward["drop_reason"]),
+        prompt_ids=responses.prompt_ids,
+        texts=texts,
+        num_tokens_R=responses.num_tokens_R,
     )
 
 
@@ -73,9 +86,9 @@ def candidate_table(ids: pa.Array, pairing: Pairing) -> pa.Table:
 
 def unused_table(ids: pa.Array, pairing: Pairing) -> pa.Table:
     """The responses in no pair, `Unused` rows."""
-    reasons = pa.array(pairing.reason_R.tolist(), pa.string())
-    table = pa.table([ids, reasons], names=schema(Unused).names)
-    return table.filter(pc.is_valid(reasons)).cast(schema(Unused))
+    rows = np.flatnonzero(~is_kept(pairing.reason_R))
+    reasons = pairing.reason_R.at(rows).to_arrow()
+    return pa.table([ids.take(pa.array(rows)), reasons], schema=schema(Unused))
 
 
 def pair_outcome(pool: ResponsePool, pairing: Pairing, gates_forced: list[ForcedGate]) -> PairOutcome:

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 
 from selfplay.core.outcomes import SampleOutcome
 from selfplay.core.protocols import SampleRequest, SamplingSettings
-from selfplay.core.records import Prompt, Response, schema
+from selfplay.core.records import Response, schema
 from selfplay.core.stages import MIXED
 from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages.context import StageContext, derive_seed
-from selfplay.run.stages.prompts import admitted
+from selfplay.run.stages.prompts import sample_requests
 from selfplay.store.writer import StageWriter
 
 
@@ -25,28 +25,28 @@ def run(context: StageContext, round_number: int) -> None:
     """Write the responses table of a round, sampled from the policy after the round before."""
     started = time.monotonic()
     writer = context.writer(round_number, "sample")
-    prompts = admitted(context, round_number)
     mixed = context.settings.sampling.mix is not None
     if mixed:
-        _sample_mixed(context, writer, round_number, prompts)
+        _sample_mixed(context, writer, round_number)
     policy = context.policy(round_number - 1)
     changes = context.serve(round_number - 1)
     settings = sampling_settings(context)
     serving, adopted = time.monotonic(), writer.shards()
-    shards = cut(prompts, context.settings.sampling.shard_size)
+    requests = sample_requests(context, round_number, "sample", round_number)
     run_shards(
-        context, writer, context.workers.sampler, "sample", shards,
-        lambda shard: (share(context, requests(context, shard, "sample", round_number), mixed=False), settings),
+        context, writer, context.workers.sampler, "sample", cut(requests, context.settings.sampling.shard_size),
+        lambda shard: (share(context, shard, mixed=False), settings),
         lambda index, table: _with_mixed(complete(table, round_number, policy.digest, policy.round), writer, index, mixed),
         title=f"round {round_number} sample", unit="prompts", quarantine=no_responses(context),
     )  # fmt: skip
     sampled = time.monotonic()
-    counts = {index: _counts(writer.read_shard(index)) for index in sorted(writer.shards())}
+    columns = ["prompt_id", "text", "num_tokens", "finish_reason", "policy_round"]
+    counts = {index: _counts(writer.read_shard(index, columns=columns)) for index in sorted(writer.shards())}
     total = sum(counts.values(), Counter())
     given_up = quarantined(writer, "", MIXED)
-    missing = len(prompts) * settings.num_responses - total["num_responses"]
+    missing = len(requests) * settings.num_responses - total["num_responses"]
     outcome = SampleOutcome(
-        num_prompts=len(prompts),
+        num_prompts=len(requests),
         num_responses=total["num_responses"],
         num_tokens=total["num_tokens"],
         num_truncated=total["num_truncated"],
@@ -59,7 +59,7 @@ def run(context: StageContext, round_number: int) -> None:
         # of this attempt alone, as the seconds are
         num_tokens_sampled=sum(found["num_own_tokens"] for index, found in counts.items() if index not in adopted),
         sampling_seconds=round(sampled - serving, 3),
-        num_mixed=sum(writer.read_shard(index, MIXED).num_rows for index in writer.shards(MIXED)),
+        num_mixed=sum(writer.read_shard(index, MIXED, ["response_id"]).num_rows for index in writer.shards(MIXED)),
         stop_token_ids=list(settings.stop_token_ids),
     )
     context.commit(writer, started, outcome)
@@ -79,9 +79,9 @@ def _counts(shard: pa.Table) -> Counter[str]:
     )
 
 
-def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int, prompts: Sequence[Prompt]) -> None:
+def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int) -> None:
     """The second model's responses, in hidden shards cut as the policy's are: before the engines serve the policy."""
-    shards = cut(prompts, context.settings.sampling.shard_size)
+    shards = cut(sample_requests(context, round_number, "mix", round_number), context.settings.sampling.shard_size)
     if len(writer.shards(MIXED)) == len(shards):
         return
     model = context.inputs.mix
@@ -90,17 +90,19 @@ def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int,
     settings = sampling_settings(context)
     run_shards(
         context, writer, context.workers.sampler, "sample", shards,
-        lambda shard: (share(context, requests(context, shard, "mix", round_number), mixed=True), settings),
+        lambda shard: (share(context, shard, mixed=True), settings),
         lambda _, table: complete(table, round_number, model.digest, None),
         title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, quarantine=no_responses(context),
     )  # fmt: skip
 
 
-def no_responses(context: StageContext) -> QuarantinePolicy[Prompt]:
+def no_responses(context: StageContext) -> QuarantinePolicy[SampleRequest]:
     """A prompt that kills its engine has no responses; it is named among the quarantined."""
     columns = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
     none = pa.schema([schema(Response).field(name) for name in columns]).empty_table()
-    return QuarantinePolicy(lambda prompt: prompt.prompt_id, lambda _, reason: none, context.settings.max_poison_items)
+    return QuarantinePolicy(
+        lambda request: request.prompt_id, lambda _, reason: none, context.settings.max_poison_items
+    )
 
 
 def share(context: StageContext, asked: Sequence[SampleRequest], *, mixed: bool) -> list[SampleRequest]:
@@ -145,35 +147,19 @@ def sampling_settings(context: StageContext) -> SamplingSettings:
     )
 
 
-def requests(context: StageContext, prompts: Sequence[Prompt], *purpose: object) -> list[SampleRequest]:
-    """A request for each prompt, its seed derived from the run's seed, the purpose and the prompt's id alone."""
-    seed = context.settings.seed
-    return [
-        SampleRequest(prompt.prompt_id, prompt.prompt_token_ids, derive_seed(seed, *purpose, prompt.prompt_id))
-        for prompt in prompts
-    ]
-
-
 def complete(table: pa.Table | None, round_number: int, policy_digest: str, policy_round: int | None) -> pa.Table:
     """A sampler's rows as rows of the responses table: ids, round and the policy that sampled them added."""
     shape = schema(Response)
     if table is None:
         return shape.empty_table()
-    ids = [
-        response_id(prompt_id, round_number, index)
-        for prompt_id, index in zip(table["prompt_id"].to_pylist(), table["response_index"].to_pylist(), strict=True)
-    ]
+    num, index = table.num_rows, table["response_index"].cast(pa.string())
+    # ids tell where a response comes from and sort by prompt and round
     columns = {
-        "response_id": pa.array(ids, pa.string()),
-        "round": pa.array([round_number] * len(ids), pa.int64()),
-        "policy_digest": pa.repeat(policy_digest, len(ids)),
-        "policy_round": pa.array([policy_round] * len(ids), pa.int64()),
+        "response_id": pc.binary_join_element_wise(table["prompt_id"], f"r{round_number:03d}", index, "-"),
+        "round": pa.repeat(pa.scalar(round_number, pa.int64()), num),
+        "policy_digest": pa.repeat(policy_digest, num),
+        "policy_round": pa.repeat(pa.scalar(policy_round, pa.int64()), num),
     }
     return pa.table(
         {name: columns.get(name, table[name] if name in table.column_names else None) for name in shape.names}
     ).cast(shape)
-
-
-def response_id(prompt_id: str, round_number: int, index: int) -> str:
-    """Ids tell where a response comes from and sort by prompt, round and index."""
-    return f"{prompt_id}-r{round_number:03d}-{index}"

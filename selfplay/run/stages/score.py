@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,8 +13,9 @@ from selfplay.core.records import Reward, schema, with_parts
 from selfplay.core.stages import GOLD
 from selfplay.execution.sharding import cut
 from selfplay.run.stages.context import StageContext
-from selfplay.run.stages.prompts import admitted
-from selfplay.run.stages.scoring import gold_drop_reasons, judge_shards, reward_shards
+from selfplay.run.stages.rows import count_values
+from selfplay.run.stages.scoring import SCORED_COLUMNS, gold_drop_reasons, judge_shards, reward_shards, score_items
+from selfplay.store.lazy_table import RowReader
 
 
 def run(context: StageContext, round_number: int) -> None:
@@ -23,20 +23,19 @@ def run(context: StageContext, round_number: int) -> None:
     needs columns that only the held-out prompts have)."""
     started = time.monotonic()
     writer = context.writer(round_number, "score")
-    prompts = {prompt.prompt_id: prompt for prompt in admitted(context, round_number)}
-    columns = ["response_id", "prompt_id", "text", "finish_reason"]
-    rows = context.store.table(round_number, "sample", columns=columns).to_pylist()
-    size = context.settings.sampling.shard_size * context.settings.sampling.num_responses
-    shards = cut(rows, size)
+    responses = RowReader(context.store.lazy_table(round_number, "sample"), SCORED_COLUMNS)
+    prompt_id = context.store.table(round_number, "sample", columns=["prompt_id"])["prompt_id"]
+    items = score_items(context, round_number, prompt_id, lambda start, stop: responses.take(range(start, stop)))
+    shards = cut(items, context.settings.sampling.shard_size * context.settings.sampling.num_responses)
     gold = context.workers.gold if context.inputs.gold_on_training else None
     if gold is not None:
-        judge_shards(context, writer, gold, shards, prompts, title=f"round {round_number} gold")
+        judge_shards(context, writer, gold, shards, title=f"round {round_number} gold")
     combined = reward_shards(
-        context, writer, shards, prompts,
+        context, writer, shards,
         lambda index, scores: _complete(context, scores, writer.read_shard(index, GOLD) if gold else None),
         title=f"round {round_number} score",
     )  # fmt: skip
-    scored = pa.concat_tables([writer.read_shard(index) for index in sorted(writer.shards())])
+    scored = writer.read_shards(columns=["reward", "gold_reward", "drop_reason"])
     outcome = score_outcome(
         scored,
         combined=combined,
@@ -50,7 +49,6 @@ def score_outcome(
     scored: pa.Table, *, combined: CombinedReward | None, gold_drop_reasons: dict[str, int], gold_lacks: list[str]
 ) -> ScoreOutcome:
     """Counts and means of a rewards table."""
-    reasons = Counter(reason for reason in scored["drop_reason"].to_pylist() if reason)
     return ScoreOutcome(
         num_responses=scored.num_rows,
         num_scored=int(pc.count(scored["reward"]).as_py()),
@@ -58,7 +56,7 @@ def score_outcome(
         reward_std=_number(pc.stddev(scored["reward"])),
         num_gold=int(pc.count(scored["gold_reward"]).as_py()),
         gold_reward_mean=_number(pc.mean(scored["gold_reward"])),
-        drop_reasons=dict(reasons),
+        drop_reasons=count_values(scored["drop_reason"]),
         combined=combined,
         gold_drop_reasons=gold_drop_reasons,
         gold_lacks=gold_lacks,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,48 +20,60 @@ from selfplay.core.errors import BackendError
 from selfplay.core.outcomes import CombinedReward, RewardPart
 from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
-from selfplay.core.records import Prompt, part_column
+from selfplay.core.records import part_column
 from selfplay.core.stages import GOLD, GOLD_SCHEMA, PARTS, SCORES_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import run_shards
+from selfplay.execution.sharding import LazyItems, run_shards
 from selfplay.run.stages.context import StageContext
-from selfplay.selection.arrays import Floats
+from selfplay.run.stages.rows import count_values, prompt_rows
+from selfplay.selection.arrays import Bools, Floats
 from selfplay.selection.margins import Spread
 from selfplay.selection.reasons import REWARD_NOT_FINITE
 from selfplay.selection.rewards import combine, part_statistics
+from selfplay.store.lazy_table import RowReader
 from selfplay.store.writer import StageWriter
 
 JUDGE = "evaluation.gold"
 
-Row = Mapping[str, Any]
+# The columns of responses that a scorer's items are made from, their prompt's aside.
+SCORED_COLUMNS = ["response_id", "text", "finish_reason"]
 # A shard's index and its scores (response_id, reward, reward_NAME of each part, drop_reason; None: the shard has no
 # responses) as the rows that the stage keeps.
 Finish = Callable[[int, pa.Table | None], pa.Table]
 
 
-def score_items(rows: Sequence[Row], prompts: Mapping[str, Prompt]) -> list[ScoreItem]:
-    """What a scorer is given of responses: the conversation, the text, the prompt's other columns."""
-    items = []
-    for row in rows:
-        prompt = prompts[row["prompt_id"]]
-        items.append(
+def score_items(
+    context: StageContext,
+    prompts_round: int,
+    prompt_id: pa.ChunkedArray,
+    responses: Callable[[int, int], pa.Table],
+) -> LazyItems[ScoreItem]:
+    """What a scorer is given of responses: the conversation, the text, the prompt's other columns. `prompt_id` names the prompts
+    of all responses, in the prompts table of that round; `responses` returns SCORED_COLUMNS from a first row up to a last one."""
+    prompt_row = prompt_rows(context, prompts_round, prompt_id)
+    prompts = RowReader(context.store.lazy_table(prompts_round, "prompts"), ["messages", "columns_json"])
+
+    def make(start: int, stop: int) -> list[ScoreItem]:
+        asked = prompts.take(prompt_row[start:stop]).to_pylist()
+        return [
             ScoreItem(
                 response_id=row["response_id"],
-                messages=prompt.messages,
+                messages=prompt["messages"],
                 response=row["text"],
                 finish_reason=row["finish_reason"],
-                columns=json.loads(prompt.columns_json),
+                columns=json.loads(prompt["columns_json"]),
             )
-        )
-    return items
+            for row, prompt in zip(responses(start, stop).to_pylist(), asked, strict=True)
+        ]
+
+    return LazyItems(len(prompt_row), make)
 
 
 def judge_shards(
     context: StageContext,
     writer: StageWriter,
     pool: Pool,
-    shards: Sequence[Sequence[Row]],
-    prompts: Mapping[str, Prompt],
+    shards: Sequence[Sequence[ScoreItem]],
     *,
     title: str,
 ) -> None:
@@ -77,46 +88,44 @@ def judge_shards(
         return pa.table(columns, names=GOLD_SCHEMA.names).cast(GOLD_SCHEMA)
 
     run_shards(
-        context, writer, pool, "score", shards, lambda shard: (score_items(shard, prompts),), judged,
+        context, writer, pool, "score", shards, lambda shard: (list(shard),), judged,
         title=title, unit="responses", table=GOLD, quarantine=no_reward(context),
     )  # fmt: skip
 
 
-def no_reward(context: StageContext) -> QuarantinePolicy[Row]:
+def no_reward(context: StageContext) -> QuarantinePolicy[ScoreItem]:
     """A response that kills its scorer has no reward, and the reason."""
 
-    def row(response: Row, reason: str) -> pa.Table:
+    def row(item: ScoreItem, reason: str) -> pa.Table:
         return pa.Table.from_pylist(
-            [{"response_id": response["response_id"], "reward": None, "drop_reason": reason}], schema=SCORES_SCHEMA
+            [{"response_id": item.response_id, "reward": None, "drop_reason": reason}], schema=SCORES_SCHEMA
         )
 
-    return QuarantinePolicy(lambda response: str(response["response_id"]), row, context.settings.max_poison_items)
+    return QuarantinePolicy(lambda item: item.response_id, row, context.settings.max_poison_items)
 
 
 def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
     """Why responses of a stage have no gold reward, counted over the judge's shards."""
-    reasons: Counter[str] = Counter()
-    for index in writer.shards(GOLD):
-        reasons.update(reason for reason in writer.read_shard(index, GOLD)["gold_drop_reason"].to_pylist() if reason)
-    return dict(reasons)
+    if not writer.shards(GOLD):
+        return {}
+    return count_values(writer.read_shards(GOLD, ["gold_drop_reason"])["gold_drop_reason"])
 
 
 def reward_shards(
     context: StageContext,
     writer: StageWriter,
-    shards: Sequence[Sequence[Row]],
-    prompts: Mapping[str, Prompt],
+    shards: Sequence[Sequence[ScoreItem]],
     finish: Finish,
     *,
     title: str,
     statistics: Mapping[str, Spread] | None = None,
-    measured: Callable[[Row], bool] = lambda _: True,
+    measured_R: Bools | None = None,
 ) -> CombinedReward | None:
     """Have every shard scored and keep its rows as `finish` makes them.
 
-    Where rewards are combined, their parts are normalised by `statistics` (part by name), else by those over the `measured`
-    responses, and what was used is returned, to be recorded; None for a single reward. Raises
-    BackendError when a scorer failed too often.
+    Where rewards are combined, their parts are normalised by `statistics` (part by name), else by those over the responses of
+    `measured_R` (None: all), and what was used is returned, to be recorded; None for a single reward. Raises BackendError when a
+    scorer failed too often.
     """
 
     def ask(pool: Pool, section: str, title: str, keep: Finish, table: str = "") -> None:
@@ -127,7 +136,7 @@ def reward_shards(
             return keep(index, scores)
 
         run_shards(
-            context, writer, pool, "score", shards, lambda shard: (score_items(shard, prompts),), checked,
+            context, writer, pool, "score", shards, lambda shard: (list(shard),), checked,
             title=title, unit="responses", table=table, quarantine=no_reward(context),
         )  # fmt: skip
 
@@ -138,7 +147,7 @@ def reward_shards(
     for name in sorted(context.settings.reward.parts):
         pool = context.workers.parts[name]
         ask(pool, f"reward.parts.{name}", f"{title}, {name}", _part_rows, f"{PARTS}/{name}")
-    return _combine_parts(context, writer, shards, finish, statistics, measured)
+    return _combine_parts(context, writer, [len(shard) for shard in shards], finish, statistics, measured_R)
 
 
 def _part_rows(_: int, scores: pa.Table | None) -> pa.Table:
@@ -148,43 +157,46 @@ def _part_rows(_: int, scores: pa.Table | None) -> pa.Table:
 def _combine_parts(
     context: StageContext,
     writer: StageWriter,
-    shards: Sequence[Sequence[Row]],
+    sizes: Sequence[int],
     finish: Finish,
     statistics: Mapping[str, Spread] | None,
-    measured: Callable[[Row], bool],
+    measured_R: Bools | None,
 ) -> CombinedReward:
     settings = context.settings.reward
     weights = {name: settings.parts[name].weight for name in sorted(settings.parts)}
-    tables = {
-        name: pa.concat_tables([writer.read_shard(index, f"{PARTS}/{name}") for index in range(len(shards))])
-        for name in weights
-    }
-    asked = [row["response_id"] for shard in shards for row in shard]
-    values = {name: _floats(table["reward"]) for name, table in tables.items()}
-    assert all(table["response_id"].to_pylist() == asked for table in tables.values()), "a part is of other responses"
+    values = {name: _floats(writer.read_shards(f"{PARTS}/{name}", ["reward"])["reward"]) for name in weights}
     if statistics is None:
-        measured_R = np.array([measured(row) for shard in shards for row in shard], dtype=np.bool_)
+        measured_R = np.ones(sum(sizes), dtype=np.bool_) if measured_R is None else measured_R
         statistics = part_statistics({name: values_R[measured_R] for name, values_R in values.items()})
         _say_what_has_no_spread(context, statistics, int(measured_R.sum()))
     combined = combine(values, weights, settings.normalize, statistics)
-    scores = pa.table(
-        {
-            "response_id": pa.array(asked, pa.string()),
-            "reward": pa.array(combined.reward_R, pa.float64(), from_pandas=True),
-            **{part_column(name): table["reward"] for name, table in tables.items()},
-            "drop_reason": pa.array(_first_reasons(tables, combined.reward_R), pa.string()),
-        }
-    )
-    start, kept = 0, writer.shards()
-    for index, shard in enumerate(shards):
-        if index not in kept:
-            writer.write_shard(index, finish(index, scores.slice(start, len(shard)) if shard else None))
-        start += len(shard)
+    starts, kept = np.cumsum([0, *sizes]), writer.shards()
+    for index in sorted({*range(len(sizes))} - kept):
+        parts = {name: writer.read_shard(index, f"{PARTS}/{name}") for name in weights}
+        reward_R = combined.reward_R[starts[index] : starts[index + 1]]
+        writer.write_shard(index, finish(index, _combined_shard(parts, reward_R) if sizes[index] else None))
     used = {
         name: RewardPart(weights[name], over.mean, over.std, int(np.isfinite(values[name]).sum()))
         for name, over in combined.statistics.items()
     }
     return CombinedReward(settings.normalize, used)
+
+
+def _combined_shard(parts: Mapping[str, pa.Table], reward_R: Floats) -> pa.Table:
+    """The scores of a shard from those of each part. The reason of a response without a combined reward is that of the first
+    part that has one, with the part's name."""
+    ids = next(iter(parts.values()))["response_id"]
+    assert all(table["response_id"].equals(ids) for table in parts.values()), "parts are of different responses"
+    reasons = [pc.binary_join_element_wise(name, parts[name]["drop_reason"], ": ") for name in sorted(parts)]
+    no_number = pc.if_else(pa.array(np.isfinite(reward_R)), pa.scalar(None, pa.string()), REWARD_NOT_FINITE)
+    return pa.table(
+        {
+            "response_id": ids,
+            "reward": pa.array(reward_R, pa.float64(), from_pandas=True),
+            **{part_column(name): table["reward"] for name, table in parts.items()},
+            "drop_reason": pc.coalesce(*reasons, no_number),
+        }
+    )
 
 
 def _say_what_has_no_spread(context: StageContext, statistics: Mapping[str, Spread], count: int) -> None:
@@ -202,34 +214,24 @@ def _floats(column: pa.ChunkedArray) -> Floats:
     return np.array(column.to_numpy(), dtype=np.float64)
 
 
-def _first_reasons(tables: Mapping[str, pa.Table], reward_R: Floats) -> list[str | None]:
-    """Why each response has no combined reward: the first part's reason, with its name."""
-    reasons: list[str | None] = [None if ok else REWARD_NOT_FINITE for ok in np.isfinite(reward_R)]
-    for name in sorted(tables, reverse=True):
-        for row, reason in enumerate(tables[name]["drop_reason"].to_pylist()):
-            if reason is not None:
-                reasons[row] = f"{name}: {reason}"
-    return reasons
-
-
 def only_numbers(scores: pa.Table) -> pa.Table:
     """A scorer's answers with null, and a reason, in the place of rewards that are no finite numbers."""
-    finite = np.isfinite(_floats(scores["reward"].cast(pa.float64())))
-    reasons = [
-        reason if ok or reason is not None else REWARD_NOT_FINITE
-        for ok, reason in zip(finite, scores["drop_reason"].to_pylist(), strict=True)
-    ]
-    reward = pc.if_else(pa.array(finite), scores["reward"].cast(pa.float64()), None)
-    columns = {"reward": reward, "drop_reason": pa.array(reasons, pa.string())}
+    rewards = scores["reward"].cast(pa.float64())
+    finite = pa.array(np.isfinite(_floats(rewards)))
+    given = scores["drop_reason"].cast(pa.string())
+    columns = {
+        "reward": pc.if_else(finite, rewards, None),
+        "drop_reason": pc.if_else(pc.or_(finite, pc.is_valid(given)), given, REWARD_NOT_FINITE),
+    }
     return pa.table({name: columns.get(name, scores[name]) for name in scores.column_names})
 
 
 def check_failures(context: StageContext, table: pa.Table, section: str) -> None:
     """Raise when more of a shard failed than `reward.max_failed` allows: a broken reward, or judge, must not eat a round.
     `section` is whose scores they are: JUDGE, or one of `RewardConfig.sources`."""
-    reasons = [reason for reason in table["drop_reason"].to_pylist() if reason and reason.startswith("reward_")]
-    settings = context.settings
-    if not reasons or len(reasons) <= settings.reward.max_failed * table.num_rows:
+    reasons = count_values(table["drop_reason"].filter(pc.starts_with(table["drop_reason"], "reward_")))
+    settings, num_failed = context.settings, sum(reasons.values())
+    if not reasons or num_failed <= settings.reward.max_failed * table.num_rows:
         return
     common, count = Counter(reasons).most_common(1)[0]
     if section == JUDGE:
@@ -239,9 +241,9 @@ def check_failures(context: StageContext, table: pa.Table, section: str) -> None
         function = settings.reward.sources()[section].function
         name = f"the reward ({section}.{'model' if function is None else 'function'})"
     again = f"`selfplay resume {context.store.layout.root}"
-    enough = 0.5 if len(reasons) <= 0.5 * table.num_rows else 1.0
+    enough = 0.5 if num_failed <= 0.5 * table.num_rows else 1.0
     raise BackendError(
-        f"{name} failed for {len(reasons)} of {table.num_rows} responses of a shard; most often ({count}): {common}",
+        f"{name} failed for {num_failed} of {table.num_rows} responses of a shard; most often ({count}): {common}",
         f"If something it calls was out of order for a while, {again}` scores the rest. "
         + ("A changed function makes another run: its source is pinned. " if function is not None else "")
         + f"{again} reward.max_failed={enough}` allows more failures.",

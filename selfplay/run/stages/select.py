@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,18 @@ from selfplay.execution.quarantine import QUARANTINED
 from selfplay.inputs.metric_requirements import EMBEDDING, prompt_number
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import StageContext
-from selfplay.selection.arrays import Bools, Floats, Ints, factorize
+from selfplay.run.stages.rows import prompt_rows, row_numbers
+from selfplay.selection.arrays import Bools, Floats, Ints
 from selfplay.selection.groups import group_name
 from selfplay.selection.metrics import columns_needed
 from selfplay.selection.reasons import no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
 
-# Pairs in a shard: their texts are in memory at a time.
+# Pairs in a shard.
 SHARD_PAIRS = 25_000
+# Kept pairs are by rank, so that each shard needs texts from everywhere in the round. One pass over the round collects those of
+# several shards: of so many tokens, about 300 MB of text.
+PASS_TOKENS = 64_000_000
 
 _LOGPS = ("policy_logp", "reference_logp")
 _OF_CANDIDATES = ("reward_chosen", "reward_rejected", "prompt_reward_mean", "prompt_reward_std")
@@ -62,14 +66,17 @@ def run(context: StageContext, round_number: int) -> None:
     order = np.argsort(rank_P, kind="stable")
     kept = {name: writer.shards(name) for name in ("", READ)}
     read = _read_columns(context, round_number, candidates.columns | extra, groups)
-    texts = _Texts(context, round_number)
-    for index, start in enumerate(range(0, max(len(order), 1), SHARD_PAIRS)):
-        rows = order[start : start + SHARD_PAIRS]
-        if read and index not in kept[READ]:
-            taken = {name: pa.array(column).take(pa.array(rows)) for name, column in read.items()}
-            writer.write_shard(index, pa.table({"pair_id": candidates.pair_id.take(pa.array(rows)), **taken}), READ)
-        if index not in kept[""]:
-            writer.write_shard(index, _rows(round_number, candidates, selection, texts, rows))
+    shards = [order[start : start + SHARD_PAIRS] for start in range(0, max(len(order), 1), SHARD_PAIRS)]
+    if read:
+        for index in sorted({*range(len(shards))} - kept[READ]):
+            rows = pa.array(shards[index])
+            taken = {name: pa.array(column).take(rows) for name, column in read.items()}
+            writer.write_shard(index, pa.table({"pair_id": candidates.pair_id.take(rows), **taken}), READ)
+    missing = sorted({*range(len(shards))} - kept[""])
+    for group in _passes(missing, [_num_tokens(candidates, shard) for shard in shards]):
+        texts = _Texts(context, round_number, candidates, np.concatenate([shards[index] for index in group]))
+        for index in group:
+            writer.write_shard(index, _rows(round_number, candidates, selection, texts, shards[index]))
     summary = selection.summary
     if summary.implicit_margin_all_zero:
         context.reporter.say(f"round {round_number}: every implicit margin is 0; {summary.metric} ranks without it")
@@ -83,7 +90,7 @@ def _candidates(context: StageContext, number: int) -> _Candidates:
     table = store.table(number, "pair", CANDIDATES)
     chosen_id, rejected_id = table["chosen_response_id"], table["rejected_response_id"]
     sample = store.table(number, "sample", columns=["response_id", "prompt_id", "response_index", "num_tokens"])
-    chosen_P, rejected_P = (_index(ids, sample["response_id"]) for ids in (chosen_id, rejected_id))
+    chosen_P, rejected_P = (row_numbers(ids, sample["response_id"]) for ids in (chosen_id, rejected_id))
     prompt_id = sample["prompt_id"].take(pa.array(chosen_P))
     index = sample["response_index"].cast(pa.string())
     ids = [prompt_id, f"r{number:03d}", *(index.take(pa.array(rows)) for rows in (chosen_P, rejected_P))]
@@ -94,32 +101,45 @@ def _candidates(context: StageContext, number: int) -> _Candidates:
     chosen_id, rejected_id = chosen_id.take(by_id), rejected_id.take(by_id)
     given_up = pa.array([*store.outcome(number, LogprobsOutcome).quarantined], pa.string())
     lost_P = pc.or_(*(pc.is_in(side, value_set=given_up) for side in (chosen_id, rejected_id))).to_numpy()
-    logprobs, tokens = store.table(number, "logprobs"), sample["num_tokens"].to_numpy()
+    tokens = sample["num_tokens"].to_numpy()
+    del sample, index
+    logprobs = store.table(number, "logprobs", columns=["response_id", *_LOGPS])
+    scored = logprobs["response_id"].combine_chunks()
     for side, ids, row_P in (("chosen", chosen_id, chosen_P), ("rejected", rejected_id, rejected_P)):
-        found = pc.index_in(ids, value_set=logprobs["response_id"].combine_chunks())
+        found = pc.index_in(ids, value_set=scored)
         assert lost_P[found.is_null().to_numpy()].all(), "a response of a pair has neither log-probs nor a reason"
         for source in _LOGPS:
             values = np.append(logprobs[source].cast(pa.float64()).to_numpy(), np.nan)
             columns[f"{source}_{side}"] = values[found.fill_null(len(values) - 1).to_numpy()]
         columns[f"num_tokens_{side}"] = tokens[row_P[order]]
-    prompts = store.table(number, "prompts", columns=["prompt_id", "num_prompt_tokens"])
-    prompt_P = _index(prompt_id.take(by_id), prompts["prompt_id"])
-    columns["num_prompt_tokens"] = prompts["num_prompt_tokens"].to_numpy()[prompt_P]
+    prompt_P = prompt_rows(context, number, prompt_id.take(by_id))
+    prompt_tokens = store.table(number, "prompts", columns=["num_prompt_tokens"])["num_prompt_tokens"]
+    columns["num_prompt_tokens"] = prompt_tokens.to_numpy()[prompt_P]
     return _Candidates(
         pair_id.take(by_id), chosen_id, rejected_id, columns, chosen_P[order], rejected_P[order], prompt_P, lost_P
     )
 
 
-def _index(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
-    """The row of each id among others, all of which are there."""
-    found = pc.index_in(ids, value_set=among.combine_chunks())
-    assert not found.null_count, "an id of a later table is in the table that it comes from"
-    return np.asarray(found.to_numpy(), dtype=np.int64)
+def _num_tokens(candidates: _Candidates, rows: Ints) -> int:
+    """Tokens of the responses of these pairs, those that are in several pairs as often."""
+    return sum(int(candidates.columns[f"num_tokens_{side}"][rows].sum()) for side in ("chosen", "rejected"))
+
+
+def _passes(shards: Sequence[int], num_tokens: Sequence[int]) -> Iterator[list[int]]:
+    """Consecutive shards in groups of PASS_TOKENS at most, or of one shard."""
+    group: list[int] = []
+    for index in shards:
+        if group and sum(num_tokens[other] for other in [*group, index]) > PASS_TOKENS:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 def _metric_columns(
     context: StageContext, number: int, candidates: _Candidates
-) -> tuple[dict[str, Any], list[str | None] | None]:
+) -> tuple[dict[str, Any], pa.Array | None]:
     """What only this round's metric reads: columns made for it, number columns of the prompts; and the pairs' groups."""
     ranking, settings = context.inputs.ranking, context.settings.selection
     columns: dict[str, Any] = {}
@@ -128,19 +148,25 @@ def _metric_columns(
     own = [name for name in ranking.prompt_columns if name in ranking.of_round(number).inputs]
     if not own and settings.group_column is None:
         return columns, None
-    documents = context.store.table(number, "prompts", columns=["columns_json"])["columns_json"].to_pylist()
-    prompts: list[Mapping[str, object]] = [json.loads(document) for document in documents]
-    for name in own:
-        values = [prompt_number(prompt, name) for prompt in prompts]
-        columns[name] = np.array([np.nan if value is None else value for value in values])[candidates.prompt_row_P]
+    values: dict[str, list[float]] = {name: [] for name in own}
+    groups: list[str | None] = []
+    documents = context.store.table(number, "prompts", columns=["columns_json"])["columns_json"]
+    for document in documents:
+        prompt = json.loads(document.as_py())
+        for name in own:
+            value = prompt_number(prompt, name)
+            values[name].append(np.nan if value is None else value)
+        if settings.group_column is not None:
+            groups.append(group_name(prompt, settings.group_column))
+    columns |= {name: np.array(found)[candidates.prompt_row_P] for name, found in values.items()}
     if settings.group_column is None:
         return columns, None
-    names = [group_name(prompt, settings.group_column) for prompt in prompts]
-    return columns, [names[row] for row in candidates.prompt_row_P.tolist()]
+    coded = pa.array(groups, pa.string()).dictionary_encode(null_encoding="encode")
+    return columns, coded.take(pa.array(candidates.prompt_row_P)).cast(pa.string())
 
 
 def _select(
-    context: StageContext, number: int, candidates: _Candidates, extra: dict[str, Any], groups: list[str | None] | None
+    context: StageContext, number: int, candidates: _Candidates, extra: dict[str, Any], groups: pa.Array | None
 ) -> Selection:
     settings, training, ranking = context.settings.selection, context.settings.training, context.inputs.ranking
     metric = ranking.of_round(number)
@@ -150,7 +176,7 @@ def _select(
         for name, values in candidates.columns.items()
         if has_reference or not name.startswith("reference_")
     }
-    if groups is not None and (num_without := groups.count(None)):
+    if groups is not None and (num_without := groups.null_count):
         context.reporter.say(
             f"round {number} select: {num_without} of {len(groups)} pairs have no {settings.group_column}: "
             "they are a group of their own"
@@ -160,7 +186,7 @@ def _select(
             pair_id=candidates.pair_id,
             columns=columns | extra,
             drop_reason_P=with_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
-            group_P=None if groups is None else factorize(groups)[0],
+            group_P=None if groups is None else _codes(groups),
         ),
         metric=metric,
         keep=settings.keep,
@@ -174,31 +200,40 @@ def _select(
     )
 
 
+def _codes(texts: pa.Array) -> Ints:
+    """Equal numbers for equal texts, in the order of first appearance; null is a text like any other."""
+    codes = texts.dictionary_encode(null_encoding="encode").indices
+    return np.asarray(codes.to_numpy(), dtype=np.int64)
+
+
 def _read_columns(
-    context: StageContext, number: int, columns: Mapping[str, Any], groups: list[str | None] | None
+    context: StageContext, number: int, columns: Mapping[str, Any], groups: pa.Array | None
 ) -> dict[str, Any]:
     """The columns of READ, P values each. An embedding stays where it was made."""
     ranking = context.inputs.ranking
     needed = columns_needed(ranking.of_round(number), ranking.implicit_margin)
     read = {name: columns[name] for name in needed if name not in {*schema(Pair).names, EMBEDDING}}
-    return read if groups is None else read | {"group": pa.array(groups, pa.string())}
+    return read if groups is None else read | {"group": groups}
 
 
 class _Texts:
-    """Texts of responses and messages of prompts, taken by row."""
+    """Texts of the responses and messages of the prompts of some pairs, taken by row."""
 
-    def __init__(self, context: StageContext, number: int) -> None:
-        prompts = context.store.table(number, "prompts", columns=["prompt_id", "messages"])
-        self.prompt_id, self._messages = prompts["prompt_id"].combine_chunks(), prompts["messages"]
-        self._text = context.store.table(number, "sample", columns=["text"])["text"]
+    def __init__(self, context: StageContext, number: int, candidates: _Candidates, pairs: Ints) -> None:
+        sides = (candidates.chosen_row_P[pairs], candidates.rejected_row_P[pairs])
+        self._response_rows = np.unique(np.concatenate(sides))
+        self._prompt_rows = np.unique(candidates.prompt_row_P[pairs])
+        store = context.store
+        self._responses = store.lazy_table(number, "sample").take(self._response_rows, ["text"])["text"]
+        self._prompts = store.lazy_table(number, "prompts").take(self._prompt_rows, ["prompt_id", "messages"])
 
-    def prompts(self, rows: Ints) -> pa.Array:
-        """Conversations of prompts."""
-        return _take(self._messages, rows)
+    def prompts(self, rows: Ints, column: str) -> pa.Array:
+        """A column of prompts: prompt_id or messages."""
+        return _take(self._prompts[column], np.searchsorted(self._prompt_rows, rows))
 
     def responses(self, rows: Ints) -> pa.Array:
         """Responses as conversations of one assistant turn."""
-        texts = _take(self._text, rows)
+        texts = _take(self._responses, np.searchsorted(self._response_rows, rows))
         turns = pa.StructArray.from_arrays([pa.repeat("assistant", len(texts)), texts], ["role", "content"])
         return pa.ListArray.from_arrays(pa.array(np.arange(len(texts) + 1), pa.int32()), turns)
 
@@ -227,8 +262,8 @@ def _rows(number: int, candidates: _Candidates, selection: Selection, texts: _Te
     columns: dict[str, Any] = {
         "pair_id": candidates.pair_id.take(taken),
         "round": pa.repeat(number, len(rows)),
-        "prompt_id": texts.prompt_id.take(pa.array(prompt_P)),
-        "prompt": texts.prompts(prompt_P),
+        "prompt_id": texts.prompts(prompt_P, "prompt_id"),
+        "prompt": texts.prompts(prompt_P, "messages"),
         "chosen": texts.responses(candidates.chosen_row_P[rows]),
         "rejected": texts.responses(candidates.rejected_row_P[rows]),
         "chosen_response_id": candidates.chosen_id.take(taken),

@@ -6,20 +6,33 @@ A round that kept no pair carries the policy over by reference. Two in a row sto
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from selfplay.core.errors import BackendError, DivergedError, EmptyRoundsError, Interrupted
 from selfplay.core.outcomes import PairOutcome, SampleOutcome, SelectOutcome, Training, TrainOutcome
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
+from selfplay.core.train_pairs import SCHEMA, write_pairs
 from selfplay.run.stages.context import Policy, StageContext, derive_seed
-from selfplay.run.stages.prompts import admitted
+from selfplay.run.stages.rows import prompt_rows, row_numbers
+from selfplay.selection.arrays import Floats, Ints
 from selfplay.store import durable
+from selfplay.store.lazy_table import RowReader
 from selfplay.store.manifest import policy_digest
 
 NUM_CANARIES = 4
 # Longer than two blocks of the engine's prefix cache: a shorter prompt would not be cached, and a stale cache not be seen.
 CANARY_TOKENS = 80
+# In the trainer's scratch.
+PAIRS_FILE = "pairs.arrow"
+# Pairs whose tokens are in memory at a time.
+BLOCK_PAIRS = 10_000
 
 
 def run(context: StageContext, round_number: int) -> None:
@@ -27,8 +40,8 @@ def run(context: StageContext, round_number: int) -> None:
     started = time.monotonic()
     policy = context.trained_policy(round_number)
     writer = context.writer(round_number, "train")
-    pairs, num_lost = _pairs(context, round_number, context.data_rounds(round_number))
-    if not pairs:
+    kept = _kept_pairs(context, round_number)
+    if not len(kept.pair_id):
         _check_not_stuck(context, round_number)
         previous = context.policy(round_number - 1)
         context.reporter.say(
@@ -42,7 +55,14 @@ def run(context: StageContext, round_number: int) -> None:
     scratch = context.store.scratch(round_number)
     for name in ("policy", "engine"):
         writer.discard(name)
+    try:
+        pairs = write_pairs(scratch / PAIRS_FILE, _blocks(context, round_number, kept))
+    except OSError as error:
+        if not durable.is_disk_error(error):
+            raise
+        raise durable.disk_full_error(scratch, error) from error
     result = _train(context, _job(context, round_number, pairs, policy, scratch), round_number)
+    pairs.close()
     adopted = [
         entry
         for name in ("policy", "engine")
@@ -54,51 +74,100 @@ def run(context: StageContext, round_number: int) -> None:
         policy_round=round_number,
         policy_digest=policy_digest(adopted),
         optimizer_steps=result.optimizer_steps,
-        training=Training.of(result, len(pairs), num_lost),
+        training=Training.of(result, len(kept.pair_id), kept.num_lost),
     )
     context.commit(writer, started, outcome)
     context.store.drop_scratch(round_number)
 
 
-def _pairs(context: StageContext, round_number: int, rounds: Sequence[int]) -> tuple[list[TrainPair], int]:
-    """Kept pairs as token ids, with the log-probs of this round's models, by pair id; and how many pairs of earlier rounds have
-    none now, for a response of theirs killed its worker (those of this round are not kept then)."""
-    logprobs = {
-        row["response_id"]: (row["policy_logp"], row["reference_logp"])
-        for row in context.store.table(round_number, "logprobs").to_pylist()
-    }
-    pairs, num_lost = [], 0
-    for number in rounds:
-        prompts = {prompt.prompt_id: prompt.prompt_token_ids for prompt in admitted(context, number)}
-        columns = ["pair_id", "prompt_id", "chosen_response_id", "rejected_response_id", "kept"]
-        kept = context.store.table(number, "select", columns=columns)
+@dataclass(frozen=True, slots=True)
+class _KeptPairs:
+    """The P kept pairs of all rounds that are trained on, by pair id. `round_P` is the round of each, `*_row_P` are rows of that
+    round's tables, `logps` (P values by the names of TrainPair) are under this round's models. `num_lost` pairs of earlier rounds
+    have no log-probs now, because a response of theirs killed its worker, and are left out."""
+
+    pair_id: pa.Array
+    round_P: Ints
+    prompt_row_P: Ints
+    chosen_row_P: Ints
+    rejected_row_P: Ints
+    logps: dict[str, Floats]
+    num_lost: int
+
+
+def _kept_pairs(context: StageContext, round_number: int) -> _KeptPairs:
+    store, sides = context.store, ("chosen", "rejected")
+    logprobs = store.table(round_number, "logprobs", columns=["response_id", "policy_logp", "reference_logp"])
+    scored = logprobs["response_id"].combine_chunks()
+    pair_ids, columns, num_lost = [pa.array([], pa.string())], [], 0
+    for number in context.data_rounds(round_number):
+        names = ["pair_id", "prompt_id", "chosen_response_id", "rejected_response_id", "kept"]
+        kept = store.table(number, "select", columns=names)
         kept = kept.filter(kept["kept"])
-        wanted = {*kept["chosen_response_id"].to_pylist(), *kept["rejected_response_id"].to_pylist()}
-        responses = context.store.table(number, "sample", columns=["response_id", "token_ids"])
-        names = responses["response_id"].to_pylist()
-        tokens = {name: responses["token_ids"][row].as_py() for row, name in enumerate(names) if name in wanted}
-        for pair in kept.to_pylist():
-            chosen, rejected = pair["chosen_response_id"], pair["rejected_response_id"]
-            if number != round_number and not {chosen, rejected} <= logprobs.keys():
-                num_lost += 1
-                continue
-            pairs.append(
-                TrainPair(
-                    pair_id=pair["pair_id"],
-                    prompt_token_ids=prompts[pair["prompt_id"]],
-                    chosen_token_ids=tokens[chosen],
-                    rejected_token_ids=tokens[rejected],
-                    policy_logp_chosen=logprobs[chosen][0],
-                    policy_logp_rejected=logprobs[rejected][0],
-                    reference_logp_chosen=logprobs[chosen][1],
-                    reference_logp_rejected=logprobs[rejected][1],
-                )
-            )
+        found = {side: pc.index_in(kept[f"{side}_response_id"], value_set=scored) for side in sides}
+        has_both = pc.and_(*(pc.is_valid(found[side]) for side in sides))
+        # those of this round are not kept without log-probs
+        assert number != round_number or pc.all(has_both, min_count=0).as_py(), "a kept pair has no log-probs"
+        num_all = kept.num_rows
+        kept = kept.filter(has_both)
+        num_lost += num_all - kept.num_rows
+        pair_ids += kept["pair_id"].chunks
+        sampled = store.table(number, "sample", columns=["response_id"])["response_id"]
+        rows = {side: row_numbers(kept[f"{side}_response_id"], sampled) for side in sides}
+        logp_row = {side: found[side].filter(has_both).to_numpy() for side in sides}
+        columns.append(
+            {
+                "round": np.full(kept.num_rows, number),
+                "prompt": prompt_rows(context, number, kept["prompt_id"]),
+                **rows,
+                **{f"{side} logp": logp_row[side] for side in sides},
+            }
+        )
     if num_lost:
         context.reporter.say(
             f"round {round_number} train: {num_lost} pairs of earlier rounds are left out: a response of theirs is quarantined"
         )
-    return sorted(pairs, key=lambda pair: pair.pair_id), num_lost
+    pair_id = pa.concat_arrays(pair_ids)
+    order = pc.sort_indices(pair_id)
+    joined = {name: np.concatenate([each[name] for each in columns])[order.to_numpy()] for name in columns[0]}
+    logps = {
+        f"{model}_{side}": logprobs[model].to_numpy()[joined[f"{side} logp"]]
+        for model in ("policy_logp", "reference_logp")
+        for side in sides
+    }
+    return _KeptPairs(
+        pair_id.take(order), joined["round"], joined["prompt"], joined["chosen"], joined["rejected"], logps, num_lost
+    )
+
+
+def _blocks(context: StageContext, round_number: int, pairs: _KeptPairs) -> Iterator[pa.Table]:
+    """The pairs with their token ids, BLOCK_PAIRS at a time."""
+    readers = {
+        number: (
+            RowReader(context.store.lazy_table(number, "prompts"), ["prompt_token_ids"]),
+            RowReader(context.store.lazy_table(number, "sample"), ["token_ids"]),
+        )
+        for number in context.data_rounds(round_number)
+    }
+    for start in range(0, len(pairs.pair_id), BLOCK_PAIRS):
+        block = slice(start, start + BLOCK_PAIRS)
+        parts, places = [], []
+        for number, (prompts, responses) in readers.items():
+            here = start + np.flatnonzero(pairs.round_P[block] == number)
+            if not len(here):
+                continue
+            rows = np.concatenate([pairs.chosen_row_P[here], pairs.rejected_row_P[here]])
+            token_ids = responses.take(rows)["token_ids"]
+            columns = {
+                "pair_id": pairs.pair_id.take(pa.array(here)),
+                "prompt_token_ids": prompts.take(pairs.prompt_row_P[here])["prompt_token_ids"],
+                "chosen_token_ids": token_ids.slice(0, len(here)),
+                "rejected_token_ids": token_ids.slice(len(here)),
+                **{name: pa.array(values_P[here], from_pandas=True) for name, values_P in pairs.logps.items()},
+            }
+            parts.append(pa.table({name: columns[name] for name in SCHEMA.names}).cast(SCHEMA))
+            places.append(here)
+        yield pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(places), kind="stable")))
 
 
 def _check_not_stuck(context: StageContext, round_number: int) -> None:
@@ -116,7 +185,9 @@ def _check_not_stuck(context: StageContext, round_number: int) -> None:
         )
 
 
-def _job(context: StageContext, round_number: int, pairs: list[TrainPair], policy: Policy, scratch: Path) -> TrainJob:
+def _job(
+    context: StageContext, round_number: int, pairs: Sequence[TrainPair], policy: Policy, scratch: Path
+) -> TrainJob:
     training = context.settings.training
     reference = context.reference_policy(round_number)
     return TrainJob(
@@ -156,7 +227,7 @@ def canary_prompts(pairs: Sequence[TrainPair], max_length: int) -> list[list[int
     prompts = []
     for first in range(min(NUM_CANARIES, len(pairs))):
         tokens: list[int] = []
-        for pair in pairs[first:]:
+        for pair in islice(pairs, first, None):
             tokens += pair.prompt_token_ids + pair.chosen_token_ids
             if len(tokens) >= CANARY_TOKENS:
                 break

@@ -14,8 +14,7 @@ from selfplay.selection.margins import spread
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """Of the pairs where both columns are finite (`num`). None where a column has no spread or there are fewer than
-    two pairs."""
+    """Of the `num` pairs where both columns are finite. None where a column has no spread or `num` is 1."""
 
     num: int
     pearson: float | None
@@ -38,12 +37,14 @@ class Overlap:
     jaccard: float | None
 
 
-def correlation(one_P: NDArray[Any], two_P: NDArray[Any]) -> Correlation:
-    """Pearson's correlation and Spearman's (equal values share their mean rank)."""
+def correlation(one_P: NDArray[Any], two_P: NDArray[Any]) -> Correlation | None:
+    """Pearson's correlation and Spearman's (equal values share their mean rank); None where no pair has both."""
     from scipy import stats  # half a second: not for the commands that correlate nothing
 
     finite_P = np.isfinite(one_P) & np.isfinite(two_P)
     one, two = one_P[finite_P].astype(np.float64), two_P[finite_P].astype(np.float64)
+    if not len(one):
+        return None
     # the ranks of rounding noise have as much spread as any others
     if len(one) < 2 or not (_varies(one) and _varies(two)):
         return Correlation(len(one), None, None)

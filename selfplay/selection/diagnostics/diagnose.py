@@ -7,7 +7,7 @@ prompts and ties at the cut are always counted over all pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -45,34 +45,28 @@ _OF_THE_RANKING = (METRIC_NOT_FINITE, EXCLUDED_BY_METRIC)
 _INPUTS = ("reward_chosen", "reward_rejected", "num_tokens_chosen", "num_tokens_rejected")
 _GOLD = ("gold_reward_chosen", "gold_reward_rejected")
 
-Names = Sequence[str] | Grouping
-
 
 def diagnose(
     pool: PairPool,
     selection: Selection,
     *,
-    groups: Mapping[str, Names] | None = None,
-    prompt: Names | None = None,
+    groups: Mapping[str, Grouping] | None = None,
+    prompt: Grouping | None = None,
     num_read: int | None = None,
     bad: Mapping[str, int] | None = None,
 ) -> Diagnostics:
     """What `selection` did to `pool`, which it was made from (same rows in the same order).
 
-    `groups` are groupings of the pairs by name (a name a row, or `Grouping` of codes), `prompt` the prompt of each
-    pair. `num_read` rows were read before the pool was made, of which `bad` (reason -> count) are not in it; for the
-    funnel only. The columns
-    `gold_reward_chosen` and `gold_reward_rejected` of the pool, where there, judge the labels.
-    Raises ValueError for a grouping of another length than the pool.
+    `groups` are groupings of the pairs by name, `prompt` the prompt of each pair. `num_read` rows were read before the
+    pool was made, of which `bad` (reason -> count) are not in it; for the funnel only. The labels are judged by the columns
+    `gold_reward_chosen` and `gold_reward_rejected` of the pool, if it has them.
     """
-    of_groups = {name: _grouping(values, len(pool), name) for name, values in (groups or {}).items()}
-    of_prompt = None if prompt is None else _grouping(prompt, len(pool), "prompt")
     pool_P = entered(selection.drop_reason_P)
     rows = sample_rows(pool_P)
     kept_S = selection.kept_P[rows]
     columns_S = _columns(pool, selection, rows)
     overlaps, not_compared = _overlaps(pool, selection, rows, kept_S)
-    shares = {name: group_shares(grouping, pool_P, selection.kept_P) for name, grouping in of_groups.items()}
+    shares = {name: group_shares(grouping, pool_P, selection.kept_P) for name, grouping in (groups or {}).items()}
     found = Diagnostics(
         on="all" if len(rows) == np.count_nonzero(pool_P) else "sample",
         num_seen=len(rows),
@@ -82,7 +76,7 @@ def diagnose(
         distributions=_distributions(columns_S, kept_S),
         lengths=lengths(columns_S, kept_S),
         labels=labels(columns_S, kept_S),
-        prompts=None if of_prompt is None else prompts(of_prompt.code_P, pool_P, selection.kept_P),
+        prompts=None if prompt is None else prompts(prompt.code_P, pool_P, selection.kept_P),
         groups={name: found for name, found in shares.items() if found is not None},
         overlaps=overlaps,
     )
@@ -102,13 +96,6 @@ def sample_rows(pool_P: Bools) -> Ints:
     if len(rows) <= SAMPLE:
         return rows
     return np.sort(rows[np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False, shuffle=False)])
-
-
-def _grouping(values: Names, num_pairs: int, name: str) -> Grouping:
-    grouping = values if isinstance(values, Grouping) else Grouping.of(values)
-    if len(grouping.code_P) != num_pairs:
-        raise ValueError(f"grouping {name!r} has {len(grouping.code_P)} rows, the pool {num_pairs}")
-    return grouping
 
 
 def _columns(pool: PairPool, selection: Selection, rows: Ints) -> dict[str, Floats]:
@@ -158,9 +145,9 @@ def _overlaps(
         "explicit_margin": selection.explicit_margin_P is not None,
         "implicit_margin": selection.implicit_margin_P is not None,
         "alignment_potential": selection.alignment_potential_P is not None,
-        "dpo_implicit_margin": all(name in pool.columns for name in POLICY_LOGPS + REFERENCE_LOGPS),
+        "dpo_implicit_margin": pool.columns.keys() >= {*POLICY_LOGPS, *REFERENCE_LOGPS},
     }
-    there = {"pair_id", *(name for name in pool.columns if name not in made), *(name for name in made if made[name])}
+    there = {"pair_id", *(name for name in {**pool.columns, **made} if made.get(name, True))}
     metrics = [
         METRICS[name]
         for name in METRICS

@@ -6,17 +6,18 @@ whatever their pairs are worth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
-from selfplay.selection.arrays import Bools, Floats, Ints, factorize
+from selfplay.selection.arrays import Bools, Floats, Ints, Strings
 
 # Shares are listed for this many groups, the largest of the pool first.
 LISTED = 20
 # With more groups than this nearly every group has a handful of pairs: there is no unevenness worth the word.
 MOST_GROUPS = 4000
+NO_GROUP = "(none)"
 _DRAWS = 400_000
 _FEWEST_DRAWS, _MOST_DRAWS = 100, 2000
 
@@ -32,10 +33,11 @@ class Grouping:
     names: tuple[str, ...]
 
     @staticmethod
-    def of(values: Sequence[str]) -> Grouping:
-        """From a name a row; groups in order of first appearance."""
-        codes, names = factorize(values)
-        return Grouping(codes, tuple(names))
+    def of(values: Strings) -> Grouping:
+        """From a name a row, null for no group; groups in order of first appearance."""
+        column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values, pa.string())])
+        coded = column.cast(pa.large_string()).fill_null(NO_GROUP).combine_chunks().dictionary_encode()
+        return Grouping(coded.indices.to_numpy().astype(np.int64), tuple(coded.dictionary.to_pylist()))
 
 
 @dataclass(frozen=True, slots=True)

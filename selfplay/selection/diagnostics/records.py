@@ -132,28 +132,29 @@ def cut(selection: Selection, columns_S: Mapping[str, Floats]) -> Cut | None:
 
 def margins(summary: SelectionSummary, columns_S: Mapping[str, Floats], kept_S: Bools, *, grouped: bool) -> Margins:
     """Spread of the margins and how they go together."""
-    explicit_S, implicit_S = columns_S.get("explicit_margin"), columns_S.get("implicit_margin")
-    explicit = None if explicit_S is None else _moments(explicit_S)
-    implicit = None if implicit_S is None else _moments(implicit_S)
-    size_S = None if implicit_S is None else np.abs(implicit_S)
-    size = None if size_S is None else _moments(size_S)
+    missing_S = np.full(len(kept_S), np.nan)
+    explicit_S, implicit_S = columns_S.get("explicit_margin", missing_S), columns_S.get("implicit_margin", missing_S)
+    size_S = np.abs(implicit_S)
+    explicit_mean, explicit_std = _mean_and_std(explicit_S)
+    implicit_mean, implicit_std = _mean_and_std(implicit_S)
+    size_mean, size_std = _mean_and_std(size_S)
     share = None if grouped else _explicit_share(summary, columns_S)
     return Margins(
-        explicit_mean=explicit and explicit[0],
-        explicit_std=explicit and explicit[1],
-        explicit_negative_pool=None if explicit_S is None else _share_negative(explicit_S),
-        explicit_negative_kept=None if explicit_S is None else _share_negative(explicit_S[kept_S]),
-        implicit_mean=implicit and implicit[0],
-        implicit_std=implicit and implicit[1],
-        implicit_negative=None if implicit_S is None else _share_negative(implicit_S),
-        implicit_abs_mean=size and size[0],
-        implicit_abs_std=size and size[1],
-        implicit_abs_tail=None if size_S is None else _tail(size_S),
+        explicit_mean=explicit_mean,
+        explicit_std=explicit_std,
+        explicit_negative_pool=_share_negative(explicit_S),
+        explicit_negative_kept=_share_negative(explicit_S[kept_S]),
+        implicit_mean=implicit_mean,
+        implicit_std=implicit_std,
+        implicit_negative=_share_negative(implicit_S),
+        implicit_abs_mean=size_mean,
+        implicit_abs_std=size_std,
+        implicit_abs_tail=_tail(size_S),
         effective_beta=summary.effective_beta,
         potential_explicit_share=share,
         potential_implicit_share=None if share is None else 1.0 - share,
-        explicit_and_implicit=_correlation(explicit_S, implicit_S),
-        explicit_and_implicit_abs=_correlation(explicit_S, size_S),
+        explicit_and_implicit=correlation(explicit_S, implicit_S),
+        explicit_and_implicit_abs=correlation(explicit_S, size_S),
     )
 
 
@@ -204,9 +205,7 @@ def _explicit_share(summary: SelectionSummary, columns_S: Mapping[str, Floats]) 
         return None
     potential_S, explicit_S = columns_S["alignment_potential"], columns_S["explicit_margin"]
     if summary.standardize:
-        if not summary.explicit_margin_std:
-            return None if not spread(_finite(potential_S)).std else 0.0
-        term_S = explicit_S / summary.explicit_margin_std
+        term_S = explicit_S / (summary.explicit_margin_std or np.inf)
     else:
         term_S = np.abs(explicit_S)
     finite_S = np.isfinite(potential_S) & np.isfinite(term_S)
@@ -214,19 +213,14 @@ def _explicit_share(summary: SelectionSummary, columns_S: Mapping[str, Floats]) 
     std = spread(potential).std
     if not 0 < std < HUGE:
         return None
-    variance = std**2
-    return float(((term - term.mean()) * (potential - potential.mean())).mean()) / variance
+    return float(np.cov(term, potential, ddof=0)[0, 1]) / std**2
 
 
-def _correlation(one_S: Floats | None, two_S: Floats | None) -> Correlation | None:
-    return None if one_S is None or two_S is None else correlation(one_S, two_S)
-
-
-def _moments(values: Floats) -> tuple[float, float] | None:
-    """Mean and population standard deviation of the finite values; rounding noise is no spread."""
+def _mean_and_std(values: Floats) -> tuple[float, float] | tuple[None, None]:
+    """Of the finite values; rounding noise is no spread."""
     finite = _finite(values)
     if not len(finite):
-        return None
+        return None, None
     found = spread(finite)
     return found.mean, found.std
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from selfplay.core.format import percent
 from selfplay.core.outcomes import SelectionSummary
-from selfplay.selection.diagnostics.groups import GroupShares
 from selfplay.selection.diagnostics.records import SelectionWarning
 from selfplay.selection.metrics import METRICS
 
@@ -104,7 +104,7 @@ def _margins(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Se
     if pool is not None and max(pool, kept or 0.0) > NEGATIVE:
         yield SelectionWarning(
             "negative_margins",
-            f"the reward is higher for the rejected response in {pool:.0%} of the pairs (of the kept: {_part(kept)})",
+            f"the reward is higher for the rejected response in {pool:.0%} of the pairs (of the kept: {percent(kept)})",
             "Label and reward contradict each other there. The raw form counts such a margin by its size."
             if not summary.standardize
             else "Label and reward contradict each other there: see which one is right before training on the kept.",
@@ -117,7 +117,14 @@ def _groups(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
             continue
         if found.unevenness <= found.unevenness_random_q99:
             continue
-        left_out = left_out_groups(found)
+        left_out = [
+            share.group
+            for share in found.shares
+            if share.ratio is not None
+            and share.share_pool >= LARGE_GROUP
+            and share.ratio < LEFT_OUT
+            and share.num_expected >= FEW_EXPECTED
+        ]
         if found.effective_kept < FEW_GROUPS * found.effective_pool or left_out:
             named = f"; hardly any of {', '.join(left_out)}" if left_out else ""
             yield SelectionWarning(
@@ -128,18 +135,6 @@ def _groups(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
                 "Margins whose scale differs between groups favour some groups whatever their pairs are worth: rank "
                 "within the groups (group_column), and compare with random.",
             )
-
-
-def left_out_groups(found: GroupShares) -> list[str]:
-    """Names of the large groups of which hardly any pair is kept."""
-    return [
-        share.group
-        for share in found.shares
-        if share.ratio is not None
-        and share.share_pool >= LARGE_GROUP
-        and share.ratio < LEFT_OUT
-        and share.num_expected >= FEW_EXPECTED
-    ]
 
 
 def _labels(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
@@ -186,7 +181,3 @@ def _cut(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
             f"order of their ids{rewards}",
             "Chance chose those: use a finer reward or a metric with more values, or set keep where the value changes.",
         )
-
-
-def _part(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"

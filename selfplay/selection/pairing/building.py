@@ -137,14 +137,13 @@ def _build(
 
 
 def _looked_at(groups: PromptGroups, chosen: Ints, rejected: Ints, texts: Sequence[str]) -> Candidates:
-    text_chosen_P, text_rejected_P = groups.text_N[chosen], groups.text_N[rejected]
     tokens = groups.num_tokens_N
 
     def similarity(left: Ints) -> Floats:
-        return similarities(texts, text_chosen_P[left], text_rejected_P[left])
+        return similarities(texts, groups.row_N[chosen[left]], groups.row_N[rejected[left]])
 
     return Candidates(
-        identical_P=text_chosen_P == text_rejected_P,
+        identical_P=groups.text_N[chosen] == groups.text_N[rejected],
         reward_chosen_P=groups.reward_N[chosen],
         reward_rejected_P=groups.reward_N[rejected],
         num_tokens_chosen_P=tokens[chosen] if tokens is not None else None,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
+from selfplay.selection.arrays import Bools, Floats, Ints, run_starts, take_strings
 from selfplay.selection.hashing import random_bits
 from selfplay.selection.responses import ResponsePool
+
+# Ids of responses that are Python texts at a time.
+_NAMED = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,12 @@ def group_by_prompt(pool: ResponsePool, usable_R: Bools) -> PromptGroups:
 
 def random_bits_of(pool: ResponsePool, groups: PromptGroups, seed: int) -> NDArray[np.uint64]:
     """63 random bits for each response of `groups`, from seed, prompt id and response index alone."""
-    prompts = (pool.prompt_ids[prompt] for prompt in pool.prompt_R[groups.row_N].tolist())
-    ids = (f"{index} {prompt}" for prompt, index in zip(prompts, groups.index_N.tolist(), strict=True))
-    return random_bits(ids, seed) >> np.uint64(1)
+
+    def ids() -> Iterator[str]:
+        for start in range(0, len(groups.row_N), _NAMED):
+            rows = groups.row_N[start : start + _NAMED]
+            prompts = take_strings(pool.prompt_ids, pool.prompt_R[rows]).to_pylist()
+            for prompt, index in zip(prompts, pool.response_index_R[rows].tolist(), strict=True):
+                yield f"{index} {prompt}"
+
+    return random_bits(ids(), seed) >> np.uint64(1)

@@ -21,7 +21,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.stages import stage_named
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
-from selfplay.store.commits import check_digests, read_commit
+from selfplay.store.commits import check_stage, read_commit
 from selfplay.store.durable import sha256_file
 from selfplay.store.run import Store
 from tests.behaviour.chaos.chaos_workers import IN_FLIGHT
@@ -244,7 +244,7 @@ def check_acknowledged(case: Case, run: Path) -> None:
         else:
             commit, found = read_commit(run / "rounds" / name)
             assert found == digest, f"the commit of {name} is another one"
-            check_digests(run / "rounds" / name, commit, found)
+            check_stage(run / "rounds" / name, commit, found, digests=True)
 
 
 def check_readers(run: Path, whole: dict[str, Any]) -> None:

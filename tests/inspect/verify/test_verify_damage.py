@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from selfplay.cli.main import app
 from selfplay.core.errors import CorruptionError
+from selfplay.core.outcomes import SelectOutcome
 from selfplay.core.stages import stage_named
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
@@ -77,9 +78,11 @@ def test_a_link_in_the_place_of_a_file_or_folder_is_named_and_not_followed(
 def test_readers_refuse_what_stands_behind_a_link(run_copy: Path, tmp_path: Path, place: str) -> None:
     link_away(run_copy / place, tmp_path / "elsewhere")
     store = Store.open(run_copy)
-    for read in (store.commit_of, store.digest_of, store.metrics, store.table, store.require):
+    for read in (store.commit_of, store.digest_of, store.table, store.require):
         with pytest.raises(CorruptionError):
             read(1, "select")
+    with pytest.raises(CorruptionError):
+        store.outcome(1, SelectOutcome)
     assert status_document(run_copy)["state"] == "corrupt"
     assert CliRunner().invoke(app, ["show", str(run_copy), "1"]).exit_code == 5
 

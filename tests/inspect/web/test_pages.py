@@ -59,5 +59,9 @@ def test_every_template_and_style_is_in_the_wheel() -> None:
         for glob in globs
         for path in (root / package.replace(".", "/")).glob(glob)
     }
-    there = {path for path in (root / "selfplay").rglob("*") if path.suffix in (".html", ".css", ".js", ".svg")}
+    there = {
+        path
+        for path in (root / "selfplay").rglob("*")
+        if path.suffix in (".html", ".css", ".js", ".svg", ".pyi", ".typed")
+    }
     assert there and there == listed

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pytest
 
 from selfplay.config.running import GatesConfig
-from selfplay.run.stages.gates import tripped
+from selfplay.run.stages.gates import Tripped
+from selfplay.run.stages.gates import tripped as gates_tripped
+from selfplay.run.stages.responses import RoundResponses
 
 DEFAULT = GatesConfig()
 
@@ -22,7 +24,17 @@ def pool(texts: list[list[str]], cut: float = 0.0) -> pa.Table:
     ]
     reasons = ["length" if row < cut * len(rows) else "stop" for row in range(len(rows))]
     columns = [list(column) for column in zip(*rows, strict=True)]
-    return pa.table([*columns, reasons], names=["response_id", "prompt_id", "text", "finish_reason"])
+    table = pa.table([*columns, reasons], names=["response_id", "prompt_id", "text", "finish_reason"])
+    number = pa.repeat(pa.scalar(0), len(rows))
+    return (
+        table.append_column("response_index", number)
+        .append_column("num_tokens", number)
+        .append_column("policy_round", number)
+    )
+
+
+def tripped(table: pa.Table, gates: GatesConfig) -> list[Tripped]:
+    return gates_tripped(RoundResponses.of([table]), gates, lambda rows: table.take(pa.array(rows)))
 
 
 def various(prompts: int = 50, responses: int = 4, words: int = 1000) -> list[list[str]]:
