@@ -6,13 +6,18 @@ not independent of each other. Intervals are percentile bootstrap over prompts (
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+# A column of texts: Python's, or a chunked array of Arrow (which has no types).
+Texts: TypeAlias = Sequence[str] | Any
 
 _DRAWS_AT_ONCE = 4_000_000
 """Bounds the memory of the bootstrap: about 64 MB, whatever the number of prompts."""
@@ -28,10 +33,10 @@ class Estimate:
     num_prompts: int
 
 
-def prompt_means(prompt_ids: Sequence[str], values: Sequence[float | None] | Floats) -> dict[str, float]:
+def prompt_means(prompt_ids: Texts, values: Sequence[float | None] | Floats) -> dict[str, float]:
     """Mean value of each prompt's responses, of those that are finite; a prompt that has none is left out."""
     # Sorted, so that the last bit does not depend on the order of rows.
-    return {prompt_id: float(np.mean(sorted(found))) for prompt_id, found in _by_prompt(prompt_ids, values).items()}
+    return {prompt_id: float(np.mean(np.sort(found))) for prompt_id, found in _by_prompt(prompt_ids, values).items()}
 
 
 def bootstrap_mean(values_Q: Floats, *, seed: int, num_resamples: int = 10_000, level: float = 0.95) -> Estimate | None:
@@ -52,17 +57,15 @@ def bootstrap_mean(values_Q: Floats, *, seed: int, num_resamples: int = 10_000, 
     return Estimate(float(values_Q.mean()), float(low), float(high), len(values_Q))
 
 
-def mean_over_prompts(
-    prompt_ids: Sequence[str], values: Sequence[float | None] | Floats, *, seed: int
-) -> Estimate | None:
+def mean_over_prompts(prompt_ids: Texts, values: Sequence[float | None] | Floats, *, seed: int) -> Estimate | None:
     """Mean over prompts of the mean over each prompt's responses, with its interval."""
     return bootstrap_mean(_sorted_values(prompt_means(prompt_ids, values)), seed=seed)
 
 
 def paired_difference(
-    prompt_ids: Sequence[str],
+    prompt_ids: Texts,
     values: Sequence[float | None] | Floats,
-    other_prompt_ids: Sequence[str],
+    other_prompt_ids: Texts,
     other_values: Sequence[float | None] | Floats,
     *,
     seed: int,
@@ -74,9 +77,9 @@ def paired_difference(
 
 
 def paired_win_rate(
-    prompt_ids: Sequence[str],
+    prompt_ids: Texts,
     values: Sequence[float | None] | Floats,
-    other_prompt_ids: Sequence[str],
+    other_prompt_ids: Texts,
     other_values: Sequence[float | None] | Floats,
     *,
     seed: int,
@@ -94,7 +97,7 @@ def paired_win_rate(
     return bootstrap_mean(_sorted_values(both), seed=seed)
 
 
-def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int) -> float | None:
+def distinct_n(sequences: Iterable[Sequence[Hashable]], n: int) -> float | None:
     """Distinct n-grams over all n-grams of the sequences (token ids or words) together; None if there is none.
 
     Source: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016. It falls
@@ -109,23 +112,31 @@ def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int) -> float | None:
     return len(seen) / total if total else None
 
 
-def distinct_fraction(texts: Sequence[str]) -> float | None:
-    """Distinct texts over all texts; None if there is none. 1.0 = no two responses say the same."""
-    return len(set(texts)) / len(texts) if texts else None
+def distinct_fraction(texts: pa.ChunkedArray) -> float | None:
+    """Distinct texts over all texts; None if there are no texts. 1.0: no two responses have the same text."""
+    return len(texts.unique()) / len(texts) if len(texts) else None
 
 
-def truncated_fraction(finish_reasons: Sequence[str]) -> float | None:
-    """Share of responses that did not end by themselves (finish_reason other than "stop"); None if there is none."""
-    return sum(reason != "stop" for reason in finish_reasons) / len(finish_reasons) if finish_reasons else None
+def truncated_fraction(finish_reasons: pa.ChunkedArray) -> float | None:
+    """Share of responses that did not end by themselves (finish_reason other than "stop"); None if there are none."""
+    if not len(finish_reasons):
+        return None
+    num_cut: int = pc.sum(pc.not_equal(finish_reasons, "stop")).as_py()
+    return num_cut / len(finish_reasons)
 
 
-def _by_prompt(prompt_ids: Sequence[str], values: Sequence[float | None] | Floats) -> dict[str, list[float]]:
-    """The finite values of each prompt."""
-    found: dict[str, list[float]] = {}
-    for prompt_id, value in zip(prompt_ids, np.asarray(values, dtype=np.float64).tolist(), strict=True):
-        if np.isfinite(value):
-            found.setdefault(prompt_id, []).append(value)
-    return found
+def _by_prompt(prompt_ids: Texts, values: Sequence[float | None] | Floats) -> dict[str, Floats]:
+    """The finite values of each prompt, in the order of the rows."""
+    column = prompt_ids if isinstance(prompt_ids, pa.ChunkedArray) else pa.chunked_array([prompt_ids], pa.string())
+    coded, values_R = column.combine_chunks().dictionary_encode(), np.asarray(values, dtype=np.float64)
+    if len(coded) != len(values_R):
+        raise ValueError(f"{len(coded)} prompt ids and {len(values_R)} values")
+    rows = np.flatnonzero(np.isfinite(values_R))
+    code_F = coded.indices.to_numpy()[rows]
+    rows = rows[np.argsort(code_F, kind="stable")]
+    ends = np.cumsum(np.bincount(code_F, minlength=len(coded.dictionary)))
+    found = np.split(values_R[rows], ends[:-1])
+    return {name.as_py(): own for name, own in zip(coded.dictionary, found, strict=False) if len(own)}
 
 
 def _sorted_values(by_prompt: Mapping[str, float]) -> Floats:

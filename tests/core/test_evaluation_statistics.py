@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,7 +121,7 @@ def test_distinct_n() -> None:
 
 
 def test_fractions() -> None:
-    assert statistics.distinct_fraction(["a", "b", "a", "c"]) == 0.75
-    assert statistics.truncated_fraction(["stop", "length", "stop", "abort"]) == 0.5
-    assert statistics.distinct_fraction([]) is None
-    assert statistics.truncated_fraction([]) is None
+    assert statistics.distinct_fraction(pa.chunked_array([["a", "b", "a", "c"]], pa.string())) == 0.75
+    assert statistics.truncated_fraction(pa.chunked_array([["stop", "length", "stop", "abort"]], pa.string())) == 0.5
+    assert statistics.distinct_fraction(pa.chunked_array([[]], pa.string())) is None
+    assert statistics.truncated_fraction(pa.chunked_array([[]], pa.string())) is None

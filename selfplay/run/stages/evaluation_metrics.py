@@ -33,7 +33,7 @@ def summarize(
     greedy = table.filter(pc.equal(table["mode"], "greedy"))
     judge = "gold_reward" if gold else "reward"
     rewards, golds = _mean(sampled, "reward", seed), _mean(sampled, "gold_reward", seed)
-    token_ids = sampled["token_ids"].to_pylist()
+    distinct = {n: statistics.distinct_n((row.as_py() for row in sampled["token_ids"]), n) for n in (1, 2, 3)}
     parts = {
         name.removeprefix("reward_"): EvaluatedPart(
             _mean(sampled, name, seed).get("mean"), _mean(greedy, name, seed).get("mean")
@@ -42,18 +42,18 @@ def summarize(
     }
     return Evaluation(
         eval_judge="gold" if gold else "reward",
-        eval_num_prompts=len(set(sampled["prompt_id"].to_pylist())),
+        eval_num_prompts=len(sampled["prompt_id"].unique()),
         eval_reward_mean=rewards.get("mean"),
         eval_reward_ci_low=rewards.get("ci_low"),
         eval_reward_ci_high=rewards.get("ci_high"),
         eval_reward_greedy_mean=_mean(greedy, "reward", seed).get("mean"),
         eval_num_unscored=table.num_rows - int(pc.count(table["reward"]).as_py()),
         eval_num_tokens_mean=pc.mean(sampled["num_tokens"]).as_py(),
-        eval_truncated_fraction=statistics.truncated_fraction(sampled["finish_reason"].to_pylist()),
-        eval_distinct_fraction=statistics.distinct_fraction(sampled["text"].to_pylist()),
-        eval_distinct_1=statistics.distinct_n(token_ids, 1),
-        eval_distinct_2=statistics.distinct_n(token_ids, 2),
-        eval_distinct_3=statistics.distinct_n(token_ids, 3),
+        eval_truncated_fraction=statistics.truncated_fraction(sampled["finish_reason"]),
+        eval_distinct_fraction=statistics.distinct_fraction(sampled["text"]),
+        eval_distinct_1=distinct[1],
+        eval_distinct_2=distinct[2],
+        eval_distinct_3=distinct[3],
         eval_reward_parts=parts or None,
         eval_num_ungolded=table.num_rows - int(pc.count(table["gold_reward"]).as_py()) if gold else 0,
         eval_gold_mean=golds.get("mean"),
@@ -67,7 +67,7 @@ def summarize(
 
 
 def _mean(table: pa.Table, column: str, seed: int) -> dict[str, float]:
-    found = statistics.mean_over_prompts(table["prompt_id"].to_pylist(), table[column].to_pylist(), seed=seed)
+    found = statistics.mean_over_prompts(table["prompt_id"], table[column].to_numpy(), seed=seed)
     return {"mean": found.mean, "ci_low": found.ci_low, "ci_high": found.ci_high} if found else {}
 
 
@@ -82,8 +82,8 @@ def _against(name: str, judge: str, sampled: pa.Table, other: pa.Table | None, s
         return dict.fromkeys(keys)
     other = other.filter(pc.equal(other["mode"], "sampled"))
     sides = (
-        sampled["prompt_id"].to_pylist(), sampled[judge].to_pylist(),
-        other["prompt_id"].to_pylist(), other[judge].to_pylist(),
+        sampled["prompt_id"], sampled[judge].to_numpy(),
+        other["prompt_id"], other[judge].to_numpy(),
     )  # fmt: skip
     wins = statistics.paired_win_rate(*sides, seed=seed)
     gain = statistics.paired_difference(*sides, seed=seed)
