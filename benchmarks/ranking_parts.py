@@ -47,7 +47,7 @@ def make(table: str, rows: str) -> dict[str, Any]:
 
 def ours(table: str, result: str) -> dict[str, Any]:
     """Read, rank and write as `selfplay select` does, by the package's own functions."""
-    from selfplay.dataset_selection.missing_columns import filters, numbers
+    from selfplay.dataset_selection.candidates import ready_made
     from selfplay.dataset_selection.output.writing import ResultTable, write_tables
     from selfplay.dataset_selection.pipeline import pair_pool
     from selfplay.dataset_selection.reading.dataset import read_dataset
@@ -58,8 +58,8 @@ def ours(table: str, result: str) -> dict[str, Any]:
     with clock.part("read"):
         dataset = read_dataset(table)
         assert dataset.pairs is not None, "a table of numbers holds pairs"
-        columns = numbers(dataset.pairs)
-        pool = pair_pool(dataset.pairs, columns, filters(dataset.pairs, columns, None))
+        pairs = ready_made(dataset.pairs, None)
+        pool = pair_pool(pairs.table, pairs.columns, pairs.reasons)
     with clock.part("rank"):
         selection = select(pool, metric="alignment_potential", keep=KEEP)
     with clock.part("write"):

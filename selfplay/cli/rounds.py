@@ -40,9 +40,9 @@ def command(run: Run, json_output: Json = False) -> None:
     Held-out numbers are of the policy after the round, on the same prompts with the same seeds every round.
     """
     from selfplay.inspect.documents.rounds import round_summaries, rounds_document
-    from selfplay.store.run import Store
+    from selfplay.inspect.query.open import open_store
 
-    store = Store.open(run)
+    store = open_store(run)
     if json_output:
         write_json(rounds_document(store))
         return

@@ -24,13 +24,15 @@ _NUMBERS = ("policy_logp", "reference_logp", "num_tokens")
 @dataclass(frozen=True)
 class BuiltPairs:
     """`pairs` as a pairs table; `unused`: `response_id prompt_id source_file source_row reason` of every response in no pair.
-    `length_penalty`: what was taken off the reward for each token."""
+    `length_penalty`: what was taken off the reward for each token. `chosen_P` and `rejected_P` are rows of the responses."""
 
     pairs: pa.Table
     unused: pa.Table
     num_prompts: int
     num_responses: int
     length_penalty: float
+    chosen_P: Ints
+    rejected_P: Ints
 
 
 def prompt_rows(prompts: pa.Table, responses: pa.Table) -> Ints:
@@ -93,7 +95,15 @@ def build(
         "prompt_reward_mean": found.prompt_reward_mean_P,
         "prompt_reward_std": found.prompt_reward_std_P,
     }
-    return BuiltPairs(pa.table(columns), left, prompts.num_rows, responses.num_rows, found.length_penalty)
+    return BuiltPairs(
+        pa.table(columns),
+        left,
+        prompts.num_rows,
+        responses.num_rows,
+        found.length_penalty,
+        found.chosen_P,
+        found.rejected_P,
+    )
 
 
 def _of_prompts(

@@ -6,7 +6,7 @@ Each input that is neither there nor can be computed is named, with the ways to 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from selfplay.core.errors import ConfigError
 from selfplay.dataset_selection.settings import SelectSettings
@@ -57,12 +57,16 @@ class Needs:
         """Whether the policy's token ids of prompts and responses are needed."""
         return any((self.tokens, self.policy_logps, self.reference_logps, self.alone, self.embedding))
 
+    def names(self) -> list[str]:
+        """What is to be computed, by name."""
+        return [field.name for field in fields(self) if getattr(self, field.name)]
+
     @property
-    def workers(self) -> tuple[str, ...]:
-        """The roles whose workers are needed."""
+    def stages(self) -> tuple[str, ...]:
+        """The stages that need workers."""
         embedding = self.embedding or self.other_embedding
         passes = any((self.policy_logps, self.reference_logps, self.alone, self.yes, embedding))
-        return (*(("scorer",) if self.rewards else ()), *(("logprobs",) if passes else ()))
+        return (*(("score",) if self.rewards else ()), *(("logprobs",) if passes else ()))
 
 
 def find_needs(

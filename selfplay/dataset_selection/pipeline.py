@@ -1,81 +1,74 @@
 """`selfplay select`: read a preference dataset, compute what is missing, rank, and write the kept and the dropped part.
 
-The paper's first half. The steps are functions that can be used (and timed) one by one: `read`, `pair_pool`, `rank`,
-`summarise`, `write`; `run` walks them, holds the output folder, and goes on where a killed attempt stopped.
+The paper's first half, as a run of one round: the dataset is imported as the first stages of a run, the stages of a run compute
+what is missing, and the pairs are ranked as in a run. Steps are functions that can be used (and timed) one by one: `read`,
+`pair_pool`, `rank`, `summarise`, `write`; `run` calls them, holds the output folder, and continues a killed attempt.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, Interrupted, SelfplayError
+from selfplay.core.outcomes import SelectOutcome
+from selfplay.core.pool import Workers
+from selfplay.core.records import Pair
 from selfplay.core.redaction import find_secret
 from selfplay.core.version import __version__
 from selfplay.core.versions import versions
 from selfplay.dataset_selection.building import BuiltPairs
-from selfplay.dataset_selection.computing import Computing
-from selfplay.dataset_selection.missing_columns import computed, numbers
-from selfplay.dataset_selection.models import Models, resolve_models
-from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS
+from selfplay.dataset_selection.candidates import Pairs, ready_made
+from selfplay.dataset_selection.computing import compute, plan
+from selfplay.dataset_selection.importing import ROUND, shaped
+from selfplay.dataset_selection.inputs import check_tokenizer, resolve_inputs, resolve_metric, run_config, with_given
+from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS, Needs
 from selfplay.dataset_selection.output.card import card
 from selfplay.dataset_selection.output.summary import dropped_examples, groupings, summarize
-from selfplay.dataset_selection.output.work_folder import KIND, WorkFolder, finished
 from selfplay.dataset_selection.output.writing import ResultTable, write_formats, write_tables, write_unused
 from selfplay.dataset_selection.reading.dataset import OfflineDataset, read_dataset
-from selfplay.dataset_selection.settings import RANKING, SelectSettings
-from selfplay.dataset_selection.workers import LazyPools, MakePools, ray_pools
-from selfplay.execution.progress import Reporter, libraries_to
-from selfplay.execution.signals import StopFlag, ended_by_stop, signals
-from selfplay.inputs.resolve import KEEP_SECRETS_OUT
-from selfplay.inputs.user_code.metrics import load_metric, metric_digest
+from selfplay.dataset_selection.record import KIND, Record
+from selfplay.dataset_selection.settings import SelectSettings
+from selfplay.execution.progress import Reporter
+from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs
 from selfplay.inspect.reading import finite
+from selfplay.run.attempt import Attempt, attempt
+from selfplay.run.driver import MakeWorkers, stage_settings
+from selfplay.run.stages.context import StageContext
+from selfplay.run.worker_specs import lazy_ray_workers
 from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import REWARDS
 from selfplay.selection.reasons import DropReasons
 from selfplay.selection.select import PairPool, Selection, select
-from selfplay.store.durable import pretty_json
+from selfplay.store.durable import pretty_json, remove_tree
 from selfplay.store.result_folder import ResultWriter
-from selfplay.store.run import now
+from selfplay.store.run import Store, now
+
+# Pairs in a shard of stage *select*.
+_SHARD_PAIRS, _SHARD_NUMBERS = 25_000, 1 << 18
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `run` did: the summary, and whether it stood there already."""
+    """What `run` did: the summary, and whether it existed already."""
 
     summary: dict[str, Any]
     was_there: bool
 
 
-@dataclass
-class UnderWay:
-    """What the work by shards needs of its surroundings."""
-
-    reporter: Reporter
-    stop: StopFlag = field(default_factory=StopFlag)
-
-
 # -------------------------------------------------------------------------------------------------------------- steps
-
-
-def metric_of(settings: SelectSettings) -> Metric:
-    """The metric, with its options checked. Raises ConfigError."""
-    metric = load_metric(settings.metric, Path.cwd())
-    metric.check_options(settings.options)
-    # a person's own metric goes by its file's name, wherever that lies
-    if metric.where is None:
-        return metric
-    name = settings.identity()["metric"]
-    return replace(metric, name=name, formula=name if metric.formula == metric.name else metric.formula)
 
 
 def read(settings: SelectSettings, metric: Metric) -> OfflineDataset:
@@ -124,15 +117,13 @@ def rank(settings: SelectSettings, metric: Metric, pool: PairPool) -> Selection:
     )  # fmt: skip
 
 
-def write(
-    work: WorkFolder, pairs: pa.Table, pool: PairPool, selection: Selection, *, unused: pa.Table | None = None
-) -> tuple[ResultWriter, ResultTable]:
-    """The tables of the result into the work folder; the caller adds formats, card and summary and commits."""
-    writer = work.output()
-    result = ResultTable(pairs, pool, selection)
+def write(record: Record, pairs: Pairs, pool: PairPool, selection: Selection) -> tuple[ResultWriter, ResultTable]:
+    """The tables of the result into the record's scratch; the caller adds formats, card and summary and commits."""
+    writer = ResultWriter(record.root, record.output)
+    result = ResultTable(pairs.table, pool, selection)
     write_tables(writer, result, selection)
-    if unused is not None:
-        write_unused(writer, unused)
+    if pairs.built is not None and pairs.built.unused.num_rows:
+        write_unused(writer, pairs.built.unused)
     return writer, result
 
 
@@ -144,84 +135,95 @@ def run(
     reporter: Reporter,
     *,
     grace: float = 25.0,
-    make_pools: MakePools = ray_pools,
+    workers: MakeWorkers = lazy_ray_workers,
     command: str = "",
 ) -> Outcome:
-    """The whole selection. `command` is what the card says it was made with; `make_pools` replaces Ray (tests)."""
+    """The whole selection. `command` is what the card says it was made with; `workers` replaces Ray (tests)."""
     if name := find_secret(json.dumps(settings.model_dump(mode="json"), ensure_ascii=False)):
         raise ConfigError(f"a setting holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
-    metric = metric_of(settings)
-    models = resolve_models(settings)
+    record = Record(Path(settings.out).expanduser().absolute())
+    metric = resolve_metric(settings)
+    inputs = resolve_inputs(settings, metric, record.revisions())
     dataset = read(settings, metric)
-    _say_what_was_read(dataset, reporter)
-    content = {**dict(models.pins), "dataset": dataset.digest}
-    if (digest := metric_digest(settings.metric, Path.cwd())) is not None:
-        content["metric"] = digest
+    _report_what_was_read(dataset, reporter)
+    content = {**dict(sorted(inputs.pins.items())), "dataset": dataset.digest}
     identity = {"settings": settings.identity(), "content": content, "version": __version__}
-    root = Path(settings.out).expanduser().absolute()
-    work = WorkFolder(root)
-    if (found := _there(root, identity)) and not work.has_leftovers():
-        return found
-    with _explained(settings), work.holding():
-        if found := _there(root, identity):  # another one may have finished meanwhile
-            return found
-        if work.begin(_of_computing(identity, dataset)):
-            reporter.say(f"going on with what an earlier attempt left in {settings.out}")
-        with _underway(work, reporter, grace) as under_way:
-            summary = _select(
-                settings, metric, models, dataset, content, identity, work, under_way, make_pools, command
-            )
+    if (found := record.finished(identity)) and not record.has_leftovers():
+        return Outcome(found["summary"], True)
+    with _same_command(record), record.holding():
+        if found := record.finished(identity):  # another process may have finished it meanwhile
+            remove_tree(record.output)
+            return Outcome(found["summary"], True)
+        rules = settings.pairs.rules() if settings.pairs is not None else None
+        needs, given = plan(settings, metric, dataset, rules)
+        inputs = with_given(inputs, given)
+        check_tokenizer(needs, inputs)
+        config = run_config(settings)
+        rows = dataset.num_rows - dataset.bad_rows.count
+        store, fingerprint, continued = record.begin(settings, config, inputs, identity, needs, rows)
+        if continued:
+            reporter.say(f"continuing with what an earlier attempt left in {settings.out}")
+        document = {"config": config.model_dump(mode="json"), "identity": identity}
+        again = "The same command continues where it was."
+        with (
+            attempt(store, document, reporter, grace, None, again) as current,
+            _workers(workers, config, inputs, current, store, needs) as pools,
+        ):
+            context = StageContext(
+                store, stage_settings(config), inputs, pools, fingerprint, current.number, versions(), reporter,
+                current.stop, from_dataset=True,
+            )  # fmt: skip
+            pairs = _pairs(context, settings, dataset, needs)
+            summary = _finish(context, record, settings, metric, dataset, pairs, identity, command)
     return Outcome(summary, False)
 
 
-def _of_computing(identity: Mapping[str, Any], dataset: OfflineDataset) -> dict[str, Any]:
-    """What must be equal for what was computed to be of use: the identity without what only ranks and cuts, and how many
-    rows can be used (fewer where a metric of one's own reads a column that is no number everywhere)."""
-    settings = {name: value for name, value in identity["settings"].items() if name not in RANKING}
-    settings["usable rows"] = dataset.num_rows - dataset.bad_rows.count
-    content = {name: value for name, value in identity["content"].items() if name != "metric"}
-    return {**identity, "settings": settings, "content": content}
+@contextlib.contextmanager
+def _workers(
+    make: MakeWorkers, config: Config, inputs: Inputs, current: Attempt, store: Store, needs: Needs
+) -> Iterator[Workers]:
+    """Workers where something is left to compute; otherwise no stage that asks one is run."""
+    if all(store.is_committed(ROUND, stage) for stage in needs.stages):
+        yield cast(Workers, None)
+        return
+    with make(config, inputs, current.folder) as workers:
+        yield workers
 
 
-def _there(root: Path, identity: Mapping[str, Any]) -> Outcome | None:
-    commit = finished(root, identity)
-    return Outcome(commit["summary"], True) if commit is not None else None
+def _pairs(context: StageContext, settings: SelectSettings, dataset: OfflineDataset, needs: Needs) -> Pairs:
+    for name, model in context.inputs.revisions.items():
+        context.reporter.say(f"{name}: {model.replace('@', ' at commit ')}")
+    rules = settings.pairs.rules() if settings.pairs is not None else None
+    if dataset.pairs is not None and "chosen" not in dataset.pairs.column_names:
+        return ready_made(dataset.pairs, rules)
+    return compute(context, settings, dataset, needs, rules)
 
 
-def _select(
+def _finish(
+    context: StageContext,
+    record: Record,
     settings: SelectSettings,
     metric: Metric,
-    models: Models,
     dataset: OfflineDataset,
-    content: dict[str, str],
-    identity: dict[str, Any],
-    work: WorkFolder,
-    under_way: UnderWay,
-    make_pools: MakePools,
+    pairs: Pairs,
+    identity: Mapping[str, Any],
     command: str,
 ) -> dict[str, Any]:
-    rules = settings.pairs.rules() if settings.pairs is not None else None
-    for name, commit in models.commits:
-        under_way.reporter.say(f"{name}: {getattr(settings, name)} at commit {commit}")
-    with LazyPools(make_pools, settings, models, work.folder / "logs") as pools:
-        computing = Computing(settings, models, work, pools, under_way)
-        pairs, built, filled = computed(computing, dataset, metric, rules)
-    columns = {**numbers(pairs), **filled.columns}
-    assert filled.reasons is not None
+    """Rank the pairs, and write and publish the result."""
     pool = pair_pool(
-        pairs, columns, filled.reasons, within_groups=settings.group_column is not None, wanted=metric.inputs
+        pairs.table, pairs.columns, pairs.reasons, within_groups=settings.group_column is not None, wanted=metric.inputs
     )
-    under_way.stop.check()
+    context.stop.check()
     selection = rank(settings, metric, pool)
     _refuse_no_pair(settings, selection)
-    under_way.reporter.say(f"ranked {selection.summary.num_ranked} pairs, kept {selection.summary.num_kept}")
+    context.reporter.say(f"ranked {selection.summary.num_ranked} pairs, kept {selection.summary.num_kept}")
+    commits = {name: model.rpartition("@")[2] for name, model in context.inputs.revisions.items()}
     summary = summarise(
-        settings, metric, dataset, pairs, pool, selection, content=content, built=built, notes=filled.notes,
-        commits=dict(models.commits),
+        settings, metric, dataset, pairs.table, pool, selection, content=identity["content"], built=pairs.built,
+        notes=pairs.notes, commits=commits,
     )  # fmt: skip
-    under_way.stop.check()
-    unused = built.unused if built is not None and built.unused.num_rows else None
-    writer, result = write(work, pairs, pool, selection, unused=unused)
+    context.stop.check()
+    writer, result = write(record, pairs, pool, selection)
     if result.has_text:
         summary["num_not_alternating"] = write_formats(writer, result, selection)
     else:
@@ -230,8 +232,32 @@ def _select(
         )
     writer.add("summary.json", pretty_json(summary))
     writer.add("README.md", card(summary, command, result).encode())
-    writer.commit({"kind": KIND, "identity": identity, "summary": summary, "created": now(), "versions": versions()})
+    _commit_selection(context, result, selection)
+    facts = {"kind": KIND, "identity": identity, "summary": summary, "created": now(), "versions": versions()}
+    writer.commit(facts)
+    remove_tree(record.output)
     return summary
+
+
+def _commit_selection(context: StageContext, result: ResultTable, selection: Selection) -> None:
+    """Commit stage *select*: the pairs, kept ones first, by rank, with the columns that the pairs of a run have."""
+    if context.store.is_committed(ROUND, "select"):
+        return
+    started, writer = time.monotonic(), context.writer(ROUND, "select")
+    kept = writer.shards()
+    rank_P = np.where(selection.rank_P > 0, selection.rank_P, len(selection.rank_P) + 1)
+    order = np.argsort(rank_P, kind="stable")
+    size = _SHARD_PAIRS if result.has_text else _SHARD_NUMBERS
+    for index, start in enumerate(range(0, max(len(order), 1), size)):
+        if index in kept:
+            continue
+        rows = result.rows(order[start : start + size])
+        columns = {name: rows[name] for name in rows.column_names}
+        if result.has_text and "chosen_response_id" not in columns:
+            for side in ("chosen", "rejected"):
+                columns[f"{side}_response_id"] = pc.binary_join_element_wise(rows["pair_id"], side, "/")
+        writer.write_shard(index, shaped(Pair, columns, rows.num_rows))
+    context.commit(writer, started, SelectOutcome(summary=selection.summary))
 
 
 def _refuse_no_pair(settings: SelectSettings, selection: Selection) -> None:
@@ -276,7 +302,7 @@ def summarise(
     return found
 
 
-def _say_what_was_read(dataset: OfflineDataset, reporter: Reporter) -> None:
+def _report_what_was_read(dataset: OfflineDataset, reporter: Reporter) -> None:
     kind = "pairs" if dataset.kind == "pairs" else "responses of several a prompt"
     table = dataset.pairs if dataset.pairs is not None else dataset.responses
     assert table is not None
@@ -291,31 +317,16 @@ def _say_what_was_read(dataset: OfflineDataset, reporter: Reporter) -> None:
 
 
 @contextlib.contextmanager
-def _underway(work: WorkFolder, reporter: Reporter, grace: float) -> Iterator[UnderWay]:
-    under_way = UnderWay(reporter)
-    reporter.open_log(work.folder / "log.txt", work.folder / "events.jsonl")
-    with (
-        libraries_to(work.folder / "libraries.log") as people,
-        reporter.speaking_to(people),
-        signals(under_way.stop, grace, reporter),
-    ):
-        try:
-            yield under_way
-        except KeyboardInterrupt:
-            raise Interrupted("stopped at once; what was kept is kept", "", under_way.stop.exit_code or 130) from None
-        except SelfplayError as error:
-            raise ended_by_stop(under_way.stop, error) or error from None
-
-
-@contextlib.contextmanager
-def _explained(settings: SelectSettings) -> Iterator[None]:
-    """Hints that speak of a run's `resume` say what to do here: give the same command again."""
+def _same_command(record: Record) -> Iterator[None]:
+    """Where a hint names a run's `resume`, name the same command, which continues a selection."""
     try:
         yield
     except Interrupted as error:
-        raise Interrupted(
-            "stopped as asked; what was computed is kept", "The same command goes on where it was.", error.exit_code
-        ) from None
+        raise Interrupted(error.message, "The same command continues where it was.", error.exit_code) from None
     except SelfplayError as error:
+        resume = f"`selfplay resume {record.folder}"
+        error.hint = error.hint.replace(f"{resume} reward.", "`the same command with ").replace(
+            f"{resume}`", "the same command"
+        )
         error.hint = error.hint.replace("`selfplay resume`", "the same command")
         raise

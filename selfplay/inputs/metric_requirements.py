@@ -37,12 +37,14 @@ class Ranking:
     """The metric of a run, and the one of its first round where that is another.
 
     `implicit_margin` is `simpo` or `dpo`; `prompt_columns` are the number columns of the prompts that the metric reads.
+    `given` are columns that a dataset has already, so that nobody has to make them.
     """
 
     metric: Metric
     first: Metric
     implicit_margin: str
     prompt_columns: tuple[str, ...] = ()
+    given: frozenset[str] = frozenset()
 
     def of_round(self, round_number: int) -> Metric:
         """What ranks in a round (from 1)."""
@@ -50,7 +52,7 @@ class Ranking:
 
     def made_for(self, round_number: int) -> frozenset[str]:
         """What *logprobs* has to make for the metric of a round, beside the log-probs of the paired responses."""
-        return MADE_FOR_METRICS & {*columns_needed(self.of_round(round_number), self.implicit_margin)}
+        return MADE_FOR_METRICS & {*columns_needed(self.of_round(round_number), self.implicit_margin)} - self.given
 
 
 def resolve_ranking(

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from selfplay.config.diff import identity_document
 from selfplay.config.schema import Config, EvaluationConfig, MixConfig, PolicyConfig, PromptsConfig, RewardSource
 from selfplay.core.errors import ConfigError
+from selfplay.core.records import Message
 from selfplay.core.redaction import find_secret
 from selfplay.inputs.metric_requirements import Ranking, ranking_pins, resolve_ranking
 from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
@@ -46,6 +48,22 @@ class PinnedModel:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingModel:
+    """A model that only embeds. `limit` is the longest text in its tokens (None: its config names no limit)."""
+
+    model: PinnedModel
+    tokenizer: Any
+    limit: int | None
+
+    def token_ids(self, messages: Sequence[Message], response: str) -> list[int] | None:
+        """Token ids of a conversation: the turns as plain text, with the special tokens that the tokenizer puts around a
+        text. None where they are too many."""
+        text = "\n\n".join([*(message["content"] for message in messages), response])
+        ids = list(self.tokenizer(text, verbose=False)["input_ids"])
+        return ids if self.limit is None or len(ids) <= self.limit else None
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Everything outside the run directory that a run reads. Lengths are in tokens.
@@ -53,6 +71,7 @@ class Inputs:
     `pins` maps a setting's name to the sha256 of what it named, `revisions` to NAME@COMMIT where that was a hub model.
     `rewards` are the reward models by their section (`reward`, or `reward.parts.NAME`); functions are none of them.
     `gold_lacks`: columns that the gold judge requires and only the evaluation's prompts have.
+    `reference` and `embedding` are models that only a selection from a dataset has beside its policy.
     """
 
     policy: PinnedModel
@@ -73,6 +92,8 @@ class Inputs:
     gold_lacks: tuple[str, ...]
     ranking: Ranking
     mix: PinnedModel | None = None
+    reference: PinnedModel | None = None
+    embedding: EmbeddingModel | None = None
 
     @property
     def gold_on_training(self) -> bool:
@@ -102,14 +123,14 @@ def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | No
     policy_settings = config.policy
     known = dict(revisions or {})
     found: dict[str, str] = {}
-    policy_folder = _model("policy.model", policy_settings, known, found)
+    policy_folder = find_model("policy.model", policy_settings, known, found)
     template = read_chat_template(policy_settings.chat_template, search_path)
     info = check_policy(policy_folder, chat_template_needed=template is None)
     rewards: dict[str, PinnedModel] = {}
     reward_infos: dict[str, RewardModelInfo] = {}
     for section, source in config.reward.sources().items():
         if source.model is not None:
-            folder = _model(f"{section}.model", source, known, found)
+            folder = find_model(f"{section}.model", source, known, found)
             reward_infos[section] = check_reward_model(folder, trust_remote_code=source.trust_remote_code)
             rewards[section] = PinnedModel(folder, model_digest(folder))
     prompts = _load(config.prompts, policy_settings.system_prompt, search_path)
@@ -145,6 +166,8 @@ def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | No
         gold_lacks=gold_lacks,
         ranking=ranking,
         mix=mix,
+        reference=None,
+        embedding=None,
         **lengths,
     )
 
@@ -167,7 +190,7 @@ def _mixed_model(
     policy for log-probs and training, and one engine serves both in turn. Raises ConfigError where it is not."""
     if config.sampling.mix is None:
         return None
-    folder = _model("sampling.mix.model", config.sampling.mix, known, found)
+    folder = find_model("sampling.mix.model", config.sampling.mix, known, found)
     info = check_policy(folder, chat_template_needed=False)
     tokenizers = [(path / "tokenizer.json").read_bytes() for path in (folder, policy_folder)]
     differs = [
@@ -181,7 +204,7 @@ def _mixed_model(
     return PinnedModel(folder, model_digest(folder))
 
 
-def _model(
+def find_model(
     name: str, section: PolicyConfig | RewardSource | MixConfig, known: Mapping[str, str], found: dict[str, str]
 ) -> Path:
     """The folder of the model that a section names. That of a hub name is noted in `found`, and is the commit in `known`

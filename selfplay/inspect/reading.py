@@ -6,8 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from selfplay.config.anonymize import neutral, neutral_place, neutral_settings
+from selfplay.config.load import validate
 from selfplay.core.errors import ConfigError
+from selfplay.store.layout import SELECT
 from selfplay.store.run import Store
+from selfplay.store.run_state import config_in_force, is_selection
 
 SCHEMA_VERSION = 1
 """Of the JSON documents that inspection commands print. Keys are added under the same number, never renamed or
@@ -29,6 +33,22 @@ def require_round(store: Store, round_number: int, stage: str | None = None) -> 
         f"{what} is not committed in {store.layout.root}",
         f"There is: {_list(present)}. `selfplay status {store.layout.root}` shows how far the run is.",
     )
+
+
+def settings_for_others(store: Store) -> dict[str, Any]:
+    """The settings that the results depend on, without what names the machine (see `neutral_settings`): of a run those in
+    force, of a selection from a dataset those of `selfplay select`."""
+    if not is_selection(store):
+        return neutral_settings(validate(config_in_force(store), "the run"))
+    settings = dict(store.config_json(SELECT, dict))
+    for name in ("out", "cluster"):
+        settings.pop(name, None)
+    places = ("dataset", "policy", "reference", "reward_model", "embedding_model", "reward_function", "metric")
+    return {
+        name: neutral_place(value) if name in places else neutral(value)
+        for name, value in settings.items()
+        if value not in (None, {}, False)
+    }
 
 
 def _list(numbers: list[int]) -> str:

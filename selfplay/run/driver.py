@@ -6,7 +6,6 @@ Holds the run's lock, starts the workers, walks the loop, and writes how it ende
 from __future__ import annotations
 
 import contextlib
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,15 +13,16 @@ from pathlib import Path
 
 from selfplay.config.diff import changes
 from selfplay.config.schema import Config
-from selfplay.core.errors import ConfigError, DriftError, Interrupted, SelfplayError
+from selfplay.core.errors import ConfigError, DriftError
 from selfplay.core.pool import Workers
-from selfplay.core.redaction import find_secret, redact
+from selfplay.core.redaction import find_secret
 from selfplay.core.stages import stages_of
 from selfplay.core.versions import versions
-from selfplay.execution.progress import Reporter, libraries_to
-from selfplay.execution.signals import StopFlag, ended_by_stop, signals
+from selfplay.execution.progress import Reporter
+from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs, resolve
 from selfplay.run import loop
+from selfplay.run.attempt import attempt
 from selfplay.run.devices import check_memory, find_devices
 from selfplay.run.disk_estimate import check_room
 from selfplay.run.fork_rules import changed_pins, offer
@@ -32,11 +32,9 @@ from selfplay.run.plan import Plan, make_plan
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.settings import StageSettings
 from selfplay.run.worker_specs import ray_workers
-from selfplay.store.driver_heartbeat import heartbeat
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
-from selfplay.store.process_identity import this_process
 from selfplay.store.run import Store
 from selfplay.store.run_state import next_stage
 
@@ -241,95 +239,46 @@ def _attempt(
     until: tuple[int, str] | None,
     force: bool,
 ) -> None:
-    config = prepared.config
-    number = store.begin_attempt(
-        {
-            **this_process(),
-            "lock_inode": store.layout.lock.stat().st_ino,
-            "config": config.model_dump(mode="json"),
-            "force": force,
-            "versions": versions(),
-            # a hub model's folder is named by the commit that its revision resolved to
-            "folders": {
-                name: str(model.folder)
-                for name, model in {"policy": prepared.inputs.policy, **prepared.inputs.rewards}.items()
-            },
-        }
-    )
-    folder = store.layout.attempt(number)
-    stop = given_stop or StopFlag()
-    observers = Observers((), reporter)
-    try:
-        reporter.open_log(folder / "log.txt", folder / "events.jsonl")
-        with (
-            libraries_to(folder / "libraries.log") as people,
-            reporter.speaking_to(people),
-            heartbeat(folder),
-            contextlib.nullcontext() if given_stop else signals(stop, grace, reporter),
-            make(config, prepared.inputs, folder) as workers,
-        ):
-            observers = Observers(make_observers(Observed(store, config, reporter, folder)), reporter)
+    config, inputs = prepared.config, prepared.inputs
+    document = {
+        "config": config.model_dump(mode="json"),
+        "force": force,
+        # a hub model's folder is named by the commit that its revision resolved to
+        "folders": {name: str(model.folder) for name, model in {"policy": inputs.policy, **inputs.rewards}.items()},
+    }
+    again = f"`selfplay resume {store.layout.root}` continues it."
+    with (
+        attempt(store, document, reporter, grace, given_stop, again) as current,
+        make(config, inputs, current.folder) as workers,
+    ):
+        observers = Observers(make_observers(Observed(store, config, reporter, current.folder)), reporter)
+        current.on_end = observers.end
 
-            def stage_begins(round_number: int, stage: str) -> None:
-                reporter.stage(round_number, stage)
-                observers.stage(round_number, stage)
+        def stage_begins(round_number: int, stage: str) -> None:
+            reporter.stage(round_number, stage)
+            observers.stage(round_number, stage)
 
-            devices = find_devices(config, workers)
-            reporter.event("devices", **devices.document())
-            for warning in check_memory(config, prepared.inputs, devices, force=force):
-                reporter.say(f"warning: {warning}")
-            context = StageContext(
-                store=store,
-                settings=stage_settings(config),
-                inputs=prepared.inputs,
-                workers=workers,
-                fingerprint=prepared.inputs.fingerprint(config),
-                attempt=number,
-                versions=versions(),
-                reporter=reporter,
-                stop=stop,
-                engine_dtype=devices.engine_dtype,
-                precision=devices.precision,
-                force=force,
-                on_step=observers.step,
-            )
-            loop.run(
-                context, config.rounds, stage_begins,
-                lambda number, stage: check_room(store, config, prepared.inputs, devices.engine_dtype, number, stage),
-                until, observers.round,
-            )  # fmt: skip
-    except Interrupted as error:
-        _end(store, number, "interrupted", error.message, observers)
-        raise
-    except KeyboardInterrupt:
-        _end(store, number, "interrupted", "stopped at once")
-        raise Interrupted(
-            "stopped at once; what was committed is kept",
-            f"`selfplay resume {store.layout.root}` goes on.",
-            stop.exit_code or 130,
-        ) from None
-    except SelfplayError as error:
-        reporter.log("".join(traceback.format_exception(error)))
-        if (stopped := ended_by_stop(stop, error)) is not None:
-            _end(store, number, "interrupted", stopped.message, observers)
-            raise stopped from error
-        _end(store, number, "failed", error.message, observers)
-        error.hint = f"{error.hint}\n  -> The run is {store.layout.root}, its log {folder / 'log.txt'}.".lstrip()
-        raise
-    except Exception as error:
-        reporter.log("".join(traceback.format_exception(error)))
-        _end(store, number, "failed", f"{type(error).__name__}: {error}", observers)
-        raise SelfplayError(
-            f"unexpected {type(error).__name__}: {error}", f"The whole story is in {folder / 'log.txt'}."
-        ) from error
-    store.end_attempt(number, "complete")
-    observers.end()
-
-
-def _end(store: Store, number: int, outcome: str, message: str, observers: Observers | None = None) -> None:
-    """Record how an attempt ended, and tell the observers. Where even that cannot be written, the error that ended it matters
-    more."""
-    with contextlib.suppress(SelfplayError):
-        store.end_attempt(number, outcome, redact(message))
-        if observers is not None:
-            observers.end()
+        devices = find_devices(config, workers)
+        reporter.event("devices", **devices.document())
+        for warning in check_memory(config, inputs, devices, force=force):
+            reporter.say(f"warning: {warning}")
+        context = StageContext(
+            store=store,
+            settings=stage_settings(config),
+            inputs=inputs,
+            workers=workers,
+            fingerprint=inputs.fingerprint(config),
+            attempt=current.number,
+            versions=versions(),
+            reporter=reporter,
+            stop=current.stop,
+            engine_dtype=devices.engine_dtype,
+            precision=devices.precision,
+            force=force,
+            on_step=observers.step,
+        )
+        loop.run(
+            context, config.rounds, stage_begins,
+            lambda number, stage: check_room(store, config, inputs, devices.engine_dtype, number, stage),
+            until, observers.round,
+        )  # fmt: skip

@@ -18,14 +18,26 @@ from selfplay.inputs.resolve import Inputs
 @contextlib.contextmanager
 def ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
     """Ray and the pools of this run, started together."""
+    with _pools(config, inputs, folder) as workers:
+        workers.start()
+        yield workers
+
+
+@contextlib.contextmanager
+def lazy_ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
+    """Ray and the pools of a selection from a dataset, each started by its first call: it samples and trains nothing."""
+    with _pools(config, inputs, folder) as workers:
+        yield workers
+
+
+@contextlib.contextmanager
+def _pools(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
     from selfplay.execution.ray.ray_cluster import RayCluster
 
     with RayCluster(config.cluster, folder, scorers=len(config.reward.sources())) as cluster:
         cluster.check_resources()
         specs = worker_specs(config, inputs)
-        workers = workers_of({key: make_pool(cluster, key, spec) for key, spec in specs.items()})
-        workers.start()
-        yield workers
+        yield workers_of({key: make_pool(cluster, key, spec) for key, spec in specs.items()})
 
 
 class Cluster(Protocol):

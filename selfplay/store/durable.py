@@ -273,8 +273,22 @@ def encode_parquet(table: pa.Table) -> bytes:
     rows is read by: of 64k rows at most, and of about 8 MB where rows hold long texts. Each page carries a checksum, so that
     a reader that takes a page and no digest of the file shows no value that was not written."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=_rows_in_group(table), write_page_checksum=True)
+    pq.write_table(
+        table, sink, compression="zstd", row_group_size=_rows_in_group(table), write_page_checksum=True,
+        use_dictionary=[leaf for field in table.schema for leaf in _dictionary_leaves(field.name, field.type)],
+    )  # fmt: skip
     return bytes(sink.getvalue())
+
+
+def _dictionary_leaves(path: str, kind: pa.DataType) -> Iterator[str]:
+    """The columns inside a Parquet file that are worth a dictionary: not floats, whose values are nearly all different."""
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _dictionary_leaves(f"{path}.list.element", kind.value_type)
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _dictionary_leaves(f"{path}.{field.name}", field.type)
+    elif not pa.types.is_floating(kind):
+        yield path
 
 
 def _rows_in_group(table: pa.Table) -> int:

@@ -16,6 +16,10 @@ SCHEMA_VERSION = 1
 COMMIT = ".COMMIT.json"
 METRICS = ".metrics.json"
 REMOVED = ".REMOVED.json"
+# In the output folder of a selection from a dataset: its record, a run directory of one round.
+RECORD = ".run"
+# In `config/` of such a record: the settings of the selection.
+SELECT = "select.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.stages import stages_of
+from selfplay.store.layout import SELECT
 from selfplay.store.run import Store
 
 INHERITED = "inherited.json"
@@ -40,10 +41,25 @@ def config_of_round(store: Store, round_number: int) -> dict[str, Any]:
     return config_in_force(store)
 
 
+def is_selection(store: Store) -> bool:
+    """Whether the store is the record of a selection from a dataset, not a run."""
+    return SELECT in store.config_digests
+
+
+def stages_in(store: Store, round_number: int) -> tuple[str, ...]:
+    """The stages of a round, in order. A selection has no training and no evaluation, and round 0 has nothing."""
+    if not is_selection(store):
+        return stages_of(round_number)
+    return tuple(name for name in stages_of(round_number) if name not in ("train", "evaluate")) if round_number else ()
+
+
 def next_stage(store: Store, rounds: int) -> tuple[int, str] | None:
-    """The first stage of the plan that is not committed; None when all are."""
+    """The first stage of the plan that is not committed; None when all are, or when a selection is committed (one from a table
+    of numbers has no other stage)."""
+    if is_selection(store) and store.is_committed(1, "select"):
+        return None
     for number in range(rounds + 1):
-        for stage in stages_of(number):
+        for stage in stages_in(store, number):
             if not store.is_committed(number, stage):
                 return number, stage
     return None

@@ -23,7 +23,7 @@ def test_select_writes_says_and_does_it_once(selfplay: Selfplay, tmp_path: Path)
     assert "funnel" in done.stdout
     again = selfplay(*arguments, "--json")
     assert again.exit_code == 0
-    assert "holds this selection already" in again.stderr
+    assert "already contains this selection" in again.stderr
     assert json.loads(again.stdout)["selection"]["num_kept"] == 12
     other = selfplay(*arguments[:-4], "--keep", "0.5", "--weight", "1", "--out", out)
     assert other.exit_code == 4

@@ -32,6 +32,6 @@ def run(tmp_path: Path, fakes: Fakes, said: io.StringIO) -> Select:
     def call(dataset: Path, **flags: Any) -> Outcome:
         given = {"dataset": str(dataset), "out": str(tmp_path / "out"), "keep": 0.4, "shard_size": 4, **flags}
         settings, _ = load_settings(given)
-        return pipeline.run(settings, Reporter(said), make_pools=fakes, command="selfplay select x")
+        return pipeline.run(settings, Reporter(said), workers=fakes, command="selfplay select x")
 
     return call

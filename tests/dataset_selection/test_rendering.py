@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from selfplay.core.errors import ConfigError
-from selfplay.dataset_selection.rendering import NOT_RENDERED, PairRenderer
+from selfplay.core.errors import ConfigError, DataError
+from selfplay.dataset_selection.rendering import ResponseRenderer
 from selfplay.inputs.models.chat import ChatRenderer
-from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING
 from tests.helpers.tiny import CHAT_TEMPLATE, make_tokenizer
 
 PROMPT: list[Any] = [{"role": "user", "content": "hi"}]
@@ -26,8 +26,21 @@ def tokenizer() -> Any:
     return make_tokenizer()
 
 
-def renderer(tokenizer: Any, template: str | None = None, limit: int | None = None) -> PairRenderer:
-    return PairRenderer(ChatRenderer(tokenizer, template), [tokenizer.eos_token_id], limit)
+@dataclass
+class Rendered:
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+class Renderer(ResponseRenderer):
+    def pair(self, prompt: list[Any], chosen: list[Any], rejected: list[Any]) -> Rendered:
+        ids = self.prompt(prompt)
+        return Rendered(ids, *(self.response(prompt, ids, side[0]["content"]) for side in (chosen, rejected)))
+
+
+def renderer(tokenizer: Any, template: str | None = None) -> Renderer:
+    return Renderer(ChatRenderer(tokenizer, template), [tokenizer.eos_token_id])
 
 
 def test_a_response_ends_with_the_token_that_ends_its_turn(tokenizer: Any) -> None:
@@ -35,7 +48,6 @@ def test_a_response_ends_with_the_token_that_ends_its_turn(tokenizer: Any) -> No
     assert tokenizer.decode(pair.prompt) == "<|user|>hi<|end|><|assistant|>"
     assert tokenizer.decode(pair.chosen) == "good<|end|>"
     assert tokenizer.decode(pair.rejected) == "bad one<|end|>"
-    assert pair.reason is None
 
 
 def test_a_newline_behind_the_turn_is_no_part_of_the_response(tokenizer: Any) -> None:
@@ -62,7 +74,7 @@ def test_where_the_conversation_is_no_continuation_the_text_is_encoded_by_itself
     pair = found.pair(PROMPT, [{"role": "assistant", "content": "hm</think>good"}], BAD)
     assert tokenizer.decode(pair.prompt) == "<|user|>hi<|end|><|assistant|><think>"
     assert tokenizer.decode(pair.chosen) == "hm</think>good<|end|>"
-    assert found.apart == 2
+    assert found.num_apart == 2
 
 
 def test_control_tokens_in_a_text_are_text(tokenizer: Any) -> None:
@@ -73,20 +85,10 @@ def test_control_tokens_in_a_text_are_text(tokenizer: Any) -> None:
         assert tokenizer.decode(pair.chosen) == "a<|end|>b<|end|>"
 
 
-def test_too_long_is_a_reason_and_nothing_is_cut(tokenizer: Any) -> None:
-    exact = renderer(tokenizer).pair(PROMPT, GOOD, BAD)
-    length = len(exact.prompt) + len(exact.rejected)
-    assert renderer(tokenizer, limit=length).pair(PROMPT, GOOD, BAD).reason is None
-    long = renderer(tokenizer, limit=length - 1).pair(PROMPT, GOOD, BAD)
-    assert long.reason == TOO_LONG_FOR_TRAINING
-    assert long.rejected == exact.rejected
-
-
-def test_messages_that_the_template_refuses_are_a_reason(tokenizer: Any) -> None:
+def test_messages_that_the_template_refuses_are_an_error(tokenizer: Any) -> None:
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT_TEMPLATE
-    pair = renderer(tokenizer, refusing).pair([{"role": "system", "content": "s"}, *PROMPT], GOOD, BAD)
-    assert pair.reason == NOT_RENDERED
-    assert "no system" in pair.detail
+    with pytest.raises(DataError, match="no system"):
+        renderer(tokenizer, refusing).pair([{"role": "system", "content": "s"}, *PROMPT], GOOD, BAD)
 
 
 def test_without_an_end_token_there_is_no_finished_response(tokenizer: Any) -> None:
@@ -97,4 +99,4 @@ def test_without_an_end_token_there_is_no_finished_response(tokenizer: Any) -> N
         tokenizer = Endless()
 
     with pytest.raises(ConfigError, match="no end token"):
-        PairRenderer(Bare(), [], None)  # type: ignore[arg-type]
+        ResponseRenderer(Bare(), [])  # type: ignore[arg-type]

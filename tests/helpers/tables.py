@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfplay.core.pool import Pool
+from selfplay.config.schema import Config
+from selfplay.core.pool import Workers
 from selfplay.core.protocols import LogprobItem, ScoreItem
-from selfplay.dataset_selection.models import Models
 from selfplay.dataset_selection.pipeline import Outcome
-from selfplay.dataset_selection.settings import SelectSettings
+from selfplay.inputs.resolve import Inputs
 from tests.helpers.fakes import FakePool
 
 Select = Callable[..., Outcome]
@@ -127,6 +127,9 @@ class FakeLogprobs:
             {"response_id": [i.response_id for i in items], "embedding": pa.FixedSizeListArray.from_arrays(flat, 2)}
         )
 
+    def release(self) -> None:
+        pass
+
 
 class Fakes:
     """Pools of the fakes, in the place of Ray; `started` counts how often workers were made."""
@@ -137,6 +140,8 @@ class Fakes:
         self.poison: set[str] = set()
 
     @contextmanager
-    def __call__(self, settings: SelectSettings, models: Models, log_folder: Path) -> Iterator[Mapping[str, Pool]]:
+    def __call__(self, config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
         self.started += 1
-        yield {"scorer": FakePool(self.scorer, self.poison), "logprobs": FakePool(self.logprobs, self.poison)}
+        nobody = FakePool(None)
+        scorer, logprobs = FakePool(self.scorer, self.poison), FakePool(self.logprobs, self.poison)
+        yield Workers(sampler=nobody, scorer=scorer, logprobs=logprobs, trainer=nobody)

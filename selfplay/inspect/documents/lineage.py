@@ -8,7 +8,7 @@ from selfplay.core.outcomes import EvaluateOutcome, TrainOutcome
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.store.layout import REMOVED
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force
+from selfplay.store.run_state import config_in_force, is_selection
 
 
 def lineage_document(store: Store) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def lineage_document(store: Store) -> dict[str, Any]:
     null in round 0 and where nothing was trained), `selects` (round and commit of the pairs), `num_pairs`, `optimizer_steps`,
     `same_as` (the round whose policy it is, where training was skipped), `inherited` (from another run), `files_removed` (by
     gc: the commit is kept)."""
-    training = config_in_force(store)["training"]
+    training = {} if is_selection(store) else config_in_force(store)["training"]
     inherited = store.forked_from.keys() if store.forked_from else {}
     policies = []
     for number in store.rounds():

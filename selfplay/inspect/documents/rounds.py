@@ -24,6 +24,7 @@ from selfplay.core.outcomes import (
 from selfplay.core.stages import stages_of
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.store.run import Store
+from selfplay.store.run_state import stages_in
 
 # of an interval that only pages show
 _NOT_IN_JSON = ("eval_reward_ci_low", "eval_reward_ci_high")
@@ -159,7 +160,7 @@ def round_summary(store: Store, round_number: int, outcomes: RoundOutcomes | Non
         tokens_per_second=sample.tokens_per_second if sample else None,
         seconds=round(sum(seconds.values()), 3),
         stage_seconds=seconds,
-        complete=len(committed) == len(stages_of(round_number)),
+        complete=len(committed) == len(stages_in(store, round_number)),
         **_evaluated(found.evaluation()),
     )
 

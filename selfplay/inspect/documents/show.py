@@ -39,7 +39,8 @@ def show_document(
     selection = outcomes.selection()
     left_out = quick and by is None and selection is not None and selection.num_pairs > LARGE
     diagnostics: dict[str, Any] | None = None
-    if tables and selection is not None and not left_out:
+    # a table of numbers has no prompts and responses
+    if tables and selection is not None and not left_out and store.is_committed(round_number, "prompts"):
         diagnostics = dataclasses.asdict(selection_diagnostics(store, round_number, by))
     most = LARGE if quick else None
     return dict(

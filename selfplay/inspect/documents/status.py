@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import CorruptionError
-from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.driver_status import liveness
 from selfplay.inspect.documents.progress import progress, state_of
+from selfplay.inspect.query.open import open_store
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
 from selfplay.store.commits import check_stage
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, next_stage
+from selfplay.store.run_state import config_in_force, next_stage, stages_in
 
 
 def status_document(root: Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def status_document(root: Path) -> dict[str, Any]:
     of an end. Raises ConfigError where there is no run.
     """
     try:
-        store = Store.open(root)
+        store = open_store(root)
         found = store.attempt_documents()
         rounds = int(config_in_force(store)["rounds"])
     except CorruptionError as error:
@@ -39,7 +39,7 @@ def status_document(root: Path) -> dict[str, Any]:
     done = [
         number
         for number in store.rounds()
-        if 1 <= number <= rounds and all(store.is_committed(number, name) for name in stages_of(number))
+        if 1 <= number <= rounds and all(store.is_committed(number, name) for name in stages_in(store, number))
     ]
     return {
         "schema_version": SCHEMA_VERSION,

@@ -20,7 +20,8 @@ RECIPE = "recipe/config.yaml"
 class Facts:
     """What the cards say of a run. `settings` are neutral (see neutral.py), `pins` the digests of what the settings name;
     `rounds` are the numbers of each round; `splits` maps a round to its number of pairs by split; `base_model` is the policy's
-    hub name, or the name of its folder; `dataset` the name under which the dataset is found."""
+    hub name, or the name of its folder; `dataset` the name under which the dataset is found. `from_dataset`: `selfplay select`
+    made the pairs from a dataset."""
 
     name: str
     dataset: str
@@ -34,6 +35,7 @@ class Facts:
     rounds: list[RoundSummary]
     splits: dict[int, dict[str, int]]
     policies: dict[int, str]
+    from_dataset: bool = False
 
 
 def config_name(round_number: int) -> str:
@@ -78,23 +80,54 @@ def dataset_card(facts: Facts) -> str:
     return "\n".join(
         [
             f"---\n{front}---\n",
-            f"# {escape_markdown(facts.name)}: preference pairs by self-play\n",
-            f"{len(facts.splits)} rounds of pairs. In each, the policy at hand answered the prompts, a reward labelled the "
-            "answers, pairs were built and ranked, and the best were trained on before the next round. `kept` holds the pairs "
-            "that were trained on, best first; `dropped` all others, each with its `drop_reason`.\n",
+            f"# {escape_markdown(facts.name)}: preference pairs by {'selection' if facts.from_dataset else 'self-play'}\n",
+            _what_it_is(facts),
             "## Reading it\n",
             f'    datasets.load_dataset("{facts.dataset}", "{newest}", split="kept")\n',
             "`prompt`, `chosen` and `rejected` are lists of messages, as TRL takes them.\n",
             "## How it was made\n",
             _how(facts),
-            f"To make it again: `selfplay run {RECIPE}`, with models, prompts and functions in the places that it names. Seeds "
-            "are derived from the run's; sampled tokens may differ on other hardware and with other versions.\n",
+            f"To make it again: `selfplay {_command(facts)}`, with models, prompts and functions in the places that it names. "
+            "Seeds are derived from the run's; sampled tokens may differ on other hardware and with other versions.\n",
             "## Rounds\n",
             rounds_markdown(facts.rounds),
             "## Columns\n",
             _COLUMNS,
         ]
     )
+
+
+def _what_it_is(facts: Facts) -> str:
+    if facts.from_dataset:
+        return (
+            f"The pairs of {markdown_code(str(facts.settings['dataset']))}, ranked. `kept` holds the best of them, best first; "
+            "`dropped` all others, each with its `drop_reason`.\n"
+        )
+    return (
+        f"{len(facts.splits)} rounds of pairs. In each, the policy at hand answered the prompts, a reward labelled the "
+        "answers, pairs were built and ranked, and the best were trained on before the next round. `kept` holds the pairs "
+        "that were trained on, best first; `dropped` all others, each with its `drop_reason`.\n"
+    )
+
+
+def _command(facts: Facts) -> str:
+    return f"select --config {RECIPE}" if facts.from_dataset else f"run {RECIPE}"
+
+
+def _made_with(facts: Facts) -> list[tuple[str, str]]:
+    """The settings that say most."""
+    settings = facts.settings
+    if facts.from_dataset:
+        return [(name, markdown_code(_value(value))) for name, value in settings.items()]
+    reward = settings["reward"]
+    judged = reward.get("model") or reward.get("function") or ", ".join(sorted(reward.get("parts", {})))
+    return [
+        ("policy at the start", markdown_code(facts.base_model)),
+        ("reward", markdown_code(str(judged))),
+        ("prompts", markdown_code(str(settings["prompts"]["source"]))),
+        ("pairs", markdown_code(_value(settings.get("pairs", {"build": "best_worst"})))),
+        ("selection", markdown_code(_value({"metric": "alignment_potential", **settings.get("selection", {})}))),
+    ]
 
 
 def model_card(facts: Facts, round_number: int, digest: str) -> str:
@@ -134,14 +167,8 @@ def model_card(facts: Facts, round_number: int, digest: str) -> str:
 
 
 def _how(facts: Facts) -> str:
-    reward = facts.settings["reward"]
-    judged = reward.get("model") or reward.get("function") or ", ".join(sorted(reward.get("parts", {})))
     rows = [
-        ("policy at the start", markdown_code(facts.base_model)),
-        ("reward", markdown_code(str(judged))),
-        ("prompts", markdown_code(str(facts.settings["prompts"]["source"]))),
-        ("pairs", markdown_code(_value(facts.settings.get("pairs", {"build": "best_worst"})))),
-        ("selection", markdown_code(_value({"metric": "alignment_potential", **facts.settings.get("selection", {})}))),
+        *_made_with(facts),
         ("run", markdown_code(facts.run_id)),
         *((f"sha256 of {markdown_code(name)}", markdown_code(digest)) for name, digest in sorted(facts.pins.items())),
         *(

@@ -14,20 +14,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from selfplay.config.anonymize import neutral, neutral_place, neutral_settings
-from selfplay.config.load import looks_like_path, validate
+from selfplay.config.anonymize import neutral, neutral_place
+from selfplay.config.load import looks_like_path
 from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import TrainOutcome
 from selfplay.inspect.documents.rounds import round_summaries
 from selfplay.inspect.export import cards
 from selfplay.inspect.export.other_trainers import FORMATS, write_format
 from selfplay.inspect.export.tables import exported_schema, pairs
-from selfplay.inspect.reading import SCHEMA_VERSION, require_round
+from selfplay.inspect.reading import SCHEMA_VERSION, require_round, settings_for_others
 from selfplay.store import durable
 from selfplay.store.layout import part_name
 from selfplay.store.result_folder import ResultWriter, read_result
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force
+from selfplay.store.run_state import config_in_force, is_selection
 
 HUB = "hf://"
 Policies = Literal["last", "all", "none"]
@@ -212,16 +212,18 @@ def _pieces(path: Path) -> Iterator[bytes]:
 def _facts(
     store: Store, root: Path, dataset: str, counts: dict[int, dict[str, int]], policies: dict[int, str]
 ) -> cards.Facts:
-    config = validate(config_in_force(store), str(store.layout.config / "resolved.json"))
+    settings = settings_for_others(store)
+    base_model = str(config_in_force(store)["policy"]["model"] or "none")
     revisions = store.revisions()
     documents = store.attempt_documents()
     return cards.Facts(
         name=dataset.rpartition("/")[2],
         dataset=dataset,
-        base_model=neutral_place(config.policy.model),
-        base_is_local=looks_like_path(config.policy.model),
+        base_model=neutral_place(base_model),
+        base_is_local=looks_like_path(base_model),
         run_id=store.run_id,
-        settings=neutral_settings(config),
+        settings=settings,
+        from_dataset=is_selection(store),
         pins=store.config_json("pins.json", dict),
         revisions={name: neutral_place(str(revision)) for name, revision in revisions.items()},
         versions=documents[-1].get("versions", {}) if documents else {},

@@ -8,20 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfplay.config.anonymize import neutral_settings, neutral_text
-from selfplay.config.load import validate
+from selfplay.config.anonymize import neutral_text
 from selfplay.config.strict_yaml import dump
 from selfplay.core.outcomes import PromptsOutcome, RoundOutcomes
-from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.examples import example_answers, example_pairs
 from selfplay.inspect.documents.lineage import lineage_document
 from selfplay.inspect.documents.overlap import overlap_document
 from selfplay.inspect.documents.rounds import RoundSummary, round_summary
 from selfplay.inspect.documents.show import show_document
+from selfplay.inspect.reading import settings_for_others
 from selfplay.inspect.report.figures import Figure, facts_of, run_figures
 from selfplay.inspect.report.round_figures import round_figures
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, next_stage
+from selfplay.store.run_state import config_in_force, is_selection, next_stage, stages_in
 
 DETAILED = 10
 """Rounds that are shown in detail: the newest ones. All are in the tables and in the plots by round."""
@@ -87,7 +86,7 @@ def gather(store: Store, *, redact: bool = False) -> Report:
     tries = store.attempt_documents()
     commits = [store.commit_of(number, stage) for number, stage in _committed(store, numbers)]
     return Report(
-        name=store.layout.root.name,
+        name=(store.layout.root.parent if is_selection(store) else store.layout.root).name,
         redacted=redact,
         state=_state(store, int(config["rounds"])),
         lineage=lineage_document(store),
@@ -97,7 +96,7 @@ def gather(store: Store, *, redact: bool = False) -> Report:
         figures=run_figures(rows, outcomes, overlap_document(store)),
         details=details[::-1],
         answers=[] if redact else example_answers(store, numbers, seed, _PROMPTS),
-        settings=_settings(config, redact),
+        settings=_settings(store, redact),
         pins=store.config_json("pins.json", dict),
         versions=dict(tries[-1].get("versions", {})) if tries else {},
         attempts=[_attempt(document) for document in tries],
@@ -110,9 +109,9 @@ def gather(store: Store, *, redact: bool = False) -> Report:
     )
 
 
-def _settings(config: Document, redact: bool) -> str:
+def _settings(store: Store, redact: bool) -> str:
     """What others need to do it again, as YAML; a system prompt and a chat template are text of prompts."""
-    settings = neutral_settings(validate(config, "the run"))
+    settings = settings_for_others(store)
     for name in _PROMPT_SETTINGS:
         section, _, key = name.partition(".")
         if redact and key in settings.get(section, {}):
@@ -122,7 +121,7 @@ def _settings(config: Document, redact: bool) -> str:
 
 def _committed(store: Store, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
     for number in numbers:
-        yield from ((number, stage) for stage in stages_of(number) if store.is_committed(number, stage))
+        yield from ((number, stage) for stage in stages_in(store, number) if store.is_committed(number, stage))
 
 
 def _state(store: Store, planned: int) -> str:

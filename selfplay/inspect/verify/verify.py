@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import CorruptionError
-from selfplay.inspect.query.open import open_store
+from selfplay.inspect.query.open import open_store, run_root
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Commits, Committed, Problem, problems_of_commits
 from selfplay.inspect.verify.verify_rows import check_rows
@@ -32,7 +32,7 @@ from selfplay.store.writer import STAGE_MARK, read_sidecar, read_stage_mark, sha
 def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
     """The document of `verify --json`; `ok` is false when `problems` holds any. Raises ConfigError where there is no
     run."""
-    layout = Layout(root.absolute())
+    layout = Layout(run_root(root).absolute())
     try:
         store = open_store(root)
     except CorruptionError as error:

@@ -17,7 +17,7 @@ from selfplay.core.stages import CANDIDATES, STAGES, Stage
 from selfplay.inspect.verify.commit_chain import Problem
 from selfplay.store.commits import remedy
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_of_round
+from selfplay.store.run_state import config_of_round, is_selection
 
 
 def check_rows(store: Store, sound: Set[tuple[int, str]]) -> Iterator[Problem]:
@@ -30,7 +30,7 @@ def check_rows(store: Store, sound: Set[tuple[int, str]]) -> Iterator[Problem]:
                     yield _problem(store, number, stage.name, f"columns missing or of another type: {', '.join(wrong)}")
                 else:
                     shaped.add(stage.name)
-        for needs, rule in _RULES:
+        for needs, rule in _OF_SELECTIONS if is_selection(store) else _RULES:
             if set(needs) <= shaped:
                 for message in rule(store, number):
                     yield _problem(store, number, needs[0], message)
@@ -183,6 +183,11 @@ _RULES = (
     (("pair", "select", "sample"), _every_response_has_one_place),
     (("logprobs", "select"), _logprobs),
     (("evaluate",), _evaluation),
+)
+
+# A dataset may lack token ids and rewards, and its chosen responses need not be the better ones.
+_OF_SELECTIONS = tuple(
+    (needs, rule) for needs, rule in _RULES if rule in (_rewards, _pairs, _every_response_has_one_place)
 )
 
 

@@ -51,6 +51,8 @@ class StageContext:
     engine_dtype: str = "float32"
     precision: str = "float32"
     force: bool = False
+    # the round was imported from a dataset: responses have columns of their own, candidate pairs have drop reasons
+    from_dataset: bool = False
     # called with a round and each optimizer step of its training
     on_step: Callable[[int, StepMetrics], None] = lambda round_number, step: None
 
@@ -78,7 +80,9 @@ class StageContext:
         return self.policy(round_number - 1 if self.settings.training.start == "previous" else 0)
 
     def reference_policy(self, round_number: int) -> Policy | None:
-        """The reference of this round's loss; None where the loss has none."""
+        """The reference of this round's loss, or of a selection from a dataset; None where there is none."""
+        if (given := self.inputs.reference) is not None:
+            return Policy(str(given.folder), str(given.folder), given.digest, 0)
         if LOSSES[self.settings.training.loss].reference_free:
             return None
         return self.policy(round_number - 1 if self.settings.training.reference == "previous" else 0)
@@ -89,13 +93,15 @@ class StageContext:
         return list(range(first, round_number + 1))
 
     def reads(self, round_number: int, stage: str) -> list[tuple[int, str]]:
-        """The commits that a stage is made from, by the table of stages."""
+        """The commits that a stage is made from, by the table of stages. A table of numbers has no prompts and responses, so
+        that a selection from it lacks the stages before *select*."""
         found = {
             (number, given.stage)
             for given in stage_named(stage).inputs
             for number in self._rounds(given.source, round_number)
         }
-        return sorted(found - {(round_number, stage)})
+        found -= {(round_number, stage)}
+        return sorted(key for key in found if not self.from_dataset or self.store.is_committed(*key))
 
     def _rounds(self, source: Source, round_number: int) -> list[int]:
         """The rounds that an input is of. A policy is held by the training of its round; the starting policy is pinned with

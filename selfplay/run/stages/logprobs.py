@@ -15,12 +15,12 @@ from selfplay.core.errors import BackendError
 from selfplay.core.outcomes import LogprobsOutcome
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Logprobs, schema
-from selfplay.core.stages import CANDIDATES, LOGPS_SCHEMA, REFERENCE
+from selfplay.core.stages import LOGPS_SCHEMA, REFERENCE
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Policy, StageContext
-from selfplay.run.stages.rows import logprob_items
+from selfplay.run.stages.rows import candidate_responses, logprob_items
 from selfplay.store.writer import StageWriter
 
 
@@ -69,7 +69,7 @@ def _paired(context: StageContext, number: int, round_number: int) -> pa.Array:
     """The ids of the responses in a round's candidates or, of an earlier round than `round_number`, in its kept pairs."""
     sides = ["chosen_response_id", "rejected_response_id"]
     if number == round_number:
-        pairs = context.store.table(number, "pair", CANDIDATES, columns=sides)
+        pairs = candidate_responses(context, number)
     else:
         pairs = context.store.table(number, "select", columns=[*sides, "kept"])
         pairs = pairs.filter(pairs["kept"])

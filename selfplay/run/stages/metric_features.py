@@ -22,13 +22,14 @@ from selfplay.core import stages
 from selfplay.core.errors import DataError
 from selfplay.core.protocols import LogprobItem, Question
 from selfplay.core.records import Message
-from selfplay.core.stages import ASKED_SCHEMA, CANDIDATES, LOGPS_SCHEMA
+from selfplay.core.stages import ASKED_SCHEMA, LOGPS_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import LazyItems, cut, run_shards
 from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
+from selfplay.inputs.resolve import EmbeddingModel
 from selfplay.run.stages.context import Policy, StageContext
-from selfplay.run.stages.rows import logprob_items, prompt_rows, row_numbers
+from selfplay.run.stages.rows import candidate_responses, logprob_items, prompt_rows, row_numbers
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.store.lazy_table import RowReader
 from selfplay.store.writer import StageWriter
@@ -64,8 +65,7 @@ class _Work:
 
     def __init__(self, context: StageContext, round_number: int, writer: StageWriter, policy: Policy) -> None:
         self._context, self._round, self._writer, self._policy = context, round_number, writer, policy
-        columns = ["chosen_response_id", "rejected_response_id"]
-        self._candidates = context.store.table(round_number, "pair", CANDIDATES, columns)
+        self._candidates = candidate_responses(context, round_number)
 
     def alone(self) -> dict[str, Any]:
         """See ALONE."""
@@ -75,10 +75,23 @@ class _Work:
         return {"num_responses": len(items), "start_token_id": start}
 
     def embeddings(self) -> dict[str, Any]:
-        """See EMBEDDING."""
+        """See EMBEDDING. A selection from a dataset may have a model for it; what is too long for that has no row."""
+        if (other := self._context.inputs.embedding) is not None:
+            return self._embeddings_of(other)
         items = self._chosen()
         self._run(EMBEDDING, "embeddings", items, lambda shard: (list(shard),), self._embedded)
         return {"num_responses": len(items)}
+
+    def _embeddings_of(self, other: EmbeddingModel) -> dict[str, Any]:
+        _, chosen = self._chosen_texts()
+        items = []
+        for start in range(0, len(chosen), 1024):
+            for item in chosen[start : start + 1024]:
+                if (ids := other.token_ids(item.messages, item.text)) is not None:
+                    items.append(LogprobItem(item.response_id, ids, []))
+        model = Policy(str(other.model.folder), str(other.model.folder), other.model.digest, 0)
+        self._run(EMBEDDING, "embeddings", items, lambda shard: (list(shard),), self._embedded, model)
+        return {"num_responses": len(items), "num_too_long": len(chosen) - len(items)}
 
     def _embedded(self, _: int, table: pa.Table | None) -> pa.Table:
         if table is not None and table.num_rows:
@@ -180,9 +193,11 @@ class _Work:
         items: Sequence[Any],
         arguments: Callable[[Sequence[Any]], tuple[Any, ...]],
         finish: Callable[[int, Any], pa.Table],
+        model: Policy | None = None,
     ) -> None:
-        """A response that kills its worker has no row."""
-        policy = self._policy
+        """Run a method on shards of items, with the policy unless another `model` is given. A response that kills its worker
+        has no row."""
+        policy = model or self._policy
         quarantine: QuarantinePolicy[Any] = QuarantinePolicy(
             lambda item: str(item.response_id),
             lambda _, reason: pa.table({"response_id": pa.array([], pa.string())}),

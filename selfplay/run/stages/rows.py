@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.protocols import LogprobItem
+from selfplay.core.stages import CANDIDATES
 from selfplay.execution.sharding import LazyItems
 from selfplay.run.stages.context import StageContext
 from selfplay.selection.arrays import Ints
@@ -37,6 +38,16 @@ def count_values(column: pa.ChunkedArray) -> dict[str, int]:
 def prompt_rows(context: StageContext, number: int, prompt_id: pa.ChunkedArray) -> Ints:
     """The row of each of these prompts in the prompts table of a round."""
     return row_numbers(prompt_id, context.store.table(number, "prompts", columns=["prompt_id"])["prompt_id"])
+
+
+def candidate_responses(context: StageContext, round_number: int) -> pa.Table:
+    """`chosen_response_id` and `rejected_response_id` of the candidate pairs of a round. Pairs of a dataset that have a drop
+    reason already are left out."""
+    sides = ["chosen_response_id", "rejected_response_id"]
+    if not context.from_dataset:
+        return context.store.table(round_number, "pair", CANDIDATES, sides)
+    table = context.store.table(round_number, "pair", CANDIDATES, [*sides, "drop_reason"])
+    return table.filter(pc.is_null(table["drop_reason"])).select(sides)
 
 
 def logprob_items(

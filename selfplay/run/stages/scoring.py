@@ -48,8 +48,9 @@ def score_items(
     prompt_id: pa.ChunkedArray,
     responses: Callable[[int, int], pa.Table],
 ) -> LazyItems[ScoreItem]:
-    """What a scorer is given of responses: the conversation, the text, the prompt's other columns. `prompt_id` names the prompts
-    of all responses, in the prompts table of that round; `responses` returns SCORED_COLUMNS from a first row up to a last one."""
+    """What a scorer is given of responses: the conversation, the text, the prompt's other columns (or the response's own, which
+    only responses of a dataset have). `prompt_id` names the prompts of all responses, in the prompts table of that round;
+    `responses` returns SCORED_COLUMNS from a first row up to a last one."""
     prompt_row = prompt_rows(context, prompts_round, prompt_id)
     prompts = RowReader(context.store.lazy_table(prompts_round, "prompts"), ["messages", "columns_json"])
 
@@ -61,7 +62,7 @@ def score_items(
                 messages=prompt["messages"],
                 response=row["text"],
                 finish_reason=row["finish_reason"],
-                columns=json.loads(prompt["columns_json"]),
+                columns=json.loads(row.get("columns_json") or prompt["columns_json"]),
             )
             for row, prompt in zip(responses(start, stop).to_pylist(), asked, strict=True)
         ]

@@ -21,7 +21,7 @@ from selfplay.backends.trl import checkpoints
 from selfplay.config.schema import Config
 from selfplay.core.errors import Interrupted
 from selfplay.core.machine import DeviceFacts, this_device
-from selfplay.core.pool import Call, Pool, Workers
+from selfplay.core.pool import Call, Workers
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
 from selfplay.inputs.resolve import Inputs
 from tests.behaviour.chaos.failpoints import Failpoints
@@ -161,11 +161,10 @@ class ChaosPools:
         self._points = points
 
     @contextlib.contextmanager
-    def __call__(self, settings: Any, models: Any, log_folder: Path) -> Iterator[Mapping[str, Pool]]:
+    def __call__(self, config: Any, inputs: Any, folder: Path) -> Iterator[Workers]:
         points = self._points
         points.reached("workers start")
-        yield {
-            "scorer": AheadPool("scorer", FakeScorer(), points),
-            "logprobs": AheadPool("logprobs", FakeLogprobs(), points),
-        }
+        nobody = AheadPool("nobody", None, points)
+        scorer, logprobs = AheadPool("scorer", FakeScorer(), points), AheadPool("logprobs", FakeLogprobs(), points)
+        yield Workers(sampler=nobody, scorer=scorer, logprobs=logprobs, trainer=nobody)
         points.reached("workers end")

@@ -108,7 +108,7 @@ def _command(request: dict[str, Any]) -> int:
 
     points = Failpoints(request["root"], request["notes"], request.get("kill"))
     driver.ray_workers = ChaosWorkers(points)  # type: ignore[assignment]
-    pipeline.run = functools.partial(pipeline.run, make_pools=ChaosPools(points))
+    pipeline.run = functools.partial(pipeline.run, workers=ChaosPools(points))
     if request.get("sabotage"):
         _write_in_place()
     sys.argv = ["selfplay", *request["arguments"]]

@@ -1,0 +1,197 @@
+"""What a selection from a dataset reads beside its rows: models, functions and metric, found, checked and pinned."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from selfplay.config.schema import (  # fmt: skip
+    Config,
+    PairsConfig,
+    PolicyConfig,
+    PromptsConfig,
+    RewardConfig,
+    RewardSource,
+    SamplingConfig,
+    SelectionConfig,
+    TrainingConfig,
+)
+from selfplay.core.errors import ConfigError
+from selfplay.dataset_selection.needs import Needs
+from selfplay.dataset_selection.settings import SelectSettings
+from selfplay.inputs.metric_requirements import ENTROPY, Ranking
+from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
+from selfplay.inputs.models.files import read_json
+from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
+from selfplay.inputs.models.preflight import check_policy, check_reward_model, generation_eos_ids
+from selfplay.inputs.resolve import EmbeddingModel, Inputs, PinnedModel, find_model, model_digest
+from selfplay.inputs.user_code.metrics import load_metric, metric_digest
+from selfplay.inputs.user_code.rewards import RewardFunction, source_digest
+from selfplay.selection.metrics import Metric
+from selfplay.store.durable import sha256_bytes
+
+NO_MODEL = PinnedModel(Path(), "")
+"""In the place of a policy where none is given: no stage that loads one is run then."""
+_NO_LIMIT = 1 << 30
+
+
+def run_config(settings: SelectSettings) -> Config:
+    """The settings as those of a run of one round. They are not validated as such: sampling, training and what else a
+    selection does not do have neutral values."""
+    reward = RewardConfig.model_construct(
+        model=settings.reward_model, function=settings.reward_function, revision=settings.reward_model_revision,
+        max_failed=settings.max_failed,
+    )  # fmt: skip
+    selection = SelectionConfig.model_construct(
+        **settings.model_dump(
+            include={"metric", "options", "group_column", "weight", "implicit_margin", "beta", "keep"}
+        ),
+        standardize=settings.standardize,
+    )
+    return Config.model_construct(
+        policy=PolicyConfig.model_construct(
+            model=settings.policy or "", revision=settings.policy_revision, chat_template=settings.chat_template
+        ),
+        prompts=PromptsConfig.model_construct(
+            source=settings.dataset, split=settings.split, subset=settings.subset, revision=settings.revision
+        ),
+        sampling=SamplingConfig.model_construct(num_responses=2, shard_size=settings.shard_size),
+        reward=reward, pairs=settings.pairs or PairsConfig(), selection=selection,
+        training=TrainingConfig.model_construct(loss="simpo"), cluster=settings.cluster, rounds=1, seed=settings.seed,
+    )  # fmt: skip
+
+
+def resolve_metric(settings: SelectSettings) -> Metric:
+    """The metric, with its options checked. Raises ConfigError."""
+    metric = load_metric(settings.metric, Path.cwd())
+    metric.check_options(settings.options)
+    # a user's own metric is called by its file's name, wherever the file is
+    if metric.where is None:
+        return metric
+    name = settings.identity()["metric"]
+    return replace(metric, name=name, formula=name if metric.formula == metric.name else metric.formula)
+
+
+def resolve_inputs(settings: SelectSettings, metric: Metric, revisions: Mapping[str, str]) -> Inputs:
+    """Find, check and digest what the settings name. `revisions`: see `inputs.resolve.resolve`. `Inputs.pins` and
+    `Inputs.revisions` are by the names of the settings. Raises ConfigError and ModelError."""
+    search_path, pins, found = Path.cwd(), {}, dict[str, str]()
+
+    def pinned(name: str, kind: type[PolicyConfig] | type[RewardSource] = PolicyConfig) -> PinnedModel | None:
+        place, revision = getattr(settings, name), getattr(settings, f"{name}_revision")
+        if place is None:
+            return None
+        folder = find_model(name, kind(model=place, revision=revision), revisions, found)
+        if name == "reward_model":
+            check_reward_model(folder)
+        elif name != "embedding_model":
+            check_policy(folder, chat_template_needed=False)
+        pins[name] = model_digest(folder)
+        return PinnedModel(folder, pins[name])
+
+    policy, reference = pinned("policy"), pinned("reference")
+    reward, embedding = pinned("reward_model", RewardSource), pinned("embedding_model")
+    with contextlib.redirect_stdout(sys.stderr):  # finding a module runs its package
+        if settings.reward_function is not None:
+            pins["reward_function"] = source_digest(settings.reward_function, search_path)
+        if (digest := metric_digest(settings.metric, search_path)) is not None:
+            pins["metric"] = digest
+    renderer, stops, limit = _renderer(settings, policy, pins)
+    if policy is not None and reference is not None:
+        _check_reference(policy, reference, cast(ChatRenderer, renderer))
+        limit = min(limit, _positions(reference.folder))
+    if embedding is not None:
+        positions = _positions(embedding.folder)
+        tokenizer = load_tokenizer(embedding.folder)
+        other = EmbeddingModel(embedding, tokenizer, positions if positions < _NO_LIMIT else None)
+    return Inputs(
+        policy=policy or NO_MODEL,
+        policy_info=cast(Any, None),
+        rewards={"reward": reward} if reward is not None else {},
+        reward_infos={},
+        prompts=cast(Any, None),
+        evaluation=None,
+        renderer=cast(Any, renderer),
+        stop_token_ids=stops,
+        context_length=limit,
+        max_length=limit,
+        prompt_limit=limit,
+        evaluation_prompt_limit=limit,
+        search_path=search_path,
+        pins=pins,
+        revisions=found,
+        gold_lacks=(),
+        ranking=Ranking(metric, metric, settings.implicit_margin),
+        reference=reference,
+        embedding=other if embedding is not None else None,
+    )
+
+
+def with_given(inputs: Inputs, given: Collection[str]) -> Inputs:
+    """The inputs with the columns that the dataset has already, which no model makes again."""
+    return replace(inputs, ranking=replace(inputs.ranking, given=frozenset({*given, ENTROPY})))
+
+
+def check_function(settings: SelectSettings, columns: Sequence[str]) -> None:
+    """Raise ConfigError when the reward function requires a column that the dataset does not have."""
+    if settings.reward_function is not None:
+        with contextlib.redirect_stdout(sys.stderr):
+            RewardFunction(settings.reward_function, Path.cwd()).check_columns(columns, settings.dataset)
+
+
+def check_tokenizer(needs: Needs, inputs: Inputs) -> None:
+    """Raise ConfigError where the policy's tokenizer cannot write what is needed (an answer, a start token)."""
+    if needs.alone:
+        start_token_id(inputs.renderer.tokenizer)
+    if needs.yes:
+        AskLlm(inputs.renderer, inputs.context_length)
+
+
+def limit_of(inputs: Inputs) -> int | None:
+    """The longest prompt with its response, in tokens of the policy; None: no limit."""
+    return inputs.max_length if inputs.max_length < _NO_LIMIT else None
+
+
+def _renderer(
+    settings: SelectSettings, policy: PinnedModel | None, pins: dict[str, str]
+) -> tuple[ChatRenderer | None, tuple[int, ...], int]:
+    """The policy's renderer, the tokens that end a turn, and the longest prompt with its response."""
+    if policy is None:
+        return None, (), _NO_LIMIT
+    tokenizer = load_tokenizer(policy.folder)
+    template = read_chat_template(settings.chat_template, Path.cwd())
+    if template is not None:
+        pins["chat_template"] = sha256_bytes(template.encode())
+    positions = _positions(policy.folder)
+    if settings.max_length is not None and settings.max_length > positions:
+        raise ConfigError(
+            f"max_length is {settings.max_length}; the policy has positions for {positions} tokens",
+            "Lower it, or leave it out: what is too long is dropped with a reason.",
+        )
+    stops = stop_token_ids(tokenizer, generation_eos_ids(policy.folder))
+    return ChatRenderer(tokenizer, template), stops, settings.max_length or positions
+
+
+def _check_reference(policy: PinnedModel, reference: PinnedModel, renderer: ChatRenderer) -> None:
+    if reference.digest == policy.digest:
+        raise ConfigError(
+            "the reference is the policy: every implicit margin in the DPO form would be 0",
+            "Give the model that the policy was trained from, or say --implicit-margin simpo, which has no reference.",
+        )
+    theirs, ours = load_tokenizer(reference.folder).get_vocab(), renderer.tokenizer.get_vocab()
+    if theirs != ours:
+        raise ConfigError(
+            f"the reference {reference.folder} has another vocabulary than the policy",
+            "Both are given the policy's token ids: take the model that the policy was trained from.",
+        )
+
+
+def _positions(folder: Path) -> int:
+    """The longest text that a model takes, in tokens; _NO_LIMIT where its config names none."""
+    config = read_json(folder / "config.json")
+    positions = (config.get("text_config") or config).get("max_position_embeddings")
+    return int(positions) if positions is not None else _NO_LIMIT

@@ -1,0 +1,127 @@
+"""What `selfplay select` wrote is looked at like a run of one round, and continued like one."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import selfplay
+from selfplay.cli.main import app
+from selfplay.core.errors import BackendError, Interrupted
+from selfplay.dataset_selection import pipeline
+from selfplay.dataset_selection.settings import load_settings
+from selfplay.execution.progress import Reporter
+from selfplay.inspect.query.open import run_root
+from selfplay.inspect.verify.verify import verify_document
+from selfplay.store.run import Store
+from tests.helpers.tables import Fakes, kept, number_table, text_rows, write_rows
+
+
+def select(dataset: Path, out: Path, fakes: Fakes, **flags: Any) -> pipeline.Outcome:
+    settings, _ = load_settings({"dataset": str(dataset), "out": str(out), "keep": 0.4, "shard_size": 4, **flags})
+    return pipeline.run(settings, Reporter(io.StringIO()), workers=fakes)
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ready-made pairs with texts and numbers."""
+    root = tmp_path_factory.mktemp("selected")
+    rows = text_rows(30)
+    rows[3]["rejected"] = rows[3]["chosen"]
+    select(write_rows(root / "a.jsonl", rows), root / "out", Fakes())
+    return root / "out"
+
+
+def call(*arguments: Any) -> str:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_python_interface_opens_it(selected: Path) -> None:
+    run = selfplay.open_run(selected)
+    assert run.round_numbers == [1]
+    best = kept(selected)
+    found = run.pairs.where("kept").select("pair_id", "rank").to_arrow().to_pylist()
+    assert found == [{"pair_id": row["pair_id"], "rank": row["rank"]} for row in best]
+    assert run.responses.to_arrow().num_rows == 60
+    assert run.rewards.to_arrow()["reward"].null_count == 0
+    assert run.rounds.to_arrow()["num_kept"].to_pylist() == [12]
+    assert run.status()["state"] == "complete"
+    assert run.sql("select count(*) as n from pairs where not kept")["n"].to_pylist() == [18]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("rounds",), "12"),
+        (("show", "{out}", "1"), "identical_responses"),
+        (("pairs", "{out}", "1", "--where", "kept"), "12"),
+        (("sql", "{out}", "select count(*) as n from pairs"), "30"),
+        (("diff", "{out}", "{out}"), ""),
+        (("verify", "{out}", "--deep"), ""),
+        (("report", "{out}", "--out", "{tmp}/report.html"), ""),
+        (("export", "{out}", "--to", "{tmp}/exported"), ""),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_the_commands_take_it(selected: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    given = arguments if len(arguments) > 1 else (*arguments, "{out}")
+    assert words in call(*(text.format(out=selected, tmp=tmp_path) for text in given))
+
+
+def test_one_pair_is_shown_with_its_responses(selected: Path) -> None:
+    best = kept(selected)[0]
+    document = selfplay.open_run(selected).pair(best["pair_id"])
+    assert [response["use"] for response in document["responses"]] == ["chosen", "rejected"]
+    assert document["responses"][0]["reward"] == best["reward_chosen"]
+    assert document["responses"][1]["text"] == best["rejected"][0]["content"]
+
+
+def test_a_table_of_numbers_has_its_pairs(tmp_path: Path) -> None:
+    select(number_table(tmp_path / "a.parquet"), tmp_path / "out", Fakes())
+    assert selfplay.open_run(tmp_path / "out").pairs.where("kept").to_arrow().num_rows == 20
+    assert "20" in call("show", tmp_path / "out", "1")
+    assert "p0" in call("pairs", tmp_path / "out", "1")
+    assert verify_document(tmp_path / "out", deep=True)["ok"]
+
+
+@pytest.mark.parametrize("stage", ["score", "logprobs"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BackendError("gone", "")])
+def test_a_selection_that_ends_in_a_stage_is_continued(
+    tmp_path: Path, tiny_world: Path, stage: str, error: BaseException
+) -> None:
+    fakes = Fakes()
+    models = {"policy": str(tiny_world / "policy"), "reward_model": str(tiny_world / "reward_model")}
+    source = write_rows(tmp_path / "a.jsonl", text_rows(10, columns=False))
+    select(source, tmp_path / "whole", fakes, **models)
+    asked = [list(fakes.scorer.seen), list(fakes.logprobs.seen)]
+    fakes.scorer.seen.clear()
+    fakes.logprobs.seen.clear()
+    backend, name = (fakes.scorer, "score") if stage == "score" else (fakes.logprobs, "logprobs")
+    real, calls = getattr(backend, name), []
+
+    def ends(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error
+        return real(*arguments)
+
+    setattr(backend, name, ends)
+    with pytest.raises((Interrupted, BackendError)):
+        select(source, tmp_path / "out", fakes, **models)
+    record = Store.open(run_root(tmp_path / "out"))
+    assert not record.is_committed(1, stage)
+    assert [document["end"]["outcome"] for document in record.attempt_documents()] == [
+        "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    ]
+    setattr(backend, name, real)
+    select(source, tmp_path / "out", fakes, **models)
+    assert [fakes.scorer.seen, fakes.logprobs.seen] == asked
+    assert kept(tmp_path / "out") == kept(tmp_path / "whole")
+    ends_of = [document["end"]["outcome"] for document in Store.open(run_root(tmp_path / "out")).attempt_documents()]
+    assert ends_of[-1] == "complete"
