@@ -61,7 +61,7 @@ def make(folder: Path, num_prompts: int) -> dict[str, Any]:
     (policy / "config.json").write_text("{}")
     # the run is removed after the measurement, so nothing needs to be durable
     durable.operations.fsync = lambda file: None  # type: ignore[method-assign]
-    durable.operations.fsync_folder = lambda path: None  # type: ignore[method-assign]
+    durable.operations.fsync_folder = lambda folder: None  # type: ignore[method-assign]
     prompts = store.writer(1, "prompts", "f" * 64, [])
     prompts.write_shard(0, _prompts(num_prompts))
     outcome = PromptsOutcome(
@@ -171,7 +171,7 @@ def run_stage(stage: str, folder: Path, num_prompts: int) -> dict[str, Any]:
         fingerprint="f" * 64, attempt=1, versions={}, reporter=Reporter(quiet=True),
     )  # fmt: skip
     durable.operations.fsync = lambda file: None  # type: ignore[method-assign]
-    durable.operations.fsync_folder = lambda path: None  # type: ignore[method-assign]
+    durable.operations.fsync_folder = lambda folder: None  # type: ignore[method-assign]
     before, start = peak_bytes(), time.perf_counter()
     function(context, 1)
     seconds, peak = time.perf_counter() - start, peak_bytes()

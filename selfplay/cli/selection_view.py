@@ -81,42 +81,35 @@ def _margins(document: Document) -> list[list[str]]:
     rows: list[list[str]] = []
     if (margins := document.get("margins")) is not None:
         if margins["explicit_mean"] is not None:
-            negative = (
-                f"{percent(margins['explicit_negative_pool'])} (kept {percent(margins['explicit_negative_kept'])})"
+            negative = _with_kept(margins, "explicit_negative")
+            rows.append(
+                ["explicit margin", f"{_spread(margins, 'explicit')}; chosen has the lower reward in {negative}"]
             )
-            spread = f"mean {number(margins['explicit_mean'])}, std {number(margins['explicit_std'])}"
-            rows.append(["explicit margin", f"{spread}; chosen has the lower reward in {negative}"])
         if margins["implicit_mean"] is not None:
-            spread = f"mean {number(margins['implicit_mean'])}, std {number(margins['implicit_std'])}"
             likelier = f"the policy finds rejected likelier in {percent(margins['implicit_negative'])}"
-            rows.append(["implicit margin", f"{spread}; {likelier}"])
-            size = f"mean {number(margins['implicit_abs_mean'])}, std {number(margins['implicit_abs_std'])}"
+            rows.append(["implicit margin", f"{_spread(margins, 'implicit')}; {likelier}"])
             tail = margins["implicit_abs_tail"]
             far = "" if tail is None else f"; 95 % quantile {tail:.1f} times the median (normal around 0: 2.9)"
-            rows.append(["  its size", size + far])
+            rows.append(["  its size", _spread(margins, "implicit_abs") + far])
         if (raw := margins["explicit_and_implicit"]) is not None:
             size = margins["explicit_and_implicit_abs"]
             rows.append(
                 ["correlation", f"explicit with implicit {_correlation(raw)}; with its size {_correlation(size)}"]
             )
-        if margins["potential_explicit_share"] is not None:
-            explicit, implicit = margins["potential_explicit_share"], margins["potential_implicit_share"]
+        if (explicit := margins["potential_explicit_share"]) is not None:
             beta = "" if margins["effective_beta"] is None else f"effective beta {number(margins['effective_beta'])}; "
-            shares = f"variance from explicit {percent(explicit)}, implicit {percent(implicit)}"
-            rows.append(["alignment potential", beta + shares])
+            implicit = percent(margins["potential_implicit_share"])
+            rows.append(
+                ["alignment potential", f"{beta}variance from explicit {percent(explicit)}, implicit {implicit}"]
+            )
     if (lengths := document.get("lengths")) is not None:
         gap = f"{signed(lengths['gap_mean_pool'], 1)} tokens (kept {signed(lengths['gap_mean_kept'], 1)})"
-        longer = (
-            f"chosen longer in {percent(lengths['chosen_longer_pool'])} (kept {percent(lengths['chosen_longer_kept'])})"
-        )
         found = lengths["gap_and_explicit"]
         follows = "" if found is None else f"; correlation with the explicit margin {_correlation(found)}"
-        rows.append(["length gap", f"{gap}; {longer}{follows}"])
+        rows.append(["length gap", f"{gap}; chosen longer in {_with_kept(lengths, 'chosen_longer')}{follows}"])
     if (labels := document.get("labels")) is not None:
         judged = f"{labels['num_judged_pool']} pairs, {labels['num_judged_kept']} kept"
-        rows.append(
-            ["wrong by gold", f"{percent(labels['wrong_pool'])} (kept {percent(labels['wrong_kept'])}) of {judged}"]
-        )
+        rows.append(["wrong by gold", f"{_with_kept(labels, 'wrong')} of {judged}"])
     if (prompts := document.get("prompts")) is not None:
         most = f"at most {prompts['most_kept_pairs']} kept of one prompt"
         rows.append(["prompts", f"{prompts['num_pool']} (kept {prompts['num_kept']}); {most}"])
@@ -124,6 +117,14 @@ def _margins(document: Document) -> list[list[str]]:
         tied = f"{cut['num_tied']} pairs have it, {cut['num_tied_kept']} of them kept"
         rows.append(["value at the cut", f"{number(cut['value'], 4)}; {tied}"])
     return rows
+
+
+def _spread(margins: Document, name: str) -> str:
+    return f"mean {number(margins[f'{name}_mean'])}, std {number(margins[f'{name}_std'])}"
+
+
+def _with_kept(found: Document, name: str) -> str:
+    return f"{percent(found[f'{name}_pool'])} (kept {percent(found[f'{name}_kept'])})"
 
 
 def _overlaps(document: Document) -> str:

@@ -50,9 +50,8 @@ class RunReader:
         means = {}
         for mode in ("sampled", "greedy"):
             part = table.filter(pc.equal(table["mode"], mode))
-            ids = part["prompt_id"].to_pylist()
             for column in (REWARD, GOLD):
-                means[mode, column] = prompt_means(ids, part[column].to_numpy())
+                means[mode, column] = prompt_means(part["prompt_id"], part[column].to_numpy())
         return Evaluated(means)
 
     def row(self, number: int) -> dict[str, Any]:

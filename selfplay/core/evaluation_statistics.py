@@ -6,13 +6,17 @@ not independent of each other. Intervals are percentile bootstrap over prompts (
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+# A column of texts: Python's, or a chunked array of Arrow (which has no types).
+Texts: TypeAlias = Sequence[str] | Any
 
 _DRAWS_AT_ONCE = 4_000_000
 """Bounds the memory of the bootstrap: about 64 MB, whatever the number of prompts."""
@@ -28,20 +32,26 @@ class Estimate:
     num_prompts: int
 
 
-ByPrompt = Mapping[str, Sequence[float]]
+ByPrompt = Mapping[str, Floats]
 """Finite values of the responses of each prompt; a prompt that has none is left out."""
 
 
-def by_prompt(prompt_ids: Sequence[str], values: Sequence[float | None] | Floats) -> dict[str, list[float]]:
-    """The finite values of each prompt, sorted: the last bit of a sum does not depend on the order of rows."""
-    found: dict[str, list[float]] = {}
-    for prompt_id, value in zip(prompt_ids, np.asarray(values, dtype=np.float64).tolist(), strict=True):
-        if np.isfinite(value):
-            found.setdefault(prompt_id, []).append(value)
-    return {prompt_id: sorted(values) for prompt_id, values in found.items()}
+def by_prompt(prompt_ids: Texts, values: Sequence[float | None] | Floats) -> dict[str, Floats]:
+    """The finite values of each prompt, sorted: the last bit of a sum does not depend on the order of rows. Raises ValueError
+    for columns of different lengths."""
+    column = prompt_ids if isinstance(prompt_ids, pa.ChunkedArray) else pa.chunked_array([prompt_ids], pa.string())
+    coded, values_R = column.combine_chunks().dictionary_encode(), np.asarray(values, dtype=np.float64)
+    if len(coded) != len(values_R):
+        raise ValueError(f"{len(coded)} prompt ids and {len(values_R)} values")
+    rows = np.flatnonzero(np.isfinite(values_R))
+    code_F = coded.indices.to_numpy()[rows]
+    rows = rows[np.lexsort((values_R[rows], code_F))]
+    ends = np.cumsum(np.bincount(code_F, minlength=len(coded.dictionary)))
+    found = np.split(values_R[rows], ends[:-1])
+    return {name.as_py(): own for name, own in zip(coded.dictionary, found, strict=False) if len(own)}
 
 
-def prompt_means(prompt_ids: Sequence[str], values: Sequence[float | None] | Floats) -> dict[str, float]:
+def prompt_means(prompt_ids: Texts, values: Sequence[float | None] | Floats) -> dict[str, float]:
     """Mean value of each prompt's responses, of those that are finite; a prompt that has none is left out."""
     return {prompt_id: float(np.mean(found)) for prompt_id, found in by_prompt(prompt_ids, values).items()}
 
@@ -88,7 +98,7 @@ def paired_win_rate(ours: ByPrompt, others: ByPrompt, *, seed: int) -> Estimate 
     return _bootstrap(rates, seed)
 
 
-def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int) -> float | None:
+def distinct_n(sequences: Iterable[Sequence[Hashable]], n: int) -> float | None:
     """Distinct n-grams over all n-grams of the sequences (token ids or words) together; None if there is none.
 
     Source: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016. It falls

@@ -1,7 +1,7 @@
-"""Writing so that a crash leaves the old state or the new one, never half: the only module that writes run files.
+"""Atomic, durable writes: a crash leaves the old state or the new one. This is the only module that writes run files.
 
 A file: temporary name, write, fsync, rename, fsync of the folder. A folder: every file in it fsynced, the folder fsynced, renamed
-to a name that must be absent, both parents fsynced. All of it is made of the few `operations` below, one system call each.
+to a name that must not exist, both parents fsynced. Every change is one of the few `operations` below, one system call each.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def make_folder(folder: Path) -> None:
 
 
 def temporaries(folder: Path, name: str = "*") -> list[Path]:
-    """Files that `write_file` was killed over: those for the file `name`, or for any file of `folder`."""
+    """Temporary files that a killed `write_file` left: those of the file `name`, or of any file of `folder`."""
     return sorted(folder.glob(f".tmp-{name.lstrip('.')}-{'[0-9a-f]' * 8}"))
 
 
@@ -315,14 +315,14 @@ def set_modes(folder: Path, like: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Another name for a finished file or folder; a file that has the name already is replaced, a folder must not have it."""
+    """Rename a finished file or folder durably. An existing file is replaced; an existing folder is an error."""
     with translating_errors(target):
         operations.rename(source, target)
         operations.fsync_folder(target.parent)
 
 
 def publish_folder(source: Path, target: Path) -> None:
-    """Rename a finished folder to its final name, which must be absent. Everything in it must be fsynced already."""
+    """Rename a finished folder to its final name, which must not exist. Everything in it must be fsynced already."""
     make_folder(target.parent)
     if target.exists():
         raise SelfplayError(
@@ -358,16 +358,16 @@ def _link(source: Path, target: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove scratch: renamed first, durably, so that a half-removed folder is never met under its name."""
+    """Delete scratch. It is renamed first, durably, so that a half-deleted folder never has its name."""
     trash = folder.with_name(f".trash-{folder.name}")
-    discard(trash)  # a crash left it
+    discard(trash)  # left by a crash
     if folder.exists():
         move(folder, trash)
         discard(trash)
 
 
 def discard(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, where there is one: for names that nobody reads."""
+    """Delete a file or a folder with its content, if it exists: for names that nobody reads."""
     with translating_errors(path):
         if path.is_dir() and not path.is_symlink():
             for entry in sorted(path.iterdir()):

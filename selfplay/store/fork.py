@@ -1,4 +1,4 @@
-"""Stages that a run did not make but took over from another one, as they were committed there (`compare`).
+"""Stages that a run took over from another one as they were committed there (`fork`, `compare`).
 
 RUN.json's `forked_from` names the other run and, for each stage, the digest of its commit. The folders are hard-linked, or
 copied where linking fails: committed files are never written to again, so two runs may share them, and either may be removed.
@@ -21,7 +21,7 @@ from selfplay.store import durable
 from selfplay.store.commits import check_stage, read_commit
 from selfplay.store.layout import Layout, StageName, parse_stage_name
 from selfplay.store.manifest import Digest
-from selfplay.store.symlinks import forbid_symlinks, symlinks_below
+from selfplay.store.symlinks import forbid_symlinks_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,7 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
                 f"{layout.root} is to take over round {number} {stage} from {source.root}, which does not have it",
                 "Put that run back to where it was, or remove this one and start it again.",
             )
-        for path in (folder, *symlinks_below(folder)):
-            forbid_symlinks(path, source.root)
+        forbid_symlinks_below(folder, source.root)
         commit, found = read_commit(folder)
         check_stage(folder, commit, found)
         if found != digest:
@@ -68,7 +67,7 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
                 f"Remove {layout.root} and start it again: it will take over what is there now.",
             )
         work = layout.work / f".tmp-inherit-{number:03d}-{stage}"
-        durable.discard(work)  # a kill left it
+        durable.discard(work)  # left by a kill
         durable.link_tree(folder, work)
         check_stage(work, commit, found)  # a gc may have been at work there
         durable.publish_folder(work, layout.stage(number, stage))

@@ -1,4 +1,4 @@
-"""A run directory: created, opened, read, and written through stage writers. Where a run stands is what its commits say."""
+"""A run directory: created, opened, read, and written through stage writers. Its state is what its commits say."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ def now() -> str:
 
 
 def require_empty_dir(root: Path) -> None:
-    """Raise ConfigError unless `root` is absent or empty, and in no other run: a run never overwrites anything."""
+    """Raise ConfigError unless `root` is missing or empty, and not inside a run: a run never overwrites anything."""
     for above in root.absolute().resolve().parents:
         if (above / "RUN.json").is_file():
             raise ConfigError(
-                f"{root} is inside the run {above}", "Choose another --run-dir: a run's folder is the run's."
+                f"{root} is inside the run {above}", "Choose another --run-dir: a run's folder holds nothing else."
             )
     if not root.exists() or _is_bare_skeleton(root):
         return
     if (root / "RUN.json").is_file():
         raise ConfigError(
             f"{root} holds a run already",
-            f"Go on with `selfplay resume {root}`, look at it with `selfplay rounds {root}`, or choose another --run-dir.",
+            f"Continue it with `selfplay resume {root}`, look at it with `selfplay rounds {root}`, or choose another --run-dir.",
         )
     raise ConfigError(f"{root} is there already and is not empty", "Choose another --run-dir, or remove it.")
 
 
 def _is_bare_skeleton(root: Path) -> bool:
-    """Whether the folder is empty, or holds only what a creation that was killed had made before RUN.json."""
+    """Whether the folder is empty, or holds only what a killed creation leaves before RUN.json."""
     halves = {path.name for path in durable.temporaries(root, "RUN.json")} if root.is_dir() else set()
     if not root.is_dir() or not {path.name for path in root.iterdir()} <= SKELETON | halves:
         return False
@@ -97,7 +97,7 @@ class Store:
 
     @classmethod
     def create(cls, root: Path, files: dict[str, bytes], forked_from: Fork | None = None) -> Store:
-        """A new run directory with the files of `config/`. It must be absent or empty; RUN.json is written last. What
+        """A new run directory with the files of `config/`. It must be missing or empty; RUN.json is written last. What
         `forked_from` names is taken over by `inherit`."""
         root = root.absolute()
         require_empty_dir(root)
@@ -190,13 +190,13 @@ class Store:
         return number
 
     def end_attempt(self, number: int, outcome: str, message: str = "") -> None:
-        """How an attempt ended: complete, interrupted or failed. A killed one has no such file."""
+        """Record how an attempt ended: complete, interrupted or failed. A killed attempt has no such file."""
         end = {"attempt": number, "ended": now(), "outcome": outcome, "message": message}
         durable.write_file(self.layout.attempt(number) / "end.json", durable.json_with_checksum(end))
 
     def attempt_documents(self) -> list[dict[str, Any]]:
-        """attempt.json of every attempt with its `end` (null when it did not come to one), oldest first. Raises CorruptionError
-        for one that is not what was written: the newest holds the settings in force."""
+        """attempt.json of every attempt with its `end` (null if it was killed), oldest first. Raises CorruptionError for a
+        damaged one: the newest holds the settings in force."""
         documents = []
         for number in attempts_present(self.layout):
             document = self.attempt_file(number, "attempt.json")
@@ -210,14 +210,14 @@ class Store:
         forbid_symlinks(path, self.layout.root)
         try:
             if not path.exists():
-                # the attempt begins with it: what else is there came later
+                # it is the first file of an attempt: any other file was written later
                 if name == "attempt.json" and any(not other.name.startswith(".") for other in path.parent.iterdir()):
                     raise CorruptionError(f"{path} is missing", _OF_ATTEMPT)
                 return None
             document = durable.parse_checked_json(durable.read_file(path))
             key = {"attempt.json": "started", "end.json": "outcome"}[name]
             if document.get("attempt") != number or key not in document:
-                raise ValueError("it belongs elsewhere")
+                raise ValueError("it is the file of another attempt")
         except (OSError, ValueError) as error:
             raise CorruptionError(f"{path} is damaged ({error})", _OF_ATTEMPT) from None
         return document
@@ -231,7 +231,7 @@ class Store:
         ]
 
     def is_committed(self, round_number: int, stage: str) -> bool:
-        """Whether the stage's folder stands under its final name."""
+        """Whether the stage's folder has its final name."""
         return self.layout.stage(round_number, stage).is_dir()
 
     def commit_of(self, round_number: int, stage: str) -> Commit:
@@ -249,7 +249,7 @@ class Store:
             if not folder.is_dir():
                 raise SelfplayError(
                     f"stage {stage} of round {round_number} is not committed in {self.layout.root}",
-                    "`selfplay status` says where the run stands; `selfplay resume` goes on.",
+                    "`selfplay status` shows the state of the run; `selfplay resume` continues it.",
                 )
             forbid_symlinks(folder, self.layout.root)
             commit, digest = read_commit(folder)
@@ -315,14 +315,14 @@ class Store:
         return StageWriter(self.layout, round_number, stage, StageInputs(fingerprint, commits), checked)
 
     def scratch(self, round_number: int) -> Path:
-        """A trainer's own folder: what it keeps there between attempts is its business."""
+        """A trainer's own folder, which is kept between attempts."""
         folder = self.layout.trainer_scratch(round_number)
         forbid_symlinks(folder, self.layout.root)
         durable.make_folder(folder)
         return folder
 
     def stop_file(self, round_number: int) -> Path:
-        """Where a request to stop is put for a trainer; absent when this returns."""
+        """The file that asks a trainer to stop; it does not exist when this returns."""
         path = self.scratch(round_number) / STOP
         durable.discard(path)
         return path
@@ -339,8 +339,7 @@ class Store:
         return read_tombstone(self.layout.stage(round_number, TRAIN), commit.files, digest)
 
     def delete_policy(self, round_number: int, why: str) -> Tombstone:
-        """Take away the policy of a round for good and leave a mark that verifies. Which ones may go is not asked here: see
-        retention.py."""
+        """Delete the policy of a round and leave a tombstone. Whether it may be deleted is not checked here: see retention.py."""
         self._commits.pop((round_number, TRAIN), None)
         return delete_policy(self.layout, round_number, now(), why)
 
@@ -350,15 +349,15 @@ class Store:
             forbid_symlinks(path, self.layout.root)
 
     def require_outside_run(self, path: Path) -> None:
-        """Raise ConfigError for a place among the run's own files, which nobody else writes to."""
+        """Raise ConfigError for a path among the run's own files: only the store writes those."""
         layout, place = Layout(self.layout.root.resolve()), path.resolve()
         own = (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work)
         if any(place == mine or mine in place.parents for mine in own) or place == layout.root:
             raise ConfigError(f"{path} is one of the run's own files", "Write to a place outside the run.")
 
     def clean_work(self) -> None:
-        """Remove what a kill left: policies half taken away, half-written files of attempts, and in `.work/` what no stage will
-        pick up (scratch of committed stages, half-removed folders). Where there is a link, see forbid_symlinks."""
+        """Remove what a kill left: half-deleted policies, half-written files of attempts, and in `.work/` what no stage will use
+        (scratch of committed stages, half-deleted folders). Raises CorruptionError where there is a symbolic link."""
         self.forbid_symlinks()
         durable.make_folder(self.layout.work)  # copies leave empty folders behind
         finish_deletion(self.layout)
@@ -374,8 +373,7 @@ class Store:
             durable.discard(path)
 
     def write_derived(self, name: str, data: bytes) -> Path:
-        """Write a file that people read and nothing depends on (`report.html`, `README.md`), whether or not a driver is at work:
-        the newest writer wins."""
+        """Write a file that nothing depends on (`report.html`, `README.md`), also while a driver runs: the last writer wins."""
         assert name in DERIVED, name
         durable.write_file(self.layout.root / name, data)
         return self.layout.root / name

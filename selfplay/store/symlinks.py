@@ -27,6 +27,12 @@ def forbid_symlinks(path: Path, root: Path) -> None:
         path = path.parent
 
 
+def forbid_symlinks_below(folder: Path, root: Path) -> None:
+    """See `forbid_symlinks`; also for everything below `folder`."""
+    for path in (folder, *symlinks_below(folder)):
+        forbid_symlinks(path, root)
+
+
 def symlinks_in_run(layout: Layout) -> Iterator[Path]:
     """Every symbolic link among a run's own files and folders, none followed."""
     for path in (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work):

@@ -50,7 +50,7 @@ def read_tombstone(folder: Path, files: Sequence[FileEntry], digest: str) -> Tom
     path = folder / REMOVED
     if not path.is_symlink() and not path.exists():
         return None
-    hint = f"No gc wrote this. Restore {folder} from a backup, or remove {path} if the policy is there."
+    hint = f"gc did not write this. Restore {folder} from a backup, or remove {path} if the policy exists."
     if path.is_symlink():
         raise CorruptionError(f"{path} is a symbolic link", hint)
     try:

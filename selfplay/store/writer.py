@@ -8,31 +8,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ConfigDict
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.outcomes import Outcome
+from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.store import durable
 from selfplay.store.commits import Commit, write_commit
 from selfplay.store.layout import COMMIT, METRICS, Layout, part_index, part_name, sidecar_index, sidecar_name
 from selfplay.store.manifest import FileEntry, check_files, hash_files, read_manifest, write_manifest
-from selfplay.store.symlinks import forbid_symlinks, symlinks_below
+from selfplay.store.symlinks import forbid_symlinks_below
 
 STAGE_MARK = ".stage.json"
 
 
 @dataclass(frozen=True, slots=True)
 class StageInputs:
-    """What a stage is made from: the run's fingerprint and the digests of the commits it reads ("ROUND/STAGE" -> digest)."""
+    """What a stage is made from: the run's fingerprint and the digests of the commits it reads ("ROUND/STAGE" -> digest). It is
+    the content of the mark of a work folder."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     fingerprint: str
-    commits: dict[str, str]
-
-    def key(self) -> dict[str, Any]:
-        return {"fingerprint": self.fingerprint, "inputs": self.commits}
+    inputs: dict[str, str]
 
 
 class StageWriter:
@@ -57,15 +59,14 @@ class StageWriter:
         self.adopted = sum(len(self.shards(table)) for table in self._tables_present())
 
     def _open(self) -> None:
-        for path in (self.folder, *symlinks_below(self.folder)):
-            forbid_symlinks(path, self.folder.parent)
+        forbid_symlinks_below(self.folder, self.folder.parent)
         found = read_stage_mark(self.folder)
-        if found is not None and found != self._inputs.key():
-            # The inputs of a stage are immutable commits, so this is scratch of another history: not ours to adopt.
+        if found is not None and found != self._inputs:
+            # The inputs of a stage are immutable commits: these shards were made from others and cannot be adopted.
             durable.remove_tree(self.folder)
         durable.make_folder(self.folder)
         if not (self.folder / STAGE_MARK).is_file():
-            durable.write_file(self.folder / STAGE_MARK, durable.json_with_checksum(self._inputs.key()))
+            durable.write_file(self.folder / STAGE_MARK, durable.json_with_checksum(dataclasses.asdict(self._inputs)))
 
     def _tables_present(self) -> list[str]:
         marks = (path for path in self.folder.rglob(".part-*.json") if sidecar_index(path) is not None)
@@ -118,8 +119,7 @@ class StageWriter:
         """Move a finished folder of files (a policy) into the stage and fsync it. Returns its files with their digests: this is
         the only time in an attempt that they are hashed. They get the mode of files that this process creates."""
         target = self.folder / name
-        for path in (source, *symlinks_below(source)):
-            forbid_symlinks(path, source.parent)
+        forbid_symlinks_below(source, source.parent)
         durable.remove_tree(target)
         durable.set_modes(source, like=self.folder / STAGE_MARK)
         durable.sync_tree(source)
@@ -150,7 +150,7 @@ class StageWriter:
             round=self.round,
             stage=self.stage,
             fingerprint=self._inputs.fingerprint,
-            inputs=self._inputs.commits,
+            inputs=self._inputs.inputs,
             files=files,
             attempt=attempt,
             created=created,
@@ -163,8 +163,8 @@ class StageWriter:
         return commit
 
     def _discard_unlisted(self) -> None:
-        """Remove what no entry names (a shard that a crash left without its sidecar, a half-written file, what somebody put
-        here): published, it would be in the folder and not in the commit."""
+        """Remove files that no entry names (a shard that a crash left without its sidecar, a half-written file, a foreign file):
+        they would be published with the folder but not listed in the commit."""
         known = {STAGE_MARK, METRICS, COMMIT, *self._entries}
         for name, entry in self._entries.items():
             if entry.rows is not None:
@@ -175,21 +175,18 @@ class StageWriter:
                 durable.discard(path)
 
 
-def read_stage_mark(folder: Path) -> dict[str, Any] | None:
-    """What a work folder's shards were made from (see StageInputs.key); None for a folder that has no mark and no shard yet.
-    Raises CorruptionError for a mark that is damaged or gone: its shards might be those of another history."""
+def read_stage_mark(folder: Path) -> StageInputs | None:
+    """What a work folder's shards were made from; None for a folder that has no mark and no shard yet.
+    Raises CorruptionError for a mark that is damaged or missing: its shards might have been made from other inputs."""
     mark = folder / STAGE_MARK
     if not mark.is_file() and not any(folder.rglob(".part-*.json")):
         return None
     try:
-        key = durable.parse_checked_json(durable.read_file(mark))
-        if key.keys() != {"fingerprint", "inputs"}:
-            raise ValueError(f"it has the keys {', '.join(sorted(key))}")
+        return parse_record(StageInputs, durable.parse_checked_json(durable.read_file(mark)))
     except (OSError, ValueError) as error:
         raise CorruptionError(
             f"{mark} is damaged ({error})", f"Remove {folder} and resume: its shards will be made again."
         ) from None
-    return key
 
 
 def read_sidecar(sidecar: Path) -> FileEntry:

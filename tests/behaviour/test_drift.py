@@ -36,7 +36,7 @@ OTHERS: dict[str, tuple[Tag, Any, Any]] = {
     "sampling.engine.enforce_eager": ("resource", None, True),
     "sampling.engine.max_model_len": ("identity", None, 64),
     "sampling.engine.quantization": ("identity", None, "fp8"),
-    "training.trl.dataloader_num_workers": ("resource", None, 1),
+    "training.trl.torch_empty_cache_steps": ("resource", None, 1),
     "training.trl.label_smoothing": ("identity", None, 0.1),
     "training.lora": ("identity", True, False),
     "sampling.mix": ("identity", True, False),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from selfplay.core.outcomes import SampleOutcome
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes
 from tests.run.test_driver import start
@@ -32,5 +33,5 @@ def test_an_item_that_crashes_workers_is_found_among_several(write_config: Write
     one = start(path, tmp_path / "one", Fakes())
     poison = one.table(1, "prompts", columns=["prompt_id"])["prompt_id"][4].as_py()
     many = start(path, tmp_path / "many", Fakes(num_workers=4, seed=1, poison={poison}))
-    assert list(many.metrics(1, "sample")["quarantined"]) == [poison]
+    assert list(many.outcome(1, SampleOutcome).quarantined) == [poison]
     assert rows(many)[1, "sample"] == [row for row in rows(one)[1, "sample"] if row["prompt_id"] != poison]

@@ -52,8 +52,13 @@ def run_copy(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("read", [by_store, by_parts, by_scan, by_sql, by_condition])
-def test_a_flipped_bit_among_the_values_is_named(run_copy: Path, read: Callable[[Path], pa.Table]) -> None:
+# those that open all tables of a run for each read are slow
+@pytest.mark.parametrize(
+    ("read", "num_flips"), [(by_store, 25), (by_parts, 25), (by_scan, 6), (by_sql, 6), (by_condition, 6)]
+)
+def test_a_flipped_bit_among_the_values_is_reported(
+    run_copy: Path, read: Callable[[Path], pa.Table], num_flips: int
+) -> None:
     path = run_copy / "rounds/001/select/part-00000.parquet"
     whole, good = read(run_copy), path.read_bytes()
     metadata = pq.ParquetFile(path).metadata
@@ -61,10 +66,10 @@ def test_a_flipped_bit_among_the_values_is_named(run_copy: Path, read: Callable[
     chunks = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
     wanted = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in COLUMNS]
     assert len(wanted) >= len(COLUMNS)
-    rng, named = random.Random(0), 0
+    rng, num_reported = random.Random(0), 0
     for chunk in wanted:
         start = chunk.dictionary_page_offset or chunk.data_page_offset
-        for _ in range(25):
+        for _ in range(num_flips):
             place = start + rng.randrange(chunk.total_compressed_size)
             flipped = bytearray(good)
             flipped[place] ^= 1 << rng.randrange(8)
@@ -73,6 +78,6 @@ def test_a_flipped_bit_among_the_values_is_named(run_copy: Path, read: Callable[
                 # a page's header may hold what no reader needs
                 assert read(run_copy).equals(whole), f"byte {place} ({chunk.path_in_schema})"
             except CorruptionError as error:
-                named += 1
+                num_reported += 1
                 assert "cannot be read" in error.message
-    assert named > 10 * len(wanted)
+    assert num_reported > 0.4 * num_flips * len(wanted)

@@ -20,7 +20,7 @@ def test_each_weight_is_hashed_once_a_round(
     write_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_config(rounds=2)
-    prepared = driver.prepare(load_config(config), config.parent, tmp_path / "run")
+    prepared = driver.preflight(load_config(config), config.parent, tmp_path / "run")
     hashed: Counter[int] = Counter()  # inode -> bytes: a published folder has another name
     real = durable.sha256_file
 
@@ -29,7 +29,7 @@ def test_each_weight_is_hashed_once_a_round(
         return real(path)
 
     monkeypatch.setattr(durable, "sha256_file", counted)
-    driver.start(prepared, config.read_text(), [], Reporter(quiet=True), workers=Fakes())
+    driver.run(prepared, config.read_text(), [], Reporter(quiet=True), workers=Fakes())
     store = Store.open(tmp_path / "run")
     for number in (1, 2):
         folder = store.layout.stage(number, "train")

@@ -26,7 +26,8 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "execution/ray/worker.py": ({"open"}, LOG),
     "core/terminal.py": ({"os.open"}, "the null device, when the reader of stdout or stderr has gone"),
     "cli/main.py": ({"os.open"}, "the null device, when the reader of stdout has gone"),
-    "inspect/export/hub.py": ({"tempfile.TemporaryDirectory"}, "holds what is uploaded, until it is"),
+    "inspect/export/main.py": ({"tempfile.TemporaryDirectory"}, "holds what is uploaded, until it is"),
+    "core/train_pairs.py": ({".replace", ".write_table"}, "a job's pairs, in the trainer's scratch: made again by each attempt"),
     "core/heartbeat.py": ({".touch", "os.utime"}, "an empty file whose time is all that is looked at"),
     "inspect/viewer/downloads.py": ({".ParquetWriter", ".write_table"}, "into the answer of a request"),
     "quickstart/world.py": (

@@ -265,7 +265,7 @@ def test_groups_are_ranked_by_z_scores_of_their_own(
     assert store.outcome(1, SelectOutcome).to_json()["num_groups"] == 4
     log = (store.layout.attempt(1) / "log.txt").read_text()
     num_without = sum(group is None for group in groups.values())
-    assert f"{num_without} of {len(groups)} pairs have no kind: they are a group of their own" in log
+    assert f"{num_without} of {len(groups)} pairs have no kind: they form one group" in log
 
     def z(values: Mapping[str, float]) -> dict[str, float]:
         """z-scores within each group, population standard deviation."""

@@ -144,7 +144,7 @@ def test_signals_while_sampling(
     assert stopped.value.exit_code == exit_code
     assert "resume" in stopped.value.hint
     assert end_of(run)["outcome"] == "interrupted"
-    assert "stopping: what is under way is finished and kept" in log_of(run)
+    assert "stopping: the shards in progress are finished and kept" in log_of(run)
     assert not is_held(run / "run.lock")
     # at once: the shard under way is lost; otherwise it is kept, and no other begins
     kept = {path.name: path.read_bytes() for path in (run / ".work/001-sample").glob("part-*.parquet")}

@@ -1,7 +1,6 @@
-"""What a person should look at first in a round: each warning has a stable name, a sentence with the numbers, and a
-way out.
+"""What a user should look at first in a round: each warning has a stable name, a sentence with the numbers and a hint.
 
-They are read off the metrics; the thresholds are rules of thumb, named here and nowhere else.
+They are derived from what the stages recorded; the thresholds are rules of thumb, defined here only.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def _judge(score: ScoreOutcome | None, now: Evaluation | None) -> Found:
         if reasons:
             yield (
                 "ungolded",
-                f"{what} that the gold judge failed for{f', of {count}' if count else ''}: {_counts(reasons)}",
+                f"{what} for which the gold judge failed{f', of {count}' if count else ''}: {_counts(reasons)}",
                 "Gold means and win-rates leave them out: do not compare them with those of rounds where it answered.",
             )
     if score and score.gold_lacks:
@@ -94,13 +93,13 @@ def _training(train: TrainOutcome | None) -> Found:
         yield (
             "training_skipped",
             f"no pair was kept, so nothing was trained; the policy is that of round {train.policy_round}",
-            "The funnel says where the responses went: the reason that is most frequent is what to change.",
+            "The funnel says where the responses went: change what causes the most frequent reason.",
         )
         return
     if train.optimizer_steps < FEW_STEPS:
         yield (
             "few_steps",
-            f"only {train.optimizer_steps} optimizer steps: such a short schedule teaches little",
+            f"only {train.optimizer_steps} optimizer steps: such a short schedule changes little",
             "Lower training.batch_size, or raise epochs, selection.keep or prompts.per_round.",
         )
     if train.training.changed_fraction < FEW_CHANGED:
@@ -129,7 +128,7 @@ def _prompts(prompts: PromptsOutcome | None) -> Found:
         yield (
             "prompts_dropped",
             f"prompts dropped, of {prompts.num_prompts}: {_counts(prompts.drop_reasons)}",
-            "The prompts table says which, with file and row.",
+            "The prompts table lists them with file and row.",
         )
     if prompts.num_bad_rows:
         first = prompts.bad_rows[0]
@@ -152,8 +151,8 @@ def _responses(outcomes: RoundOutcomes) -> Found:
     for gate in pair.gates_forced if pair else ():
         yield (
             "gate_forced",
-            f"gone on with by --force, though {gate.message}",
-            "The policy was trained on a round that looked like a collapse: compare its held-out responses before going on.",
+            f"continued with --force, although {gate.message}",
+            "The policy was trained on a round that looked like a collapse: compare its held-out responses before you continue.",
         )
 
 
@@ -168,22 +167,22 @@ def _quarantine(outcomes: RoundOutcomes) -> Found:
             shown = ", ".join(sorted(given_up)[:SHOWN])
             yield (
                 "quarantined",
-                f"{len(given_up)} {what} have no responses, for each killed its engine twice: {shown}",
-                "Look at their texts and at the sampler's logs in the attempts; the other prompts' responses are unharmed.",
+                f"{len(given_up)} {what} have no responses, because each killed its engine twice: {shown}",
+                "Look at their texts and at the sampler's logs in the attempts; the other prompts are not affected.",
             )
     if logprobs and (given_up := logprobs.quarantined):
         yield (
             "quarantined",
-            f"{len(given_up)} responses have no log-probs, for each killed its worker twice: "
+            f"{len(given_up)} responses have no log-probs, because each killed its worker twice: "
             f"{', '.join(sorted(given_up)[:SHOWN])}",
-            "Their pairs are dropped with that reason. Look at their lengths and at that worker's logs in the attempts: mostly "
-            "it is a lack of memory.",
+            "Their pairs are dropped with that reason. Look at their lengths and at that worker's logs in the attempts: the "
+            "usual cause is a lack of memory.",
         )
     if score and score.drop_reasons:
         yield (
             "unscored",
             f"responses without a reward, of {score.num_responses}: {_counts(score.drop_reasons)}",
-            "They are in no pair, and counted as nothing.",
+            "They are in no pair and in no mean.",
         )
 
 
@@ -195,7 +194,7 @@ def _pairs(outcomes: RoundOutcomes) -> Found:
         yield (
             "few_pairs",
             f"{pair.num_pairs} pairs from {admitted} prompts; in no pair: {_counts(pair.unused_reasons)}",
-            "Ties and identical responses ask for more responses or temperature, truncated ones for more max_tokens.",
+            "Against ties and identical responses raise num_responses or temperature, against truncated ones max_tokens.",
         )
     if selection and selection.implicit_margin_all_zero:
         yield (
@@ -211,13 +210,13 @@ def _drift(now: Evaluation, previous: Evaluation | None) -> Found:
         yield (
             "evaluation_truncated",
             f"{cut:.0%} of the held-out responses were cut at the length limit",
-            "Raise evaluation.max_tokens (or sampling.max_tokens): a cut answer is judged as it stands.",
+            "Raise evaluation.max_tokens (or sampling.max_tokens): a cut answer is judged without its end.",
         )
     if distinct is not None and distinct < REPEATED:
         yield (
             "repeated_responses",
             f"only {distinct:.0%} of the held-out responses are distinct",
-            "The policy may be collapsing: lower the learning rate, raise training.beta, or sample hotter.",
+            "The policy may be collapsing: lower the learning rate, raise training.beta, or raise sampling.temperature.",
         )
     length, before = now.eval_num_tokens_mean, previous.eval_num_tokens_mean if previous else None
     if length and before and length > LONGER * before:

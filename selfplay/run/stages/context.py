@@ -66,8 +66,8 @@ class StageContext:
             return self.policy(outcome.policy_round)
         if (mark := self.store.tombstone(round_number)) is not None:
             raise SelfplayError(
-                f"the policy of round {round_number} was taken away on {mark.removed} ({mark.why}), and it is needed now",
-                "Go on from a round whose policy is there: `selfplay gc RUN --keep-policies 2 --dry-run` lists them.",
+                f"the policy of round {round_number} was deleted on {mark.removed} ({mark.why}), and this stage needs it",
+                "Continue from a round whose policy exists: `selfplay gc RUN --keep-policies 2 --dry-run` lists them.",
             )
         self.store.require(round_number, "train")
         folder = self.store.layout.stage(round_number, "train")

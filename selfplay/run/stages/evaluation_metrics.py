@@ -33,7 +33,7 @@ def summarize(
     greedy = table.filter(pc.equal(table["mode"], "greedy"))
     judge = "gold_reward" if gold else "reward"
     rewards, golds = _mean(sampled, "reward", seed), _mean(sampled, "gold_reward", seed)
-    token_ids = sampled["token_ids"].to_pylist()
+    distinct = {n: statistics.distinct_n((row.as_py() for row in sampled["token_ids"]), n) for n in (1, 2, 3)}
     parts = {
         name.removeprefix("reward_"): EvaluatedPart(
             _mean(sampled, name, seed).get("mean"), _mean(greedy, name, seed).get("mean")
@@ -42,7 +42,7 @@ def summarize(
     }
     return Evaluation(
         eval_judge="gold" if gold else "reward",
-        eval_num_prompts=len(set(sampled["prompt_id"].to_pylist())),
+        eval_num_prompts=len(sampled["prompt_id"].unique()),
         eval_reward_mean=rewards.get("mean"),
         eval_reward_ci_low=rewards.get("ci_low"),
         eval_reward_ci_high=rewards.get("ci_high"),
@@ -51,9 +51,9 @@ def summarize(
         eval_num_tokens_mean=pc.mean(sampled["num_tokens"]).as_py(),
         eval_truncated_fraction=pc.mean(pc.not_equal(sampled["finish_reason"], "stop")).as_py(),
         eval_distinct_fraction=len(pc.unique(sampled["text"])) / len(sampled) if len(sampled) else None,
-        eval_distinct_1=statistics.distinct_n(token_ids, 1),
-        eval_distinct_2=statistics.distinct_n(token_ids, 2),
-        eval_distinct_3=statistics.distinct_n(token_ids, 3),
+        eval_distinct_1=distinct[1],
+        eval_distinct_2=distinct[2],
+        eval_distinct_3=distinct[3],
         eval_reward_parts=parts or None,
         eval_num_ungolded=table.num_rows - int(pc.count(table["gold_reward"]).as_py()) if gold else 0,
         eval_gold_mean=golds.get("mean"),
@@ -67,7 +67,7 @@ def summarize(
 
 
 def _by_prompt(table: pa.Table, column: str) -> statistics.ByPrompt:
-    return statistics.by_prompt(table["prompt_id"].to_pylist(), table[column].to_numpy())
+    return statistics.by_prompt(table["prompt_id"], table[column].to_numpy())
 
 
 def _mean(table: pa.Table, column: str, seed: int) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""The gates of a round: responses that look like those of a collapsed policy (empty, endless, all the same) stop the run before
-anything is trained on them.
+"""The gates of a round: responses that look like those of a collapsed policy (empty, cut, identical) stop the run before
+a training uses them.
 
 Asked at the beginning of *pair*, when the round is sampled and scored and can be looked at. Thresholds are `gates:` in the
-configuration; `--force` goes on all the same, which is recorded.
+configuration. With `--force` the run continues, and the outcome of the stage records it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check(context: StageContext, round_number: int, responses: RoundResponses, s
     policy = context.policy(round_number - 1)
     said = "; ".join(gate.message for gate in found)
     if context.force:
-        context.reporter.say(f"round {round_number}: {said}: gone on with, as --force says")
+        context.reporter.say(f"round {round_number}: {said}; the run continues because of --force")
         return [ForcedGate(gate.setting, gate.message) for gate in found]
     root = context.store.layout.root
     shown = list(dict.fromkeys(example for gate in found for example in gate.examples))[:SHOWN]
@@ -51,18 +51,20 @@ def check(context: StageContext, round_number: int, responses: RoundResponses, s
     raise GateError(
         f"round {round_number}: the responses of the policy after round {policy.round} look like a collapse: {said}. Nothing was "
         f"trained on them; for example:{examples}",
-        f"`selfplay show {root} {round_number}` shows the round. {_gentler(context, policy)}If all is as it should be: "
+        f"`selfplay show {root} {round_number}` shows the round. {_repeat_training(context, policy)}If these responses "
+        "are as intended: "
         f"`selfplay resume {root} {loosened}`, or once with --force.",
     )
 
 
-def _gentler(context: StageContext, policy: Policy) -> str:
-    """How the round that trained this policy would be trained otherwise; nothing for the starting policy."""
+def _repeat_training(context: StageContext, policy: Policy) -> str:
+    """How to train the round of this policy again with a lower learning rate; empty for the starting policy."""
     if policy.round == 0:
         return ""
     again = f"`selfplay fork {context.store.layout.root} --from-round {policy.round - 1}"
     rate = context.settings.training.learning_rate / 2
-    return f"If its training went wrong, train it gentler: {again} training.learning_rate={rate:g}` (or beta, epochs). "
+    how = "If its training went wrong, repeat it with a lower learning rate"
+    return f"{how}: {again} training.learning_rate={rate:g}` (or change beta or epochs). "
 
 
 def tripped(responses: RoundResponses, gates: GatesConfig, take: Callable[[Ints], pa.Table]) -> list[Tripped]:

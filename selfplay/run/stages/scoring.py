@@ -205,8 +205,8 @@ def _say_what_has_no_spread(context: StageContext, statistics: Mapping[str, Spre
         return
     for name in sorted(name for name, over in statistics.items() if over.std == 0):
         context.reporter.say(
-            f"reward.parts.{name} gave the same reward to all of {count} responses, or none to any: z-scored by these, it "
-            "counts for nothing"
+            f"reward.parts.{name} gave all {count} responses the same reward, or gave no rewards. Its z-scores are 0, so it "
+            "has no effect"
         )
 
 
@@ -245,7 +245,7 @@ def check_failures(context: StageContext, table: pa.Table, section: str) -> None
     enough = 0.5 if num_failed <= 0.5 * table.num_rows else 1.0
     raise BackendError(
         f"{name} failed for {num_failed} of {table.num_rows} responses of a shard; most often ({count}): {common}",
-        f"If something it calls was out of order for a while, {again}` scores the rest. "
+        f"If a service that it calls failed for a while, {again}` scores the rest. "
         + ("A changed function makes another run: its source is pinned. " if function is not None else "")
         + f"{again} reward.max_failed={enough}` allows more failures.",
     )

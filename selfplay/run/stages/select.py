@@ -179,7 +179,7 @@ def _select(
     if groups is not None and (num_without := groups.null_count):
         context.reporter.say(
             f"round {number} select: {num_without} of {len(groups)} pairs have no {settings.group_column}: "
-            "they are a group of their own"
+            "they form one group"
         )
     return select(
         PairPool(

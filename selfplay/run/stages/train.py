@@ -252,7 +252,9 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
     try:
         for event in trainer.run_streaming("train", job, meanwhile=hand_on_a_stop):
             for line in trainer.drain_events():
-                context.reporter.say(f"round {round_number} train: {line}; the round goes on from its last checkpoint")
+                context.reporter.say(
+                    f"round {round_number} train: {line}; the training continues from its last checkpoint"
+                )
             if isinstance(event, StepMetrics):
                 if not started:
                     context.reporter.begin(f"round {round_number} train", event.num_steps, event.step - 1, "steps")
@@ -268,10 +270,10 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
             else:
                 result = event
     except DivergedError as diverged:
-        gentler = f"`selfplay fork {context.store.layout.root} --from-round {round_number - 1}"
+        fork = f"`selfplay fork {context.store.layout.root} --from-round {round_number - 1}"
         diverged.hint += (
-            " What a training is set to is part of what makes a run this run; a fork shares the rounds before this one: "
-            f"{gentler} training.learning_rate={context.settings.training.learning_rate / 2:g}`."
+            " The settings of a training cannot change within a run. A fork shares the rounds before this one: "
+            f"{fork} training.learning_rate={context.settings.training.learning_rate / 2:g}`."
         )
         raise
     except Interrupted as stopped:

@@ -1,6 +1,6 @@
-"""What a user should look at first in a selection: each warning has a stable name, a sentence with the numbers, a way out.
+"""What a user should look at first in a selection: each warning has a stable name, a sentence with the numbers and a hint.
 
-Thresholds are rules of thumb, named here and nowhere else.
+Thresholds are rules of thumb, defined here only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from selfplay.selection.metrics import METRICS
 if TYPE_CHECKING:
     from selfplay.selection.diagnostics.records import Diagnostics
 
-# Shares and correlations of fewer pairs than this are left alone.
+# Shares and correlations of fewer pairs than this give no warning.
 FEWEST = 20
 # A kept part that is less diverse than this part of its pool has lost about half of its groups.
 FEW_GROUPS = 0.6
@@ -61,7 +61,7 @@ def _size(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Selec
         yield SelectionWarning(
             "everything_kept",
             f"all {funnel.num_pool} pairs that entered the ranking are kept, so the metric chose nothing",
-            "Lower keep, or use the metric full, which says so.",
+            "Lower keep, or use the metric full.",
         )
 
 

@@ -1,4 +1,4 @@
-"""The same filters for pairs that somebody else built (`select DATASET`): one reason a pair, nothing is rearranged."""
+"""The same filters for pairs that were built elsewhere (`select DATASET`): one reason a pair, nothing is rearranged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pair_filters(
     num_tokens_chosen_P: Ints | None = None,
     num_tokens_rejected_P: Ints | None = None,
 ) -> DropReasons:
-    """Why each of P pairs is to be left out; None where nothing speaks against it. What is not given is not looked at.
+    """Why each of P pairs is to be left out; None where no filter applies. A filter whose column is not given is not applied.
 
     In this order: empty text, a reward that is not finite, then `filters.ORDER` (identical texts, equal rewards, `min_gap`,
     reward bounds, length gap, near-identical texts). Rewards the wrong way round are no fault in
@@ -68,9 +68,7 @@ def pair_filters(
     )
     level_P = levels(found, rules, num_pairs)
     for level, name in enumerate(ORDER):
-        where_P = level_P == level
-        if where_P.any():
-            reason_P = with_reason(reason_P, where_P, name)
+        reason_P = with_reason(reason_P, level_P == level, name)
     return reason_P
 
 

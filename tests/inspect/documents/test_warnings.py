@@ -41,7 +41,7 @@ def test_a_judge_that_failed_is_named_with_its_reasons() -> None:
     reasons = {f"reward_error: KeyError: {number}": 1 for number in range(40)} | {"reward_none": 7}
     score = outcome_of("score", num_responses=400, gold_drop_reasons=reasons)
     (found,) = warnings.round_warnings(RoundOutcomes([score]), None)
-    assert found["message"].startswith("responses that the gold judge failed for, of 400: reward_none 7, reward_error")
+    assert found["message"].startswith("responses for which the gold judge failed, of 400: reward_none 7, reward_error")
     assert found["message"].endswith(", and 36 for other reasons")
 
 

@@ -80,7 +80,7 @@ def test_an_export_is_replaced_and_nothing_else_is(store: Store, tmp_path: Path)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="not an export of this run"):
         export(store, Wanted(str(mine)))
     with pytest.raises(ConfigError, match="inside the run"):
         export(store, Wanted(str(store.layout.root / "rounds" / "x")))

@@ -19,6 +19,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from selfplay.inspect.viewer import rounds
+from selfplay.store import driver_heartbeat
 from selfplay.store.lock import RunLock
 from tests.helpers.make_run import make_run
 from tests.helpers.sealing import rewrite
@@ -156,6 +157,7 @@ def test_a_run_under_way_says_how_far_it_is(tmp_path: Path) -> None:
     lines = [{"event": "stage", "round": 1, "stage": "score"}]
     lines.append({"event": "progress", "title": "round 1 score <b>", "done": 30, "total": 44})
     events.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "prog')
+    (store.layout.attempt(1) / driver_heartbeat.NAME).touch()
     with RunLock(store.layout.lock):
         text = client_of(tmp_path / "live").get("/run/live").text
     assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in text
