@@ -75,6 +75,7 @@ def build_pairs(pool: ResponsePool, rules: PairRules, seed: int) -> Pairing:
     reason_R = give_reason(reason_R, _rows(pool, usable, same_text_B), IDENTICAL_RESPONSES)
 
     blocks = usable.of_blocks(~(too_few_B | same_text_B))
+    del usable  # as large as `blocks`
     random = rules.build in ("random_pair", "best_random")
     chance_N = chance_of(pool, blocks, seed) if random else np.zeros(len(blocks.row_N), dtype=np.uint64)
     fit = _fit(blocks, rules, chance_N) if rules.length_penalty == "auto" else None
