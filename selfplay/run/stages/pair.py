@@ -8,7 +8,6 @@ that leave no room for a response of `sampling.max_tokens` were dropped before a
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,7 @@ from selfplay.run.stages.responses import COLUMNS, RoundResponses, TextColumn
 from selfplay.selection.pairing import Pairing, build_pairs
 from selfplay.selection.reasons import DropReasons, is_kept
 from selfplay.selection.responses import ResponsePool
+from selfplay.store.lazy_table import LazyTable, RowReader
 
 
 def run(context: StageContext, round_number: int) -> None:
@@ -31,10 +31,11 @@ def run(context: StageContext, round_number: int) -> None:
     responses = RoundResponses.of(sample.read(part, COLUMNS) for part in sample.parts)
     forced = gates.check(context, round_number, responses, sample)
     writer = context.writer(round_number, "pair")
-    ids, pool = responses.response_id, _pool(context, round_number, responses, TextColumn(sample))
+    pool = _pool(context, round_number, responses, sample)
     del responses
     seed = derive_seed(context.settings.seed, "pair", round_number)
     pairing = build_pairs(pool, context.settings.pairs, seed)
+    ids = sample.read_all(["response_id"])["response_id"].combine_chunks()
     candidates, unused = candidate_table(ids, pairing), unused_table(ids, pairing)
     paired_R = np.zeros(len(ids), dtype=np.bool_)
     paired_R[pairing.chosen_P] = paired_R[pairing.rejected_P] = True
@@ -46,14 +47,15 @@ def run(context: StageContext, round_number: int) -> None:
     context.commit(writer, started, pair_outcome(pool, pairing, forced))
 
 
-def _pool(context: StageContext, round_number: int, responses: RoundResponses, texts: Sequence[str]) -> ResponsePool:
+def _pool(context: StageContext, round_number: int, responses: RoundResponses, sample: LazyTable) -> ResponsePool:
     """The responses of a round as the builders see them, row by row."""
     scored = context.store.lazy_table(round_number, "score")
+    sampled = RowReader(sample, ["response_id"])
     rewards = []
     for part in scored.parts:
         table = scored.read(part, ["response_id", "reward", "drop_reason"])
-        same = table["response_id"].combine_chunks().equals(responses.response_id.slice(part.first, part.num_rows))
-        assert same, "rewards are not in the order of the responses"
+        ids = sampled.take(range(part.first, part.first + part.num_rows))["response_id"]
+        assert table["response_id"].equals(ids), "rewards are not in the order of the responses"
         rewards.append(table.drop_columns(["response_id"]))
     reward = pa.concat_tables(rewards)
     return ResponsePool(
@@ -65,7 +67,7 @@ def _pool(context: StageContext, round_number: int, responses: RoundResponses, t
         truncated_R=responses.truncated_R,
         drop_reason_R=DropReasons.of_column(reward["drop_reason"]),
         prompt_ids=responses.prompt_ids,
-        texts=texts,
+        texts=TextColumn(sample),
         num_tokens_R=responses.num_tokens_R,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,7 @@ from selfplay.selection.arrays import Bools, Ints
 from selfplay.selection.responses import empty_texts
 from selfplay.store.lazy_table import LazyTable, Part
 
-COLUMNS = [
-    "response_id", "prompt_id", "response_index", "text", "finish_reason", "num_tokens", "policy_round",
-]  # fmt: skip
+COLUMNS = ["prompt_id", "response_index", "text", "finish_reason", "num_tokens", "policy_round"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,6 @@ class RoundResponses:
     64 bits of the text's BLAKE2b, by which two different texts among ten million are equal with a probability of 3e-6, and two
     of the same prompt practically never. `own_R`: sampled by a policy of this run, not by a second model."""
 
-    response_id: pa.Array
     prompt_ids: pa.Array
     prompt_R: Ints
     response_index_R: Ints
@@ -39,29 +36,26 @@ class RoundResponses:
     @classmethod
     def of(cls, tables: Iterable[pa.Table]) -> RoundResponses:
         """The responses of tables with the columns COLUMNS. A text is in memory only with its own table."""
-        facts = []
+        prompt_id: list[pa.Array] = []
+        facts: dict[str, list[np.ndarray[Any, Any]]] = {}
         for table in tables:
+            prompt_id += table["prompt_id"].chunks
             texts = table["text"].to_pylist()
-            facts.append(
-                table.drop_columns(["text", "finish_reason", "policy_round"])
-                .append_column("text", pa.array([_hash(text) for text in texts], pa.int64()))
-                .append_column("empty", pa.array(empty_texts(texts)))
-                .append_column("truncated", pc.not_equal(table["finish_reason"], "stop"))
-                .append_column("own", pc.is_valid(table["policy_round"]))
-            )
-        whole = pa.concat_tables(facts)
-        prompts = whole["prompt_id"].combine_chunks().dictionary_encode()
-        return cls(
-            response_id=whole["response_id"].combine_chunks(),
-            prompt_ids=prompts.dictionary,
-            prompt_R=prompts.indices.to_numpy().astype(np.int64),
-            response_index_R=whole["response_index"].to_numpy(),
-            num_tokens_R=whole["num_tokens"].to_numpy(),
-            text_R=whole["text"].to_numpy(),
-            empty_R=whole["empty"].to_numpy(),
-            truncated_R=whole["truncated"].to_numpy(),
-            own_R=whole["own"].to_numpy(),
-        )
+            found = {
+                "response_index_R": table["response_index"].to_numpy(),
+                "num_tokens_R": table["num_tokens"].to_numpy(),
+                "text_R": np.fromiter(map(_hash, texts), np.int64, len(texts)),
+                "empty_R": empty_texts(texts),
+                "truncated_R": pc.not_equal(table["finish_reason"], "stop").to_numpy(),
+                "own_R": pc.is_valid(table["policy_round"]).to_numpy(),
+            }
+            for name, values in found.items():
+                facts.setdefault(name, []).append(values)
+        prompts = pa.chunked_array(prompt_id, pa.string()).combine_chunks().dictionary_encode()
+        prompt_id.clear()
+        # each column's parts are freed before the next one is joined
+        columns = {name: np.concatenate(facts.pop(name)) for name in [*facts]}
+        return cls(prompt_ids=prompts.dictionary, prompt_R=prompts.indices.to_numpy().astype(np.int64), **columns)
 
 
 def _hash(text: str) -> int:

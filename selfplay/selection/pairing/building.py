@@ -72,6 +72,7 @@ def build_pairs(pool: ResponsePool, rules: PairRules, seed: int) -> Pairing:
     reason_R = with_reason(reason_R, _rows(pool, usable, usable.size_G < 2), PROMPT_HAS_TOO_FEW_RESPONSES)
     reason_R = with_reason(reason_R, _rows(pool, usable, _same_text(usable)), IDENTICAL_RESPONSES)
 
+    del usable  # as large as `groups`
     groups = group_by_prompt(pool, is_kept(reason_R))
     random = rules.build in ("random_pair", "best_random")
     bits_N = random_bits_of(pool, groups, seed) if random else np.zeros(len(groups.row_N), dtype=np.uint64)

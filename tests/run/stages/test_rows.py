@@ -29,7 +29,7 @@ def test_values_are_counted_in_the_order_of_appearance() -> None:
 
 def test_responses_as_numbers() -> None:
     rows = [
-        ("a-0", "a", 0, "same", "stop", 3, 0), ("a-1", "a", 1, " \n", "length", 4, None), ("b-0", "b", 0, "same", "stop", 3, 0),
+        ("a", 0, "same", "stop", 3, 0), ("a", 1, " \n", "length", 4, None), ("b", 0, "same", "stop", 3, 0),
     ]  # fmt: skip
     table = pa.table([list(column) for column in zip(*rows, strict=True)], names=COLUMNS)
     found = RoundResponses.of([table.slice(0, 2), table.slice(2)])
