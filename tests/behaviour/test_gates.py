@@ -101,7 +101,7 @@ def test_force_goes_on_and_is_recorded_and_shown(collapsed: tuple[Path, Callable
     said = [warning["message"] for warning in warnings if warning["name"] == "gate_forced"]
     assert len(said) == 3 and "80 of 80 responses are empty" in said[0]
     shown = CliRunner().invoke(app, ["rounds", str(run)])
-    assert "! round 2 was gone on with by --force: 80 of 80 responses are empty" in shown.stderr
+    assert "! round 2 was continued with --force: 80 of 80 responses are empty" in shown.stderr
     assert "gates_forced" in CliRunner().invoke(app, ["rounds", str(run), "--json"]).stdout
 
 
