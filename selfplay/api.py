@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from selfplay.config.load import absolute_places, apply_override, load_config, validate
 from selfplay.config.schema import Config
+from selfplay.config.strict_yaml import dump
 from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.observer import Observer
 from selfplay.execution.progress import Reporter
@@ -67,7 +66,7 @@ def preflight(
         given = path.read_text(encoding="utf-8")
     else:
         document = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
-        given, search_path = yaml.safe_dump(document, sort_keys=False, allow_unicode=True), Path.cwd()
+        given, search_path = dump(document), Path.cwd()
         for override in overrides:
             apply_override(document, override)
         settings = absolute_places(validate(document, "the configuration"), search_path)
