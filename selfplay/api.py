@@ -6,6 +6,7 @@ has.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def preflight(
         settings, search_path = load_config(path, overrides), path.resolve().parent
         given = path.read_text(encoding="utf-8")
     else:
-        document = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
+        document = config.model_dump(mode="json") if isinstance(config, Config) else copy.deepcopy(dict(config))
         given, search_path = dump(document), Path.cwd()
         for override in overrides:
             apply_override(document, override)
@@ -170,7 +171,7 @@ def _open_for_work(run: str | Path) -> Store:
 
 def _as_overrides(settings: Mapping[str, Any]) -> list[str]:
     """Settings as `key=value` strings, as the command line takes them."""
-    return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+    return [f"{name}={json.dumps(value, default=str)}" for name, value in settings.items()]
 
 
 def fork_folder(run: str | Path, from_round: int, run_dir: str | Path | None) -> Path:

@@ -27,3 +27,6 @@ class Observer:
 
     def on_end(self) -> None:
         """The attempt has ended and how it ended is recorded. Not called after a stop at once."""
+
+    def on_close(self) -> None:
+        """The last call, whatever happened, also after a stop at once: let go of what is open."""

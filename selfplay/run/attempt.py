@@ -21,12 +21,14 @@ from selfplay.store.run import Store
 
 @dataclass
 class Attempt:
-    """The attempt in progress. `on_end` is called once its end is recorded (not after a stop at once)."""
+    """The attempt in progress. `on_end` is called once its end is recorded (not after a stop at once), `on_close` last, whatever
+    happened."""
 
     number: int
     folder: Path
     stop: StopFlag = field(default_factory=StopFlag)
     on_end: Callable[[], None] = lambda: None
+    on_close: Callable[[], None] = lambda: None
 
 
 @contextlib.contextmanager
@@ -50,14 +52,13 @@ def attempt(
     try:
         reporter.open_log(folder / "log.txt", folder / "events.jsonl")
         with (
-            libraries_to(folder / "libraries.log") as people,
-            reporter.speaking_to(people),
+            _quiet_libraries(folder, reporter),
             heartbeat(folder),
             contextlib.nullcontext() if given_stop else signals(current.stop, grace, reporter),
         ):
             yield current
     except Interrupted as error:
-        _end(store, current, "interrupted", error.message)
+        _end(store, current, reporter, "interrupted", error.message)
         raise
     except KeyboardInterrupt:
         with contextlib.suppress(SelfplayError):
@@ -66,23 +67,37 @@ def attempt(
     except SelfplayError as error:
         reporter.log("".join(traceback.format_exception(error)))
         if (stopped := ended_by_stop(current.stop, error)) is not None:
-            _end(store, current, "interrupted", stopped.message)
+            _end(store, current, reporter, "interrupted", stopped.message)
             raise stopped from error
-        _end(store, current, "failed", error.message)
+        _end(store, current, reporter, "failed", error.message)
         error.hint = f"{error.hint}\n  -> The run is {store.layout.root}, its log {folder / 'log.txt'}.".lstrip()
         raise
     except Exception as error:
         reporter.log("".join(traceback.format_exception(error)))
-        _end(store, current, "failed", f"{type(error).__name__}: {error}")
+        _end(store, current, reporter, "failed", f"{type(error).__name__}: {error}")
         raise SelfplayError(
             f"unexpected {type(error).__name__}: {error}", f"The traceback is in {folder / 'log.txt'}."
         ) from error
-    store.end_attempt(number, "complete")
-    current.on_end()
+    else:
+        store.end_attempt(number, "complete")
+        with _quiet_libraries(folder, reporter):
+            current.on_end()
+    finally:
+        # where the log cannot be opened, the error that ended the attempt matters more
+        with contextlib.suppress(SelfplayError), _quiet_libraries(folder, reporter):
+            current.on_close()
 
 
-def _end(store: Store, current: Attempt, outcome: str, message: str) -> None:
+@contextlib.contextmanager
+def _quiet_libraries(folder: Path, reporter: Reporter) -> Iterator[None]:
+    """What libraries print goes to the attempt's log: stdout has the data of the command."""
+    with libraries_to(folder / "libraries.log") as people, reporter.speaking_to(people):
+        yield
+
+
+def _end(store: Store, current: Attempt, reporter: Reporter, outcome: str, message: str) -> None:
     """Record how an attempt ended. Where even that cannot be written, the error that ended it matters more."""
     with contextlib.suppress(SelfplayError):
         store.end_attempt(current.number, outcome, redact(message))
-        current.on_end()
+        with _quiet_libraries(current.folder, reporter):
+            current.on_end()

@@ -53,8 +53,7 @@ def find_devices(config: Config, workers: Workers) -> RunDevices:
     precision = config.training.precision
     if precision == "auto":
         precision = "bf16" if roles["trainer"][0].has_gpu else "float32"
-        if roles["logprobs"][0].has_gpu != roles["trainer"][0].has_gpu:
-            workers.logprobs.broadcast("use_dtype", "bfloat16" if precision == "bf16" else "float32")
+        workers.logprobs.broadcast("use_dtype", "bfloat16" if precision == "bf16" else "float32")
     return RunDevices(roles, engine_dtype, precision)
 
 
@@ -70,15 +69,18 @@ def check_memory(config: Config, inputs: Inputs, devices: RunDevices, *, force: 
     if problems and not force:
         raise ResourceError(
             "; ".join(problems),
-            "Use a smaller policy or a device with more memory. --force starts anyway.",
+            "Use a smaller policy or a device with more memory. `selfplay run` and `selfplay resume` start anyway with --force.",
         )
     return [*problems, *needs.warnings(trainer, "the trainer's device")]
 
 
 def _certain(needs: MemoryNeeds, devices: Mapping[str, DeviceFacts]) -> Iterator[str]:
     for role, weights in (("trainer", needs.trainer_weights), ("sampler", needs.engine_weights)):
-        if weights > devices[role].total:
+        facts = devices[role]
+        # an engine may spread its weights over the GPUs of its worker
+        total = sum(facts.gpus) if role == "sampler" and facts.has_gpu else facts.total
+        if weights > total:
             yield (
                 f"the weights alone take {human_bytes(weights)}; the {role}'s device on {devices[role].node} has "
-                f"{human_bytes(devices[role].total)}"
+                f"{human_bytes(total)}"
             )

@@ -73,9 +73,19 @@ def stage_bytes(config: Config, inputs: Inputs, engine_dtype: str, round_number:
     return stage_named(stage).disk_bytes(disk_sizes(config, inputs, engine_dtype), round_number)
 
 
-def check_room(store: Store, config: Config, inputs: Inputs, engine_dtype: str, round_number: int, stage: str) -> None:
-    """Raise ResourceError where what is left of a stage will not fit. Shards that are kept already are not counted again."""
-    if not config.storage.check_free_space:
+def check_room(
+    store: Store,
+    config: Config,
+    inputs: Inputs,
+    engine_dtype: str,
+    round_number: int,
+    stage: str,
+    *,
+    force: bool = False,
+) -> None:
+    """Raise ResourceError where what is left of a stage will not fit, unless `force`. Shards that are kept already are not
+    counted again."""
+    if force or not config.storage.check_free_space:
         return
     layout = store.layout
     kept = _bytes_in(layout.stage_work(round_number, stage))

@@ -252,7 +252,7 @@ def _attempt(
         make(config, inputs, current.folder) as workers,
     ):
         observers = Observers(make_observers(Observed(store, config, reporter, current.folder)), reporter)
-        current.on_end = observers.end
+        current.on_end, current.on_close = observers.end, observers.close
 
         def stage_begins(round_number: int, stage: str) -> None:
             reporter.stage(round_number, stage)
@@ -279,6 +279,6 @@ def _attempt(
         )
         loop.run(
             context, config.rounds, stage_begins,
-            lambda number, stage: check_room(store, config, inputs, devices.engine_dtype, number, stage),
+            lambda number, stage: check_room(store, config, inputs, devices.engine_dtype, number, stage, force=force),
             until, observers.round,
         )  # fmt: skip

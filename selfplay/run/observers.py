@@ -58,6 +58,10 @@ class Observers:
         """See `Observer.on_end`."""
         self._tell(lambda observer: observer.on_end())
 
+    def close(self) -> None:
+        """See `Observer.on_close`."""
+        self._tell(lambda observer: observer.on_close())
+
     def _tell(self, call: Callable[[Observer], None]) -> None:
         for observer in self._observers:
             try:

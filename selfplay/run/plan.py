@@ -214,7 +214,7 @@ def _check_memory(config: Config, needs: MemoryNeeds, device: DeviceFacts) -> No
         raise ResourceError(
             f"the weights of {needs.num_params / 1e9:.2f} B parameters alone take {human_bytes(needs.trainer_weights)} in the "
             f"trainer (float32); the largest device of this machine has {human_bytes(largest)}",
-            "Use a smaller policy or a machine with more memory. --force starts anyway.",
+            "Use a smaller policy or a machine with more memory. `selfplay run` and `selfplay resume` start anyway with --force.",
         )
 
 

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +224,16 @@ def write_file(path: Path, data: bytes) -> None:
     SelfplayError with the file and the space that it needs."""
     temporary = path.with_name(f".tmp-{path.name.lstrip('.')}-{secrets.token_hex(4)}")
     with translating_errors(path, len(data)):
-        with operations.create(temporary) as file:
-            operations.write(file, data)
-            operations.fsync(file)
-        operations.rename(temporary, path)
+        try:
+            with operations.create(temporary) as file:
+                operations.write(file, data)
+                operations.fsync(file)
+            operations.rename(temporary, path)
+        except OSError:
+            # each attempt has another name: on a full disk they would add up
+            with suppress(OSError):
+                temporary.unlink()
+            raise
         operations.fsync_folder(path.parent)
 
 
@@ -307,11 +313,15 @@ def sync_tree(folder: Path) -> None:
 
 def set_modes(folder: Path, like: Path) -> None:
     """Give every file below `folder` the mode of the file `like`, which this process created: that of the umask. (safetensors
-    creates its files with 0600, whatever the umask is.)"""
+    creates its files with 0600, whatever the umask is.) A file whose mode cannot be changed, of another user or on a file system
+    without modes, keeps its own."""
     mode = stat.S_IMODE(like.stat().st_mode)
     for path, _, names in os.walk(folder):
         for name in names:
-            Path(path, name).chmod(mode)
+            file = Path(path, name)
+            if stat.S_IMODE(file.lstat().st_mode) != mode:
+                with suppress(PermissionError):
+                    file.chmod(mode)
 
 
 def move(source: Path, target: Path) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, cast
@@ -127,12 +128,22 @@ def policy_digest(entries: Iterable[FileEntry]) -> str:
 
 
 def check_files(
-    folder: Path, files: Iterable[FileEntry], *, rows: bool = False, digests: bool = False, extra: bool = False
+    folder: Path,
+    files: Sequence[FileEntry],
+    *,
+    rows: bool = False,
+    digests: bool = False,
+    extra: bool = False,
+    hidden: Container[str] | None = None,
 ) -> Iterator[Damage]:
     """Every difference between the files of a folder and a list of them, at most one per file: presence and size; where asked
-    for also the sha256, the rows in the Parquet footers, and files that the list does not name. Hidden files are never extra: no
-    reader opens them. No symbolic link is followed."""
-    found = dict(_sizes(folder)) if folder.is_dir() else {}
+    for also the sha256, the rows in the Parquet footers, and files that the list does not name. Hidden files are extra only
+    where `hidden` names those that are allowed: no reader opens others. No symbolic link is followed."""
+    if extra or any("/" in entry.path for entry in files):
+        found = dict(_sizes(folder)) if folder.is_dir() else {}
+    else:
+        # a few files of a folder that may hold tens of thousands
+        found = {entry.path: _regular_size(folder / entry.path) for entry in files}
     for entry in files:
         path, size = folder / entry.path, found.pop(entry.path, None)
         if size is None:
@@ -151,8 +162,18 @@ def check_files(
                 yield Damage("rows", path, f"has {num_rows} rows, its manifest says {entry.rows}")
     if extra:
         for name in found:
-            if not name.rpartition("/")[2].startswith("."):
+            is_hidden = name.rpartition("/")[2].startswith(".")
+            if not is_hidden or (hidden is not None and name not in hidden):
                 yield Damage("extra", folder / name, "is not in the manifest of its folder")
+
+
+def _regular_size(path: Path) -> int | None:
+    """Bytes of a regular file; None for anything else and where there is nothing."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _sizes(folder: Path, name: str = "") -> Iterator[tuple[str, int | None]]:

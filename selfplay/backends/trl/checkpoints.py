@@ -118,6 +118,6 @@ def _fault(folder: Path, step: int, job_fingerprint: str) -> str:
         return f"its seal is of step {sealed_step}"
     # sizes first: they are free, and a truncated file need not be read
     for digests in (False, True):
-        for item in check_files(folder, manifest.files, digests=digests, extra=True):
+        for item in check_files(folder, manifest.files, digests=digests, extra=True, hidden={SEAL}):
             return f"{item.path.relative_to(folder).as_posix()} {item.message}"
     return "" if sealed_fingerprint == job_fingerprint else "it belongs to a job with other pairs or settings"

@@ -57,7 +57,7 @@ class Tracking(Observer):
             text = _examples(self._store, round_number)
             self._each(lambda tracker: tracker.text("examples", round_number, text))
 
-    def on_end(self) -> None:
+    def on_close(self) -> None:
         """Send what is left."""
         self._each(lambda tracker: tracker.close())
         self._trackers = {}

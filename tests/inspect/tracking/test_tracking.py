@@ -54,7 +54,7 @@ def test_steps_count_on_over_rounds_and_rounds_have_their_row(store: Store, tmp_
         for step in (1, 2):
             found.on_step(number, StepMetrics(step, 2, 0.5 / step, 1e-4, float("nan"), 0.5, 0.1))
         found.on_round(number)
-    found.on_end()
+    found.on_close()
     read = scalars(tmp_path)
     # the made rounds say 12 optimizer steps each
     assert read["train/loss"] == [(1, 0.5), (2, 0.25), (13, 0.5), (14, 0.25)]
@@ -70,7 +70,7 @@ def test_texts_where_they_are_asked_for(store: Store, tmp_path: Path) -> None:
     found = open_trackers(TrackingConfig(to=["tensorboard"], log_text=True), store, tmp_path, pytest.fail)
     found.on_round(0)
     found.on_round(1)
-    found.on_end()
+    found.on_close()
     texts = [(step, value) for step, value in events(tmp_path) if value.metadata.plugin_data.plugin_name == "text"]
     assert [step for step, _ in texts] == [1]
     text = texts[0][1].tensor.string_val[0].decode()
@@ -108,7 +108,7 @@ def test_a_tracker_that_fails_is_said_once_and_left_alone(store: Store) -> None:
     for step in (1, 2, 3):
         found.on_step(1, StepMetrics(step, 3, 1.0, 1e-4, 1.0, 0.5, 0.1))
     found.on_round(1)
-    found.on_end()
+    found.on_close()
     assert (bad.calls, good.calls) == (1, 104)
     assert said == ["tracking: wandb failed and is not used any more (ConnectionError: the service is down)"]
 
@@ -121,7 +121,7 @@ def test_one_that_does_not_open_is_said(store: Store, tmp_path: Path, monkeypatc
     said: list[str] = []
     found = open_trackers(TrackingConfig(to=["wandb", "tensorboard"]), store, tmp_path, said.append)
     found.on_round(1)
-    found.on_end()
+    found.on_close()
     assert len(said) == 1 and "wandb could not be opened (OSError: no key)" in said[0]
     assert "round/num_kept" in scalars(tmp_path)
 
