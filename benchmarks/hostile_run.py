@@ -214,7 +214,7 @@ class _Made:
                     "response_id": self.ids(1, prompt, index), "prompt_id": self.ids(1, prompt), "round": pa.repeat(1, num),
                     "response_index": index, "seed": rows, "token_ids": self.tokens(self.num_tokens[rows]),
                     "num_tokens": self.num_tokens[rows], "text": self.texts(rows), "finish_reason": pa.repeat("stop", num),
-                    "policy_digest": pa.repeat("a" * 64, num), "policy_round": pa.repeat(0, num),
+                    "policy_digest": pa.repeat(DIGEST, num), "policy_round": pa.repeat(0, num),
                 }  # fmt: skip
                 yield pa.table(columns).cast(schema(Response))
 
@@ -353,7 +353,7 @@ class _Made:
                 rows.append(
                     EvaluationResponse(
                         f"e{prompt:08d}-e{number:03d}-{mode[0]}0", f"e{prompt:08d}", number, mode, 0, 7, [5, 6, 2],
-                        max(len(text) // 4, 1), text, "stop", "b" * 64, number, reward, reward + float(generator.normal()), None,
+                        max(len(text) // 4, 1), text, "stop", DIGEST, number, reward, reward + float(generator.normal()), None,
                     )
                 )  # fmt: skip
         return to_table(EvaluationResponse, rows)

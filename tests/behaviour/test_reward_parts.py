@@ -149,7 +149,7 @@ def test_without_evaluation_and_without_spread(
     np.testing.assert_allclose(table["reward"].to_numpy(), z(helpful, helpful), atol=1e-9)
     assert "reward_short" in run.table(0, "evaluate").column_names
     log = (tmp_path / "run/attempts/0001/log.txt").read_text()
-    assert log.count("reward.parts.short gave the same reward to all of 80 responses") == 1
+    assert log.count("reward.parts.short gave all 80 responses the same reward") == 1
 
 
 def test_a_kill_among_the_parts_loses_no_shard_of_any(combined: Callable[..., Path], tmp_path: Path) -> None:

@@ -139,9 +139,11 @@ class _Work:
                 return ASKED_SCHEMA.empty_table()
             names = ids.slice(index * size, size)
             found = pc.index_in(names, value_set=table["response_id"].combine_chunks())
+            # a shard of which every response killed its worker has no probabilities
+            asked = table.num_rows > 0
             columns = [
                 names,
-                table["probability"].combine_chunks().take(found),
+                table["probability"].combine_chunks().take(found) if asked else pa.nulls(len(names), pa.float64()),
                 pa.array([trimmed.pop(name) for name in names.to_pylist()], pa.bool_()),
             ]
             return pa.table(columns, names=ASKED_SCHEMA.names).cast(ASKED_SCHEMA)

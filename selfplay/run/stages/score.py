@@ -23,8 +23,10 @@ def run(context: StageContext, round_number: int) -> None:
     needs columns that only the held-out prompts have)."""
     started = time.monotonic()
     writer = context.writer(round_number, "score")
-    columns = [*SCORED_COLUMNS, *(["columns_json"] if context.from_dataset else [])]
-    responses = RowReader(context.store.lazy_table(round_number, "sample"), columns)
+    sample = context.store.lazy_table(round_number, "sample")
+    # of a dataset with one row a response, each response has columns of its own
+    own = [name for name in ("columns_json",) if context.from_dataset and name in sample.schema().names]
+    responses = RowReader(sample, [*SCORED_COLUMNS, *own])
     prompt_id = context.store.table(round_number, "sample", columns=["prompt_id"])["prompt_id"]
     items = score_items(context, round_number, prompt_id, lambda start, stop: responses.take(range(start, stop)))
     shards = cut(items, context.settings.sampling.shard_size * context.settings.sampling.num_responses)
