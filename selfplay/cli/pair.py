@@ -40,21 +40,23 @@ def _text(document: dict[str, Any]) -> str:
 
     pair, prompt = document["pair"], document["prompt"]
     outcome = "kept" if pair["kept"] else f"dropped ({escape_terminal(pair['drop_reason'])})"
-    source = f"{escape_terminal(prompt['source_file'])} row {prompt['source_row']}"
     lines = [
         f"pair {escape_terminal(pair['pair_id'])} of round {document['round']}: {outcome}, rank {number(pair['rank'])}",
         *(f"  {name} {number(pair[name], 4)}" for name in _NUMBERS if pair[name] is not None),
-        "",
-        f"== prompt, {prompt['num_prompt_tokens']} tokens, from {source}",
-        *messages_text(prompt["messages"]),
     ]
+    if prompt is not None:
+        source = f"{escape_terminal(prompt['source_file'])} row {prompt['source_row']}"
+        heading = ", ".join(["== prompt", *_tokens(prompt["num_prompt_tokens"]), f"from {source}"])
+        lines += ["", heading, *messages_text(prompt["messages"])]
     for response in document["responses"]:
         reason = f" ({escape_terminal(response['reason'])})" if response["reason"] else ""
         use = response["use"].replace("_", " ")
         parts = [f"{name.removeprefix('reward_')} {number(response[name], 4)}" for name in part_columns(response)]
         facts = [f"reward {number(response['reward'], 4)}" + (f" ({', '.join(parts)})" if parts else "")]
         facts += [f"{label} {number(response[name], 4)}" for label, name in _RESPONSE if response[name] is not None]
-        facts += [f"{response['num_tokens']} tokens", f"ended by {escape_terminal(response['finish_reason'])}"]
+        facts += _tokens(response["num_tokens"])
+        if response["finish_reason"] is not None:
+            facts.append(f"ended by {escape_terminal(response['finish_reason'])}")
         lines += [
             "",
             f"== response {response['response_index']}: {use}{reason}, {', '.join(facts)}",
@@ -63,6 +65,11 @@ def _text(document: dict[str, Any]) -> str:
     if document["other_pairs"]:
         lines += ["", "== other pairs of this prompt", _others(document)]
     return "\n".join(lines)
+
+
+def _tokens(count: int | None) -> list[str]:
+    """A length as a fact; none where nobody counted."""
+    return [] if count is None else [f"{count} tokens"]
 
 
 def _others(document: dict[str, Any]) -> str:

@@ -88,10 +88,13 @@ def _table(pairs: list[dict[str, Any]], sort: str | None) -> str:
 def _with_content(pair: dict[str, Any]) -> str:
     outcome = "kept" if pair["kept"] else f"dropped: {escape_terminal(pair['drop_reason'])}"
     numbers = ", ".join(f"{name} {number(pair[name])}" for name in ("rank", *_MARGINS))
-    lines = [f"== {escape_terminal(pair['pair_id'])} ({outcome}; {numbers})", *messages_text(pair["prompt"])]
+    lines = [f"== {escape_terminal(pair['pair_id'])} ({outcome}; {numbers})", *messages_text(pair["prompt"] or [])]
     for side in ("chosen", "rejected"):
-        lines.append(f"-- {side}, reward {number(pair[f'reward_{side}'])}, {pair[f'num_tokens_{side}']} tokens")
-        lines.append(escape_terminal(pair[side][0]["content"], lines=True))
+        tokens = pair[f"num_tokens_{side}"]
+        lines.append(
+            f"-- {side}, reward {number(pair[f'reward_{side}'])}" + (f", {tokens} tokens" if tokens is not None else "")
+        )
+        lines += [escape_terminal(turn["content"], lines=True) for turn in pair[side] or []]
     return "\n".join(lines)
 
 

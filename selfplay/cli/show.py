@@ -68,7 +68,7 @@ def _text(document: dict[str, Any]) -> str:
         sections.append(_numbers("selection", document["selection"], _SELECTION))
     if document["diagnostics"] is not None:
         sections += diagnostic_lines(document["diagnostics"])
-    elif document["selection"] is not None:
+    elif document["selection"] is not None and "prompts" in document["stages"]:  # a table of numbers has none
         sections.append("a large round: lengths, groups and what other metrics would keep are shown with --all")
     if document["training"] is not None:
         sections.append(_training(document["training"]))

@@ -47,7 +47,7 @@ def settings_for_others(store: Store) -> dict[str, Any]:
     return {
         name: neutral_place(value) if name in places else neutral(value)
         for name, value in settings.items()
-        if value not in (None, {}, False)
+        if value is not None and value is not False and value != {}
     }
 
 

@@ -47,17 +47,18 @@ def is_selection(store: Store) -> bool:
 
 
 def stages_in(store: Store, round_number: int) -> tuple[str, ...]:
-    """The stages of a round, in order. A selection has no training and no evaluation, and round 0 has nothing."""
+    """The stages of a round, in order. A selection has no training and no evaluation, and round 0 has nothing. One from a table
+    of numbers has only *select*, which comes last: where it is committed, what is not is not missing."""
     if not is_selection(store):
         return stages_of(round_number)
-    return tuple(name for name in stages_of(round_number) if name not in ("train", "evaluate")) if round_number else ()
+    names = tuple(name for name in stages_of(round_number) if name not in ("train", "evaluate")) if round_number else ()
+    if round_number and store.is_committed(round_number, "select"):
+        return tuple(name for name in names if store.is_committed(round_number, name))
+    return names
 
 
 def next_stage(store: Store, rounds: int) -> tuple[int, str] | None:
-    """The first stage of the plan that is not committed; None when all are, or when a selection is committed (one from a table
-    of numbers has no other stage)."""
-    if is_selection(store) and store.is_committed(1, "select"):
-        return None
+    """The first stage of the plan that is not committed; None when all are."""
     for number in range(rounds + 1):
         for stage in stages_in(store, number):
             if not store.is_committed(number, stage):

@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -15,10 +17,14 @@ from selfplay.core.errors import BackendError, DriftError, Interrupted
 from selfplay.dataset_selection import importing, pipeline
 from selfplay.dataset_selection.settings import load_settings
 from selfplay.execution.progress import Reporter
-from selfplay.inspect.query.open import run_root
+from selfplay.inspect.documents import selection
+from selfplay.inspect.documents.show import show_document
+from selfplay.inspect.query.open import open_store, run_root
+from selfplay.inspect.reading import settings_for_others
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store.run import Store
 from tests.helpers.tables import Fakes, kept, number_table, text_rows, write_rows
+from tests.helpers.viewing import client_of
 
 
 def select(dataset: Path, out: Path, fakes: Fakes, **flags: Any) -> pipeline.Outcome:
@@ -91,11 +97,131 @@ def test_one_pair_is_shown_with_its_responses(selected: Path) -> None:
 
 
 def test_a_table_of_numbers_has_its_pairs(tmp_path: Path) -> None:
-    select(number_table(tmp_path / "a.parquet"), tmp_path / "out", Fakes())
-    assert selfplay.open_run(tmp_path / "out").pairs.where("kept").to_arrow().num_rows == 20
-    assert "20" in call("show", tmp_path / "out", "1")
-    assert "p0" in call("pairs", tmp_path / "out", "1")
-    assert verify_document(tmp_path / "out", deep=True)["ok"]
+    out = tmp_path / "out"
+    select(number_table(tmp_path / "a.parquet"), out, Fakes(), weight=0.0)
+    run = selfplay.open_run(out)
+    assert run.pairs.where("kept").to_arrow().num_rows == 20
+    shown = call("show", out, "1")
+    assert "num_kept                  20" in shown
+    assert "not complete" not in shown
+    assert "large round" not in shown
+    assert "p0" in call("pairs", out, "1")
+    content = call("pairs", out, "1", "--content", "--limit", "1")
+    assert "-- chosen, reward" in content
+    best = kept(out)[0]
+    assert run.pair(best["pair_id"])["prompt"] is None
+    assert "prompt" not in call("pair", out, best["pair_id"])
+    call("report", out, "--out", tmp_path / "report.html")
+    assert "<bdi>p000" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    status = run.status()
+    assert [status["state"], status["rounds_done"], status["rounds_planned"]] == ["complete", 1, 1]
+    assert run.rounds.to_arrow()["complete"].to_pylist() == [True]
+    assert verify_document(out, deep=True)["ok"]
+    page = client_of(out / ".run").get("/run/.run/round/1/pair", params={"id": best["pair_id"]})
+    assert page.status_code == 200
+    # a setting of 0 is one of those that the result depends on
+    assert settings_for_others(open_store(out))["weight"] == 0.0
+    for more in ([], ["--format", "jsonl"]):
+        done = CliRunner().invoke(app, ["export", str(out), "--to", str(tmp_path / "exported"), *more])
+        assert done.exit_code == 2
+        assert "is a selection from a table of numbers" in done.output
+        assert "out/kept" in done.output
+
+
+@pytest.fixture(scope="module")
+def of_shared_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ready-made pairs, two of a prompt and each of another topic, with rewards and nothing else."""
+    root = tmp_path_factory.mktemp("shared")
+    rows = text_rows(20)
+    for at, row in enumerate(rows):
+        row["prompt"] = rows[at - at % 2]["prompt"]
+        for side in ("chosen", "rejected"):
+            del row[f"num_tokens_{side}"], row[f"policy_logp_{side}"]
+    select(write_rows(root / "a.jsonl", rows), root / "out", Fakes(), metric="explicit_margin", group_column="topic")
+    return root / "out"
+
+
+def test_pairs_that_share_a_prompt_have_their_own_groups(of_shared_prompts: Path) -> None:
+    best = kept(of_shared_prompts)
+    for by in (None, "topic"):
+        diagnostics = show_document(open_store(of_shared_prompts), 1, by)["diagnostics"]
+        shares = {share["group"]: share for share in diagnostics["groups"]["topic"]["shares"]}
+        assert {name: share["num_pool"] for name, share in shares.items()} == {"maths": 10, "code": 10}
+        for name, share in shares.items():
+            assert share["num_kept"] == sum(row["group"] == name for row in best)
+
+
+def test_the_groups_that_a_selection_recorded_are_shown(
+    of_shared_prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the columns of prompts and responses say, and in whatever order they are."""
+    store = open_store(of_shared_prompts)
+    ids = sorted(store.table(1, "select", columns=["pair_id"])["pair_id"].to_pylist())
+    read = pa.table({"pair_id": ids, "group": ["a", "b", "a", None] * 5})
+    table, names = Store.table, selection.column_names
+
+    def with_read(self: Store, number: int, stage: str, *more: Any, **options: Any) -> pa.Table:
+        return read if selection.READ in more else table(self, number, stage, *more, **options)
+
+    def with_names(store: Store, number: int, stage: str, *more: str) -> list[str]:
+        return read.column_names if selection.READ in more else names(store, number, stage, *more)
+
+    monkeypatch.setattr(Store, "table", with_read)
+    monkeypatch.setattr(selection, "column_names", with_names)
+    shares = show_document(store, 1)["diagnostics"]["groups"]["topic"]["shares"]
+    assert {share["group"]: share["num_pool"] for share in shares} == {"a": 10, "b": 5, "(none)": 5}
+    of_a = {pair_id for pair_id, group in zip(ids, read["group"].to_pylist(), strict=True) if group == "a"}
+    num_kept = sum(row["pair_id"] in of_a for row in kept(of_shared_prompts))
+    assert next(share["num_kept"] for share in shares if share["group"] == "a") == num_kept
+
+
+def test_one_row_a_response_has_groups(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"q{prompt}",
+            "response": f"a{prompt}-{at}",
+            "reward": at * prompt,
+            "topic": ("maths", "code")[prompt % 2],
+        }
+        for prompt in range(1, 11)
+        for at in range(3)
+    ]
+    out, source = tmp_path / "out", write_rows(tmp_path / "a.jsonl", rows)
+    select(source, out, Fakes(), metric="explicit_margin", group_column="topic")
+    assert "groups by topic: 2" in call("show", out, "1")
+    call("report", out, "--out", tmp_path / "report.html")
+
+
+def test_without_log_probs_and_numbers_of_tokens(of_shared_prompts: Path, tmp_path: Path) -> None:
+    call("report", of_shared_prompts, "--out", tmp_path / "report.html")
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "the better response just the longer one" not in report
+    assert "None tokens" not in report
+    call("export", of_shared_prompts, "--to", tmp_path / "exported")
+    exported = pq.read_table(tmp_path / "exported" / "round_001" / "kept", partitioning=None)
+    assert exported["num_tokens_chosen"].null_count == exported.num_rows == len(kept(of_shared_prompts))
+    best = kept(of_shared_prompts)[0]["pair_id"]
+    pages = client_of(of_shared_prompts / ".run")
+    page = pages.get("/run/.run/round/1/pair", params={"id": best})
+    assert "All responses of this prompt" in page.text
+    assert "<td>stop</td>" not in page.text
+    for text in (call("pair", of_shared_prompts, best), call("pairs", of_shared_prompts, "1", "--content")):
+        assert "good answer" in text
+        assert " tokens" not in text
+        assert "ended by" not in text
+
+
+def test_the_other_pairs_of_a_prompt_are_shown(of_shared_prompts: Path) -> None:
+    run = selfplay.open_run(of_shared_prompts)
+    for row in kept(of_shared_prompts):
+        others = run.pairs.where(f"prompt_id = '{row['prompt_id']}'").to_arrow()["pair_id"].to_pylist()
+        found = [other["pair_id"] for other in run.pair(row["pair_id"])["other_pairs"]]
+        assert len(found) == 1
+        assert {row["pair_id"], *found} == set(others)
+
+
+def test_its_settings_are_shown(of_shared_prompts: Path) -> None:
+    assert "group_column: topic" in call("config", "show", of_shared_prompts)
 
 
 @pytest.mark.parametrize("stage", ["score", "logprobs"])

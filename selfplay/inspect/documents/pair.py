@@ -13,7 +13,7 @@ from selfplay.inspect.query.connection import connect
 from selfplay.inspect.query.tables import rows_of, scan
 from selfplay.inspect.reading import SCHEMA_VERSION, finite
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force
+from selfplay.store.run_state import config_in_force, is_selection
 
 _PROMPT = ["prompt_id", "source_file", "source_row", "messages", "num_prompt_tokens", "columns_json"]
 _RESPONSE = ["response_id", "prompt_id", "response_index", "seed", "num_tokens", "text", "finish_reason"]
@@ -67,6 +67,8 @@ def prompt_of(store: Store, number: int, prompt_id: str, *extra: str) -> dict[st
     found = rows_of(store, number, "prompts", "prompt_id", [prompt_id], [*_PROMPT, *extra])
     for prompt in found:
         prompt["columns"] = json.loads(prompt.pop("columns_json"))
+        if is_selection(store) and not prompt["num_prompt_tokens"]:
+            prompt["num_prompt_tokens"] = None  # not counted without a policy
     return found[0] if found else None
 
 
@@ -90,6 +92,8 @@ def responses_to(store: Store, number: int, prompt_id: str, *extra: str) -> list
             "reference_logp": logprob.get("reference_logp"),
             "reason": unused[name]["reason"] if name in unused else reward.get("drop_reason"),
         }
+        if is_selection(store):
+            response["finish_reason"] = None  # nobody sampled it here
     return sorted(responses, key=lambda response: int(response["response_index"]))
 
 
@@ -107,8 +111,11 @@ def _responses(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str
 
 
 def _other_pairs(store: Store, number: int, pair: dict[str, Any]) -> list[dict[str, Any]]:
-    """The other pairs of the prompt, by rank. Only the builder `all` makes several of one prompt."""
-    if config_in_force(store)["pairs"].get("build") != "all":
+    """The other pairs of the prompt, by rank. Only the builder `all` makes several of one prompt, and the pairs of a dataset may
+    share one."""
+    if pair["prompt_id"] is None:
+        return []
+    if not is_selection(store) and config_in_force(store)["pairs"].get("build") != "all":
         return []
     others = rows_of(store, number, "select", "prompt_id", [pair["prompt_id"]], _OTHER)
     return [other for other in others if other["pair_id"] != pair["pair_id"]]

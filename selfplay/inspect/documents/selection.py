@@ -15,15 +15,15 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import SelectionSummary, SelectOutcome
 from selfplay.core.stages import CANDIDATES, READ
 from selfplay.inspect.query.tables import column_names
-from selfplay.selection.arrays import Strings
 from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.diagnostics.records import Diagnostics
 from selfplay.selection.groups import group_name
 from selfplay.selection.reasons import DropReasons
 from selfplay.selection.select import PairPool, Selection
+from selfplay.store.layout import SELECT
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_of_round
+from selfplay.store.run_state import config_of_round, is_selection
 
 _NUMBERS = (
     "reward_chosen", "reward_rejected", "num_tokens_chosen", "num_tokens_rejected", "policy_logp_chosen",
@@ -35,7 +35,8 @@ _IDS = ("pair_id", "prompt_id", "chosen_response_id", "rejected_response_id")
 
 def selection_diagnostics(store: Store, round_number: int, by: str | None = None) -> Diagnostics:
     """Diagnostics of a round whose *select* is committed. Groups: `selection.group_column` where the run has one, else
-    the source files where there are several; and the prompts' column `by`.
+    the source files where there are several; and the prompts' column `by`. Of a selection from a dataset, a pair's group
+    is the one that it was ranked in, and its other columns are those of its chosen response: pairs may share a prompt.
 
     Raises ConfigError for a column `by` that no prompt has, CorruptionError.
     """
@@ -43,7 +44,12 @@ def selection_diagnostics(store: Store, round_number: int, by: str | None = None
     prompts = store.table(round_number, "prompts", columns=["prompt_id", "source_file", "columns_json"])
     prompt_P = _index(table["prompt_id"], prompts["prompt_id"])
     ranked_in = config_of_round(store, round_number)["selection"].get("group_column")
-    groups = _groups(prompts, prompt_P, ranked_in, by)
+    recorded = _recorded_groups(store, round_number, table["pair_id"])
+    wanted = [name for name in (ranked_in, by) if name is not None and name not in recorded]
+    groups = recorded | _groups(*_documents(store, round_number, table, prompts, prompt_P), wanted)
+    if "source_file" in wanted or (ranked_in is None and len(prompts["source_file"].unique()) > 1):
+        of_files = Grouping.of(prompts["source_file"])
+        groups.setdefault("source_file", Grouping(of_files.code_P[prompt_P], of_files.names))
     pool = PairPool(
         pair_id=table["pair_id"],
         columns=_columns(store, round_number, table),
@@ -104,27 +110,44 @@ def _index(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.asarray(found.to_numpy(), dtype=np.int64)
 
 
-def _groups(
-    prompts: pa.Table, prompt_P: NDArray[np.int64], ranked_in: str | None, by: str | None
-) -> dict[str, Grouping]:
-    wanted = dict.fromkeys(name for name in (ranked_in, by) if name is not None)
-    own = [json.loads(document) for document in prompts["columns_json"].to_pylist()] if wanted else []
+def _recorded_groups(store: Store, number: int, ids: pa.ChunkedArray) -> dict[str, Grouping]:
+    """What a selection from a dataset recorded of the group of each pair, by the name of its column."""
+    if not is_selection(store) or "group" not in column_names(store, number, "select", READ):
+        return {}
+    read = store.table(number, "select", READ, columns=["pair_id", "group"])
+    settings = store.config_json(SELECT, dict)
+    name = settings.get("group_column") or settings.get("columns", {}).get("group", "group")
+    return {name: Grouping.of(read["group"].take(pa.array(_index(ids, read["pair_id"]))))}
+
+
+def _documents(
+    store: Store, number: int, table: pa.Table, prompts: pa.Table, prompt_P: NDArray[np.int64]
+) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
+    """The columns of the source as JSON documents, and the row of each pair's: those of its prompt; of a selection from a dataset
+    those of its chosen response, where they are there."""
+    if is_selection(store) and "columns_json" in column_names(store, number, "sample"):
+        responses = store.table(number, "sample", columns=["response_id", "columns_json"])
+        rows_P = _index(table["chosen_response_id"], responses["response_id"])
+        return responses["columns_json"].take(pa.array(rows_P)), np.arange(len(rows_P))
+    return prompts["columns_json"], prompt_P
+
+
+def _groups(documents: pa.ChunkedArray, row_P: NDArray[np.int64], wanted: list[str]) -> dict[str, Grouping]:
+    """The grouping of the pairs by each column; `source_file` may be among the wanted ones and no column."""
+    if not wanted:
+        return {}
+    own = [json.loads(document) if document else {} for document in documents.to_pylist()]
     columns = list(dict.fromkeys(column for row in own for column in row))
-    files = prompts["source_file"]
-    found: dict[str, Strings] = {}
+    found = {}
     for name in wanted:
         if name in columns:
-            found[name] = [group_name(row, name) or None for row in own]
-        elif name == "source_file":
-            found[name] = files
-        else:
+            of_rows = Grouping.of([group_name(row, name) or None for row in own])
+            found[name] = Grouping(of_rows.code_P[row_P], of_rows.names)
+        elif name != "source_file":
             near = difflib.get_close_matches(name, [*columns, "source_file"], n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
             raise ConfigError(
                 f"the prompts of this round have no column {name!r}",
                 f"{hint}They have: {', '.join([*columns, 'source_file'])}.",
             )
-    if ranked_in is None and len(files.unique()) > 1:
-        found.setdefault("source_file", files)
-    of_prompts = {name: Grouping.of(names) for name, names in found.items()}
-    return {name: Grouping(of.code_P[prompt_P], of.names) for name, of in of_prompts.items()}
+    return found

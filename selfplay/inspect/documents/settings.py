@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.config.load import fields, load_config
+from selfplay.inspect.query.open import open_store
 from selfplay.inspect.reading import SCHEMA_VERSION
-from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 
 
@@ -21,7 +21,7 @@ def schema_document() -> dict[str, Any]:
 def show_document(path: Path) -> dict[str, Any]:
     """The settings of a run (its newest attempt's) or of a config file, defaults filled in. Raises ConfigError."""
     if path.is_dir():
-        return config_in_force(Store.open(path))
+        return config_in_force(open_store(path))
     return load_config(path).model_dump(mode="json")
 
 

@@ -101,6 +101,12 @@ def _rounds(store: Store, asked: Sequence[int]) -> list[int]:
             f"{store.layout.root} has no round with selected pairs yet",
             f"`selfplay status {store.layout.root}` shows how far it is.",
         )
+    if is_selection(store) and not all(store.is_committed(number, "prompts") for number in found):
+        folder = store.layout.root.parent
+        raise ConfigError(
+            f"{folder} is a selection from a table of numbers: there are no texts to export",
+            f"The pairs are in {folder / 'kept'} and {folder / 'dropped'}, as Parquet files.",
+        )
     return sorted(set(found))
 
 
@@ -158,7 +164,7 @@ def _write_split(writer: ResultWriter, store: Store, number: int, name: str, *, 
     for part, first in enumerate(tables):
         file = itertools.chain([first], itertools.islice(tables, _BATCHES_IN_FILE - 1))
         path = f"{cards.config_name(number)}/{name}/{part_name(part)}"
-        rows += writer.add_parquet(path, exported_schema(), file, compression="zstd")
+        rows += writer.add_parquet(path, exported_schema(store), file, compression="zstd")
     return rows
 
 

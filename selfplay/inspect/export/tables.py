@@ -14,14 +14,17 @@ import pyarrow.parquet as pq
 
 from selfplay.core.records import Pair, Prompt, schema
 from selfplay.store.run import Store
+from selfplay.store.run_state import is_selection
 
 _ORIGIN = ("source_file", "source_row")
 BATCH_ROWS = 16384
 
 
-def exported_schema() -> pa.Schema:
-    """Columns of an exported pair: those of the pairs table, then file (its name) and row that the prompt came from."""
-    return pa.schema([*schema(Pair), *(schema(Prompt).field(name) for name in _ORIGIN)])
+def exported_schema(store: Store) -> pa.Schema:
+    """Columns of an exported pair: those of the pairs table, then file (its name) and row that the prompt came from. Of a
+    selection from a dataset, which may lack what a run has (numbers of tokens), any may be null."""
+    fields = [*schema(Pair), *(schema(Prompt).field(name) for name in _ORIGIN)]
+    return pa.schema([field.with_nullable(True) for field in fields] if is_selection(store) else fields)
 
 
 def pairs(store: Store, round_number: int, *, kept: bool) -> Iterator[pa.Table]:
@@ -30,7 +33,7 @@ def pairs(store: Store, round_number: int, *, kept: bool) -> Iterator[pa.Table]:
     names = [Path(name).name for name in prompts["source_file"].to_pylist()]
     prompts = prompts.set_column(1, "source_file", pa.array(names, pa.string()))
     folder = store.layout.stage(round_number, "select")
-    wanted = schema(Pair)
+    wanted, shape = schema(Pair), exported_schema(store)
     for entry in store.commit_of(round_number, "select").files:
         if entry.rows is None or "/" in entry.path:  # what a metric read is a table inside the folder
             continue
@@ -44,4 +47,4 @@ def pairs(store: Store, round_number: int, *, kept: bool) -> Iterator[pa.Table]:
             ]
             rows = pc.index_in(table["prompt_id"], prompts["prompt_id"])
             origin = [prompts[name].take(rows) for name in _ORIGIN]
-            yield pa.table([*columns, *origin], schema=exported_schema())
+            yield pa.table([*columns, *origin], schema=shape)

@@ -118,7 +118,7 @@ def _scatters(store: Store, number: int) -> Iterator[Figure]:
             "what is high and near the middle."
         )
         yield Figure(question, reading, chart)
-    if len(chosen_P):
+    if (np.isfinite(chosen_P) & np.isfinite(rejected_P)).any():
         question = "Is the better response just the longer one?"
         chart = scatter(
             f"lengths-{number}", question, rejected_P, chosen_P, kept_P,

@@ -149,9 +149,9 @@ class Pages:
         query = browser.parse(rows, request.query_params)
         found = browser.one(rows, query, _given(request, "id"))
         found["document"] = {"responses": []}
-        if number is not None:
-            store = self.served.store(entry)
-            found["document"] = prompt_document(store, number, found["card"].row["prompt_id"])
+        prompt_id = found["card"].row.get("prompt_id")
+        if number is not None and prompt_id is not None:  # a table of numbers has no prompts
+            found["document"] = prompt_document(self.served.store(entry), number, prompt_id)
         return self.render("pair.html", entry=entry, number=number, **found)
 
     def download(self, request: Request) -> Response:
