@@ -62,7 +62,8 @@ class Record:
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
-        """Hold the folder against a second writer. A selection that is refused before anything was computed leaves nothing.
+        """Hold the folder against a second writer. A new selection that is refused before anything was computed leaves nothing;
+        the record of an earlier attempt is never removed.
 
         Raises ConfigError for a folder of something else, LockedError.
         """
@@ -76,11 +77,11 @@ class Record:
             raise LockedError(
                 f"another `selfplay select` is writing into {self.root}", "Wait for it, or give another --out."
             ) from error
-        useless = False
+        existed, useless = self._exists(), False
         try:
             yield
         except (ConfigError, DataError):
-            useless = not self._has_computed()
+            useless = not existed and not self._has_computed()
             raise
         finally:
             lock.__exit__(None, None, None)

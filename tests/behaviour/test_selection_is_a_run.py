@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import selfplay
 from selfplay.cli.main import app
-from selfplay.core.errors import BackendError, DriftError, Interrupted
+from selfplay.core.errors import BackendError, ConfigError, DriftError, Interrupted
 from selfplay.dataset_selection import importing, pipeline
 from selfplay.dataset_selection.settings import load_settings
 from selfplay.execution.progress import Reporter
@@ -172,3 +172,28 @@ def test_a_selection_that_ends_while_it_imports_is_continued(
     # nothing that took a model is lost, so that another cut continues it too
     select(source, out, Fakes(), keep=0.5)
     assert len(kept(out)) == 5
+
+
+def test_a_command_that_is_refused_leaves_what_an_earlier_one_computed(tmp_path: Path, tiny_world: Path) -> None:
+    fakes = Fakes()
+    models = {"policy": str(tiny_world / "policy"), "reward_model": str(tiny_world / "reward_model")}
+    source, out = write_rows(tmp_path / "a.jsonl", text_rows(10, columns=False)), tmp_path / "out"
+    real = fakes.logprobs.logprobs
+
+    def ends(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    fakes.logprobs.logprobs = ends  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        select(source, out, fakes, **models)
+    fakes.logprobs.logprobs = real  # type: ignore[method-assign]
+    scored = len(fakes.scorer.seen)
+    with pytest.raises(ConfigError, match="needs .*policy_logp_chosen"):
+        select(source, out, fakes, reward_model=models["reward_model"])
+    assert Store.open(run_root(out)).is_committed(1, "score")
+    select(source, out, fakes, **models)
+    assert len(fakes.scorer.seen) == scored == 20
+    # a new one that is refused leaves nothing
+    with pytest.raises(ConfigError, match="needs"):
+        select(source, tmp_path / "new", fakes, reward_model=models["reward_model"])
+    assert not (tmp_path / "new").exists()
