@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import selfplay
 from selfplay.cli.main import app
-from selfplay.core.errors import BackendError, ConfigError, DriftError, Interrupted
+from selfplay.core.errors import BackendError, ConfigError, DriftError, Interrupted, SelfplayError
 from selfplay.core.outcomes import SelectOutcome
 from selfplay.core.stages import READ
 from selfplay.dataset_selection import importing, pipeline
@@ -20,8 +20,9 @@ from selfplay.dataset_selection.settings import load_settings
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.query.open import run_root
 from selfplay.inspect.verify.verify import verify_document
+from selfplay.store.commits import remedy
 from selfplay.store.run import Store
-from selfplay.store.writer import StageWriter
+from selfplay.store.writer import StageWriter, shard_remedy
 from tests.helpers.tables import Fakes, dropped, kept, number_table, text_rows, write_rows
 
 
@@ -192,7 +193,7 @@ def test_a_command_that_is_refused_leaves_what_an_earlier_one_computed(tmp_path:
         select(source, out, fakes, **models)
     fakes.logprobs.logprobs = real  # type: ignore[method-assign]
     scored = len(fakes.scorer.seen)
-    with pytest.raises(ConfigError, match="needs .*policy_logp_chosen"):
+    with pytest.raises(ConfigError, match=r"needs .*policy_logp_chosen"):
         select(source, out, fakes, reward_model=models["reward_model"])
     assert Store.open(run_root(out)).is_committed(1, "score")
     select(source, out, fakes, **models)
@@ -266,3 +267,30 @@ def test_each_pair_has_its_own_group(tmp_path: Path) -> None:
     assert read["pair_id"].to_pylist() == store.table(1, "select")["pair_id"].to_pylist()
     assert {"maths", "code"} <= {*groups.values()}
     assert verify_document(out, deep=True)["ok"]
+
+
+def test_remedies_name_the_command_that_continues_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = "give the same `selfplay select` command again: it will be made again."
+    source, out = write_rows(tmp_path / "a.jsonl", text_rows(10)), tmp_path / "out"
+
+    def ends(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StageWriter, "commit", ends)
+        with pytest.raises(Interrupted):
+            select(source, out, Fakes())
+    store = Store.open(run_root(out))
+    with pytest.raises(SelfplayError, match="not committed") as found:
+        store.table(1, "prompts")
+    assert "selfplay resume" not in found.value.hint
+    assert "the same `selfplay select` command continues it" in found.value.hint
+    (sidecar,) = store.layout.stage_work(1, "prompts").glob(".part-*.json")
+    assert shard_remedy(sidecar).endswith(
+        "give the same `selfplay select` command again: that shard will be made again."
+    )
+    folder = store.layout.stage(1, "prompts")
+    assert remedy(folder).endswith(f"or remove {folder} and the later stages beside it and {again}")
+    select(source, out, Fakes())
+    assert remedy(folder).endswith(f"or remove {out} and {again}")
+    assert remedy(tmp_path / "run" / "rounds" / "001" / "prompts").endswith("and resume: it will be made again.")
