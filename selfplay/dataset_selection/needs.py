@@ -81,7 +81,9 @@ def find_needs(
         wanted -= set(REWARDS)
     margin = set(made_of("implicit_margin", settings.implicit_margin))
     has_margin = settings.implicit_margin == "simpo" and there.issuperset(MEAN_LOGPS)
-    if (has_margin or "implicit_margin" in there) and not margin & set(metric.inputs):
+    # a margin that is given is ranked by, unless a reference is: its log-probs make the margin
+    given = (has_margin or "implicit_margin" in there) and settings.reference is None
+    if given and not margin & set(metric.inputs):
         wanted -= margin
     rewards = settings.reward_model is not None or settings.reward_function is not None
     policy, reference = settings.policy is not None, settings.reference is not None
@@ -98,7 +100,7 @@ def find_needs(
         embedding=policy and embedding and not other,
         other_embedding=other and embedding,
     )
-    _refuse_idle(settings, found, reads_reference, EMBEDDING in wanted)
+    _refuse_idle(settings, found, reads_reference, EMBEDDING in wanted, "implicit_margin" in there)
     made = {
         *(REWARDS if found.rewards else ()),
         *(NUM_TOKENS if found.tokens else ()),
@@ -121,7 +123,9 @@ def find_needs(
     return found
 
 
-def _refuse_idle(settings: SelectSettings, needs: Needs, reads_reference: bool, reads_embedding: bool) -> None:
+def _refuse_idle(
+    settings: SelectSettings, needs: Needs, reads_reference: bool, reads_embedding: bool, has_margin: bool
+) -> None:
     rewards = "reward_model" if settings.reward_model is not None else "reward_function"
     if getattr(settings, rewards) is not None and not needs.rewards:
         raise ConfigError(
@@ -129,10 +133,12 @@ def _refuse_idle(settings: SelectSettings, needs: Needs, reads_reference: bool, 
             "Leave it out to rank by those; or say --columns reward_chosen=,reward_rejected= to have them computed.",
         )
     if settings.reference is not None and not reads_reference:
+        named = " to rank by the implicit margins that the dataset has" if has_margin else ""
+        other = ", or say --implicit-margin dpo --beta 0.1" if settings.implicit_margin == "simpo" else ""
         raise ConfigError(
             f"reference does nothing: metric {settings.metric!r} with implicit_margin: "
             f"{settings.implicit_margin} reads no reference log-probs",
-            "Leave it out, or say --implicit-margin dpo --beta 0.1.",
+            f"Leave it out{named}{other}.",
         )
     if settings.reference is not None and not needs.reference_logps:
         raise ConfigError(

@@ -25,6 +25,7 @@ from selfplay.core.outcomes import SelectOutcome
 from selfplay.core.pool import Workers
 from selfplay.core.records import Pair
 from selfplay.core.redaction import find_secret
+from selfplay.core.stages import READ
 from selfplay.core.version import __version__
 from selfplay.core.versions import versions
 from selfplay.dataset_selection.building import BuiltPairs
@@ -240,18 +241,22 @@ def _finish(
 
 
 def _commit_selection(context: StageContext, result: ResultTable, selection: Selection) -> None:
-    """Commit stage *select*: the pairs, kept ones first, by rank, with the columns that the pairs of a run have."""
+    """Commit stage *select*: the pairs, kept ones first, by rank, with the columns that the pairs of a run have, and each
+    pair's group (pairs of one prompt may be of several)."""
     if context.store.is_committed(ROUND, "select"):
         return
     started, writer = time.monotonic(), context.writer(ROUND, "select")
-    kept = writer.shards()
+    kept = {name: writer.shards(name) for name in ("", READ)}
     rank_P = np.where(selection.rank_P > 0, selection.rank_P, len(selection.rank_P) + 1)
     order = np.argsort(rank_P, kind="stable")
     size = _SHARD_PAIRS if result.has_text else _SHARD_NUMBERS
     for index, start in enumerate(range(0, max(len(order), 1), size)):
-        if index in kept:
-            continue
         rows = result.rows(order[start : start + size])
+        if "group" in rows.column_names and index not in kept[READ]:
+            groups = rows["group"].cast(pa.string())
+            writer.write_shard(index, pa.table({"pair_id": rows["pair_id"], "group": groups}), READ)
+        if index in kept[""]:
+            continue
         columns = {name: rows[name] for name in rows.column_names}
         if result.has_text and "chosen_response_id" not in columns:
             for side in ("chosen", "rejected"):

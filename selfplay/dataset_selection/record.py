@@ -62,7 +62,8 @@ class Record:
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
-        """Hold the folder against a second writer. A selection that is refused before anything was computed leaves nothing.
+        """Hold the folder against a second writer. A new selection that is refused before anything was computed leaves nothing;
+        the record of an earlier attempt is never removed.
 
         Raises ConfigError for a folder of something else, LockedError.
         """
@@ -76,11 +77,11 @@ class Record:
             raise LockedError(
                 f"another `selfplay select` is writing into {self.root}", "Wait for it, or give another --out."
             ) from error
-        useless = False
+        existed, useless = self._exists(), False
         try:
             yield
         except (ConfigError, DataError):
-            useless = not self._has_computed()
+            useless = not existed and not self._has_computed()
             raise
         finally:
             lock.__exit__(None, None, None)
@@ -115,6 +116,7 @@ class Record:
             if store.is_committed(1, "select"):
                 self._refuse_drift(store.attempt_documents()[-1]["identity"], identity, "was begun")
             store.clean_work()
+            self._discard_other_ranking(store, identity)
             return store, fingerprint, True
         files = {
             SELECT: settings.model_dump(mode="json"), _IDENTITY: of_computing, "resolved.json": config.model_dump(mode="json"),
@@ -123,6 +125,13 @@ class Record:
         }  # fmt: skip
         store = Store.create(self.folder, {name: durable.pretty_json(value) for name, value in files.items()})
         return store, fingerprint, False
+
+    def _discard_other_ranking(self, store: Store, identity: Mapping[str, Any]) -> None:
+        """Remove what a kill left of stage *select* unless the last attempt was at the same selection. (What is computed has
+        one fingerprint whatever the metric and the cut, and so does not tell.)"""
+        attempts = store.attempt_documents()
+        if not attempts or durable.canonical_json(attempts[-1]["identity"]) != durable.canonical_json(identity):
+            durable.remove_tree(store.layout.stage_work(1, "select"))
 
     def _exists(self) -> bool:
         return Layout(self.folder).identity.is_file()

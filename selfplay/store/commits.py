@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.parse_record import STRICT
-from selfplay.store.layout import COMMIT, StageName
+from selfplay.store.layout import COMMIT, StageName, resume_of, selection_of
 from selfplay.store.manifest import (
     Count,
     Damage,
@@ -88,8 +88,12 @@ def check_stage(folder: Path, commit: Commit, digest: str, *, digests: bool = Fa
 
 
 def remedy(folder: Path) -> str:
-    """What to do about a damaged stage."""
-    return (
-        f"Restore it from a backup, or remove {folder} and everything made from it "
-        "(later stages of its round and all later rounds) and resume: it will be made again."
-    )
+    """What to do about a damaged stage. A selection that is finished is made again only as a whole."""
+    selected = selection_of(folder)
+    if selected is None:
+        what = f"{folder} and everything made from it (later stages of its round and all later rounds)"
+    elif (selected / COMMIT).is_file():
+        what = str(selected)
+    else:
+        what = f"{folder} and the later stages beside it"
+    return f"Restore it from a backup, or remove {what} and {resume_of(folder)}: it will be made again."

@@ -68,6 +68,19 @@ class Layout:
         return self.work / f"{round_number:03d}-trainer"
 
 
+def selection_of(path: Path) -> Path | None:
+    """The output folder of the selection in whose record a path is; None for a path in a run."""
+    for above in path.parents:
+        if Layout(above).identity.is_file():
+            return above.parent if (Layout(above).config / SELECT).is_file() else None
+    return None
+
+
+def resume_of(path: Path) -> str:
+    """How what a path is in goes on: words after "and"."""
+    return "resume" if selection_of(path) is None else "give the same `selfplay select` command again"
+
+
 def part_name(index: int) -> str:
     """Name of a table's shard."""
     return f"part-{index:05d}.parquet"

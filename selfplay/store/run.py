@@ -22,7 +22,7 @@ from selfplay.core.version import __version__
 from selfplay.store import durable
 from selfplay.store.commits import Commit, check_stage, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
-from selfplay.store.layout import METRICS, SCHEMA_VERSION, Layout, attempts_present, rounds_present, stage_name
+from selfplay.store.layout import METRICS, SCHEMA_VERSION, SELECT, Layout, attempts_present, rounds_present, stage_name
 from selfplay.store.lazy_table import LazyTable
 from selfplay.store.manifest import Digest, check_version
 from selfplay.store.policy_removal import delete_policy, finish_deletion
@@ -247,9 +247,10 @@ class Store:
         if key not in self._commits:
             folder = self.layout.stage(round_number, stage)
             if not folder.is_dir():
+                again = "the same `selfplay select` command" if SELECT in self.config_digests else "`selfplay resume`"
                 raise SelfplayError(
                     f"stage {stage} of round {round_number} is not committed in {self.layout.root}",
-                    "`selfplay status` shows the state of the run; `selfplay resume` continues it.",
+                    f"`selfplay status` shows the state of the run; {again} continues it.",
                 )
             forbid_symlinks(folder, self.layout.root)
             commit, digest = read_commit(folder)

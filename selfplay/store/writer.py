@@ -19,7 +19,16 @@ from selfplay.core.outcomes import Outcome
 from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.store import durable
 from selfplay.store.commits import Commit, write_commit
-from selfplay.store.layout import COMMIT, METRICS, Layout, part_index, part_name, sidecar_index, sidecar_name
+from selfplay.store.layout import (
+    COMMIT,
+    METRICS,
+    Layout,
+    part_index,
+    part_name,
+    resume_of,
+    sidecar_index,
+    sidecar_name,
+)
 from selfplay.store.manifest import FileEntry, check_files, hash_files, read_manifest, write_manifest
 from selfplay.store.symlinks import forbid_symlinks_below
 
@@ -185,7 +194,7 @@ def read_stage_mark(folder: Path) -> StageInputs | None:
         return parse_record(StageInputs, durable.parse_checked_json(durable.read_file(mark)))
     except (OSError, ValueError) as error:
         raise CorruptionError(
-            f"{mark} is damaged ({error})", f"Remove {folder} and resume: its shards will be made again."
+            f"{mark} is damaged ({error})", f"Remove {folder} and {resume_of(folder)}: its shards will be made again."
         ) from None
 
 
@@ -202,7 +211,7 @@ def read_sidecar(sidecar: Path) -> FileEntry:
 
 def shard_remedy(sidecar: Path) -> str:
     """What to do about a damaged shard."""
-    return f"Remove {sidecar} and its part-*.parquet file, and resume: that shard will be made again."
+    return f"Remove {sidecar} and its part-*.parquet file, and {resume_of(sidecar)}: that shard will be made again."
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 import selfplay
 from selfplay.cli.main import app
-from selfplay.core.errors import BackendError, DriftError, Interrupted
+from selfplay.core.errors import BackendError, ConfigError, DriftError, Interrupted, SelfplayError
+from selfplay.core.outcomes import SelectOutcome
+from selfplay.core.stages import READ
 from selfplay.dataset_selection import importing, pipeline
 from selfplay.dataset_selection.settings import load_settings
 from selfplay.execution.progress import Reporter
@@ -22,8 +24,10 @@ from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.query.open import open_store, run_root
 from selfplay.inspect.reading import settings_for_others
 from selfplay.inspect.verify.verify import verify_document
+from selfplay.store.commits import remedy
 from selfplay.store.run import Store
-from tests.helpers.tables import Fakes, kept, number_table, text_rows, write_rows
+from selfplay.store.writer import StageWriter, shard_remedy
+from tests.helpers.tables import Fakes, dropped, kept, number_table, text_rows, write_rows
 from tests.helpers.viewing import client_of
 
 
@@ -298,3 +302,120 @@ def test_a_selection_that_ends_while_it_imports_is_continued(
     # nothing that took a model is lost, so that another cut continues it too
     select(source, out, Fakes(), keep=0.5)
     assert len(kept(out)) == 5
+
+
+def test_a_command_that_is_refused_leaves_what_an_earlier_one_computed(tmp_path: Path, tiny_world: Path) -> None:
+    fakes = Fakes()
+    models = {"policy": str(tiny_world / "policy"), "reward_model": str(tiny_world / "reward_model")}
+    source, out = write_rows(tmp_path / "a.jsonl", text_rows(10, columns=False)), tmp_path / "out"
+    real = fakes.logprobs.logprobs
+
+    def ends(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    fakes.logprobs.logprobs = ends  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        select(source, out, fakes, **models)
+    fakes.logprobs.logprobs = real  # type: ignore[method-assign]
+    scored = len(fakes.scorer.seen)
+    with pytest.raises(ConfigError, match=r"needs .*policy_logp_chosen"):
+        select(source, out, fakes, reward_model=models["reward_model"])
+    assert Store.open(run_root(out)).is_committed(1, "score")
+    select(source, out, fakes, **models)
+    assert len(fakes.scorer.seen) == scored == 20
+    # a new one that is refused leaves nothing
+    with pytest.raises(ConfigError, match="needs"):
+        select(source, tmp_path / "new", fakes, reward_model=models["reward_model"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_ranked_pairs_of_another_cut_are_not_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = write_rows(tmp_path / "a.jsonl", text_rows(10)), tmp_path / "out"
+    monkeypatch.setattr(pipeline, "_SHARD_PAIRS", 3)
+    real, calls = StageWriter.write_shard, []
+
+    def ends(writer: StageWriter, *arguments: Any) -> None:
+        if writer.stage == "select":
+            calls.append(arguments)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+        real(writer, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StageWriter, "write_shard", ends)
+        with pytest.raises(Interrupted):
+            select(source, out, Fakes())
+    work = Store.open(run_root(out)).layout.stage_work(1, "select")
+    assert (work / "part-00001.parquet").is_file()
+    # one that is refused changes nothing
+    with pytest.raises(ConfigError):
+        select(source, out, Fakes(), metric="apl")
+    assert (work / "part-00001.parquet").is_file()
+    select(source, out, Fakes(), metric="explicit_margin", keep=0.5)
+    table = Store.open(run_root(out)).table(1, "select")
+    assert len(set(table["pair_id"].to_pylist())) == table.num_rows == 10
+    assert table["pair_id"].to_pylist()[:5] == [row["pair_id"] for row in kept(out)]
+    assert verify_document(out, deep=True)["ok"]
+
+
+def test_the_ranked_pairs_of_the_same_selection_are_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = write_rows(tmp_path / "a.jsonl", text_rows(10)), tmp_path / "out"
+
+    real = StageWriter.commit
+
+    def ends(writer: StageWriter, *arguments: Any) -> Any:
+        if writer.stage == "select":
+            raise KeyboardInterrupt
+        return real(writer, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StageWriter, "commit", ends)
+        with pytest.raises(Interrupted):
+            select(source, out, Fakes())
+    select(source, out, Fakes())
+    assert Store.open(run_root(out)).outcome(1, SelectOutcome).adopted_shards == 1
+
+
+def test_each_pair_has_its_own_group(tmp_path: Path) -> None:
+    rows = text_rows(10)
+    for row in rows:
+        row["prompt"] = rows[0]["prompt"]
+    del rows[4]["topic"]
+    source, out = write_rows(tmp_path / "a.jsonl", rows), tmp_path / "out"
+    select(source, out, Fakes(), group_column="topic")
+    store = Store.open(run_root(out))
+    assert store.table(1, "prompts").num_rows == 1
+    read = store.table(1, "select", READ)
+    assert read.schema.field("group").type == pa.string()
+    groups = {row["pair_id"]: row["group"] for row in [*kept(out), *dropped(out)]}
+    assert {row["pair_id"]: row["group"] for row in read.to_pylist()} == groups
+    assert read["pair_id"].to_pylist() == store.table(1, "select")["pair_id"].to_pylist()
+    assert {"maths", "code"} <= {*groups.values()}
+    assert verify_document(out, deep=True)["ok"]
+
+
+def test_remedies_name_the_command_that_continues_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = "give the same `selfplay select` command again: it will be made again."
+    source, out = write_rows(tmp_path / "a.jsonl", text_rows(10)), tmp_path / "out"
+
+    def ends(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StageWriter, "commit", ends)
+        with pytest.raises(Interrupted):
+            select(source, out, Fakes())
+    store = Store.open(run_root(out))
+    with pytest.raises(SelfplayError, match="not committed") as found:
+        store.table(1, "prompts")
+    assert "selfplay resume" not in found.value.hint
+    assert "the same `selfplay select` command continues it" in found.value.hint
+    (sidecar,) = store.layout.stage_work(1, "prompts").glob(".part-*.json")
+    assert shard_remedy(sidecar).endswith(
+        "give the same `selfplay select` command again: that shard will be made again."
+    )
+    folder = store.layout.stage(1, "prompts")
+    assert remedy(folder).endswith(f"or remove {folder} and the later stages beside it and {again}")
+    select(source, out, Fakes())
+    assert remedy(folder).endswith(f"or remove {out} and {again}")
+    assert remedy(tmp_path / "run" / "rounds" / "001" / "prompts").endswith("and resume: it will be made again.")

@@ -34,6 +34,21 @@ def test_only_what_is_missing_is_computed() -> None:
     assert found == Needs(tokens=True, policy_logps=True, reference_logps=True)
 
 
+def test_a_reference_makes_the_margin_also_where_one_is_given() -> None:
+    there = (*REWARDS, "implicit_margin")
+    assert needs("alignment_potential", there, **DPO) == Needs()
+    found = needs("alignment_potential", there, policy="p", reference="r", **DPO)
+    assert found == Needs(tokens=True, policy_logps=True, reference_logps=True)
+    with pytest.raises(ConfigError) as refused:
+        needs("alignment_potential", there, policy="p", reference="r")
+    assert refused.value.hint == (
+        "Leave it out to rank by the implicit margins that the dataset has, or say --implicit-margin dpo --beta 0.1."
+    )
+    with pytest.raises(ConfigError) as refused:
+        needs("explicit_margin", REWARDS, policy="p", reference="r", **DPO)
+    assert refused.value.hint == "Leave it out."
+
+
 @pytest.mark.parametrize(
     ("metric", "field"), [("ifd", "alone"), ("ask_llm", "yes"), ("density", "embedding")]
 )  # fmt: skip

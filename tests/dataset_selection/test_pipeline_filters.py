@@ -122,3 +122,10 @@ def test_numbers_near_the_end_of_a_floats_range_are_ranked_and_written(tmp_path:
             found.append(pq.read_table(path, partitioning=None)["pair_id"].to_pylist())
     assert found[0] == found[2]
     assert found[1] == found[3]
+
+
+def test_a_rule_of_lengths_says_that_the_policy_counts(tmp_path: Path, run: Select) -> None:
+    rows = [{"prompt": f"q{n}", "responses": ["a", "b c"], "rewards": [n, -1]} for n in range(4)]
+    with pytest.raises(ConfigError, match="need the lengths") as found:
+        run(write_rows(tmp_path / "a.jsonl", rows), metric="explicit_margin", pairs={"length_penalty": 0.1})
+    assert "--policy MODEL (its tokenizer counts)" in found.value.hint
