@@ -5,7 +5,8 @@ The facts come from the workers, never from the driver's machine, which may be a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,6 +31,23 @@ class RunDevices:
     def document(self) -> dict[str, Any]:
         """As JSON: a list of facts for each role."""
         return {role: [asdict(facts) for facts in workers] for role, workers in self.roles.items()}
+
+
+class LazyDevices:
+    """The devices of a run, found when a stage first needs to know: until then the workers start while others work."""
+
+    def __init__(self, find: Callable[[], RunDevices]) -> None:
+        self._find = functools.cache(find)
+
+    @property
+    def engine_dtype(self) -> str:
+        """See `RunDevices`."""
+        return self._find().engine_dtype
+
+    @property
+    def precision(self) -> str:
+        """See `RunDevices`."""
+        return self._find().precision
 
 
 def find_devices(config: Config, workers: Workers) -> RunDevices:

@@ -23,7 +23,7 @@ from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs, resolve
 from selfplay.run import loop
 from selfplay.run.attempt import attempt
-from selfplay.run.devices import check_memory, find_devices
+from selfplay.run.devices import LazyDevices, RunDevices, check_memory, find_devices
 from selfplay.run.disk_estimate import check_room
 from selfplay.run.fork_rules import changed_pins, offer
 from selfplay.run.observers import MakeObservers, Observed, Observers, no_observers
@@ -254,14 +254,27 @@ def _attempt(
         observers = Observers(make_observers(Observed(store, config, reporter, current.folder)), reporter)
         current.on_end, current.on_close = observers.end, observers.close
 
+        def find() -> RunDevices:
+            found = find_devices(config, workers)
+            reporter.event("devices", **found.document())
+            for warning in check_memory(config, inputs, found, force=force):
+                reporter.say(f"warning: {warning}")
+            return found
+
+        devices = LazyDevices(find)
+
         def stage_begins(round_number: int, stage: str) -> None:
             reporter.stage(round_number, stage)
             observers.stage(round_number, stage)
+            if stage in ("logprobs", "train"):
+                # the log-probs get the dtype of the trainer, whichever stage comes first in this attempt
+                devices.precision  # noqa: B018
 
-        devices = find_devices(config, workers)
-        reporter.event("devices", **devices.document())
-        for warning in check_memory(config, inputs, devices, force=force):
-            reporter.say(f"warning: {warning}")
+        def check_disk(round_number: int, stage: str) -> None:
+            # only a policy takes more or less room by its dtype
+            dtype = devices.engine_dtype if stage == "train" else "float32"
+            check_room(store, config, inputs, dtype, round_number, stage, force=force)
+
         context = StageContext(
             store=store,
             settings=stage_settings(config),
@@ -272,13 +285,12 @@ def _attempt(
             versions=versions(),
             reporter=reporter,
             stop=current.stop,
-            engine_dtype=devices.engine_dtype,
-            precision=devices.precision,
+            devices=devices,
             force=force,
             on_step=observers.step,
         )
         loop.run(
             context, config.rounds, stage_begins,
-            lambda number, stage: check_room(store, config, inputs, devices.engine_dtype, number, stage, force=force),
+            check_disk,
             until, observers.round,
         )  # fmt: skip

@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from selfplay.core.errors import SelfplayError
 from selfplay.core.losses import LOSSES
@@ -34,6 +35,24 @@ class Policy:
     canaries: tuple[Canary, ...] = ()
 
 
+class Devices(Protocol):
+    """The dtype of the engine ("float32" or "bfloat16") and the trainer's precision ("float32" or "bf16")."""
+
+    @property
+    def engine_dtype(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OnCpu:
+    """Of workers without a GPU."""
+
+    engine_dtype: str = "float32"
+    precision: str = "float32"
+
+
 @dataclass(frozen=True)
 class StageContext:
     """What every stage is given: the store with the committed tables, its settings, the inputs and workers, and whom to tell. A
@@ -48,8 +67,7 @@ class StageContext:
     versions: dict[str, str]
     reporter: Reporter
     stop: StopFlag = field(default_factory=StopFlag)
-    engine_dtype: str = "float32"
-    precision: str = "float32"
+    devices: Devices = OnCpu()
     force: bool = False
     # the round was imported from a dataset: responses have columns of their own, candidate pairs have drop reasons
     from_dataset: bool = False
