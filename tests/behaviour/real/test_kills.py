@@ -67,7 +67,7 @@ def committed_rows(run: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_kills_in_every_stage_lose_nothing(config: Path, tmp_path: Path, selfplay: Callable[..., psutil.Popen]) -> None:
     run = tmp_path / "run"
     work = run / ".work"
