@@ -12,7 +12,7 @@ _MODULES = {
     "start": "selfplay.api",
     "resume": "selfplay.api",
     "fork": "selfplay.api",
-    "select": "selfplay.api",
+    "select": "selfplay.dataset_selection.api",
     "open_run": "selfplay.inspect.query.api",
 }
 

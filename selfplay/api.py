@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfplay.config.load import absolute_places, apply_override, load_config, validate
 from selfplay.config.schema import Config
@@ -31,9 +31,6 @@ from selfplay.run.observers import Observed
 from selfplay.run.retention import Retention
 from selfplay.store.run import Store, require_empty_dir
 from selfplay.store.run_state import config_in_force, is_selection
-
-if TYPE_CHECKING:
-    from selfplay.dataset_selection.pipeline import Outcome
 
 
 def standard_observers(observed: Observed) -> Sequence[Observer]:
@@ -234,22 +231,3 @@ def fork(
         observers=standard_observers, forked_from=forking.lineage(), files=forking.files(),
     )  # fmt: skip
     return open_run(target)
-
-
-def select(dataset: str | Path, *, out: str | Path, reporter: Reporter | None = None, **settings: Any) -> Outcome:
-    """Rank an existing preference dataset and keep the best part, as `selfplay select` does.
-
-    `dataset` is a file, a folder or a name on the hub; `out` is the folder of the result, which `datasets.load_dataset` and TRL
-    read. `settings` are those of `selfplay select --config`: `metric`, `keep`, `policy`, `reward_model`, ... Returns the summary
-    of the result.
-
-    Raises ConfigError for settings that cannot be, DataError for rows that cannot be read.
-
-    Example:
-        selfplay.select("pairs.jsonl", out="selected", metric="explicit_margin", keep=0.5)
-    """
-    from selfplay.dataset_selection.pipeline import run as run_selection
-    from selfplay.dataset_selection.settings import load_settings
-
-    found, _ = load_settings({"dataset": str(dataset), "out": str(out), **settings}, [], None)
-    return run_selection(found, reporter or Reporter(), command="selfplay.select")
