@@ -18,6 +18,8 @@ METRICS = ".metrics.json"
 REMOVED = ".REMOVED.json"
 # In the output folder of a selection from a dataset: its record, a run directory of one round.
 RECORD = ".run"
+# Schema version of the `summary.json` that `select` writes.
+SUMMARY_SCHEMA = 1
 # In `config/` of such a record: the settings of the selection.
 SELECT = "select.json"
 

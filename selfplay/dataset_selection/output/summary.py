@@ -18,8 +18,8 @@ from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.diagnostics.records import Diagnostics
 from selfplay.selection.metrics import Metric
 from selfplay.selection.select import Selection
+from selfplay.store.layout import SUMMARY_SCHEMA
 
-SCHEMA = 1
 _EXAMPLES = 20
 
 
@@ -67,7 +67,7 @@ def summarize(
         if getattr(settings, name) is not None
     }
     return {
-        "schema": SCHEMA,
+        "schema": SUMMARY_SCHEMA,
         "selfplay": versions.get("selfplay", ""),
         "settings": said,
         "metric": {

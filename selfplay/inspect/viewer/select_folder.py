@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from selfplay.core.errors import CorruptionError, SelfplayError
-from selfplay.dataset_selection.output.summary import SCHEMA
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.viewer.catalogue import RunEntry
 from selfplay.inspect.viewer.rows import RowSet
+from selfplay.store.layout import SUMMARY_SCHEMA
 from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.manifest import Manifest
 from selfplay.store.result_folder import read_result
@@ -42,7 +42,7 @@ def summary_of(entry: RunEntry) -> dict[str, Any]:
         schema = int(summary["schema"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", f"Remove {entry.path} and make it again.") from None
-    if schema > SCHEMA:
+    if schema > SUMMARY_SCHEMA:
         raise SelfplayError(f"{entry.path} was written by a newer selfplay", "Upgrade selfplay.")
     return dict(summary)
 
