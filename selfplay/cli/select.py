@@ -22,10 +22,34 @@ def command(
         list[str] | None,
         typer.Argument(help="Further settings as key=value: cluster.logprobs.replicas=2, pairs.min_gap=0.1"),
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="One of several datasets instead of DATASET: PATH or NAME=PATH; the name becomes a column."),
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="What ranks: see `selfplay metrics`, or my_file.py:my_metric.")
     ] = None,
     keep: Annotated[str | None, typer.Option(help="Fraction (0.4) or number (500) of the ranked pairs.")] = None,
+    keep_lowest: Annotated[
+        bool, typer.Option("--keep-lowest", help="Keep the lowest values of the metric instead of the highest.")
+    ] = False,
+    keep_per_group: Annotated[
+        str | None,
+        typer.Option(help="Fraction or number of each group's pairs, or one for each group: maths=0.5,code=200."),
+    ] = None,
+    min_per_group: Annotated[int | None, typer.Option(help="Pairs of each group that are kept before others.")] = None,
+    max_per_prompt: Annotated[
+        int | None, typer.Option(help="Pairs of one prompt that are ranked, the first ones.")
+    ] = None,
+    keep_zero_margins: Annotated[
+        bool, typer.Option("--keep-zero-margins", help="Rank pairs of equal rewards too, as the released rule does.")
+    ] = False,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Of pairs with the same texts keep the first only.")
+    ] = False,
+    drop_reversed: Annotated[
+        bool, typer.Option("--drop-reversed", help="Drop pairs that are there with chosen and rejected exchanged.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the result; not there yet, or an unfinished one.")] = None,
     weight: Annotated[
         float | None, typer.Option(help="Weight of the implicit margin in the alignment potential.")
@@ -87,7 +111,10 @@ def command(
     if dataset is not None and config is not None and "=" in dataset and not Path(dataset).exists():
         overrides, dataset = [dataset, *(overrides or [])], None  # the file names the dataset: only overrides are left
     flags: dict[str, Any] = {
-        "dataset": dataset, "metric": metric, "keep": _number(keep), "out": str(out) if out is not None else None,
+        "dataset": dataset, "sources": _sources(source), "metric": metric, "keep": _number("--keep", keep),
+        "keep_lowest": keep_lowest or None, "keep_per_group": _quotas(keep_per_group), "min_per_group": min_per_group,
+        "max_per_prompt": max_per_prompt, "keep_zero_margins": keep_zero_margins or None,
+        "drop_duplicates": drop_duplicates or None, "drop_reversed": drop_reversed or None, "out": str(out) if out is not None else None,
         "weight": weight, "implicit_margin": implicit_margin, "beta": beta, "raw": raw or None,
         "policy": policy, "reference": reference, "reward_model": reward_model, "reward_function": reward_function,
         "columns": _mapping("--columns", columns, empty=True) or None, "pairs": {"build": pairs} if pairs is not None else None,
@@ -113,11 +140,34 @@ def command(
         note(f"\nin {escape_terminal(settings.out)}: {' and '.join(parts)} (for load_dataset), summary.json, README.md")
 
 
-def _number(text: str | None) -> Any:
+def _number(flag: str, text: str | None) -> Any:
     """As YAML reads it: 0.4 and 1.0 are fractions, 500 is a number of pairs."""
     from selfplay.config.strict_yaml import parse
 
-    return None if text is None else parse(text, "--keep")
+    return None if text is None else parse(text, flag)
+
+
+def _quotas(text: str | None) -> Any:
+    """One number, or one for each group. Raises ConfigError."""
+    flag = "--keep-per-group"
+    if text is None or "=" not in text:
+        return _number(flag, text)
+    return {name: _number(flag, value) for name, value in _mapping(flag, [text]).items()}
+
+
+def _sources(given: list[str] | None) -> dict[str, dict[str, str]] | None:
+    """The datasets by their names; a dataset without one is called by its file's. Raises ConfigError."""
+    from selfplay.core.errors import ConfigError
+
+    found: dict[str, dict[str, str]] = {}
+    for item in given or []:
+        name, equals, place = item.partition("=")
+        if not equals or Path(item).exists():
+            name, place = Path(item).name.partition(".")[0], item
+        if name in found:
+            raise ConfigError(f"--source: two datasets are called {name!r}", f"Write --source NAME={place}.")
+        found[name] = {"dataset": place}
+    return found or None
 
 
 def _option(name: str, text: str) -> Any:

@@ -60,7 +60,12 @@ def metric_arm(metric: str) -> Arm:
     """The arm of a metric by itself; a person's own (`file.py:function`) is named by its function."""
     overrides = [f"selection.metric={metric}"]
     if metric == "full":
-        overrides += ["selection.keep=1.0", "selection.group_column=null"]
+        limits = ("group_column", "keep_per_group", "min_per_group", "max_per_prompt")
+        overrides += [
+            "selection.keep=1.0",
+            "selection.keep_lowest=false",
+            *(f"selection.{name}=null" for name in limits),
+        ]
     return Arm(metric.rpartition(":")[2], tuple(overrides))
 
 

@@ -15,6 +15,7 @@ from selfplay.config.section import Section, refuse
 from selfplay.config.tags import content, identity, resource, tagged
 from selfplay.core.errors import ConfigError
 from selfplay.core.losses import LOSSES
+from selfplay.selection.keep_limits import check_limits
 from selfplay.selection.pair_rules import Build, PairRules
 
 
@@ -231,6 +232,17 @@ class SelectionConfig(Section):
     standardize: bool = identity(True, "z-score both margins over the pool")
     beta: float | None = identity(None, "beta of implicit_margin: dpo; training.beta if not set", gt=0)
     keep: float | int = identity(1.0, "fraction (0.4) or number (500) of the ranked pairs")
+    keep_lowest: bool = identity(False, "keep the lowest values of the metric instead of the highest")
+    keep_per_group: float | int | None = identity(
+        None,
+        "at most this fraction or number of the ranked pairs of each group of `group_column`; `keep` limits their sum",
+    )
+    min_per_group: int | None = identity(
+        None, "so many pairs of each group of `group_column` are kept before others, if it has them", ge=1
+    )
+    max_per_prompt: int | None = identity(
+        None, "of the pairs of a prompt only so many are ranked, those that the metric puts first (build: all)", ge=1
+    )
     first_round_metric: str | None = identity(
         None, "what ranks in round 1, where policy = reference = initial, when the metric compares the two (a name)"
     )
@@ -271,6 +283,10 @@ class SelectionConfig(Section):
             raise ValueError("metric: full keeps every pair: leave `keep` out, or choose another metric")
         if self.metric == "full" and self.group_column is not None:
             raise ValueError("metric: full keeps every pair, whatever its group: leave `group_column` out")
+        check_limits(
+            keep=self.keep, keep_lowest=self.keep_lowest, keep_per_group=self.keep_per_group,
+            min_per_group=self.min_per_group, max_per_prompt=self.max_per_prompt, has_groups=self.group_column is not None,
+        )  # fmt: skip
         return self
 
 
@@ -382,4 +398,8 @@ class Config(Section):
         if self.sampling.num_responses < 2:
             raise ValueError("sampling.num_responses must be 2 or more: a pair takes two responses")
         self.pairs.rules().check_num_responses(self.sampling.num_responses)
+        if self.selection.max_per_prompt is not None and self.pairs.build != "all":
+            raise ValueError(
+                f"selection.max_per_prompt does nothing: pairs.build: {self.pairs.build} gives at most one pair a prompt"
+            )
         return self

@@ -108,7 +108,8 @@ class SelectionSummary:
     Means and standard deviations are over the pairs that entered the ranking and have both margins
     (`num_standardized`), over the whole pool also where there are groups; null without log-probs. `effective_beta` is
     null with groups, which have one each. Length gap = mean of num_tokens_chosen - num_tokens_rejected. `cut_value`
-    is the lowest metric value kept. `drop_reasons` counts the pairs that are not kept, by reason. `notes` are
+    is the last metric value kept, null with quotas of groups. `drop_reasons` counts the pairs that are not kept, by
+    reason. The last five fields are None where they were not asked for. `notes` are
     sentences for the user.
     """
 
@@ -136,6 +137,11 @@ class SelectionSummary:
     length_gap_mean: float | None
     length_gap_kept_mean: float | None
     notes: list[str]
+    keep_per_group: float | dict[str, float] | None = None
+    min_per_group: int | None = None
+    max_per_prompt: int | None = None
+    keep_lowest: bool | None = None
+    keep_zero_margins: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

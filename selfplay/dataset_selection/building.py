@@ -43,7 +43,7 @@ def prompt_rows(prompts: pa.Table, responses: pa.Table) -> Ints:
 
 def prompt_numbers(prompts: pa.Table) -> list[str]:
     """The numbers that come once for each prompt, and so for each of its pairs."""
-    texts = ("prompt_id", "source_file", "source_row", "messages", "columns_json", "group")
+    texts = ("prompt_id", "source_file", "source_row", "messages", "columns_json", "group", "source")
     return [name for name in prompts.column_names if name not in texts]
 
 
@@ -120,7 +120,7 @@ def _of_prompts(
         )
     ]
     columns: dict[str, Any] = {"pair_id": pa.array(ids, pa.string()), "prompt": taken["messages"]}
-    names = ("prompt_id", "source_file", "source_row", "columns_json", "group", *prompt_numbers(prompts))
+    names = ("prompt_id", "source", "source_file", "source_row", "columns_json", "group", *prompt_numbers(prompts))
     return columns | {name: taken[name] for name in names if name in prompts.column_names}
 
 

@@ -28,7 +28,7 @@ from selfplay.selection.reasons import REWARD_NOT_FINITE, DropReasons, no_reason
 # Columns of a pairs table that are no numbers for a metric.
 _NO_NUMBERS = (
     "pair_id", "prompt_id", "source_file", "source_row", "prompt", "chosen", "rejected", "chosen_response_id",
-    "rejected_response_id", "group", "columns_json",
+    "rejected_response_id", "group", "columns_json", "source", "duplicate_of", "reversed_of",
 )  # fmt: skip
 # Made by a selection: an earlier one's are not read.
 _MADE = ("alignment_potential", "metric_value", "rank", "kept", "drop_reason")
@@ -86,23 +86,30 @@ def other_columns(table: pa.Table) -> list[str]:
 
 
 def ready_made(
-    table: pa.Table, rules: PairRules | None, reward_R: Floats | None = None, why_R: DropReasons | None = None
+    table: pa.Table,
+    rules: PairRules | None,
+    reward_R: Floats | None = None,
+    why_R: DropReasons | None = None,
+    *,
+    keep_zero_margins: bool = False,
 ) -> Pairs:
     """The pairs of a dataset. `reward_R` are computed rewards of the chosen responses, then of the rejected ones (NaN where
-    there is none), `why_R` their reasons."""
+    there is none), `why_R` their reasons. `keep_zero_margins`: equal rewards are no fault."""
     size = table.num_rows
     rows_P = np.arange(size) if "chosen" in table.column_names else np.empty(0, dtype=np.int64)
     pairs = Pairs(table, number_columns(table), no_reasons(size), rows_P, rows_P + size)
     if reward_R is not None and why_R is not None:
-        pairs.drop(filters(table, pairs.columns, rules))
+        pairs.drop(filters(table, pairs.columns, rules, keep_zero_margins))
         pairs.columns |= {"reward_chosen": reward_R[:size], "reward_rejected": reward_R[size:]}
         for rows in (slice(0, size), slice(size, 2 * size)):
             pairs.drop(why_R.at(np.arange(2 * size)[rows]))
-    pairs.drop(filters(table, pairs.columns, rules))
+    pairs.drop(filters(table, pairs.columns, rules, keep_zero_margins))
     return pairs
 
 
-def filters(pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None) -> DropReasons:
+def filters(
+    pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None, keep_zero_margins: bool = False
+) -> DropReasons:
     """Why pairs are left out. A rule whose columns do not exist yet is not asked."""
     has_text = "chosen" in pairs.column_names
     if has_text or rules is not None:
@@ -115,6 +122,7 @@ def filters(pairs: pa.Table, columns: Mapping[str, Any], rules: PairRules | None
             rejected=_contents(pairs["rejected"]) if has_text else None,
             num_tokens_chosen_P=columns.get("num_tokens_chosen"),
             num_tokens_rejected_P=columns.get("num_tokens_rejected"),
+            keep_zero_margins=keep_zero_margins,
         )
     reasons = no_reasons(pairs.num_rows)
     for name in REWARDS:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import LogprobsOutcome
+from selfplay.core.records import part_column
 from selfplay.dataset_selection import importing
 from selfplay.dataset_selection.building import prompt_numbers
 from selfplay.dataset_selection.candidates import (
@@ -30,7 +31,9 @@ from selfplay.dataset_selection.importing import NO_REWARD, ROUND, Imported, as_
 from selfplay.dataset_selection.inputs import check_function, limit_of
 from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS, YES, Needs, find_needs
 from selfplay.dataset_selection.reading.dataset import OfflineDataset
+from selfplay.dataset_selection.reading.several import parts_of_sources
 from selfplay.dataset_selection.rendering import ResponseRenderer
+from selfplay.dataset_selection.repeats import flag_repeats
 from selfplay.dataset_selection.settings import SelectSettings
 from selfplay.execution.quarantine import QUARANTINED
 from selfplay.execution.sharding import quarantined
@@ -66,23 +69,32 @@ def plan(
     if dataset.pairs is None:
         assert dataset.responses is not None and dataset.prompts is not None
         has_reward = "reward" in dataset.responses.column_names
-        if not has_reward and settings.reward_model is None and settings.reward_function is None:
+        if not has_reward and not settings.has_rewards:
             raise ConfigError(
                 "these responses have no scores, so that there is nothing to build pairs by",
                 "--reward-model MODEL or --reward-function module:function, or name the column with --columns reward=COLUMN.",
             )
         needs = find_needs(settings, metric, given, has_text=True)
+        if settings.keep_zero_margins:
+            raise ConfigError(
+                "keep_zero_margins is for ready-made pairs: of two responses of equal reward neither is the better one",
+                "Leave it out.",
+            )
         check_builder(as_round(dataset), rules or PairRules())
         rows = dataset.responses if "columns_json" in dataset.responses.column_names else dataset.prompts
     else:
         rows, has_text = dataset.pairs, "chosen" in dataset.pairs.column_names
         several = several_responses(other_columns(rows))
+        if not has_text and (settings.drop_duplicates or settings.drop_reversed):
+            raise ConfigError(
+                "drop_duplicates and drop_reversed compare texts, and this is a table of numbers", "Leave them out."
+            )
         needs = find_needs(settings, metric, given, has_text=has_text, several=several)
         if rules is not None:
             made = (*(REWARDS if needs.rewards else ()), *(NUM_TOKENS if needs.rendered else ()))
             check_rules(rules, {*given, *made}, has_text=has_text)
-    if needs.rewards:
-        check_function(settings, other_columns(rows))
+    for part in parts_of_sources(rows) if needs.rewards else ():
+        check_function(settings, other_columns(part))
     return needs, given
 
 
@@ -99,6 +111,7 @@ def compute(
     if not context.store.is_committed(ROUND, "score"):
         (score.run(context, ROUND) if needs.rewards else importing.import_rewards(context, imported))
     pairs = _candidates(context, settings, dataset, imported, needs, rules)
+    flag_repeats(pairs, settings)
     if notes:
         pairs.notes.append(f"The policy's chat template cannot write some texts; the first error: {notes[0]}")
     if renderer is not None:
@@ -107,7 +120,7 @@ def compute(
                 f"{renderer.num_apart} responses were tokenised by themselves: the chat template does not write a "
                 "conversation as a continuation of its prompt."
             )
-        _lengths(context, imported, pairs, rules)
+        _lengths(context, imported, pairs, rules, settings)
     commit_candidates(context, imported, pairs)
     _log_probs(context, imported, needs)
     _add_log_probs(context, imported, pairs, needs)
@@ -126,12 +139,31 @@ def _candidates(
     reward_R: Floats = np.asarray(scored["reward"].to_numpy(), dtype=np.float64)
     why_R = DropReasons.of([None if reason == NO_REWARD else reason for reason in scored["drop_reason"].to_pylist()])
     if dataset.pairs is not None:
-        return ready_made(dataset.pairs, rules, *((reward_R, why_R) if needs.rewards else ()))
+        computed = (reward_R, why_R) if needs.rewards else ()
+        pairs = ready_made(dataset.pairs, rules, *computed, keep_zero_margins=settings.keep_zero_margins)
+        _add_parts(context, settings, pairs, needs)
+        return pairs
     tokens = context.store.table(ROUND, "sample", columns=["num_tokens"])["num_tokens"].to_numpy()
-    return built(imported, reward_R, why_R, tokens if needs.rendered else None, rules or PairRules(), settings.seed)
+    rules = rules or PairRules()
+    pairs = built(imported, reward_R, why_R, tokens if needs.rendered else None, rules, settings.seed)
+    _add_parts(context, settings, pairs, needs)
+    return pairs
 
 
-def _lengths(context: StageContext, imported: Imported, pairs: Pairs, rules: PairRules | None) -> None:
+def _add_parts(context: StageContext, settings: SelectSettings, pairs: Pairs, needs: Needs) -> None:
+    """The parts of combined rewards as columns of the pairs, `reward_NAME_chosen` and `reward_NAME_rejected`."""
+    if settings.reward is None or not needs.rewards:
+        return
+    names = [part_column(name) for name in sorted(settings.reward.parts)]
+    scored = context.store.table(ROUND, "score", columns=names)
+    for name in names:
+        values_R = scored[name].cast(pa.float64()).to_numpy()
+        pairs.columns |= {f"{name}_chosen": values_R[pairs.chosen_P], f"{name}_rejected": values_R[pairs.rejected_P]}
+
+
+def _lengths(
+    context: StageContext, imported: Imported, pairs: Pairs, rules: PairRules | None, settings: SelectSettings
+) -> None:
     """Numbers of tokens of the pairs (NaN where one cannot be written), and the reasons that follow from them."""
     of_prompts = context.store.table(ROUND, "prompts", columns=["num_prompt_tokens"])["num_prompt_tokens"].to_numpy()
     of_responses = context.store.table(ROUND, "sample", columns=["num_tokens"])["num_tokens"].to_numpy()
@@ -149,7 +181,7 @@ def _lengths(context: StageContext, imported: Imported, pairs: Pairs, rules: Pai
     for name, values in zip(("num_prompt_tokens", *NUM_TOKENS), (prompt_P, *sides), strict=True):
         pairs.columns[name] = np.where(missing_P, np.nan, values)
     if pairs.built is None and rules is not None and rules.max_length_gap is not None:
-        pairs.drop(filters(pairs.table, pairs.columns, rules))
+        pairs.drop(filters(pairs.table, pairs.columns, rules, settings.keep_zero_margins))
 
 
 def _log_probs(context: StageContext, imported: Imported, needs: Needs) -> None:

@@ -14,7 +14,6 @@ from selfplay.config.schema import (  # fmt: skip
     PairsConfig,
     PolicyConfig,
     PromptsConfig,
-    RewardConfig,
     RewardSource,
     SamplingConfig,
     SelectionConfig,
@@ -42,13 +41,21 @@ _NO_LIMIT = 1 << 30
 def run_config(settings: SelectSettings) -> Config:
     """The settings as those of a run of one round. They are not validated as such: sampling, training and what else a
     selection does not do have neutral values."""
-    reward = RewardConfig.model_construct(
-        model=settings.reward_model, function=settings.reward_function, revision=settings.reward_model_revision,
-        max_failed=settings.max_failed,
-    )  # fmt: skip
     selection = SelectionConfig.model_construct(
         **settings.model_dump(
-            include={"metric", "options", "group_column", "weight", "implicit_margin", "beta", "keep"}
+            include={
+                "metric",
+                "options",
+                "group_column",
+                "weight",
+                "implicit_margin",
+                "beta",
+                "keep",
+                "keep_lowest",
+                "keep_per_group",
+                "min_per_group",
+                "max_per_prompt",
+            }
         ),
         standardize=settings.standardize,
     )
@@ -57,10 +64,10 @@ def run_config(settings: SelectSettings) -> Config:
             model=settings.policy or "", revision=settings.policy_revision, chat_template=settings.chat_template
         ),
         prompts=PromptsConfig.model_construct(
-            source=settings.dataset, split=settings.split, subset=settings.subset, revision=settings.revision
+            source=settings.dataset_name, split=settings.split, subset=settings.subset, revision=settings.revision
         ),
         sampling=SamplingConfig.model_construct(num_responses=2, shard_size=settings.shard_size),
-        reward=reward, pairs=settings.pairs or PairsConfig(), selection=selection,
+        reward=settings.rewards(), pairs=settings.pairs or PairsConfig(), selection=selection,
         training=TrainingConfig.model_construct(loss="simpo"), cluster=settings.cluster, rounds=1, seed=settings.seed,
     )  # fmt: skip
 
@@ -95,9 +102,17 @@ def resolve_inputs(settings: SelectSettings, metric: Metric, revisions: Mapping[
 
     policy, reference = pinned("policy"), pinned("reference")
     reward, embedding = pinned("reward_model", RewardSource), pinned("embedding_model")
+    rewards = {"reward": reward} if reward is not None else {}
+    functions = {"reward_function": settings.reward_function}
+    for section, part in settings.rewards().sources().items() if settings.reward is not None else ():
+        if part.model is not None:
+            folder = find_model(section, part, revisions, found)
+            check_reward_model(folder, trust_remote_code=part.trust_remote_code)
+            rewards[section] = PinnedModel(folder, model_digest(folder))
+            pins[section] = rewards[section].digest
+        functions[section] = part.function
     with contextlib.redirect_stdout(sys.stderr):  # finding a module runs its package
-        if settings.reward_function is not None:
-            pins["reward_function"] = source_digest(settings.reward_function, search_path)
+        pins |= {name: source_digest(spec, search_path) for name, spec in functions.items() if spec is not None}
         if (digest := metric_digest(settings.metric, search_path)) is not None:
             pins["metric"] = digest
     renderer, stops, limit = _renderer(settings, policy, pins)
@@ -111,7 +126,7 @@ def resolve_inputs(settings: SelectSettings, metric: Metric, revisions: Mapping[
     return Inputs(
         policy=policy or NO_MODEL,
         policy_info=cast(Any, None),
-        rewards={"reward": reward} if reward is not None else {},
+        rewards=rewards,
         reward_infos={},
         prompts=cast(Any, None),
         evaluation=None,
@@ -137,10 +152,12 @@ def with_given(inputs: Inputs, given: Collection[str]) -> Inputs:
 
 
 def check_function(settings: SelectSettings, columns: Sequence[str]) -> None:
-    """Raise ConfigError when the reward function requires a column that the dataset does not have."""
-    if settings.reward_function is not None:
-        with contextlib.redirect_stdout(sys.stderr):
-            RewardFunction(settings.reward_function, Path.cwd()).check_columns(columns, settings.dataset)
+    """Raise ConfigError when a reward function requires a column that the dataset does not have."""
+    for source in settings.rewards().sources().values():
+        if source.function is not None:
+            with contextlib.redirect_stdout(sys.stderr):
+                function = RewardFunction(source.function, Path.cwd(), batched=source.batched)
+                function.check_columns(columns, settings.dataset_name)
 
 
 def check_tokenizer(needs: Needs, inputs: Inputs) -> None:

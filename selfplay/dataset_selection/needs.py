@@ -85,7 +85,7 @@ def find_needs(
     given = (has_margin or "implicit_margin" in there) and settings.reference is None
     if given and not margin & set(metric.inputs):
         wanted -= margin
-    rewards = settings.reward_model is not None or settings.reward_function is not None
+    rewards = settings.has_rewards
     policy, reference = settings.policy is not None, settings.reference is not None
     other = settings.embedding_model is not None
     embedding = EMBEDDING in wanted and EMBEDDING not in there
@@ -126,10 +126,11 @@ def find_needs(
 def _refuse_idle(
     settings: SelectSettings, needs: Needs, reads_reference: bool, reads_embedding: bool, has_margin: bool
 ) -> None:
-    rewards = "reward_model" if settings.reward_model is not None else "reward_function"
-    if getattr(settings, rewards) is not None and not needs.rewards:
+    if settings.has_rewards and not needs.rewards:
+        named = ("reward_model", "reward_function", "reward")
+        given = next(name for name in named if getattr(settings, name) is not None)
         raise ConfigError(
-            f"{rewards} does nothing: the dataset has its rewards already",
+            f"{given} does nothing: the dataset has its rewards already",
             "Leave it out to rank by those; or say --columns reward_chosen=,reward_rejected= to have them computed.",
         )
     if settings.reference is not None and not reads_reference:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -38,8 +38,9 @@ from selfplay.dataset_selection.output.card import card
 from selfplay.dataset_selection.output.summary import dropped_examples, groupings, summarize
 from selfplay.dataset_selection.output.writing import ResultTable, write_formats, write_tables, write_unused
 from selfplay.dataset_selection.reading.dataset import OfflineDataset, read_dataset
+from selfplay.dataset_selection.reading.several import SourceFacts, joined
 from selfplay.dataset_selection.record import KIND, Record
-from selfplay.dataset_selection.settings import SelectSettings
+from selfplay.dataset_selection.settings import SelectSettings, SourceSettings
 from selfplay.execution.progress import Reporter
 from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs
 from selfplay.inspect.reading import finite
@@ -49,6 +50,7 @@ from selfplay.run.stages.context import StageContext
 from selfplay.run.worker_specs import lazy_ray_workers
 from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.diagnostics.groups import Grouping
+from selfplay.selection.keep import Quotas
 from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import REWARDS
 from selfplay.selection.reasons import DropReasons
@@ -72,22 +74,33 @@ class Outcome:
 # -------------------------------------------------------------------------------------------------------------- steps
 
 
-def read(settings: SelectSettings, metric: Metric) -> OfflineDataset:
-    """The dataset. Raises DataError and ConfigError."""
+def read(settings: SelectSettings, metric: Metric) -> tuple[OfflineDataset, list[SourceFacts]]:
+    """The dataset; of several also what was read of each. Raises DataError and ConfigError."""
     columns = dict(settings.columns)
     if settings.group_column is not None:
         columns["group"] = settings.group_column
+    if settings.groups_are_sources:
+        del columns["group"]
     built = settings.pairs is not None and "build" in settings.pairs.model_fields_set
-    dataset = read_dataset(
-        settings.dataset, split=settings.split, subset=settings.subset, revision=settings.revision, columns=columns,
-        wanted=[name for name in metric.inputs if name != "pair_id"], prefer="responses" if built else "pairs",
-    )  # fmt: skip
-    if built and dataset.kind == "pairs":
-        raise ConfigError(
-            f"{settings.dataset} holds pairs, not several responses a prompt: there are no pairs to be built",
-            "Leave --pairs out; or name the columns of the responses with --columns.",
-        )
-    return dataset
+
+    def one(source: SourceSettings | SelectSettings) -> OfflineDataset:
+        assert source.dataset is not None, "the settings name a dataset, or one for each source"
+        dataset = read_dataset(
+            source.dataset, split=source.split, subset=source.subset, revision=source.revision,
+            columns={**columns, **source.columns}, wanted=[name for name in metric.inputs if name != "pair_id"],
+            prefer="responses" if built else "pairs",
+        )  # fmt: skip
+        if built and dataset.kind == "pairs":
+            raise ConfigError(
+                f"{source.dataset} holds pairs, not several responses a prompt: there are no pairs to be built",
+                "Leave --pairs out; or name the columns of the responses with --columns.",
+            )
+        return dataset
+
+    if not settings.sources:
+        return one(settings), []
+    datasets = {name: one(source) for name, source in settings.sources.items()}
+    return joined(datasets, groups_are_sources=settings.groups_are_sources)
 
 
 def pair_pool(
@@ -107,14 +120,26 @@ def pair_pool(
         made = {"prompt_reward_mean": (chosen + rejected) / 2, "prompt_reward_std": np.abs(chosen - rejected) / 2}
         columns = {**made, **columns}
     group_P = Grouping.of(pairs["group"]).code_P if within_groups else None
-    return PairPool(pair_id=pairs["pair_id"], columns=columns, drop_reason_P=reasons, group_P=group_P)
+    prompt_P = Grouping.of(pairs["prompt_id"]).code_P if "prompt_id" in pairs.column_names else None
+    return PairPool(
+        pair_id=pairs["pair_id"], columns=columns, drop_reason_P=reasons, group_P=group_P, prompt_P=prompt_P
+    )
 
 
-def rank(settings: SelectSettings, metric: Metric, pool: PairPool) -> Selection:
-    """Margins, metric, ranks and the cut."""
+def rank(settings: SelectSettings, metric: Metric, pool: PairPool, pairs: pa.Table) -> Selection:
+    """Margins, metric, ranks and the cut. Raises ConfigError for quotas of groups that do not exist."""
+    quotas = None
+    if settings.keep_per_group is not None or settings.min_per_group is not None:
+        groups = Grouping.of(pairs["group"])
+        quotas = Quotas(
+            group_P=groups.code_P, names=groups.names, most=settings.keep_per_group, least=settings.min_per_group or 0
+        )
+    if settings.max_per_prompt is not None and pool.prompt_P is None:
+        raise ConfigError("max_per_prompt needs the prompts, and this is a table of numbers", "Leave it out.")
     return select(
         pool, metric=metric, keep=settings.keep, implicit_margin=settings.implicit_margin, weight=settings.weight,
-        beta=settings.beta, standardize=settings.standardize, seed=settings.seed, options=settings.options,
+        beta=settings.beta, standardize=settings.standardize, seed=settings.seed, options=settings.options, quotas=quotas,
+        max_per_prompt=settings.max_per_prompt, keep_lowest=settings.keep_lowest, keep_zero_margins=settings.keep_zero_margins,
     )  # fmt: skip
 
 
@@ -145,8 +170,8 @@ def run(
     record = Record(Path(settings.out).expanduser().absolute())
     metric = resolve_metric(settings)
     inputs = resolve_inputs(settings, metric, record.revisions())
-    dataset = read(settings, metric)
-    _report_what_was_read(dataset, reporter)
+    dataset, sources = read(settings, metric)
+    _report_what_was_read(dataset, sources, reporter)
     content = {**dict(sorted(inputs.pins.items())), "dataset": dataset.digest}
     identity = {"settings": settings.identity(), "content": content, "version": __version__}
     if (found := record.finished(identity)) and not record.has_leftovers():
@@ -175,7 +200,7 @@ def run(
                 current.stop, from_dataset=True,
             )  # fmt: skip
             pairs = _pairs(context, settings, dataset, needs)
-            summary = _finish(context, record, settings, metric, dataset, pairs, identity, command)
+            summary = _finish(context, record, settings, metric, dataset, sources, pairs, identity, command)
     return Outcome(summary, False)
 
 
@@ -196,7 +221,7 @@ def _pairs(context: StageContext, settings: SelectSettings, dataset: OfflineData
         context.reporter.say(f"{name}: {model.replace('@', ' at commit ')}")
     rules = settings.pairs.rules() if settings.pairs is not None else None
     if dataset.pairs is not None and "chosen" not in dataset.pairs.column_names:
-        return ready_made(dataset.pairs, rules)
+        return ready_made(dataset.pairs, rules, keep_zero_margins=settings.keep_zero_margins)
     return compute(context, settings, dataset, needs, rules)
 
 
@@ -206,6 +231,7 @@ def _finish(
     settings: SelectSettings,
     metric: Metric,
     dataset: OfflineDataset,
+    sources: Sequence[SourceFacts],
     pairs: Pairs,
     identity: Mapping[str, Any],
     command: str,
@@ -215,13 +241,13 @@ def _finish(
         pairs.table, pairs.columns, pairs.reasons, within_groups=settings.group_column is not None, wanted=metric.inputs
     )
     context.stop.check()
-    selection = rank(settings, metric, pool)
+    selection = rank(settings, metric, pool, pairs.table)
     _refuse_no_pair(settings, selection)
     context.reporter.say(f"ranked {selection.summary.num_ranked} pairs, kept {selection.summary.num_kept}")
     commits = {name: model.rpartition("@")[2] for name, model in context.inputs.revisions.items()}
     summary = summarise(
         settings, metric, dataset, pairs.table, pool, selection, content=identity["content"], built=pairs.built,
-        notes=pairs.notes, commits=commits,
+        notes=pairs.notes, commits=commits, sources=sources,
     )  # fmt: skip
     context.stop.check()
     writer, result = write(record, pairs, pool, selection)
@@ -286,6 +312,7 @@ def summarise(
     built: BuiltPairs | None = None,
     notes: list[str] | None = None,
     commits: Mapping[str, str] | None = None,
+    sources: Sequence[SourceFacts] = (),
 ) -> dict[str, Any]:
     """The document that goes to summary.json."""
     with np.errstate(over="ignore", invalid="ignore"):  # moments of numbers near the end of a float's range
@@ -300,21 +327,22 @@ def summarise(
     document = summarize(
         settings=settings, metric=metric, dataset=dataset, content=content, built=built, selection=selection,
         diagnostics=diagnostics, notes=notes or [], versions={"selfplay": __version__, **versions()},
-        embedding_left_out=EMBEDDING in pool.columns, commits=commits or {},
+        embedding_left_out=EMBEDDING in pool.columns, commits=commits or {}, sources=sources,
     )  # fmt: skip
     document |= {"dropped_examples": dropped_examples(pairs, selection), "num_not_alternating": 0}
     found: dict[str, Any] = json.loads(pretty_json(finite(document)))  # as it will be read: lists, no tuples
     return found
 
 
-def _report_what_was_read(dataset: OfflineDataset, reporter: Reporter) -> None:
+def _report_what_was_read(dataset: OfflineDataset, sources: Sequence[SourceFacts], reporter: Reporter) -> None:
     kind = "pairs" if dataset.kind == "pairs" else "responses of several a prompt"
     table = dataset.pairs if dataset.pairs is not None else dataset.responses
     assert table is not None
     reporter.say(f"read {dataset.num_rows} rows: {table.num_rows} {kind}, {dataset.bad_rows.count} bad rows")
-    for ours, theirs in sorted(dataset.recognised.items()):
-        if ours != theirs:
-            reporter.say(f"recognised: {ours} is column {theirs!r}")
+    for name, recognised in {each.name: each.recognised for each in sources}.items() or (("", dataset.recognised),):
+        for ours, theirs in sorted(recognised.items()):
+            if ours != theirs:
+                reporter.say(f"recognised: {f'{name}: ' if name else ''}{ours} is column {theirs!r}")
     for line in dataset.notes:
         reporter.say(f"note: {line}")
     for row in dataset.bad_rows.examples[:5]:

@@ -16,28 +16,55 @@ from pydantic import Field, ValidationError, model_validator
 
 from selfplay.config.load import RENAMED, apply_override
 from selfplay.config.running import ClusterConfig
-from selfplay.config.schema import PairsConfig
+from selfplay.config.schema import PairsConfig, RewardConfig, RewardPart
 from selfplay.config.section import Section
 from selfplay.config.strict_yaml import parse
 from selfplay.core.errors import ConfigError
+from selfplay.dataset_selection.places import FUNCTIONS, PLACES, absolute_places, function_name
 from selfplay.selection.keep import num_to_keep
+from selfplay.selection.keep_limits import check_limits
 
-# Where something lies; its content is pinned by a digest.
-PLACES = ("dataset", "policy", "reference", "reward_model", "embedding_model", "chat_template")
 # Of models that are hub names; the commit that each resolves to is recorded.
 REVISIONS = ("policy_revision", "reference_revision", "reward_model_revision", "embedding_model_revision")
-# file.py:function or module:function
-FUNCTIONS = ("reward_function",)
 # Not part of what a selection is.
 _FREE = ("out", "cluster", "max_failed")
 # What only ranks and cuts: nothing that is computed of a pair depends on it.
-RANKING = ("metric", "options", "keep", "weight", "implicit_margin", "beta", "raw")
+RANKING = (
+    "metric", "options", "keep", "keep_lowest", "keep_per_group", "min_per_group", "max_per_prompt", "weight",
+    "implicit_margin", "beta", "raw",
+)  # fmt: skip
+# The column that says which source a pair comes from, where there are several.
+SOURCE = "source"
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class SourceSettings(Section):
+    """One of several datasets: see `open_source` for the names, and `SelectSettings.columns`, which these go before."""
+
+    dataset: str
+    split: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] = {}
+
+
+class RewardParts(Section):
+    """Several rewards, as the parts of `reward` in the config of a run."""
+
+    parts: dict[str, RewardPart] = Field(min_length=1)
+    normalize: Literal["zscore", "none"] = "zscore"
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        RewardConfig(parts=self.parts, normalize=self.normalize)  # the names of the parts
+        return self
 
 
 class SelectSettings(Section):
     """One selection; see docs/select.md."""
 
-    dataset: str
+    dataset: str | None = None
+    sources: dict[str, SourceSettings] = {}
     out: str
     split: str | None = None
     subset: str | None = None
@@ -46,6 +73,13 @@ class SelectSettings(Section):
     metric: str = "alignment_potential"
     options: dict[str, float] = {}
     keep: float | int
+    keep_lowest: bool = False
+    keep_per_group: float | int | dict[str, float | int] | None = None
+    min_per_group: int | None = Field(None, ge=1)
+    max_per_prompt: int | None = Field(None, ge=1)
+    keep_zero_margins: bool = False
+    drop_duplicates: bool = False
+    drop_reversed: bool = False
     weight: float = Field(1.0, ge=0)
     implicit_margin: Literal["simpo", "dpo"] = "simpo"
     beta: float | None = Field(None, gt=0)
@@ -54,6 +88,7 @@ class SelectSettings(Section):
     reference: str | None = None
     reward_model: str | None = None
     reward_function: str | None = None
+    reward: RewardParts | None = None
     embedding_model: str | None = None
     policy_revision: str | None = None
     reference_revision: str | None = None
@@ -76,7 +111,12 @@ class SelectSettings(Section):
         document = dict(document)
         if isinstance(document.get("pairs"), str):
             document["pairs"] = {"build": document["pairs"]}
-        if document.get("metric") == "full":
+        if isinstance(document.get("sources"), dict):
+            document["sources"] = {
+                name: {"dataset": source} if isinstance(source, str) else source
+                for name, source in document["sources"].items()
+            }
+        if document.get("metric") == "full" or document.get("keep_per_group") is not None:
             document.setdefault("keep", 1.0)
         keep = document.get("keep", 1.0)
         if isinstance(keep, bool) or not isinstance(keep, int | float):
@@ -92,12 +132,22 @@ class SelectSettings(Section):
         if isinstance(self.keep, int) and self.keep == 1:
             raise ValueError("`keep: 1` may mean one pair or all: write 1.0 for all pairs")
         num_to_keep(0, self.keep)
+        columns = [self.columns, *(source.columns for source in self.sources.values())]
+        check_limits(
+            keep=self.keep,
+            keep_lowest=self.keep_lowest,
+            keep_per_group=self.keep_per_group,
+            min_per_group=self.min_per_group,
+            max_per_prompt=self.max_per_prompt,
+            has_groups=self.group_column is not None or any(one.get("group") for one in columns),
+        )
+        self._check_sources()
         if self.implicit_margin == "dpo" and self.beta is None:
             raise ValueError("implicit_margin: dpo needs `beta` (0.1 is a common value)")
         if self.implicit_margin == "simpo" and self.beta is not None:
             raise ValueError("`beta` goes with implicit_margin: dpo; simpo has none")
-        if self.reward_model is not None and self.reward_function is not None:
-            raise ValueError("give one of `reward_model` and `reward_function`")
+        if sum(given is not None for given in (self.reward_model, self.reward_function, self.reward)) > 1:
+            raise ValueError("give one of `reward_model`, `reward_function` and `reward.parts`")
         if self.group_column is not None and self.columns.get("group", self.group_column) != self.group_column:
             raise ValueError("`group_column` and `columns: {group: ...}` name different columns")
         for name in ("reference", "chat_template", "max_length"):
@@ -111,6 +161,43 @@ class SelectSettings(Section):
             raise ValueError("`subset` goes with a dataset by name, which needs `split` too")
         return self
 
+    def _check_sources(self) -> None:
+        if (self.dataset is None) == (not self.sources):
+            raise ValueError(
+                "`dataset` and `sources` both say what is read: name every dataset under `sources` (--source)"
+                if self.sources
+                else "`dataset` is missing: name the dataset, or several with --source"
+            )
+        for name in self.sources:
+            if not _SOURCE_NAME.fullmatch(name):
+                raise ValueError(f"a source cannot be called {name!r}: take letters, digits, `.`, `_` and `-`")
+        theirs = [name for name in ("split", "subset", "revision") if getattr(self, name) is not None]
+        if self.sources and theirs:
+            raise ValueError(f"`{theirs[0]}` belongs to one source: say it under sources.NAME.{theirs[0]}")
+
+    @property
+    def dataset_name(self) -> str:
+        """What is said of the dataset, or of all of them."""
+        return self.dataset if self.dataset is not None else " + ".join(self.sources)
+
+    @property
+    def groups_are_sources(self) -> bool:
+        """Whether the group of a pair is its source."""
+        return bool(self.sources) and SOURCE in (self.group_column, self.columns.get("group"))
+
+    def rewards(self) -> RewardConfig:
+        """The rewards that are computed, as those of a run."""
+        return RewardConfig.model_construct(
+            model=self.reward_model, function=self.reward_function, revision=self.reward_model_revision,
+            max_failed=self.max_failed, parts=self.reward.parts if self.reward is not None else {},
+            normalize=self.reward.normalize if self.reward is not None else "zscore",
+        )  # fmt: skip
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether rewards can be computed."""
+        return self.reward_model is not None or self.reward_function is not None or self.reward is not None
+
     @property
     def standardize(self) -> bool:
         """Whether both margins are z-scored over the pool."""
@@ -119,9 +206,12 @@ class SelectSettings(Section):
     def identity(self) -> dict[str, Any]:
         """What must be equal for two commands to be the same selection, content of files aside."""
         document = self.model_dump(mode="json", exclude={*PLACES, *REVISIONS, *_FREE})
-        for name in ("reward_function", "metric"):
-            if document[name] is not None and ":" in document[name]:
-                document[name] = Path(document[name].rpartition(":")[0]).name + ":" + document[name].rpartition(":")[2]
+        for name in FUNCTIONS:
+            document[name] = document[name] and function_name(document[name])
+        for source in document["sources"].values():
+            del source["dataset"]
+        for part in (document["reward"] or {"parts": {}})["parts"].values():
+            part |= {"model": None, "revision": None, "function": part["function"] and function_name(part["function"])}
         return document
 
 
@@ -139,12 +229,12 @@ def load_settings(
         read = parse(config.read_text(encoding="utf-8"), str(config))
         if not isinstance(read, dict):
             raise ConfigError(f"{config} holds no settings", "It should begin like `dataset: pairs.jsonl`.")
-        document = _placed(read, config.resolve().parent)
+        document = absolute_places(read, config.resolve().parent)
         where = str(config)
     given = dict(flags)
     for override in overrides:
         apply_override(given, override)
-    given = _placed(given, Path.cwd())
+    given = absolute_places(given, Path.cwd())
     notes = []
     for name, value in given.items():
         if name in document and isinstance(document[name], dict) and isinstance(value, dict):
@@ -153,29 +243,6 @@ def load_settings(
             notes.append(f"{name}: the command line's value instead of {config}'s")
         document[name] = value
     return _validated(document, where), notes
-
-
-def _placed(document: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    placed = dict(document)
-    for name in (*PLACES, *FUNCTIONS, "metric"):
-        value = placed.get(name)
-        is_template = name == "chat_template" and isinstance(value, str) and (value == "none" or "{" in value)
-        if isinstance(value, str) and not is_template and not (name == "metric" and ":" not in value):
-            placed[name] = _absolute(value, base)
-    return placed
-
-
-def _absolute(value: str, base: Path) -> str:
-    """The absolute path where there is one (of `path` or `path:function`, a module's file included), else the value."""
-    path, colon, name = value.rpartition(":")
-    is_function = bool(colon) and name.isidentifier()
-    tried = [f"{path}.py"] if is_function and "/" not in path and not path.endswith(".py") else [path]
-    for place in tried if is_function else [value]:
-        for folder in (base, Path.cwd()):
-            found = Path(folder, Path(place).expanduser())
-            if found.exists():
-                return f"{found.resolve()}{colon}{name}" if is_function else str(found.resolve())
-    return value
 
 
 def _validated(document: Mapping[str, Any], where: str) -> SelectSettings:

@@ -104,7 +104,8 @@ def make_plan(
     evaluation_prompts, evaluation_responses = _evaluation(config, inputs)
     per_round = config.prompts.per_round
     keep = config.selection.keep
-    pairs = per_round * pairs_per_prompt(config.pairs.rules(), config.sampling.num_responses)
+    of_prompt = pairs_per_prompt(config.pairs.rules(), config.sampling.num_responses)
+    pairs = per_round * min(of_prompt, config.selection.max_per_prompt or of_prompt)
     kept = min(pairs, keep) if isinstance(keep, int) else round(keep * pairs)
     data = kept * (config.rounds if config.training.data == "accumulated" else 1)
     steps = config.training.max_steps or math.ceil(data / config.training.batch_size) * config.training.epochs

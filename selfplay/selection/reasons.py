@@ -38,7 +38,11 @@ TOO_LONG_FOR_TRAINING = "too_long_for_training"
 # A pair is not kept (EMPTY, REWARD_NOT_FINITE, ZERO_MARGIN and IDENTICAL_RESPONSES too, where pairs come from outside a run).
 METRIC_NOT_FINITE = "metric_not_finite"
 EXCLUDED_BY_METRIC = "excluded_by_metric"
+OVER_GROUP_QUOTA = "over_group_quota"
 NOT_SELECTED = "not_selected"
+# Of pairs that come ready made (`select`).
+DUPLICATE = "duplicate"
+REVERSED = "reversed"
 
 RESPONSE_REASONS: dict[str, str] = {
     EMPTY: "the response has no text beyond its end token (white space is no text)",
@@ -70,7 +74,11 @@ PAIR_REASONS: dict[str, str] = {
     TOO_LONG_FOR_TRAINING: "the prompt and one of its responses exceed the training length",
     METRIC_NOT_FINITE: "the metric has no finite value for the pair",
     EXCLUDED_BY_METRIC: "the metric's own rule leaves the pair out, whatever the cut",
+    OVER_MAX_PER_PROMPT: "the metric puts max_per_prompt other pairs of the same prompt before it",
+    OVER_GROUP_QUOTA: "ranked, but its group has given keep_per_group pairs already",
     NOT_SELECTED: "ranked, but below the cut",
+    DUPLICATE: "an earlier pair has the same prompt, chosen and rejected",
+    REVERSED: "another pair has the same prompt with chosen and rejected the other way round",
 }
 
 

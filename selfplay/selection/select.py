@@ -17,13 +17,15 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import SelectionSummary
 from selfplay.selection import margins
 from selfplay.selection.arrays import Bools, Floats, Ints, Strings, take_strings
-from selfplay.selection.keep import keep_top
+from selfplay.selection.keep import Quotas, keep_top, over_cap
 from selfplay.selection.metrics import Metric, find_metric
 from selfplay.selection.metrics.inputs import MEAN_LOGPS, NUM_TOKENS, POLICY_LOGPS, REFERENCE_LOGPS, REWARDS, made_of
 from selfplay.selection.reasons import (
     EXCLUDED_BY_METRIC,
     METRIC_NOT_FINITE,
     NOT_SELECTED,
+    OVER_GROUP_QUOTA,
+    OVER_MAX_PER_PROMPT,
     ZERO_MARGIN,
     DropReasons,
     is_kept,
@@ -43,7 +45,8 @@ class PairPool:
     `columns` go by the names of the pairs table: arrays over P pairs, NaN where a value is missing. Log-probs are sums
     over a response's tokens at temperature 1 (nats). `drop_reason_P` holds what earlier filters said (see
     `reasons.with_reason`); None = no filter was applied. `group_P` are integer codes of the pairs' groups; with them
-    every metric is standardised within its group, None = one pool.
+    every metric is standardised within its group, None = one pool. `prompt_P` are codes of the pairs' prompts; only a cap on
+    the pairs of a prompt reads them.
 
     Example: PairPool(pair_id=["a", "b"], columns={"reward_chosen": ..., "reward_rejected": ...})
     """
@@ -52,13 +55,14 @@ class PairPool:
     columns: Mapping[str, Any]
     drop_reason_P: DropReasons | None = None
     group_P: Ints | None = None
+    prompt_P: Ints | None = None
 
     def __post_init__(self) -> None:
         sizes = {"pair_id": len(self.pair_id)} | {name: len(column) for name, column in self.columns.items()}
         if self.drop_reason_P is not None:
             sizes["drop_reason_P"] = len(self.drop_reason_P)
-        if self.group_P is not None:
-            sizes["group_P"] = len(self.group_P)
+        codes = {"group_P": self.group_P, "prompt_P": self.prompt_P}
+        sizes |= {name: len(code_P) for name, code_P in codes.items() if code_P is not None}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"columns of pairs differ in length: {sizes}")
 
@@ -97,8 +101,16 @@ def select(
     seed: int = 0,
     options: Mapping[str, float] | None = None,
     allow_equal_reference: bool = False,
+    quotas: Quotas | None = None,
+    max_per_prompt: int | None = None,
+    keep_lowest: bool = False,
+    keep_zero_margins: bool = False,
 ) -> Selection:
     """Rank the pairs by `metric` and keep the part `keep` (fraction as float or count as int, see `keep.num_to_keep`).
+
+    `keep_lowest` ranks the lowest value first. `quotas` say how many kept pairs each group gives. Of more than `max_per_prompt`
+    pairs of a prompt those that rank first are ranked, and `keep` is a part of what is ranked. `keep_zero_margins` leaves pairs
+    of equal rewards in the pool, as the released rule does.
 
     `options` are the metric's own (see `Metric.options`). `beta` belongs to the DPO form, which needs reference
     log-probs that differ from the policy's: with equal ones every implicit margin is 0 and alignment potential is the
@@ -115,7 +127,7 @@ def select(
     explicit_P = _explicit_margin(pairs.columns, notes)
     implicit_P = _implicit_margin(pairs.columns, implicit_margin, beta, notes)
     reason_P = no_reasons(len(pairs)) if pairs.drop_reason_P is None else pairs.drop_reason_P
-    if explicit_P is not None:
+    if explicit_P is not None and not keep_zero_margins:
         reason_P = with_reason(reason_P, explicit_P == 0, ZERO_MARGIN)
 
     potential: margins.AlignmentPotential | None = None
@@ -152,8 +164,18 @@ def select(
         value_P = margins.z_scores_in_groups(value_P, pairs.group_P)
     reason_P = with_reason(reason_P, np.isneginf(value_P), EXCLUDED_BY_METRIC)
     reason_P = with_reason(reason_P, ~np.isfinite(value_P), METRIC_NOT_FINITE)
-    rank_P, kept_P = keep_top(value_P, pairs.pair_id, keep)
+    ranked_P = value_P
+    if max_per_prompt is not None:
+        if pairs.prompt_P is None:
+            raise ValueError("max_per_prompt needs the prompts of the pairs")
+        over_P = over_cap(value_P, pairs.pair_id, pairs.prompt_P, max_per_prompt, lowest=keep_lowest)
+        reason_P = with_reason(reason_P, over_P, OVER_MAX_PER_PROMPT)
+        ranked_P = np.where(over_P, np.nan, value_P)
+    rank_P, kept_P, over_quota_P = keep_top(ranked_P, pairs.pair_id, keep, lowest=keep_lowest, quotas=quotas)
+    reason_P = with_reason(reason_P, over_quota_P, OVER_GROUP_QUOTA)
     reason_P = with_reason(reason_P, ~kept_P, NOT_SELECTED)
+    if quotas is not None:
+        notes.extend(_short_groups(quotas, rank_P > 0, kept_P))
 
     summary = SelectionSummary(
         metric=rule.name,
@@ -169,7 +191,7 @@ def select(
         num_ranked=int(np.count_nonzero(rank_P)),
         num_kept=int(np.count_nonzero(kept_P)),
         drop_reasons=reason_P.counts(),
-        cut_value=float(value_P[kept_P].min()) if kept_P.any() else None,
+        cut_value=_cut_value(value_P[kept_P], keep_lowest) if quotas is None else None,
         num_standardized=potential.num_pool if potential else 0,
         explicit_margin_mean=potential.explicit.mean if potential else None,
         explicit_margin_std=potential.explicit.std if potential else None,
@@ -180,9 +202,43 @@ def select(
         length_gap_mean=_length_gap(pairs.columns, rank_P > 0),
         length_gap_kept_mean=_length_gap(pairs.columns, kept_P),
         notes=notes,
+        **_recorded(quotas, max_per_prompt, keep_lowest, keep_zero_margins),
     )
     potential_P = potential.values_P if potential else None
     return Selection(explicit_P, implicit_P, potential_P, value_P, rank_P, kept_P, reason_P, summary)
+
+
+def _cut_value(kept: Floats, lowest: bool) -> float | None:
+    """The last metric value kept; None where nothing is."""
+    if not len(kept):
+        return None
+    return float(kept.max() if lowest else kept.min())
+
+
+def _recorded(
+    quotas: Quotas | None, max_per_prompt: int | None, keep_lowest: bool, keep_zero_margins: bool
+) -> dict[str, Any]:
+    """What was asked beyond the plain cut, as the summary has it: nothing of what was not asked."""
+    return {
+        "keep_per_group": None if quotas is None else quotas.most,
+        "min_per_group": (quotas.least or None) if quotas is not None else None,
+        "max_per_prompt": max_per_prompt,
+        "keep_lowest": keep_lowest or None,
+        "keep_zero_margins": keep_zero_margins or None,
+    }
+
+
+def _short_groups(quotas: Quotas, ranked_P: Bools, kept_P: Bools) -> list[str]:
+    """A sentence where groups have fewer kept pairs than `least`."""
+    num_ranked, num_kept = (np.bincount(quotas.group_P[rows_P]) for rows_P in (ranked_P, kept_P))
+    num_kept = np.pad(num_kept, (0, len(num_ranked) - len(num_kept)))
+    short = int(np.count_nonzero((num_kept < quotas.least) & (num_ranked > 0)))
+    if not short:
+        return []
+    return [
+        f"{short} of {np.count_nonzero(num_ranked)} groups have fewer than min_per_group = {quotas.least} kept pairs: they have "
+        "no more that are ranked, or `keep` is too small for all groups."
+    ]
 
 
 def _values_of_pool(

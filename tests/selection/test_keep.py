@@ -43,7 +43,7 @@ def test_keep_out_of_range(keep: float) -> None:
 
 
 def test_ties_at_the_cut_go_to_the_lower_pair_id() -> None:
-    rank, kept = keep_top(np.array([1.0, 2.0, 1.0, 1.0]), ["c", "z", "a", "b"], 0.5)
+    rank, kept, _ = keep_top(np.array([1.0, 2.0, 1.0, 1.0]), ["c", "z", "a", "b"], 0.5)
     assert rank.tolist() == [4, 1, 2, 3]
     assert kept.tolist() == [False, True, True, False]
 
@@ -53,7 +53,7 @@ def test_equals_pythons_sort(rows, keep: float) -> None:
     values, ids = np.array([row[0] for row in rows], dtype=float), [row[1] for row in rows]
     order = sorted((i for i in range(len(rows)) if math.isfinite(values[i])), key=lambda i: (-values[i], ids[i]))
     size = round(keep * len(order)) if isinstance(keep, float) else min(keep, len(order))
-    rank, kept = keep_top(values, ids, keep)
+    rank, kept, _ = keep_top(values, ids, keep)
     assert rank.dtype == np.int64
     assert [order.index(i) + 1 if i in order else 0 for i in range(len(rows))] == rank.tolist()
     assert set(np.flatnonzero(kept).tolist()) == set(order[:size])
@@ -62,7 +62,7 @@ def test_equals_pythons_sort(rows, keep: float) -> None:
 @given(values_and_ids, keeps, st.randoms(use_true_random=False))
 def test_row_order_does_not_matter(rows, keep: float, randomness) -> None:
     def by_id(table):
-        rank, kept = keep_top(np.array([row[0] for row in table], dtype=float), [row[1] for row in table], keep)
+        rank, kept, _ = keep_top(np.array([row[0] for row in table], dtype=float), [row[1] for row in table], keep)
         return {
             row[1]: outcome for row, outcome in zip(table, zip(rank.tolist(), kept.tolist(), strict=True), strict=True)
         }

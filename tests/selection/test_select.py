@@ -207,6 +207,7 @@ def test_summary_is_plain_json_and_complete() -> None:
         "length_gap_mean": pytest.approx(gap.mean()),
         "length_gap_kept_mean": pytest.approx(gap[selection.kept_P].mean()),
         "notes": [],
+        **dict.fromkeys(("keep_per_group", "min_per_group", "max_per_prompt", "keep_lowest", "keep_zero_margins")),
     }
 
 

@@ -54,7 +54,7 @@ def card(summary: dict[str, Any], command: str, result: ResultTable) -> str:
                 ),
                 ("source of the metric", escape_markdown(metric["source"])),
                 ("implicit margin", _implicit_margin(summary)),
-                ("keep", str(selection["keep"])),
+                ("keep", _keep(selection)),
                 ("seed", str(selection["seed"])),
                 *(
                     (
@@ -92,6 +92,14 @@ def _implicit_margin(summary: dict[str, Any]) -> str:
         scale += f", within the groups of {markdown_code(summary['settings']['group_column'])}"
     beta = f", beta {selection['beta']}" if selection["beta"] is not None else ""
     return f"{selection['implicit_margin']}{beta}, weight {selection['weight']}, {scale}"
+
+
+def _keep(selection: dict[str, Any]) -> str:
+    limits = ("keep_per_group", "min_per_group", "max_per_prompt")
+    said = [str(selection["keep"])]
+    said += [f"{name} {markdown_code(str(selection[name]))}" for name in limits if selection[name] is not None]
+    said += [name for name in ("keep_lowest", "keep_zero_margins") if selection[name]]
+    return ", ".join(said)
 
 
 def _counts(summary: dict[str, Any]) -> list[tuple[str, str]]:

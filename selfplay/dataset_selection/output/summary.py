@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.dataset_selection.building import BuiltPairs
+from selfplay.dataset_selection.places import PLACES
 from selfplay.dataset_selection.reading.dataset import OfflineDataset
-from selfplay.dataset_selection.settings import PLACES, SelectSettings
+from selfplay.dataset_selection.reading.several import SourceFacts
+from selfplay.dataset_selection.settings import SOURCE, SelectSettings
 from selfplay.inputs.rows.bad_rows import BadRows
 from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.diagnostics.records import Diagnostics
@@ -37,6 +39,8 @@ def groupings(pairs: pa.Table, settings: SelectSettings) -> dict[str, Grouping]:
     found = {}
     if "group" in pairs.column_names:
         found[settings.group_column or settings.columns.get("group", "group")] = Grouping.of(pairs["group"])
+    if SOURCE in pairs.column_names:
+        found[SOURCE] = Grouping.of(pairs[SOURCE])
     if "source_file" in pairs.column_names:
         files = Grouping.of(pairs["source_file"])
         if len(files.names) > 1:
@@ -57,14 +61,20 @@ def summarize(
     versions: Mapping[str, str],
     embedding_left_out: bool,
     commits: Mapping[str, str],
+    sources: Sequence[SourceFacts] = (),
 ) -> dict[str, Any]:
-    """The document. `content`: digests by name; `notes`: sentences for people; `commits` of hub models."""
+    """The document. `content`: digests by name; `notes`: sentences for people; `commits` of hub models; `sources`: what was read
+    of each of several datasets."""
     said = settings.identity()
+    given = {name: getattr(settings, name) for name in (*PLACES[1:], "reward_function")}
+    if settings.reward is not None:
+        parts = settings.reward.parts.items()
+        given |= {f"reward.parts.{name}": part.model or part.function for name, part in parts}
     places = {
-        name: {"name": place_name(getattr(settings, name)), "sha256": content[name]}
+        name: {"name": place_name(place), "sha256": content[name]}
         | ({"revision": commits[name]} if name in commits else {})
-        for name in (*PLACES[1:], "reward_function")
-        if getattr(settings, name) is not None
+        for name, place in given.items()
+        if place is not None
     }
     return {
         "schema": SUMMARY_SCHEMA,
@@ -77,13 +87,14 @@ def summarize(
             "source": place_name(metric.source),
         },
         "dataset": {
-            "name": place_name(settings.dataset),
+            "name": place_name(settings.dataset_name),
             "split": settings.split,
             "sha256": dataset.digest,
             "kind": dataset.kind,
             "num_rows": dataset.num_rows,
             "recognised": dict(sorted(dataset.recognised.items())),
-        },
+        }
+        | ({"sources": {each.name: _source(settings, each) for each in sources}} if sources else {}),
         "models": places,
         "bad_rows": bad_rows(dataset.bad_rows),
         "pair_building": _building(built),
@@ -93,6 +104,14 @@ def summarize(
         + (["The embeddings are not written into the result."] if embedding_left_out else []),
         "versions": dict(sorted(versions.items())),
     }
+
+
+def _source(settings: SelectSettings, facts: SourceFacts) -> dict[str, Any]:
+    asked = settings.sources[facts.name]
+    return {
+        "name": place_name(asked.dataset), "split": asked.split, "sha256": facts.digest, "num_rows": facts.num_rows,
+        "num_bad_rows": facts.num_bad, "recognised": dict(sorted(facts.recognised.items())),
+    }  # fmt: skip
 
 
 def bad_rows(found: BadRows) -> dict[str, Any]:

@@ -30,7 +30,7 @@ _PARQUET: dict[str, Any] = {"write_statistics": False, "store_schema": False}
 _NUMBERS, _OTHERS = "NONE", "lz4"
 
 _FIRST = (
-    "pair_id", "prompt_id", "source_file", "source_row", "prompt", "chosen", "rejected", "chosen_response_id",
+    "pair_id", "prompt_id", "source", "source_file", "source_row", "prompt", "chosen", "rejected", "chosen_response_id",
     "rejected_response_id", "reward_chosen", "reward_rejected", "explicit_margin", "policy_logp_chosen",
     "policy_logp_rejected", "reference_logp_chosen", "reference_logp_rejected", "num_prompt_tokens", "num_tokens_chosen",
     "num_tokens_rejected", "implicit_margin", "alignment_potential",
@@ -73,9 +73,7 @@ class ResultTable:
 def order(selection: Selection) -> tuple[Ints, Ints]:
     """Rows of the kept pairs by rank, best first, and of the others in the order of the dataset."""
     kept = np.flatnonzero(selection.kept_P)
-    by_rank = np.empty_like(kept)
-    by_rank[selection.rank_P[kept] - 1] = kept
-    return by_rank, np.flatnonzero(~selection.kept_P)
+    return kept[np.argsort(selection.rank_P[kept])], np.flatnonzero(~selection.kept_P)
 
 
 def write_tables(writer: ResultWriter, result: ResultTable, selection: Selection) -> None:

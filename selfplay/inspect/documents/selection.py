@@ -54,6 +54,7 @@ def selection_diagnostics(store: Store, round_number: int, by: str | None = None
         pair_id=table["pair_id"],
         columns=_columns(store, round_number, table),
         group_P=groups[ranked_in].code_P if ranked_in is not None else None,
+        prompt_P=prompt_P,
     )
     selection = _selection(table, store.outcome(round_number, SelectOutcome).summary)
     prompt = Grouping(prompt_P, tuple(prompts["prompt_id"].to_pylist()))

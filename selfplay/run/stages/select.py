@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.config.schema import SelectionConfig
 from selfplay.core.losses import LOSSES
 from selfplay.core.outcomes import LogprobsOutcome, SelectOutcome
 from selfplay.core.records import Pair, schema
@@ -24,7 +25,9 @@ from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.rows import prompt_rows, row_numbers
 from selfplay.selection.arrays import Bools, Floats, Ints
+from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.groups import group_name
+from selfplay.selection.keep import Quotas
 from selfplay.selection.metrics import columns_needed
 from selfplay.selection.reasons import no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
@@ -187,6 +190,7 @@ def _select(
             columns=columns | extra,
             drop_reason_P=with_reason(no_reasons(len(candidates.pair_id)), candidates.lost_P, QUARANTINED),
             group_P=None if groups is None else _codes(groups),
+            prompt_P=candidates.prompt_row_P,
         ),
         metric=metric,
         keep=settings.keep,
@@ -197,6 +201,19 @@ def _select(
         seed=context.settings.seed + number,
         options=settings.options if metric is ranking.metric else {},
         allow_equal_reference=settings.implicit_margin == "dpo" and number == 1,
+        quotas=_quotas(settings, groups),
+        max_per_prompt=settings.max_per_prompt,
+        keep_lowest=settings.keep_lowest,
+    )
+
+
+def _quotas(settings: SelectionConfig, groups: pa.Array | None) -> Quotas | None:
+    """The quotas of the pairs' groups; None where there are none."""
+    if groups is None or (settings.keep_per_group is None and settings.min_per_group is None):
+        return None
+    grouping = Grouping.of(pa.chunked_array([groups]))
+    return Quotas(
+        group_P=grouping.code_P, names=grouping.names, most=settings.keep_per_group, least=settings.min_per_group or 0
     )
 
 

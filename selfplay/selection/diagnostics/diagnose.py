@@ -32,7 +32,14 @@ from selfplay.selection.diagnostics.records import (
 from selfplay.selection.diagnostics.warnings import selection_warnings
 from selfplay.selection.metrics import METRICS, columns_needed
 from selfplay.selection.metrics.inputs import MEAN_LOGPS, POLICY_LOGPS, REFERENCE_LOGPS
-from selfplay.selection.reasons import EXCLUDED_BY_METRIC, METRIC_NOT_FINITE, NOT_SELECTED, DropReasons
+from selfplay.selection.reasons import (
+    EXCLUDED_BY_METRIC,
+    METRIC_NOT_FINITE,
+    NOT_SELECTED,
+    OVER_GROUP_QUOTA,
+    OVER_MAX_PER_PROMPT,
+    DropReasons,
+)
 from selfplay.selection.select import PairPool, Selection, select
 
 SAMPLE = 100_000
@@ -41,7 +48,8 @@ MOST_WITH_EMBEDDING = 20_000
 
 # A control is not compared: `full` keeps everything, and what `random` would share is `expected_at_random`.
 _CONTROLS = ("random", "full")
-_OF_THE_RANKING = (METRIC_NOT_FINITE, EXCLUDED_BY_METRIC)
+_OF_THE_RANKING = (METRIC_NOT_FINITE, EXCLUDED_BY_METRIC, OVER_MAX_PER_PROMPT)
+_BELOW_THE_CUT = (NOT_SELECTED, OVER_GROUP_QUOTA)
 _INPUTS = ("reward_chosen", "reward_rejected", "num_tokens_chosen", "num_tokens_rejected")
 _GOLD = ("gold_reward_chosen", "gold_reward_rejected")
 
@@ -85,7 +93,7 @@ def diagnose(
 
 def entered(reasons: DropReasons) -> Bools:
     """True for the pairs that entered the ranking: kept, below the cut, or left out by the metric itself."""
-    names = (*_OF_THE_RANKING, NOT_SELECTED)
+    names = (*_OF_THE_RANKING, *_BELOW_THE_CUT)
     by_code = np.array([True, *(name in names for name in reasons.names)], dtype=np.bool_)
     return np.asarray(by_code[reasons.code_P], dtype=np.bool_)
 
@@ -116,7 +124,7 @@ def _funnel(selection: Selection, num_pool: int, num_read: int | None, bad: Mapp
         num_read=num_read,
         bad=dict(bad),
         num_pairs=len(selection.kept_P),
-        filtered={name: num for name, num in counts.items() if name not in (*_OF_THE_RANKING, NOT_SELECTED)},
+        filtered={name: num for name, num in counts.items() if name not in (*_OF_THE_RANKING, *_BELOW_THE_CUT)},
         num_pool=num_pool,
         left_out={name: num for name, num in counts.items() if name in _OF_THE_RANKING},
         num_ranked=int(np.count_nonzero(selection.rank_P)),
@@ -136,10 +144,11 @@ def _distributions(columns_S: Mapping[str, Floats], kept_S: Bools) -> dict[str, 
 def _overlaps(
     pool: PairPool, selection: Selection, rows: Ints, kept_S: Bools
 ) -> tuple[tuple[Overlap, ...], tuple[SelectionWarning, ...]]:
-    """Overlap with what `select` would have kept of these rows by each other metric, at the same number; and a warning for
-    each metric that refuses these columns, which is no fault of the selection."""
+    """Overlap with what `select` would have kept of these rows by each other metric, at the same number (not with quotas or a
+    cap per prompt); and a warning for each metric that refuses these columns, which is no fault of the selection."""
     asked, num_kept = selection.summary, int(kept_S.sum())
-    if not num_kept:
+    limited = asked.keep_per_group is not None or asked.min_per_group is not None or asked.max_per_prompt is not None
+    if not num_kept or limited:  # another metric would meet the same limits, which the sampled rows do not have
         return (), ()
     made = {
         "explicit_margin": selection.explicit_margin_P is not None,
@@ -181,6 +190,8 @@ def _overlaps(
                 beta=asked.beta,
                 seed=asked.seed,
                 allow_equal_reference=True,
+                keep_lowest=asked.keep_lowest or False,
+                keep_zero_margins=asked.keep_zero_margins or False,
             )
         except ConfigError as error:
             refused.append(

@@ -25,8 +25,8 @@ class Funnel:
     """From rows read to pairs kept; each step with what was lost before it, by reason.
 
     `num_read` rows (None: not known) less `bad` are `num_pairs` pairs where a row is a pair; less `filtered` they are
-    the `num_pool` that entered the ranking; less `left_out` (no finite metric value, or the metric's own rule)
-    the `num_ranked`, of which `num_kept` are above the cut.
+    the `num_pool` that entered the ranking; less `left_out` (no finite metric value, the metric's own rule,
+    or the cap per prompt) the `num_ranked`, of which `num_kept` are above the cut.
     """
 
     num_read: int | None
@@ -83,11 +83,13 @@ class Margins:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Length gap = num_tokens_chosen - num_tokens_rejected, its mean over the pool and over the kept pairs, and the
-    share of pairs whose chosen response is the longer one. `gap_and_explicit` correlates gap and explicit margin."""
+    """Length gap = num_tokens_chosen - num_tokens_rejected, its mean over the pool and over the kept pairs, its standard
+    deviation over the pool, and the share of pairs whose chosen response is the longer one. `gap_and_explicit` correlates
+    gap and explicit margin."""
 
     gap_mean_pool: float | None
     gap_mean_kept: float | None
+    gap_std_pool: float | None
     chosen_longer_pool: float | None
     chosen_longer_kept: float | None
     gap_and_explicit: Correlation | None
@@ -167,6 +169,7 @@ def lengths(columns_S: Mapping[str, Floats], kept_S: Bools) -> Lengths | None:
     return Lengths(
         gap_mean_pool=_mean(gap_S),
         gap_mean_kept=_mean(gap_S[kept_S]),
+        gap_std_pool=_mean_and_std(gap_S)[1],
         chosen_longer_pool=_share_negative(-gap_S),
         chosen_longer_kept=_share_negative(-gap_S[kept_S]),
         gap_and_explicit=None if explicit_S is None else correlation(gap_S, explicit_S),

@@ -14,7 +14,7 @@ from selfplay.selection.diagnostics.records import SelectionWarning
 from selfplay.selection.metrics import METRICS
 
 if TYPE_CHECKING:
-    from selfplay.selection.diagnostics.records import Diagnostics
+    from selfplay.selection.diagnostics.records import Diagnostics, Lengths
 
 # Shares and correlations of fewer pairs than this give no warning.
 FEWEST = 20
@@ -27,9 +27,13 @@ FEW_EXPECTED = 5.0
 TIED = 0.1
 NEGATIVE = 0.05
 LENGTH_CORRELATION = 0.5
+# By how many standard deviations of the pool's length gaps the mean gap of the kept pairs must be wider.
+WIDER_GAP = 0.1
 # Log-probs of a bfloat16 forward pass differ by about this much a token between batch sizes and engines.
 NARROW = 0.02
+# Differences of two shares below these are small, however certain.
 MORE_WRONG = 0.02
+MORE_LONGER = 0.02
 # Standard errors between two shares before one is called higher.
 CLEARLY = 3.0
 
@@ -154,9 +158,12 @@ def _labels(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
 
 def _lengths(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
     found = diagnostics.lengths
-    if found is None or found.gap_and_explicit is None or found.gap_and_explicit.pearson is None:
+    if found is None:
         return
-    if found.gap_and_explicit.num < FEWEST:
+    num_kept = round(diagnostics.num_seen * diagnostics.funnel.num_kept / max(1, diagnostics.funnel.num_pool))
+    if diagnostics.funnel.num_kept < diagnostics.funnel.num_pool and num_kept >= FEWEST:
+        yield from _lengths_of_kept(found, num_kept)
+    if found.gap_and_explicit is None or found.gap_and_explicit.pearson is None or found.gap_and_explicit.num < FEWEST:
         return
     r = found.gap_and_explicit.pearson
     if abs(r) > LENGTH_CORRELATION:
@@ -165,6 +172,32 @@ def _lengths(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
             f"the reward margin goes with the length gap (correlation {r:+.2f}): the reward prefers "
             f"{'longer' if r > 0 else 'shorter'} responses",
             "Training on large margins then teaches length. A length penalty on the rewards evens it out.",
+        )
+
+
+def _lengths_of_kept(found: Lengths, num_kept: int) -> Iterator[SelectionWarning]:
+    """What the selection of `num_kept` pairs did to the lengths."""
+    gaps = (found.gap_mean_pool, found.gap_mean_kept, found.gap_std_pool)
+    if gaps[0] is not None and gaps[1] is not None and gaps[2]:
+        pool, kept, std = gaps[0], gaps[1], gaps[2]
+        if abs(kept) - abs(pool) > max(WIDER_GAP * std, CLEARLY * std / num_kept**0.5):
+            yield SelectionWarning(
+                "length_gap_wider",
+                f"the selection widens the length gap: chosen - rejected is {kept:+.1f} tokens on average among the kept pairs, "
+                f"{pool:+.1f} in the pool",
+                f"Training on the kept pairs teaches {'longer' if kept > 0 else 'shorter'} responses: limit the gap with "
+                "pairs.max_length_gap, or compare with another metric.",
+            )
+    pool_share, kept_share = found.chosen_longer_pool, found.chosen_longer_kept
+    if pool_share is None or kept_share is None or kept_share <= 0.5:
+        return
+    error = (pool_share * (1 - pool_share) / num_kept) ** 0.5
+    if kept_share - pool_share > max(MORE_LONGER, CLEARLY * error):
+        yield SelectionWarning(
+            "chosen_longer",
+            f"the chosen response is the longer one in {kept_share:.0%} of the kept pairs, in {pool_share:.0%} of the pool",
+            "Training on the kept pairs teaches longer responses: limit the gap with pairs.max_length_gap, or compare with "
+            "another metric.",
         )
 
 

@@ -32,12 +32,13 @@ def pair_filters(
     rejected: Sequence[str] | None = None,
     num_tokens_chosen_P: Ints | None = None,
     num_tokens_rejected_P: Ints | None = None,
+    keep_zero_margins: bool = False,
 ) -> DropReasons:
     """Why each of P pairs is to be left out; None where no filter applies. A filter whose column is not given is not applied.
 
-    In this order: empty text, a reward that is not finite, then `filters.ORDER` (identical texts, equal rewards, `min_gap`,
-    reward bounds, length gap, near-identical texts). Rewards the wrong way round are no fault in
-    themselves: such a pair has a negative explicit margin, and `min_gap` takes it out.
+    In this order: empty text, a reward that is not finite, then `filters.ORDER` (identical texts, equal rewards unless
+    `keep_zero_margins`, `min_gap`, reward bounds, length gap, near-identical texts). Rewards the wrong way round are no fault
+    in themselves: such a pair has a negative explicit margin, and `min_gap` takes it out.
 
     Raises ConfigError for a rule that means nothing for ready-made pairs, ValueError for one whose columns are missing.
     """
@@ -66,7 +67,7 @@ def pair_filters(
         num_tokens_rejected_P=num_tokens_rejected_P,
         similarity=similar if identical_P is not None else None,
     )
-    level_P = levels(found, rules, num_pairs)
+    level_P = levels(found, rules, num_pairs, keep_zero_margins=keep_zero_margins)
     for level, name in enumerate(ORDER):
         reason_P = with_reason(reason_P, level_P == level, name)
     return reason_P

@@ -52,8 +52,9 @@ class Candidates:
     similarity: Callable[[Ints], Floats] | None
 
 
-def levels(pairs: Candidates, rules: PairRules, num_pairs: int) -> Levels:
+def levels(pairs: Candidates, rules: PairRules, num_pairs: int, *, keep_zero_margins: bool = False) -> Levels:
     """For each pair the position in `ORDER` of the rule that takes it out, or PASSED. The cap per prompt is not asked here.
+    `keep_zero_margins`: equal rewards are no fault.
 
     Raises ValueError for a rule whose columns are not known.
     """
@@ -67,7 +68,8 @@ def levels(pairs: Candidates, rules: PairRules, num_pairs: int) -> Levels:
     # in float64, however narrow the columns are kept: differences of narrow unsigned integers wrap around
     chosen_P, rejected_P = _wide(pairs.reward_chosen_P), _wide(pairs.reward_rejected_P)
     if chosen_P is not None and rejected_P is not None:
-        take_out(ZERO_MARGIN, chosen_P == rejected_P)
+        if not keep_zero_margins:
+            take_out(ZERO_MARGIN, chosen_P == rejected_P)
         if rules.min_gap > 0:
             take_out(GAP_TOO_SMALL, chosen_P - rejected_P <= rules.min_gap)
         if rules.min_reward_chosen is not None:
