@@ -108,13 +108,15 @@ def command(
     from selfplay.dataset_selection.settings import load_settings
     from selfplay.execution.progress import Reporter
 
-    if dataset is not None and config is not None and "=" in dataset and not Path(dataset).exists():
-        overrides, dataset = [dataset, *(overrides or [])], None  # the file names the dataset: only overrides are left
+    named_elsewhere = config is not None or source is not None
+    if dataset is not None and named_elsewhere and "=" in dataset and not Path(dataset).exists():
+        overrides, dataset = [dataset, *(overrides or [])], None  # only overrides are left
     flags: dict[str, Any] = {
         "dataset": dataset, "sources": _sources(source), "metric": metric, "keep": _number("--keep", keep),
         "keep_lowest": keep_lowest or None, "keep_per_group": _quotas(keep_per_group), "min_per_group": min_per_group,
         "max_per_prompt": max_per_prompt, "keep_zero_margins": keep_zero_margins or None,
-        "drop_duplicates": drop_duplicates or None, "drop_reversed": drop_reversed or None, "out": str(out) if out is not None else None,
+        "drop_duplicates": drop_duplicates or None, "drop_reversed": drop_reversed or None,
+        "out": str(out) if out is not None else None,
         "weight": weight, "implicit_margin": implicit_margin, "beta": beta, "raw": raw or None,
         "policy": policy, "reference": reference, "reward_model": reward_model, "reward_function": reward_function,
         "columns": _mapping("--columns", columns, empty=True) or None, "pairs": {"build": pairs} if pairs is not None else None,

@@ -127,8 +127,9 @@ def _refuse_idle(
     settings: SelectSettings, needs: Needs, reads_reference: bool, reads_embedding: bool, has_margin: bool
 ) -> None:
     if settings.has_rewards and not needs.rewards:
-        named = ("reward_model", "reward_function", "reward")
-        given = next(name for name in named if getattr(settings, name) is not None)
+        given = next(
+            name for name in ("reward_model", "reward_function", "reward") if getattr(settings, name) is not None
+        )
         raise ConfigError(
             f"{given} does nothing: the dataset has its rewards already",
             "Leave it out to rank by those; or say --columns reward_chosen=,reward_rejected= to have them computed.",

@@ -63,7 +63,7 @@ class RewardParts(Section):
 class SelectSettings(Section):
     """One selection; see docs/select.md."""
 
-    dataset: str | None = None
+    dataset: str | None
     sources: dict[str, SourceSettings] = {}
     out: str
     split: str | None = None
@@ -116,6 +116,7 @@ class SelectSettings(Section):
                 name: {"dataset": source} if isinstance(source, str) else source
                 for name, source in document["sources"].items()
             }
+            document.setdefault("dataset", None)
         if document.get("metric") == "full" or document.get("keep_per_group") is not None:
             document.setdefault("keep", 1.0)
         keep = document.get("keep", 1.0)
@@ -166,7 +167,7 @@ class SelectSettings(Section):
             raise ValueError(
                 "`dataset` and `sources` both say what is read: name every dataset under `sources` (--source)"
                 if self.sources
-                else "`dataset` is missing: name the dataset, or several with --source"
+                else "`sources` names no dataset"
             )
         for name in self.sources:
             if not _SOURCE_NAME.fullmatch(name):
@@ -269,7 +270,7 @@ def _explained(item: Any) -> str:
         return f"`{name}` is missing: " + {
             "keep": "say which part to keep, as in --keep 0.4 (a fraction) or --keep 500 (pairs)",
             "out": "say with --out where the result goes",
-            "dataset": "name the dataset",
+            "dataset": "name the dataset, or several with --source",
         }.get(name, "it has no default")
     message = item["msg"].removeprefix("Value error, ")
     return message if item["type"] == "value_error" else f"`{name}` is {item.get('input')!r}: {message}"

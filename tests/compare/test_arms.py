@@ -22,9 +22,11 @@ BASE: dict[str, Any] = {
 
 def test_arms_of_metrics_and_of_settings() -> None:
     found = parse_arms(["random, full", "my.py:mine"], ["w = 2.5:  selection.weight=2.5 training.beta=0.2"])
+    names = ("group_column", "keep_per_group", "min_per_group", "max_per_prompt")
+    nothing = ("selection.keep_lowest=false", *(f"selection.{name}=null" for name in names))
     assert found == [
         Arm("random", ("selection.metric=random",)),
-        Arm("full", ("selection.metric=full", "selection.keep=1.0", "selection.group_column=null")),
+        Arm("full", ("selection.metric=full", "selection.keep=1.0", *nothing)),
         Arm("mine", ("selection.metric=my.py:mine",)),
         Arm("w = 2.5", ("selection.weight=2.5", "training.beta=0.2")),
     ]
