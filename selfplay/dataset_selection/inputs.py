@@ -43,19 +43,7 @@ def run_config(settings: SelectSettings) -> Config:
     selection does not do have neutral values."""
     selection = SelectionConfig.model_construct(
         **settings.model_dump(
-            include={
-                "metric",
-                "options",
-                "group_column",
-                "weight",
-                "implicit_margin",
-                "beta",
-                "keep",
-                "keep_lowest",
-                "keep_per_group",
-                "min_per_group",
-                "max_per_prompt",
-            }
+            include={"metric", "options", "group_column", "weight", "implicit_margin", "beta", "keep"}
         ),
         standardize=settings.standardize,
     )

@@ -29,8 +29,14 @@ def said() -> io.StringIO:
 def run(tmp_path: Path, fakes: Fakes, said: io.StringIO) -> Select:
     """Select into tmp_path/out (or `out`)."""
 
-    def call(dataset: Path, **flags: Any) -> Outcome:
-        given = {"dataset": str(dataset), "out": str(tmp_path / "out"), "keep": 0.4, "shard_size": 4, **flags}
+    def call(dataset: Path | None, **flags: Any) -> Outcome:
+        given = {
+            "dataset": str(dataset) if dataset is not None else None,
+            "out": str(tmp_path / "out"),
+            "keep": 0.4,
+            "shard_size": 4,
+            **flags,
+        }
         settings, _ = load_settings(given)
         return pipeline.run(settings, Reporter(said), workers=fakes, command="selfplay select x")
 

@@ -10,7 +10,7 @@ import pytest
 from selfplay.selection.reasons import IDENTICAL_RESPONSES, no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
 from tests.helpers import released_rule as script_module
-from tests.helpers.released_rule import KEEP, released_rule
+from tests.helpers.released_rule import KEEP, released_rule, z
 
 NUM_PAIRS = 10_000
 SEEDS = range(20)
@@ -42,16 +42,19 @@ def random_table(seed: int) -> dict[str, np.ndarray]:
     return {"reward": rewards, "logp": logps, "num_tokens": tokens, "identical": identical}
 
 
-def ours(table: dict[str, np.ndarray], weight: float) -> Selection:
+def columns_of(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     numbers = {"reward": "reward", "num_tokens": "num_tokens", "policy_logp": "logp"}
-    columns = {
+    return {
         f"{name}_{side}": table[key][:, i]
         for name, key in numbers.items()
         for i, side in enumerate(("chosen", "rejected"))
     }
+
+
+def ours(table: dict[str, np.ndarray], weight: float) -> Selection:
     pool = PairPool(
         pair_id=[f"{(i * 7919) % NUM_PAIRS:05d}" for i in range(NUM_PAIRS)],
-        columns=columns,
+        columns=columns_of(table),
         drop_reason_P=with_reason(no_reasons(NUM_PAIRS), table["identical"], IDENTICAL_RESPONSES),
     )
     return select(pool, metric="alignment_potential", keep=KEEP, weight=weight)
@@ -112,3 +115,19 @@ def test_the_tables_hold_what_they_promise() -> None:
         flat_explicit += np.ptp(explicit) == 0
         flat_implicit += np.ptp(size) == 0
     assert tied >= 3 and flat_explicit >= 1 and flat_implicit >= 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 4, 8, 12])
+def test_with_zero_margins_kept_it_is_the_released_rule_on_them_too(seed: int) -> None:
+    table = random_table(seed)
+    pool = PairPool(pair_id=[f"{row:05d}" for row in range(NUM_PAIRS)], columns=columns_of(table))
+    found = select(pool, metric="alignment_potential", keep=KEEP, keep_zero_margins=True)
+    explicit = table["reward"][:, 0] - table["reward"][:, 1]
+    mean_logp = table["logp"] / table["num_tokens"]
+    values = z(explicit) - z(np.abs(mean_logp[:, 0] - mean_logp[:, 1]))
+    assert (explicit == 0).sum() > 100
+    assert found.summary.num_ranked == NUM_PAIRS
+    assert found.metric_value_P == pytest.approx(values, abs=1e-9)
+    best = np.argsort(-values, kind="stable")[: round(KEEP * NUM_PAIRS)]
+    assert np.sort(values[found.kept_P]).tolist() == pytest.approx(np.sort(values[best]).tolist(), abs=1e-9)
+    assert found.summary.keep_zero_margins is True

@@ -16,6 +16,7 @@ from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.diagnostics.distributions import distribution
 from selfplay.selection.diagnostics.groups import Grouping, group_shares
 from selfplay.selection.diagnostics.records import Diagnostics
+from selfplay.selection.keep import Quotas
 from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
 
@@ -352,6 +353,10 @@ ONE = np.arange(100.0)
             "gold_reward_chosen": -1.0 * (ONE > 60), "gold_reward_rejected": 0 * ONE}),
         ("reward_follows_length", "explicit_margin", 0.4, {"reward_chosen": ONE + 1, "reward_rejected": 0 * ONE,
             "num_tokens_chosen": np.arange(5, 105), "num_tokens_rejected": np.full(100, 50)}),
+        ("length_gap_wider", "explicit_margin", 0.4, {"reward_chosen": ONE + 1, "reward_rejected": 0 * ONE,
+            "num_tokens_chosen": np.arange(5, 105), "num_tokens_rejected": np.full(100, 50)}),
+        ("chosen_longer", "explicit_margin", 0.4, {"reward_chosen": ONE + 1, "reward_rejected": 0 * ONE,
+            "num_tokens_chosen": 50 + (np.arange(100) > 50), "num_tokens_rejected": np.full(100, 50)}),
         ("ties_at_cut", "explicit_margin", 0.4, {"reward_chosen": 1 + (ONE % 3), "reward_rejected": 0 * ONE}),
     ],
 )  # fmt: skip
@@ -361,6 +366,23 @@ def test_each_warning(name: str, metric: str, keep: float, changes: dict[str, An
     assert name in warned(found)
     assert all(warning.message and warning.hint for warning in found.warnings)
     json.dumps(dataclasses.asdict(found), allow_nan=False)
+
+
+def test_lengths_that_the_selection_did_not_change_give_no_warning() -> None:
+    lengths = {"num_tokens_chosen": np.full(100, 90), "num_tokens_rejected": np.full(100, 50)}
+    for changes in (lengths, {"num_tokens_chosen": 50 + np.arange(100) % 9, "num_tokens_rejected": np.full(100, 50)}):
+        assert not warned(examined(make_pool(100, **changes), "random")) & {"length_gap_wider", "chosen_longer"}
+
+
+def test_what_quotas_and_caps_leave_out_is_in_the_funnel() -> None:
+    pool = dataclasses.replace(make_pool(100), prompt_P=np.arange(100) // 2)
+    groups = skills(100)
+    quotas = Quotas(group_P=groups.code_P, names=groups.names, most=3)
+    found = examined(pool, "explicit_margin", 1.0, quotas=quotas, max_per_prompt=1)
+    assert found.funnel.left_out == {"over_max_per_prompt": 50}
+    assert (found.funnel.num_pool, found.funnel.num_ranked, found.funnel.num_kept) == (100, 50, 12)
+    assert found.cut is None and found.overlaps == ()
+    assert {share.num_kept for share in found.groups["skill"].shares} == {3}
 
 
 def test_full_keeps_everything_and_says_nothing() -> None:
