@@ -93,7 +93,7 @@ def _table(rows: Sequence[RoundSummary]) -> str:
 
 
 def _cell(column: Column, row: RoundSummary) -> str:
-    text = _FORMATS[column.format](getattr(row, column.name))
+    text = _FORMATS[column.format](row.value(column))
     if column.name == "round" and not row.complete:
         return f"{text} *"
     if column.name == "optimizer_steps" and row.skipped_training:

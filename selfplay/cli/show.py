@@ -74,7 +74,16 @@ def _text(document: dict[str, Any]) -> str:
         sections.append(_training(document["training"]))
     if document["evaluation"] is not None:
         sections.append(_evaluation(document["evaluation"]))
+    if document["reward_parts"]:
+        sections.append(_reward_parts(document["reward_parts"]))
     return "\n\n".join(sections)
+
+
+def _reward_parts(parts: list[dict[str, Any]]) -> str:
+    heading = ["part", "weight", "train/mean", "train/std", "held-out", "held-out,/greedy", "against the/round before"]
+    names = ("weight", "train_mean", "train_std", "eval_mean", "eval_greedy_mean", "eval_change")
+    rows = [[escape_terminal(part["name"]), *(number(part[name], 3) for name in names)] for part in parts]
+    return "parts of the reward\n" + table(heading, rows)
 
 
 def _funnel(steps: list[dict[str, Any]]) -> str:

@@ -13,10 +13,16 @@ import pyarrow as pa
 import pytest
 
 from selfplay.cli.pair import _text
+from selfplay.cli.rounds import rounds_text
+from selfplay.cli.show import _text as show_text
 from selfplay.core.errors import BackendError, DriftError
 from selfplay.core.outcomes import EvaluateOutcome, ScoreOutcome
 from selfplay.core.records import EvaluationResponse, Reward, schema
 from selfplay.inspect.documents.pair import pair_document
+from selfplay.inspect.documents.rounds import round_summaries
+from selfplay.inspect.documents.rounds_table import rounds_table
+from selfplay.inspect.documents.show import show_document
+from selfplay.inspect.report.contents import gather
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes, FakeScorer
@@ -256,3 +262,37 @@ def test_a_pair_is_shown_with_the_parts_of_its_rewards(combined: Callable[..., P
     text = f"(helpful {shown['reward_helpful']:.4f}, short {shown['reward_short']:.4f})"
     assert text in _text(document)
     json.dumps(document, allow_nan=False)
+
+
+def test_which_part_got_better_is_shown_by_round(combined: Callable[..., Path], tmp_path: Path) -> None:
+    rising = fakes()
+    rising.parts["helpful"] = RisingScorer()
+    run = start(combined(), tmp_path / "run", rising)
+    rows = round_summaries(run)
+    text = rounds_text(rows)
+    for number in (1, 2):
+        evaluation = run.outcome(number, EvaluateOutcome).evaluation
+        parts = run.outcome(number, ScoreOutcome).combined
+        assert evaluation is not None and evaluation.eval_reward_parts is not None and parts is not None
+        assert rows[number].train_reward_parts == {name: part.mean for name, part in parts.reward_parts.items()}
+        for name, part in evaluation.eval_reward_parts.items():
+            assert f"{part.mean:.3f}" in text and name in text
+        shown = show_document(run, number)["reward_parts"]
+        assert [part["name"] for part in shown] == ["helpful", "short"]
+        assert shown[0]["eval_change"] == pytest.approx(2.0)
+        assert shown[1]["eval_change"] == pytest.approx(0.0)
+        assert shown[1]["weight"] == 0.5
+        assert "parts of the reward" in show_text(show_document(run, number))
+    figure = next(found for found in gather(run).figures if found.question == "Which part of the reward got better?")
+    assert "helpful" in figure.chart and "short" in figure.chart
+    columns, _ = rounds_table(rows)  # of the report, the viewer and the run's README
+    assert [column.heading for column in columns if column.part] == [
+        "train helpful", "train short", "held-out helpful", "held-out short",
+    ]  # fmt: skip
+    json.dumps([row.to_json() for row in rows], allow_nan=False)
+
+
+def test_a_run_of_one_reward_has_no_parts(whole_run: Path) -> None:
+    store = Store.open(whole_run)
+    assert show_document(store, 1)["reward_parts"] == []
+    assert {row.train_reward_parts for row in round_summaries(store)} == {None}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from selfplay.core.outcomes import (
+    EvaluatedPart,
     Evaluation,
     ForcedGate,
     PairOutcome,
@@ -52,9 +53,11 @@ class RoundSummary:
     implicit_margin_abs_mean: float | None
     length_gap_kept_mean: float | None
     train_reward_mean: float | None
+    train_reward_parts: dict[str, float] | None
     eval_reward_mean: float | None
     eval_reward_ci_low: float | None
     eval_reward_ci_high: float | None
+    eval_reward_parts: dict[str, EvaluatedPart] | None
     eval_gold_mean: float | None
     eval_gold_ci_low: float | None
     eval_gold_ci_high: float | None
@@ -76,6 +79,13 @@ class RoundSummary:
     stage_seconds: dict[str, float]
     complete: bool
 
+    def value(self, column: Column) -> Any:
+        """What stands in a column of the table."""
+        if column.part is None:
+            return getattr(self, column.name)
+        found = (getattr(self, column.name) or {}).get(column.part)
+        return found.mean if isinstance(found, EvaluatedPart) else found
+
     def to_json(self) -> dict[str, Any]:
         """A row of `rounds --json`."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in _NOT_IN_JSON}
@@ -84,7 +94,8 @@ class RoundSummary:
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of the table of rounds: the field of `RoundSummary`, its heading (`/` is where a narrow table breaks it, `-/`
-    where it breaks a word), and how a value is shown. `interval` names the fields of the bounds of a 95 % interval; `brief`:
+    where it breaks a word), and how a value is shown. `part`: a part of a combined reward, which has a column of its own.
+    `interval` names the fields of the bounds of a 95 % interval; `brief`:
     short tables have it."""
 
     name: str
@@ -92,6 +103,7 @@ class Column:
     format: Literal["count", "number", "length", "share", "rate", "duration"]
     interval: tuple[str, str] | None = None
     brief: bool = False
+    part: str | None = None
 
     @property
     def heading(self) -> str:
@@ -119,9 +131,20 @@ COLUMNS = (
 )
 
 
-def columns_with_values(rows: Sequence[RoundSummary], columns: tuple[Column, ...] = COLUMNS) -> list[Column]:
-    """The columns that some round has a value for."""
-    return [column for column in columns if any(getattr(row, column.name) is not None for row in rows)]
+def columns_with_values(rows: Sequence[RoundSummary]) -> list[Column]:
+    """The columns that some round has a value for; behind that of a combined reward those of its parts."""
+    columns = [one for column in COLUMNS for one in (column, *_of_parts(rows, column))]
+    return [column for column in columns if any(row.value(column) is not None for row in rows)]
+
+
+def _of_parts(rows: Sequence[RoundSummary], column: Column) -> list[Column]:
+    """Columns of the parts of a combined reward, by name."""
+    field = {"train_reward_mean": "train_reward_parts", "eval_reward_mean": "eval_reward_parts"}.get(column.name)
+    if field is None:
+        return []
+    names = sorted({name for row in rows for name in getattr(row, field) or ()})
+    where = column.label.partition("/")[0]
+    return [Column(field, f"{where}/{name}", "number", part=name) for name in names]
 
 
 def round_summaries(store: Store) -> list[RoundSummary]:
@@ -154,6 +177,7 @@ def round_summary(store: Store, round_number: int, outcomes: RoundOutcomes | Non
         implicit_margin_abs_mean=selection.implicit_margin_abs_mean if selection else None,
         length_gap_kept_mean=selection.length_gap_kept_mean if selection else None,
         train_reward_mean=score.reward_mean if score else None,
+        train_reward_parts=_trained_parts(score),
         optimizer_steps=train.optimizer_steps if train else None,
         skipped_training=train.skipped if train else None,
         gates_forced=pair.gates_forced if pair else None,
@@ -163,6 +187,12 @@ def round_summary(store: Store, round_number: int, outcomes: RoundOutcomes | Non
         complete=len(committed) == len(stages_in(store, round_number)),
         **_evaluated(found.evaluation()),
     )
+
+
+def _trained_parts(score: ScoreOutcome | None) -> dict[str, float] | None:
+    if score is None or score.combined is None:
+        return None
+    return {name: part.mean for name, part in score.combined.reward_parts.items() if part.num_scored}
 
 
 _EVALUATED = tuple(

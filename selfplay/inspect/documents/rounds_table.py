@@ -32,7 +32,7 @@ def rounds_markdown(rows: Sequence[RoundSummary]) -> str:
 
 
 def _shown(column: Column, row: RoundSummary) -> str:
-    return _FORMATS[column.format](getattr(row, column.name))
+    return _FORMATS[column.format](row.value(column))
 
 
 def _below(column: Column, row: RoundSummary) -> str:

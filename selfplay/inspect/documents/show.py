@@ -8,6 +8,7 @@ from typing import Any
 from selfplay.core.outcomes import EvaluateOutcome, Outcome, SampleOutcome, SelectOutcome, TrainOutcome
 from selfplay.inspect.documents.distributions import distributions
 from selfplay.inspect.documents.funnel import funnel
+from selfplay.inspect.documents.reward_parts import parts_of_round
 from selfplay.inspect.documents.rounds import round_summary
 from selfplay.inspect.documents.selection import selection_diagnostics
 from selfplay.inspect.documents.warnings import round_warnings
@@ -58,6 +59,7 @@ def show_document(
                 "diagnostics": _without(diagnostics),
                 "training": _training(outcomes.get(TrainOutcome)),
                 "evaluation": _recorded(outcomes.get(EvaluateOutcome)),
+                "reward_parts": [part.to_json() for part in parts_of_round(outcomes, before)],
                 "stage_seconds": summary.stage_seconds,
                 "seconds": summary.seconds,
             }

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from selfplay.core.format import PAGE
 from selfplay.core.outcomes import RoundOutcomes, TrainOutcome
 from selfplay.core.stages import stages_of
+from selfplay.inspect.documents.reward_parts import parts_of_round
 from selfplay.inspect.documents.rounds import RoundSummary
 from selfplay.inspect.web.charts import Curve, Part, Point, heat_map, line_chart, stacked_bars
 
@@ -93,7 +94,24 @@ _BY_ROUND = (
 def run_figures(rows: Rows, outcomes: Mapping[int, RoundOutcomes], overlap: Mapping[str, Any]) -> list[Figure]:
     """The plots over all rounds. `outcomes` is what the stages of each round recorded, `overlap` the document of the prompts
     that rounds have in common."""
-    return [*_numbers(rows, outcomes), *_steps(outcomes), *_overlap(overlap), *_time(rows)]
+    return [*_numbers(rows, outcomes), *_parts(outcomes), *_steps(outcomes), *_overlap(overlap), *_time(rows)]
+
+
+def _parts(outcomes: Mapping[int, RoundOutcomes]) -> Iterator[Figure]:
+    """The parts of a combined reward on the held-out prompts, by round, on one scale."""
+    points: dict[str, list[Point]] = {}
+    first: dict[str, float] = {}
+    for number, found in outcomes.items():
+        for part in parts_of_round(found, None):
+            if part.eval_mean is not None and part.eval_std:
+                start = first.setdefault(part.name, part.eval_mean)
+                points.setdefault(part.name, []).append(Point(number, (part.eval_mean - start) / part.eval_std))
+    yield from _lines(
+        "reward-parts", "Which part of the reward got better?",
+        "Held-out means of each part, as the change since the first evaluation in standard deviations of its responses, before "
+        "weights. A part that falls while the reward rises pays for the others.",
+        [Curve(name, found) for name, found in sorted(points.items())], "change", baseline=0.0,
+    )  # fmt: skip
 
 
 def _numbers(rows: Rows, outcomes: Mapping[int, RoundOutcomes]) -> Iterator[Figure]:
