@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import driver_memory, opening, ranking, viewer
+from benchmarks import driver_memory, opening, ranking, selecting, viewer
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "ranking": ranking.measure,
     "opening": opening.measure,
     "viewer": viewer.measure,
     "driver_memory": driver_memory.measure,
+    "selecting": selecting.measure,
 }
 
 
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all if none is given")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the document here too")
     parser.add_argument("--rows", type=int, default=10_000_000, help="pairs in the table (10,000,000)")
+    parser.add_argument("--num-pairs", type=int, default=1_000_000, help="pairs of selecting (1,000,000)")
     parser.add_argument("--num-prompts", type=int, default=1_000_000, help="prompts of driver_memory (1,000,000)")
     parser.add_argument(
         "--folder", type=Path, help="where the tables are written; removed afterwards (a temporary one)"

@@ -18,13 +18,13 @@ from selfplay.config.diff import changes
 from selfplay.config.load import absolute_places, apply_override, validate
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError
+from selfplay.store.layout import POOL
 
 MAY_DIFFER = ("pairs.", "selection.", "training.")
 # it decides which prompts are short enough to be asked
 MAY_NOT_DIFFER = ("training.max_length",)
 BUDGETS = ("training.epochs", "training.max_steps")
 EQUAL = ("steps", "epochs")
-POOL = "pool"
 
 
 @dataclass(frozen=True, slots=True)

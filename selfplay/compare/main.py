@@ -12,13 +12,14 @@ from typing import Any
 from selfplay.compare.report import write_results
 from selfplay.compare.results import results_document
 from selfplay.compare.running import Runner, arm_runs
-from selfplay.compare.settings import FILE, Comparison, Wanted, make_comparison, read_comparison, write_comparison
+from selfplay.compare.settings import Comparison, Wanted, make_comparison, read_comparison, write_comparison
 from selfplay.compare.worker_reuse import WarmWorkers
 from selfplay.core.errors import ConfigError, Interrupted
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag, signals
 from selfplay.run import driver
 from selfplay.store.durable import make_folder
+from selfplay.store.layout import COMPARISON
 from selfplay.store.lock import RunLock
 
 LOCK = "compare.lock"
@@ -37,7 +38,7 @@ def compare(
     """Start a comparison, continue it or add to it, and return its results (see `results_document`; on a dry run its
     settings). `workers` replaces the warm Ray workers (tests). Raises Interrupted when stopped: the same call continues it."""
     out = out.absolute()
-    if out.exists() and not (out / FILE).is_file() and any(path.name != LOCK for path in out.iterdir()):
+    if out.exists() and not (out / COMPARISON).is_file() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"{out} exists and is not a comparison", "Choose another --out.")
     if dry_run:
         comparison = make_comparison(wanted, read_comparison(out), out)

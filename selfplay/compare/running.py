@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfplay.api import standard_observers
-from selfplay.compare.arms import POOL, Arm
+from selfplay.compare.arms import Arm
 from selfplay.compare.settings import Block, Comparison
 from selfplay.compare.shared_pool import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
 from selfplay.config.load import validate
@@ -38,6 +38,7 @@ from selfplay.run.pass_through_check import find_problems
 from selfplay.run.plan import make_plan
 from selfplay.store.durable import canonical_json, make_folder
 from selfplay.store.fork import Fork
+from selfplay.store.layout import POOL
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force, next_stage

@@ -20,9 +20,9 @@ from selfplay.config.load import load_config, validate
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, CorruptionError, DriftError
 from selfplay.store.durable import pretty_json, write_file
+from selfplay.store.layout import COMPARISON
 
 SCHEMA_VERSION = 1
-FILE = "compare.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Wanted:
 
 def read_comparison(out: Path) -> Comparison | None:
     """The comparison in OUT; None where there is none. Raises CorruptionError."""
-    path = out / FILE
+    path = out / COMPARISON
     if not path.is_file():
         return None
     try:
@@ -116,7 +116,7 @@ def read_comparison(out: Path) -> Comparison | None:
 
 def write_comparison(out: Path, comparison: Comparison) -> None:
     """Keep the comparison in OUT, durably."""
-    write_file(out / FILE, pretty_json(comparison.document()))
+    write_file(out / COMPARISON, pretty_json(comparison.document()))
 
 
 def make_comparison(wanted: Wanted, before: Comparison | None, out: Path) -> Comparison:

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfplay.compare.arms import POOL
 from selfplay.config.schema import Config
 from selfplay.core.losses import LOSSES
 from selfplay.inputs.resolve import Inputs
 from selfplay.store.durable import canonical_json, sha256_bytes
 from selfplay.store.fork import Fork
-from selfplay.store.layout import stage_name
+from selfplay.store.layout import POOL, stage_name
 from selfplay.store.run import Store
 
 SHARED_BY_ALL = ((0, "prompts"), (0, "evaluate"), (1, "prompts"), (1, "sample"), (1, "score"))

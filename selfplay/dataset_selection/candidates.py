@@ -18,6 +18,7 @@ from selfplay.core.records import Unused, schema
 from selfplay.core.stages import CANDIDATES
 from selfplay.dataset_selection.building import BuiltPairs, build
 from selfplay.dataset_selection.importing import ROUND, Imported, shaped
+from selfplay.dataset_selection.text_column import TextColumn
 from selfplay.run.stages.context import StageContext
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.selection.metrics.inputs import NUM_TOKENS, REWARDS
@@ -118,8 +119,8 @@ def filters(
             pairs.num_rows,
             reward_chosen_P=columns.get("reward_chosen"),
             reward_rejected_P=columns.get("reward_rejected"),
-            chosen=_contents(pairs["chosen"]) if has_text else None,
-            rejected=_contents(pairs["rejected"]) if has_text else None,
+            chosen=TextColumn(pairs["chosen"]) if has_text else None,
+            rejected=TextColumn(pairs["rejected"]) if has_text else None,
             num_tokens_chosen_P=columns.get("num_tokens_chosen"),
             num_tokens_rejected_P=columns.get("num_tokens_rejected"),
             keep_zero_margins=keep_zero_margins,
@@ -148,13 +149,6 @@ def check_rules(rules: PairRules, columns: Collection[str], *, has_text: bool) -
         )
     if rules.max_similarity < 1 and not has_text:
         raise ConfigError("pairs.max_similarity compares texts, and this is a table of numbers", "Leave it out.")
-
-
-def _contents(turns: pa.ChunkedArray) -> list[str]:
-    """The text of each one-turn conversation."""
-    texts: list[str] = pc.struct_field(pc.list_flatten(turns), "content").to_pylist()
-    assert len(texts) == len(turns), "chosen and rejected are one turn each"
-    return texts
 
 
 # ------------------------------------------------------------------------------------------------------- built pairs

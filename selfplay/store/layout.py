@@ -22,6 +22,9 @@ RECORD = ".run"
 SUMMARY_SCHEMA = 1
 # In `config/` of such a record: the settings of the selection.
 SELECT = "select.json"
+# In the folder of a comparison: what it compares; and the runs that its arms are forked from, OUT/runs/BLOCK/pool or pool-HASH.
+COMPARISON = "compare.json"
+POOL = "pool"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ from typing import Any
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.stages import stages_of
+from selfplay.store.commits import check_stage, read_commit
 from selfplay.store.layout import SELECT
 from selfplay.store.run import Store
+from selfplay.store.run_folders import is_pool
 
 INHERITED = "inherited.json"
 
@@ -39,6 +41,39 @@ def config_of_round(store: Store, round_number: int) -> dict[str, Any]:
         if round_number <= item["last"]:
             return dict(item["config"])
     return config_in_force(store)
+
+
+def run_state(
+    store: Store, *, damaged: bool, running: bool, following: tuple[int, str] | None, attempts: list[dict[str, Any]]
+) -> str:
+    """The state of a run, the only place that derives it.
+
+    corrupt (`damaged`: a commit is not what it says), running (a driver is at work), complete (`following`: nothing comes next),
+    failed, pool (a comparison's, which has what its arms are forked from and is not continued by itself), not begun (a fork that
+    only has what it shares), or interrupted (stopped, or killed: no word of its end). `attempts` are the documents of the run's
+    attempts, oldest first.
+    """
+    if damaged:
+        return "corrupt"
+    if running:
+        return "running"
+    if following is None:
+        return "complete"
+    end = attempts[-1]["end"] if attempts else None
+    if end is not None and end["outcome"] == "failed":
+        return "failed"
+    if is_pool(store.layout.root):
+        return "pool"
+    return "not begun" if not attempts and store.forked_from is not None else "interrupted"
+
+
+def check_committed_files(store: Store) -> None:
+    """Raise CorruptionError unless the files of every committed stage are there with their sizes."""
+    for number in store.rounds():
+        for stage in stages_in(store, number):
+            if store.is_committed(number, stage):
+                commit, digest = read_commit(folder := store.layout.stage(number, stage))
+                check_stage(folder, commit, digest)
 
 
 def is_selection(store: Store) -> bool:

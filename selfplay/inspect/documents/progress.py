@@ -10,22 +10,25 @@ from selfplay.core.outcomes import EvaluateOutcome
 from selfplay.inspect.documents.driver_status import liveness
 from selfplay.store.layout import attempts_present
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, next_stage
+from selfplay.store.run_state import check_committed_files, config_in_force, next_stage, run_state
 
 # of a log's end, what is read for the last word on progress
 _TAIL = 16_384
 
 
 def run_row(store: Store) -> dict[str, Any]:
-    """A line of the list: `state` as of `status` (what only a look at every commit finds, corruption, aside), rounds done and
-    planned, what comes next, and the newest evaluation. Raises SelfplayError."""
+    """A line of the list: `state` as of `status`, rounds done and planned, what comes next, and the newest evaluation. Raises
+    CorruptionError where a committed file is missing."""
+    check_committed_files(store)
     found = store.attempt_documents()
     rounds = int(config_in_force(store)["rounds"])
     following = next_stage(store, rounds)
     evaluated = [number for number in store.rounds() if number <= rounds and store.is_committed(number, "evaluate")]
     evaluation = store.outcome(evaluated[-1], EvaluateOutcome).evaluation if evaluated else None
     return {
-        "state": state_of(liveness(store, found).running, following is None, found),
+        "state": run_state(
+            store, damaged=False, running=liveness(store, found).running, following=following, attempts=found
+        ),
         "rounds_done": max((number for number in evaluated if number), default=0),
         "rounds_planned": rounds,
         "round": following[0] if following else None,
@@ -34,16 +37,6 @@ def run_row(store: Store) -> dict[str, Any]:
         "gold": evaluation.eval_gold_mean if evaluation else None,
         "created": store.created,
     }
-
-
-def state_of(running: bool, complete: bool, attempts: list[dict[str, Any]]) -> str:
-    """running, complete, failed or interrupted. `attempts` are the documents of the run's attempts, oldest first."""
-    if running:
-        return "running"
-    if complete:
-        return "complete"
-    end = attempts[-1]["end"] if attempts else None
-    return "failed" if end is not None and end["outcome"] == "failed" else "interrupted"
 
 
 def progress(store: Store) -> dict[str, Any] | None:

@@ -8,20 +8,19 @@ from typing import Any
 
 from selfplay.core.errors import CorruptionError
 from selfplay.inspect.documents.driver_status import liveness
-from selfplay.inspect.documents.progress import progress, state_of
+from selfplay.inspect.documents.progress import progress
 from selfplay.inspect.query.open import open_store
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
 from selfplay.store.commits import check_stage
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, is_selection, next_stage, stages_in
+from selfplay.store.run_state import config_in_force, is_selection, next_stage, run_state, stages_in
 
 
 def status_document(root: Path) -> dict[str, Any]:
     """The document of `status --json`.
 
-    `state` is running (a driver is at work: see liveness.py), complete, interrupted (stopped, or killed: no word of
-    its end), failed or corrupt (a commit is not what it says; `problems` names the files). `round` and `stage` are
+    `state` is that of `store.run_state.run_state`; of a corrupt run `problems` names the files. `round` and `stage` are
     what is under way or comes next, null when nothing is left. `progress` is how far the stage is (`title`, `done`, `total`),
     null where no driver is at work or it has not said. `driver` is who is at work, or who was and gave no word
     of an end. Raises ConfigError where there is no run.
@@ -35,7 +34,7 @@ def status_document(root: Path) -> dict[str, Any]:
     problems = _problems(store)
     following = next_stage(store, rounds)
     driver = liveness(store, found)
-    state = "corrupt" if problems else state_of(driver.running, following is None, found)
+    state = run_state(store, damaged=bool(problems), running=driver.running, following=following, attempts=found)
     done = [
         number
         for number in store.rounds()
@@ -120,6 +119,8 @@ def _next(state: str, store: Store, root: Path, rounds: int, problems: list[Prob
         "running": "it is under way; Ctrl-C in its terminal (or SIGTERM to the driver) stops it safely",
         "complete": f"selfplay rounds {root}, or more rounds: selfplay resume {root} rounds={rounds + 1}",
         "interrupted": f"selfplay resume {root}",
+        "not begun": f"selfplay resume {root}",
+        "pool": f"the arms of the comparison are forked from it: selfplay status {root.absolute().parents[2]}",
         "failed": f"fix the cause that the message gives, then: selfplay resume {root}",
         "corrupt": problems[0].hint if problems else "",
     }[state]

@@ -1,5 +1,5 @@
-"""The runs and results of `select` that are served, by name. A name in an address is looked up in a listing of the folder and
-never becomes a path.
+"""The runs (those of comparisons too) and results of `select` that are served, by name. A name in an address is looked up in a
+listing of the folder and never becomes a path.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from selfplay.inspect.viewer.background import BackgroundJobs
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.store.layout import COMMIT, Layout, rounds_present
 from selfplay.store.run import Store
+from selfplay.store.run_folders import run_folders
 
 Kind = Literal["run", "select"]
 
@@ -70,13 +71,11 @@ class Catalogue:
         kind = kind_of(self.place)
         if kind is not None:
             return [RunEntry(self.place.name or "run", self.place, kind)]
-        found = []
+        found = [RunEntry(name, path, "run") for name, path in run_folders(self.place)]
         with os.scandir(self.place) as listing:
             for item in listing:
-                if not item.name.startswith(".") and item.is_dir():
-                    kind = kind_of(self.place / item.name)
-                    if kind is not None:
-                        found.append(RunEntry(item.name, self.place / item.name, kind))
+                if not item.name.startswith(".") and item.is_dir() and kind_of(self.place / item.name) == "select":
+                    found.append(RunEntry(item.name, self.place / item.name, "select"))
         return sorted(found, key=lambda entry: entry.name)
 
     def entry(self, name: str, kind: Kind) -> RunEntry:

@@ -21,6 +21,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.stages import stage_named
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
+from selfplay.store.run import Store
 from selfplay.store.commits import check_stage, read_commit
 from selfplay.store.durable import sha256_file
 from selfplay.store.run import Store
@@ -278,7 +279,8 @@ def check_crash_state(case: Case, run: Path, whole: dict[str, Any], complete: bo
     if state == "none":
         assert not any(note[0] in ("kept", "committed") for note in case.notes)
         return state
-    assert state == ("complete" if complete else "interrupted")
+    begun = bool(Store.open(run).attempt_documents())  # a fork has its shared rounds before its first attempt
+    assert state == ("complete" if complete else "interrupted" if begun else "not begun")
     document = verify_document(run, deep=True)
     assert document["ok"], document["problems"]
     check_acknowledged(case, run)

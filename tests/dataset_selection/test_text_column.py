@@ -1,0 +1,20 @@
+"""Texts of a column without all of them as Python objects."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from selfplay.dataset_selection.text_column import TextColumn
+from selfplay.inputs.rows.tables import MESSAGES
+
+
+def turns(*texts: str) -> pa.Array:
+    return pa.array([[{"role": "assistant", "content": text}] for text in texts], MESSAGES)
+
+
+def test_as_a_sequence() -> None:
+    column = pa.chunked_array([turns("a", "b"), turns(), turns("c", "", "é"), turns("d")]).slice(1)
+    texts = TextColumn(column)
+    assert list(texts) == [texts[row] for row in range(len(texts))] == ["b", "c", "", "é", "d"]
+    assert texts[1:3] == ["c", ""]
+    assert len(TextColumn(pa.chunked_array([], MESSAGES))) == 0
