@@ -41,7 +41,7 @@ from selfplay.cli import (
 from selfplay.core.errors import SelfplayError
 from selfplay.core.escape import escape_terminal
 from selfplay.core.redaction import redact
-from selfplay.core.terminal import flush_or_discard, note
+from selfplay.core.terminal import flush_or_discard, note, writing_stdout
 from selfplay.core.version import __version__
 
 # rich's help and tracebacks would add a third to the start-up time, and would interpret brackets in our texts as markup
@@ -59,7 +59,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run_it(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-            sys.stdout.flush()
+            with writing_stdout():
+                sys.stdout.flush()
         except SelfplayError as error:
             _explain(error.message, error.hint)
             raise SystemExit(error.exit_code) from None

@@ -27,7 +27,7 @@ def command(
 ) -> None:
     """Start a multi-round run."""
     from selfplay import api
-    from selfplay.core.terminal import note
+    from selfplay.core.terminal import note, write
     from selfplay.execution.progress import Reporter
 
     overrides = [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]
@@ -40,7 +40,7 @@ def command(
         for line in prepared.plan.lines():
             reporter.say(line)
         if json_output:
-            sys.stdout.write(json.dumps(prepared.plan.document(), indent=1) + "\n")
+            write(json.dumps(prepared.plan.document(), indent=1))
         return
     api.start(config, run_dir=target, overrides=overrides, force=force, grace=grace, reporter=reporter)
     finish(target, json_output)
@@ -49,12 +49,13 @@ def command(
 def finish(run_dir: Path, json_output: bool) -> None:
     """The table of rounds at the end of a run, and where to look next."""
     from selfplay.cli.rounds import command as rounds
+    from selfplay.core.errors import OutputError
     from selfplay.core.terminal import note, program
 
     try:
         rounds(run_dir, json_output=json_output)
         sys.stdout.flush()
-    except OSError as error:
+    except (OSError, OutputError) as error:
         # a terminal that is gone, as a pipe without a reader: the run is complete, whoever hears of it
         raise BrokenPipeError from error
     if not json_output:

@@ -12,7 +12,7 @@ import typer
 from selfplay.cli.arguments import Json, Run
 from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
-from selfplay.core.terminal import clip, note, table, write, write_json
+from selfplay.core.terminal import clip, note, table, write, write_json, writing_stdout
 
 FORMATS = ("table", "csv", "json")
 _LONGEST_CELL = 60
@@ -69,5 +69,6 @@ def _write_csv(document: dict[str, Any]) -> None:
         return escape_terminal(value, lines=True) if isinstance(value, str) and sys.stdout.isatty() else value
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([cell(column["name"]) for column in document["columns"]])
-    writer.writerows([cell(value) for value in row] for row in document["rows"])
+    with writing_stdout():
+        writer.writerow([cell(column["name"]) for column in document["columns"]])
+        writer.writerows([cell(value) for value in row] for row in document["rows"])

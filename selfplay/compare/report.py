@@ -229,7 +229,7 @@ def charts(document: Document) -> dict[str, str]:
             if curves:
                 chart = line_chart(
                     f"{name}-{equal}", title, curves, x_title="round", y_title=_judge_name(document),
-                    baseline=0.0 if name == "difference" else None, height=300,
+                    baseline=0.0 if name == "difference" else None, height=300, named=True,
                 )  # fmt: skip
                 drawings[f"{name}-{equal}.svg"] = standalone(chart, title, "95 % t-interval over blocks")
     return drawings

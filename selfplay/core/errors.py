@@ -80,6 +80,10 @@ class GateError(SelfplayError):
     """A round's data look like those of a collapsed policy: nothing is trained on them."""
 
 
+class OutputError(SelfplayError):
+    """Standard output takes no more."""
+
+
 class EmptyRoundsError(SelfplayError):
     """Two rounds in a row kept no pair."""
 

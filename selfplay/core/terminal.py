@@ -4,14 +4,16 @@ data."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from selfplay.core.errors import OutputError
 from selfplay.core.escape import JOINERS
 
 _WITHOUT_TERMINAL = 10_000
@@ -102,7 +104,25 @@ def program() -> str:
 
 def write(text: str) -> None:
     """A line or block of data on stdout."""
-    sys.stdout.write(text + "\n")
+    with writing_stdout():
+        sys.stdout.write(text + "\n")
+
+
+@contextlib.contextmanager
+def writing_stdout() -> Iterator[None]:
+    """What fails inside is that standard output takes no more: raised as an OutputError. A reader that has enough, or a terminal
+    that is gone, is no failure of the output: BrokenPipeError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise BrokenPipeError from error
+        raise OutputError(
+            f"standard output cannot be written: {error.strerror}",
+            "Make room where it is redirected to, or redirect it elsewhere. No run was changed by this.",
+        ) from error
 
 
 def note(text: str) -> None:

@@ -239,6 +239,10 @@ def write_file(path: Path, data: bytes) -> None:
 
 def write_error(path: Path, num_bytes: int, error: OSError) -> SelfplayError:
     """The error of a failed write: file, size, reason, free space, and what to do. `num_bytes` is 0 for a name alone."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and not path.parent.is_dir():
+        return SelfplayError(
+            f"could not write {path}: there is no folder {path.parent}", "Create it, or give another place."
+        )
     needed = f" ({num_bytes / 1e6:.1f} MB)" if num_bytes else ""
     return _disk_error(f"could not write {path}{needed}: {error.strerror}", error.errno, path, num_bytes)
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from selfplay.core.terminal import clip, table, width_of
+import errno
+import os
+
+import pytest
+
+from selfplay.core.errors import OutputError
+from selfplay.core.terminal import clip, table, width_of, writing_stdout
 
 
 def test_widths_and_clipping() -> None:
@@ -26,3 +32,9 @@ def test_wide_table_goes_on_below() -> None:
         "2        x",
     ]
     assert table([], [["a", "1"], ["bb", "22"]], width=80) == "a    1\nbb  22"
+
+
+def test_an_output_that_takes_no_more_is_said_and_a_reader_that_left_is_not() -> None:
+    for code, expected in ((errno.ENOSPC, OutputError), (errno.EPIPE, BrokenPipeError), (errno.EIO, BrokenPipeError)):
+        with pytest.raises(expected), writing_stdout():
+            raise OSError(code, os.strerror(code))

@@ -158,3 +158,9 @@ def test_row_groups_are_of_as_many_rows_as_a_page_should_read() -> None:
     assert rows_in_groups(pa.table({"text": ["x" * 10_000] * 2_000})) == [838, 838, 324]
     assert rows_in_groups(pa.table({"text": ["x" * 100_000] * 300})) == [256, 44]
     assert rows_in_groups(pa.table({"number": pa.array([], pa.int64())})) in ([], [0])
+
+
+def test_a_folder_that_does_not_exist_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(SelfplayError, match=r"there is no folder .*missing") as error:
+        durable.write_file(tmp_path / "missing" / "page.html", b"x")
+    assert "resume" not in error.value.hint and "MB are free" not in error.value.message

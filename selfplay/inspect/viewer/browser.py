@@ -22,6 +22,8 @@ CLIP = 1_200
 CLIP_PROMPT = 600
 LONGEST = 120_000
 _LIST_BUDGET = 200_000
+# Characters of a text that are compared, which bounds the time of a page.
+_DIFFED = 120_000
 
 _FACTS = (
     "alignment_potential", "explicit_margin", "implicit_margin", "metric_value", "reward_chosen", "reward_rejected",
@@ -123,9 +125,12 @@ def card(row: dict[str, Any], *, diff: bool, clip: int, budget: int | None = Non
     sides: list[Side | None] = [None, None]
     if has_text:
         texts = [conversation_text(row["chosen"]), conversation_text(row["rejected"])]
-        pieces = compared(texts[0][:clip], texts[1][:clip], diff=diff, budget=budget)
+        # marks first, then the cut: what both texts say behind it is no difference in front of it
+        pieces = compared(texts[0][:_DIFFED], texts[1][:_DIFFED], diff=diff, budget=budget)
         sides = [
-            Side(shown, max(len(text) - clip, 0), row.get(f"reward_{side}"), row.get(f"num_tokens_{side}"))
+            Side(
+                clipped(shown, clip), max(len(text) - clip, 0), row.get(f"reward_{side}"), row.get(f"num_tokens_{side}")
+            )
             for side, text, shown in zip(("chosen", "rejected"), texts, pieces, strict=True)
         ]
     facts = [(name, row[name]) for name in _FACTS if row.get(name) is not None]
@@ -140,6 +145,17 @@ def compared(left: str, right: str, *, diff: bool, budget: int | None = None) ->
     if not diff:
         return [DiffSpan(left, False)], [DiffSpan(right, False)]
     return word_diff(left, right) if budget is None else word_diff(left, right, budget)
+
+
+def clipped(pieces: Sequence[DiffSpan], clip: int) -> list[DiffSpan]:
+    """The pieces of the first `clip` characters."""
+    found, left = [], clip
+    for piece in pieces:
+        if left <= 0:
+            break
+        found.append(DiffSpan(piece.text[:left], piece.only))
+        left -= len(piece.text)
+    return found
 
 
 def conversation_text(turns: Sequence[Mapping[str, str]]) -> str:

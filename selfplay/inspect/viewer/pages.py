@@ -140,8 +140,18 @@ class Pages:
         if "" in request.query_params.values():
             # a form sends its empty fields too: the address that is left to be shared says only what was set
             return RedirectResponse(Addresses.pairs(entry.name, number, query), 303)
-        found = browser.browse(rows, query, _command(entry, number))
-        return self.render("pairs.html", entry=entry, number=number, formats=FORMS, **found)
+        command, wrong = _command(entry, number), None
+        try:
+            found = browser.browse(rows, query, command)
+        except ConfigError as error:
+            if not query.where:
+                raise
+            # said beside its field; the page shows what the other filters leave
+            found, wrong = browser.browse(rows, query.but(where=""), command), error
+        return self.render(
+            "pairs.html", 400 if wrong else 200, entry=entry, number=number, formats=FORMS, where=query.where, wrong=wrong,
+            **found,
+        )  # fmt: skip
 
     def pair(self, request: Request) -> Response:
         """One pair, with all responses of its prompt where it is a run's."""

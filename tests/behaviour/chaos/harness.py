@@ -21,7 +21,6 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.stages import stage_named
 from selfplay.inspect.documents.status import status_document
 from selfplay.inspect.verify.verify import verify_document
-from selfplay.store.run import Store
 from selfplay.store.commits import check_stage, read_commit
 from selfplay.store.durable import sha256_file
 from selfplay.store.run import Store

@@ -221,6 +221,19 @@ def test_a_filter_that_is_wrong_gives_its_hint(client: TestClient) -> None:
     assert client.get("/run/whole/round/1/pair").status_code == 400
 
 
+def test_the_error_of_a_condition_stands_beside_its_field(client: TestClient) -> None:
+    answer = client.get("/run/whole/round/1/pairs?kept=yes&where=kept+%3D%3D")
+    page = Page(answer.text)
+    field = next(a for tag, a in page.elements if tag == "input" and a.get("name") == "where")
+    assert (field["value"], field["aria-invalid"], field["aria-describedby"]) == (
+        "kept ==",
+        "true",
+        "where-error where-help",
+    )
+    assert any(a.get("id") == "where-error" for _, a in page.elements)
+    assert "without this condition" in page.text and "of 11 pairs" in page.text  # those that are kept are shown
+
+
 def test_one_pair_among_its_neighbours(get: Get) -> None:
     first = Page(get("/run/whole/round/1/pairs?kept=no&sort=explicit_margin"))
     links = [link for link in first.links() if "/pair?" in link]

@@ -54,9 +54,10 @@ def line_chart(
     baseline: float | None = None,
     note: str = "",
     height: int = 190,
+    named: bool = False,
 ) -> Markup:
-    """The curves side by side, with an interval bar at each point that has one. `baseline` is a value that gets a line. There
-    is at least one point."""
+    """The curves side by side, with an interval bar at each point that has one. `baseline` is a value that gets a line.
+    There is at least one point. `named`: a single curve is named in the legend too."""
     curves = [curve for curve in curves if curve.points]
     points = [point for curve in curves for point in curve.points]
     values = [value for point in points for value in (point.y, point.low, point.high) if value is not None]
@@ -75,7 +76,7 @@ def line_chart(
         shift = (number - (len(curves) - 1) / 2) * min(4.0, 40 / len(curves)) if marked else 0
         parts += _curve(plot, curve, shift, number, marked)
     end = _TOP + height + 38.0
-    if len(curves) > 1:
+    if named or len(curves) > 1:
         entries, end = legend(
             [(f"line{n}" if marked else "line", _style(n, marked), curve.name) for n, curve in enumerate(curves)], end
         )
