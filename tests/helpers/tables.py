@@ -136,6 +136,8 @@ class Fakes:
 
     def __init__(self) -> None:
         self.scorer, self.logprobs, self.started = FakeScorer(), FakeLogprobs(), 0
+        # scorers of parts of a combined reward; others have `scorer`
+        self.parts: dict[str, FakeScorer] = {}
         # ids of responses that kill their workers
         self.poison: set[str] = set()
 
@@ -144,4 +146,6 @@ class Fakes:
         self.started += 1
         nobody = FakePool(None)
         scorer, logprobs = FakePool(self.scorer, self.poison), FakePool(self.logprobs, self.poison)
-        yield Workers(sampler=nobody, scorer=scorer, logprobs=logprobs, trainer=nobody)
+        parts = {name: FakePool(self.parts.get(name, self.scorer), self.poison) for name in config.reward.parts}
+        one = None if parts else scorer
+        yield Workers(sampler=nobody, scorer=one, logprobs=logprobs, trainer=nobody, parts=parts)

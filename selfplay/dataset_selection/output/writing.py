@@ -23,7 +23,8 @@ from selfplay.store.layout import part_name
 from selfplay.store.result_folder import ResultWriter
 
 KEPT, DROPPED, UNUSED = "kept", "dropped", "unused"
-_ROWS_IN_GROUP = 1 << 18
+# Gathered at a time: of texts fewer, since each row is kilobytes.
+_NUMBERS_IN_GROUP, _TEXTS_IN_GROUP = 1 << 18, 1 << 15
 _ROWS_IN_FILE = 1 << 21
 # A dictionary of floats would only cost, nobody filters by their ranges, and their digits do not compress; the rest does.
 _PARQUET: dict[str, Any] = {"write_statistics": False, "store_schema": False}
@@ -82,11 +83,11 @@ def write_tables(writer: ResultWriter, result: ResultTable, selection: Selection
     kept, dropped = order(selection)
     options = {**_PARQUET, "compression": _compression(result.schema), "use_dictionary": _dictionaries(result.schema)}
 
+    size = _TEXTS_IN_GROUP if result.has_text else _NUMBERS_IN_GROUP
+
     def write(job: tuple[str, int, Ints]) -> None:
         folder, number, rows = job
-        groups = (
-            result.rows(rows[start : start + _ROWS_IN_GROUP]) for start in range(0, max(len(rows), 1), _ROWS_IN_GROUP)
-        )
+        groups = (result.rows(rows[start : start + size]) for start in range(0, max(len(rows), 1), size))
         name = f"{folder}/{part_name(number)}"
         writer.add_parquet(name, result.schema, groups, **options)
 
