@@ -26,8 +26,9 @@ def command(
 ) -> None:
     """Show how far a run is, and what to do next.
 
-    Of a folder of runs it says where each stands. A run is running, complete, interrupted, failed, or corrupt (then the exit
-    code is 5). With --watch and --json each change is a document of one line.
+    Of a folder of runs, or of a comparison, it says where each stands. A run is running, complete, interrupted, failed, not begun
+    (a fork), pool (of a comparison), or corrupt (then the exit code is 5). With --watch and --json each change is a document of
+    one line.
     """
     document = _document(place)
     if watch:

@@ -19,8 +19,8 @@ from tests.helpers.make_run import make_run
 
 ROUND_KEYS = [
     "round", "num_prompts", "num_responses", "num_pairs", "num_kept", "num_tokens", "num_truncated",
-    "num_duplicates", "explicit_margin_mean", "implicit_margin_abs_mean", "length_gap_kept_mean", "train_reward_mean",
-    "eval_reward_mean", "eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high", "eval_gold_greedy_mean",
+    "num_duplicates", "explicit_margin_mean", "implicit_margin_abs_mean", "length_gap_kept_mean", "train_reward_mean", "train_reward_parts",
+    "eval_reward_mean", "eval_reward_parts", "eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high", "eval_gold_greedy_mean",
     "eval_win_rate_vs_initial", "eval_win_rate_vs_previous", "eval_judge", "eval_num_tokens_mean", "eval_truncated_fraction",
     "eval_distinct_fraction", "eval_gain_vs_initial", "eval_gain_vs_initial_ci_low",
     "eval_gain_vs_initial_ci_high", "optimizer_steps", "skipped_training", "gates_forced", "tokens_per_second",
@@ -29,7 +29,7 @@ ROUND_KEYS = [
 SHOW_KEYS = [
     "schema_version", "round", "complete", "stages", "warnings", "funnel", "distributions", "sampling", "selection",
     "diagnostics",
-    "training", "evaluation", "stage_seconds", "seconds",
+    "training", "evaluation", "reward_parts", "stage_seconds", "seconds",
 ]  # fmt: skip
 RESPONSE_KEYS = [
     "response_id", "prompt_id", "response_index", "seed", "num_tokens", "text", "finish_reason", "reward",
@@ -46,7 +46,7 @@ def test_rounds_have_the_frozen_keys_and_null_for_what_is_not_there(whole_run: P
     assert missing == {
         "num_prompts", "num_responses", "num_pairs", "num_kept", "num_tokens", "num_truncated",
         "num_duplicates", "explicit_margin_mean", "implicit_margin_abs_mean", "length_gap_kept_mean",
-        "tokens_per_second", "train_reward_mean", "eval_win_rate_vs_initial",
+        "tokens_per_second", "train_reward_mean", "train_reward_parts", "eval_reward_parts", "eval_win_rate_vs_initial",
         "eval_win_rate_vs_previous", "optimizer_steps", "skipped_training", "gates_forced", "eval_gain_vs_initial",
             "eval_gain_vs_initial_ci_low", "eval_gain_vs_initial_ci_high",
     }  # fmt: skip
