@@ -19,7 +19,8 @@ from tests.helpers.make_run import make_run
 
 ROUND_KEYS = [
     "round", "num_prompts", "num_responses", "num_pairs", "num_kept", "num_tokens", "num_truncated",
-    "num_duplicates", "explicit_margin_mean", "implicit_margin_abs_mean", "length_gap_kept_mean", "train_reward_mean", "train_reward_parts",
+    "num_duplicates", "explicit_margin_mean", "implicit_margin_abs_mean", "length_gap_kept_mean", "train_reward_mean",
+    "train_reward_parts",
     "eval_reward_mean", "eval_reward_parts", "eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high", "eval_gold_greedy_mean",
     "eval_win_rate_vs_initial", "eval_win_rate_vs_previous", "eval_judge", "eval_num_tokens_mean", "eval_truncated_fraction",
     "eval_distinct_fraction", "eval_gain_vs_initial", "eval_gain_vs_initial_ci_low",
