@@ -135,7 +135,8 @@ class LocalRay:
             if code is not None:
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 raise BackendError(
-                    f"Ray's {kind} (process {pid}) has died ({how}), and the workers with it{self._log_tail()}{describe_shortages()}",
+                    f"Ray's {kind} (process {pid}) has died ({how}), and the workers with it"
+                    f"{self._log_tail()}{describe_shortages()}",
                     "Committed work is safe. Out of memory is the usual reason, a `ray stop` another. Fix the cause, then "
                     "`selfplay resume`.",
                 )

@@ -67,13 +67,11 @@ def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
         pool.close()
 
 
-def test_rays_dashboard_has_no_front_end(cluster: RayCluster) -> None:
-    """Ray starts its head process all the same (on loopback: test_ray_pool.py), with nothing to look at or to submit to."""
-    family = psutil.Process().children(recursive=True)
-    heads = [
-        process.cmdline() for process in family if any("dashboard/dashboard.py" in part for part in process.cmdline())
-    ]
-    assert all("--minimal" in head and "--disable-frontend" in head for head in heads), heads
+def test_ray_starts_no_dashboard(cluster: RayCluster) -> None:
+    """Its head process would ask the metadata service of a cloud, and be one more server. Nor is there an autoscaler."""
+    lines = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("raylet" in line for line in lines)
+    assert not [line for line in lines if "dashboard/dashboard.py" in line or "monitor.py" in line]
 
 
 def squares(pool: RayPool, poison: int, how: str, say: Callable[[str], None] = print) -> dict[int, tuple[Any, Any]]:
