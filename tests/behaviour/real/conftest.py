@@ -48,8 +48,8 @@ def config(world: Path, tmp_path: Path) -> Path:
     return path
 
 
-# `selfplay ARGUMENTS` with a network of its own, in which there is nothing but the loopback, and with the kernel's count of what had
-# no way out. (A connection that is refused for that reason is counted, also of UDP, with which names are looked up.)
+# `selfplay ARGUMENTS` with a network of its own, in which there is nothing but the loopback, and with the kernel's count of what
+# had no way out. (A connection that is refused for that reason is counted, also of UDP, with which names are looked up.)
 _ALONE = """
 import fcntl, runpy, socket, struct, sys
 with socket.socket() as any_socket:

@@ -19,6 +19,7 @@ from selfplay.core.errors import BackendError, ModelError, ResourceError, Weight
 from selfplay.core.pool import BackendSpec, Call
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
+from tests.helpers.processes import workers_find_the_tests
 
 MakePool = Callable[..., RayPool]
 
@@ -26,7 +27,7 @@ MakePool = Callable[..., RayPool]
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     before = signal.getsignal(signal.SIGTERM)
-    with RayCluster(ClusterConfig(), tmp_path_factory.mktemp("logs")) as cluster:
+    with workers_find_the_tests(), RayCluster(ClusterConfig(), tmp_path_factory.mktemp("logs")) as cluster:
         # ray.init takes SIGTERM for itself; the driver's handler stops a run at a safe point
         assert signal.getsignal(signal.SIGTERM) is before
         yield cluster
@@ -48,7 +49,7 @@ def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
             ),
             replicas=replicas,
             demand={},
-            env={"PYTHONPATH": str(Path(__file__).parents[3]), "POOL_TEST_ENV": "set"},
+            env={"POOL_TEST_ENV": "set"},
             log_folder=tmp_path,
             retries=2,
             start_timeout=start_timeout,
@@ -316,8 +317,7 @@ def test_a_second_pool_of_a_role_reserves_nothing(tmp_path: Path, cluster: RayCl
     whole = RayCluster(ClusterConfig(scorer=RoleConfig(num_cpus=every)), tmp_path)
     whole.check_resources()
     spec = BackendSpec("tests.helpers.pool_backends:Counter")
-    env = {"PYTHONPATH": str(Path(__file__).parents[3])}
-    pools = [whole.pool("scorer", spec, env=env), whole.pool("scorer", spec, env=env, name="gold", reserves=False)]
+    pools = [whole.pool("scorer", spec), whole.pool("scorer", spec, name="gold", reserves=False)]
     try:
         for pool in pools:
             pool.start()

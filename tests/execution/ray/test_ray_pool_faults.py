@@ -22,7 +22,7 @@ from selfplay.core.pool import BackendSpec, Call, WorkerCrash
 from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy, run_with_quarantine
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
-from tests.helpers.processes import check_gone
+from tests.helpers.processes import check_gone, workers_find_the_tests
 
 MakePool = Callable[..., RayPool]
 # seconds without a beat that a worker of these tests is given: more than a busy machine takes to come to the first
@@ -32,7 +32,7 @@ NUMBERS = [list(range(0, 4)), list(range(4, 8))]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with RayCluster(ClusterConfig(), tmp_path_factory.mktemp("logs")) as cluster:
+    with workers_find_the_tests(), RayCluster(ClusterConfig(), tmp_path_factory.mktemp("logs")) as cluster:
         yield cluster
 
 
@@ -53,7 +53,7 @@ def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
             spec=BackendSpec("tests.helpers.pool_backends:Counter", kwargs, secrets=trusted),
             replicas=replicas,
             demand={},
-            env={"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path]), "HF_TOKEN": secret},
+            env={"HF_TOKEN": secret},
             log_folder=tmp_path,
             retries=retries,
             start_timeout=60.0,
