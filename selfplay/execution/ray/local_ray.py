@@ -43,14 +43,18 @@ class LocalRay:
         """Start Ray. Raises ResourceError where this machine lacks what it needs, and BackendError where it does not start."""
         check_loopback()
         self._folder = Path(tempfile.mkdtemp(prefix="selfplay-", dir=ray_temp()))
-        self._reaper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("orphan_reaper.py")), str(self._folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        try:
+            self._reaper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("orphan_reaper.py")), str(self._folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._folder.rmdir()
+            raise _failed(error) from error
         assert self._reaper.stdin is not None
         self._set_environment()
         try:
@@ -85,7 +89,10 @@ class LocalRay:
     def _start_in_thread(self) -> None:
         """ray.init, with a limit of time and with signals that are heard meanwhile. The thread stays: when it ends, the kernel
         ends the processes that it has started."""
-        threading.Thread(target=self._init, name="selfplay-ray", daemon=True).start()
+        try:
+            threading.Thread(target=self._init, name="selfplay-ray", daemon=True).start()
+        except RuntimeError as error:  # no thread can be started
+            raise _failed(error) from error
         deadline = time.monotonic() + START_SECONDS
         while not self._done.wait(timeout=0.1):
             if time.monotonic() > deadline:
@@ -94,10 +101,7 @@ class LocalRay:
                     "`selfplay doctor` checks what Ray needs. If the machine is only busy, start again when it is not.",
                 )
         if self._failure is not None:
-            raise BackendError(
-                f"could not start Ray here: {self._failure}{self._log_tail()}{describe_shortages()}",
-                "`selfplay doctor` checks what Ray needs.",
-            ) from self._failure
+            raise _failed(self._failure, self._log_tail()) from self._failure
 
     def _init(self) -> None:
         import ray
@@ -163,6 +167,12 @@ class LocalRay:
         _update_environment(self._before)
         if self._done.is_set():  # else a ray.init that hangs still reads them
             read_environment()
+
+
+def _failed(error: BaseException, log: str = "") -> BackendError:
+    return BackendError(
+        f"could not start Ray here: {error}{log}{describe_shortages()}", "`selfplay doctor` checks what Ray needs."
+    )
 
 
 def _update_environment(values: dict[str, str | None]) -> None:
