@@ -162,7 +162,7 @@ def test_what_a_worker_starts_hears_sigterm(make_pool: MakePool) -> None:
 def test_how_a_worker_died_is_said_where_it_is_known(make_pool: MakePool) -> None:
     pool = make_pool()
     results = dict(pool.map("square", [Call(key, ([key], key, how), 1) for key, how in enumerate(("crash", "leave"))]))
-    assert "it crashed (Segmentation fault), innermost first:" in results[0].worker
+    assert "it crashed (Segmentation fault), innermost frame first:" in results[0].worker
     assert "in crash" in results[0].worker and "crash" not in results[1].worker
     assert "exit code 3" in results[1].reason
     # ends no worker
