@@ -247,6 +247,9 @@ def _attempt(
         "folders": {name: str(model.folder) for name, model in {"policy": inputs.policy, **inputs.rewards}.items()},
     }
     again = f"`selfplay resume {store.layout.root}` continues it."
+    if config.cluster.address is not None:
+        # a resume joins what the run recorded: whoever made that run chose it
+        reporter.say(f"joins the Ray cluster at {config.cluster.address} (cluster.address), which executes the work")
     with (
         attempt(store, document, reporter, grace, given_stop, again) as current,
         make(config, inputs, current.folder) as workers,

@@ -312,16 +312,18 @@ def sync_tree(folder: Path) -> None:
 
 
 def set_modes(folder: Path, like: Path) -> None:
-    """Give every file below `folder` the mode of the file `like`, which this process created: that of the umask. (safetensors
-    creates its files with 0600, whatever the umask is.) A file whose mode cannot be changed, of another user or on a file system
-    without modes, keeps its own."""
+    """Give every file below `folder` the mode of the file `like`, which this process created: that of the umask. Folders get the
+    same with permission to enter where there is one to read. (safetensors creates its files with 0600, whatever the umask is, and
+    copies keep the modes of what was copied.) What cannot be changed, because it is of another user or on a file system without
+    modes, keeps its own."""
     mode = stat.S_IMODE(like.stat().st_mode)
-    for path, _, names in os.walk(folder):
-        for name in names:
-            file = Path(path, name)
-            if stat.S_IMODE(file.lstat().st_mode) != mode:
-                with suppress(PermissionError):
-                    file.chmod(mode)
+    for path, folders, names in os.walk(folder):
+        for wanted, entries in ((mode | (mode & 0o444) >> 2, folders), (mode, names)):
+            for name in entries:
+                entry = Path(path, name)
+                if not entry.is_symlink() and stat.S_IMODE(entry.stat().st_mode) != wanted:
+                    with suppress(PermissionError):
+                        entry.chmod(wanted)
 
 
 def move(source: Path, target: Path) -> None:

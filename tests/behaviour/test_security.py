@@ -373,10 +373,10 @@ def join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as the door: what would be reached is not."""
     import selfplay.execution.ray.ray_cluster as module
 
-    def reached(address: str) -> None:
+    def reached(address: object) -> None:
         raise OSError("reached")
 
-    monkeypatch.setattr(module, "_check_reachable", reached)
+    monkeypatch.setattr(module, "check_reachable", reached)
     RayCluster(ClusterConfig(address="ray://10.9.8.7:10001"), tmp_path).__enter__()
 
 

@@ -17,6 +17,7 @@ ROOT = Path(selfplay.__file__).parent
 
 WORLD = "makes the quickstart's world, which is no run: in a temporary folder beside its place, then renamed there"
 SCRATCH = "a trainer's own scratch; the store fsyncs, digests and adopts what it leaves there"
+RAY = "Ray's private folder in the temporary folder, which ends with it"
 LOG = "an append-only log for people, which nothing depends on"
 
 # module -> (the calls it may make, why)
@@ -24,6 +25,9 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "execution/progress.py": ({"open", "os.open", "os.fdopen"}, LOG + "; and the real stderr"),
     "compare/main.py": ({"os.fdopen"}, "the real stderr"),
     "execution/ray/worker.py": ({"open"}, LOG),
+    "execution/ray/local_ray.py": ({"tempfile.mkdtemp", ".rmdir"}, RAY),
+    "execution/ray/orphan_reaper.py": ({"shutil.rmtree"}, RAY),
+    "core/limits.py": ({"tempfile.TemporaryFile"}, "a file without a name, to see whether one can be written"),
     "core/terminal.py": ({"os.open"}, "the null device, when the reader of stdout or stderr has gone"),
     "cli/main.py": ({"os.open"}, "the null device, when the reader of stdout has gone"),
     "inspect/export/main.py": ({"tempfile.TemporaryDirectory"}, "holds what is uploaded, until it is"),

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import re
+import stat
 from pathlib import Path
 
 import pyarrow as pa
@@ -158,3 +159,26 @@ def test_row_groups_are_of_as_many_rows_as_a_page_should_read() -> None:
     assert rows_in_groups(pa.table({"text": ["x" * 10_000] * 2_000})) == [838, 838, 324]
     assert rows_in_groups(pa.table({"text": ["x" * 100_000] * 300})) == [256, 44]
     assert rows_in_groups(pa.table({"number": pa.array([], pa.int64())})) in ([], [0])
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o027, 0o077])
+def test_what_libraries_and_copies_made_gets_the_modes_of_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder = tmp_path / "policy"
+        (folder / "templates").mkdir(parents=True)
+        (folder / "templates").chmod(0o500)
+        (folder / "config.json").touch()
+        for name, mode in (("model.safetensors", 0o600), ("tokenizer.json", 0o777), ("vocab.txt", 0o400)):
+            (folder / name).touch()
+            (folder / name).chmod(mode)
+        (folder / "link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").touch()
+        (tmp_path / "elsewhere").chmod(0o640)
+        durable.set_modes(folder, like=folder / "config.json")
+        found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if not path.is_symlink()}
+    finally:
+        os.umask(before)
+    assert found.pop("templates") == 0o777 & ~umask
+    assert set(found.values()) == {0o666 & ~umask}
+    assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) == 0o640

@@ -39,6 +39,34 @@ def without_sigterm_handler() -> Iterator[None]:
         utils.set_sigterm_handler = set_handler
 
 
+@contextlib.contextmanager
+def bare_node() -> Iterator[None]:
+    """Inside, ray.init starts what workers need and no more: no dashboard (whose head process asks the metadata service of a
+    cloud where it runs, also with usage statistics switched off), no autoscaler and no log monitor."""
+    from ray._private.node import Node
+
+    node: Any = Node
+    names = ("start_api_server", "start_monitor", "start_log_monitor")
+    originals = {name: getattr(node, name) for name in names}
+    for name in names:
+        setattr(node, name, lambda self, **_: None)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(node, name, original)
+
+
+def read_environment() -> None:
+    """Let Ray read its variables (the token among them) from the environment again: it does so when it is imported, and keeps
+    them. No Ray may be running in this process."""
+    import ray._raylet
+
+    native: Any = ray._raylet
+    native.Config.initialize("")
+    native.AuthenticationTokenLoader.instance().reset_cache()
+
+
 class LocalNode:
     """The node that ray.init has started in this process."""
 

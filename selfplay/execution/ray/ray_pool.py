@@ -47,6 +47,7 @@ class RayPool:
         start_timeout: float,
         heartbeat_timeout: float = 0.0,
         check_ray: Callable[[], None] | None = None,
+        lacking: Callable[[], str] | None = None,
     ) -> None:
         self._name = name
         self._spec = spec
@@ -59,6 +60,8 @@ class RayPool:
         self._heartbeat_timeout = heartbeat_timeout
         # raises if Ray itself has died: workers that cannot be replaced do not report that
         self._check_ray = check_ray or (lambda: None)
+        # what the machine of the workers lacks, in words that follow the message that one did not start
+        self._lacking = lacking or (lambda: "")
         self._actors: list[Any] = []
         self._heartbeats: list[HeartbeatMonitor] = []
         # what each worker reported when it started, and why this pool killed one
@@ -91,7 +94,6 @@ class RayPool:
             num_cpus=self._demand.get("CPU", 0),
             num_gpus=self._demand.get("GPU", 0),
             resources=custom,
-            runtime_env={"env_vars": self._env},
             max_restarts=0,
             name=None,
         )
@@ -99,7 +101,7 @@ class RayPool:
         path = self._log_path(index)
         self._log_start[index] = path.stat().st_size if path.is_file() else 0
         return remote.remote(
-            self._spec, str(self._log_path(index)), str(self._heartbeats[index].path), self._heartbeat_timeout
+            self._spec, self._env, str(path), str(self._heartbeats[index].path), self._heartbeat_timeout
         )
 
     def devices(self) -> list[DeviceFacts]:
@@ -132,13 +134,16 @@ class RayPool:
                 self._workers[index] = self._result(reference, index)
             except _WorkerDied as died:
                 raise BackendError(
-                    f"{self._name} worker {index} died while it started ({died}){self._log_tail(index)}",
+                    f"{self._name} worker {index} died while it started ({died}){self._log_tail(index)}{self._lacking()}",
                     f"Its log is {self._log_path(index)}; `selfplay doctor` checks the environment.",
                 ) from None
+            except BackendError as error:
+                error.message += self._lacking()
+                raise
         if late:
             names = ", ".join(f"{self._name} {waiting[reference]}" for reference in late)
             raise BackendError(
-                f"not started within {self._start_timeout:g} s: {names}{self._log_tail(waiting[late[0]])}",
+                f"not started within {self._start_timeout:g} s: {names}{self._log_tail(waiting[late[0]])}{self._lacking()}",
                 f"See {self._log_path(waiting[late[0]])}; raise cluster.start_timeout if the machine is only slow. "
                 "On a shared cluster the devices may be in use: see `ray status`.",
             )
