@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import CorruptionError
@@ -10,6 +11,12 @@ from selfplay.store.layout import SELECT
 from selfplay.store.run import Store
 
 INHERITED = "inherited.json"
+
+
+def recorded_folders(store: Store) -> list[Path]:
+    """Where the run was at each of its attempts, oldest first: together with where it is now, this tells how a project moved. Empty
+    for a run whose attempts did not record it."""
+    return [Path(document["run_dir"]) for document in store.attempt_documents() if "run_dir" in document]
 
 
 def config_in_force(store: Store) -> dict[str, Any]:

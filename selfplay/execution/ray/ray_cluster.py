@@ -17,7 +17,7 @@ from selfplay.config.running import ClusterConfig, RoleConfig
 from selfplay.core.errors import ConfigError, ResourceError
 from selfplay.core.pool import BackendSpec
 from selfplay.execution.ray.local_ray import LocalRay
-from selfplay.execution.ray.private_api import LOOPBACK, allow_loopback
+from selfplay.execution.ray.private_api import LOOPBACK, allow_loopback, job_without_working_directory
 from selfplay.execution.ray.ray_pool import RayPool
 from selfplay.execution.ray.signal_mask import mask_sigterm
 
@@ -46,7 +46,10 @@ class RayCluster:
         _set_environment(local=self._config.address is None)
         import ray
 
-        common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+        common: dict[str, Any] = {
+            "log_to_driver": False, "logging_level": "ERROR", "configure_logging": True,
+            "job_config": job_without_working_directory(),
+        }  # fmt: skip
         try:
             # ray.init would replace the driver's handler of SIGTERM, which stops a run at a safe point
             with mask_sigterm():
