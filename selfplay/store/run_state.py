@@ -14,9 +14,10 @@ INHERITED = "inherited.json"
 
 
 def recorded_folders(store: Store) -> list[Path]:
-    """Where the run was at each of its attempts, oldest first: together with where it is now, this tells how a project moved. Empty
-    for a run whose attempts did not record it."""
-    return [Path(document["run_dir"]) for document in store.attempt_documents() if "run_dir" in document]
+    """Where the run was at each of its attempts, oldest first: together with where it is now, this tells how a project moved.
+    Attempts of versions that did not record it are left out."""
+    found = [document.get("run_dir") for document in store.attempt_documents()]
+    return [Path(folder) for folder in found if isinstance(folder, str)]
 
 
 def config_in_force(store: Store) -> dict[str, Any]:
