@@ -29,13 +29,13 @@ from selfplay.run import driver
 from selfplay.run.code_trust import check_policy_code, note_begun, require_trust
 from selfplay.run.drift import check_drift
 from selfplay.run.driver import MakeWorkers, Prepared
-from selfplay.run.find_again import find_again, moved_search_path
+from selfplay.run.find_again import find_again
 from selfplay.run.fork import Forking, prepare_fork
 from selfplay.run.fork_rules import last_whole_round
 from selfplay.run.observers import Observed
 from selfplay.run.retention import Retention
 from selfplay.store.run import Store, require_empty_dir
-from selfplay.store.run_state import config_in_force, is_selection
+from selfplay.store.run_state import config_in_force, is_selection, search_path_in_force
 from selfplay.store.writable import require_writable
 
 
@@ -193,7 +193,7 @@ def _changed_settings(store: Store, overrides: Sequence[str]) -> tuple[Config, C
     before = validate(document, f"{store.layout.root}/config/resolved.json")
     for override in overrides:
         apply_override(document, override)
-    search_path = moved_search_path(store, Path(store.config_json("search_path.json", str)))
+    search_path = search_path_in_force(store)
     after = absolute_places(validate(document, "the command line"), search_path)
     check_installed(after.tracking.to)
     return before, after, search_path

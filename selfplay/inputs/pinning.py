@@ -18,7 +18,16 @@ from selfplay.core.redaction import find_secret
 from selfplay.inputs.models.chat import read_chat_template
 from selfplay.inputs.models.files import model_digest, refuse_adapter, refuse_foreign_code, snapshot_commit
 from selfplay.inputs.models.preflight import PolicyInfo, RewardModelInfo, check_policy, check_reward_model
-from selfplay.inputs.places import ModelSection, Moves, data_pin, find_places, locate_model, named_data, named_models
+from selfplay.inputs.places import (
+    ModelSection,
+    Moves,
+    data_pin,
+    find_places,
+    find_search_path,
+    locate_model,
+    named_data,
+    named_models,
+)
 from selfplay.inputs.prompts import PromptSource, load_prompts
 from selfplay.inputs.user_code.listing import Code, function_code, model_code, named_functions
 from selfplay.inputs.user_code.loading import source_digest
@@ -78,9 +87,9 @@ def pin(
     Raises ConfigError, ModelError, DataError, and MissingInputError for all that is missing.
     """
     refuse_secrets(config)
-    moves = moves or Moves()
-    search_path = moves.folder(search_path)
-    config, folders = find_places(config, search_path, revisions or {}, moves, pins or {})
+    moves, recorded = moves or Moves(), search_path
+    search_path = find_search_path(config, recorded, moves, pins or {})
+    config, folders = find_places(config, search_path, recorded, revisions or {}, moves, pins or {})
     found: dict[str, str] = {}
     for setting, section in named_models(config).items():
         _admit_model(setting, section, folders[setting], found)

@@ -38,10 +38,6 @@ class Moves:
         for old, new in self.pairs:
             yield Path(os.path.normpath(new / os.path.relpath(place, old)))
 
-    def folder(self, place: Path) -> Path:
-        """A folder that is looked in: where it was, or else where it moved to."""
-        return next((folder for folder in (place, *self.of(place)) if folder.is_dir()), place)
-
 
 @dataclass(frozen=True, slots=True)
 class _Place:
@@ -51,6 +47,12 @@ class _Place:
     value: str
     find: Callable[[str], object]
     digest: Callable[[str], str]
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether it is a file or module that is looked for in the configuration's folder."""
+        is_code = self.setting.endswith((".function", ".gold", ".metric", ".chat_template"))
+        return is_code and not Path(self.value).expanduser().is_absolute()
 
 
 def named_models(config: Config) -> dict[str, ModelSection]:
@@ -82,12 +84,29 @@ def data_pin(section: PromptsConfig | EvaluationConfig, source: str, search_path
     return data_digest(source, section.split, search_path, subset=section.subset, revision=section.revision)
 
 
+def find_search_path(config: Config, recorded: Path, moves: Moves, pins: Mapping[str, str]) -> Path:
+    """The folder of the configuration: as it was recorded, or where it moved to if what is named relative to it is there."""
+    if recorded.is_dir():
+        return recorded
+    for folder in moves.of(recorded):
+        relative = [place for place in _places(config, folder, {}, {}) if place.is_relative]
+        if folder.is_dir() and (not relative or any(_has_content(place, place.value, pins) for place in relative)):
+            return folder
+    return recorded
+
+
 def find_places(
-    config: Config, search_path: Path, revisions: Mapping[str, str], moves: Moves, pins: Mapping[str, str]
+    config: Config,
+    search_path: Path,
+    recorded: Path,
+    revisions: Mapping[str, str],
+    moves: Moves,
+    pins: Mapping[str, str],
 ) -> tuple[Config, dict[str, Path]]:
     """The configuration with the places where things are now, and the folder of each model by its setting.
 
-    `pins` are the digests that a moved thing must have. Raises MissingInputError with all that is missing.
+    `recorded` is the folder of the configuration before it moved to `search_path`; `pins` are the digests that a moved thing must
+    have. Raises MissingInputError with all that is missing.
     """
     folders: dict[str, Path] = {}
     document = config.model_dump()
@@ -96,7 +115,7 @@ def find_places(
         try:
             place.find(place.value)
         except ConfigError as error:
-            new = _where_it_moved(place, search_path, moves, pins)
+            new = _where_it_moved(place, recorded, moves, pins)
             if new is None:
                 missing[place.setting] = error
             else:
@@ -136,18 +155,21 @@ def _places(
         )
 
 
-def _where_it_moved(place: _Place, search_path: Path, moves: Moves, pins: Mapping[str, str]) -> str | None:
+def _where_it_moved(place: _Place, recorded: Path, moves: Moves, pins: Mapping[str, str]) -> str | None:
     """The place of the same content that the known moves lead to; None where there is none."""
     path, colon, function = place.value.rpartition(":") if place.value.partition(".py:")[1] else (place.value, "", "")
-    for candidate in moves.of(Path(search_path, Path(path).expanduser())):
+    for candidate in moves.of(Path(recorded, Path(path).expanduser())):
         value = f"{candidate}{colon}{function}"
-        if candidate.exists():
-            try:
-                if place.digest(value) == pins.get(place.setting):
-                    return value
-            except ConfigError:  # something else is there
-                continue
+        if candidate.exists() and _has_content(place, value, pins):
+            return value
     return None
+
+
+def _has_content(place: _Place, value: str, pins: Mapping[str, str]) -> bool:
+    try:
+        return place.digest(value) == pins.get(place.setting)
+    except ConfigError:  # something else is there, or nothing
+        return False
 
 
 def _set(document: dict[str, Any], setting: str, value: str) -> None:

@@ -230,6 +230,7 @@ def _attempt(
     document = {
         "config": config.model_dump(mode="json"),
         "force": force,
+        "search_path": str(inputs.search_path),
         # a hub model's folder is named by the commit that its revision resolved to
         "folders": {name: str(model.folder) for name, model in {"policy": inputs.policy, **inputs.rewards}.items()},
     }

@@ -12,7 +12,7 @@ from selfplay.core.errors import MissingInputError
 from selfplay.inputs.pinning import Pinned, pin
 from selfplay.inputs.places import Moves
 from selfplay.store.run import Store
-from selfplay.store.run_state import recorded_folders
+from selfplay.store.run_state import recorded_folder
 
 NEW_PLACE = "NEW-PLACE"
 
@@ -31,24 +31,16 @@ def find_again(store: Store, before: Config, after: Config, search_path: Path, c
         raise
 
 
-def moved_search_path(store: Store, recorded: Path) -> Path:
-    """The folder of the run's configuration: where it was, or else where it moved together with the run."""
-    return Moves(tuple(_moved(recorded_folders(store)[:1], store))).folder(recorded)
-
-
 def _moves(store: Store, before: Config, after: Config) -> Iterator[tuple[Path, Path]]:
     """Old and new place of the run itself, and of what the command gives a new place."""
-    yield from _moved(recorded_folders(store)[-1:], store)  # the newest attempt has recorded the places in force
+    folder = recorded_folder(store)
+    if folder is not None and folder != store.layout.root:
+        yield folder, store.layout.root
     for change in changes(before, after):
         if change.tag == "content" and isinstance(change.before, str) and isinstance(change.after, str):
             old, new = _path(change.before), _path(change.after)
             if old.is_absolute() and new.is_absolute():
                 yield old, new
-
-
-def _moved(folders: Sequence[Path], store: Store) -> Iterator[tuple[Path, Path]]:
-    """From where the run was to where it is."""
-    return ((folder, store.layout.root) for folder in folders if folder != store.layout.root)
 
 
 def _path(value: str) -> Path:
