@@ -73,10 +73,10 @@ class ArmInputs:
         for world, arm, config in _configs(comparison):
             with _of_arm(world, arm):
                 pinned = self.pin(config, Path(world.search_path), None)
-            found |= {piece.pin: piece for piece in pinned.code}
+            found |= {piece.key: piece for piece in pinned.code}
         for block in comparison.blocks():
             base = self.pin(validate(comparison.base(block), block.world.path), Path(block.world.search_path), None)
-            found |= {piece.pin: piece for piece in base.code}
+            found |= {piece.key: piece for piece in base.code}
             if has_run(pool := block_folder(self._out, block) / POOL):
                 check_pins(Store.open(pool), base.pins)
         return list(found.values())

@@ -20,7 +20,7 @@ from selfplay.store.layout import stage_name
 from selfplay.store.run import Store
 
 # the judge of the quickstart, which lies in this package: rules on text, without effects
-_OURS = Path(selfplay.__file__).resolve().parent / "quickstart" / "tasks.py"
+_OURS = ("gold", [Path(selfplay.__file__).resolve().parent / "quickstart" / "tasks.py"])
 
 
 def announce(code: Iterable[Code], say: Callable[[str], None]) -> None:
@@ -48,8 +48,8 @@ def require_trust(
     unknown = [
         piece
         for piece in code
-        if [path for path, _ in piece.files] != [_OURS]
-        and (begun is None or (piece.pin not in begun and not _is_named(piece.setting, named)))
+        if (piece.function, [path for path, _ in piece.files]) != _OURS
+        and (begun is None or (piece.key not in begun and not _is_named(piece.setting, named)))
     ]
     if trust_code or not unknown:
         return
@@ -64,7 +64,7 @@ def require_trust(
 
 def note_begun(name: str, code: Iterable[Code], say: Callable[[str], None]) -> None:
     """Note that this user has begun a run, or trusts it, with this code."""
-    if problem := remember(name, [piece.pin for piece in code]):
+    if problem := remember(name, [piece.key for piece in code]):
         say(
             f"note: a later resume will ask for --trust-code, because that this run is yours could not be noted: {problem}"
         )

@@ -172,7 +172,7 @@ def _check_prompts(config: Config, available: int, rounds_done: int, *, begun: b
     enough = f"enough for {possible} round{'' if possible == 1 else 's'}"
     ways = [f"rounds={possible} or less"] if possible else []
     if begun:
-        over = f", and {rounds_done} are done" if rounds_done else ""
+        over = f" ({rounds_done} are done)" if rounds_done else ""
         hint = f"A run that has begun keeps its prompts: set rounds={possible} or less{over}."
     else:
         if fewer := available // config.rounds:

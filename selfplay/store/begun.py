@@ -1,8 +1,9 @@
 """Which runs this user has begun, or has trusted, and with which code: the user's own note of it, outside of all runs.
 
 A run that somebody hands over can claim anything about itself, so the note is no part of it. It is one file in the user's state
-folder (`$XDG_STATE_HOME/selfplay`, by default `~/.local/state/selfplay`), with one JSON line for each run: its id and the digests
-of the code that it runs. Nothing but the question for `--trust-code` depends on it, so it is appended to and not fsynced.
+folder (`$XDG_STATE_HOME/selfplay`, by default `~/.local/state/selfplay`), with one JSON line for each run: its id, and what names
+the code that it runs (digests and functions). Nothing but the question for `--trust-code` depends on it, so it is appended to and
+not fsynced.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def note_file() -> Path:
 
 
 def remember(name: str, code: Iterable[str]) -> str:
-    """Note that this user has begun a run (its id) or trusts it, and the digests of its code. Returns why that could not be
-    written; empty where it was."""
+    """Note that this user has begun a run (its id) or trusts it, and what names its code. Returns why that could not be written;
+    empty where it was."""
     line = json.dumps({"run": name, "code": sorted(set(code))}) + "\n"
     try:
         path = note_file()
@@ -44,7 +45,7 @@ def remember(name: str, code: Iterable[str]) -> str:
 
 
 def code_begun(name: str) -> frozenset[str] | None:
-    """The digests of the code that this user has run in a run; None for a run that is not in the note. Raises ConfigError where
+    """What names the code that this user has run in a run; None for a run that is not in the note. Raises ConfigError where
     others can write the note."""
     try:
         path = note_file()

@@ -155,6 +155,15 @@ def test_a_run_of_ones_own_that_comes_back_with_other_code_asks(begin: Callable[
     assert str(evil) in asked.value.message and not run.mark.exists()
 
 
+def test_another_function_of_the_same_file_is_other_code(begin: Callable[[str], Begun]) -> None:
+    run = begin("evaluation.gold")
+    forged = f"{run.file}:short"
+    rewrite(run.root / "attempts/0001/attempt.json", lambda d: d["config"]["evaluation"].update(gold=forged))
+    with pytest.raises(ConfigError, match="was begun by you with other code") as asked:
+        selfplay.resume(run.root, rounds=2, reporter=Reporter(quiet=True), workers=Fakes())
+    assert ", function short" in asked.value.message and not run.has_run
+
+
 def test_a_run_without_code_asks_nothing(
     write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +238,7 @@ def test_a_policy_of_a_round_contains_no_other_code_than_the_first(run_copy: Pat
     rewrite(run_copy / "rounds/001/train/.COMMIT.json", listed)
 
     def pinned(sha256: str, *, trust: bool = True) -> Any:
-        piece = Code("policy.model", "pin", ((Path("/hub/modeling_own.py"), sha256),))
+        piece = Code("policy.model", "pin", "", ((Path("/hub/modeling_own.py"), sha256),))
         policy = SimpleNamespace(trust_remote_code=trust)
         return SimpleNamespace(config=SimpleNamespace(policy=policy), code=(piece,))
 

@@ -128,7 +128,7 @@ def test_a_run_that_has_begun_is_told_only_what_it_can_change(write_config: Writ
     config, inputs = load_config(path, ["rounds=4"]), inputs_of(path)
     with pytest.raises(ConfigError, match="enough for 3 rounds") as error:
         plan.make_plan(config, inputs, path.parent / "run", rounds_done=2, begun=True, device=CPU)
-    assert error.value.hint == "A run that has begun keeps its prompts: set rounds=3 or less, and 2 are done."
+    assert error.value.hint == "A run that has begun keeps its prompts: set rounds=3 or less (2 are done)."
 
 
 def test_too_few_prompts_to_evaluate_on(write_config: WriteConfig) -> None:

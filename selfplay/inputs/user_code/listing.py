@@ -17,27 +17,35 @@ from selfplay.store.durable import sha256_file
 class Code:
     """The code that one setting names: a function of the user's, or a model's own code.
 
-    `pin` is the digest that pins a run to it; `files` are its files with their sha256 (see `source_files` for what they cover).
+    `pin` is the digest that pins a run to it; `function` is the function's name, empty for a model; `files` are its files with
+    their sha256 (see `source_files` for what they cover), that of the function first.
     """
 
     setting: str
     pin: str
+    function: str
     files: tuple[tuple[Path, str], ...]
 
+    @property
+    def key(self) -> str:
+        """What the code is: its content, and which function of it."""
+        return f"{self.pin}:{self.function}"
+
     def lines(self) -> Iterator[str]:
-        """For people: each file with its digest."""
-        for path, digest in self.files:
-            yield f"{self.setting}: {path} (sha256 {digest})"
+        """For people: each file with its digest, and the function with its file."""
+        for number, (path, digest) in enumerate(self.files):
+            called = f", function {self.function}" if self.function and number == 0 else ""
+            yield f"{self.setting}: {path} (sha256 {digest}){called}"
 
 
 def function_code(setting: str, spec: str, search_path: str | Path, pin: str, *, what: str) -> Code:
     """The code of a user's function."""
-    return _code(setting, pin, source_files(spec, search_path, what=what))
+    return _code(setting, pin, spec.rpartition(":")[2], source_files(spec, search_path, what=what))
 
 
 def model_code(setting: str, folder: Path, pin: str) -> Code:
     """The code in a model's folder, which `trust_remote_code` runs."""
-    return _code(setting, pin, [path for path in loaded_files(folder) if path.suffix == ".py"])
+    return _code(setting, pin, "", [path for path in loaded_files(folder) if path.suffix == ".py"])
 
 
 def named_functions(config: Config) -> dict[str, tuple[str, str]]:
@@ -54,5 +62,5 @@ def named_functions(config: Config) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _code(setting: str, pin: str, files: list[Path]) -> Code:
-    return Code(setting, pin, tuple((path, sha256_file(path)) for path in files))
+def _code(setting: str, pin: str, function: str, files: list[Path]) -> Code:
+    return Code(setting, pin, function, tuple((path, sha256_file(path)) for path in files))
