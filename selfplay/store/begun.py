@@ -33,8 +33,7 @@ def remember(name: str, code: Iterable[str]) -> str:
     try:
         path = note_file()
         path.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE_FOLDER)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        descriptor = os.open(path, flags, _PRIVATE_FILE)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, _PRIVATE_FILE)
         try:
             os.write(descriptor, line.encode())  # one write: two runs may begin at once
         finally:
