@@ -49,10 +49,15 @@ class _Place:
     digest: Callable[[str], str]
 
     @property
-    def is_relative(self) -> bool:
-        """Whether it is a file or module that is looked for in the configuration's folder."""
-        is_code = self.setting.endswith((".function", ".gold", ".metric", ".chat_template"))
-        return is_code and not Path(self.value).expanduser().is_absolute()
+    def is_code(self) -> bool:
+        """Whether it is a file or module that may be looked for in the configuration's folder."""
+        return self.setting.endswith((".function", ".gold", ".metric", ".chat_template"))
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is a function of a module (`package.module:function`), and not of a file."""
+        path, colon, _ = self.value.rpartition(":")
+        return self.is_code and bool(colon) and not path.endswith(".py")
 
 
 def named_models(config: Config) -> dict[str, ModelSection]:
@@ -85,14 +90,24 @@ def data_pin(section: PromptsConfig | EvaluationConfig, source: str, search_path
 
 
 def find_search_path(config: Config, recorded: Path, moves: Moves, pins: Mapping[str, str]) -> Path:
-    """The folder of the configuration: as it was recorded, or where it moved to if what is named relative to it is there."""
+    """The folder of the configuration: as it was recorded, or where it moved to if a function or template of it is there with its
+    content. (Functions import from this folder, so that no other one may take its place.)"""
     if recorded.is_dir():
         return recorded
     for folder in moves.of(recorded):
-        relative = [place for place in _places(config, folder, {}, {}) if place.is_relative]
-        if folder.is_dir() and (not relative or any(_has_content(place, place.value, pins) for place in relative)):
-            return folder
+        for place in _places(config, folder, {}, {}):
+            if place.is_code and _is_in(place, recorded, folder, pins):
+                return folder
     return recorded
+
+
+def _is_in(place: _Place, recorded: Path, folder: Path, pins: Mapping[str, str]) -> bool:
+    """Whether a function or template of the configuration's folder `recorded` is in `folder`, with its content."""
+    if place.is_module:
+        module = place.value.partition(":")[0].split(".")
+        beside = any(Path(folder, *module[:-1], name).exists() for name in (module[-1], f"{module[-1]}.py"))
+        return beside and _has_content(place, place.value, pins)
+    return _where_it_moved(place, recorded, Moves(((recorded, folder),)), pins) is not None
 
 
 def find_places(
@@ -157,7 +172,9 @@ def _places(
 
 def _where_it_moved(place: _Place, recorded: Path, moves: Moves, pins: Mapping[str, str]) -> str | None:
     """The place of the same content that the known moves lead to; None where there is none."""
-    path, colon, function = place.value.rpartition(":") if place.value.partition(".py:")[1] else (place.value, "", "")
+    if place.is_module:  # it moves with the configuration's folder
+        return None
+    path, colon, function = place.value.rpartition(":") if place.is_code else (place.value, "", "")
     for candidate in moves.of(Path(recorded, Path(path).expanduser())):
         value = f"{candidate}{colon}{function}"
         if candidate.exists() and _has_content(place, value, pins):

@@ -166,3 +166,25 @@ def test_several_missing_things_of_a_new_run_are_said_together(project: Path) ->
     with pytest.raises(MissingInputError, match="2 things") as missing:
         api.preflight(project / "config.yaml", run_dir=project / "second", reporter=Reporter(quiet=True))
     assert missing.value.settings == ("policy.model", "evaluation.gold")
+
+
+def test_a_module_in_a_package_moves_with_the_configuration(tiny_world: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_world, tmp_path / "project"))
+    (root / "moved_rewards").mkdir()
+    (root / "moved_rewards/mine.py").write_text(FUNCTION)
+    document = {
+        "policy": {"model": "policy"}, "prompts": {"source": "prompts.jsonl", "per_round": 12},
+        "sampling": {"num_responses": 4, "max_tokens": 8}, "reward": {"function": "moved_rewards.mine:reward"},
+        "training": {"beta": 0.1, "learning_rate": 1e-3, "batch_size": 2}, "report": {"every": 0}, "rounds": 1,
+    }  # fmt: skip
+    (root / "config.yaml").write_text(yaml.safe_dump(document))
+    selfplay.start(root / "config.yaml", run_dir=root / "run", reporter=Reporter(quiet=True), workers=Fakes())
+    moved = root.rename(tmp_path / "elsewhere")
+    # away from its project, the run does not say where that is now; no folder beside it is taken for it
+    run = (moved / "run").rename(tmp_path / "alone")
+    with pytest.raises(MissingInputError) as missing:
+        resume(run)
+    assert sorted(missing.value.settings) == ["policy.model", "prompts.source", "reward.function"]
+    run.rename(moved / "run")
+    found = api.plan_fork(moved / "run", from_round=0, run_dir=tmp_path / "fork", reporter=Reporter(quiet=True))
+    assert found.prepared.search_path == moved
