@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,5 +187,7 @@ def test_a_module_in_a_package_moves_with_the_configuration(tiny_world: Path, tm
         resume(run)
     assert sorted(missing.value.settings) == ["policy.model", "prompts.source", "reward.function"]
     run.rename(moved / "run")
+    for name in ("moved_rewards.mine", "moved_rewards"):  # as in another process
+        del sys.modules[name]
     found = api.plan_fork(moved / "run", from_round=0, run_dir=tmp_path / "fork", reporter=Reporter(quiet=True))
     assert found.prepared.search_path == moved
