@@ -36,7 +36,7 @@ from selfplay.run.worker_specs import ray_workers
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
-from selfplay.store.run import Store
+from selfplay.store.run import Store, new_id
 from selfplay.store.run_state import next_stage
 
 
@@ -100,8 +100,7 @@ def run(
     it; `forked_from` names stages of another run that are taken over, `files` more files of `config/`; `stop` is the flag of a
     caller that handles the signals itself; `until` (a round and a stage) is the last stage to run; `force` continues where a
     data-quality check would stop the run (see stages/gates.py)."""
-    with _created(prepared, given, overrides, forked_from, files or {}) as store:
-        note_begun(store.run_id, prepared.inputs.code, reporter.say)
+    with _created(prepared, given, overrides, reporter, forked_from, files or {}) as store:
         _attempt(store, prepared, reporter, grace, workers or ray_workers, observers, stop, until, force)
     return store
 
@@ -115,14 +114,18 @@ def create(
     files: Mapping[str, bytes],
 ) -> Store:
     """Create a run and take over what it is forked from, without an attempt at it: a resume begins it. See `run`."""
-    with _created(prepared, given, overrides, forked_from, files) as store:
-        note_begun(store.run_id, prepared.inputs.code, reporter.say)
+    with _created(prepared, given, overrides, reporter, forked_from, files) as store:
         return store
 
 
 @contextlib.contextmanager
 def _created(
-    prepared: Prepared, given: str, overrides: list[str], forked_from: Fork | None, files: Mapping[str, bytes]
+    prepared: Prepared,
+    given: str,
+    overrides: list[str],
+    reporter: Reporter,
+    forked_from: Fork | None,
+    files: Mapping[str, bytes],
 ) -> Iterator[Store]:
     """A new run, its lock held."""
     run_dir = prepared.run_dir.absolute()
@@ -132,6 +135,10 @@ def _created(
         )
     make_folder(run_dir)
     with RunLock(run_dir / "run.lock"):
+        run_id = new_id()
+        note_begun(
+            run_id, prepared.inputs.code, reporter.say
+        )  # first: whenever it is killed, the run is the user's own
         store = Store.create(
             run_dir,
             {
@@ -144,6 +151,7 @@ def _created(
                 **files,
             },
             forked_from,
+            run_id,
         )
         store.inherit()
         yield store
