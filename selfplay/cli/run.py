@@ -36,7 +36,7 @@ def command(
     if dry_run:
         if (target / "RUN.json").is_file():
             note(f"note: {target} already contains a run; choose another --run-dir")
-        prepared, _ = api.preflight(config, run_dir=target, overrides=overrides, force=force)
+        prepared, _ = api.preflight(config, run_dir=target, overrides=overrides, force=force, reporter=reporter)
         for line in prepared.plan.lines():
             reporter.say(line)
         if json_output:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from selfplay.config.named_files import is_own_metric
 from selfplay.config.schema import (  # fmt: skip
     Config,
     PairsConfig,
@@ -25,12 +26,15 @@ from selfplay.dataset_selection.needs import Needs
 from selfplay.dataset_selection.settings import SelectSettings
 from selfplay.inputs.metric_requirements import ENTROPY, Ranking
 from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
-from selfplay.inputs.models.files import read_json
+from selfplay.inputs.models.files import model_digest, read_json
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
 from selfplay.inputs.models.preflight import check_policy, check_reward_model, generation_eos_ids
-from selfplay.inputs.resolve import EmbeddingModel, Inputs, PinnedModel, find_model, model_digest
-from selfplay.inputs.user_code.metrics import load_metric, metric_digest
-from selfplay.inputs.user_code.rewards import RewardFunction, source_digest
+from selfplay.inputs.pinning import PinnedModel, find_model
+from selfplay.inputs.resolve import EmbeddingModel, Inputs
+from selfplay.inputs.user_code.listing import Code, function_code
+from selfplay.inputs.user_code.loading import source_digest
+from selfplay.inputs.user_code.metrics import load_metric
+from selfplay.inputs.user_code.rewards import RewardFunction
 from selfplay.selection.metrics import Metric
 from selfplay.store.durable import sha256_bytes
 
@@ -65,6 +69,19 @@ def run_config(settings: SelectSettings) -> Config:
     )  # fmt: skip
 
 
+def selected_code(settings: SelectSettings) -> tuple[Code, ...]:
+    """The functions of the user's that the settings name, found and digested; none of them is loaded. Raises ConfigError."""
+    functions = {"reward_function": (settings.reward_function, "reward function")}
+    if is_own_metric(settings.metric):
+        functions["metric"] = (settings.metric, "metric")
+    base = Path.cwd()
+    return tuple(
+        function_code(name, spec, base, source_digest(spec, base, what=what), what=what)
+        for name, (spec, what) in functions.items()
+        if spec is not None
+    )
+
+
 def resolve_metric(settings: SelectSettings) -> Metric:
     """The metric, with its options checked. Raises ConfigError."""
     metric = load_metric(settings.metric, Path.cwd())
@@ -76,10 +93,13 @@ def resolve_metric(settings: SelectSettings) -> Metric:
     return replace(metric, name=name, formula=name if metric.formula == metric.name else metric.formula)
 
 
-def resolve_inputs(settings: SelectSettings, metric: Metric, revisions: Mapping[str, str]) -> Inputs:
-    """Find, check and digest what the settings name. `revisions`: see `inputs.resolve.resolve`. `Inputs.pins` and
-    `Inputs.revisions` are by the names of the settings. Raises ConfigError and ModelError."""
-    search_path, pins, found = Path.cwd(), {}, dict[str, str]()
+def resolve_inputs(
+    settings: SelectSettings, metric: Metric, revisions: Mapping[str, str], code: Sequence[Code]
+) -> Inputs:
+    """Find, check and digest what the settings name. `revisions`: see `inputs.resolve.resolve`; `code`: see `selected_code`.
+    `Inputs.pins` and `Inputs.revisions` are by the names of the settings. Raises ConfigError and ModelError."""
+    search_path, found = Path.cwd(), dict[str, str]()
+    pins = {piece.setting: piece.pin for piece in code}
 
     def pinned(name: str, kind: type[PolicyConfig] | type[RewardSource] = PolicyConfig) -> PinnedModel | None:
         place, revision = getattr(settings, name), getattr(settings, f"{name}_revision")
@@ -95,11 +115,6 @@ def resolve_inputs(settings: SelectSettings, metric: Metric, revisions: Mapping[
 
     policy, reference = pinned("policy"), pinned("reference")
     reward, embedding = pinned("reward_model", RewardSource), pinned("embedding_model")
-    with contextlib.redirect_stdout(sys.stderr):  # finding a module runs its package
-        if settings.reward_function is not None:
-            pins["reward_function"] = source_digest(settings.reward_function, search_path)
-        if (digest := metric_digest(settings.metric, search_path)) is not None:
-            pins["metric"] = digest
     renderer, stops, limit = _renderer(settings, policy, pins)
     if policy is not None and reference is not None:
         _check_reference(policy, reference, cast(ChatRenderer, renderer))

@@ -32,7 +32,14 @@ from selfplay.dataset_selection.building import BuiltPairs
 from selfplay.dataset_selection.candidates import Pairs, ready_made
 from selfplay.dataset_selection.computing import compute, plan
 from selfplay.dataset_selection.importing import ROUND, shaped
-from selfplay.dataset_selection.inputs import check_tokenizer, resolve_inputs, resolve_metric, run_config, with_given
+from selfplay.dataset_selection.inputs import (
+    check_tokenizer,
+    resolve_inputs,
+    resolve_metric,
+    run_config,
+    selected_code,
+    with_given,
+)
 from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS, Needs
 from selfplay.dataset_selection.output.card import card
 from selfplay.dataset_selection.output.summary import dropped_examples, groupings, summarize
@@ -41,9 +48,11 @@ from selfplay.dataset_selection.reading.dataset import OfflineDataset, read_data
 from selfplay.dataset_selection.record import KIND, Record
 from selfplay.dataset_selection.settings import SelectSettings
 from selfplay.execution.progress import Reporter
-from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs
+from selfplay.inputs.pinning import KEEP_SECRETS_OUT
+from selfplay.inputs.resolve import Inputs
 from selfplay.inspect.reading import finite
 from selfplay.run.attempt import Attempt, attempt
+from selfplay.run.code_trust import announce
 from selfplay.run.driver import MakeWorkers, stage_settings
 from selfplay.run.stages.context import StageContext
 from selfplay.run.worker_specs import lazy_ray_workers
@@ -143,8 +152,10 @@ def run(
     if name := find_secret(json.dumps(settings.model_dump(mode="json"), ensure_ascii=False)):
         raise ConfigError(f"a setting holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
     record = Record(Path(settings.out).expanduser().absolute())
+    code = selected_code(settings)
+    announce(code, reporter.say)
     metric = resolve_metric(settings)
-    inputs = resolve_inputs(settings, metric, record.revisions())
+    inputs = resolve_inputs(settings, metric, record.revisions(), code)
     dataset = read(settings, metric)
     _report_what_was_read(dataset, reporter)
     content = {**dict(sorted(inputs.pins.items())), "dataset": dataset.digest}

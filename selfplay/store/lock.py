@@ -61,7 +61,7 @@ class RunLock:
             who = f" (process {holder['pid']} on {holder['host']})" if holder else ""
             raise LockedError(
                 f"{self._path.parent} is in use by another driver{who}",
-                "Wait for it, stop it (Ctrl-C or SIGTERM: it commits and stops), or use another --run-dir.",
+                "Wait for it, or stop it (Ctrl-C or SIGTERM: it commits and stops).",
             )
         with contextlib.suppress(OSError):  # a full disk: it is held all the same, only its holder is not named
             os.ftruncate(descriptor, 0)

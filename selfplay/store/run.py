@@ -43,6 +43,11 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def new_id() -> str:
+    """A random id for a run."""
+    return secrets.token_hex(8)
+
+
 def require_empty_dir(root: Path) -> None:
     """Raise ConfigError unless `root` is missing or empty, and not inside a run: a run never overwrites anything."""
     for above in root.absolute().resolve().parents:
@@ -96,9 +101,11 @@ class Store:
     _commits: dict[tuple[int, str], tuple[Commit, str]] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, root: Path, files: dict[str, bytes], forked_from: Fork | None = None) -> Store:
+    def create(
+        cls, root: Path, files: dict[str, bytes], forked_from: Fork | None = None, run_id: str | None = None
+    ) -> Store:
         """A new run directory with the files of `config/`. It must be missing or empty; RUN.json is written last. What
-        `forked_from` names is taken over by `inherit`."""
+        `forked_from` names is taken over by `inherit`. `run_id` is one of `new_id`, for a caller that needs it before."""
         root = root.absolute()
         require_empty_dir(root)
         layout = Layout(root)
@@ -110,7 +117,7 @@ class Store:
         for name, data in files.items():
             durable.write_file(layout.config / name, data)
         digests = {name: durable.sha256_bytes(data) for name, data in files.items()}
-        identity = Identity(secrets.token_hex(8), SCHEMA_VERSION, __version__, now(), forked_from, digests)
+        identity = Identity(run_id or new_id(), SCHEMA_VERSION, __version__, now(), forked_from, digests)
         durable.write_file(layout.identity, durable.json_with_checksum(dataclasses.asdict(identity)))
         return cls(layout, identity.id, identity.created, digests, forked_from)
 

@@ -31,8 +31,7 @@ from selfplay.core.outcomes import ScoreOutcome, SelectOutcome
 from selfplay.core.redaction import RedactingStream, redact, secrets
 from selfplay.execution.progress import Reporter
 from selfplay.execution.ray.ray_cluster import RayCluster
-from selfplay.inputs.models.files import refuse_foreign_code, weight_headers
-from selfplay.inputs.resolve import model_digest
+from selfplay.inputs.models.files import model_digest, refuse_foreign_code, weight_headers
 from selfplay.run import driver
 from selfplay.run.worker_specs import worker_specs
 from selfplay.store.run import Store

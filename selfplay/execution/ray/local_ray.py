@@ -20,7 +20,14 @@ from pathlib import Path
 
 from selfplay.core.errors import BackendError
 from selfplay.core.limits import check_loopback, describe_shortages, ray_temp
-from selfplay.execution.ray.private_api import LOOPBACK, LocalNode, allow_loopback, bare_node, read_environment
+from selfplay.execution.ray.private_api import (
+    LOOPBACK,
+    LocalNode,
+    allow_loopback,
+    bare_node,
+    job_without_working_directory,
+    read_environment,
+)
 from selfplay.execution.ray.signal_mask import keep_signal_handlers, mask_sigterm
 
 # no worker can run without these; if another of Ray's processes dies, the next start of a worker reports it
@@ -116,6 +123,7 @@ class LocalRay:
                     log_to_driver=False,
                     logging_level="ERROR",
                     _temp_dir=str(self._folder / "r"),
+                    job_config=job_without_working_directory(),
                     **LOOPBACK,
                 )
         except BaseException as error:  # raised in the thread that waits

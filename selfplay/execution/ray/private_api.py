@@ -25,6 +25,16 @@ def allow_loopback() -> None:
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
 
 
+def job_without_working_directory() -> Any:
+    """The job_config of ray.init for workers that import nothing from the driver's working directory. Ray would put it first on
+    their import path: a file there with the name of a library would be run in its place."""
+    import ray
+
+    job: Any = ray.job_config.JobConfig()
+    job._runtime_env_has_working_dir = lambda: True
+    return job
+
+
 @contextlib.contextmanager
 def without_sigterm_handler() -> Iterator[None]:
     """Inside, ray.init does not install its Python handler of SIGTERM in this process."""

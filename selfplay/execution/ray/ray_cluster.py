@@ -17,7 +17,7 @@ from selfplay.core.limits import describe_shortages
 from selfplay.core.pool import BackendSpec
 from selfplay.execution.ray.cluster_address import check_may_join, check_reachable
 from selfplay.execution.ray.local_ray import LocalRay
-from selfplay.execution.ray.private_api import read_environment
+from selfplay.execution.ray.private_api import job_without_working_directory, read_environment
 from selfplay.execution.ray.ray_pool import RayPool
 from selfplay.execution.ray.signal_mask import keep_signal_handlers
 
@@ -186,7 +186,9 @@ def _join(text: str) -> None:
         check_reachable(address)
         read_environment()
         with keep_signal_handlers():
-            ray.init(address=text, log_to_driver=False, logging_level="ERROR")
+            ray.init(
+                address=text, log_to_driver=False, logging_level="ERROR", job_config=job_without_working_directory()
+            )
     except (OSError, RuntimeError, ValueError) as error:
         raise ResourceError(f"could not join {text}: {error}", "`ray status` checks the cluster.") from error
 

@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfplay.config.named_files import NO_TEMPLATE, is_template_file
 from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.records import Message
 
-NO_TEMPLATE = "none"
 _SET_HERE = {
     "add_generation_prompt",
     "chat_template",
@@ -213,7 +213,7 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> An
 def read_chat_template(value: str | None, base_dir: str | Path) -> str | None:
     """The `chat_template` setting as ChatRenderer takes it: a Jinja template is itself, anything else but
     "none" a file's path, relative to `base_dir`. Raises ConfigError when there is no such file."""
-    if value is None or value == NO_TEMPLATE or "{{" in value or "{%" in value:
+    if value is None or not is_template_file(value):
         return value
     path = Path(base_dir, Path(value).expanduser())
     if not path.is_file():

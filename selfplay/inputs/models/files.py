@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import ModelError
+from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
 
 # Of a model's folder, what loading it reads.
 _SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
@@ -77,6 +78,11 @@ def loaded_files(folder: Path) -> list[Path]:
         and path.stem.upper() not in ("README", "LICENSE")
         and path.is_file()
     )
+
+
+def model_digest(folder: Path) -> str:
+    """sha256 over the names and contents of the files that loading a model may read (see `loaded_files`)."""
+    return sha256_bytes(canonical_json([[path.name, sha256_file(path)] for path in loaded_files(folder)]))
 
 
 def refuse_foreign_code(folder: Path) -> None:

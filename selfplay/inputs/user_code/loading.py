@@ -14,7 +14,8 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from selfplay.core.errors import ConfigError
 from selfplay.core.redaction import text_of
 from selfplay.inputs.user_code.imports import local_files
+from selfplay.store.durable import sha256_bytes, sha256_file
 
 _EXAMPLES = {
     "reward function": "my_rewards:reward or rewards/format.py:reward",
@@ -42,30 +44,58 @@ def source_file(spec: str, search_path: str | Path, *, what: str) -> Path:
     for path in (parts.with_name(parts.name + ".py"), parts / "__init__.py"):
         if path.is_file():
             return path.resolve()
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"{what} {spec}: {error}", f"Put the module in {base} or install it in this environment."
-        ) from error
-    if found is None or found.origin is None or not Path(found.origin).is_file():
+    found = _on_sys_path(module)
+    if found is None:
         raise ConfigError(
             f"{what} {spec}: no module {module!r} in {base} or on sys.path",
-            f"Write module:function with the file {module.replace('.', '/')}.py in {base}, or file.py:function.",
+            f"Write module:function with the file {module.replace('.', '/')}.py in {base}, or file.py:function, "
+            "or install the module in this environment.",
         )
-    return Path(found.origin).resolve()
+    return found
+
+
+def _on_sys_path(module: str) -> Path | None:
+    """The file of a module that is installed. Unlike `importlib.util.find_spec`, this runs no `__init__.py` of the packages
+    around it: a run's code is listed before any of it runs."""
+    folders: Sequence[str] | None = None
+    found, name = None, ""
+    for part in module.split("."):
+        name = f"{name}.{part}".lstrip(".")
+        found = _find_spec(name, folders)
+        if found is None:
+            return None
+        # the portions of a namespace package inside another package are only known to the imported package
+        folders = (
+            [str(Path(folder, part)) for folder in folders]
+            if folders is not None and found.origin is None
+            else list(found.submodule_search_locations or [])
+        )
+    return Path(found.origin).resolve() if found and found.origin and Path(found.origin).is_file() else None
+
+
+def _find_spec(name: str, folders: Sequence[str] | None) -> ModuleSpec | None:
+    for finder in sys.meta_path:
+        if (found := finder.find_spec(name, folders)) is not None:
+            return found
+    return None
+
+
+def source_files(spec: str, search_path: str | Path, *, what: str) -> list[Path]:
+    """The files of the user's own code that a function runs: the file that holds it, and the files of the config's folder or its
+    own that this one imports (see `local_files`). Nothing is run, and what is installed is not followed."""
+    path = source_file(spec, search_path, what=what)
+    return [path, *local_files(path, _roots(spec, path, Path(search_path).resolve()))]
 
 
 def source_digest(spec: str, search_path: str | Path, *, what: str) -> str:
-    """sha256 (hex) that pins a run to a function: of the file that holds it, or, where that imports files of the config's
-    folder or its own (see `local_imports`), of all of them with their places beside it. What is installed is not covered."""
-    path = source_file(spec, search_path, what=what)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    others = local_files(path, _roots(spec, path, Path(search_path).resolve()))
+    """sha256 (hex) that pins a run to a function: of the file that holds it, or, where it runs several (`source_files`), of all
+    of them with their places beside the first."""
+    path, *others = source_files(spec, search_path, what=what)
+    digest = sha256_file(path)
     if not others:
         return digest
-    digests = {os.path.relpath(file, path.parent): hashlib.sha256(file.read_bytes()).hexdigest() for file in others}
-    return hashlib.sha256(json.dumps({**digests, path.name: digest}, sort_keys=True).encode()).hexdigest()
+    digests = {os.path.relpath(file, path.parent): sha256_file(file) for file in others}
+    return sha256_bytes(json.dumps({**digests, path.name: digest}, sort_keys=True).encode())
 
 
 def _roots(spec: str, path: Path, search_path: Path) -> list[Path]:

@@ -333,3 +333,10 @@ def test_an_address_where_nothing_listens_is_refused_at_once(tmp_path: Path, add
     with pytest.raises(ResourceError, match=f"could not join {address}: .*refused"):
         RayCluster(ClusterConfig(address=address), tmp_path).__enter__()
     assert time.monotonic() - started < 10
+
+
+def test_workers_import_nothing_from_the_working_directory(cluster: RayCluster) -> None:
+    """A file there with the name of a library would be run in its place."""
+    import ray
+
+    assert list(ray._private.worker.global_worker.core_worker.get_job_config().py_driver_sys_path) == []
