@@ -125,7 +125,9 @@ def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | No
     found: dict[str, str] = {}
     policy_folder = find_model("policy.model", policy_settings, known, found)
     template = read_chat_template(policy_settings.chat_template, search_path)
-    info = check_policy(policy_folder, chat_template_needed=template is None)
+    info = check_policy(
+        policy_folder, chat_template_needed=template is None, trust_remote_code=policy_settings.trust_remote_code
+    )
     rewards: dict[str, PinnedModel] = {}
     reward_infos: dict[str, RewardModelInfo] = {}
     for section, source in config.reward.sources().items():
@@ -191,7 +193,7 @@ def _mixed_model(
     if config.sampling.mix is None:
         return None
     folder = find_model("sampling.mix.model", config.sampling.mix, known, found)
-    info = check_policy(folder, chat_template_needed=False)
+    info = check_policy(folder, chat_template_needed=False, trust_remote_code=config.policy.trust_remote_code)
     tokenizers = [(path / "tokenizer.json").read_bytes() for path in (folder, policy_folder)]
     differs = [
         name for name in ("architecture", "num_params", "vocab_size") if getattr(info, name) != getattr(policy, name)

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
+from selfplay.backends.transformers.attention import needed_attention
+from selfplay.backends.transformers.dropout import switch_off_in_config, switch_off_in_modules
 from selfplay.core.errors import ModelError
 
 
@@ -19,14 +22,19 @@ def load_complete(
     trust_remote_code: bool = False,
     optional: tuple[str, ...] = (),
 ) -> Any:
-    """The model in `folder` by `kind.from_pretrained`, on the CPU. `name` ("policy", "reward model") is used in messages; weights
-    whose names begin with one of `optional` may be missing.
+    """The model in `folder` by `kind.from_pretrained`, on the CPU, with the attention that it needs and without dropout. `name`
+    ("policy", "reward model") is used in messages; weights whose names begin with one of `optional` may be missing.
 
     Raises ModelError if the model does not load or lacks weights, which transformers would fill with random numbers.
     """
     try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        switch_off_in_config(config)
+        attention = needed_attention(config)
         model, loading = kind.from_pretrained(
             folder,
+            config=config,
+            **({"attn_implementation": attention} if attention else {}),
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
@@ -40,6 +48,7 @@ def load_complete(
             f"the {name} in {folder} lacks {len(missing)} weights ({missing[0]}): they would be random numbers",
             "Use the complete model; check that config.json and the weights belong together.",
         )
+    switch_off_in_modules(model)
     return model
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from selfplay.backends.trl.config import expected_first_loss
+from selfplay.backends.transformers.dropout import is_random
 from selfplay.backends.trl.policy_files import load_policy
 from selfplay.core.errors import BackendError, DivergedError
 from selfplay.core.heartbeat import beat
@@ -54,6 +55,13 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
     Raises BackendError if they do not agree.
     """
     rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
+    first = job.pairs[rows[0]]
+    # adapters are the identity before the first update, their own dropout included
+    if is_random(trainer.model, [*first.prompt_token_ids, *first.chosen_token_ids]):
+        raise BackendError(
+            f"the policy in {job.policy_dir} computes another function in training mode than in evaluation mode",
+            "Its code has dropout or noise that no setting switches off: remove it from a copy of the model.",
+        )
     errors: list[float] = []
     worst = (-1.0, "")
     losses: list[float] = []

@@ -1,0 +1,59 @@
+"""Sizes of a model as transformers reads them: a published config.json leaves out what is its class's default, and a composite
+model (text and vision) has them in the config of its text part.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selfplay.core.errors import ModelError
+
+# These number their positions from the padding token's id on, so that as many rows of the position table are never used:
+# RoBERTa and its kind, as `create_position_ids_from_input_ids` in transformers.
+_COUNT_FROM_PADDING = {
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "longformer", "mpnet", "esm"),
+    *("data2vec-text", "ibert", "luke", "mluke", "lilt", "markuplm", "layoutlmv3"),
+}
+# Larger numbers stand for "no limit" (tokenizers write 1e30).
+_NO_LIMIT = 10**9
+
+
+def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The config in a model's folder as transformers loads it. Raises ModelError where it cannot."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
+    # a config class validates its fields with exceptions of its own, and may compute with what a field lacks
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        lines = str(error).splitlines()
+        raise ModelError(
+            f"transformers cannot read {Path(folder) / 'config.json'}: {lines[0] if lines else type(error).__name__}",
+            "Its model type may need a newer transformers, or trust_remote_code with a pinned revision.",
+        ) from error
+
+
+def position_limit(config: Any) -> int | None:
+    """The longest text in tokens for which the model of a transformers config has positions; None where it names no limit."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)  # ALiBi and T5 have none
+    if not isinstance(positions, int | float) or not 0 < positions < _NO_LIMIT:
+        return None
+    padding = text.pad_token_id
+    unused = padding + 1 if text.model_type in _COUNT_FROM_PADDING and padding is not None else 0
+    return int(positions) - unused
+
+
+def tokenizer_limit(tokenizer: Any) -> int | None:
+    """The longest text in tokens that a tokenizer names for its model; None where it names none."""
+    limit = tokenizer.model_max_length
+    return int(limit) if limit is not None and 0 < limit < _NO_LIMIT else None
+
+
+def vocab_size(config: Any, folder: str | Path) -> int:
+    """Rows of the embedding matrix by a transformers config. Raises ModelError where it names none."""
+    size = getattr(config.get_text_config(), "vocab_size", None)  # what some kinds of models do not have
+    if not isinstance(size, int):
+        raise ModelError(f"{Path(folder) / 'config.json'} has no vocab_size", "Save the model with save_pretrained.")
+    return size
