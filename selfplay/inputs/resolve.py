@@ -27,6 +27,8 @@ from selfplay.inputs.models.files import (
     refuse_foreign_code,
     snapshot_commit,
 )
+from selfplay.inputs.models.loading_check import check_policy_loads, check_reward_model_loads
+from selfplay.inputs.models.lora_targets import check_lora_targets
 from selfplay.inputs.models.preflight import (
     PolicyInfo,
     RewardModelInfo,
@@ -128,12 +130,16 @@ def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | No
     info = check_policy(
         policy_folder, chat_template_needed=template is None, trust_remote_code=policy_settings.trust_remote_code
     )
+    model = check_policy_loads(policy_folder, trust_remote_code=policy_settings.trust_remote_code)
+    if config.training.lora is not None:
+        check_lora_targets(config.training.lora.target_modules, model)
     rewards: dict[str, PinnedModel] = {}
     reward_infos: dict[str, RewardModelInfo] = {}
     for section, source in config.reward.sources().items():
         if source.model is not None:
             folder = find_model(f"{section}.model", source, known, found)
             reward_infos[section] = check_reward_model(folder, trust_remote_code=source.trust_remote_code)
+            check_reward_model_loads(folder, trust_remote_code=source.trust_remote_code)
             rewards[section] = PinnedModel(folder, model_digest(folder))
     prompts = _load(config.prompts, policy_settings.system_prompt, search_path)
     evaluation = _load(config.evaluation, policy_settings.system_prompt, search_path) if config.evaluation else None

@@ -38,7 +38,14 @@ class Family:
 
 _CAPPED = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": _WINDOW}
 _MOE = {"head_dim": 32, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
-_VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", {"tie_word_embeddings": False}),
@@ -46,12 +53,16 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family("qwen2", {"tie_word_embeddings": True}),
     "qwen3": Family("qwen3", {"head_dim": 32}),
     "qwen3-moe": Family("qwen3_moe", _MOE),
-    "gemma2": Family("gemma2", {**_CAPPED, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 30.0}, attention=3.0),
+    "gemma2": Family(
+        "gemma2", {**_CAPPED, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 30.0}, attention=3.0
+    ),
     "gemma3": Family("gemma3_text", {**_CAPPED, "layer_types": ["sliding_attention", "full_attention"]}),
     "mistral": Family("mistral", {"sliding_window": _WINDOW, "head_dim": 32}),
     "phi3": Family("phi3", {"original_max_position_embeddings": 256}),
     "olmo2": Family("olmo2", reward=True),
-    "granite": Family("granite", {"attention_dropout": 0.1, "logits_scaling": 2.0, "residual_multiplier": 0.5}),
+    "granite": Family(
+        "granite", {"attention_dropout": 0.1, "logits_scaling": 2.0, "residual_multiplier": 0.5}, reward=False
+    ),
     "gpt-neox": Family("gpt_neox", {"attention_dropout": 0.1, "hidden_dropout": 0.1}),
     "gpt2": Family("gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256}),
     "smollm3": Family("smollm3", {"no_rope_layers": [1, 0]}),
@@ -64,12 +75,23 @@ FAMILIES: dict[str, Family] = {
     "qwen3.5-composite": Family(
         "qwen3_5",
         {
-            "vision_config": {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64, "deepstack_visual_indexes": []},
+            "vision_config": {
+                "depth": 1,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_heads": 2,
+                "out_hidden_size": 64,
+                "deepstack_visual_indexes": [],
+            },
             "tie_word_embeddings": False,
         },
         text={
-            "num_hidden_layers": 4, "head_dim": 32, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
-            "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+            "num_hidden_layers": 4,
+            "head_dim": 32,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
         },
         reward=False,
     ),
@@ -96,7 +118,9 @@ def make_model(family: Family, folder: Path, *, reward: bool = False, seed: int 
     mapping = (
         transformers.AutoModelForSequenceClassification
         if reward
-        else transformers.AutoModelForCausalLM if family.text is None else transformers.AutoModelForImageTextToText
+        else transformers.AutoModelForCausalLM
+        if family.text is None
+        else transformers.AutoModelForImageTextToText
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -138,6 +162,22 @@ class Plain:
         """Sum over the response's tokens."""
         logps = self._torch.log_softmax(self.logits([*prompt, *response]), dim=-1)[len(prompt) - 1 : -1]
         return float(logps.gather(1, self._torch.tensor(response)[:, None]).double().sum())
+
+    def balancing_loss(self, rows: list[list[int]]) -> float:
+        """What a mixture of experts adds to the loss of one batch of rows: its load-balancing loss by its coefficient; 0.0 for
+        other models."""
+        config = self.model.config.get_text_config()
+        if not hasattr(config, "output_router_logits"):
+            return 0.0
+        width = max(map(len, rows))
+        tensor = self._torch.tensor
+        with self._torch.no_grad():
+            output = self.model(
+                input_ids=tensor([[*row, *[0] * (width - len(row))] for row in rows]),
+                attention_mask=tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+                output_router_logits=True,
+            )
+        return float(config.router_aux_loss_coef * output.aux_loss)
 
     def greedy(self, prompt: list[int], num_tokens: int, end: int) -> list[int]:
         """The greedy continuation, the end token included."""

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from selfplay.backends.transformers.attention import needed_attention
 from selfplay.backends.transformers.dropout import switch_off_in_config, switch_off_in_modules
-from selfplay.core.errors import ModelError
+from selfplay.inputs.models.loading_check import does_not_load, refuse_missing
 
 
 def load_complete(
@@ -43,20 +43,6 @@ def load_complete(
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise does_not_load(folder, name, error) from error
-    if missing := sorted(weight for weight in loading["missing_keys"] if not weight.startswith(optional)):
-        raise ModelError(
-            f"the {name} in {folder} lacks {len(missing)} weights ({missing[0]}): they would be random numbers",
-            "Use the complete model; check that config.json and the weights belong together.",
-        )
+    refuse_missing(folder, name, (weight for weight in loading["missing_keys"] if not weight.startswith(optional)))
     switch_off_in_modules(model)
     return model
-
-
-def does_not_load(folder: str | Path, name: str, error: Exception) -> ModelError:
-    """The error for a folder that transformers cannot load."""
-    lines = str(error).splitlines()
-    return ModelError(
-        f"the {name} in {folder} does not load: {type(error).__name__}: {lines[0] if lines else ''}",
-        "Check that the folder is complete (config.json and all safetensors files of one model) and that transformers supports "
-        "the architecture.",
-    )

@@ -16,9 +16,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from selfplay.backends.transformers.attention import check_attention
 from selfplay.backends.transformers.device import this_device, torch_dtype
-from selfplay.backends.transformers.loading import does_not_load, load_complete
+from selfplay.backends.transformers.loading import load_complete
 from selfplay.backends.transformers.positions import usable_positions
 from selfplay.core.errors import BackendError
+from selfplay.inputs.models.loading_check import does_not_load
 
 
 class ModelCache:

@@ -1,6 +1,7 @@
 """Quick checks of model folders that load no weights: the driver runs them before it starts workers.
 
-They read config.json (sizes as transformers reads them), the tokenizer's files and the headers of the safetensors files. What only a load can show
+They read config.json (sizes as transformers reads them), the tokenizer's files and the headers of the safetensors
+files. What only a load can show
 (weights that the architecture does not know, a forward pass) is left to the backends, which check it again.
 """
 

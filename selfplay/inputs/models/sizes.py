@@ -4,6 +4,7 @@ model (text and vision) has them in the config of its text part.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ from selfplay.core.errors import ModelError
 # These number their positions from the padding token's id on, so that as many rows of the position table are never used:
 # RoBERTa and its kind, as `create_position_ids_from_input_ids` in transformers.
 _COUNT_FROM_PADDING = {
-    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "longformer", "mpnet", "esm"),
+    *(
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "xmod",
+        "longformer",
+        "mpnet",
+        "esm",
+    ),
     *("data2vec-text", "ibert", "luke", "mluke", "lilt", "markuplm", "layoutlmv3"),
 }
 # Larger numbers stand for "no limit" (tokenizers write 1e30).
@@ -35,14 +46,27 @@ def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def position_limit(config: Any) -> int | None:
-    """The longest text in tokens for which the model of a transformers config has positions; None where it names no limit."""
+    """The longest text in tokens for which the model of a transformers config has positions; None where it names no limit.
+
+    With LongRoPE (Phi-3) it is the length of the original training: beyond it transformers changes the frequencies for all
+    rows of a batch, and vLLM for all lengths, so that the same tokens would have different log-probs.
+    """
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)  # ALiBi and T5 have none
     if not isinstance(positions, int | float) or not 0 < positions < _NO_LIMIT:
         return None
+    positions = min([positions, *_long_rope_lengths(text)])
     padding = text.pad_token_id
     unused = padding + 1 if text.model_type in _COUNT_FROM_PADDING and padding is not None else 0
     return int(positions) - unused
+
+
+def _long_rope_lengths(text: Any) -> Iterator[int]:
+    """Original lengths of the LongRoPE settings of a config: one set, or one for each type of layer."""
+    rope = getattr(text, "rope_parameters", None) or {}  # what models without rotary positions do not have
+    for settings in (rope, *rope.values()):
+        if isinstance(settings, dict) and settings.get("rope_type") == "longrope":
+            yield int(settings.get("original_max_position_embeddings") or text.original_max_position_embeddings)
 
 
 def tokenizer_limit(tokenizer: Any) -> int | None:
