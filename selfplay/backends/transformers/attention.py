@@ -67,7 +67,9 @@ def check_attention(model: Any, folder: str, rows: Sequence[Sequence[int]]) -> N
         exact = _hidden_states(model, input_ids, mask)
     finally:
         model.set_attn_implementation(chosen)
-    errors = ((found - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(1e-12))[mask.bool()]
+    errors = (found - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(1e-12)
+    if errors.shape == mask.shape:
+        errors = errors[mask.bool()]
     wide = model.dtype == torch.float32
     seen, allowed = (errors.max(), _MAX_ERROR_FLOAT32) if wide else (errors.mean(), _MEAN_ERROR_NARROW)
     # what is not finite is reported by the caller, with the name of the response
@@ -80,9 +82,9 @@ def check_attention(model: Any, folder: str, rows: Sequence[Sequence[int]]) -> N
 
 
 def _hidden_states(model: Any, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Last hidden states of a padded batch, B x T x D in float32."""
-    body = model.base_model
+    """Last hidden states of a padded batch, B x T x D in float32; of an encoder-decoder its output, B x labels."""
+    body = model if model.config.is_encoder_decoder else model.base_model
     options = {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
     with torch.inference_mode():
-        hidden: torch.Tensor = body(input_ids=input_ids, attention_mask=mask, **options).last_hidden_state
+        hidden: torch.Tensor = body(input_ids=input_ids, attention_mask=mask, **options)[0]
         return hidden.float()

@@ -71,6 +71,7 @@ class RewardModel:
             self._device
         )
         self._config = self._model.config.get_text_config()
+        self._config.use_cache = False  # one pass needs no keys and values afterwards
         self._pad_token_id = _usable_pad(self._config)
         self._max_length = _max_length(max_length, self._model, tokenizer)
         self._attention_is_checked = False

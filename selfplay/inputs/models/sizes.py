@@ -52,7 +52,10 @@ def position_limit(config: Any) -> int | None:
     rows of a batch, and vLLM for all lengths, so that the same tokens would have different log-probs.
     """
     text = config.get_text_config()
-    positions = getattr(text, "max_position_embeddings", None)  # ALiBi and T5 have none
+    try:
+        positions = getattr(text, "max_position_embeddings", None)  # ALiBi and T5 have none
+    except NotImplementedError:  # and XLNet says so in this way
+        return None
     if not isinstance(positions, int | float) or not 0 < positions < _NO_LIMIT:
         return None
     positions = min([positions, *_long_rope_lengths(text)])

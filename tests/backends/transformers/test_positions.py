@@ -23,7 +23,7 @@ ROBERTA = Family("roberta", {"max_position_embeddings": 66, "pad_token_id": 5})
         (Family("bert", {"max_position_embeddings": 64}), 64),
         (Family("electra", {"max_position_embeddings": 64, "embedding_size": 64}), 64),
         (Family("opt", {"max_position_embeddings": 64, "ffn_dim": 96, "word_embed_proj_dim": 64}), 64),
-        (Family("gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 64}), 64),
+        (Family("gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 2, "max_position_embeddings": 64}), 64),
         (Family("llama", {"max_position_embeddings": 64}), 64),
     ],
     ids=lambda value: value.kind if isinstance(value, Family) else "",
