@@ -3,10 +3,14 @@ models that it has no code for), so that plain computations must not share it.""
 
 from __future__ import annotations
 
+import importlib.machinery
 import multiprocessing
+import sys
+import types
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 _engine: Any = None
@@ -32,7 +36,38 @@ def engine_process() -> Iterator[EngineProcess]:
         yield EngineProcess(pool)
 
 
+class _Empty(types.ModuleType):
+    """A module that has every name, each an empty class."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def _pretend_torchvision() -> None:
+    """vLLM's code of a composite model imports the processors of images, which import torchvision. The CPU environment lacks
+    it, and the language model alone uses none of it."""
+    for name in ("torchvision", *(f"torchvision.{rest}" for rest in ("io", "transforms", "transforms.v2"))):
+        _put(name)
+    _put("torchvision.transforms.v2.functional")
+
+
+def _put(name: str) -> None:
+    module = _Empty(name)
+    module.__path__ = []
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+    else:
+        vars(module)["__version__"] = "0.0"
+
+
 def _prepare() -> None:
+    if find_spec("torchvision") is None:
+        _pretend_torchvision()
     from selfplay.backends.vllm.engine_args import prepare_environment
 
     prepare_environment()

@@ -237,6 +237,7 @@ class VllmSampler:
             seed=self._seed,
             trust_remote_code=self._trust_remote_code,
             max_logprobs=MAX_TOP_LOGPS,
+            composite=config.get_text_config() is not config,
             cpu_config=config if self._on_cpu else None,
         )
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **remote)

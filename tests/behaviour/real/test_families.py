@@ -21,7 +21,7 @@ from tests.helpers.training import END, make_job, train, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")]
 
-IN_MAKE_TEST = ("gemma2", "qwen3-moe", "granite", "gpt2", "gpt-neox")
+IN_MAKE_TEST = ("gemma2", "qwen3-moe", "granite", "gpt2", "gemma3-composite")
 LORA = {"r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": "all-linear"}
 WORDS = ("lamp", "boat", "chair", "drum")
 MESSAGES: list[list[Message]] = [
@@ -92,7 +92,8 @@ def check_greedy(engine: EngineProcess, plain: Plain, prompts: list[list[int]]) 
 def matrix() -> list[Any]:
     return [
         pytest.param(name, lora, id=f"{name}-{'lora' if lora else 'full'}", marks=marks)
-        for name in FAMILIES
+        for name, family in FAMILIES.items()
+        if family.engine
         for lora in (None, LORA)
         for marks in [[] if name in IN_MAKE_TEST else [pytest.mark.families]]
     ]
