@@ -48,7 +48,7 @@ class _Empty(types.ModuleType):
 def _pretend_torchvision() -> None:
     """vLLM's code of a composite model imports the processors of images, which import torchvision. The CPU environment lacks
     it, and the language model alone uses none of it."""
-    for name in ("torchvision", *(f"torchvision.{rest}" for rest in ("io", "transforms", "transforms.v2"))):
+    for name in ("torchvision", *(f"torchvision.{rest}" for rest in ("io", "transforms", "transforms.functional", "transforms.v2"))):
         _put(name)
     _put("torchvision.transforms.v2.functional")
 

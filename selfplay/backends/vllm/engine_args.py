@@ -120,7 +120,8 @@ def engine_arguments(
 ) -> dict[str, Any]:
     """All arguments of the engine: defaults, overridden by the user's `engine`, then those that selfplay sets.
 
-    `dtype` is resolved; `composite`: the model has parts beside its language model, for images or sound; `cpu_config` is the model's transformers config when the engine runs on a CPU, None on a GPU.
+    `dtype` is resolved; `composite`: the model has parts beside its language model, for images or sound;
+    `cpu_config` is the model's transformers config when the engine runs on a CPU, None on a GPU.
     Raises ConfigError for a combination that breaks seeded sampling on a CPU.
     """
     arguments: dict[str, Any] = {"enable_prefix_caching": True, "use_tqdm_on_load": False}
