@@ -36,19 +36,31 @@ def engine_process() -> Iterator[EngineProcess]:
         yield EngineProcess(pool)
 
 
+class _AnyAttribute(type):
+    """A class of this kind has every attribute."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return name
+
+
 class _Empty(types.ModuleType):
     """A module that has every name, each an empty class."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {})
+        return _AnyAttribute(name, (), {})
 
 
 def _pretend_torchvision() -> None:
     """vLLM's code of a composite model imports the processors of images, which import torchvision. The CPU environment lacks
     it, and the language model alone uses none of it."""
-    for name in ("torchvision", *(f"torchvision.{rest}" for rest in ("io", "transforms", "transforms.functional", "transforms.v2"))):
+    for name in (
+        "torchvision",
+        *(f"torchvision.{rest}" for rest in ("io", "transforms", "transforms.functional", "transforms.v2")),
+    ):
         _put(name)
     _put("torchvision.transforms.v2.functional")
 

@@ -32,12 +32,13 @@ _NO_LIMIT = 10**9
 
 def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
     """The config in a model's folder as transformers loads it. Raises ModelError where it cannot."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
-    # a config class validates its fields with exceptions of its own, and may compute with what a field lacks
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    # a config class validates its fields with an exception of its own, and may compute with what a field lacks
+    except (StrictDataclassError, OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         lines = str(error).splitlines()
         raise ModelError(
             f"transformers cannot read {Path(folder) / 'config.json'}: {lines[0] if lines else type(error).__name__}",
