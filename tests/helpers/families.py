@@ -170,7 +170,7 @@ class Plain:
         """What a mixture of experts adds to the loss of one batch of rows: its load-balancing loss by its coefficient; 0.0 for
         other models."""
         config = self.model.config.get_text_config()
-        if not hasattr(config, "output_router_logits"):
+        if not hasattr(config, "router_aux_loss_coef"):
             return 0.0
         width = max(map(len, rows))
         tensor = self._torch.tensor

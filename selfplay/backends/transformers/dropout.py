@@ -14,6 +14,8 @@ import torch
 from selfplay.backends.transformers.attention import sub_configs
 
 _RANDOM = ("drop", "jitter")
+# A threshold of the router in evaluation mode too (SparseMixer), whatever its name says: without it another function.
+_NO_NOISE = {("phimoe", "router_jitter_noise")}
 _ROUNDING = 1e-4
 
 
@@ -21,18 +23,22 @@ def switch_off_in_config(config: Any) -> None:
     """Set every dropout and jitter of `config` and its sub-configs to 0; modules read them when they are built."""
     for part in sub_configs(config):
         for name, value in list(vars(part).items()):
-            if isinstance(value, float) and value and any(word in name for word in _RANDOM):
+            if _is_noise(name, value) and (part.model_type, name) not in _NO_NOISE:
                 setattr(part, name, 0.0)
 
 
 def switch_off_in_modules(model: torch.nn.Module) -> None:
-    """Set what a model's own code has built in: modules for dropout, and their like by the names of their attributes."""
+    """Set what a model's own code has built in: modules for dropout, and numbers called so in other modules."""
     for module in model.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
         for name, value in list(vars(module).items()):
-            if isinstance(value, float) and value and any(word in name for word in _RANDOM):
+            if _is_noise(name, value) and "jitter" not in name:
                 setattr(module, name, 0.0)
+
+
+def _is_noise(name: str, value: Any) -> bool:
+    return isinstance(value, float) and value != 0 and any(word in name for word in _RANDOM)
 
 
 def is_random(model: torch.nn.Module, token_ids: list[int]) -> bool:

@@ -21,15 +21,18 @@ def load_complete(
     *,
     trust_remote_code: bool = False,
     optional: tuple[str, ...] = (),
+    for_training: bool = False,
 ) -> Any:
-    """The model in `folder` by `kind.from_pretrained`, on the CPU, with the attention that it needs and without dropout. `name`
-    ("policy", "reward model") is used in messages; weights whose names begin with one of `optional` may be missing.
+    """The model in `folder` by `kind.from_pretrained`, on the CPU, with the attention that it needs; `for_training` without
+    dropout. `name` ("policy", "reward model") is used in messages; weights whose names begin with one of `optional` may be
+    missing.
 
     Raises ModelError if the model does not load or lacks weights, which transformers would fill with random numbers.
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-        switch_off_in_config(config)
+        if for_training:
+            switch_off_in_config(config)
         attention = needed_attention(config)
         model, loading = kind.from_pretrained(
             folder,
@@ -44,5 +47,6 @@ def load_complete(
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise does_not_load(folder, name, error) from error
     refuse_missing(folder, name, (weight for weight in loading["missing_keys"] if not weight.startswith(optional)))
-    switch_off_in_modules(model)
+    if for_training:
+        switch_off_in_modules(model)
     return model

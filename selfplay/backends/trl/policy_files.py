@@ -33,7 +33,9 @@ def load_policy(folder: Path, *, trust_remote_code: bool = False) -> Any:
     numbers.
     """
     read_policy_folder(folder, trust_remote_code=trust_remote_code)
-    model = load_complete(AutoModelForCausalLM, folder, torch.float32, "policy", trust_remote_code=trust_remote_code)
+    model = load_complete(
+        AutoModelForCausalLM, folder, torch.float32, "policy", trust_remote_code=trust_remote_code, for_training=True
+    )
     # A published generation config may fail transformers' validation when it is saved; the file is copied as
     # it is instead.
     model.generation_config = GenerationConfig()
