@@ -26,9 +26,10 @@ from selfplay.dataset_selection.needs import Needs
 from selfplay.dataset_selection.settings import SelectSettings
 from selfplay.inputs.metric_requirements import ENTROPY, Ranking
 from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
-from selfplay.inputs.models.files import model_digest, read_json
+from selfplay.inputs.models.files import model_digest
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
 from selfplay.inputs.models.preflight import check_policy, check_reward_model, generation_eos_ids
+from selfplay.inputs.models.sizes import load_config, position_limit
 from selfplay.inputs.pinning import PinnedModel, find_model
 from selfplay.inputs.resolve import EmbeddingModel, Inputs
 from selfplay.inputs.user_code.listing import Code, function_code
@@ -207,6 +208,5 @@ def _check_reference(policy: PinnedModel, reference: PinnedModel, renderer: Chat
 
 def _positions(folder: Path) -> int:
     """The longest text that a model takes, in tokens; _NO_LIMIT where its config names none."""
-    config = read_json(folder / "config.json")
-    positions = (config.get("text_config") or config).get("max_position_embeddings")
-    return int(positions) if positions is not None else _NO_LIMIT
+    positions = position_limit(load_config(folder))
+    return positions if positions is not None else _NO_LIMIT

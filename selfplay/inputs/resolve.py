@@ -19,6 +19,8 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.records import Message
 from selfplay.inputs.metric_requirements import Ranking, resolve_ranking
 from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, stop_token_ids
+from selfplay.inputs.models.loading_check import check_policy_loads, check_reward_model_loads
+from selfplay.inputs.models.lora_targets import check_lora_targets
 from selfplay.inputs.models.preflight import PolicyInfo, RewardModelInfo, generation_eos_ids
 from selfplay.inputs.pinning import Pinned, PinnedModel, pin
 from selfplay.inputs.prompts import PromptSource
@@ -94,6 +96,7 @@ def resolve(
     pinned = pinned or pin(config, search_path, revisions)
     config, search_path = pinned.config, pinned.search_path
     gold_lacks = _check_functions(config, search_path, pinned.prompts, pinned.evaluation)
+    _check_models_load(config, pinned)
     tokenizer = load_tokenizer(pinned.policy.folder, trust_remote_code=config.policy.trust_remote_code)
     lengths = _lengths(config, pinned.policy_info)
     renderer = ChatRenderer(tokenizer, pinned.template, config.policy.chat_template_kwargs)
@@ -118,6 +121,16 @@ def resolve(
         embedding=None,
         **lengths,
     )
+
+
+def _check_models_load(config: Config, pinned: Pinned) -> None:
+    """Raise ModelError for a model that its library would refuse, ConfigError for LoRA targets that cannot be trained."""
+    model = check_policy_loads(pinned.policy.folder, trust_remote_code=config.policy.trust_remote_code)
+    if config.training.lora is not None:
+        check_lora_targets(config.training.lora.target_modules, model)
+    sources = config.reward.sources()
+    for section, reward in pinned.rewards.items():
+        check_reward_model_loads(reward.folder, trust_remote_code=sources[section].trust_remote_code)
 
 
 def _check_functions(

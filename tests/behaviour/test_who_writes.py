@@ -44,6 +44,10 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         {".mkdir", ".save_pretrained", ".unlink", ".write_text", "shutil.copyfile", "shutil.copytree"},
         SCRATCH,
     ),
+    "backends/trl/published_tensors.py": (
+        {".mkdir", ".rmdir", ".unlink", ".write_text", "save_file", "shutil.move"},
+        SCRATCH,
+    ),
     "backends/trl/trainer.py": ({".unlink", "shutil.rmtree"}, SCRATCH),
     "backends/trl/checkpoints.py": ({"shutil.rmtree"}, SCRATCH),
     "backends/pass_through.py": ({"os.fdopen"}, "a pipe to the parent process"),

@@ -91,7 +91,7 @@ class _Fitted:
 def _train(
     job: TrainJob, device: Any, progress: Callable[[StepMetrics | str], None], trust_remote_code: bool
 ) -> TrainResult:
-    from selfplay.backends.trl.checks import measure_update, record_canaries
+    from selfplay.backends.trl.checks import check_saved, measure_update, record_canaries
     from selfplay.backends.trl.config import check_job
     from selfplay.backends.trl.policy_files import end_token_ids, load_policy, save_policy
     from selfplay.inputs.models.chat import load_tokenizer
@@ -111,6 +111,7 @@ def _train(
             notes.append(f"an unfinished {name}/ of an earlier attempt was replaced")
             shutil.rmtree(output / name)
     save_policy(model, source, output / "policy")
+    check_saved(model, output / "policy", trust_remote_code=trust_remote_code)
     if job.engine_dtype == "bfloat16":
         import torch
 
@@ -146,7 +147,7 @@ def _fit(
     from transformers import PrinterCallback
 
     from selfplay.backends.trl.callback import StepCallback, step_metrics
-    from selfplay.backends.trl.checks import check_start
+    from selfplay.backends.trl.checks import check_start, merge_adapters
     from selfplay.backends.trl.config import make_args, make_peft_config, uses_bf16
     from selfplay.backends.trl.make_trainer import make_trainer
     from selfplay.backends.trl.rows import check_pairs
@@ -166,7 +167,7 @@ def _fit(
     steps = [
         step_metrics(log, log["step"], trainer.state.max_steps) for log in trainer.state.log_history if "loss" in log
     ]
-    return _Fitted(final.merge_and_unload() if peft_config else final, start, steps, found.step)
+    return _Fitted(merge_adapters(final, job) if peft_config else final, start, steps, found.step)
 
 
 def _resume_point(

@@ -188,14 +188,19 @@ def engine_arguments(
     seed: int,
     trust_remote_code: bool,
     max_logprobs: int,
+    composite: bool = False,
     cpu_config: Any | None,
 ) -> dict[str, Any]:
     """All arguments of the engine: defaults, overridden by the user's `engine`, then those that selfplay sets.
 
-    `dtype` is resolved; `cpu_config` is the model's transformers config when the engine runs on a CPU, None on a GPU.
+    `dtype` is resolved; `composite`: the model has parts beside its language model, for images or sound;
+    `cpu_config` is the model's transformers config when the engine runs on a CPU, None on a GPU.
     Raises ConfigError for a combination that breaks seeded sampling on a CPU.
     """
     arguments: dict[str, Any] = {"enable_prefix_caching": True, "use_tqdm_on_load": False}
+    if composite:
+        # requests are token ids of text: without it vLLM would need the processors of the other parts, and memory for them
+        arguments["language_model_only"] = True
     max_model_len = resolve_max_model_len(engine, max_model_len)
     if cpu_config is not None:
         text = cpu_config.get_text_config()

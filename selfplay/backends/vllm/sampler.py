@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from selfplay.backends.policy_folder import PolicyFolder, check_finite, check_same_architecture, read_policy_folder
-from selfplay.backends.vllm.canary import MAX_TOP_LOGPS, TOLERANCES, CanaryVerdict, EngineToken, compare
+from selfplay.backends.vllm.canary import (
+    MAX_TOP_LOGPS,
+    TOLERANCES,
+    CanaryVerdict,
+    EngineToken,
+    compare,
+    differs,
+    probes,
+)
 from selfplay.backends.vllm.engine_args import engine_arguments, key_problems, prepare_environment, resolve_dtype
 from selfplay.backends.vllm.request_checks import check_requests, check_settings
 from selfplay.core.errors import BackendError, ConfigError, WeightSyncError, WorkerLostError
@@ -67,6 +75,8 @@ class VllmSampler:
         self._llm: LLM | None = None
         self._policy: PolicyFolder | None = None
         self._served: WeightSync | None = None
+        # whether a change in the live engine is known to reach every part of it; set by the first change
+        self._live_change_is_whole: bool | None = None
         self._tokenizer: Any = None
         self._request_numbers = itertools.count()
 
@@ -101,10 +111,14 @@ class VllmSampler:
 
         how, reason, verdict = "loaded", "", None
         self._served = None
-        if self._llm is not None:
+        if self._llm is not None and self._live_change_is_whole is False:
+            how, reason = "rebuilt", "a change in the live engine leaves a part of it stale"
+        elif self._llm is not None:
             how, reason, verdict = self._change_live(folder, canaries)
         if how != "reloaded":
             verdict = self._change_by_building(folder, canaries, reason)
+        elif self._live_change_is_whole is None:
+            how, reason, verdict = self._compare_with_fresh(folder, canaries)
         self._policy = policy
         self._served = WeightSync(
             how=how,
@@ -175,6 +189,20 @@ class VllmSampler:
             return "rebuilt", f"the canary missed after the live change: {verdict.miss}", None
         return "reloaded", "", verdict
 
+    def _compare_with_fresh(self, folder: str, canaries: Sequence[Canary]) -> tuple[str, str, CanaryVerdict | None]:
+        """After the first change that seems to have worked: build an engine on the same weights, which serves from here on,
+        and compare the two. What the canary's tolerance hides (the experts of one layer, left as they were) shows here."""
+        assert self._llm is not None
+        model = self._llm.llm_engine.model_config
+        prompts = canaries or probes(model.get_vocab_size(), model.max_model_len)
+        live = self._continue_canaries(prompts)
+        verdict = self._change_by_building(folder, canaries, "")
+        miss = differs(live, self._continue_canaries(prompts), self._dtype)
+        self._live_change_is_whole = not miss
+        if miss:
+            return "rebuilt", f"the live engine differs from a fresh one on the same weights: {miss}", verdict
+        return "reloaded", "", verdict
+
     def _change_by_building(self, folder: str, canaries: Sequence[Canary], reason: str) -> CanaryVerdict | None:
         """A fresh engine on `folder`, checked with the canaries. Raises WeightSyncError (and leaves no engine)."""
         after = f" (rebuilt because {reason})" if reason else ""
@@ -209,6 +237,7 @@ class VllmSampler:
             seed=self._seed,
             trust_remote_code=self._trust_remote_code,
             max_logprobs=MAX_TOP_LOGPS,
+            composite=config.get_text_config() is not config,
             cpu_config=config if self._on_cpu else None,
         )
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **remote)

@@ -24,7 +24,7 @@ from selfplay.inputs.models.engine_cache import cpu_cache_bytes
 CONFIG = LlamaConfig(hidden_size=64, num_attention_heads=2, num_hidden_layers=2, max_position_embeddings=4096)
 
 
-def arguments(engine, *, max_model_len=None, cpu_config=CONFIG):
+def arguments(engine, *, max_model_len=None, cpu_config=CONFIG, composite=False):
     return engine_arguments(
         engine,
         folder="/policy",
@@ -33,6 +33,7 @@ def arguments(engine, *, max_model_len=None, cpu_config=CONFIG):
         seed=7,
         trust_remote_code=False,
         max_logprobs=20,
+        composite=composite,
         cpu_config=cpu_config,
     )
 
@@ -78,6 +79,12 @@ def test_gpu_keeps_vllms_own_sizes():
     made = arguments({"gpu_memory_utilization": 0.5}, cpu_config=None)
     assert made["gpu_memory_utilization"] == 0.5
     assert not {"enforce_eager", "kv_cache_memory_bytes", "block_size", "enable_chunked_prefill"} & made.keys()
+
+
+def test_of_a_composite_model_the_language_model_alone_is_served():
+    assert arguments({}, composite=True)["language_model_only"] is True
+    assert arguments({"language_model_only": False}, composite=True)["language_model_only"] is False
+    assert "language_model_only" not in arguments({})
 
 
 def test_the_users_keys_overrule_defaults_but_never_what_selfplay_owns():

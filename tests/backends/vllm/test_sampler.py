@@ -5,6 +5,7 @@ One engine lives in this process; `serve` asks for a policy by folder, so tests 
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -211,6 +212,7 @@ def test_a_live_change_equals_a_fresh_engine(sampler, models, kind):
     first, second = models[f"{kind}0"], models[f"{kind}1"]
     canaries = record_canaries(second)
     fresh(sampler, first)
+    sampler._live_change_is_whole = True  # else the first change ends with a fresh engine
     live = serve(sampler, second, canaries)
     assert (live.how, live.reason) == ("reloaded", "")
     assert live.canary_error is not None and live.canary_error <= 1e-4
@@ -235,6 +237,29 @@ def test_a_tied_output_layer_left_stale_is_caught(sampler, models, monkeypatch):
     assert change.how == "rebuilt"
     assert "canary missed after the live change: canary" in change.reason
     assert change.canary_error is not None and change.canary_error <= 1e-4
+    sampler._drop_engine()
+
+
+def test_a_stale_part_that_the_canary_tolerates_is_found_by_the_first_change(sampler, models, tmp_path, monkeypatch):
+    near = Path(shutil.copytree(models["tied0"], tmp_path / "near"))
+    tensors = load_file(near / "model.safetensors")
+    noise = torch.randn(tensors["model.embed_tokens.weight"].shape, generator=torch.Generator().manual_seed(0))
+    tensors["model.embed_tokens.weight"] += 2e-5 * noise
+    save_file(tensors, near / "model.safetensors", metadata={"format": "pt"})
+    fresh(sampler, models["tied0"])
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler, "_live_change_is_whole", None)
+        patch.setattr(VllmSampler, "_repack_cpu_layers", lambda self: None)
+        change = serve(sampler, near, record_canaries(near))
+        assert change.how == "rebuilt"
+        assert "the live engine differs from a fresh one on the same weights: log-probs differ by" in change.reason
+        again = serve(sampler, models["tied0"])
+        assert (again.how, again.reason) == ("rebuilt", "a change in the live engine leaves a part of it stale")
+        # a second model of `sampling.mix` comes without canaries
+        patch.setattr(sampler, "_live_change_is_whole", None)
+        change = serve(sampler, models["tied1"])
+        assert change.how == "rebuilt"
+        assert "differs from a fresh one" in change.reason
     sampler._drop_engine()
 
 
