@@ -232,7 +232,7 @@ def _finish(
             "The dataset is a table of numbers: the formats of other trainers (texts) are left out."
         )
     writer.add("summary.json", pretty_json(summary))
-    writer.add("README.md", card(summary, command, result).encode())
+    writer.add("README.md", card(summary, command, result, writer).encode())
     _commit_selection(context, result, selection)
     facts = {"kind": KIND, "identity": identity, "summary": summary, "created": now(), "versions": versions()}
     writer.commit(facts)
