@@ -317,8 +317,8 @@ def _report_what_was_read(dataset: OfflineDataset, reporter: Reporter) -> None:
             reporter.say(f"recognised: {ours} is column {theirs!r}")
     for line in dataset.notes:
         reporter.say(f"note: {line}")
-    for row in dataset.bad_rows.examples[:5]:
-        reporter.say(f"bad row: {row}")
+    for line in dataset.bad_rows.lines(dataset.num_rows):
+        reporter.say(line)
 
 
 @contextlib.contextmanager

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 
 from selfplay.core.errors import DataError
-from selfplay.inputs.rows.columns import ROLES, SIDED, SIDED_NUMBERS, prompt_columns, recognise
+from selfplay.inputs.rows.columns import prompt_columns, recognise
+from selfplay.inputs.rows.roles import ROLES, SIDED, SIDED_NUMBERS
+from selfplay.inputs.rows.survey import Survey
 
 TEXTS = ["prompt", "chosen", "rejected"]
 
 
 def find(columns, named=None, wanted=(), prefer="pairs"):
-    return recognise("a.jsonl", columns, named=named or {}, wanted=wanted, prefer=prefer)
+    return recognise("a.jsonl", Survey(tuple(columns)), named=named or {}, wanted=wanted, prefer=prefer)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_the_authors_columns() -> None:
 def test_columns_that_may_belong_to_a_conversation() -> None:
     assert find(["system", "chosen", "rejected"]).names["system"] == "system"
     assert "'tools', 'Images': not used" in find([*TEXTS, "tools", "Images", "topic"]).notes[0]
-    mapped = prompt_columns("a.jsonl", ["instruction", "input", "system", "history"], "instruction")
+    mapped = prompt_columns("a.jsonl", Survey(("instruction", "input", "system", "history")), "instruction")
     assert mapped.names == {"prompt": "instruction", "input": "input", "system": "system"}
     assert len(mapped.notes) == 3 and mapped.others == ("input", "system", "history")
 

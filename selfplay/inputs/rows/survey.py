@@ -1,0 +1,142 @@
+"""What a source holds, before its rows are read: its columns, the fields inside of them, and the kinds of their values.
+
+A field goes by a dotted name: `completions.response` is `response` in a column `completions` of objects or of lists of
+objects. A column of that very name comes first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from selfplay.inputs.rows.dialogues import is_dialogue
+from selfplay.inputs.rows.fields import unfolded
+from selfplay.inputs.rows.source import Source
+
+Kind = Literal[
+    "text", "number", "messages", "dialogue", "dialogues", "objects", "texts", "turns", "media", "list", "object"
+]
+"""`messages` end in a user turn, a `dialogue` in one of the assistant (as text: HH's form); `turns`: lists of two texts."""
+
+_SAMPLE = 100
+_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """`columns` and `fields` (dotted names) of all rows, in the order of their first appearance; `kinds`: the most common kind
+    of the values of each column in the first rows (none where they are null); `extras`: further fields of their messages."""
+
+    columns: tuple[str, ...]
+    fields: tuple[str, ...] = ()
+    kinds: Mapping[str, Kind] | None = None
+    extras: tuple[str, ...] = ()
+
+    def kind(self, name: str) -> Kind | None:
+        """The kind of a column's values, None where it is not known."""
+        return (self.kinds or {}).get(name)
+
+
+def survey(source: Source) -> Survey:
+    """The survey of a source. Reads the whole source where it is JSON. Raises DataError as `Source.rows` does."""
+    columns: dict[str, None] = {}
+    fields: dict[str, None] = {}
+    sample: list[dict[str, Any]] = []
+    if (schemas := source.schemas()) is not None:
+        for schema in schemas:
+            for field in schema:
+                columns[field.name] = None
+                fields |= dict.fromkeys(_fields_of_type(field.name, field.type))
+    elif (headers := source.headers()) is not None:
+        columns = dict.fromkeys(headers)
+    else:
+        for row in source.rows():
+            if row.values is None:
+                continue
+            columns |= dict.fromkeys(row.values)
+            for name, value in row.values.items():
+                if isinstance(value, dict | list):
+                    fields |= dict.fromkeys(_fields(name, value))
+            if len(sample) < _SAMPLE:
+                sample.append(row.values)
+    if columns and not sample:
+        sample = [row.values for row in itertools.islice(source.rows(), _SAMPLE) if row.values is not None]
+    kinds: dict[str, Counter[Kind]] = {}
+    extras: dict[str, None] = {}
+    for values in sample:
+        for name, value in values.items():
+            value = unfolded(value)
+            if isinstance(value, dict | list):
+                fields |= dict.fromkeys(_fields(name, value))
+                extras |= dict.fromkeys(_extras(value))
+            if (kind := kind_of(value)) is not None:
+                kinds.setdefault(name, Counter())[kind] += 1
+    common = {name: counts.most_common(1)[0][0] for name, counts in kinds.items()}
+    return Survey(tuple(columns), tuple(name for name in fields if name not in columns), common, tuple(extras))
+
+
+def _fields(name: str, value: Any, depth: int = _DEPTH) -> Iterator[str]:
+    if isinstance(value, list):
+        value = next((entry for entry in value if entry is not None), None)
+    if not isinstance(value, dict) or not depth:
+        return
+    for key, entry in value.items():
+        yield f"{name}.{key}"
+        if isinstance(entry, dict | list):
+            yield from _fields(f"{name}.{key}", entry, depth - 1)
+
+
+def _fields_of_type(name: str, kind: pa.DataType) -> Iterator[str]:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if pa.types.is_struct(kind):
+        for field in kind:
+            yield f"{name}.{field.name}"
+            yield from _fields_of_type(f"{name}.{field.name}", field.type)
+
+
+def kind_of(value: Any) -> Kind | None:
+    """The kind of a value; None for null, an empty text and an empty list."""
+    if value is None or value == "" or value == [] or value == {}:
+        return None
+    if isinstance(value, str):
+        return "dialogue" if is_dialogue(value) and not value.rstrip().endswith("Assistant:") else "text"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, bytes):
+        return "media"
+    if isinstance(value, dict):
+        return "messages" if _is_message(value) else "media" if {"bytes", "path"} <= value.keys() else "object"
+    return _kind_of_list(value) if isinstance(value, list) else None
+
+
+def _kind_of_list(value: Sequence[Any]) -> Kind:
+    if all(_is_message(entry) for entry in value):
+        last = value[-1].get("role", value[-1].get("from"))
+        return "dialogue" if str(last).lower() in ("assistant", "gpt", "model", "chatbot", "bot") else "messages"
+    if all(isinstance(entry, dict) for entry in value):
+        return "media" if all({"bytes", "path"} <= entry.keys() for entry in value) else "objects"
+    if all(isinstance(entry, list) and entry and all(map(_is_message, entry)) for entry in value):
+        return "dialogues"
+    if all(isinstance(entry, list) and len(entry) == 2 and all(isinstance(t, str) for t in entry) for entry in value):
+        return "turns"
+    return "texts" if all(isinstance(entry, str) for entry in value) else "list"
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
+
+
+def _extras(value: Any) -> Iterator[str]:
+    """The fields of messages beside those that are read and that hold something."""
+    for entry in value if isinstance(value, list) else ():
+        if _is_message(entry):
+            read = ("role", "content") if "role" in entry else ("from", "value")
+            yield from (key for key, held in entry.items() if key not in read and held not in (None, "", [], {}))
+        elif isinstance(entry, list):
+            yield from _extras(entry)
