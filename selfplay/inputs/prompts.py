@@ -131,7 +131,7 @@ def load_prompts(
     names = list(found.columns)
     for name, there in ((column, (*names, *found.fields)), (id_column, names)):
         if name is not None and names and name not in there:
-            raise _no_such_column(source, name, names)
+            raise _no_such_column(source, name, names, there)
     columns = prompt_columns(source, found, column)
     table, log = RowTable(_SCHEMA), BadRowLog()
     seen: Counter[str] = Counter()
@@ -184,8 +184,8 @@ def _check_unique(source: str, table: pa.Table, id_column: str) -> None:
     )
 
 
-def _no_such_column(source: str, name: str, columns: list[str]) -> DataError:
-    near = near_names(name, columns)
+def _no_such_column(source: str, name: str, columns: list[str], options: Sequence[str]) -> DataError:
+    near = near_names(name, options)
     return DataError(
         f"{source} has no column {name!r}; it has {', '.join(columns)}",
         f"Did you mean {near[0]!r}?" if near else "Set the column to one of these.",

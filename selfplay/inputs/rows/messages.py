@@ -47,7 +47,8 @@ def read_pair(values: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Mess
     given = [value_at(values, names[side]) for side in ("chosen", "rejected")]
     called = [f"column {names[side]!r}" for side in ("chosen", "rejected")]
     found = [_unserialised(value, name) for value, name in zip(given, called, strict=True)]
-    if isinstance(found[0], str) != isinstance(found[1], str) and all(isinstance(value, str) for value in given):
+    is_text = [isinstance(value, str) for value in (*given, *found)]
+    if "prompt" in names and is_text[:2] == [True, True] and is_text[2] != is_text[3]:
         raise BadValue(SERIALISED, f"one of {called[0]} and {called[1]} holds messages as text, the other plain text")
     asked = value_at(values, names["prompt"]) if "prompt" in names else None
     if (questions := _texts(asked)) is not None:
@@ -150,7 +151,17 @@ def _unserialised(value: Any, name: str) -> Any:
         return parsed
     if parsed is value and _LIKE_MESSAGES.match(value):
         raise BadValue(SERIALISED, f"{name} looks like messages as text, but cannot be parsed exactly")
+    if parsed is not value and _holds_messages(parsed):
+        raise BadValue(
+            SERIALISED, f"{name} has messages inside of {type(parsed).__name__} as text: name the field as COLUMN.FIELD"
+        )
     return value
+
+
+def _holds_messages(value: Any) -> bool:
+    """Whether lists or objects have messages somewhere inside."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_is_message(entry) or _holds_messages(entry) for entry in inside)
 
 
 def _is_message(value: Any) -> bool:

@@ -141,6 +141,8 @@ ROLES = {
             ("rewards", "all_rm_scores", "all_rewards", "all_scores", "rm_scores", "scores", "reward_scores", "ratings",
              "rating"),
             "list",
+            later=("score", "reward", "rm_score"),
+            later_kinds=("list",),
         ),
         Role("ranks", ("lists",), ("ranks", "rankings"), "list"),
         *(Role(name, ("lists",), (name,), "list") for name in _LIST_NUMBERS),
