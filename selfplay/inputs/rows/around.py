@@ -10,7 +10,7 @@ from selfplay.inputs.rows.survey import Kind, Survey
 
 _WORDS = frozenset(
     ("system", "tool", "tools", "function", "functions", "history", "context", "contexts", "document", "documents", "passage",
-     "passages", "background", "knowledge", "persona", "memory", "turns", "dialog", "dialogue", "dialogues", "conversation",
+     "passages", "doc", "docs", "evidence", "retrieved", "ctx", "ctxs", "past", "prev", "preprompt", "background", "knowledge", "persona", "memory", "turns", "dialog", "dialogue", "dialogues", "conversation",
      "conversations", "messages", "previous", "prior", "instruction", "instructions", "input", "demonstrations", "shots",
      "prefix", "suffix")
 )  # fmt: skip
@@ -44,6 +44,9 @@ def unread(found: Survey, others: Iterable[str], used: Collection[str]) -> Itera
     names += [repr(name) for name in beside if _may_belong(name.rpartition(".")[2], None)]
     if names:
         yield f"{', '.join(names)}: not used as part of the conversation, only text turns are read"
+    templated = [repr(name) for name in found.templated if name in used]
+    if templated:
+        yield f"{', '.join(templated)}: some texts look like the output of a chat template, they are read as plain texts"
     extras = [repr(name) for name in found.extras if name.lower() not in _OF_A_MESSAGE]
     if extras:
         yield f"the messages also have {', '.join(extras)}: not used, only their role and content are read"

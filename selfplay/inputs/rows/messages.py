@@ -32,10 +32,12 @@ _MEANINGFUL = (
     "tool_calls", "tool_call_id", "function_call", "tools", "images", "audio", "videos", "documents", "prefix",
     "reasoning_content", "thinking",
 )  # fmt: skip
-# Messages that another program printed: objects with these keys, or the form of a class (`Message(role='user', content=...)`).
+# Messages that another program printed: objects with these keys (DuckDB, Trino, escaped JSON), the form of a class
+# (`Message(role='user', content=...)`), or objects without keys (Spark: `[{user, ...}]`).
 _LIKE_MESSAGES = re.compile(
-    r"""\s*(array\()?\[?\s*\{(?=.*['"](role|from)['"]\s*:)(?=.*['"](content|value)['"]\s*:)"""
-    r"|\s*\[?\s*\w+\((?=.*\brole=)(?=.*\bcontent=)",
+    r"""\s*(array\()?\[?\s*\{(?=.*\b(role|from)(\\*['"]|&quot;)?\s*[:=])(?=.*\b(content|value)(\\*['"]|&quot;)?\s*[:=])"""
+    r"|\s*\[?\s*\w+\((?=.*\brole=)(?=.*\bcontent=)"
+    r"|\s*\[\s*\{\s*(system|user|human|assistant|gpt)\s*,",
     re.DOTALL,
 )
 _KEYS = ({"role", "content"}, {"from", "value"})
@@ -151,7 +153,7 @@ def _unserialised(value: Any, name: str) -> Any:
         return parsed
     if parsed is value and _LIKE_MESSAGES.match(value):
         raise BadValue(SERIALISED, f"{name} looks like messages as text, but cannot be parsed exactly")
-    if parsed is not value and _holds_messages(parsed):
+    if parsed is not value and (_holds_messages(parsed) or _are_turns(parsed)):
         raise BadValue(
             SERIALISED, f"{name} has messages inside of {type(parsed).__name__} as text: name the field as COLUMN.FIELD"
         )
@@ -162,6 +164,17 @@ def _holds_messages(value: Any) -> bool:
     """Whether lists or objects have messages somewhere inside."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(_is_message(entry) or _holds_messages(entry) for entry in inside)
+
+
+def _are_turns(value: Any) -> bool:
+    """Whether a list has pairs of a role and a text."""
+    return (
+        isinstance(value, list)
+        and all(
+            isinstance(entry, list | tuple) and len(entry) == 2 and str(entry[0]).lower() in _ROLES for entry in value
+        )
+        and bool(value)
+    )
 
 
 def _is_message(value: Any) -> bool:

@@ -7,6 +7,7 @@ objects. A column of that very name comes first.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ Kind = Literal[
 ]
 """`messages` end in a user turn, a `dialogue` in one of the assistant (as text: HH's form); `turns`: lists of two texts."""
 
+# The beginnings of conversations that a chat template wrote, HH's form aside.
+_TEMPLATED = re.compile(
+    r"\s*(<s>|<bos>|<\|begin_of_text\|>)?\s*(<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|(system|user|assistant)\|>"
+    r"|\[INST\]|(Human|User|USER|### ?(Human|User|Instruction)): .*\n(Assistant|ASSISTANT|### ?(Assistant|Response)):)",
+    re.DOTALL,
+)
 _SAMPLE = 100
 _DEPTH = 4
 
@@ -30,12 +37,14 @@ _DEPTH = 4
 @dataclass(frozen=True, slots=True)
 class Survey:
     """`columns` and `fields` (dotted names) of all rows, in the order of their first appearance; `kinds`: the most common kind
-    of the values of each column in the first rows (none where they are null); `extras`: further fields of their messages."""
+    of the values of each column in the first rows (none where they are null); `extras`: further fields of their messages;
+    `templated`: columns with texts that a chat template wrote, as it seems."""
 
     columns: tuple[str, ...]
     fields: tuple[str, ...] = ()
     kinds: Mapping[str, Kind] | None = None
     extras: tuple[str, ...] = ()
+    templated: tuple[str, ...] = ()
 
     def kind(self, name: str) -> Kind | None:
         """The kind of a column's values, None where it is not known."""
@@ -68,16 +77,20 @@ def survey(source: Source) -> Survey:
         sample = [row.values for row in itertools.islice(source.rows(), _SAMPLE) if row.values is not None]
     kinds: dict[str, Counter[Kind]] = {}
     extras: dict[str, None] = {}
+    templated: dict[str, None] = {}
     for values in sample:
         for name, value in values.items():
             value = unfolded(value)
+            if isinstance(value, str) and not is_dialogue(value) and _TEMPLATED.match(value):
+                templated[name] = None
             if isinstance(value, dict | list):
                 fields |= dict.fromkeys(_fields(name, value))
                 extras |= dict.fromkeys(_extras(value))
             if (kind := kind_of(value)) is not None:
                 kinds.setdefault(name, Counter())[kind] += 1
     common = {name: counts.most_common(1)[0][0] for name, counts in kinds.items()}
-    return Survey(tuple(columns), tuple(name for name in fields if name not in columns), common, tuple(extras))
+    inside = tuple(name for name in fields if name not in columns)
+    return Survey(tuple(columns), inside, common, tuple(extras), tuple(templated))
 
 
 def _fields(name: str, value: Any, depth: int = _DEPTH) -> Iterator[str]:

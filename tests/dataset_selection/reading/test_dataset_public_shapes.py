@@ -205,3 +205,18 @@ def test_surroundings_are_used_or_named(tmp_path: Path) -> None:
     named = {"chosen": [user("q"), {**answer("x"), "name": "Ann"}], "rejected": DIALOGUES["rejected"]}
     (tmp_path / "b.jsonl").write_text(json.dumps(named))
     assert "the messages also have 'name': not used" in read_dataset(str(tmp_path / "b.jsonl")).notes[0]
+
+
+def test_the_output_of_a_chat_template_is_named(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": "<|im_start|>user\nq<|im_end|>\n",
+            "chosen": "Human: q\nAssistant: x",
+            "rejected": "y",
+            "note": "[INST] z",
+        }
+    ]
+    notes = read(tmp_path, rows).notes
+    assert notes == [
+        "'prompt', 'chosen': some texts look like the output of a chat template, they are read as plain texts"
+    ]

@@ -86,6 +86,12 @@ def test_messages_as_json_text_are_messages_in_every_format(tmp_path: Path, kind
     [
         json.dumps(said("assistant", "a")),  # beside a plain text: could be either
         "[Message(role='assistant', content='a')]",
+        "[{'role': assistant, 'content': a}]",  # DuckDB
+        "[{role=assistant, content=a}]",  # Trino
+        "[{assistant, a}]",  # Spark
+        '[{\\"role\\": \\"assistant\\", \\"content\\": \\"a\\"}]',
+        '{"messages": [{"role": "assistant", "content": "a"}]}',
+        '[["assistant", "a"]]',
         "[{'name': 'x', 'role': 'assistant', 'content': 'a'}, ...]",
         "[{'role': 'assistant', 'content': 'a' 'b'}]",
         '[{"role": "assistant", "content": "a"',
