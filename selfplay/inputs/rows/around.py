@@ -9,10 +9,10 @@ from selfplay.inputs.rows.roles import ROLES
 from selfplay.inputs.rows.survey import Kind, Survey
 
 _WORDS = frozenset(
-    ("system", "tool", "tools", "function", "functions", "history", "context", "contexts", "document", "documents", "passage",
-     "passages", "doc", "docs", "evidence", "retrieved", "ctx", "ctxs", "past", "prev", "preprompt", "background", "knowledge", "persona", "memory", "turns", "dialog", "dialogue", "dialogues", "conversation",
-     "conversations", "messages", "previous", "prior", "instruction", "instructions", "input", "demonstrations", "shots",
-     "prefix", "suffix")
+    ("system", "preprompt", "persona", "tool", "tools", "function", "functions", "history", "past", "prev", "previous", "prior",
+     "turns", "dialog", "dialogue", "dialogues", "conversation", "conversations", "messages", "context", "contexts", "ctx",
+     "ctxs", "document", "documents", "doc", "docs", "passage", "passages", "evidence", "retrieved", "background", "knowledge",
+     "memory", "instruction", "instructions", "input", "demonstrations", "shots", "prefix", "suffix")
 )  # fmt: skip
 # Whatever else such a name says: an image's path, the turn that a message answers.
 _STRONG = frozenset(

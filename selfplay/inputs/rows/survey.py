@@ -54,23 +54,24 @@ class Survey:
 def survey(source: Source) -> Survey:
     """The survey of a source. Reads the whole source where it is JSON. Raises DataError as `Source.rows` does."""
     columns: dict[str, None] = {}
-    fields: dict[str, None] = {}
+    fields = _Fields()
     sample: list[dict[str, Any]] = []
     if (schemas := source.schemas()) is not None:
         for schema in schemas:
             for field in schema:
                 columns[field.name] = None
-                fields |= dict.fromkeys(_fields_of_type(field.name, field.type))
+                fields.names |= dict.fromkeys(_fields_of_type(field.name, field.type))
     elif (headers := source.headers()) is not None:
         columns = dict.fromkeys(headers)
     else:
         for row in source.rows():
             if row.values is None:
                 continue
-            columns |= dict.fromkeys(row.values)
+            if not columns.keys() >= row.values.keys():
+                columns |= dict.fromkeys(row.values)
             for name, value in row.values.items():
                 if isinstance(value, dict | list):
-                    fields |= dict.fromkeys(_fields(name, value))
+                    fields.add(name, value)
             if len(sample) < _SAMPLE:
                 sample.append(row.values)
     if columns and not sample:
@@ -84,24 +85,35 @@ def survey(source: Source) -> Survey:
             if isinstance(value, str) and not is_dialogue(value) and _TEMPLATED.match(value):
                 templated[name] = None
             if isinstance(value, dict | list):
-                fields |= dict.fromkeys(_fields(name, value))
+                fields.add(name, value)
                 extras |= dict.fromkeys(_extras(value))
             if (kind := kind_of(value)) is not None:
                 kinds.setdefault(name, Counter())[kind] += 1
     common = {name: counts.most_common(1)[0][0] for name, counts in kinds.items()}
-    inside = tuple(name for name in fields if name not in columns)
+    inside = tuple(name for name in fields.names if name not in columns)
     return Survey(tuple(columns), inside, common, tuple(extras), tuple(templated))
 
 
-def _fields(name: str, value: Any, depth: int = _DEPTH) -> Iterator[str]:
-    if isinstance(value, list):
-        value = next((entry for entry in value if entry is not None), None)
-    if not isinstance(value, dict) or not depth:
-        return
-    for key, entry in value.items():
-        yield f"{name}.{key}"
-        if isinstance(entry, dict | list):
-            yield from _fields(f"{name}.{key}", entry, depth - 1)
+class _Fields:
+    """The dotted names of the fields of objects, in the order of their first appearance."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, None] = {}
+        self._seen: set[tuple[str, ...]] = set()
+
+    def add(self, name: str, value: Any, depth: int = _DEPTH) -> None:
+        """Add the fields of an object, or of the first object in a list."""
+        if isinstance(value, list):
+            value = next((entry for entry in value if entry is not None), None)
+        if not isinstance(value, dict) or not depth:
+            return
+        keys = (name, *value)
+        if keys not in self._seen:  # a million rows have the same few
+            self._seen.add(keys)
+            self.names |= dict.fromkeys(f"{name}.{key}" for key in value)
+        for key, entry in value.items():
+            if isinstance(entry, dict | list):
+                self.add(f"{name}.{key}", entry, depth - 1)
 
 
 def _fields_of_type(name: str, kind: pa.DataType) -> Iterator[str]:
