@@ -36,8 +36,9 @@ class OfflineDataset:
 
     `kind` "responses": `prompts` (`prompt_id source_file source_row messages group? columns_json?`) and `responses`
     (`response_id prompt_id response_index source_file source_row text`, `reward policy_logp reference_logp num_tokens`
-    where recognised, `drop_reason`, null where the response can be used). The other columns of a row are in the
-    `columns_json` of what a row is: of `prompts` with one row a prompt, of `responses` with one row a response.
+    where recognised, `drop_reason`, null where the response can be used). The other columns and the group of a row are with
+    what a row is: with `prompts` where it is a prompt, with `responses` where it is a response. Of responses that are objects
+    in a list, `columns_json` has the prompt's other columns and the fields of the object.
 
     `recognised`: our name -> the source's column. `notes`: what was assumed or left out. `num_rows`: rows read; those of
     pairs (with one row a response, of responses; with one row a prompt, of prompts) and bad rows add up to it. `digest`:

@@ -96,6 +96,8 @@ def has_only_numbers(source: Source, columns: Columns) -> bool:
     schemas = source.schemas()
     if schemas is None or columns.shape != "numbers" or "embedding" in columns.names:
         return False
+    if not {*columns.names.values()} <= {*schemas[0].names}:  # fields inside of columns
+        return False
     return all(schema.names == schemas[0].names for schema in schemas) and all(
         _is_number(schema.field(columns.names[ours]).type) for schema in schemas for ours in columns.numbers
     )

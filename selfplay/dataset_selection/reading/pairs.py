@@ -12,7 +12,7 @@ from selfplay.dataset_selection.reading.numbers import checked
 from selfplay.dataset_selection.reading.preference import Preference, find_preference
 from selfplay.inputs.rows.bad_rows import BadRow, BadRowLog, BadValue
 from selfplay.inputs.rows.columns import Columns
-from selfplay.inputs.rows.fields import value_at
+from selfplay.inputs.rows.fields import optional_at
 from selfplay.inputs.rows.messages import read_pair
 from selfplay.inputs.rows.source import Source
 from selfplay.inputs.rows.tables import MESSAGES, RowTable, distinct_hashes, other_columns, prompt_ids, row_ids
@@ -50,7 +50,7 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
             side = preference.side(values) if preference is not None else 0
             if preference is not None:
                 names = preference.names_of_sides[side]
-            row: list[Any] = [None if pair_id is None else user_id(values.get(pair_id))]
+            row: list[Any] = [user_id(optional_at(values, pair_id))]
             measured = [_measured(values, names[ours]) for ours in columns.numbers]
             if strength is not None:
                 measured.append(abs(_measured(values, strength) or 0.0))
@@ -59,16 +59,16 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
                 prompt_hash = content_hash([prompt, 0])  # as a run makes the id of a prompt
                 row += [
                     content_hash([prompt_hash, chosen[0]["content"], rejected[0]["content"]]),
-                    None if prompt_id is None else user_id(values.get(prompt_id)), prompt_hash, item.file, item.row,
+                    user_id(optional_at(values, prompt_id)), prompt_hash, item.file, item.row,
                     prompt, chosen, rejected,
                 ]  # fmt: skip
             else:
                 row += [f"{total:08d}", item.file, item.row]
             if "group" in names:
-                row.append(group_name(values.get(names["group"])))
+                row.append(group_name(optional_at(values, names["group"])))
             row += measured
             if "embedding" in names:
-                row.append(embedding(values.get(names["embedding"]), f"column {names['embedding']!r}", width))
+                row.append(embedding(optional_at(values, names["embedding"]), f"column {names['embedding']!r}", width))
                 width = len(row[-1])
         except BadValue as error:
             log.add(BadRow(item.file, item.row, error.reason, error.detail))
@@ -93,10 +93,7 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
 
 def _measured(values: Mapping[str, Any], name: str) -> float | None:
     """A number of a row; None where it has none. Raises BadValue."""
-    found = values.get(name)
-    if found is None and "." in name:
-        found = value_at(values, name)
-    return number(found, f"column {name!r}")
+    return number(optional_at(values, name), f"column {name!r}")
 
 
 def _strength(preference: Preference | None, numbers: Mapping[str, str], notes: list[str]) -> str | None:

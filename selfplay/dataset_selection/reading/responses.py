@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from selfplay.dataset_selection.reading.numbers import MOST_TOKENS, checked
 from selfplay.inputs.rows.bad_rows import BadRow, BadRowLog, BadValue
 from selfplay.inputs.rows.columns import Columns
-from selfplay.inputs.rows.fields import unfolded, value_at
+from selfplay.inputs.rows.fields import optional_at, unfolded, value_at
 from selfplay.inputs.rows.messages import Messages, read_answer, read_context
 from selfplay.inputs.rows.source import Source, SourceRow
 from selfplay.inputs.rows.tables import MESSAGES, RowTable, distinct_hashes, other_columns, prompt_ids, row_ids
@@ -125,9 +125,9 @@ def read_response_rows(source: Source, columns: Columns, log: BadRowLog, notes: 
         if of_prompt and numbers_of.setdefault(at, str(of_prompt)) != str(of_prompt):
             differing.add(at)
         row: list[Any] = [at, num_of[at], item.file, item.row, answer[1], None]
-        row += [group_name(values.get(names["group"]))] if "group" in names else []
-        row += [*measured, user_id(values.get(names.get("response_id", ""))), content_hash([prompt, answer[1]])]
-        row += [user_id(values.get(names.get("prompt_id", ""))), prompt]
+        row += [group_name(optional_at(values, names["group"]))] if "group" in names else []
+        row += [*measured, user_id(optional_at(values, names.get("response_id"))), content_hash([prompt, answer[1]])]
+        row += [user_id(optional_at(values, names.get("prompt_id"))), prompt]
         responses.append([*row, other_columns(values, columns)] if columns.others else row)
         num_of[at] += 1
     if differing:
@@ -168,7 +168,7 @@ def _values(item: SourceRow, columns: Columns) -> tuple[dict[str, Any], list[flo
 
 
 def _number(values: dict[str, Any], name: str) -> float | None:
-    return number(value_at(values, name) if name in values or "." in name else None, f"column {name!r}")
+    return number(optional_at(values, name), f"column {name!r}")
 
 
 def _prompt_row(
@@ -181,9 +181,9 @@ def _prompt_row(
     with_others: bool,
 ) -> list[Any]:
     names = columns.names
-    row: list[Any] = [user_id(values.get(names.get("prompt_id", ""))), content_hash([messages, 0])]
+    row: list[Any] = [user_id(optional_at(values, names.get("prompt_id"))), content_hash([messages, 0])]
     row += [item.file, item.row, messages]
-    row += [group_name(values.get(names["group"]))] if "group" in names and with_others else []
+    row += [group_name(optional_at(values, names["group"]))] if "group" in names and with_others else []
     row += numbers
     return [*row, other_columns(values, columns)] if with_others and columns.others else row
 

@@ -42,6 +42,18 @@ def value_at(values: Mapping[str, Any], name: str) -> Any:
     return found
 
 
+def optional_at(values: Mapping[str, Any], name: str | None) -> Any:
+    """As `value_at`; None where the row has no such value (a JSON row may leave out what is null) and where there is no name."""
+    if name is None or name in values:
+        return None if name is None else values[name]
+    if "." not in name:
+        return None
+    try:
+        return value_at(values, name)
+    except BadValue:
+        return None
+
+
 def _field(value: Any, part: str, name: str) -> Any:
     if isinstance(value, list):
         return [_field(entry, part, name) for entry in value]

@@ -15,7 +15,7 @@ from typing import Any
 from selfplay.core.records import Message
 from selfplay.inputs.rows.bad_rows import BadValue
 from selfplay.inputs.rows.dialogues import dialogue_turns, is_dialogue
-from selfplay.inputs.rows.fields import is_serialised, unfolded, value_at
+from selfplay.inputs.rows.fields import is_serialised, optional_at, unfolded, value_at
 from selfplay.inputs.rows.values import text
 
 Messages = list[Message]
@@ -203,12 +203,7 @@ def _interleaved(questions: list[Any], asked: Any, value: Any, name: str) -> Any
 def _beside(values: Mapping[str, Any], names: Mapping[str, str], ours: str) -> tuple[Any, str]:
     """The value of a column that stands beside the prompt, None where the row has none, and what messages call it."""
     theirs = names.get(ours)
-    if theirs is None:
-        return None, ""
-    try:
-        return value_at(values, theirs), f"column {theirs!r}"
-    except BadValue:  # the columns of a JSON row that are null may be left out
-        return None, f"column {theirs!r}"
+    return optional_at(values, theirs), f"column {theirs!r}"
 
 
 def _assistant(content: str) -> Message:
