@@ -76,9 +76,7 @@ def find_preference(source: Source, columns: Columns, notes: list[str]) -> Prefe
         return Preference(None, "rewards", both, {}, called)
     values = _values(source, column)
     numbers = [value for value in values if isinstance(value, float)]
-    if "preference" not in names or (
-        numbers and len(numbers) == len(values) and (min(numbers) < 0 or _is_strength(column))
-    ):
+    if "preference" not in names or (numbers and len(numbers) == len(values) and _is_signed(column, min(numbers))):
         notes.append(f"{column!r} below 0 means that {first!r} is better, above 0 {second!r}, and 0 is a tie")
         return Preference(column, "sign", both, {}, called)
     labels = _labels(columns, numbers)
@@ -130,8 +128,10 @@ def _number(value: Any, name: str) -> float:
     return found
 
 
-def _is_strength(column: str) -> bool:
-    return any(word in plain(column) for word in ("strength", "overall_preference", "margin"))
+def _is_signed(column: str, least: float) -> bool:
+    """Whether the sign of a number says which response is better, as in HelpSteer. A margin may as well be a minus b."""
+    name = plain(column)
+    return "strength" in name or name == "overall_preference" or (least < 0 and "preference" in name)
 
 
 def _labels(columns: Columns, numbers: list[float]) -> dict[Any, int]:

@@ -55,8 +55,8 @@ def optional_at(values: Mapping[str, Any], name: str | None) -> Any:
 
 
 def _field(value: Any, part: str, name: str) -> Any:
-    if isinstance(value, list):
-        return [_field(entry, part, name) for entry in value]
+    if isinstance(value, list):  # an object in a list may leave out what is null, and takes no other with it
+        return [None if isinstance(entry, dict) and part not in entry else _field(entry, part, name) for entry in value]
     if value is None:
         return None
     if not isinstance(value, dict) or part not in value:

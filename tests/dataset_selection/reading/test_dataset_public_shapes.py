@@ -158,6 +158,7 @@ def test_a_strength_is_the_explicit_margin_where_there_are_no_rewards(tmp_path: 
         (("response_1", "response_2"), [1, 2, 2, 1], ["x", "y", "y", "x"]),
         (("response_0", "response_1"), ["0", "1", 1, False], ["x", "y", "y", "x"]),
         (("response_1", "response_2"), [-1, 1, 0, 2], ["x", "y", "y"]),
+        (("response_a", "response_b"), [-0.5, "0.5", 2.5, 0.0], ["x", "y", "y"]),
         (("answer_a", "answer_b"), ["answer_b", "first", "both", "b"], ["y", "x", "y"]),
     ],
 )
@@ -177,6 +178,21 @@ def test_a_preference_with_two_meanings_is_refused(tmp_path: Path, values: list[
     rows = [{"prompt": "q", "response_a": "x", "response_b": "y", "preference": value} for value in values]
     with pytest.raises(DataError, match="it is not clear whether"):
         read(tmp_path, rows)
+
+
+def test_a_margin_may_be_of_either_sign_and_is_named(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "response_a": "x", "response_b": "y", "margin": value} for value in (-1, 1)]
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, rows, columns={"preference": "margin"})
+    assert "--columns preference_strength=margin" in caught.value.hint
+    pairs = read(tmp_path, rows, columns={"preference_strength": "margin"}).pairs
+    assert pairs is not None and pairs["chosen"].to_pylist() == [[answer("x")], [answer("y")]]
+
+
+def test_a_response_without_a_score_takes_no_other_with_it(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completions": [{"text": "x", "score": 1}, {"text": "y"}, {"score": 2}]}]
+    responses = read(tmp_path, rows).responses
+    assert responses is not None and responses["drop_reason"].to_pylist() == [None, "reward_not_finite", "null_value"]
     signed = (
         read(tmp_path, rows, columns={"preference_strength": "preference"}) if min(map(str, values)) < "a" else None
     )

@@ -59,6 +59,7 @@ def test_values_by_dotted_names() -> None:
     }
     assert value_at(row, "c.text") == ["x", "y"] and value_at(row, "c.of.n") == [1, None]
     assert value_at(row, "a.b") == 3 and value_at(row, "s.n") == [1, 2]
-    for name in ("d", "c.none", "a.b.c"):
+    assert value_at(row, "c.none") == [None, None]
+    for name in ("d", "a.none", "a.b.c"):
         with pytest.raises(BadValue, match="no_column"):
             value_at(row, name)
