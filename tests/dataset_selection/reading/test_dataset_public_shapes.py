@@ -193,10 +193,6 @@ def test_a_response_without_a_score_takes_no_other_with_it(tmp_path: Path) -> No
     rows = [{"prompt": "q", "completions": [{"text": "x", "score": 1}, {"text": "y"}, {"score": 2}]}]
     responses = read(tmp_path, rows).responses
     assert responses is not None and responses["drop_reason"].to_pylist() == [None, "reward_not_finite", "null_value"]
-    signed = (
-        read(tmp_path, rows, columns={"preference_strength": "preference"}) if min(map(str, values)) < "a" else None
-    )
-    assert signed is None or signed.pairs is not None
 
 
 def test_an_answer_beside_a_dialogue_that_goes_on_is_refused(tmp_path: Path) -> None:
