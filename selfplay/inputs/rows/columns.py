@@ -195,7 +195,9 @@ def _find_numbers(
 
 def _find_prompt(finder: Finder) -> None:
     """The prompt; with `instruction`, the Alpaca form's `input` that goes with it; the turns before it and a system prompt."""
-    finder.take("prompt", without=set(finder.names.values()))
+    answers = (finder.names.get(ours) for ours in ("chosen", "response_a", "responses", "response"))
+    has_turns = any(finder.survey.kind(name) in ("dialogue", "dialogues") for name in answers if name is not None)
+    finder.take("prompt", without=set(finder.names.values()), later=not has_turns)
     prompt = finder.names.get("prompt")
     used = {prompt} if prompt is not None else set[str]()
     if prompt is not None and plain(prompt) == "instruction" and finder.take("input"):

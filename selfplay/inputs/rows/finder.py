@@ -53,12 +53,14 @@ class Finder:
         objects is no list of responses."""
         kind = self.survey.kind(name)
         if ours == "prompt":
+            if plain(name) == "messages":
+                return kind == "messages"
             return kind not in ("dialogue", "dialogues", "objects", "object") or plain(name) == ours
         return not (ours == "responses" and kind == "objects" and plain(name) in DIALOGUES)
 
-    def take(self, ours: str, without: Collection[str] = ()) -> bool:
+    def take(self, ours: str, without: Collection[str] = (), *, later: bool = True) -> bool:
         """Take the one column that can be `ours`. Raises DataError where there are several."""
-        found = self.candidates(ours, without)
+        found = self.candidates(ours, without, later=later)
         if len(found) > 1:
             raise DataError(
                 f"{self.source}: {ours} can be read from {' or from '.join(found)}",

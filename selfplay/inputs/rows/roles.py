@@ -102,7 +102,7 @@ ROLES = {
             _TEXTS,
             ("prompt", "instruction", "question", "query", "conversations", "conversation"),
             "messages",
-            later=("input", "input_messages", "question_full_text", "context", "problem", "messages"),
+            later=("input", "input_messages", "question_full_text", "context", "problem", "history", "messages"),
             later_kinds=("text", "messages"),
         ),
         Role("input", _TEXTS, ("input",), "text"),

@@ -232,3 +232,9 @@ def test_the_output_of_a_chat_template_is_named(tmp_path: Path) -> None:
     assert notes == [
         "'prompt', 'chosen': some texts look like the output of a chat template, they are read as plain texts"
     ]
+
+
+def test_dialogues_have_their_prompt_in_them(tmp_path: Path) -> None:
+    dataset = read(tmp_path, [{**DIALOGUES, "context": "a document", "input": "z", "problem": "p"}])
+    assert dataset.pairs is not None and dataset.pairs["prompt"].to_pylist() == [[user("q")]]
+    assert dataset.notes == ["'context', 'input': not used as part of the conversation, only text turns are read"]
