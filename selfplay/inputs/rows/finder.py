@@ -55,7 +55,9 @@ class Finder:
         if ours == "prompt":
             if plain(name) == "messages":
                 return kind == "messages"
-            return kind not in ("dialogue", "dialogues", "objects", "object") or plain(name) == ours
+            return (
+                kind not in ("dialogue", "dialogues", "answer", "answers", "objects", "object") or plain(name) == ours
+            )
         return not (ours == "responses" and kind == "objects" and plain(name) in DIALOGUES)
 
     def take(self, ours: str, without: Collection[str] = (), *, later: bool = True) -> bool:

@@ -133,7 +133,7 @@ ROLES = {
             ("responses", "all_generated_responses", "generated_responses", "all_responses", "completions", "generations"),
             "list",
             later=("answers", "candidates", "outputs", "samples", *DIALOGUES, "dialogues"),
-            later_kinds=("dialogues", "objects"),
+            later_kinds=("dialogues", "answers", "objects"),
         ),
         Role(
             "rewards",

@@ -20,9 +20,22 @@ from selfplay.inputs.rows.fields import unfolded
 from selfplay.inputs.rows.source import Source
 
 Kind = Literal[
-    "text", "number", "messages", "dialogue", "dialogues", "objects", "texts", "turns", "media", "list", "object"
+    "text",
+    "number",
+    "messages",
+    "dialogue",
+    "dialogues",
+    "objects",
+    "texts",
+    "turns",
+    "answer",
+    "answers",
+    "media",
+    "list",
+    "object",
 ]
-"""`messages` end in a user turn, a `dialogue` in one of the assistant (as text: HH's form); `turns`: lists of two texts."""
+"""`messages` end in a user turn, a `dialogue` in one of the assistant (as text: HH's form), which an `answer` is alone;
+`dialogues` and `answers` are lists of them; `turns`: lists of two texts."""
 
 # The beginnings of conversations that a chat template wrote, HH's form aside.
 _TEMPLATED = re.compile(
@@ -136,18 +149,22 @@ def kind_of(value: Any) -> Kind | None:
     if isinstance(value, bytes):
         return "media"
     if isinstance(value, dict):
-        return "messages" if _is_message(value) else "media" if {"bytes", "path"} <= value.keys() else "object"
+        return (
+            _kind_of_list([value]) if _is_message(value) else "media" if {"bytes", "path"} <= value.keys() else "object"
+        )
     return _kind_of_list(value) if isinstance(value, list) else None
 
 
 def _kind_of_list(value: Sequence[Any]) -> Kind:
     if all(_is_message(entry) for entry in value):
-        last = value[-1].get("role", value[-1].get("from"))
-        return "dialogue" if str(last).lower() in ("assistant", "gpt", "model", "chatbot", "bot") else "messages"
+        last = str(value[-1].get("role", value[-1].get("from"))).lower()
+        if last not in ("assistant", "gpt", "model", "chatbot", "bot"):
+            return "messages"
+        return "dialogue" if len(value) > 1 else "answer"
     if all(isinstance(entry, dict) for entry in value):
         return "media" if all({"bytes", "path"} <= entry.keys() for entry in value) else "objects"
     if all(isinstance(entry, list) and entry and all(map(_is_message, entry)) for entry in value):
-        return "dialogues"
+        return "dialogues" if any(len(entry) > 1 for entry in value) else "answers"
     if all(isinstance(entry, list) and len(entry) == 2 and all(isinstance(t, str) for t in entry) for entry in value):
         return "turns"
     return "texts" if all(isinstance(entry, str) for entry in value) else "list"

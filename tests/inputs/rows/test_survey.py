@@ -22,7 +22,7 @@ USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content"
     "value, kind",
     [
         (None, None), ("", None), ([], None), ({}, None), ("a", "text"), (1, "number"), (True, "number"), (b"a", "media"),
-        ([USER], "messages"), ([USER, ANSWER], "dialogue"), ([[USER, ANSWER], [USER]], "dialogues"), (USER, "messages"),
+        ([USER], "messages"), ([USER, ANSWER], "dialogue"), ([[USER, ANSWER], [USER]], "dialogues"), (USER, "messages"), ([ANSWER], "answer"), (ANSWER, "answer"), ([[ANSWER], [ANSWER]], "answers"),
         ([{"a": 1}], "objects"), ({"a": 1}, "object"), (["a", "b"], "texts"), ([["a", "b"]], "turns"), ([1, 2], "list"),
         ({"bytes": b"", "path": "a"}, "media"), ("\n\nHuman: q\n\nAssistant: a", "dialogue"),
         ("\n\nHuman: q\n\nAssistant:", "text"), ([{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "dialogue"),
@@ -46,7 +46,7 @@ def test_fields_of_all_rows(tmp_path: Path, kind: str) -> None:
     found = survey(open_source(str(path)))
     assert {*found.columns} == {"q", "c", "turns", "z"}
     assert {"c.text", "c.of", "c.of.who", "z.last"} <= {*found.fields}
-    assert found.kind("q") == "text" and found.kind("c") == "objects" and found.kind("turns") == "dialogue"
+    assert found.kind("q") == "text" and found.kind("c") == "objects" and found.kind("turns") == "answer"
     assert found.kind("z") is None
 
 
