@@ -67,9 +67,11 @@ def plan(
         assert dataset.responses is not None and dataset.prompts is not None
         has_reward = "reward" in dataset.responses.column_names
         if not has_reward and settings.reward_model is None and settings.reward_function is None:
+            column = "rewards" if "responses" in dataset.recognised else "reward"
             raise ConfigError(
                 "these responses have no scores, so that there is nothing to build pairs by",
-                "--reward-model MODEL or --reward-function module:function, or name the column with --columns reward=COLUMN.",
+                "--reward-model MODEL or --reward-function module:function, or name the column with --columns "
+                f"{column}=COLUMN.",
             )
         needs = find_needs(settings, metric, given, has_text=True)
         check_builder(as_round(dataset), rules or PairRules())

@@ -243,7 +243,7 @@ def _finish(
             "The dataset is a table of numbers: the formats of other trainers (texts) are left out."
         )
     writer.add("summary.json", pretty_json(summary))
-    writer.add("README.md", card(summary, command, result).encode())
+    writer.add("README.md", card(summary, command, result, writer).encode())
     _commit_selection(context, result, selection)
     facts = {"kind": KIND, "identity": identity, "summary": summary, "created": now(), "versions": versions()}
     writer.commit(facts)
@@ -328,8 +328,8 @@ def _report_what_was_read(dataset: OfflineDataset, reporter: Reporter) -> None:
             reporter.say(f"recognised: {ours} is column {theirs!r}")
     for line in dataset.notes:
         reporter.say(f"note: {line}")
-    for row in dataset.bad_rows.examples[:5]:
-        reporter.say(f"bad row: {row}")
+    for line in dataset.bad_rows.lines(dataset.num_rows):
+        reporter.say(line)
 
 
 @contextlib.contextmanager

@@ -276,10 +276,12 @@ def _bad(count: int) -> str:
 
 
 def _bad_lines(source: PromptSource | None, round_number: int) -> Iterator[str]:
-    """The first bad rows of a source, and in which round's prompts the others are listed."""
+    """The first bad rows of each reason of a source, and in which round's prompts the others are listed."""
     if source is None:
         return
-    yield from map(str, source.bad_rows.examples[:SHOWN_BAD_ROWS])
-    if source.bad_rows.count > SHOWN_BAD_ROWS:
-        more = source.bad_rows.count - SHOWN_BAD_ROWS
+    shown = source.bad_rows.first(SHOWN_BAD_ROWS)
+    yield from map(str, shown)
+    if more := source.bad_rows.count - len(shown):
         yield f"... and {more} more (the first of each reason are in the metrics of round {round_number}'s prompts)"
+    if source.bad_rows.count > len(source.prompts):
+        yield f"most rows are bad ({source.bad_rows.count:,}, {len(source.prompts):,} are prompts): is the right column read?"

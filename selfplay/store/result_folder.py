@@ -59,6 +59,13 @@ class ResultWriter:
         self._note(FileEntry(name, sink.size, sink.hexdigest, rows))
         return rows
 
+    def digest(self, *folders: str) -> str:
+        """sha256 (hex) of the files that were added below these folders: their names and contents."""
+        found = [
+            entry for name, entry in sorted(self._entries.items()) if name.startswith(tuple(f"{f}/" for f in folders))
+        ]
+        return durable.sha256_bytes("".join(f"{entry.path} {entry.sha256}\n" for entry in found).encode())
+
     def commit(self, document: Mapping[str, Any]) -> None:
         """Publish everything that was added: each top-level name is moved to `root`, replacing what an unfinished attempt left
         there, then `.COMMIT.json` with `document` and the list of files."""

@@ -20,8 +20,6 @@ from selfplay.selection.metrics import Metric
 from selfplay.selection.select import Selection
 from selfplay.store.layout import SUMMARY_SCHEMA
 
-_EXAMPLES = 20
-
 
 def place_name(value: str) -> str:
     """What is said of a place in files that travel: a local path's last part, a hub name as it is, a chat template that is
@@ -96,11 +94,11 @@ def summarize(
 
 
 def bad_rows(found: BadRows) -> dict[str, Any]:
-    """The rows that cannot be used: counts by reason and the first of them, with file and row."""
+    """The rows that cannot be used: counts by reason and the first of each reason, with file and row."""
     return {
         "count": found.count,
         "reasons": dict(found.counts),
-        "examples": [dataclasses.asdict(row) for row in found.examples[:_EXAMPLES]],
+        "examples": [dataclasses.asdict(row) for row in found.examples],
     }
 
 

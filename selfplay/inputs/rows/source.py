@@ -65,29 +65,23 @@ class Source:
             with _readable(path):
                 yield from _read_file(path)
 
-    def columns(self) -> list[str]:
-        """The names of the columns in any row, in the order of their first appearance. Reads the whole source where it
-        is JSON. Raises DataError for two columns of one name."""
-        if self.is_arrow:
-            names = [name for schema in self.schemas() for name in schema.names]
-        elif all(file_format(file) in ("csv", "tsv") for file in self.files):
-            names = []
-            for path in self.files:
-                with _readable(path), _open(path) as file:
-                    names += _csv_header(path.name, _csv_reader(path, file)) or []
-        else:
-            names = []
-            known: set[str] = set()
-            for row in self.rows():
-                if row.values is not None and not known.issuperset(row.values):
-                    names += row.values
-                    known.update(row.values)
-        return list(dict.fromkeys(names))
+    def headers(self) -> list[str] | None:
+        """The names of the columns of CSV and TSV files; None for other formats. Raises DataError for two of one name."""
+        if self.is_arrow or not all(file_format(file) in ("csv", "tsv") for file in self.files):
+            return None
+        names: list[str] = []
+        for path in self.files:
+            with _readable(path), _open(path) as file:
+                names += _csv_header(path.name, _csv_reader(path, file)) or []
+        return names
 
-    def schemas(self) -> list[pa.Schema]:
-        """The Arrow schema of every file (of a Hub dataset: the one). Raises DataError for two columns of one name."""
+    def schemas(self) -> list[pa.Schema] | None:
+        """The Arrow schema of every file (of a Hub dataset: the one); None where `is_arrow` is false. Raises DataError for two
+        columns of one name."""
         if self.hub is not None:
             return [self.hub.data.table.schema]
+        if not self.is_arrow:
+            return None
         found = []
         for path in self.files:
             with _readable(path), _arrow_file(path) as file:
