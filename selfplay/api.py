@@ -15,6 +15,7 @@ from typing import Any
 from selfplay.config.load import absolute_places, apply_override, load_config, validate
 from selfplay.config.schema import Config
 from selfplay.config.strict_yaml import dump
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.observer import Observer
 from selfplay.execution.progress import Reporter
@@ -145,7 +146,9 @@ def resume(
         prepared = driver.preflight(after, search_path, store.layout.root, store, force=force)
     except (ModelError, DataError) as error:
         place = "prompts.source" if isinstance(error, DataError) else "policy.model"
-        error.hint += f" If it has moved: selfplay resume {run} {place}=NEW-PLACE (its content is compared)."
+        error.hint += (
+            f" If it has moved: {shell_command('resume', Path(run), f'{place}=NEW-PLACE')} (its content is compared)."
+        )
         raise
     pins = store.config_json("pins.json", dict)
     driver.resume(

@@ -14,6 +14,7 @@ from selfplay.compare.results import results_document
 from selfplay.compare.running import Runner, arm_runs
 from selfplay.compare.settings import FILE, Comparison, Wanted, make_comparison, read_comparison, write_comparison
 from selfplay.compare.worker_reuse import WarmWorkers
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, Interrupted
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag, signals
@@ -73,7 +74,7 @@ def compare(
 
 
 def _again(out: Path) -> str:
-    return f"`selfplay compare --out {out}` continues it."
+    return f"`{shell_command('compare', '--out', out)}` continues it."
 
 
 def _say_plan(comparison: Comparison, out: Path, reporter: Reporter) -> None:

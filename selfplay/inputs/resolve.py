@@ -111,9 +111,9 @@ KEEP_SECRETS_OUT = (
 
 
 def refuse_secrets(config: Config) -> None:
-    """Raise ConfigError for a setting that holds the value of a secret of the environment: settings are recorded."""
-    if name := find_secret(json.dumps(config.model_dump(mode="json"), ensure_ascii=False)):
-        raise ConfigError(f"the configuration holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
+    """Raise ConfigError for a setting that holds a secret: settings are recorded."""
+    if secret := find_secret(json.dumps(config.model_dump(mode="json"), ensure_ascii=False)):
+        raise ConfigError(f"the configuration holds {secret}", KEEP_SECRETS_OUT)
 
 
 def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | None = None) -> Inputs:

@@ -8,6 +8,7 @@ from typing import Any
 
 from selfplay.config.anonymize import neutral, neutral_place, neutral_settings
 from selfplay.config.load import validate
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.store.layout import SELECT
 from selfplay.store.run import Store
@@ -31,7 +32,7 @@ def require_round(store: Store, round_number: int, stage: str | None = None) -> 
         )
     raise ConfigError(
         f"{what} is not committed in {store.layout.root}",
-        f"There is: {_list(present)}. `selfplay status {store.layout.root}` shows how far the run is.",
+        f"There is: {_list(present)}. `{shell_command('status', store.layout.root)}` shows how far the run is.",
     )
 
 

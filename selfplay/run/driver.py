@@ -13,6 +13,7 @@ from pathlib import Path
 
 from selfplay.config.diff import changes
 from selfplay.config.schema import Config
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, DriftError
 from selfplay.core.pool import Workers
 from selfplay.core.redaction import find_secret
@@ -114,10 +115,8 @@ def _created(
 ) -> Iterator[Store]:
     """A new run, its lock held."""
     run_dir = prepared.run_dir.absolute()
-    if name := find_secret(given):
-        raise ConfigError(
-            f"the configuration file holds the value of the environment variable {name}", KEEP_SECRETS_OUT
-        )
+    if secret := find_secret(given):
+        raise ConfigError(f"the configuration file holds {secret}", KEEP_SECRETS_OUT)
     make_folder(run_dir)
     with RunLock(run_dir / "run.lock"):
         store = Store.create(
@@ -246,7 +245,7 @@ def _attempt(
         # a hub model's folder is named by the commit that its revision resolved to
         "folders": {name: str(model.folder) for name, model in {"policy": inputs.policy, **inputs.rewards}.items()},
     }
-    again = f"`selfplay resume {store.layout.root}` continues it."
+    again = f"`{shell_command('resume', store.layout.root)}` continues it."
     with (
         attempt(store, document, reporter, grace, given_stop, again) as current,
         make(config, inputs, current.folder) as workers,

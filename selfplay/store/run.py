@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.core.outcomes import OutcomeT, RoundOutcomes, from_json
 from selfplay.core.parse_record import STRICT, parse_record
@@ -55,7 +56,8 @@ def require_empty_dir(root: Path) -> None:
     if (root / "RUN.json").is_file():
         raise ConfigError(
             f"{root} holds a run already",
-            f"Continue it with `selfplay resume {root}`, look at it with `selfplay rounds {root}`, or choose another --run-dir.",
+            f"Continue it with `{shell_command('resume', root)}`, look at it with `{shell_command('rounds', root)}`, "
+            "or choose another --run-dir.",
         )
     raise ConfigError(f"{root} is there already and is not empty", "Choose another --run-dir, or remove it.")
 

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.core.records import part_columns
 from selfplay.inspect.query.connection import connect
@@ -58,7 +59,7 @@ def _find(store: Store, pair_id: str) -> dict[str, Any]:
         query = "SELECT pair_id FROM pairs ORDER BY levenshtein(pair_id, ?), pair_id LIMIT 3"
         near = [row[0] for row in cursor.execute(query, [pair_id]).fetchall()]
     near = difflib.get_close_matches(pair_id, near, n=3, cutoff=0.5)
-    listing = f"`selfplay pairs {store.layout.root} ROUND` lists them."
+    listing = f"`{shell_command('pairs', store.layout.root, 'ROUND')}` lists them."
     raise ConfigError(message, (f"The nearest: {', '.join(near)}. " if near else "") + listing)
 
 
