@@ -34,7 +34,9 @@ def secrets() -> dict[str, str]:
 def _secrets(environment: tuple[tuple[str, str], ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in environment:
-        values = [value] if _SECRET_NAME.search(name) and not _NO_SECRET_NAME.search(name) and not _is_path(value) else []
+        values = (
+            [value] if _SECRET_NAME.search(name) and not _NO_SECRET_NAME.search(name) and not _is_path(value) else []
+        )
         for url in _URL_WITH_PASSWORD.finditer(value):
             values += [value, url[2]]
         found |= {form: name for each in values if len(each) >= _SHORTEST_SECRET for form in _forms(each)}

@@ -27,6 +27,7 @@ from selfplay.inputs.models.files import (
     refuse_foreign_code,
     snapshot_commit,
 )
+from selfplay.inputs.models.foreign import refuse_links, refuse_named_elsewhere
 from selfplay.inputs.models.preflight import (
     PolicyInfo,
     RewardModelInfo,
@@ -213,7 +214,9 @@ def find_model(
     model, _, commit = known.get(name, "").rpartition("@")
     is_known = model == section.model and not Path(model).expanduser().is_dir()
     folder = model_folder(section.model, commit if is_known else section.revision)
+    refuse_links(folder)
     refuse_adapter(folder)
+    refuse_named_elsewhere(folder)
     if getattr(section, "trust_remote_code", False):  # a second model of `mix` has no such setting
         refuse_foreign_code(folder)
     if not Path(section.model).expanduser().is_dir() and (commit := snapshot_commit(folder) or ""):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from selfplay.core.json_text import parse_json
 from selfplay.inputs.rows.bad_rows import BadValue
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
@@ -122,8 +123,8 @@ def parsed_text(value: str) -> Any:
     """What a text holds as JSON, or as Python prints it (pandas). The text itself where it is neither, and where Python
     would join two strings that only stand side by side (numpy prints lists without commas)."""
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse_json(value)
+    except ValueError:
         pass
     try:
         with warnings.catch_warnings():

@@ -83,7 +83,8 @@ def _find(
             f"WITH matching AS MATERIALIZED (SELECT {kept} FROM ({relation(table.schema())}) WHERE {condition.sql}) "
             f"SELECT count(*) AS {ROW} FROM matching UNION ALL SELECT {ROW} FROM ({page})"
         )
-    with connect({"t": dataset_of(table)}, EXAMPLE) as cursor:
+    read = [*(() if condition is None else condition.columns), *(() if sort is None else (sort,))]
+    with connect({"t": dataset_of(table, read)}, EXAMPLE) as cursor:
         found = np.asarray(cursor.execute(query).fetchnumpy()[ROW], dtype=np.int64)
     return (table.num_rows, found) if condition is None else (int(found[0]), found[1:])
 

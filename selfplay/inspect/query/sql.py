@@ -16,7 +16,7 @@ import pyarrow as pa
 from selfplay.core.errors import ConfigError
 from selfplay.inspect.documents.rounds import rounds_document
 from selfplay.inspect.query.connection import connect
-from selfplay.inspect.query.tables import TABLES, scan
+from selfplay.inspect.query.tables import TABLES, rounds_with, scan, table_of
 from selfplay.inspect.reading import SCHEMA_VERSION, finite
 from selfplay.store.run import Store
 
@@ -89,4 +89,7 @@ def _asked(store: Store, query: str) -> Iterator[tuple[Any, str]]:
         kind = str(statements[0].type).rpartition(".")[2]
         if kind not in _ALLOWED:
             raise ConfigError(f"a {kind} statement is refused: a run is only read", "Give one SELECT.")
+        for name in sorted({*TABLES} & {named.lower() for named in cursor.get_table_names(query)}):
+            for number in rounds_with(store, name):
+                table_of(store, number, name).check_size()
         yield cursor, kind
