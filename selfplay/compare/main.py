@@ -21,6 +21,7 @@ from selfplay.execution.signals import StopFlag, signals
 from selfplay.run import driver
 from selfplay.store.durable import make_folder
 from selfplay.store.lock import RunLock
+from selfplay.store.symlinks import forbid_symlinks
 
 LOCK = "compare.lock"
 
@@ -38,6 +39,8 @@ def compare(
     """Start a comparison, continue it or add to it, and return its results (see `results_document`; on a dry run its
     settings). `workers` replaces the warm Ray workers (tests). Raises Interrupted when stopped: the same call continues it."""
     out = out.absolute()
+    for path in (*out.glob("*"), *out.glob("*/*")):  # blocks and their runs; a run looks after its own
+        forbid_symlinks(path, out)
     if out.exists() and not (out / FILE).is_file() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"{out} exists and is not a comparison", "Choose another --out.")
     if dry_run:

@@ -150,7 +150,9 @@ def _decoded_bytes(array: Any) -> int:
     if pa.types.is_run_end_encoded(kind):
         return len(array) * (8 + int(pc.max(_value_sizes(array.values)).as_py() or 0))
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        return sum(8 + (value.as_buffer().size if value.is_valid else 0) for value in array)  # there is no kernel for views
+        return sum(
+            8 + (value.as_buffer().size if value.is_valid else 0) for value in array
+        )  # there is no kernel for views
     if pa.types.is_struct(kind):
         return sum(_decoded_bytes(array.field(index)) for index in range(kind.num_fields))
     if _has_values(kind):

@@ -24,5 +24,5 @@ def test_depth_is_bounded(opened: str) -> None:
 
 def test_what_is_invalid_is_a_value_error() -> None:
     for text in ("", "{", b"\xff", "[1,]", "9" * 5000):
-        with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
+        with pytest.raises(ValueError):
             parse_json(text)
