@@ -123,7 +123,7 @@ def forged(run: Path, root: Path, name: str) -> Path:
     secret.write_text('{"secret": "CANARY"}')
     if name == "functions":
         (copied / "notes").mkdir()
-        for module in ("notes/rw.py", "duckdb.py", "pyarrow.py", "sitecustomize.py", "yaml.py"):
+        for module in ("notes/rw.py", "duckdb.py", "sitecustomize.py", "conftest.py"):
             (copied / module).write_text(CODE.format(marker=marker))
 
         def change(config: dict[str, Any]) -> None:

@@ -104,7 +104,6 @@ def main() -> None:
     sys.addaudithook(hook)
     for job in jobs:
         os.chdir(job["run"])
-        sys.path.insert(0, job["run"])  # as `python -m selfplay` has it
         watch = Watch(job["outside"])
         for command in job["commands"]:
             hook.found, hook.job = [], job
@@ -124,7 +123,6 @@ def main() -> None:
                 hook.found.append(f"said {said[:300]}")
             report += [[job["name"], " ".join(command[:2]), found] for found in hook.found]
         watch.close()
-        sys.path.remove(job["run"])
     json.dump(report, sys.stdout)
 
 
