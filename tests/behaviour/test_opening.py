@@ -30,14 +30,21 @@ from tests.helpers.viewing import make_selection
 
 RUNNING = {"run", "resume", "fork", "select", "compare", "quickstart"}
 
-# names in a run, each of which becomes a link to what it was
+# names in a run that become links to what they were, those of one run in a line
 LINKED = (
-    "RUN.json", "run.lock", "config", "config/resolved.json", "attempts", "attempts/0001", "attempts/0001/attempt.json",
-    "attempts/0001/end.json", "attempts/0001/events.jsonl", "rounds", "rounds/001", "rounds/001/select",
-    "rounds/001/select/part-00000.parquet", "rounds/001/select/.COMMIT.json", "rounds/001/select/.metrics.json",
-    "rounds/001/pair/.pairs", "rounds/001/train/policy", "rounds/001/train/policy/config.json", "report.html", "README.md",
-    ".tmp-report.html", ".work",
-)  # fmt: skip
+    ("run.lock", "report.html", "README.md", ".tmp-report.html", ".work", "attempts/0001/events.jsonl"),
+    ("RUN.json",),
+    ("config",),
+    ("config/resolved.json",),
+    ("attempts",),
+    ("attempts/0001",),
+    ("rounds",),
+    ("attempts/0001/attempt.json", "attempts/0001/end.json"),
+    ("rounds/001",),
+    ("rounds/001/select", "rounds/000/evaluate"),
+    ("rounds/001/select/part-00000.parquet", "rounds/001/sample/.metrics.json"),
+    ("rounds/001/select/.COMMIT.json", "rounds/001/pair/.pairs", "rounds/001/train/policy/config.json"),
+)
 CODE = "open({marker!r}, 'w').write('ran')\ndef reward(prompt, response): return 1.0\ndef metric(pairs): return pairs\n"
 
 
@@ -68,7 +75,7 @@ def commands(run: Path, out: Path) -> list[list[str]]:
 
 
 def job(name: str, run: Path, root: Path) -> dict[str, Any]:
-    """What the child is asked to do with the run in root/run; root/outside is out of bounds."""
+    """What the child is asked to do with the run in root/given; root/outside is out of bounds."""
     out = root / "out"
     for folder in (out, root / "outside"):
         folder.mkdir(exist_ok=True)
@@ -85,7 +92,7 @@ def job(name: str, run: Path, root: Path) -> dict[str, Any]:
 
 def outside_of_the_rule(jobs: list[dict[str, Any]], tmp_path: Path) -> list[Any]:
     """What the commands did that they may not do."""
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path), "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
         [sys.executable, opening_child.__file__], input=json.dumps(jobs), capture_output=True, text=True, check=False,
         env=environment, timeout=300,
@@ -98,30 +105,36 @@ def outside_of_the_rule(jobs: list[dict[str, Any]], tmp_path: Path) -> list[Any]
 
 def test_of_a_run_with_links(run: Path, tmp_path: Path) -> None:
     jobs = []
-    for number, name in enumerate(LINKED):
+    for number, names in enumerate(LINKED):
         root = tmp_path / f"{number:02d}"
-        copied = Path(shutil.copytree(run, root / "run"))
-        made = job(f"link {name}", copied, root)
-        place, target = copied / name, root / "outside" / Path(name).name
-        if place.exists():
-            place.rename(target)
-        else:
-            target.mkdir()
-        place.symlink_to(target)
+        copied = Path(shutil.copytree(run, root / "given" / "run"))
+        made = job(names[0], copied, root)
+        # the others open no more of a run than these
+        made["commands"] = [
+            words for words in made["commands"] if words[0] not in ("metrics", "doctor", "config", "rounds")
+        ]
+        for name in names:
+            place, target = copied / name, root / "outside" / name.replace("/", "-")
+            if place.exists():
+                place.rename(target)
+            else:
+                target.mkdir()
+            place.symlink_to(target)
         jobs.append(made)
     assert outside_of_the_rule(jobs, tmp_path) == []
-    for number, name in enumerate(LINKED):
-        target = tmp_path / f"{number:02d}" / "outside" / Path(name).name
-        assert target.is_dir() or target.read_bytes() == (run / name).read_bytes(), name
+    for number, names in enumerate(LINKED):
+        for name in names:
+            target = tmp_path / f"{number:02d}" / "outside" / name.replace("/", "-")
+            assert target.is_dir() or target.read_bytes() == (run / name).read_bytes(), name
 
 
 def forged(run: Path, root: Path, name: str) -> Path:
     """A copy of the run, forged in one way and sealed again."""
-    copied = Path(shutil.copytree(run, root / "run"))
+    copied = Path(shutil.copytree(run, root / "given" / "run"))
     marker, secret = str(root / "outside" / "marker"), root / "outside" / "secret.json"
     (root / "outside").mkdir()
     secret.write_text('{"secret": "CANARY"}')
-    if name == "functions":
+    if name == "functions and places":
         (copied / "notes").mkdir()
         for module in ("notes/rw.py", "duckdb.py", "sitecustomize.py", "conftest.py"):
             (copied / module).write_text(CODE.format(marker=marker))
@@ -130,20 +143,16 @@ def forged(run: Path, root: Path, name: str) -> Path:
             config["reward"] |= {"model": None, "function": "notes/rw.py:reward"}
             config["selection"]["metric"] = "notes/rw.py:metric"
             config["evaluation"]["gold"] = "notes/rw.py:reward"
-
-        edit_settings(copied, change, search_path=str(copied))
-    elif name == "places":
-
-        def elsewhere(config: dict[str, Any]) -> None:
-            config["policy"]["model"] = config["reward"]["model"] = str(root / "outside")
+            config["policy"]["model"] = str(root / "outside")
             config["prompts"]["source"] = config["evaluation"]["source"] = str(secret)
 
-        edit_settings(copied, elsewhere, search_path=str(root / "outside"))
+        edit_settings(copied, change, search_path=str(copied))
+        copied = copied.rename(copied.with_name("run$(touch${IFS}PASTED) \x1b[2J"))
     elif name == "manifest":
         stage = copied / "rounds/001/select"
         entry = {"path": "../../../../outside/secret.json", "num_bytes": 20, "sha256": "0" * 64, "rows": None}
         rewrite(stage / ".COMMIT.json", lambda document: document["files"].append(entry))
-    elif name == "metadata":
+    elif name == "metadata and nesting":
         features = {
             "info": {"features": {"text": {"_type": "Image"}, "response_id": {"dtype": "string", "_type": "Value"}}}
         }
@@ -157,7 +166,6 @@ def forged(run: Path, root: Path, name: str) -> Path:
             return pa.Table.from_arrays(table.columns, schema=pa.schema(fields, metadata))
 
         edit_table(copied, "001/sample", described)
-    elif name == "nested":
         deep = '{"topic": ' + "[" * 900 + "]" * 900 + "}"
         edit_table(copied, "001/prompts", lambda table: _all(table, "columns_json", pa.array([deep] * len(table))))
     elif name == "unfolds":
@@ -170,13 +178,11 @@ def forged(run: Path, root: Path, name: str) -> Path:
             write_statistics=False,
             **huge,
         )
-    elif name == "pipes":
-        for place in ("attempts/0001/events.jsonl", "RUN.json", "rounds/001/select/.metrics.json"):
+    else:
+        assert name == "pipes"
+        for place in ("attempts/0001/events.jsonl", "rounds/001/select/.metrics.json"):
             (copied / place).unlink()
             os.mkfifo(copied / place)
-    else:
-        assert name == "names"
-        copied = copied.rename(copied.with_name("run$(touch${IFS}PASTED) \x1b[2J"))
     return copied
 
 
@@ -184,7 +190,7 @@ def _all(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return table.set_column(table.schema.names.index(name), name, values)
 
 
-FORGED = ("functions", "places", "manifest", "metadata", "nested", "unfolds", "pipes", "names")
+FORGED = ("functions and places", "manifest", "metadata and nesting", "unfolds", "pipes")
 
 
 def test_of_a_forged_run(run: Path, tmp_path: Path) -> None:
@@ -238,7 +244,7 @@ def test_a_table_that_unfolds_has_its_own_message(run: Path, tmp_path: Path, mon
 
 
 def test_python_obeys_no_metadata(run: Path, tmp_path: Path) -> None:
-    opened = open_run(forged(run, tmp_path, "metadata"))
+    opened = open_run(forged(run, tmp_path, "metadata and nesting"))
     table = opened.responses.to_arrow()
     assert table.schema.metadata is None and not any(field.metadata for field in table.schema)
     assert opened.store.table(1, "sample").schema.metadata is None

@@ -15,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 CHANGES = {
     "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.utime", "os.truncate",
@@ -86,13 +87,8 @@ def pages(run: Path) -> None:
     from tests.helpers.viewing import client_of
 
     client = client_of(run)
-    for path in (
-        f"/run/{run.name}",
-        f"/run/{run.name}/round/1",
-        f"/run/{run.name}/round/1/pairs",
-        f"/run/{run.name}/against",
-    ):
-        client.get(path)
+    for page in ("", "/round/1", "/round/1/pairs", "/against"):
+        client.get(f"/run/{quote(run.name)}{page}")
 
 
 def main() -> None:

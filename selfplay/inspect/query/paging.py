@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.core.errors import ConfigError
-from selfplay.inspect.query.connection import connect, quoted
+from selfplay.inspect.query.connection import MOST_SECONDS, connect, quoted
 from selfplay.inspect.query.tables import dataset_of
 from selfplay.inspect.query.where import EXAMPLE, ROW, Rows, Where, parse_where, relation, unknown_column
 from selfplay.store.lazy_table import LazyTable
@@ -57,7 +57,7 @@ def page_of(
     return Page(table.num_rows, num_matching, rows, table.take(rows, columns))
 
 
-def ordered_rows(table: pa.Table, sort: str, *, descending: bool, seconds: float | None = None) -> Rows:
+def ordered_rows(table: pa.Table, sort: str, *, descending: bool, seconds: float = MOST_SECONDS) -> Rows:
     """Numbers of the rows of a table in memory, in the order of `page_of`."""
     query = f"SELECT {ROW} FROM ({relation(table.schema)}) ORDER BY {_order(sort, descending=descending)}"
     with connect({"t": table}, EXAMPLE, seconds) as cursor:
