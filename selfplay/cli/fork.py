@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Force, Grace, Run, TrustCode, require_run
+from selfplay.core.commands import shell_command
+from selfplay.core.escape import escape_terminal
 
 
 def command(
@@ -39,7 +41,7 @@ def command(
     require_run(run)
     from selfplay import api
     from selfplay.cli.run import finish
-    from selfplay.core.terminal import note, program, write_json
+    from selfplay.core.terminal import note, write_json
     from selfplay.execution.progress import Reporter
     from selfplay.store.run import require_empty_dir
 
@@ -61,7 +63,7 @@ def command(
         reporter.say(line)
     if not dry_run:
         api.create_fork(forking, given, reporter)
-        note(f"created: {target}   (start it with {program()} resume {target})")
+        note(escape_terminal(f"created: {target}   (start it with {shell_command('resume', target)})"))
     elif (target / "RUN.json").is_file():
         note(f"note: {target} already contains a run; choose another --run-dir")
     if json_output:

@@ -15,6 +15,7 @@ from selfplay.compare.results import results_document
 from selfplay.compare.running import Runner, arm_runs
 from selfplay.compare.settings import FILE, Comparison, Wanted, make_comparison, read_comparison, write_comparison
 from selfplay.compare.worker_reuse import WarmWorkers
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, Interrupted
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag, signals
@@ -23,6 +24,7 @@ from selfplay.run import driver
 from selfplay.run.code_trust import announce, note_begun, require_trust
 from selfplay.store.durable import make_folder
 from selfplay.store.lock import RunLock
+from selfplay.store.symlinks import forbid_symlinks
 
 LOCK = "compare.lock"
 
@@ -44,6 +46,8 @@ def compare(
     the code of a comparison that you have not begun on this machine. `workers` replaces the warm Ray workers (tests). Raises
     Interrupted when stopped: the same call continues it."""
     out = out.absolute()
+    for path in (*out.glob("*"), *out.glob("*/*")):  # blocks and their runs; a run looks after its own
+        forbid_symlinks(path, out)
     if out.exists() and not (out / FILE).is_file() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"{out} exists and is not a comparison", "Choose another --out.")
     before, inputs = read_comparison(out), ArmInputs(out, force=force)
@@ -108,7 +112,7 @@ def _name(out: Path) -> str:
 
 
 def _again(out: Path) -> str:
-    return f"`selfplay compare --out {out}` continues it."
+    return f"`{shell_command('compare', '--out', out)}` continues it."
 
 
 def _say_plan(comparison: Comparison, out: Path, reporter: Reporter) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.config.schema import Config
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, Interrupted, SelfplayError
 from selfplay.core.outcomes import SelectOutcome
 from selfplay.core.pool import Workers
@@ -149,8 +150,8 @@ def run(
     command: str = "",
 ) -> Outcome:
     """The whole selection. `command` is what the card says it was made with; `workers` replaces Ray (tests)."""
-    if name := find_secret(json.dumps(settings.model_dump(mode="json"), ensure_ascii=False)):
-        raise ConfigError(f"a setting holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
+    if secret := find_secret(json.dumps(settings.model_dump(mode="json"), ensure_ascii=False)):
+        raise ConfigError(f"a setting holds {secret}", KEEP_SECRETS_OUT)
     record = Record(Path(settings.out).expanduser().absolute())
     code = selected_code(settings)
     announce(code, reporter.say)
@@ -340,7 +341,7 @@ def _same_command(record: Record) -> Iterator[None]:
     except Interrupted as error:
         raise Interrupted(error.message, "The same command continues where it was.", error.exit_code) from None
     except SelfplayError as error:
-        resume = f"`selfplay resume {record.folder}"
+        resume = f"`{shell_command('resume', record.folder)}"
         error.hint = error.hint.replace(f"{resume} reward.", "`the same command with ").replace(
             f"{resume}`", "the same command"
         )

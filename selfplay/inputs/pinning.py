@@ -17,6 +17,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.redaction import find_secret
 from selfplay.inputs.models.chat import read_chat_template
 from selfplay.inputs.models.files import model_digest, refuse_adapter, refuse_foreign_code, snapshot_commit
+from selfplay.inputs.models.foreign import refuse_links, refuse_named_elsewhere
 from selfplay.inputs.models.preflight import PolicyInfo, RewardModelInfo, check_policy, check_reward_model
 from selfplay.inputs.places import (
     ModelSection,
@@ -135,9 +136,9 @@ def pin(
 
 
 def refuse_secrets(config: Config) -> None:
-    """Raise ConfigError for a setting that holds the value of a secret of the environment: settings are recorded."""
-    if name := find_secret(json.dumps(config.model_dump(mode="json"), ensure_ascii=False)):
-        raise ConfigError(f"the configuration holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
+    """Raise ConfigError for a setting that holds a secret: settings are recorded."""
+    if secret := find_secret(json.dumps(config.model_dump(mode="json"), ensure_ascii=False)):
+        raise ConfigError(f"the configuration holds {secret}", KEEP_SECRETS_OUT)
 
 
 def find_model(name: str, section: ModelSection, known: Mapping[str, str], found: dict[str, str]) -> Path:
@@ -151,7 +152,9 @@ def find_model(name: str, section: ModelSection, known: Mapping[str, str], found
 def _admit_model(name: str, section: ModelSection, folder: Path, found: dict[str, str]) -> None:
     """Refuse what loading the folder would take from elsewhere, and note the commit of a hub model in `found`."""
     assert section.model is not None, "the section names a model"
+    refuse_links(folder)
     refuse_adapter(folder)
+    refuse_named_elsewhere(folder)
     if _runs_own_code(section):
         refuse_foreign_code(folder)
     if not Path(section.model).expanduser().is_dir() and (commit := snapshot_commit(folder) or ""):

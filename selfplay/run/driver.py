@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfplay.config.schema import Config
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.core.pool import Workers
 from selfplay.core.redaction import find_secret
@@ -129,10 +130,8 @@ def _created(
 ) -> Iterator[Store]:
     """A new run, its lock held."""
     run_dir = prepared.run_dir.absolute()
-    if name := find_secret(given):
-        raise ConfigError(
-            f"the configuration file holds the value of the environment variable {name}", KEEP_SECRETS_OUT
-        )
+    if secret := find_secret(given):
+        raise ConfigError(f"the configuration file holds {secret}", KEEP_SECRETS_OUT)
     make_folder(run_dir)
     with RunLock(run_dir / "run.lock"):
         run_id = new_id()
@@ -242,7 +241,7 @@ def _attempt(
         # a hub model's folder is named by the commit that its revision resolved to
         "folders": {name: str(model.folder) for name, model in {"policy": inputs.policy, **inputs.rewards}.items()},
     }
-    again = f"`selfplay resume {store.layout.root}` continues it."
+    again = f"`{shell_command('resume', store.layout.root)}` continues it."
     if config.cluster.address is not None:
         # a resume joins what the run recorded: whoever made that run chose it
         reporter.say(f"joins the Ray cluster at {config.cluster.address} (cluster.address), which executes the work")

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from selfplay.config.diff import Change, changes
 from selfplay.config.schema import Config
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, DriftError
 from selfplay.core.outcomes import TrainOutcome
 from selfplay.core.stages import stages_of
@@ -156,11 +157,13 @@ def _refuse(source: Store, lines: list[str]) -> None:
 def _check_round(source: Store, from_round: int, after: Config) -> None:
     root, last = source.layout.root, last_whole_round(source)
     if last is None:
-        raise ConfigError(f"{root} has no complete round to fork from", f"`selfplay resume {root}` goes on with it.")
+        raise ConfigError(
+            f"{root} has no complete round to fork from", f"`{shell_command('resume', root)}` goes on with it."
+        )
     if from_round > last:
         raise ConfigError(
             f"round {from_round} of {root} is not complete; the last complete one is round {last}",
-            f"Fork from round {last} or an earlier one, or let the run go on first: selfplay resume {root}",
+            f"Fork from round {last} or an earlier one, or let the run go on first: {shell_command('resume', root)}",
         )
     if from_round >= after.rounds:
         raise ConfigError(

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from selfplay.core.errors import CorruptionError, LockedError
-from selfplay.store.durable import parse_json, read_file, write_error
+from selfplay.core.json_text import parse_json
+from selfplay.store.durable import read_file, write_error
 from selfplay.store.process_identity import this_process
 
 _AGAIN = "Remove it: it is created again."

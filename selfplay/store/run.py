@@ -14,7 +14,9 @@ from typing import Annotated, Any, ClassVar
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
+from selfplay.core.json_text import parse_json
 from selfplay.core.outcomes import OutcomeT, RoundOutcomes, from_json
 from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
@@ -60,7 +62,8 @@ def require_empty_dir(root: Path) -> None:
     if (root / "RUN.json").is_file():
         raise ConfigError(
             f"{root} holds a run already",
-            f"Continue it with `selfplay resume {root}`, look at it with `selfplay rounds {root}`, or choose another --run-dir.",
+            f"Continue it with `{shell_command('resume', root)}`, look at it with `{shell_command('rounds', root)}`, "
+            "or choose another --run-dir.",
         )
     raise ConfigError(f"{root} is there already and is not empty", "Choose another --run-dir, or remove it.")
 
@@ -172,7 +175,7 @@ class Store:
         """A JSON file of `config/` whose value is a `kind`. Raises CorruptionError."""
         path = self.layout.config / name
         try:
-            value = durable.parse_json(self.config_file(name))
+            value = parse_json(self.config_file(name))
         except ValueError as error:
             raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
         if not isinstance(value, kind):
@@ -288,7 +291,7 @@ class Store:
             data = durable.read_file(path)
             if [durable.sha256_bytes(data)] != [entry.sha256 for entry in commit.files if entry.path == METRICS]:
                 raise CorruptionError(f"{path} is damaged: its sha256 differs from its manifest", remedy(folder))
-            return from_json(kind, dict(durable.parse_json(data)))
+            return from_json(kind, dict(parse_json(data)))
         except (OSError, ValueError, TypeError) as error:
             raise CorruptionError(f"{path} is damaged ({error})", remedy(folder)) from None
 

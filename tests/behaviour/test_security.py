@@ -268,7 +268,7 @@ def test_a_selection_whose_settings_hold_a_secret_is_refused(canary: str, tmp_pa
 
 
 def test_what_is_a_secret_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*secrets().values(),):
+    for name in {*secrets().values()}:
         monkeypatch.delenv(name)
     found = {
         "OPENAI_API_KEY": "sk-12345678", "DB_PASSWORD": "long enough", "AWS_SECRET_ACCESS_KEY": "abcdefgh", "A_TOKEN": "short",

@@ -9,10 +9,11 @@ from __future__ import annotations
 import ast
 import io
 import itertools
-import json
 import tokenize
 import warnings
 from typing import Any
+
+from selfplay.core.json_text import parse_json
 
 _LAYOUT = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
@@ -21,8 +22,8 @@ def parsed_text(value: str) -> Any:
     """What a text holds as JSON, also where JSON was written into it twice, or as Python or numpy prints it. The text itself
     where it is none of these or has two readings."""
     try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
+        found = parse_json(value)
+    except ValueError:
         pass
     else:
         return parsed_text(found) if isinstance(found, str) and found.startswith(("[", "{")) else found

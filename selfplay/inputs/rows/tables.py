@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.errors import DataError
+from selfplay.core.json_text import parse_json
 from selfplay.inputs.rows.columns import Columns
 from selfplay.inputs.rows.values import content_hash, lenient_json
 
@@ -137,8 +137,8 @@ def other_columns(
     before = others.get("columns_json")
     if isinstance(before, str):
         try:
-            earlier = json.loads(before)
-        except (ValueError, RecursionError):
+            earlier = parse_json(before)
+        except ValueError:
             earlier = None
         if isinstance(earlier, dict):
             del others["columns_json"]

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.core.evaluation_statistics import bootstrap_mean
 from selfplay.inspect.documents.rounds import round_summary
@@ -61,7 +62,9 @@ def parse_side(given: str, other: Side | None = None) -> Side:
     evaluated = [round_number for round_number in store.rounds() if store.is_committed(round_number, "evaluate")]
     present = evaluated or store.rounds()
     if not present:
-        raise ConfigError(f"{given} has no round yet", f"`selfplay status {given}` reports its progress.")
+        raise ConfigError(
+            f"{given} has no round yet", f"`{shell_command('status', Path(given))}` reports its progress."
+        )
     return Side(store, present[-1])
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from selfplay.config.anonymize import neutral, neutral_place
 from selfplay.config.load import looks_like_path
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import TrainOutcome
 from selfplay.inspect.documents.rounds import round_summaries
@@ -100,7 +101,7 @@ def _rounds(store: Store, asked: Sequence[int]) -> list[int]:
     if not found:
         raise ConfigError(
             f"{store.layout.root} has no round with selected pairs yet",
-            f"`selfplay status {store.layout.root}` shows how far it is.",
+            f"`{shell_command('status', store.layout.root)}` shows how far it is.",
         )
     if is_selection(store) and not all(store.is_committed(number, "prompts") for number in found):
         folder = store.layout.root.parent

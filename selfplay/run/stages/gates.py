@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.config.running import GatesConfig
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import GateError
 from selfplay.core.outcomes import ForcedGate
 from selfplay.run.stages.context import Policy, StageContext
@@ -47,13 +48,13 @@ def check(context: StageContext, round_number: int, responses: RoundResponses, s
     root = context.store.layout.root
     shown = list(dict.fromkeys(example for gate in found for example in gate.examples))[:SHOWN]
     examples = "".join(f"\n    {example}" for example in shown)
-    loosened = " ".join(f"{gate.setting}=1.0" for gate in found)
+    loosened = [f"{gate.setting}=1.0" for gate in found]
     raise GateError(
         f"round {round_number}: the responses of the policy after round {policy.round} look like a collapse: {said}. Nothing was "
         f"trained on them; for example:{examples}",
-        f"`selfplay show {root} {round_number}` shows the round. {_repeat_training(context, policy)}If these responses "
+        f"`{shell_command('show', root, round_number)}` shows the round. {_repeat_training(context, policy)}If these responses "
         "are as intended: "
-        f"`selfplay resume {root} {loosened}`, or once with --force.",
+        f"`{shell_command('resume', root, *loosened)}`, or once with --force.",
     )
 
 
@@ -61,10 +62,10 @@ def _repeat_training(context: StageContext, policy: Policy) -> str:
     """How to train the round of this policy again with a lower learning rate; empty for the starting policy."""
     if policy.round == 0:
         return ""
-    again = f"`selfplay fork {context.store.layout.root} --from-round {policy.round - 1}"
-    rate = context.settings.training.learning_rate / 2
+    rate = f"training.learning_rate={context.settings.training.learning_rate / 2:g}"
+    again = shell_command("fork", context.store.layout.root, "--from-round", policy.round - 1, rate)
     how = "If its training went wrong, repeat it with a lower learning rate"
-    return f"{how}: {again} training.learning_rate={rate:g}` (or change beta or epochs). "
+    return f"{how}: `{again}` (or change beta or epochs). "
 
 
 def tripped(responses: RoundResponses, gates: GatesConfig, take: Callable[[Ints], pa.Table]) -> list[Tripped]:

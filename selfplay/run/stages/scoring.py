@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import BackendError
 from selfplay.core.outcomes import CombinedReward, RewardPart
 from selfplay.core.pool import Pool
@@ -241,11 +242,11 @@ def check_failures(context: StageContext, table: pa.Table, section: str) -> None
     else:
         function = settings.reward.sources()[section].function
         name = f"the reward ({section}.{'model' if function is None else 'function'})"
-    again = f"`selfplay resume {context.store.layout.root}"
+    root = context.store.layout.root
     enough = 0.5 if num_failed <= 0.5 * table.num_rows else 1.0
     raise BackendError(
         f"{name} failed for {num_failed} of {table.num_rows} responses of a shard; most often ({count}): {common}",
-        f"If a service that it calls failed for a while, {again}` scores the rest. "
+        f"If a service that it calls failed for a while, `{shell_command('resume', root)}` scores the rest. "
         + ("A changed function makes another run: its source is pinned. " if function is not None else "")
-        + f"{again} reward.max_failed={enough}` allows more failures.",
+        + f"`{shell_command('resume', root, f'reward.max_failed={enough}')}` allows more failures.",
     )

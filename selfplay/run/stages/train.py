@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import BackendError, DivergedError, EmptyRoundsError, Interrupted
 from selfplay.core.outcomes import PairOutcome, SampleOutcome, SelectOutcome, Training, TrainOutcome
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
@@ -270,10 +271,11 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
             else:
                 result = event
     except DivergedError as diverged:
-        fork = f"`selfplay fork {context.store.layout.root} --from-round {round_number - 1}"
+        rate = f"training.learning_rate={context.settings.training.learning_rate / 2:g}"
+        fork = shell_command("fork", context.store.layout.root, "--from-round", round_number - 1, rate)
         diverged.hint += (
             " The settings of a training cannot change within a run. A fork shares the rounds before this one: "
-            f"{fork} training.learning_rate={context.settings.training.learning_rate / 2:g}`."
+            f"`{fork}`."
         )
         raise
     except Interrupted as stopped:
