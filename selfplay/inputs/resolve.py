@@ -18,6 +18,7 @@ from selfplay.config.schema import Config, EvaluationConfig, MixConfig, PolicyCo
 from selfplay.core.errors import ConfigError
 from selfplay.core.records import Message
 from selfplay.core.redaction import find_secret
+from selfplay.inputs.conversations import check_conversations
 from selfplay.inputs.metric_requirements import Ranking, ranking_pins, resolve_ranking
 from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
 from selfplay.inputs.models.files import (
@@ -71,6 +72,7 @@ class Inputs:
     `pins` maps a setting's name to the sha256 of what it named, `revisions` to NAME@COMMIT where that was a hub model.
     `rewards` are the reward models by their section (`reward`, or `reward.parts.NAME`); functions are none of them.
     `gold_lacks`: columns that the gold judge requires and only the evaluation's prompts have.
+    `notes` and `warnings` are what the checks of the models' conversations found (see `conversations.py`).
     `reference` and `embedding` are models that only a selection from a dataset has beside its policy.
     """
 
@@ -91,6 +93,8 @@ class Inputs:
     revisions: dict[str, str]
     gold_lacks: tuple[str, ...]
     ranking: Ranking
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     mix: PinnedModel | None = None
     reference: PinnedModel | None = None
     embedding: EmbeddingModel | None = None
@@ -151,6 +155,19 @@ def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | No
     lengths = _lengths(config, info)
     renderer = ChatRenderer(tokenizer, template, policy_settings.chat_template_kwargs)
     ranking = resolve_ranking(config, search_path, prompts, renderer, lengths["context_length"])
+    sources = {"prompts.source": prompts, "evaluation.source": evaluation}
+    conversations = check_conversations(
+        renderer,
+        stop_token_ids(tokenizer, generation_eos_ids(policy_folder)),
+        policy_folder,
+        info.vocab_size,
+        {
+            section: (source, rewards[section].folder)
+            for section, source in config.reward.sources().items()
+            if source.model
+        },
+        {name: source.prompts.table for name, source in sources.items() if source is not None},
+    )
     return Inputs(
         policy=PinnedModel(policy_folder, pins["policy.model"]),
         policy_info=info,
@@ -159,12 +176,14 @@ def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | No
         prompts=prompts,
         evaluation=evaluation,
         renderer=renderer,
-        stop_token_ids=stop_token_ids(tokenizer, generation_eos_ids(policy_folder)),
+        stop_token_ids=conversations.stop_token_ids,
         search_path=search_path,
         pins=pins,
         revisions=found,
         gold_lacks=gold_lacks,
         ranking=ranking,
+        notes=conversations.notes,
+        warnings=conversations.warnings,
         mix=mix,
         reference=None,
         embedding=None,

@@ -25,6 +25,7 @@ from selfplay.selection.arrays import Ints
 from selfplay.store.lazy_table import RowReader
 
 TOO_LONG = "too_long_for_context"
+OUTSIDE = "outside_of_vocabulary"
 # Prompts that are Python objects at a time.
 BLOCK_PROMPTS = 10_000
 
@@ -118,6 +119,8 @@ def _render(context: StageContext, round_number: int, raw: Prompts, limit: int) 
             token_ids = context.inputs.renderer.prompt(prompt.messages)
         except DataError as error:
             reason = f"template_refused: {error.message}"[:200]
+        if token_ids and max(token_ids) >= context.inputs.policy_info.vocab_size:
+            reason = OUTSIDE
         if reason is None and not token_ids:
             reason = "empty_after_rendering"
         if len(token_ids) > limit:
