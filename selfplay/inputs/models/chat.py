@@ -14,6 +14,7 @@ from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.records import Message
 from selfplay.inputs.models.chat_template import ChatTemplate, check_kwargs
 from selfplay.inputs.models.control_text import ControlText
+from selfplay.inputs.models.encoding import encode
 from selfplay.inputs.models.thinking import Thinking
 
 NO_TEMPLATE = "none"
@@ -31,8 +32,7 @@ class ChatRenderer:
     is none. This departs from `apply_chat_template` only where the template leaves out the
     BOS that the tokenizer puts before any other text.
 
-    Raises ConfigError if there is no template and `chat_template` is not "none", for invalid kwargs, and for a template that does
-    not end.
+    Raises ConfigError if there is no template and `chat_template` is not "none", and for invalid kwargs.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ChatRenderer:
             template = ChatTemplate(tokenizer, self._find_template(chat_template), chat_template_kwargs or {})
             self._template, self.thinking = template, Thinking(tokenizer, template.source)
             self.control = ControlText(tokenizer, template.source, [*template.rendered.values()], self.thinking.marks)
-        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+        bare = encode(tokenizer, "a")
         whole = tokenizer("a")["input_ids"]
         # What the tokenizer puts before a text; what it puts after one (an end token) has no place in a prompt.
         self._own_start = whole[: next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)]
@@ -137,8 +137,7 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> An
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-        tokenizer("a")  # some classes load with files of another one and fail here
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # a tokenizer of another class than its files raises whatever it meets
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -146,7 +145,6 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> An
             "Save it there with tokenizer.save_pretrained, or name a complete model. If its files are there, tokenizer_class in "
             "tokenizer_config.json may not fit them.",
         ) from error
-    return tokenizer
 
 
 def read_chat_template(value: str | None, base_dir: str | Path) -> str | None:

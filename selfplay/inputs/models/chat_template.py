@@ -7,6 +7,7 @@ the form is found by rendering a sentence with it, and texts are given in that f
 
 from __future__ import annotations
 
+import contextlib
 import re
 import traceback
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,10 @@ class TemplateFailure(DataError):
     """The template itself is at fault (invalid Jinja, an error while it runs, no end), whatever the messages are."""
 
 
+class _Endless(TemplateFailure):
+    pass
+
+
 class ChatTemplate:
     """A Jinja chat template with its own variables (`kwargs`), run by a tokenizer of transformers.
 
@@ -50,9 +55,14 @@ class ChatTemplate:
         self.rendered: dict[str, str] = {}
         self.left_out: frozenset[str] = frozenset()
         user = Message(role="user", content="x")
-        self._find_form("user", [Message(role="user", content=PROBE)], True)
-        self._find_form("system", [Message(role="system", content=PROBE), user], True)
-        self._find_form("assistant", [user, Message(role="assistant", content=PROBE)], False)
+        probes: dict[str, list[Message]] = {
+            "user": [Message(role="user", content=PROBE)],
+            "system": [Message(role="system", content=PROBE), user],
+            "assistant": [user, Message(role="assistant", content=PROBE)],
+        }
+        with contextlib.suppress(_Endless):  # it is said of the real messages
+            for role, messages in probes.items():
+                self._find_form(role, messages, role != "assistant")
         self.turn_end = self.rendered.get("assistant", "").rpartition(PROBE)[2]
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
@@ -71,7 +81,7 @@ class ChatTemplate:
                     **self._kwargs,
                 )
         except OutOfTime as error:
-            raise TemplateFailure(
+            raise _Endless(
                 f"the chat template does not end: {SECONDS:g} seconds were not enough for messages with the roles {roles}",
                 "Correct the template, or give another chat_template.",
             ) from error
@@ -102,15 +112,15 @@ class ChatTemplate:
 
     def _find_form(self, role: str, messages: Sequence[Message], add_generation_prompt: bool) -> None:
         """Give a role's content as parts where only these are written. Where neither is, the text stays, and what is wrong is
-        said of the real messages. Raises TemplateFailure for a template that does not end."""
+        said of the real messages. Raises _Endless."""
         as_text, left_out = self.part_roles, False
         for part_roles in (as_text, as_text | {role}):
             self.part_roles = part_roles
             try:
                 text = self.render(messages, add_generation_prompt)
-            except DataError as error:
-                if isinstance(error.__cause__, OutOfTime):
-                    raise
+            except _Endless:
+                raise
+            except DataError:
                 continue
             if PROBE in text:
                 self.rendered[role] = text

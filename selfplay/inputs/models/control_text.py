@@ -17,6 +17,7 @@ from typing import Any
 
 from selfplay.core.errors import DataError
 from selfplay.core.records import Message
+from selfplay.inputs.models.encoding import encode, single_token
 
 # A string that a template writes is a control token only if it looks like one: tokenizers have tokens for words as well.
 _BRACKETED = re.compile(r"[<\[◁][^\s<>\[\]◁▷'\"]{1,40}[>\]▷]")
@@ -46,9 +47,8 @@ class ControlText:
                 self.ids[text] = index
         strings = dict.fromkeys(found for one in written for found in _BRACKETED.findall(one))
         for text in strings:
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text not in self.ids else []
-            if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-                self.ids[text] = int(ids[0])
+            if text not in self.ids and (token := single_token(tokenizer, text)) is not None:
+                self.ids[text] = token
         shown = [found for one in rendered for found in _BRACKETED.findall(one)]
         self.plain = frozenset(shown) - self.ids.keys()
         self._numbers = frozenset(self.ids.values())
@@ -80,7 +80,7 @@ class ControlText:
         """Token ids of rendered text, nothing put before or behind it. Raises DataError where the tokenizer cannot write a typed
         string as text."""
         if not hidden.strings:
-            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+            return encode(self._tokenizer, text)
         expected = len(self._any.findall(text))
         ids = self._by_copy(text, hidden) if self._tokenizer.is_fast else self._in_pieces(text, hidden)
         if len([token for token in ids if token in self._numbers]) > expected:
@@ -99,7 +99,7 @@ class ControlText:
         """For a tokenizer that cannot be copied. One that marks the starts of words may add such a mark at the seams."""
         ids: list[int] = []
         for piece, is_typed in hidden.pieces(text):
-            ids += self._tokenizer(piece, add_special_tokens=False, split_special_tokens=is_typed)["input_ids"]
+            ids += encode(self._tokenizer, piece, split_special_tokens=is_typed)
         return ids
 
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfplay.inputs.models.encoding import single_token
+
 UNCLOSED_THINKING = "unclosed_thinking"
 NO_FINAL_ANSWER = "no_final_answer"
 
@@ -59,15 +61,18 @@ class Thinking:
     def __init__(self, tokenizer: Any | None = None, template: str | None = None) -> None:
         self._tokenizer = tokenizer
         pairs = _pairs(tokenizer, template)
-        ids = {mark: _token_id(tokenizer, mark) for pair in pairs for mark in pair}
+        ids = {mark: self._token_id(mark) for pair in pairs for mark in pair}
         self._pairs = [pair for pair in pairs if None not in (ids[pair[0]], ids[pair[1]])]
         self._opens, self._closes = ({ids[pair[side]] for pair in self._pairs} for side in (0, 1))
         self._text_pairs = [pair for pair in pairs if pair not in self._pairs]
-        names = {name: _token_id(tokenizer, name) for name in (_CHANNEL, _MESSAGE, _START, *_ENDS)}
+        names = {name: self._token_id(name) for name in (_CHANNEL, _MESSAGE, _START, *_ENDS)}
         self._channels = names if None not in (names[_CHANNEL], names[_MESSAGE]) else None
         self._may_be_opened = [opening for opening, _ in self._text_pairs if opening in (template or "")]
         self.reads_tokens = bool(self._pairs or self._may_be_opened) or self._channels is not None
         self.marks = frozenset(mark for pair in pairs for mark in pair)
+
+    def _token_id(self, mark: str) -> int | None:
+        return None if self._tokenizer is None else single_token(self._tokenizer, mark)
 
     def describe(self) -> str:
         """The form that was found, for people; empty where template and tokenizer name none."""
@@ -186,11 +191,3 @@ def _pairs(tokenizer: Any | None, template: str | None) -> list[tuple[str, str]]
     there = lambda mark: mark in seen or mark in (template or "")  # noqa: E731
     known = [pair for pair in _KNOWN if tokenizer is None or pair == _KNOWN[0] or all(map(there, pair))]
     return list(dict.fromkeys([*named, *known]))
-
-
-def _token_id(tokenizer: Any | None, mark: str) -> int | None:
-    """The id of a mark that is one token; None where it is written with several."""
-    if tokenizer is None:
-        return None
-    ids = tokenizer(mark, add_special_tokens=False)["input_ids"]
-    return int(ids[0]) if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None

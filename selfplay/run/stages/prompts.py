@@ -7,6 +7,7 @@ not sampled from.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -54,6 +55,12 @@ def run(context: StageContext, round_number: int) -> None:
     if reasons:
         context.reporter.say(
             f"round {round_number}: {sum(reasons.values())} of {table.num_rows} prompts dropped: {reasons}"
+        )
+    imitations = Counter(found for block in blocks for found in _imitations(context, block))
+    for string, count in sorted(imitations.items()):
+        context.reporter.say(
+            f"round {round_number}: {count} of {table.num_rows} prompts contain {string!r}, with which the chat template "
+            "structures a conversation. It is no control token, so the policy cannot tell it from the template's own"
         )
     if not writer.shards():
         writer.write_shard(0, table)
@@ -109,6 +116,13 @@ def _seeded_order(prompts: Prompts, seed: int, purpose: str) -> Ints:
     seeds = [derive_seed(seed, purpose, name.as_py()) for name in ids]
     order = pc.sort_indices(pa.table({"seed": seeds, "id": ids}), [("seed", "ascending"), ("id", "ascending")])
     return np.asarray(order.to_numpy(), dtype=np.int64)
+
+
+def _imitations(context: StageContext, prompts: Prompts) -> Iterator[str]:
+    """The strings of the chat template, no tokens, that prompts contain: one of each prompt that has any."""
+    control = context.inputs.renderer.control
+    if control.plain:
+        yield from filter(None, (control.imitated(prompt.messages) for prompt in prompts))
 
 
 def _render(context: StageContext, round_number: int, raw: Prompts, limit: int) -> Iterator[Prompt]:

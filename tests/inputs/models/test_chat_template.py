@@ -77,7 +77,7 @@ def test_a_template_that_does_not_end(tokenizer, monkeypatch):
     monkeypatch.setattr(chat_template, "SECONDS", 0.1)
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(TemplateFailure, match=r"does not end: 0.1 seconds"):
-        ChatTemplate(tokenizer, endless, {})
+        ChatTemplate(tokenizer, endless, {}).render(USER, True)
     only_for_some = "{% if messages | length > 2 %}" + endless + "{% endif %}{{ messages[0]['content'] }}"
     template = ChatTemplate(tokenizer, only_for_some, {})
     assert template.render(USER, True) == "hi"
