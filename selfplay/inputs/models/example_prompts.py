@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from selfplay.core.records import Message
 
-# Longer prompts are no examples: a check takes less than a second.
-_MOST_CHARS = 100_000
+# Examples are looked for among the first rows, and longer prompts are none: a check takes less than a second.
+_MOST_ROWS, _MOST_CHARS = 100_000, 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ def example_prompts(sources: Mapping[str, pa.Table]) -> list[Example]:
     """Of each table the first prompt, the longest one, one with a system message, and the one with the most turns; a prompt that
     is several of these is there once. `sources` are tables by name with the column `messages`, and `row` where rows have
     numbers."""
-    return [example for name, table in sources.items() if len(table) for example in _of_table(name, table)]
+    return [example for name, table in sources.items() if len(table) for example in _of_table(name, table[:_MOST_ROWS])]
 
 
 def _of_table(name: str, table: pa.Table) -> list[Example]:

@@ -64,7 +64,10 @@ class Thinking:
         ids = {mark: self._token_id(mark) for pair in pairs for mark in pair}
         self._pairs = [pair for pair in pairs if None not in (ids[pair[0]], ids[pair[1]])]
         self._opens, self._closes = ({ids[pair[side]] for pair in self._pairs} for side in (0, 1))
+        self._turns = _special_ids(tokenizer) - self._opens - self._closes
         self._text_pairs = [pair for pair in pairs if pair not in self._pairs]
+        marks = sorted({mark for pair in self._text_pairs for mark in pair}, key=len, reverse=True)
+        self._text_marks = re.compile("|".join(map(re.escape, marks)) if marks else r"(?!)")
         names = {name: self._token_id(name) for name in (_CHANNEL, _MESSAGE, _START, *_ENDS)}
         self._channels = names if None not in (names[_CHANNEL], names[_MESSAGE]) else None
         self._may_be_opened = [opening for opening, _ in self._text_pairs if opening in (template or "")]
@@ -79,22 +82,21 @@ class Thinking:
         if self._channels is not None:
             return "its final answer is the message in the channel final; other channels are thoughts"
         if self._may_be_opened and not self._pairs:
-            return (
-                f"its thoughts stand between {' or '.join(f'{a} and {b}' for a, b in self._text_pairs)} (as plain text)"
-            )
+            pairs = [f"{a} and {b}" for a, b in self._text_pairs if a in self._may_be_opened]
+            return f"its thoughts stand between {' or '.join(pairs)} (as plain text)"
         if not self._pairs:
             return ""
-        assert self._tokenizer is not None
-        added = self._tokenizer.added_tokens_decoder
-        special = any(token in added and added[token].special for token in self._opens)
+        special = not self._opens.isdisjoint(_special_ids(self._tokenizer))
         kind = "special tokens, which are not in the text of a response" if special else "tokens"
         return f"its thoughts stand between {' or '.join(f'{a} and {b}' for a, b in self._pairs)} ({kind})"
 
     def opened_by(self, prompt_ids: Sequence[int]) -> bool:
         """Whether a response to this prompt begins inside a thought that the prompt has opened."""
-        last = next((token for token in reversed(prompt_ids) if token in self._opens or token in self._closes), None)
-        if last is not None and last in self._opens:
-            return True
+        for token in reversed(prompt_ids):
+            if token in self._opens:
+                return True
+            if token in self._closes or token in self._turns:
+                break
         if not self._may_be_opened:
             return False
         tail = self._decode(prompt_ids[-_TAIL:]).rstrip()
@@ -105,7 +107,9 @@ class Thinking:
         if self._channels is not None:
             return self._in_channels(prompt_ids, token_ids)
         inside = self.opened_by(prompt_ids)
-        return self._in_tokens(token_ids, inside) if self._pairs else self.in_text(text, inside)
+        found = self._in_tokens(token_ids, inside) if self._pairs else WHOLE
+        # a model may write other marks than its tokenizer has
+        return self.in_text(text, inside and not self._pairs) if found == WHOLE else found
 
     def in_text(self, text: str, inside: bool = False) -> Answer:
         """The final answer of a response of which there is only text. `inside`: it begins inside a thought."""
@@ -113,9 +117,8 @@ class Thinking:
             finals = [content for channel, content in found if channel == "final"]
             return Answer(finals[-1].lstrip()) if finals else Answer(missing=NO_FINAL_ANSWER)
         opens, closes = ({pair[side] for pair in self._text_pairs} for side in (0, 1))
-        marks = "|".join(map(re.escape, sorted(opens | closes, key=len, reverse=True)))
         start, closed = 0, False
-        for found_mark in re.finditer(marks, text):
+        for found_mark in self._text_marks.finditer(text):
             mark, end = found_mark.group(), found_mark.end()
             # in prose an opening mark may be spoken of: it opens a thought at the start, or where the thought is closed later
             if mark in opens and not inside:
@@ -173,6 +176,11 @@ class Thinking:
         return str(
             self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
+
+
+def _special_ids(tokenizer: Any | None) -> set[int]:
+    added = tokenizer.added_tokens_decoder if tokenizer is not None else {}
+    return {index for index, token in added.items() if token.special}
 
 
 def _pairs(tokenizer: Any | None, template: str | None) -> list[tuple[str, str]]:

@@ -72,6 +72,15 @@ def test_thoughts_that_the_prompt_opens():
     assert answer(thinking, tokenizer, "a\n</think>\n\nfine", opened) == Answer("fine")
     assert answer(thinking, tokenizer, "never closed", opened) == UNCLOSED
     assert answer(thinking, tokenizer, "fine", closed) == WHOLE
+    earlier = "<|user|>hi<|end|><|assistant|><think>cut<|end|><|user|>again<|end|><|assistant|>"
+    assert answer(thinking, tokenizer, "fine", earlier) == WHOLE
+
+
+def test_a_model_may_write_other_marks_than_its_tokenizer_has():
+    tokenizer = tokenizer_with("[THINK]", "[/THINK]", special=True)
+    thinking = Thinking(tokenizer, CHAT_TEMPLATE)
+    assert answer(thinking, tokenizer, "<think>a</think>fine") == Answer("fine")
+    assert answer(thinking, tokenizer, "[THINK]a[/THINK]the tag <think> is open") == Answer("the tag <think> is open")
 
 
 def test_marks_that_are_text_of_the_template():
