@@ -94,13 +94,17 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScoreItem:
-    """A response to be scored: the conversation before it, its text, and the prompt's other columns."""
+    """A response to be scored: the conversation before it, its text, and the prompt's other columns. `final_answer` is the
+    response without its thoughts (None: it has none, the text is the answer), `no_answer` the reason why there is no final
+    answer."""
 
     response_id: str
     messages: list[Message]
     response: str
     finish_reason: str = "stop"
     columns: dict[str, Any] = field(default_factory=dict)
+    final_answer: str | None = None
+    no_answer: str | None = None
 
 
 class Scorer(Protocol):

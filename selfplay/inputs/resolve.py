@@ -17,6 +17,7 @@ from selfplay.config.diff import identity_document
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError
 from selfplay.core.records import Message
+from selfplay.inputs.conversations import check_conversations
 from selfplay.inputs.metric_requirements import Ranking, resolve_ranking
 from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, stop_token_ids
 from selfplay.inputs.models.loading_check import check_policy_loads, check_reward_model_loads
@@ -53,6 +54,7 @@ class Inputs:
     `rewards` are the reward models by their section (`reward`, or `reward.parts.NAME`); functions are none of them.
     `gold_lacks`: columns that the gold judge requires and only the evaluation's prompts have. `code` is the code of users and
     models that is run.
+    `notes` and `warnings` are what the checks of the models' conversations found (see `conversations.py`).
     `reference` and `embedding` are models that only a selection from a dataset has beside its policy.
     """
 
@@ -73,6 +75,8 @@ class Inputs:
     revisions: dict[str, str]
     gold_lacks: tuple[str, ...]
     ranking: Ranking
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     code: tuple[Code, ...] = ()
     mix: PinnedModel | None = None
     reference: PinnedModel | None = None
@@ -101,6 +105,19 @@ def resolve(
     lengths = _lengths(config, pinned.policy_info)
     renderer = ChatRenderer(tokenizer, pinned.template, config.policy.chat_template_kwargs)
     ranking = resolve_ranking(config, search_path, pinned.prompts, renderer, lengths["context_length"])
+    tables = {"prompts.source": pinned.prompts, "evaluation.source": pinned.evaluation}
+    conversations = check_conversations(
+        renderer,
+        stop_token_ids(tokenizer, generation_eos_ids(pinned.policy.folder)),
+        pinned.policy.folder,
+        pinned.policy_info.vocab_size,
+        {
+            section: (source, pinned.rewards[section].folder)
+            for section, source in config.reward.sources().items()
+            if source.model
+        },
+        {name: source.prompts.table for name, source in tables.items() if source is not None},
+    )
     return Inputs(
         policy=pinned.policy,
         policy_info=pinned.policy_info,
@@ -109,12 +126,14 @@ def resolve(
         prompts=pinned.prompts,
         evaluation=pinned.evaluation,
         renderer=renderer,
-        stop_token_ids=stop_token_ids(tokenizer, generation_eos_ids(pinned.policy.folder)),
+        stop_token_ids=conversations.stop_token_ids,
         search_path=search_path,
         pins=pinned.pins,
         revisions=pinned.revisions,
         gold_lacks=gold_lacks,
         ranking=ranking,
+        notes=conversations.notes,
+        warnings=conversations.warnings,
         code=pinned.code,
         mix=pinned.mix,
         reference=None,

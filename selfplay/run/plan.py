@@ -152,7 +152,8 @@ def make_plan(
             f"{name}: {note}"
             for name, source in (("prompts.source", inputs.prompts), ("evaluation.source", inputs.evaluation))
             for note in (source.notes if source else ())
-        ],
+        ]
+        + list(inputs.notes),
         warnings=list(_warnings(config, inputs, steps, needs, device)),
     )
 
@@ -243,6 +244,7 @@ def _warnings(config: Config, inputs: Inputs, steps: int, needs: MemoryNeeds, de
             f"only {steps} optimizer steps a round: such a short schedule teaches little; lower training.batch_size, or raise "
             "epochs (or max_steps), keep or prompts.per_round"
         )
+    yield from inputs.warnings
     if config.cluster.address is None:
         yield from needs.warnings(device, "this machine")
     overlap = _overlap(inputs)

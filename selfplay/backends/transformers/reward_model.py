@@ -24,13 +24,12 @@ from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.score_table import Outcome, finite, score_table
-from selfplay.inputs.models.chat import ChatRenderer, final_answer, load_tokenizer
+from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer
 from selfplay.inputs.models.files import model_folder
 from selfplay.inputs.models.preflight import check_reward_model
 from selfplay.inputs.models.sizes import tokenizer_limit
 
 TOO_LONG = "too_long_for_reward_model"
-UNCLOSED_THINKING = "unclosed_thinking"
 
 
 class RewardModel:
@@ -38,8 +37,8 @@ class RewardModel:
 
     `dtype`: "auto" is float32 on a CPU and bfloat16 on CUDA, else a torch dtype's name. `batch_tokens`: padded
     tokens in a forward pass; None: by the device. `max_length`: tokens of a whole conversation, at most (and by default) what the
-    model has positions for. `sees`: "final" scores what follows a leading <think>...</think> block, "full"
-    everything. `threads`: CPU threads.
+    model has positions for. `sees`: "final" scores a response's final answer (`ScoreItem.final_answer`), "full"
+    all of its text. `threads`: CPU threads.
 
     Raises ModelError for a folder that `check_reward_model` refuses or whose weights do not fill the model,
     ConfigError for a setting out of range.
@@ -100,9 +99,11 @@ class RewardModel:
 
     def _render(self, item: ScoreItem) -> tuple[list[int], str | None]:
         """Token ids of the conversation with the response, or none and the reason why it cannot be scored."""
-        response = final_answer(item.response) if self._sees == "final" else item.response
-        if response is None:
-            return [], UNCLOSED_THINKING
+        response = item.response
+        if self._sees == "final":
+            if item.no_answer is not None:
+                return [], item.no_answer
+            response = item.response if item.final_answer is None else item.final_answer
         try:
             ids = self._renderer.conversation([*item.messages, {"role": "assistant", "content": response}])
         except DataError as error:

@@ -42,16 +42,6 @@ def load_policy(folder: Path, *, trust_remote_code: bool = False) -> Any:
     return model
 
 
-def end_token_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """Ids at which generation ends: the tokenizer's and those of the folder's generation config."""
-    ids = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
-    if (folder / "generation_config.json").is_file():
-        listed = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-        if listed is not None:
-            ids |= {listed} if isinstance(listed, int) else set(listed)
-    return frozenset(ids)
-
-
 def save_policy(model: Any, source: Path, folder: Path) -> None:
     """Write `model` in its dtype with everything else from `source`. `folder` must not exist yet."""
     folder.mkdir(parents=True)

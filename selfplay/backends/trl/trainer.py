@@ -93,8 +93,9 @@ def _train(
 ) -> TrainResult:
     from selfplay.backends.trl.checks import check_saved, measure_update, record_canaries
     from selfplay.backends.trl.config import check_job
-    from selfplay.backends.trl.policy_files import end_token_ids, load_policy, save_policy
-    from selfplay.inputs.models.chat import load_tokenizer
+    from selfplay.backends.trl.policy_files import load_policy, save_policy
+    from selfplay.inputs.models.chat import load_tokenizer, stop_token_ids
+    from selfplay.inputs.models.preflight import generation_eos_ids
 
     started = time.monotonic()
     notes: list[str] = []
@@ -105,7 +106,7 @@ def _train(
     fitted = _fit(job, model, tokenizer, device, progress, notes)
     model = fitted.model
     update = measure_update(model, job, trust_remote_code=trust_remote_code)
-    canaries = record_canaries(model, job, end_token_ids(source, tokenizer))
+    canaries = record_canaries(model, job, frozenset(stop_token_ids(tokenizer, generation_eos_ids(source))))
     for name in ("policy", "engine"):
         if (output / name).exists():
             notes.append(f"an unfinished {name}/ of an earlier attempt was replaced")

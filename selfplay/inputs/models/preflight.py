@@ -138,14 +138,23 @@ def check_reward_model(folder: str | Path, *, trust_remote_code: bool = False) -
 
 def generation_eos_ids(folder: str | Path) -> tuple[int, ...]:
     """End-of-sequence ids that generation stops at by the model's own files: generation_config.json's, and
-    where there is no such file config.json's (transformers derives the one from the other)."""
+    where it names none config.json's (transformers derives the one from the other). Nulls in a list are no ids.
+
+    Raises ModelError for an id that is no whole number.
+    """
     folder = Path(folder)
-    path = folder / "generation_config.json"
-    config = read_json(path if path.is_file() else folder / "config.json")
-    value = config.get("eos_token_id", (config.get("text_config") or {}).get("eos_token_id"))
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, int) else tuple(value)
+    for name in ("generation_config.json", "config.json"):
+        config = read_json(folder / name) if name == "config.json" or (folder / name).is_file() else {}
+        value = config.get("eos_token_id", (config.get("text_config") or {}).get("eos_token_id"))
+        ids = [each for each in (value if isinstance(value, list) else [value]) if each is not None]
+        if wrong := [each for each in ids if isinstance(each, bool) or not isinstance(each, int) or each < 0]:
+            raise ModelError(
+                f"eos_token_id in {folder / name} holds {wrong[0]!r}, which is no token id",
+                "Correct the file: it is a whole number or a list of whole numbers.",
+            )
+        if ids:
+            return tuple(ids)
+    return ()
 
 
 def has_chat_template(folder: str | Path) -> bool:

@@ -23,11 +23,11 @@ from selfplay.run.stages.evaluation_metrics import summarize
 from selfplay.run.stages.prompts import sample_requests
 from selfplay.run.stages.sample import no_responses, sampling_settings
 from selfplay.run.stages.scoring import (
-    SCORED_COLUMNS,
     gold_drop_reasons,
     judge_shards,
     reward_shards,
     score_items,
+    scored_columns,
 )
 from selfplay.selection.margins import Spread
 from selfplay.store.writer import StageWriter
@@ -112,7 +112,7 @@ def _score(context: StageContext, writer: StageWriter, round_number: int, respon
     size = 4 * context.settings.sampling.shard_size
 
     def rows(start: int, stop: int) -> pa.Table:
-        return responses.slice(start, stop - start).select(SCORED_COLUMNS)
+        return responses.slice(start, stop - start).select(scored_columns(context))
 
     def rewarded(index: int, scores: pa.Table | None) -> pa.Table:
         if scores is None:

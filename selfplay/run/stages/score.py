@@ -14,7 +14,7 @@ from selfplay.core.stages import GOLD
 from selfplay.execution.sharding import cut
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.rows import count_values
-from selfplay.run.stages.scoring import SCORED_COLUMNS, gold_drop_reasons, judge_shards, reward_shards, score_items
+from selfplay.run.stages.scoring import gold_drop_reasons, judge_shards, reward_shards, score_items, scored_columns
 from selfplay.store.lazy_table import RowReader
 
 
@@ -26,7 +26,7 @@ def run(context: StageContext, round_number: int) -> None:
     sample = context.store.lazy_table(round_number, "sample")
     # of a dataset with one row a response, each response has columns of its own
     own = [name for name in ("columns_json",) if context.from_dataset and name in sample.schema().names]
-    responses = RowReader(sample, [*SCORED_COLUMNS, *own])
+    responses = RowReader(sample, [*scored_columns(context), *own])
     prompt_id = context.store.table(round_number, "sample", columns=["prompt_id"])["prompt_id"]
     items = score_items(context, round_number, prompt_id, lambda start, stop: responses.take(range(start, stop)))
     shards = cut(items, context.settings.sampling.shard_size * context.settings.sampling.num_responses)

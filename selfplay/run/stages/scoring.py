@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from selfplay.core.records import part_column
 from selfplay.core.stages import GOLD, GOLD_SCHEMA, PARTS, SCORES_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import LazyItems, run_shards
+from selfplay.inputs.models.thinking import WHOLE, Answer, Thinking
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.rows import count_values, prompt_rows
 from selfplay.selection.arrays import Bools, Floats
@@ -36,11 +38,25 @@ from selfplay.store.writer import StageWriter
 
 JUDGE = "evaluation.gold"
 
-# The columns of responses that a scorer's items are made from, their prompt's aside.
-SCORED_COLUMNS = ["response_id", "text", "finish_reason"]
 # A shard's index and its scores (response_id, reward, reward_NAME of each part, drop_reason; None: the shard has no
 # responses) as the rows that the stage keeps.
 Finish = Callable[[int, pa.Table | None], pa.Table]
+
+
+def scored_columns(context: StageContext) -> list[str]:
+    """The columns of responses that a scorer's items are made from, their prompt's aside."""
+    return ["response_id", "text", "finish_reason", *(["token_ids"] if _thoughts_in_tokens(context) else [])]
+
+
+def _thoughts_in_tokens(context: StageContext) -> bool:
+    """Whether a reward model sees final answers that only token ids tell apart from thoughts."""
+    return _sees_final(context) and not context.from_dataset and context.inputs.renderer.thinking.reads_tokens
+
+
+def _sees_final(context: StageContext) -> bool:
+    return any(
+        source.model is not None and source.sees == "final" for source in context.settings.reward.sources().values()
+    )
 
 
 def score_items(
@@ -50,13 +66,27 @@ def score_items(
     responses: Callable[[int, int], pa.Table],
 ) -> LazyItems[ScoreItem]:
     """What a scorer is given of responses: the conversation, the text, the prompt's other columns (or the response's own, which
-    only responses of a dataset have). `prompt_id` names the prompts of all responses, in the prompts table of that round;
-    `responses` returns SCORED_COLUMNS from a first row up to a last one."""
+    only responses of a dataset have), the final answer where a reward model sees that. `prompt_id` names the prompts of all
+    responses, in the prompts table of that round; `responses` returns `scored_columns` from a first row up to a last one."""
     prompt_row = prompt_rows(context, prompts_round, prompt_id)
-    prompts = RowReader(context.store.lazy_table(prompts_round, "prompts"), ["messages", "columns_json"])
+    final, in_tokens = _sees_final(context), _thoughts_in_tokens(context)
+    names = ["messages", "columns_json", *(["prompt_token_ids"] if in_tokens else [])]
+    prompts = RowReader(context.store.lazy_table(prompts_round, "prompts"), names)
+
+    # responses of a dataset are text, and of whatever model
+    thinking = Thinking() if context.from_dataset else context.inputs.renderer.thinking
+
+    def answer(row: dict[str, Any], prompt: dict[str, Any]) -> Answer:
+        if not in_tokens:
+            return thinking.in_text(row["text"]) if final else WHOLE
+        sampled: list[int] = row["token_ids"]
+        stopped = row["finish_reason"] == "stop"
+        return thinking.answer(prompt["prompt_token_ids"], sampled[: len(sampled) - stopped], row["text"])
 
     def make(start: int, stop: int) -> list[ScoreItem]:
         asked = prompts.take(prompt_row[start:stop]).to_pylist()
+        rows = responses(start, stop).to_pylist()
+        answers = [answer(row, prompt) for row, prompt in zip(rows, asked, strict=True)]
         return [
             ScoreItem(
                 response_id=row["response_id"],
@@ -64,8 +94,10 @@ def score_items(
                 response=row["text"],
                 finish_reason=row["finish_reason"],
                 columns=json.loads(row.get("columns_json") or prompt["columns_json"]),
+                final_answer=found.text,
+                no_answer=found.missing,
             )
-            for row, prompt in zip(responses(start, stop).to_pylist(), asked, strict=True)
+            for row, prompt, found in zip(rows, asked, answers, strict=True)
         ]
 
     return LazyItems(len(prompt_row), make)
