@@ -10,20 +10,18 @@ further deaths in the same call. A call that killed `max_crashes` workers return
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import BackendError, SelfplayError, WorkerLostError
 from selfplay.core.machine import DeviceFacts
-from selfplay.core.pool import BackendSpec, Call, WorkerCrash
+from selfplay.core.pool import IN_FLIGHT, BackendSpec, Call, WorkerCrash
+from selfplay.execution.dispatch import Dispatch
 from selfplay.execution.ray.hang_detection import HeartbeatMonitor, crash_frames, hang_frames, kill_process_tree
 from selfplay.execution.ray.private_api import death_reason
 from selfplay.execution.ray.worker import Worker, WorkerInfo
 
-# A worker has one call running and one waiting, so that it is never idle between two.
-IN_FLIGHT = 2
 # Seconds between two checks of Ray and of the workers' heartbeats.
 POLL_INTERVAL = 1.0
 # How much is read of the end of a worker's log, and of a line in it.
@@ -93,6 +91,7 @@ class RayPool:
             resources=custom,
             runtime_env={"env_vars": self._env},
             max_restarts=0,
+            max_concurrency=self._spec.concurrency,
             name=None,
         )
         self._killed.pop(index, None)
@@ -247,31 +246,24 @@ class RayPool:
 
     # ------------------------------------------------------------------ work
 
-    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
-        """See `Pool.map`. A call whose worker died is repeated on the replacement up to its `max_crashes`, and alone: of two
-        calls that were lost together it is not certain which one killed the worker, because the result of a quick one may have
-        been on its way."""
+    def map(self, method: str, calls: Iterable[Call], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
+        """See `Pool.map`, and `Dispatch` for what happens to the calls of a worker that dies."""
         import ray
 
         self._begin()
-        queue = iter(calls)
-        again: deque[Call] = deque()
+        concurrency = self._spec.concurrency
+        dispatch = Dispatch(calls, self._replicas, window, concurrent=concurrency > 1)
         # in the order in which they were sent
         running: dict[Any, tuple[int, Call]] = {}
-        deaths: dict[int, int] = {}
-        lost_before: set[int] = set()
 
         def submit(index: int) -> None:
-            busy = [call for where, call in running.values() if where == index]
-            if len(busy) == IN_FLIGHT or (busy and (again or busy[0].key in lost_before)):
-                return
-            call = again.popleft() if again else next(queue, None)
-            if call is not None:
-                if not busy:
+            was_idle = dispatch.is_idle(index)
+            if (call := dispatch.next_for(index)) is not None:
+                if was_idle:
                     self._heartbeats[index].restart()
                 running[self._actors[index].call.remote(method, call.args)] = (index, call)
 
-        for _ in range(IN_FLIGHT):
+        for _ in range(window):
             for index in range(self._replicas):
                 submit(index)
         try:
@@ -282,55 +274,46 @@ class RayPool:
                     result = self._result(reference, index)
                 except _WorkerDied as died:
                     lost = [(other, theirs) for other, (where, theirs) in running.items() if where == index]
-                    for other, theirs in lost:
+                    for other, _ in lost:
                         del running[other]
-                        lost_before.add(theirs.key)
-                    is_first = yield from self._after_death(lost, index, died, deaths, again)
-                    self._replace(index, died, counts=is_first)
-                    for _ in range(IN_FLIGHT):
-                        submit(index)
-                    continue
-                del running[reference]
-                self._replaced = 0
-                for _ in range(IN_FLIGHT):
-                    submit(index)
-                yield call.key, result
+                    yield from self._after_death(dispatch, lost, index, died)
+                else:
+                    del running[reference]
+                    dispatch.done(index, call)
+                    self._replaced = 0
+                    yield call.key, result
+                for each in range(self._replicas):
+                    for _ in range(window):
+                        submit(each)
         finally:
             # drops calls that have not begun; a running call continues to its end and its result is dropped
             for reference in running:
                 ray.cancel(reference)
 
     def _after_death(
-        self,
-        lost: Sequence[tuple[Any, Call]],
-        index: int,
-        died: _WorkerDied,
-        deaths: dict[int, int],
-        again: deque[Call],
-    ) -> Generator[tuple[int, Any], None, bool]:
-        """Sort the calls of a dead worker, in the order in which they were sent: calls with a result, the one call that it died
-        in (repeated last, or returned as a WorkerCrash), and those that had not begun. Returns whether the death counts towards
-        `retries`: not if this call had killed a worker before and has a `max_crashes` of its own."""
-        blamed: Call | None = None
+        self, dispatch: Dispatch, lost: Sequence[tuple[Any, Call]], index: int, died: _WorkerDied
+    ) -> Iterator[tuple[int, Any]]:
+        """The results that the calls of a dead worker have after all, and a WorkerCrash for the one that is given up; then its
+        replacement. The death counts towards `retries` unless the call has a `max_crashes` of its own."""
+        without_result: list[Call] = []
         for reference, call in lost:
-            if blamed is not None:
-                again.append(call)
+            # of calls that run one after the other, those behind the first without a result had not begun
+            if without_result and self._spec.concurrency == 1:
+                without_result.append(call)
                 continue
             try:
                 result = self._result(reference, index)
             except _WorkerDied:
-                blamed = call
+                without_result.append(call)
                 continue
             self._replaced = 0
             yield call.key, result
-        assert blamed is not None, "a dead worker has no call without a result"
-        deaths[blamed.key] = deaths.get(blamed.key, 0) + 1
-        if blamed.max_crashes is None or deaths[blamed.key] < blamed.max_crashes:
-            again.append(blamed)
-        else:
+        assert without_result, "a dead worker has no call without a result"
+        given_up, num_crashes = dispatch.lost(index, without_result)
+        if given_up is not None:
             worker = f"\n  the last was {self._name} worker {index}, its log is {self._log_path(index)}{self._log_tail(index)}"
-            yield blamed.key, WorkerCrash(str(died), deaths[blamed.key], worker)
-        return blamed.max_crashes is None or deaths[blamed.key] == 1
+            yield given_up.key, WorkerCrash(str(died), num_crashes, worker, died.hint)
+        self._replace(index, died, counts=without_result[0].max_crashes is None)
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """See `Pool.broadcast`. A worker that dies in it is replaced."""
