@@ -39,6 +39,11 @@ class Dispatch:
             held[call.key] = call
         return call
 
+    @property
+    def has_suspects(self) -> bool:
+        """Whether a call that was lost waits to be asked again: any idle worker may take it."""
+        return any(self._suspects)
+
     def is_idle(self, worker: int) -> bool:
         """Whether a worker holds no call."""
         return not self._held[worker]

@@ -256,12 +256,15 @@ class RayPool:
         # in the order in which they were sent
         running: dict[Any, tuple[int, Call]] = {}
 
-        def submit(index: int) -> None:
+        def submit(index: int) -> bool:
             was_idle = dispatch.is_idle(index)
-            if (call := dispatch.next_for(index)) is not None:
-                if was_idle:
-                    self._heartbeats[index].restart()
-                running[self._actors[index].call.remote(method, call.args)] = (index, call)
+            call = dispatch.next_for(index)
+            if call is None:
+                return False
+            if was_idle:
+                self._heartbeats[index].restart()
+            running[self._actors[index].call.remote(method, call.args)] = (index, call)
+            return True
 
         for _ in range(window):
             for index in range(self._replicas):
@@ -282,9 +285,9 @@ class RayPool:
                     dispatch.done(index, call)
                     self._replaced = 0
                     yield call.key, result
-                for each in range(self._replicas):
-                    for _ in range(window):
-                        submit(each)
+                for each in range(self._replicas) if dispatch.has_suspects else (index,):
+                    while submit(each):
+                        pass
         finally:
             # drops calls that have not begun; a running call continues to its end and its result is dropped
             for reference in running:
