@@ -72,7 +72,8 @@ class VllmSampler:
         self._stream = EngineStream(self._engine, self._drop_engine)
 
     def describe(self) -> dict[str, Any]:
-        """Versions, device, dtype; max_model_len and max_num_seqs once there is an engine (null before)."""
+        """Versions, device, dtype; max_model_len and max_num_seqs once there is an engine (null before); how full the engine was
+        since the last call."""
         import torch
         import vllm
         from vllm.platforms import current_platform
@@ -84,6 +85,7 @@ class VllmSampler:
             "dtype": self._dtype,
             "max_model_len": self._llm.llm_engine.model_config.max_model_len if self._llm else None,
             "max_num_seqs": self._max_num_seqs() if self._llm else None,
+            **dataclasses.asdict(self._stream.take_use()),
         }
 
     def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:

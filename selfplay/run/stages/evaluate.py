@@ -22,6 +22,7 @@ from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.evaluation_metrics import summarize
 from selfplay.run.stages.prompts import sample_requests
 from selfplay.run.stages.sample import no_responses, sampling_settings
+from selfplay.run.stages.sampling import request_size_of
 from selfplay.run.stages.scoring import (
     SCORED_COLUMNS,
     gold_drop_reasons,
@@ -42,13 +43,16 @@ def run(context: StageContext, round_number: int) -> None:
     policy = context.policy(round_number)
     changes = context.serve(round_number)
     shards = cut(sample_requests(context, 0, "evaluation"), context.settings.sampling.shard_size)
+    engines = context.workers.sampler.broadcast("describe")
     for mode in _modes(context):
         settings = _settings(context, mode)
+        size, window = request_size_of(engines, settings.num_responses)
         run_shards(
             context, writer, context.workers.sampler, "sample", shards,
             lambda shard, settings=settings: (list(shard), settings),  # type: ignore[misc]
             lambda _, table, mode=mode: _sampled(table, round_number, mode, policy),  # type: ignore[misc]
             title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", quarantine=no_responses(context),
+            size=size, window=window,
         )  # fmt: skip
     sampled = [writer.read_shards(f".{mode}") for mode in _modes(context)]
     responses = pa.concat_tables([schema(EvaluationResponse).empty_table(), *sampled])
