@@ -42,11 +42,13 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class WorkerCrash:
     """In place of a result: `num_crashes` workers died in this call (or hung and were killed), as many as were allowed.
-    `reason` is the last one's; `worker` names that worker, its log and the log's last lines, in lines of their own."""
+    `reason` is the last one's; `worker` names that worker, its log and the log's last lines, in lines of their own; `hint` is a
+    sentence about what usually ends a process in that way."""
 
     reason: str
     num_crashes: int
     worker: str = field(default="", compare=False)
+    hint: str = field(default="The worker's log may show why.", compare=False)
 
 
 class Pool(Protocol):

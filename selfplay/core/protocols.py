@@ -94,13 +94,15 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScoreItem:
-    """A response to be scored: the conversation before it, its text, and the prompt's other columns."""
+    """A response to be scored: the conversation before it, its text, and the prompt's other columns. Neighbours with the same
+    `unit` are all responses to one prompt that were sampled in the same way: a batched function is called with all of them."""
 
     response_id: str
     messages: list[Message]
     response: str
     finish_reason: str = "stop"
     columns: dict[str, Any] = field(default_factory=dict)
+    unit: str = ""
 
 
 class Scorer(Protocol):

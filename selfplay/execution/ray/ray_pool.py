@@ -3,8 +3,10 @@
 The duration of a call depends on models, lengths and machine, so a call has no deadline. A call without progress has one
 (`cluster.heartbeat_timeout`; see heartbeat.py): its worker is killed and counts as dead.
 
-Deaths are bounded in two ways. A pool replaces at most `retries` workers in a row without a result in between, not counting
-further deaths in the same call. A call that killed `max_crashes` workers returns a `WorkerCrash`, and the caller splits it.
+Deaths are bounded in two ways. A call with `max_crashes` that killed so many workers returns a `WorkerCrash`: the caller splits
+it, and bounds how often that happens (see execution/quarantine.py). All other deaths (in calls without that number, in
+broadcasts, of workers that are just being started) are bounded by `retries`: so many workers in a row are replaced without a
+result in between.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from selfplay.core.errors import BackendError, SelfplayError, WorkerLostError
 from selfplay.core.machine import DeviceFacts
 from selfplay.core.pool import IN_FLIGHT, BackendSpec, Call, WorkerCrash
 from selfplay.execution.dispatch import Dispatch
+from selfplay.execution.ray.exit_status import ExitWatch
 from selfplay.execution.ray.hang_detection import HeartbeatMonitor, crash_frames, hang_frames, kill_process_tree
 from selfplay.execution.ray.private_api import death_reason
 from selfplay.execution.ray.worker import Worker, WorkerInfo
@@ -62,6 +65,7 @@ class RayPool:
         # what each worker reported when it started, and why this pool killed one
         self._workers: dict[int, WorkerInfo] = {}
         self._killed: dict[int, str] = {}
+        self._exits = [ExitWatch() for _ in range(replicas)]
         # size of the log when the worker started: what is before that was written by earlier workers
         self._log_start: dict[int, int] = {}
         self._ready = False
@@ -95,6 +99,7 @@ class RayPool:
             name=None,
         )
         self._killed.pop(index, None)
+        self._exits[index].close()
         path = self._log_path(index)
         self._log_start[index] = path.stat().st_size if path.is_file() else 0
         return remote.remote(
@@ -129,6 +134,8 @@ class RayPool:
             index = waiting[reference]
             try:
                 self._workers[index] = self._result(reference, index)
+                if self._is_here(index):
+                    self._exits[index].watch(self._workers[index].pid)
             except _WorkerDied as died:
                 raise BackendError(
                     f"{self._name} worker {index} died while it started ({died}){self._log_tail(index)}",
@@ -162,15 +169,20 @@ class RayPool:
                 if self._heartbeats[index].idle() > self._heartbeat_timeout:
                     self._kill(index, f"no progress for {self._heartbeat_timeout:g} s, so it was killed")
 
+    def _is_here(self, index: int) -> bool:
+        """Whether a worker is on the driver's node."""
+        import ray
+
+        return self._workers[index].node_id == str(ray.get_runtime_context().get_node_id())
+
     def _kill(self, index: int, why: str) -> None:
         """Kill a worker; its calls fail with this reason."""
         import ray
 
         self._killed[index] = why
         ray.kill(self._actors[index])
-        worker = self._workers[index]
-        if worker.node_id == ray.get_runtime_context().get_node_id():
-            kill_process_tree(worker.pid)
+        if self._is_here(index):
+            kill_process_tree(self._workers[index].pid)
 
     def _result(self, reference: Any, index: int) -> Any:
         """ray.get with selfplay's errors instead of Ray's wrappers; a dead actor raises _WorkerDied."""
@@ -190,7 +202,9 @@ class RayPool:
                 raise cause from None
             raise BackendError(f"{self._name} worker {index}: {cause}", f"See {self._log_path(index)}") from None
         except ray.exceptions.RayError as error:
-            raise _WorkerDied(self._killed.get(index, death_reason(error))) from None
+            if index in self._killed:
+                raise _WorkerDied(self._killed[index]) from None
+            raise _WorkerDied(death_reason(error) + self._exits[index].described(), self._exits[index].hint()) from None
 
     def _log_tail(self, index: int, lines: int = 5) -> str:
         path = self._log_path(index)
@@ -209,7 +223,7 @@ class RayPool:
 
     def _replace(self, index: int, died: _WorkerDied, *, counts: bool = True) -> dict[str, Any]:
         """Replace a dead actor and repeat the broadcasts on the new one; returns its results by method. A death that does not
-        `count` is left out of the number in a row: two bad calls one after the other do not mean that the machine is broken."""
+        `count` is left out of the number in a row: the bound of its call is the caller's."""
         while True:
             self._check_ray()
             self._replaced += counts
@@ -219,8 +233,8 @@ class RayPool:
                     f"{self._name} worker {index} died ({died}); {self._name} workers died {self._replaced} times "
                     f"in this stage without a result in between, cluster.retries is {self._retries}"
                     f"{self._log_tail(index)}",
-                    f"Committed work is safe. Its log is {self._log_path(index)}; running out of memory is the usual reason. "
-                    "Fix the cause, then `selfplay resume`.",
+                    f"Committed work is safe. Its log is {self._log_path(index)}. {died.hint} Fix the cause, then "
+                    "`selfplay resume`.",
                 )
             self._events.append(
                 f"{self._name} worker {index} died ({died}) and is replaced; its log is {self._log_path(index)}"
@@ -266,9 +280,13 @@ class RayPool:
             running[self._actors[index].call.remote(method, call.args)] = (index, call)
             return True
 
-        for _ in range(window):
-            for index in range(self._replicas):
-                submit(index)
+        def fill(index: int | None = None) -> None:
+            """One worker, or all in turn."""
+            waiting = [*range(self._replicas)] if index is None else [index]
+            while waiting:
+                waiting = [each for each in waiting if submit(each)]
+
+        fill()
         try:
             while running:
                 reference = self._next_of({reference: index for reference, (index, _) in running.items()})
@@ -280,14 +298,13 @@ class RayPool:
                     for other, _ in lost:
                         del running[other]
                     yield from self._after_death(dispatch, lost, index, died)
-                else:
-                    del running[reference]
-                    dispatch.done(index, call)
-                    self._replaced = 0
-                    yield call.key, result
-                for each in range(self._replicas) if dispatch.has_suspects else (index,):
-                    while submit(each):
-                        pass
+                    fill()
+                    continue
+                del running[reference]
+                dispatch.done(index, call)
+                self._replaced = 0
+                fill(None if dispatch.has_suspects else index)
+                yield call.key, result
         finally:
             # drops calls that have not begun; a running call continues to its end and its result is dropped
             for reference in running:
@@ -380,8 +397,14 @@ class RayPool:
 
         for actor in self._actors:
             ray.kill(actor)
+        for watch in self._exits:
+            watch.close()
         self._actors, self._ready = [], False
 
 
 class _WorkerDied(Exception):
-    """The process behind an actor is gone. Used in this module only."""
+    """The process behind an actor is gone; `hint` says what usually ends one like that. Used in this module only."""
+
+    def __init__(self, reason: str, hint: str = "Its log may show why.") -> None:
+        super().__init__(reason)
+        self.hint = hint

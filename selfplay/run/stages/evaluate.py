@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,6 +30,7 @@ from selfplay.run.stages.scoring import (
     judge_shards,
     reward_shards,
     score_items,
+    score_shards,
 )
 from selfplay.selection.margins import Spread
 from selfplay.store.writer import StageWriter
@@ -121,12 +123,16 @@ def _score(context: StageContext, writer: StageWriter, round_number: int, respon
     def rewarded(index: int, scores: pa.Table | None) -> pa.Table:
         if scores is None:
             return shape.empty_table()
-        table = responses.slice(index * size, size)
+        table = responses.slice(starts[index], len(shards[index]))
         gold = writer.read_shard(index, GOLD)["gold_reward"] if context.workers.gold else table["gold_reward"]
         columns = {name: scores[name] for name in scores.column_names if name in shape.names} | {"gold_reward": gold}
         return pa.table({name: columns[name] if name in columns else table[name] for name in shape.names}).cast(shape)
 
-    shards = cut(score_items(context, 0, responses["prompt_id"], rows), size)
+    # a greedy response is not one of the sampled ones that a batched function compares
+    unit = pc.binary_join_element_wise(responses["mode"], responses["prompt_id"], " ")
+    items = score_items(context, 0, responses["prompt_id"], rows, unit)
+    shards = score_shards(context, items, size, unit)
+    starts = np.cumsum([0, *(len(shard) for shard in shards)])
     if context.workers.gold is not None:
         title = f"round {round_number} evaluate, gold"
         judge_shards(context, writer, context.workers.gold, shards, title=title)
