@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import driver_memory, opening, ranking, viewer
+from benchmarks import driver_memory, opening, orchestration, ranking, viewer
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "ranking": ranking.measure,
     "opening": opening.measure,
     "viewer": viewer.measure,
     "driver_memory": driver_memory.measure,
+    "orchestration": orchestration.measure,
 }
 
 

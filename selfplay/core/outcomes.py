@@ -257,7 +257,8 @@ class SampleOutcome(Outcome):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreOutcome(Outcome):
     """Stage *score*. `num_gold` counts responses with a gold reward; `gold_lacks` names the prompt columns that the gold judge
-    needs and the training prompts do not have."""
+    needs and the training prompts do not have; `called_by_prompt` names the sections of the batched reward functions, which
+    were called with all responses to one prompt at a time."""
 
     stage = "score"
 
@@ -271,6 +272,7 @@ class ScoreOutcome(Outcome):
     combined: CombinedReward | None = field(default=None, metadata=_FLAT)
     gold_drop_reasons: dict[str, int]
     gold_lacks: list[str]
+    called_by_prompt: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

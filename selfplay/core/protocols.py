@@ -96,7 +96,8 @@ class Sampler(Protocol):
 class ScoreItem:
     """A response to be scored: the conversation before it, its text, and the prompt's other columns. `final_answer` is the
     response without its thoughts (None: it has none, the text is the answer), `no_answer` the reason why there is no final
-    answer."""
+    answer. Neighbours with the same `unit` are all responses to one prompt that were sampled in the same way: a batched function
+    is called with all of them."""
 
     response_id: str
     messages: list[Message]
@@ -105,6 +106,7 @@ class ScoreItem:
     columns: dict[str, Any] = field(default_factory=dict)
     final_answer: str | None = None
     no_answer: str | None = None
+    unit: str = ""
 
 
 class Scorer(Protocol):

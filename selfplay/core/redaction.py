@@ -85,7 +85,7 @@ def text_of(error: BaseException) -> str:
     escaped."""
     try:
         text = str(error)
-    except Exception as failed:
+    except BaseException as failed:  # a user's class may raise anything
         return f"(its text could not be made: {type(failed).__name__})"
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -21,7 +21,9 @@ from types import ModuleType
 from typing import Any
 
 from selfplay.core.errors import ConfigError
+from selfplay.core.raised_at import raised_at
 from selfplay.core.redaction import text_of
+from selfplay.inputs.user_code.exits import exits_are_errors
 from selfplay.inputs.user_code.imports import local_files
 from selfplay.store.durable import sha256_bytes, sha256_file
 
@@ -114,11 +116,14 @@ def load_function(spec: str, search_path: str | Path, *, what: str) -> Callable[
     module_name, name = _split(spec, what)
     path = source_file(spec, search_path, what=what)
     try:
-        module = _import(module_name, path, Path(search_path).resolve())
-    except (Exception, SystemExit) as error:  # a module may raise anything, and a program end, while it is imported
+        with exits_are_errors():
+            module = _import(module_name, path, Path(search_path).resolve())
+    except KeyboardInterrupt:  # the user's own, who does not want to wait for the import
+        raise
+    except BaseException as error:  # a module may raise anything, and a program end, while it is imported
         raise ConfigError(
-            f"{what} {spec}: importing {path} failed: {type(error).__name__}: {text_of(error)}",
-            "Run the file by itself with python to see where.",
+            f"{what} {spec}: importing {path} failed: {type(error).__name__}: {text_of(error)}{raised_at(error)}",
+            _import_hint(error),
         ) from error
     functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
     if name not in vars(module):
@@ -128,13 +133,26 @@ def load_function(spec: str, search_path: str | Path, *, what: str) -> Callable[
             f"Did you mean {near[0]!r}?" if near else "Check the name after the colon.",
         )
     function = vars(module)[name]
-    if not callable(function) or inspect.iscoroutinefunction(function):
+    if not callable(function) or _is_async(function):
         returned = "one number a pair" if what == "metric" else "a number"
         raise ConfigError(
             f"{spec} is {'an async function' if callable(function) else 'no function'}",
-            f"A {what} is an ordinary function that returns {returned}.",
+            f"A {what} is an ordinary function that returns {returned}. It may call asyncio.run itself.",
         )
     return function  # type: ignore[no-any-return]
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call of it, or of the `__call__` of an object, has to be awaited. A wrapper of an async function may run it
+    itself; what it returns is checked at each call."""
+    called = (function, function.__call__)  # type: ignore[operator]  # what can be called has it
+    return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in called)
+
+
+def _import_hint(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return 'The file ends the program while it is imported: put that code under `if __name__ == "__main__":`.'
+    return "Run the file by itself with python to see the whole traceback."
 
 
 def _split(spec: str, what: str) -> tuple[str, str]:

@@ -70,16 +70,16 @@ def _repeat_training(context: StageContext, policy: Policy) -> str:
 
 def tripped(responses: RoundResponses, gates: GatesConfig, take: Callable[[Ints], pa.Table]) -> list[Tripped]:
     """The gates that the responses of the policy itself do not pass. `take` returns response_id and text of rows."""
-    own = np.flatnonzero(responses.own_R)
-    num = len(own)
+    own: Ints | slice = (
+        slice(None) if responses.own_R.all() else np.flatnonzero(responses.own_R)
+    )  # no copies if all are
+    empty_N, cut_N, text_N = responses.empty_R[own], responses.truncated_R[own], responses.text_R[own]
+    num = len(text_N)
     if not num:
         return []
-    empty_N, cut_N, text_N = responses.empty_R[own], responses.truncated_R[own], responses.text_R[own]
-    texts, counts = np.unique(text_N, return_counts=True)
-    count = int(counts.max())
-    # of several texts that are as frequent, the one that came first
-    most = text_N[np.flatnonzero(np.isin(text_N, texts[counts == count]))[0]]
+    most, count = _most_frequent(text_N)
     is_alike_N, num_alike, num_several = _alike(responses.prompt_R[own], text_N)
+    row_N = np.arange(len(responses.own_R))[own]
     measured = (
         ("max_empty", gates.max_empty, int(empty_N.sum()), num, "responses are empty", empty_N),
         ("max_truncated", gates.max_truncated, int(cut_N.sum()), num, "responses were cut at the length limit", cut_N),
@@ -90,7 +90,7 @@ def tripped(responses: RoundResponses, gates: GatesConfig, take: Callable[[Ints]
         Tripped(
             f"gates.{name}",
             f"{part} of {whole} {what} ({part / whole:.1%}, gates.{name} is {limit:.1%})",
-            _examples(take(own[np.flatnonzero(shows_N)[:SHOWN]])),
+            _examples(take(row_N[np.flatnonzero(shows_N)[:SHOWN]])),
         )
         for name, limit, part, whole, what, shows_N in measured
         if whole > 1 and part > limit * whole
@@ -99,14 +99,24 @@ def tripped(responses: RoundResponses, gates: GatesConfig, take: Callable[[Ints]
 
 def _alike(prompt_N: Ints, text_N: Ints) -> tuple[Bools, int, int]:
     """Responses of prompts with several that are all one text; how many such prompts there are, and how many with several."""
-    order = np.argsort(prompt_N, kind="stable")
-    start = run_starts(prompt_N[order])
-    size = np.diff(start, append=len(order))
-    same = np.logical_and.reduceat(text_N[order] == np.repeat(text_N[order][start], size), start)
-    alike = same & (size > 1)
-    is_alike_N = np.empty(len(order), dtype=np.bool_)
+    is_sorted = bool((prompt_N[1:] >= prompt_N[:-1]).all())
+    order: Ints | slice = slice(None) if is_sorted else np.argsort(prompt_N, kind="stable")
+    prompts, texts = prompt_N[order], text_N[order]
+    start = run_starts(prompts)
+    size = np.diff(start, append=len(prompts))
+    alike = np.logical_and.reduceat(texts == np.repeat(texts[start], size), start) & (size > 1)
+    is_alike_N = np.empty(len(prompts), dtype=np.bool_)
     is_alike_N[order] = np.repeat(alike, size)
     return is_alike_N, int(alike.sum()), int((size > 1).sum())
+
+
+def _most_frequent(text_N: Ints) -> tuple[int, int]:
+    """The most frequent text and how often it is there; of several, the one that comes first."""
+    texts, counts = np.unique(text_N, return_counts=True)
+    count = int(counts.max())
+    if count == 1:
+        return int(text_N[0]), 1
+    return int(text_N[np.flatnonzero(np.isin(text_N, texts[counts == count]))[0]]), count
 
 
 def _examples(responses: pa.Table) -> list[str]:

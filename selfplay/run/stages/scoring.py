@@ -25,11 +25,11 @@ from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import part_column
 from selfplay.core.stages import GOLD, GOLD_SCHEMA, PARTS, SCORES_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import LazyItems, run_shards
+from selfplay.execution.sharding import LazyItems, cut, run_shards
 from selfplay.inputs.models.thinking import WHOLE, Answer, Thinking
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.rows import count_values, prompt_rows
-from selfplay.selection.arrays import Bools, Floats
+from selfplay.selection.arrays import Bools, Floats, run_starts
 from selfplay.selection.margins import Spread
 from selfplay.selection.reasons import REWARD_NOT_FINITE
 from selfplay.selection.rewards import combine, part_statistics
@@ -64,10 +64,12 @@ def score_items(
     prompts_round: int,
     prompt_id: pa.ChunkedArray,
     responses: Callable[[int, int], pa.Table],
+    unit: pa.ChunkedArray,
 ) -> LazyItems[ScoreItem]:
     """What a scorer is given of responses: the conversation, the text, the prompt's other columns (or the response's own, which
     only responses of a dataset have), the final answer where a reward model sees that. `prompt_id` names the prompts of all
-    responses, in the prompts table of that round; `responses` returns `scored_columns` from a first row up to a last one."""
+    responses, in the prompts table of that round; `responses` returns `scored_columns` from a first row up to a last one; `unit`
+    is that of each item."""
     prompt_row = prompt_rows(context, prompts_round, prompt_id)
     final, in_tokens = _sees_final(context), _thoughts_in_tokens(context)
     names = ["messages", "columns_json", *(["prompt_token_ids"] if in_tokens else [])]
@@ -96,11 +98,27 @@ def score_items(
                 columns=json.loads(row.get("columns_json") or prompt["columns_json"]),
                 final_answer=found.text,
                 no_answer=found.missing,
+                unit=of_unit,
             )
-            for row, prompt, found in zip(rows, asked, answers, strict=True)
+            for row, prompt, found, of_unit in zip(rows, asked, answers, unit[start:stop].to_pylist(), strict=True)
         ]
 
     return LazyItems(len(prompt_row), make)
+
+
+def score_shards(
+    context: StageContext, items: LazyItems[ScoreItem], size: int, unit: pa.ChunkedArray
+) -> list[Sequence[ScoreItem]]:
+    """Shards of `size` responses. Where a batched function is called with the responses of a unit, none is cut."""
+    if not batched_sources(context):
+        return cut(items, size)
+    codes = unit.combine_chunks().dictionary_encode().indices.to_numpy()
+    return cut(items, size, run_starts(codes).tolist())
+
+
+def batched_sources(context: StageContext) -> list[str]:
+    """The sections of the rewards whose function is called once for each unit."""
+    return [section for section, source in context.settings.reward.sources().items() if source.batched]
 
 
 def judge_shards(
@@ -123,19 +141,21 @@ def judge_shards(
 
     run_shards(
         context, writer, pool, "score", shards, lambda shard: (list(shard),), judged,
-        title=title, unit="responses", table=GOLD, quarantine=no_reward(context),
+        title=title, unit="responses", table=GOLD, quarantine=no_reward(context, batched=False),
     )  # fmt: skip
 
 
-def no_reward(context: StageContext) -> QuarantinePolicy[ScoreItem]:
-    """A response that kills its scorer has no reward, and the reason."""
+def no_reward(context: StageContext, *, batched: bool) -> QuarantinePolicy[ScoreItem]:
+    """A response that kills its scorer has no reward, and the reason; so have, where the scorer is a batched function, the other
+    responses of its unit."""
 
     def row(item: ScoreItem, reason: str) -> pa.Table:
         return pa.Table.from_pylist(
             [{"response_id": item.response_id, "reward": None, "drop_reason": reason}], schema=SCORES_SCHEMA
         )
 
-    return QuarantinePolicy(lambda item: item.response_id, row, context.settings.max_poison_items)
+    unit = (lambda item: item.unit) if batched else None
+    return QuarantinePolicy(lambda item: item.response_id, row, context.settings.max_poison_items, unit)
 
 
 def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
@@ -162,6 +182,8 @@ def reward_shards(
     scorer failed too often.
     """
 
+    batched = batched_sources(context)
+
     def ask(pool: Pool, section: str, title: str, keep: Finish, table: str = "") -> None:
         def checked(index: int, scores: pa.Table | None) -> pa.Table:
             if scores is not None:
@@ -171,7 +193,7 @@ def reward_shards(
 
         run_shards(
             context, writer, pool, "score", shards, lambda shard: (list(shard),), checked,
-            title=title, unit="responses", table=table, quarantine=no_reward(context),
+            title=title, unit="responses", table=table, quarantine=no_reward(context, batched=section in batched),
         )  # fmt: skip
 
     if not context.settings.reward.parts:

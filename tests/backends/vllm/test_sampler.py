@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfplay.backends.vllm.sampler import VllmSampler, check_engine_keys
-from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError
+from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError, WorkerLostError
 from selfplay.core.protocols import Canary, CanaryPosition, SampleRequest, SamplingSettings
 from tests.helpers.tiny import make_tiny_llama
 
@@ -179,6 +180,29 @@ def test_an_engine_that_fails_is_given_up_and_can_be_loaded_again(sampler, model
     with pytest.raises(BackendError, match="has no policy"):
         sampler.sample(REQUESTS, SETTINGS)
     assert serve(sampler, models["m0"]).how == "loaded"
+
+
+def test_calls_of_several_threads_share_the_batch_and_get_their_own_rows(sampler):
+    sampler.describe()
+    alone = [sampler.sample([request], SETTINGS) for request in REQUESTS]
+    before = sampler.describe()
+    with ThreadPoolExecutor(len(REQUESTS)) as threads:
+        together = list(threads.map(lambda request: sampler.sample([request], SETTINGS), REQUESTS))
+    after = sampler.describe()
+    assert together == alone
+    assert after["num_steps"] < before["num_steps"]
+    assert after["mean_occupancy"] > before["mean_occupancy"]
+
+
+def test_an_engine_that_fails_is_lost_to_every_call(sampler, models, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler._llm.llm_engine, "step", lambda: 1 / 0)
+        with ThreadPoolExecutor(3) as threads:
+            calls = [threads.submit(sampler.sample, [request], SETTINGS) for request in REQUESTS[:3]]
+        assert {type(call.exception()) for call in calls} <= {WorkerLostError, BackendError}
+        assert any(isinstance(call.exception(), WorkerLostError) for call in calls)
+    assert serve(sampler, models["m0"]).how == "loaded"
+    assert sampler.sample(REQUESTS, SETTINGS).num_rows == 18
 
 
 def test_describe_and_engine_keys(sampler):
