@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import json
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
@@ -59,27 +60,25 @@ def source_file(spec: str, search_path: str | Path, *, what: str) -> Path:
 def _on_sys_path(module: str) -> Path | None:
     """The file of a module that is installed. Unlike `importlib.util.find_spec`, this runs no `__init__.py` of the packages
     around it: a run's code is listed before any of it runs."""
-    folders: Sequence[str] | None = None
-    found, name = None, ""
-    for part in module.split("."):
-        name = f"{name}.{part}".lstrip(".")
-        found = _find_spec(name, folders)
-        if found is None:
-            return None
-        # the portions of a namespace package inside another package are only known to the imported package
-        folders = (
-            [str(Path(folder, part)) for folder in folders]
-            if folders is not None and found.origin is None
-            else list(found.submodule_search_locations or [])
-        )
+    first, *others = module.split(".")
+    found = next((spec for finder in sys.meta_path if (spec := finder.find_spec(first, None)) is not None), None)
+    for part in others:
+        found = _find_in(list(found.submodule_search_locations or []), part) if found is not None else None
     return Path(found.origin).resolve() if found and found.origin and Path(found.origin).is_file() else None
 
 
-def _find_spec(name: str, folders: Sequence[str] | None) -> ModuleSpec | None:
-    for finder in sys.meta_path:
-        if (found := finder.find_spec(name, folders)) is not None:
+def _find_in(folders: Sequence[str], name: str) -> ModuleSpec | None:
+    """The module of that name in a package's folders, or the portions of a namespace package."""
+    portions = ModuleSpec(name, None, is_package=True)
+    portions.submodule_search_locations = []
+    for folder in folders:
+        importer = pkgutil.get_importer(folder)
+        found = importer.find_spec(name, None) if importer is not None else None
+        if found is not None and found.loader is not None:
             return found
-    return None
+        if found is not None:
+            portions.submodule_search_locations += found.submodule_search_locations or []
+    return portions if portions.submodule_search_locations else None
 
 
 def source_files(spec: str, search_path: str | Path, *, what: str) -> list[Path]:
