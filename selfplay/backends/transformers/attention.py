@@ -20,7 +20,7 @@ _EAGER = "eager"
 # Part of the name of the soft cap on attention logits: attn_logit_softcapping (Gemma 2, Gemma 3, VaultGemma, T5Gemma),
 # attention_logit_cap (Gemma 3n). A cap on the output logits (final_logit_softcapping) is no matter of attention.
 _CAPS = ("softcap", "soft_cap", "logit_cap", "logits_cap")
-_SHOWN_TOKENS = 1024
+_MAX_TOKENS = 1024
 _NUM_ROWS = 2
 # Largest relative error of a token's last hidden state in float32, where two exact implementations agree to about 1e-5, and
 # the mean over the tokens in a narrower dtype, where single tokens scatter.
@@ -55,7 +55,7 @@ def check_attention(model: Any, folder: str, rows: Sequence[Sequence[int]]) -> N
     if chosen == _EAGER or not rows:
         return
     # the first and the longest that eager attention, which is quadratic in memory, can take; a longer one is cut
-    fitting = [row for row in rows if len(row) <= _SHOWN_TOKENS] or [rows[0][:_SHOWN_TOKENS]]
+    fitting = [row for row in rows if len(row) <= _MAX_TOKENS] or [rows[0][:_MAX_TOKENS]]
     few = [fitting[0], *sorted(fitting[1:], key=len)[-(_NUM_ROWS - 1) :]]
     width = max(map(len, few))
     device = model.get_input_embeddings().weight.device

@@ -25,6 +25,8 @@ _LOSS_ERROR_FLOAT32 = 1e-3
 _LOSS_ERROR_BF16 = 0.05
 # Logits of the merged model against those of the model with adapters, relative, in float32.
 _MERGE_ERROR = 1e-3
+# Logits of a whole vocabulary are large: where a few positions are enough, these.
+_NUM_TOKENS = 256
 _TOP_K = 5
 
 
@@ -59,7 +61,7 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
     rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
     first = job.pairs[rows[0]]
     # adapters are the identity before the first update, their own dropout included
-    if is_random(trainer.model, [*first.prompt_token_ids, *first.chosen_token_ids]):
+    if is_random(trainer.model, [*first.prompt_token_ids, *first.chosen_token_ids][:_NUM_TOKENS]):
         raise BackendError(
             f"the policy in {job.policy_dir} computes another function in training mode than in evaluation mode",
             "Its code has dropout or noise that no setting switches off: remove it from a copy of the model.",
@@ -150,7 +152,7 @@ def merge_adapters(model: Any, job: TrainJob) -> Any:
     """The policy with its trained LoRA adapters merged into the weights. Raises BackendError if that changes its logits by more
     than rounding: then the policy that is served would not be the one that was trained."""
     pair = job.pairs[0]
-    token_ids = torch.tensor([[*pair.prompt_token_ids, *pair.chosen_token_ids]], device=model.device)
+    token_ids = torch.tensor([[*pair.prompt_token_ids, *pair.chosen_token_ids][:_NUM_TOKENS]], device=model.device)
     model.eval()
     with torch.no_grad():
         trained = model(input_ids=token_ids, use_cache=False).logits.float()

@@ -42,7 +42,7 @@ def complete_tensors(model: Any, source: Path, folder: Path) -> None:
     size = 0
     old = sorted({header.file for header in written.values()})
     num_files = len(old) + bool(tied) + len({published[name].file for name in rest - tied.keys()})
-    shards = _shards(folder_names=names, old=old, tied=tied, source={n: published[n].file for n in rest - tied.keys()})
+    shards = _shards(names=names, old=old, tied=tied, source={n: published[n].file for n in rest - tied.keys()})
     for number, tensors in enumerate(shards, start=1):
         beat()
         file = f"model-{number:05d}-of-{num_files:05d}.safetensors" if num_files > 1 else "model.safetensors"
@@ -59,13 +59,12 @@ def complete_tensors(model: Any, source: Path, folder: Path) -> None:
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _shards(
-    *, folder_names: dict[str, str], old: list[Path], tied: Tensors, source: dict[str, Path]
-) -> Iterator[Tensors]:
-    """The tensors of each new file, one file in memory at a time."""
+def _shards(*, names: dict[str, str], old: list[Path], tied: Tensors, source: dict[str, Path]) -> Iterator[Tensors]:
+    """The tensors of each new file by their published names, one file in memory at a time: the trained ones in the `old` files
+    (`names`: written name to published name), tied copies, and those of the `source` files."""
     for file in old:
         with safe_open(file, framework="pt") as stored:
-            yield {folder_names[name]: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+            yield {names[name]: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
     if tied:
         yield tied
     for file in sorted(set(source.values())):

@@ -59,6 +59,11 @@ def test_a_tokenizers_limit_of_1e30_is_none():
     assert tokenizer_limit(tokenizer) == 512
 
 
+def test_a_model_without_a_vocabulary_is_no_policy(tmp_path):
+    with pytest.raises(ModelError, match="has no vocab_size"):
+        vocab_size(AutoConfig.for_model("vit"), tmp_path)
+
+
 def test_defaults_that_a_published_config_leaves_out(tmp_path):
     text = {"model_type": "gemma3_text", "hidden_size": 32, "num_hidden_layers": 1}
     config = {"model_type": "gemma3", "text_config": text, "vision_config": {"model_type": "siglip_vision_model"}}
