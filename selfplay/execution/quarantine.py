@@ -124,7 +124,7 @@ def run_with_quarantine(
     more = iter(shards)
 
     def parts() -> Iterator[_Part[Item]]:
-        while not is_stopped():
+        while waiting or not is_stopped():  # a shard that has begun is finished
             if not waiting:
                 found = next(more, None)
                 if found is None:
@@ -144,6 +144,8 @@ def run_with_quarantine(
                 continue
             whole = split.setdefault(part.shard, _Split(1))
             if crashed and len(part.units) > 1:
+                if is_stopped():
+                    continue
                 # one crash is narrowed down before the next shard, so that a machine on which nothing works is found out early
                 waiting.extendleft(reversed(part.halves()))
                 whole.num_open += 1
