@@ -119,7 +119,7 @@ def load_function(spec: str, search_path: str | Path, *, what: str) -> Callable[
 def _is_async(function: Callable[..., Any]) -> bool:
     """Whether a call of it, or of the `__call__` of an object, has to be awaited. A wrapper of an async function may run it
     itself; what it returns is checked at each call."""
-    called = (function, function.__call__)
+    called = (function, function.__call__)  # type: ignore[operator] # what can be called has it
     return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in called)
 
 

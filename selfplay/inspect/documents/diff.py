@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core import magnitudes
 from selfplay.core.errors import ConfigError
 from selfplay.core.evaluation_statistics import bootstrap_mean
 from selfplay.inspect.documents.rounds import round_summary
@@ -151,7 +152,7 @@ def _responses(a: Side, b: Side, kind: str, limit: int, content: bool) -> dict[s
         "num_better": int((change[known] > 0).sum()),
         "num_worse": int((change[known] < 0).sum()),
         "num_equal": int((change[known] == 0).sum()),
-        "change_mean": float(change[known].mean()) if known.any() else None,
+        "change_mean": magnitudes.mean(change[known]) if known.any() else None,
         "change_ci_low": mean.ci_low if mean else None,
         "change_ci_high": mean.ci_high if mean else None,
         "prompts": [
