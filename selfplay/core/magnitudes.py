@@ -60,9 +60,6 @@ def bin_edges(low: float, high: float, num_bins: int) -> Floats:
             low, high = max(low - half, -_LARGEST), min(high + half, _LARGEST)
             edges = bin_edges(low, high, num_bins)
         return edges
-    if math.isfinite(high - low):
-        edges = np.linspace(low, high, num_bins + 1)
-    else:
-        edges = 2 * np.linspace(low / 2, high / 2, num_bins + 1)
-    edges[0], edges[-1] = low, high
-    return np.unique(edges)
+    if high - low < _LARGEST / 4:
+        return np.unique(np.linspace(low, high, num_bins + 1))
+    return 4 * np.linspace(low / 4, high / 4, num_bins + 1)

@@ -118,7 +118,7 @@ def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
     """Round numbers that enclose both, about `count` of them."""
     if are_near(low, high):
         pad = max(0.5, abs(low) * 1e-3)
-        low, high = low - pad, high + pad
+        low, high = max(low - pad, -_LARGEST), min(high + pad, _LARGEST)
     rough = high / (count - 1) - low / (count - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
