@@ -23,7 +23,7 @@ NOISE = 1e-12
 
 def explicit_margin(reward_chosen_P: Floats, reward_rejected_P: Floats) -> Floats:
     """R = r(x, y_w) - r(x, y_l), in the reward's unit. Not negative for best-versus-worst pairs."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return _wide(reward_chosen_P) - _wide(reward_rejected_P)
 
 
@@ -48,7 +48,7 @@ def dpo_margin(
     beta: float,
 ) -> Floats:
     """Signed implicit margin, DPO form: beta times the difference of log-ratios to the reference (nats, summed)."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         chosen_P = _wide(policy_logp_chosen_P) - _wide(reference_logp_chosen_P)
         return beta * (chosen_P - (_wide(policy_logp_rejected_P) - _wide(reference_logp_rejected_P)))
 
@@ -154,7 +154,7 @@ def alignment_potential(
     size_P = np.abs(implicit_margin_P)
     explicit, implicit = spread(explicit_margin_P[pool_P]), spread(size_P[pool_P])
     effective_beta: float | None
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         if standardize and group_P is not None:
             z_P = z_scores_in_groups(np.where(pool_P, explicit_margin_P, np.nan), group_P)
             values_P = z_P - weight * z_scores_in_groups(np.where(pool_P, size_P, np.nan), group_P)

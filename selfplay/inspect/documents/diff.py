@@ -135,7 +135,8 @@ def _responses(a: Side, b: Side, kind: str, limit: int, content: bool) -> dict[s
     one, other = _judged(a, kind), _judged(b, kind)
     judge = "gold" if all(pc.count(side["gold_reward"]).as_py() for side in (one, other)) else "reward"
     ids, values_a, values_b = _by_prompt(one, other, _JUDGES[judge])
-    change = values_b - values_a
+    with np.errstate(over="ignore"):  # beyond the largest float it is infinite, and not counted
+        change = values_b - values_a
     known = np.isfinite(change)
     mean = bootstrap_mean(change[known], seed=0) if 0 < known.sum() <= _MOST_FOR_INTERVAL else None
     # the largest change first, of equal ones the first by id; prompts that a side has no number for come last
