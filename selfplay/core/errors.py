@@ -83,6 +83,10 @@ class DivergedError(BackendError):
     """A training whose loss, gradient or weights are no numbers, or beyond their limits: nothing of it is kept."""
 
 
+class RuinedPolicyError(DivergedError):
+    """A training that left a policy of finite numbers which is of no use: nothing of it is kept."""
+
+
 class WeightSyncError(BackendError):
     """An engine could not take over new weights, or did not pass the canary after it."""
 

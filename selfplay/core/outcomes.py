@@ -158,6 +158,9 @@ class Training:
     canaries: list[Canary]
     versions: dict[str, str]
     notes: list[str]
+    update_ratio: float | None = None
+    chosen_logp_before: float | None = None
+    chosen_logp_after: float | None = None
 
     @classmethod
     def of(cls, result: TrainResult, num_pairs: int, num_pairs_quarantined: int) -> Training:

@@ -175,10 +175,12 @@ class TrainPair:
 
 @dataclass(frozen=True, slots=True)
 class TrainLimits:
-    """What a step's loss and gradient norm (before it is clipped) may be; None: any number."""
+    """What a step's loss and gradient norm (before it is clipped) may be, and the L2 norm of the whole training's change over
+    that of the starting policy; None: any number."""
 
     max_loss: float | None = None
     max_grad_norm: float | None = None
+    max_update: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +238,9 @@ class StepMetrics:
 class TrainResult:
     """What a training did. `first_loss` is the loss of all checked pairs before the first update, `expected_first_loss` its
     value at zero margin (null where that is not defined: SimPO, or reference != policy); `logp_error_*` hold the trainer's
-    own log-probs against the table's, per token; `changed_fraction` counts weights that changed in the engine's dtype."""
+    own log-probs against the table's, per token; `changed_fraction` counts weights that changed in the engine's dtype.
+    `update_ratio` is `update_norm` over the norm of the starting policy; `chosen_logp_*` is the mean log-prob of a token of the
+    chosen responses of the checked pairs (nats)."""
 
     optimizer_steps: int
     resumed_from_step: int
@@ -252,6 +256,9 @@ class TrainResult:
     canaries: list[Canary]
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    update_ratio: float | None = None
+    chosen_logp_before: float | None = None
+    chosen_logp_after: float | None = None
 
 
 class Trainer(Protocol):

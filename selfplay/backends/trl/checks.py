@@ -44,10 +44,11 @@ class StartCheck:
 
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """`norm`: L2 over all weights of final - starting, in float32 values; `changed_fraction`: weights whose
-    value in the engine's dtype changed."""
+    """`norm`: L2 over all weights of final - starting, in float32 values; `ratio`: that over the norm of the
+    starting weights; `changed_fraction`: weights whose value in the engine's dtype changed."""
 
     norm: float
+    ratio: float
     changed_fraction: float
 
 
@@ -117,6 +118,19 @@ def _check_loss(check: StartCheck, job: TrainJob, *, bf16: bool) -> None:
         )
 
 
+def chosen_logps(trainer: Any, job: TrainJob) -> tuple[float, float]:
+    """Mean log-prob (nats) of a token of the chosen responses of NUM_CHECKED_PAIRS pairs: from the table, and under the
+    trainer's weights."""
+    rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
+    pairs, after = [job.pairs[row] for row in rows], list[float]()
+    for start in range(0, len(rows), job.micro_batch_size):
+        batch = [trainer.train_dataset[row] for row in rows[start : start + job.micro_batch_size]]
+        after += trainer.measure(trainer.data_collator(batch)).chosen_logps
+        beat()
+    num_tokens = sum(len(pair.chosen_token_ids) for pair in pairs)
+    return sum(pair.policy_logp_chosen for pair in pairs) / num_tokens, sum(after) / num_tokens
+
+
 def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False) -> WeightUpdate:
     """Compare the trained (merged, float32) `model` with the starting policy, which is read again from disk.
 
@@ -124,7 +138,7 @@ def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False
     """
     engine_dtype = getattr(torch, job.engine_dtype)
     started = dict(load_policy(Path(job.policy_dir), trust_remote_code=trust_remote_code).named_parameters())
-    squares, changed, total = 0.0, 0, 0
+    squares, start_squares, changed, total = 0.0, 0.0, 0, 0
     for name, weight in model.named_parameters():
         beat()
         final = weight.detach()
@@ -136,6 +150,7 @@ def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False
                 "Lower training.learning_rate.",
             )
         squares += square
+        start_squares += float(torch.linalg.vector_norm(start, dtype=torch.float64)) ** 2
         changed += int((final.to(engine_dtype) != start.to(engine_dtype)).sum())
         total += final.numel()
     assert not started, f"weights of the starting policy are gone: {sorted(started)[:5]}"
@@ -145,7 +160,7 @@ def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False
             f"(update norm {squares**0.5:.3g})",
             "Raise training.learning_rate, train more steps, or set policy.dtype: float32.",
         )
-    return WeightUpdate(squares**0.5, changed / total)
+    return WeightUpdate(squares**0.5, (squares / start_squares) ** 0.5, changed / total)
 
 
 def merge_adapters(model: Any, job: TrainJob) -> Any:
