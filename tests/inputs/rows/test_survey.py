@@ -22,7 +22,8 @@ USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content"
     "value, kind",
     [
         (None, None), ("", None), ([], None), ({}, None), ("a", "text"), (1, "number"), (True, "number"), (b"a", "media"),
-        ([USER], "messages"), ([USER, ANSWER], "dialogue"), ([[USER, ANSWER], [USER]], "dialogues"), (USER, "messages"), ([ANSWER], "answer"), (ANSWER, "answer"), ([[ANSWER], [ANSWER]], "answers"),
+        ([USER], "messages"), ([USER, ANSWER], "dialogue"), ([[USER, ANSWER], [USER]], "dialogues"), (USER, "messages"),
+        ([ANSWER], "answer"), (ANSWER, "answer"), ([[ANSWER], [ANSWER]], "answers"),
         ([{"a": 1}], "objects"), ({"a": 1}, "object"), (["a", "b"], "texts"), ([["a", "b"]], "turns"), ([1, 2], "list"),
         ({"bytes": b"", "path": "a"}, "media"), ("\n\nHuman: q\n\nAssistant: a", "dialogue"),
         ("\n\nHuman: q\n\nAssistant:", "text"), ([{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "dialogue"),
