@@ -23,6 +23,7 @@ from selfplay.inputs.rows.values import number
 _TIES = frozenset(("tie", "tie_(bothbad)", "bothbad", "both_bad", "both", "equal", "same", "neither", "draw", "none"))
 _ORDINALS = (("first", "second"), ("left", "right"))
 TIE = "tie"
+_MOST_VALUES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,9 @@ class Preference:
             if found == 0:
                 raise BadValue(TIE, f"{name} is 0")
             return 0 if found < 0 else 1
-        if value is None:
-            raise BadValue("null_value", f"{name} is null")
         key = _key(value)
+        if key is None:
+            raise BadValue("null_value", f"{name} is null")
         if key in _TIES:
             raise BadValue(TIE, f"{name} is {str(value)!r}")
         if key not in self.labels:
@@ -103,20 +104,19 @@ def _values(source: Source, column: str) -> list[Any]:
             value = None if row.values is None else value_at(row.values, column)
         except BadValue:
             continue
-        if value is not None and not isinstance(value, list | dict | bytes) and len(found) < 10_000:
-            found[_key(value)] = None
+        key = _key(value)
+        if key is not None and len(found) < _MOST_VALUES:
+            found[key] = None
     return list(found)
 
 
 def _key(value: Any) -> Any:
-    """A value as it is compared: a number as a float, a text in plain spelling."""
-    if isinstance(value, list | dict | bytes):
-        return None
+    """A value as it is compared: a number as a float, a text in plain spelling; None for what is null, empty or NaN."""
     try:
         found = number(value, "")
     except BadValue:
         return plain(value.strip()) if isinstance(value, str) else None
-    return plain(value) if found is None else found
+    return found if found is not None and math.isfinite(found) else None
 
 
 def _number(value: Any, name: str) -> float:

@@ -52,12 +52,20 @@ def _with_commas(value: str) -> str:
     return "".join(lines)
 
 
+# What numpy prints around a value: array([...], dtype=object), list([...]), np.float64(1.5), np.str_('a').
+_AROUND = ("array", "list", "float64", "float32", "float16", "int64", "int32", "str_")
+
+
 class _Arrays(ast.NodeTransformer):
-    """`array([...], dtype=object)` as the list, `nan` as None. Raises ValueError for an array that was shortened."""
+    """The values that numpy prints something around, `nan` as None. Raises ValueError for an array that was shortened."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        if isinstance(node.func, ast.Name) and node.func.id == "array" and len(node.args) == 1:
-            return self.visit(node.args[0])  # type: ignore[no-any-return]
+        name = node.func
+        if isinstance(name, ast.Attribute) and isinstance(name.value, ast.Name) and name.value.id in ("np", "numpy"):
+            name = ast.Name(name.attr)
+        if isinstance(name, ast.Name) and name.id in _AROUND and len(node.args) == 1:
+            found: ast.AST = self.visit(node.args[0])
+            return found
         raise ValueError("a call")
 
     def visit_Name(self, node: ast.Name) -> ast.AST:

@@ -40,7 +40,8 @@ Kind = Literal[
 # The beginnings of conversations that a chat template wrote, HH's form aside.
 _TEMPLATED = re.compile(
     r"\s*(<s>|<bos>|<\|begin_of_text\|>)?\s*(<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|(system|user|assistant)\|>"
-    r"|\[INST\]|(Human|User|USER|### ?(Human|User|Instruction)): .*\n(Assistant|ASSISTANT|### ?(Assistant|Response)):)",
+    r"|\[INST\]|(Human|User|USER|### ?(Human|User|Instruction)): .*\n(Assistant|ASSISTANT|### ?(Assistant|Response)):)"
+    r"|.*<extra_id_1>(User|Assistant)",
     re.DOTALL,
 )
 _SAMPLE = 100

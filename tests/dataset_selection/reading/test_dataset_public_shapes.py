@@ -238,3 +238,10 @@ def test_dialogues_have_their_prompt_in_them(tmp_path: Path) -> None:
     dataset = read(tmp_path, [{**DIALOGUES, "context": "a document", "input": "z", "problem": "p"}])
     assert dataset.pairs is not None and dataset.pairs["prompt"].to_pylist() == [[user("q")]]
     assert dataset.notes == ["'context', 'input': not used as part of the conversation, only text turns are read"]
+
+
+def test_preferences_in_a_csv_may_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,response_1,response_2,preference\nq,x,y,-1\nq,x,y,\nq,x,y,nan\nq,x,y,2\n")
+    dataset = read_dataset(str(tmp_path / "a.csv"))
+    assert dataset.pairs is not None and dataset.pairs["chosen"].to_pylist() == [[answer("x")], [answer("y")]]
+    assert dataset.bad_rows.counts == {"not_finite": 1, "null_value": 1}
