@@ -23,6 +23,10 @@ RENAMED = {
 }
 
 
+# of a configuration file, which is read whole
+MAX_BYTES = 1 << 20
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read, override, validate, and make paths absolute. Raises ConfigError."""
     if not path.is_file():
@@ -30,6 +34,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             "Give the path of a YAML file; configs/ has examples and `selfplay quickstart --prepare-only` writes one."
         )
         raise ConfigError(f"no config file at {path}", hint)
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(
+            f"{path} has more than {MAX_BYTES >> 20} MiB", "A configuration has some kilobytes; is it another file?"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import CorruptionError
+from selfplay.store import unfolding
 from selfplay.store.commits import remedy
 from selfplay.store.manifest import FileEntry
 from selfplay.store.unfolding import MemoryBudget, UnfoldingError
@@ -202,12 +203,14 @@ class RowReader:
         if not len(different):
             shape = self.table.schema().empty_table()
             return shape if self._names is None else shape.select(self._names)
-        budget, pieces = self.table.budget(), []
+        taken, pieces = 0, []
         for part, inside in self.table.split(different):
             with self.table.reading(part):
                 for piece in self.take_part(part, inside):
-                    budget.charge(piece.nbytes)
+                    taken += piece.nbytes
                     pieces.append(piece)
+                    if taken > unfolding.MAX_BYTES:
+                        self.table.budget().charge(taken)
         found = pa.concat_tables(pieces)
         if len(wanted) == len(different) and (wanted == different).all():
             return found

@@ -77,7 +77,7 @@ def _row_group_bytes(
     leaves = [chunk.path_in_schema for chunk in texts]
     if any(_DELTA in chunk.encodings for chunk in texts):
         return fixed + _streamed_bytes(source, metadata, group, leaves, stored)
-    with pq.ParquetFile(source, metadata=metadata, read_dictionary=leaves) as file:
+    with pq.ParquetFile(source, metadata=metadata, read_dictionary=leaves, pre_buffer=False) as file:
         # with its first row comes the whole dictionary of a column
         first = next(file.iter_batches(batch_size=1, row_groups=[group], columns=leaves), None)
         longest = [_longest(values) for values in _dictionaries(first)] if first is not None else []

@@ -103,29 +103,21 @@ def outside_of_the_rule(jobs: list[dict[str, Any]], tmp_path: Path) -> list[Any]
     return [entry for entry in found if not (entry[1].startswith("report ") and f"{os.sep}.tmp-" in entry[2])]
 
 
-def test_of_a_run_with_links(run: Path, tmp_path: Path) -> None:
-    jobs = []
-    for number, names in enumerate(LINKED):
-        root = tmp_path / f"{number:02d}"
-        copied = Path(shutil.copytree(run, root / "given" / "run"))
-        made = job(names[0], copied, root)
-        # the others open no more of a run than these
-        made["commands"] = [
-            words for words in made["commands"] if words[0] not in ("metrics", "doctor", "config", "rounds")
-        ]
-        for name in names:
-            place, target = copied / name, root / "outside" / name.replace("/", "-")
-            if place.exists():
-                place.rename(target)
-            else:
-                target.mkdir()
-            place.symlink_to(target)
-        jobs.append(made)
-    assert outside_of_the_rule(jobs, tmp_path) == []
-    for number, names in enumerate(LINKED):
-        for name in names:
-            target = tmp_path / f"{number:02d}" / "outside" / name.replace("/", "-")
-            assert target.is_dir() or target.read_bytes() == (run / name).read_bytes(), name
+def with_links(run: Path, root: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """A copy of the run in which these names are links, and what is asked of it."""
+    copied = Path(shutil.copytree(run, root / "given" / "run"))
+    made = job(names[0], copied, root)
+    # the others open no more of a run than these
+    left_out = ("metrics", "doctor", "config", "rounds", "gc")
+    commands = [words for words in made["commands"] if words[0] not in left_out and not {"--by", "--out"} & {*words}]
+    for name in names:
+        place, target = copied / name, root / "outside" / name.replace("/", "-")
+        if place.exists():
+            place.rename(target)
+        else:
+            target.mkdir()
+        place.symlink_to(target)
+    return {**made, "commands": commands}
 
 
 def forged(run: Path, root: Path, name: str) -> Path:
@@ -148,7 +140,9 @@ def forged(run: Path, root: Path, name: str) -> Path:
 
         edit_settings(copied, change, search_path=str(copied))
         copied = copied.rename(copied.with_name("run$(touch${IFS}PASTED) \x1b[2J"))
-    elif name == "manifest":
+    elif name == "manifest and pipe":
+        (copied / "attempts/0001/events.jsonl").unlink()
+        os.mkfifo(copied / "attempts/0001/events.jsonl")
         stage = copied / "rounds/001/select"
         entry = {"path": "../../../../outside/secret.json", "num_bytes": 20, "sha256": "0" * 64, "rows": None}
         rewrite(stage / ".COMMIT.json", lambda document: document["files"].append(entry))
@@ -168,7 +162,8 @@ def forged(run: Path, root: Path, name: str) -> Path:
         edit_table(copied, "001/sample", described)
         deep = '{"topic": ' + "[" * 900 + "]" * 900 + "}"
         edit_table(copied, "001/prompts", lambda table: _all(table, "columns_json", pa.array([deep] * len(table))))
-    elif name == "unfolds":
+    else:
+        assert name == "unfolds"
         texts = pa.DictionaryArray.from_arrays(pa.array([0] * 11, pa.int32()), pa.array(["a" * (60 << 20)]))
         huge: dict[str, Any] = {"compression": "zstd", "store_schema": False, "dictionary_pagesize_limit": 1 << 30}
         edit_table(
@@ -178,11 +173,6 @@ def forged(run: Path, root: Path, name: str) -> Path:
             write_statistics=False,
             **huge,
         )
-    else:
-        assert name == "pipes"
-        for place in ("attempts/0001/events.jsonl", "rounds/001/select/.metrics.json"):
-            (copied / place).unlink()
-            os.mkfifo(copied / place)
     return copied
 
 
@@ -190,13 +180,18 @@ def _all(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return table.set_column(table.schema.names.index(name), name, values)
 
 
-FORGED = ("functions and places", "manifest", "metadata and nesting", "unfolds", "pipes")
+FORGED = ("functions and places", "manifest and pipe", "metadata and nesting", "unfolds")
 
 
-def test_of_a_forged_run(run: Path, tmp_path: Path) -> None:
-    jobs = [job(name, forged(run, tmp_path / name, name), tmp_path / name) for name in FORGED]
+def test_of_forged_runs_and_of_links(run: Path, tmp_path: Path) -> None:
+    jobs = [with_links(run, tmp_path / f"{number:02d}", names) for number, names in enumerate(LINKED)]
+    jobs += [job(name, forged(run, tmp_path / name, name), tmp_path / name) for name in FORGED]
     assert outside_of_the_rule(jobs, tmp_path) == []
     assert not [*tmp_path.rglob("marker"), *tmp_path.rglob("PASTED")]
+    for number, names in enumerate(LINKED):
+        for name in names:
+            target = tmp_path / f"{number:02d}" / "outside" / name.replace("/", "-")
+            assert target.is_dir() or target.read_bytes() == (run / name).read_bytes(), name
 
 
 def test_the_hook_sees_what_is_forbidden(run: Path, tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ def main() -> None:
             hook.job = None
             if watch.seen():
                 hook.found.append("opened or changed something outside")
+            if not all(character.isprintable() or character == "\n" for character in said):
+                hook.found.append(f"sends to the terminal {said[:300]!r}")
             if "unexpected" in said or "Traceback" in said:
                 hook.found.append(f"said {said[:300]}")
             report += [[job["name"], " ".join(command[:2]), found] for found in hook.found]

@@ -19,6 +19,8 @@ from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
 # Of a model's folder, what loading it reads.
 _SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
 _COMMIT = re.compile("[0-9a-f]{40}")
+# as the safetensors library has it
+_MAX_HEADER = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,8 @@ def _header(path: Path) -> dict[str, TensorHeader]:
         length = int.from_bytes(file.read(8), "little")
         if length + 8 > size:
             raise ModelError(f"{path} is truncated or no safetensors file", "Copy or download the model again.")
+        if length > _MAX_HEADER:
+            raise ModelError(f"{path} has a header of {length} bytes", "Copy or download the model again.")
         try:
             header = json.loads(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}

@@ -36,5 +36,5 @@ def bounded_lines(file: Any) -> Iterator[Any]:
     """The lines of a text or of bytes. Raises UnfoldingError for one that is longer than MAX_LINE."""
     while line := file.readline(MAX_LINE + 1):
         if len(line) > MAX_LINE:
-            raise UnfoldingError(f"it has a line of more than {MAX_LINE >> 20} MB")
+            raise UnfoldingError(f"it has a line of more than {MAX_LINE >> 20} MB: no row of a dataset is that long")
         yield line
