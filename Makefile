@@ -9,12 +9,13 @@ KILLS ?= 1000
 # Where the CPU build of torch is published; asked only when the configured sources do not have it.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help env quickstart test chaos check examples screenshots format clean
+.PHONY: help env quickstart test families chaos check examples screenshots format clean
 
 help:
 	@echo "make quickstart   the whole loop on this machine, into runs/quickstart"
 	@echo "make test         the tests"
 	@echo "make chaos        $(KILLS) kills of everything that writes, and the real stack killed (docs/reliability.md)"
+	@echo "make families    a round of all model families against plain computations"
 	@echo "make check        format, lint, types, import contracts"
 	@echo "make examples     the examples of the README, on runs/quickstart"
 	@echo "make screenshots  the README's pictures, from runs/quickstart (needs a Chromium)"
@@ -52,6 +53,9 @@ test: $(READY)
 # one process: the failpoints are shared out among all tests, and the counts are printed at the end
 chaos: $(READY)
 	SELFPLAY_KILLS=$(KILLS) $(BIN)/python -m pytest -m "chaos or not chaos" tests/behaviour/chaos tests/behaviour/real/test_chaos.py
+
+families: $(READY)
+	$(BIN)/python -m pytest -m "families or not families" tests/behaviour/real/test_families.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .

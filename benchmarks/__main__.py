@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import driver_memory, opening, ranking, selecting, viewer
+from benchmarks import driver_memory, opening, orchestration, ranking, selecting, viewer
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "ranking": ranking.measure,
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "viewer": viewer.measure,
     "driver_memory": driver_memory.measure,
     "selecting": selecting.measure,
+    "orchestration": orchestration.measure,
 }
 
 

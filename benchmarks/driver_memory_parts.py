@@ -161,7 +161,7 @@ def run_stage(stage: str, folder: Path, num_prompts: int) -> dict[str, Any]:
     # what these stages read of a run's inputs
     inputs: Any = SimpleNamespace(
         policy=SimpleNamespace(folder=folder / "policy", digest=DIGEST), gold_on_training=False, gold_lacks=(),
-        ranking=Ranking(metric, metric, config.selection.implicit_margin), max_length=4096, mix=None,
+        ranking=Ranking(metric, metric, config.selection.implicit_margin), max_length=4096, mix=None, reference=None,
     )  # fmt: skip
     module, _, name = stage_named(stage).function.partition(":")
     function = getattr(importlib.import_module(module), name)

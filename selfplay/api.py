@@ -15,7 +15,8 @@ from typing import Any
 from selfplay.config.load import absolute_places, apply_override, load_config, validate
 from selfplay.config.schema import Config
 from selfplay.config.strict_yaml import dump
-from selfplay.core.errors import ConfigError, DataError, ModelError
+from selfplay.core.commands import shell_command
+from selfplay.core.errors import ConfigError
 from selfplay.core.observer import Observer
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
@@ -25,12 +26,17 @@ from selfplay.inspect.report.observer import Report
 from selfplay.inspect.tracking.trackers import check_installed
 from selfplay.inspect.tracking.tracking import open_trackers
 from selfplay.run import driver
+from selfplay.run.code_trust import check_policy_code, note_begun, require_trust
+from selfplay.run.drift import check_drift
 from selfplay.run.driver import MakeWorkers, Prepared
+from selfplay.run.find_again import find_again
 from selfplay.run.fork import Forking, prepare_fork
+from selfplay.run.fork_rules import last_whole_round
 from selfplay.run.observers import Observed
 from selfplay.run.retention import Retention
 from selfplay.store.run import Store, require_empty_dir
-from selfplay.store.run_state import config_in_force, is_selection
+from selfplay.store.run_state import config_in_force, is_selection, search_path_in_force
+from selfplay.store.writable import require_writable
 
 
 def standard_observers(observed: Observed) -> Sequence[Observer]:
@@ -55,6 +61,7 @@ def preflight(
     run_dir: str | Path | None = None,
     overrides: Sequence[str] = (),
     force: bool = False,
+    reporter: Reporter | None = None,
 ) -> tuple[Prepared, str]:
     """Check everything about a new run that needs no worker. Returns what is ready to run, with its plan, and the text of the
     configuration. See `start` for the arguments."""
@@ -69,7 +76,8 @@ def preflight(
             apply_override(document, override)
         settings = absolute_places(validate(document, "the configuration"), search_path)
     check_installed(settings.tracking.to)
-    return driver.preflight(settings, search_path, run_folder(config, run_dir), force=force), given
+    say = (reporter or Reporter()).say
+    return driver.preflight(settings, search_path, run_folder(config, run_dir), force=force, say=say), given
 
 
 def start(
@@ -100,7 +108,7 @@ def start(
     reporter = reporter or Reporter()
     target = run_folder(config, run_dir)
     require_empty_dir(target)
-    prepared, given = preflight(config, run_dir=target, overrides=overrides, force=force)
+    prepared, given = preflight(config, run_dir=target, overrides=overrides, force=force, reporter=reporter)
     for line in prepared.plan.lines():
         reporter.say(line)
     reporter.say(f"run directory: {prepared.run_dir}   (log: {prepared.run_dir}/attempts/0001/log.txt)")
@@ -119,6 +127,7 @@ def resume(
     reporter: Reporter | None = None,
     workers: MakeWorkers | None = None,
     stop: StopFlag | None = None,
+    trust_code: bool = False,
     **settings: Any,
 ) -> Run:
     """Continue a run where it stands, as `selfplay resume` does: what is committed is kept, the rest is done.
@@ -126,30 +135,32 @@ def resume(
     `settings` (and `overrides`, as `key=value` strings) may add rounds and change resource settings; a setting in a section is
     given as `**{"report.every": 2}`. See `start` for the other arguments.
 
+    Settings and contents are compared before any code of the run is loaded. `trust_code` runs the code of a run that you have not
+    begun on this machine: functions that its settings name, and code of its models.
+
     Raises DriftError for a setting that makes another run (`fork` can change most), LockedError while another process works on
-    it.
+    it, ConfigError for code that is not trusted, MissingInputError for inputs that are not where they were.
 
     Example:
         selfplay.resume("runs/first", rounds=4)
     """
     store = _open_for_work(run)
+    require_writable(store.layout.root, _of_read_only(store, run))
     store.forbid_symlinks()
-    document = config_in_force(store)
-    before = validate(document, f"{run}/config/resolved.json")
-    for override in [*overrides, *_as_overrides(settings)]:
-        apply_override(document, override)
-    search_path = Path(store.config_json("search_path.json", str))
-    after = absolute_places(validate(document, "the command line"), search_path)
-    check_installed(after.tracking.to)
-    try:
-        prepared = driver.preflight(after, search_path, store.layout.root, store, force=force)
-    except (ModelError, DataError) as error:
-        place = "prompts.source" if isinstance(error, DataError) else "policy.model"
-        error.hint += f" If it has moved: selfplay resume {run} {place}=NEW-PLACE (its content is compared)."
-        raise
-    pins = store.config_json("pins.json", dict)
+    reporter, given = reporter or Reporter(), [*overrides, *_as_overrides(settings)]
+    before, after, search_path = _changed_settings(store, given)
+    pins, command = store.config_json("pins.json", dict), ["resume", Path(run), *given]
+    pinned = find_again(store, before, after, search_path, command)
+    check_drift(store, before, pinned.config, pins, pinned.pins)
+    check_policy_code(store, pinned)
+    require_trust(store.run_id, run, pinned.code, command, named=given, trust_code=trust_code)
+    prepared = driver.preflight(
+        pinned.config, pinned.search_path, store.layout.root, store, force=force, pinned=pinned, say=reporter.say
+    )
+    if trust_code:
+        note_begun(store.run_id, pinned.code, reporter.say)
     driver.resume(
-        store, prepared, before, pins, reporter or Reporter(), grace, workers,
+        store, prepared, before, pins, reporter, grace, workers,
         observers=standard_observers, stop=stop, force=force,
     )  # fmt: skip
     return open_run(Path(run))
@@ -166,6 +177,28 @@ def _open_for_work(run: str | Path) -> Store:
     return store
 
 
+def _of_read_only(store: Store, run: str | Path) -> str:
+    """What can be done with a run that can only be read."""
+    last = last_whole_round(store)
+    looked = f"It can be looked at ({shell_command('rounds', Path(run))})"
+    if last is None:
+        return f"{looked}. To continue it, copy it to a folder of yours and resume the copy."
+    fork = shell_command("fork", Path(run), "--from-round", last, "--run-dir", "NEW-FOLDER", "rounds=N")
+    return f"{looked} and continued in a folder of yours: {fork}"
+
+
+def _changed_settings(store: Store, overrides: Sequence[str]) -> tuple[Config, Config, Path]:
+    """The settings in force of a run that has begun, the same with overrides, and the folder of its configuration."""
+    document = config_in_force(store)
+    before = validate(document, f"{store.layout.root}/config/resolved.json")
+    for override in overrides:
+        apply_override(document, override)
+    search_path = search_path_in_force(store)
+    after = absolute_places(validate(document, "the command line"), search_path)
+    check_installed(after.tracking.to)
+    return before, after, search_path
+
+
 def _as_overrides(settings: Mapping[str, Any]) -> list[str]:
     """Settings as `key=value` strings, as the command line takes them."""
     return [f"{name}={json.dumps(value, default=str)}" for name, value in settings.items()]
@@ -177,22 +210,32 @@ def fork_folder(run: str | Path, from_round: int, run_dir: str | Path | None) ->
     return Path(run_dir) if run_dir is not None else root.with_name(f"{root.name}-from-{from_round}")
 
 
-def plan_fork(run: str | Path, *, from_round: int, run_dir: str | Path, overrides: Sequence[str] = ()) -> Forking:
+def plan_fork(
+    run: str | Path,
+    *,
+    from_round: int,
+    run_dir: str | Path,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+    trust_code: bool = False,
+    reporter: Reporter | None = None,
+) -> Forking:
     """Check that a run can be forked, and return what it shares, changes and will do. See `fork` for the arguments."""
     source = _open_for_work(run)
-    document = config_in_force(source)
-    before = validate(document, f"{run}/config/resolved.json")
-    for override in overrides:
-        apply_override(document, override)
-    search_path = Path(source.config_json("search_path.json", str))
-    after = absolute_places(validate(document, "the command line"), search_path)
-    check_installed(after.tracking.to)
-    return prepare_fork(source, from_round, before, after, search_path, Path(run_dir))
+    before, after, search_path = _changed_settings(source, overrides)
+    command = ["fork", Path(run), "--from-round", from_round, "--run-dir", Path(run_dir), *overrides]
+    return prepare_fork(
+        source, from_round, before, after, search_path, Path(run_dir), command=command, overrides=overrides,
+        trust_code=trust_code, force=force, say=(reporter or Reporter()).say,
+    )  # fmt: skip
 
 
-def create_fork(forking: Forking, overrides: Sequence[str]) -> Run:
+def create_fork(forking: Forking, overrides: Sequence[str], reporter: Reporter | None = None) -> Run:
     """Create the new run of a fork, without an attempt at it: `resume` begins it."""
-    driver.create(forking.prepared, forking.given(), forking.overrides(overrides), forking.lineage(), forking.files())
+    driver.create(
+        forking.prepared, forking.given(), forking.overrides(overrides), reporter or Reporter(), forking.lineage(),
+        forking.files(),
+    )  # fmt: skip
     return open_run(forking.prepared.run_dir)
 
 
@@ -202,16 +245,18 @@ def fork(
     from_round: int,
     run_dir: str | Path | None = None,
     overrides: Sequence[str] = (),
+    force: bool = False,
     grace: float = 25.0,
     reporter: Reporter | None = None,
     workers: MakeWorkers | None = None,
+    trust_code: bool = False,
     **settings: Any,
 ) -> Run:
     """Create a run that shares the committed rounds 0 to `from_round` of another one, and work on it with other settings, as
     `selfplay fork` does.
 
-    `run_dir` must not exist yet (default: RUN-from-N beside the other run). See `resume` for `settings` and `overrides`, `start`
-    for the other arguments.
+    `run_dir` must not exist yet (default: RUN-from-N beside the other run). See `resume` for `settings`, `overrides` and
+    `trust_code`, `start` for the other arguments.
 
     Raises ConfigError for a round that cannot be forked from, DriftError for settings that a fork cannot change.
 
@@ -222,12 +267,15 @@ def fork(
     overrides = [*overrides, *_as_overrides(settings)]
     target = fork_folder(run, from_round, run_dir)
     require_empty_dir(target)
-    forking = plan_fork(run, from_round=from_round, run_dir=target, overrides=overrides)
+    forking = plan_fork(
+        run, from_round=from_round, run_dir=target, overrides=overrides, force=force, trust_code=trust_code,
+        reporter=reporter,
+    )  # fmt: skip
     for line in forking.lines():
         reporter.say(line)
     reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
     driver.run(
         forking.prepared, forking.given(), forking.overrides(overrides), reporter, grace, workers,
-        observers=standard_observers, forked_from=forking.lineage(), files=forking.files(),
+        observers=standard_observers, forked_from=forking.lineage(), files=forking.files(), force=force,
     )  # fmt: skip
     return open_run(target)

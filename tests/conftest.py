@@ -47,6 +47,14 @@ def import_path_stays() -> Iterator[None]:
     sys.path[:] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The runs that tests begin are noted in a folder of theirs, not in that of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `policy/`, `reward_model/` (random weights), `prompts.jsonl` and `eval_prompts.jsonl`."""

@@ -14,6 +14,13 @@ Grace = Annotated[float, typer.Option(help="Seconds after SIGTERM until the run 
 LogText = Annotated[
     bool, typer.Option("--log-text", help="Send example pairs to the trackers (tracking.to), not only numbers.")
 ]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Run the code that it names (functions, code of models) though you have not begun it on this machine.",
+    ),
+]
 Force = Annotated[
     bool,
     typer.Option(
@@ -21,3 +28,10 @@ Force = Annotated[
         help="Continue where a gate (gates: in the configuration) or the memory or disk estimate would stop the run; recorded.",
     ),
 ]
+
+
+def require_run(run: Path) -> None:
+    """Raise the error of what is not a run, before anything is imported that takes long."""
+    from selfplay.inspect.query.open import open_store
+
+    open_store(run)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfplay.cli.arguments import Json
+from selfplay.cli.arguments import Force, Json, TrustCode
 
 
 def command(
@@ -41,6 +41,8 @@ def command(
         bool, typer.Option("--dry-run", help="Check everything, show what would run, and stop.")
     ] = False,
     json_output: Json = False,
+    force: Force = False,
+    trust_code: TrustCode = False,
     grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until it stops at once.", min=0.1)] = 25.0,
 ) -> None:
     """Compare arms that share start, evaluation and sampled pool. Repeat it to continue, or to add arms, seeds, configs."""
@@ -63,7 +65,9 @@ def command(
         control=control,
         by=by,
     )
-    document = compare(wanted, out, retry_failed=retry_failed, dry_run=dry_run, grace=grace)
+    document = compare(
+        wanted, out, retry_failed=retry_failed, dry_run=dry_run, force=force, trust_code=trust_code, grace=grace
+    )
     _show(document, out, json_output=json_output, dry_run=dry_run)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json
+from selfplay.core.commands import shell_command
 from selfplay.core.escape import escape_terminal
 from selfplay.core.terminal import note, write_document, write_json
 
@@ -39,8 +40,8 @@ def validate(config: _File, overrides: _Overrides = None, json_output: Json = Fa
     if json_output:
         write_json({"schema_version": 1, "ok": True, "config": settings.model_dump(mode="json")})
     else:
-        name = escape_terminal(str(config))
-        note(f"{name} is valid; `selfplay run {name} --dry-run` checks models, prompts and memory too")
+        check = shell_command("run", config, "--dry-run")
+        note(escape_terminal(f"{config} is valid; `{check}` checks models, prompts and memory too"))
 
 
 def schema(json_output: Json = False) -> None:

@@ -17,7 +17,8 @@ def command(
 ) -> None:
     """Check whether this machine can run selfplay.
 
-    Python, packages, memory, disk and GPUs; what fails (the exit code is then 1) comes with what to do.
+    Python, packages, memory, disk, GPUs, the limits of the shell, temporary files and loopback; what fails (the exit code is then
+    1) comes with what to do.
     """
     from selfplay.inspect.doctor.doctor import doctor_document
 

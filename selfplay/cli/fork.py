@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from selfplay.cli.arguments import Grace, Run
+from selfplay.cli.arguments import Force, Grace, Run, TrustCode, require_run
+from selfplay.core.commands import shell_command
+from selfplay.core.escape import escape_terminal
 
 
 def command(
@@ -26,7 +28,9 @@ def command(
     json_output: Annotated[
         bool, typer.Option("--json", help="What is shared and planned (dry run, no run) or the rounds, as JSON.")
     ] = False,
+    force: Force = False,
     grace: Grace = 25.0,
+    trust_code: TrustCode = False,
 ) -> None:
     """Go on from a committed round with other settings.
 
@@ -34,26 +38,32 @@ def command(
     selection, training and sampling of later rounds may change; the
     starting policy, the held-out evaluation, the reward that judged it, the prompts' order and the seed may not.
     """
+    require_run(run)
     from selfplay import api
     from selfplay.cli.run import finish
-    from selfplay.core.terminal import note, program, write_json
+    from selfplay.core.terminal import note, write_json
     from selfplay.execution.progress import Reporter
     from selfplay.store.run import require_empty_dir
 
     target, given = api.fork_folder(run, from_round, run_dir), overrides or []
     if not dry_run and not no_run:
-        api.fork(run, from_round=from_round, run_dir=target, overrides=given, grace=grace)
+        api.fork(
+            run, from_round=from_round, run_dir=target, overrides=given, force=force, grace=grace, trust_code=trust_code
+        )
         finish(target, json_output)
         return
     if not dry_run:
         require_empty_dir(target)
-    forking = api.plan_fork(run, from_round=from_round, run_dir=target, overrides=given)
     reporter = Reporter()
+    forking = api.plan_fork(
+        run, from_round=from_round, run_dir=target, overrides=given, force=force, trust_code=trust_code,
+        reporter=reporter,
+    )  # fmt: skip
     for line in forking.lines():
         reporter.say(line)
     if not dry_run:
-        api.create_fork(forking, given)
-        note(f"created: {target}   (start it with {program()} resume {target})")
+        api.create_fork(forking, given, reporter)
+        note(escape_terminal(f"created: {target}   (start it with {shell_command('resume', target)})"))
     elif (target / "RUN.json").is_file():
         note(f"note: {target} already contains a run; choose another --run-dir")
     if json_output:

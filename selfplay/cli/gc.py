@@ -38,8 +38,13 @@ def command(
     from selfplay.store.lock import RunLock
     from selfplay.store.retention import gc_document
     from selfplay.store.run import Store
+    from selfplay.store.writable import require_writable
 
     store = Store.open(run)
+    if not dry_run:
+        require_writable(
+            store.layout.root, "Only --dry-run works on it. Copy it to a folder of yours to delete policies there."
+        )
     with contextlib.nullcontext() if dry_run else RunLock(store.layout.lock, "gc"):
         document = gc_document(store, keep_policies, dry_run=dry_run)
     write_document(document, _text, as_json=json_output)

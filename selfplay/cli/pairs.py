@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json, Round, Run
+from selfplay.core.commands import shell_command
 from selfplay.core.escape import escape_terminal
 from selfplay.core.format import number
 from selfplay.core.terminal import clip, note, table, write, write_json
@@ -72,7 +73,8 @@ def command(
     write("\n\n".join(_with_content(pair) for pair in pairs) if content else _table(pairs, sort))
     shown = f"{offset + 1} to {offset + len(pairs)}" if offset else f"{len(pairs)}"
     of = f" that match (of {document['num_pairs']})" if document["num_matching"] < document["num_pairs"] else ""
-    note(f"{shown} of {document['num_matching']} pairs{of} shown; for one in full: selfplay pair {run} PAIR_ID")
+    one = escape_terminal(shell_command("pair", run, "PAIR_ID"))
+    note(f"{shown} of {document['num_matching']} pairs{of} shown; for one in full: {one}")
 
 
 def _table(pairs: list[dict[str, Any]], sort: str | None) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Grace
+from selfplay.core.commands import shell_command
 
 
 def command(
@@ -26,7 +27,6 @@ def command(
     """Run the whole loop here, with tiny models that it makes first."""
     from selfplay import api
     from selfplay.cli.run import finish
-    from selfplay.core.terminal import program
     from selfplay.execution.progress import Reporter
     from selfplay.quickstart.world import prepare as prepare_world
     from selfplay.store.run import require_empty_dir
@@ -49,7 +49,7 @@ def command(
         else f"made in {seconds:.0f} s"
     )
     if prepare_only:
-        reporter.say(f"try your own settings: {program()} run {made.config} selection.keep=0.5")
+        reporter.say(f"try your own settings: {shell_command('run', made.config, 'selection.keep=0.5')}")
         return
     api.start(made.config, run_dir=run_dir, overrides=[f"rounds={rounds}"], grace=grace, reporter=reporter)
     finish(run_dir, json_output)
@@ -79,7 +79,6 @@ class _Progress:
 def _what_is_there(run_dir: Path, json_output: bool) -> None:
     """A second quickstart neither fails nor overwrites: it says what stands there and how to go on."""
     from selfplay.cli.rounds import command as rounds
-    from selfplay.core.terminal import program
     from selfplay.inspect.documents.status import status_document
 
     state = status_document(run_dir)
@@ -88,9 +87,10 @@ def _what_is_there(run_dir: Path, json_output: bool) -> None:
         f"{state['rounds_done']} of {state['rounds_planned']} rounds.\n"
     )
     rounds(run_dir, json_output=json_output)
-    me = program()
+    another = run_dir.with_name(f"{run_dir.name}-2")
     sys.stderr.write(
-        f"\nGo on with it:      {me} resume {run_dir}            (or rounds={state['rounds_planned'] + 2} for two more)\n"
-        f"Look into it:       {me} show {run_dir} 1\n"
-        f"Start another one:  {me} quickstart --run-dir {run_dir}-2 --seed 1\n"
+        f"\nGo on with it:      {shell_command('resume', run_dir)}            "
+        f"(or rounds={state['rounds_planned'] + 2} for two more)\n"
+        f"Look into it:       {shell_command('show', run_dir, 1)}\n"
+        f"Start another one:  {shell_command('quickstart', '--run-dir', another, '--seed', 1)}\n"
     )

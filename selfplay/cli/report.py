@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Json, Run
+from selfplay.core.commands import shell_command
 from selfplay.core.escape import escape_terminal
 from selfplay.core.terminal import write_document
 
@@ -27,8 +28,12 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
     from selfplay.inspect.reading import SCHEMA_VERSION
     from selfplay.inspect.report.contents import gather
     from selfplay.inspect.report.writing import write as write_report
+    from selfplay.store.writable import require_writable
 
     store = open_store(run)
+    if out is None:
+        again = shell_command("report", run, "--out", "FILE")
+        require_writable(store.layout.root, f"Write the report elsewhere: {again}")
     report = gather(store, redact=redact)
     path = write_report(store, report, out)
     document = {

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selfplay.cli.arguments import Force, Grace, LogText
+from selfplay.cli.arguments import Force, Grace, LogText, TrustCode, require_run
 
 
 def command(
@@ -17,11 +17,13 @@ def command(
     force: Force = False,
     grace: Grace = 25.0,
     log_text: LogText = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Continue a run: print what is adopted, then do the rest."""
+    require_run(run_dir)
     from selfplay import api
     from selfplay.cli.run import finish
 
     overrides = [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]
-    api.resume(run_dir, overrides=overrides, force=force, grace=grace)
+    api.resume(run_dir, overrides=overrides, force=force, grace=grace, trust_code=trust_code)
     finish(run_dir, json_output)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selfplay.cli.arguments import Json, Run
+from selfplay.core.commands import shell_command
 from selfplay.core.escape import escape_terminal
 from selfplay.core.format import duration, number, percent
 from selfplay.core.terminal import note, table, write, write_json
@@ -48,7 +49,8 @@ def command(run: Run, json_output: Json = False) -> None:
         return
     rows = round_summaries(store)
     if not rows:
-        note(f"no stage is committed yet; `selfplay status {run}` shows how far the run is")
+        status = escape_terminal(shell_command("status", run))
+        note(f"no stage is committed yet; `{status}` shows how far the run is")
         return
     write(rounds_text(rows))
     for row in rows:

@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from selfplay.cli.arguments import Force, Grace, LogText
+from selfplay.core.commands import shell_command
+from selfplay.core.escape import escape_terminal
 
 
 def command(
@@ -36,7 +38,7 @@ def command(
     if dry_run:
         if (target / "RUN.json").is_file():
             note(f"note: {target} already contains a run; choose another --run-dir")
-        prepared, _ = api.preflight(config, run_dir=target, overrides=overrides, force=force)
+        prepared, _ = api.preflight(config, run_dir=target, overrides=overrides, force=force, reporter=reporter)
         for line in prepared.plan.lines():
             reporter.say(line)
         if json_output:
@@ -50,7 +52,7 @@ def finish(run_dir: Path, json_output: bool) -> None:
     """The table of rounds at the end of a run, and where to look next."""
     from selfplay.cli.rounds import command as rounds
     from selfplay.core.errors import OutputError
-    from selfplay.core.terminal import note, program
+    from selfplay.core.terminal import note
 
     try:
         rounds(run_dir, json_output=json_output)
@@ -59,6 +61,6 @@ def finish(run_dir: Path, json_output: bool) -> None:
         # a terminal that is gone, as a pipe without a reader: the run is complete, whoever hears of it
         raise BrokenPipeError from error
     if not json_output:
-        shown = os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else run_dir
-        me = program()
-        note(f"\nnext: {me} show {shown} 1   |   {me} pairs {shown} 1 --content   |   {me} resume {shown} rounds=N")
+        root = Path(os.path.relpath(run_dir)) if run_dir.is_relative_to(Path.cwd()) else run_dir
+        following = (("show", root, 1), ("pairs", root, 1, "--content"), ("resume", root, "rounds=N"))
+        note("\nnext: " + "   |   ".join(escape_terminal(shell_command(*words)) for words in following))

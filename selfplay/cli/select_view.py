@@ -10,8 +10,9 @@ from selfplay.core.format import number
 from selfplay.core.terminal import table
 
 _SELECTION = (
-    "implicit_margin", "weight", "beta", "standardize", "keep", "seed", "effective_beta", "cut_value", "explicit_margin_mean",
-    "explicit_margin_std", "implicit_margin_abs_mean", "implicit_margin_abs_std", "length_gap_mean", "length_gap_kept_mean",
+    "implicit_margin", "weight", "beta", "standardize", "keep", "keep_per_group", "min_per_group", "max_per_prompt", "seed",
+    "effective_beta", "cut_value", "explicit_margin_mean", "explicit_margin_std", "implicit_margin_abs_mean",
+    "implicit_margin_abs_std", "length_gap_mean", "length_gap_kept_mean",
 )  # fmt: skip
 _SHOWN = 5
 
@@ -22,7 +23,8 @@ def view(summary: dict[str, Any]) -> str:
     blocks = [
         escape_terminal(
             f"{dataset['name']}: kept {selection['num_kept']} of {selection['num_ranked']} ranked pairs by {metric['name']}"
-            f" = {metric['formula']}; {metric['direction']}"
+            f" = {metric['formula']}; "
+            + ("the lowest values are kept" if selection["keep_lowest"] else metric["direction"])
         ),
         "\n".join(warning_lines(summary["diagnostics"])),
         _bad_rows(summary),
@@ -30,11 +32,18 @@ def view(summary: dict[str, Any]) -> str:
         *diagnostic_lines(summary["diagnostics"]),
         "selection\n"
         + table(
-            [], [[name, number(selection[name], 4)] for name in _SELECTION if selection[name] is not None], left=(0, 1)
+            [], [[name, _said(selection[name])] for name in _SELECTION if selection[name] is not None], left=(0, 1)
         ),
         "\n".join(escape_terminal(f"note: {text}") for text in summary["notes"]),
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _said(value: Any) -> str:
+    """A setting or a number; quotas by name as they are written."""
+    if isinstance(value, dict):
+        return escape_terminal(", ".join(f"{name}={quota}" for name, quota in value.items()))
+    return number(value, 4)
 
 
 def _bad_rows(summary: dict[str, Any]) -> str:

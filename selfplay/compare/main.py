@@ -9,18 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from selfplay.compare.arm_inputs import ArmInputs
 from selfplay.compare.report import write_results
 from selfplay.compare.results import results_document
 from selfplay.compare.running import Runner, arm_runs
 from selfplay.compare.settings import Comparison, Wanted, make_comparison, read_comparison, write_comparison
 from selfplay.compare.worker_reuse import WarmWorkers
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, Interrupted
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag, signals
+from selfplay.inputs.user_code.listing import Code
 from selfplay.run import driver
+from selfplay.run.code_trust import announce, note_begun, require_trust
 from selfplay.store.durable import make_folder
 from selfplay.store.layout import COMPARISON
 from selfplay.store.lock import RunLock
+from selfplay.store.symlinks import forbid_symlinks
 
 LOCK = "compare.lock"
 
@@ -31,34 +36,45 @@ def compare(
     *,
     retry_failed: bool = False,
     dry_run: bool = False,
+    force: bool = False,
+    trust_code: bool = False,
     grace: float = 25.0,
     workers: driver.MakeWorkers | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Start a comparison, continue it or add to it, and return its results (see `results_document`; on a dry run its
-    settings). `workers` replaces the warm Ray workers (tests). Raises Interrupted when stopped: the same call continues it."""
+    settings). `force` continues where a data-quality check or an estimate of memory or disk would stop a run; `trust_code` runs
+    the code of a comparison that you have not begun on this machine. `workers` replaces the warm Ray workers (tests). Raises
+    Interrupted when stopped: the same call continues it."""
     out = out.absolute()
+    for path in (*out.glob("*"), *out.glob("*/*")):  # blocks and their runs; a run looks after its own
+        forbid_symlinks(path, out)
     if out.exists() and not (out / COMPARISON).is_file() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"{out} exists and is not a comparison", "Choose another --out.")
+    before, inputs = read_comparison(out), ArmInputs(out, force=force)
     if dry_run:
-        comparison = make_comparison(wanted, read_comparison(out), out)
+        comparison = make_comparison(wanted, before, out)
         reporter = reporter or Reporter()
-        Runner(comparison, out, reporter, workers or WarmWorkers(out), StopFlag()).prepare_all()
+        _check_code(inputs, comparison, before, out, reporter, trust_code=trust_code)
+        inputs.prepare_all(comparison)
         _say_plan(comparison, out, reporter)
         return comparison.document()
     stop = StopFlag()
     with _real_stderr() as people, contextlib.ExitStack() as stack:
         reporter = reporter or Reporter(people)
         made = workers or stack.enter_context(WarmWorkers(out / "workers" / str(os.getpid())))
-        planned = make_comparison(wanted, read_comparison(out), out)
-        runner = Runner(planned, out, reporter, made, stop, retry_failed=retry_failed)
-        runner.prepare_all()
+        planned = make_comparison(wanted, before, out)
+        run_code = _check_code(inputs, planned, before, out, reporter, trust_code=trust_code)
+        inputs.prepare_all(planned)
         make_folder(out)
         with RunLock(out / LOCK):  # only while it is written: two processes may share the blocks of one comparison
             comparison = make_comparison(wanted, read_comparison(out), out)
             write_comparison(out, comparison)
+        note_begun(_name(out), run_code, reporter.say)
         _say_plan(comparison, out, reporter)
-        runner.comparison = comparison
+        runner = Runner(
+            comparison, out, inputs, reporter, made, stop, retry_failed=retry_failed, force=force, trust_code=trust_code
+        )
         try:
             with signals(stop, grace, reporter):
                 runner.run()
@@ -73,8 +89,31 @@ def compare(
     return document
 
 
+def _check_code(
+    inputs: ArmInputs,
+    comparison: Comparison,
+    before: Comparison | None,
+    out: Path,
+    reporter: Reporter,
+    *,
+    trust_code: bool,
+) -> list[Code]:
+    """Say all code that will run, and ask about that of a comparison which this user has not begun. Returns it."""
+    code = inputs.code(comparison)
+    if before is not None:
+        command = ["compare", "--out", out]
+        require_trust(_name(out), out, inputs.code(before), command, trust_code=trust_code)
+    announce(code, reporter.say)
+    return code
+
+
+def _name(out: Path) -> str:
+    """What the note of comparisons that this user has begun calls one. (It has no id; its runs have.)"""
+    return f"compare {out.resolve()}"
+
+
 def _again(out: Path) -> str:
-    return f"`selfplay compare --out {out}` continues it."
+    return f"`{shell_command('compare', '--out', out)}` continues it."
 
 
 def _say_plan(comparison: Comparison, out: Path, reporter: Reporter) -> None:

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from selfplay.compare.folders import has_run
 from selfplay.compare.reading import GOLD, REWARD, RunReader
-from selfplay.compare.running import ArmRun, arm_runs, failure, has_run
+from selfplay.compare.running import ArmRun, arm_runs, failure
 from selfplay.compare.settings import Comparison
 from selfplay.compare.statistics import Mean, mean_of, over_worlds, overlap, paired_by_prompt
 from selfplay.inspect.reading import finite

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfplay.api import standard_observers
+from selfplay.compare.arm_inputs import ArmInputs, check_pins
 from selfplay.compare.arms import Arm
+from selfplay.compare.folders import block_folder, has_run, run_folder
 from selfplay.compare.settings import Block, Comparison
 from selfplay.compare.shared_pool import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
 from selfplay.config.load import validate
@@ -23,20 +25,16 @@ from selfplay.config.running import ReportConfig
 from selfplay.config.schema import Config
 from selfplay.core.errors import (
     BackendError,
-    ConfigError,
-    DriftError,
     EmptyRoundsError,
     GateError,
     LockedError,
-    ModelError,
 )
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
-from selfplay.inputs.resolve import Inputs, resolve
 from selfplay.run import driver
-from selfplay.run.pass_through_check import find_problems
-from selfplay.run.plan import make_plan
-from selfplay.store.durable import canonical_json, make_folder
+from selfplay.run.code_trust import check_policy_code, note_begun, require_trust
+from selfplay.run.drift import check_drift
+from selfplay.store.durable import make_folder
 from selfplay.store.fork import Fork
 from selfplay.store.layout import POOL
 from selfplay.store.lock import RunLock
@@ -68,21 +66,6 @@ def arm_runs(comparison: Comparison, out: Path) -> list[ArmRun]:
     ]
 
 
-def block_folder(out: Path, block: Block) -> Path:
-    """Where the runs of a block are."""
-    return out / "runs" / block.name
-
-
-def run_folder(out: Path, block: Block, arm: Arm, equal: str) -> Path:
-    """Where an arm's run is: OUT/runs/BLOCK/ARM, with @epochs behind it for the runs of equal epochs."""
-    return block_folder(out, block) / (arm.folder + ("@epochs" if equal == "epochs" else ""))
-
-
-def has_run(folder: Path) -> bool:
-    """Whether a run was begun there."""
-    return (folder / "RUN.json").is_file()
-
-
 def failure(store: Store) -> str | None:
     """Why a run's last attempt failed; None where it did not."""
     found = store.attempt_documents()
@@ -91,17 +74,20 @@ def failure(store: Store) -> str | None:
 
 
 class Runner:
-    """Makes the runs. Inputs are resolved and pinned once for all runs that read the same ones."""
+    """Makes the runs."""
 
     def __init__(
         self,
         comparison: Comparison,
         out: Path,
+        inputs: ArmInputs,
         reporter: Reporter,
         workers: driver.MakeWorkers,
         stop: StopFlag,
         *,
         retry_failed: bool = False,
+        force: bool = False,
+        trust_code: bool = False,
         make_reporter: Callable[[], Reporter] = lambda: Reporter(quiet=True),
     ) -> None:
         self.comparison = comparison
@@ -110,9 +96,10 @@ class Runner:
         self._workers = workers
         self._stop = stop
         self._retry_failed = retry_failed
+        self._force = force
+        self._trust_code = trust_code
+        self._inputs = inputs
         self._make_reporter = make_reporter
-        self._inputs: dict[bytes, Inputs] = {}
-        self._keys: set[bytes] = set()
 
     def run(self) -> None:
         """Make everything that is not there yet. A block that another process works on is left to it. Raises Interrupted when
@@ -175,7 +162,7 @@ class Runner:
         shared = folder / POOL
         self._make(block, shared, base.model_copy(update={"rounds": 1}), overrides, None, LAST)
         search_path = Path(block.world.search_path)
-        found = [self._resolve(each, search_path, None) for each in (config, base)]
+        found = [self._inputs.resolve(each, search_path, None) for each in (config, base)]
         check_pins(Store.open(shared), found[1].pins)
         own = folder / pool_name(pool_key(config, found[0]), pool_key(base, found[1]))
         if own != shared:
@@ -198,11 +185,11 @@ class Runner:
         config = config.model_copy(update={"report": ReportConfig(every=0)})
         reporter = self._make_reporter()
         if not has_run(folder):
-            prepared = self._prepare(config, search_path, folder, None)
+            prepared = self._inputs.prepare(config, search_path, folder, None)
             driver.run(
                 prepared, block.world.given, overrides, reporter, workers=self._workers,
                 observers=standard_observers, forked_from=fork,
-                stop=self._stop, until=until,
+                stop=self._stop, until=until, force=self._force,
             )  # fmt: skip
             return
         store = Store.open(folder)
@@ -212,8 +199,15 @@ class Runner:
                 return
             # an arm's settings made it: another arm of the same pool may be the one that asks now
             config = before
-        prepared = self._prepare(config, search_path, folder, store)
-        pins = store.config_json("pins.json", dict)
+        pins, revisions = store.config_json("pins.json", dict), store.revisions()
+        pinned = self._inputs.pin(config, search_path, revisions)
+        check_drift(store, before, config, pins, pinned.pins)
+        check_policy_code(store, pinned)
+        command = ["compare", "--out", self._out]
+        require_trust(store.run_id, folder, pinned.code, command, trust_code=self._trust_code)
+        if self._trust_code:
+            note_begun(store.run_id, pinned.code, reporter.say)
+        prepared = self._inputs.prepare(config, search_path, folder, store)
         driver.resume(
             store,
             prepared,
@@ -224,61 +218,5 @@ class Runner:
             stop=self._stop,
             until=until,
             observers=standard_observers,
+            force=self._force,
         )
-
-    def _prepare(self, config: Config, search_path: Path, folder: Path, store: Store | None) -> driver.Prepared:
-        """As driver.preflight, with inputs shared by all runs that read the same ones."""
-        revisions = store.revisions() if store else None
-        inputs = self._resolve(config, search_path, revisions)
-        passed = canonical_json([dict(config.sampling.engine), config.training.loss, dict(config.training.trl)])
-        if passed not in self._keys:
-            problems = find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl))
-            if problems:
-                raise ConfigError("; ".join(problems), "These keys go to vLLM and TRL as they are.")
-            self._keys.add(passed)
-        done = (
-            [number for number in store.rounds() if number and store.is_committed(number, "evaluate")] if store else []
-        )
-        plan = make_plan(config, inputs, folder, rounds_done=len(done))
-        return driver.Prepared(config, inputs, plan, folder, search_path)
-
-    def _resolve(self, config: Config, search_path: Path, revisions: dict[str, str] | None) -> Inputs:
-        key = canonical_json([inputs_key(config), str(search_path), revisions or {}])
-        if key not in self._inputs:
-            self._inputs[key] = resolve(config, search_path, revisions)
-        return self._inputs[key]
-
-    def prepare_all(self) -> None:
-        """Resolve and check what every world's arms need before anything is started. Raises ConfigError, ModelError, ..."""
-        for world in self.comparison.worlds:
-            for equal in self.comparison.equal:
-                for arm in self.comparison.arms:
-                    config = self.comparison.config(Block(world, 0), arm, equal)
-                    try:
-                        self._prepare(config, Path(world.search_path), self._out, None)
-                    except (ConfigError, ModelError) as error:
-                        error.message = f"{world.path}, arm {arm.name!r}: {error.message}"
-                        raise
-
-
-def check_pins(pool: Store, pins: dict[str, str]) -> None:
-    """Raises DriftError where a block's models, prompts or functions are no longer those that its pool was made with."""
-    before = pool.config_json("pins.json", dict)
-    changed = [name for name in sorted({*before, *pins}) if before.get(name) != pins.get(name)]
-    if changed:
-        raise DriftError(
-            f"{pool.layout.root} was made with other content of {', '.join(changed)}",
-            "Restore it, or give another --out: a comparison has one start.",
-        )
-
-
-def inputs_key(config: Config) -> object:
-    """The settings that decide what `inputs.resolve` finds and checks: seed, rounds and numbers of training and selection do
-    not."""
-    document = config.model_dump(mode="json")
-    for name in ("pairs", "cluster", "seed", "rounds"):
-        document.pop(name)
-    for name in ("weight", "keep"):
-        document["selection"].pop(name)
-    document["training"] = [getattr(config.training, name) for name in ("max_length", "loss", "start", "reference")]
-    return document

@@ -6,7 +6,6 @@ are refused with a diff.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from selfplay.config.diff import changes
 from selfplay.config.load import load_config, validate
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, CorruptionError, DriftError
-from selfplay.store.durable import pretty_json, write_file
+from selfplay.core.json_text import parse_json
+from selfplay.store.durable import pretty_json, read_file, write_file
 from selfplay.store.layout import COMPARISON
 
 SCHEMA_VERSION = 1
@@ -106,11 +106,11 @@ def read_comparison(out: Path) -> Comparison | None:
     if not path.is_file():
         return None
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(read_file(path))
         if document["schema_version"] > SCHEMA_VERSION:
             raise ConfigError(f"{path} was written by a newer selfplay", "Upgrade selfplay.")
         return TypeAdapter(Comparison).validate_python(document)
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
 
 

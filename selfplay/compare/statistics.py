@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import stats
 
+from selfplay.core import magnitudes
+
 Floats = NDArray[np.float64]
 
 
@@ -40,12 +42,12 @@ def mean_of(values: Sequence[float] | Floats, level: float = 0.95) -> Mean | Non
     num = len(found)
     if not num:
         return None
-    mean, above = float(found.mean()), int((found > 0).sum())
+    mean, above = magnitudes.mean(found), int((found > 0).sum())
     if num < 2:
         return Mean(mean, None, None, None, num, above)
-    se = float(found.std(ddof=1)) / math.sqrt(num)
+    se = magnitudes.std(found, ddof=1) / math.sqrt(num)
     half = float(stats.t.ppf((1 + level) / 2, num - 1)) * se
-    return Mean(mean, se, mean - half, mean + half, num, above)
+    return Mean(mean, se, magnitudes.finite(mean - half), magnitudes.finite(mean + half), num, above)
 
 
 def paired_by_prompt(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Mean | None:
@@ -60,7 +62,7 @@ def over_worlds(values: Sequence[float], worlds: Sequence[str]) -> Mean | None:
         by_world.setdefault(world, []).append(value)
     if len(by_world) < 2:
         return None
-    return mean_of([float(np.mean(by_world[world])) for world in sorted(by_world)])
+    return mean_of([magnitudes.mean(np.array(by_world[world])) for world in sorted(by_world)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +99,15 @@ class Labels:
 
 def labels(gold_chosen: Floats, gold_rejected: Floats) -> Labels | None:
     """wrong: the judge finds the rejected response better than the chosen one; None where no pair was judged."""
-    margin = gold_chosen - gold_rejected
-    margin = margin[np.isfinite(margin)]
-    if not len(margin):
+    judged = np.isfinite(gold_chosen) & np.isfinite(gold_rejected)
+    chosen, rejected = gold_chosen[judged], gold_rejected[judged]
+    if not len(chosen):
         return None
-    return Labels(float((margin < 0).mean()), float((margin == 0).mean()), len(margin))
+    return Labels(float((chosen < rejected).mean()), float((chosen == rejected).mean()), len(chosen))
 
 
 def standardized_gain(now: Mapping[str, float], start: Mapping[str, float]) -> float | None:
     """Mean gain over the start, in standard deviations of the start's prompt means; None where that is 0 or undefined."""
     gain = paired_by_prompt(now, start)
-    spread = float(np.std([start[prompt] for prompt in sorted(start)])) if start else 0.0
+    spread = magnitudes.std(np.array([start[prompt] for prompt in sorted(start)])) if start else 0.0
     return gain.mean / spread if gain is not None and spread > 0 else None

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfplay.config.load import NAMED, fields
+from selfplay.config.named_files import identity_value
+from selfplay.config.pass_through import ENGINE_KEYS, TRL_KEYS
 from selfplay.config.schema import Config
-from selfplay.config.tags import ENGINE_KEYS, TRL_KEYS, Tag
+from selfplay.config.tags import Tag
 
 PASS_THROUGH = {"sampling.engine": ENGINE_KEYS, "training.trl": TRL_KEYS}
 # sections that may be absent; whether they are there is compared under their own names
@@ -79,10 +81,19 @@ def changes(before: Config, after: Config) -> list[Change]:
     old, new = flatten(before), flatten(after)
     names = [*old, *(name for name in new if name not in old)]
     return [
-        Change(name, old.get(name), new.get(name), tag_of(name))
+        Change(name, old.get(name), new.get(name), _tag_of_change(name, old.get(name), new.get(name)))
         for name in names
         if _written(old.get(name)) != _written(new.get(name))
     ]
+
+
+def _tag_of_change(name: str, before: Any, after: Any) -> Tag:
+    """The tag of a setting for one change of it. A file of the user's own may move (its content is pinned), and another function
+    of the same file is another function."""
+    if name.endswith((".function", ".gold")) and None not in (before, after):
+        return "content" if before.rpartition(":")[2] == after.rpartition(":")[2] else "identity"
+    same = identity_value(name, before) == identity_value(name, after)
+    return "content" if same and before != after else tag_of(name)
 
 
 def _written(value: Any) -> str:
@@ -92,4 +103,4 @@ def _written(value: Any) -> str:
 
 def identity_document(config: Config) -> dict[str, Any]:
     """The part of the configuration that makes a run the run it is (places apart: their content digests stand for them)."""
-    return {name: value for name, value in flatten(config).items() if tag_of(name) == "identity"}
+    return {name: identity_value(name, value) for name, value in flatten(config).items() if tag_of(name) == "identity"}

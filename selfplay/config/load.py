@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from selfplay.config.named_files import METRIC, TEMPLATE, is_own_metric, is_template_file
 from selfplay.config.schema import Config
 from selfplay.config.strict_yaml import parse
 from selfplay.core.errors import ConfigError
@@ -22,6 +23,10 @@ RENAMED = {
 }
 
 
+# of a configuration file, which is read whole
+MAX_BYTES = 1 << 20
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read, override, validate, and make paths absolute. Raises ConfigError."""
     if not path.is_file():
@@ -29,6 +34,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             "Give the path of a YAML file; configs/ has examples and `selfplay quickstart --prepare-only` writes one."
         )
         raise ConfigError(f"no config file at {path}", hint)
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(
+            f"{path} has more than {MAX_BYTES >> 20} MiB", "A configuration has some kilobytes; is it another file?"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -180,8 +189,20 @@ def absolute_places(config: Config, base: Path) -> Config:
         *sections, key = place.split(".")
         for section in _sections(document, sections):
             if section[key] is not None:
-                section[key] = _absolute(section[key], base, function=key in ("function", "gold"))
+                section[key] = _absolute(section[key], [base, Path.cwd()], function=key in ("function", "gold"))
+    for setting in (METRIC, TEMPLATE):
+        name, key = setting.split(".")
+        document[name][key] = _in_working_directory(setting, document[name][key], base)
     return Config.model_validate(document)
+
+
+def _in_working_directory(setting: str, value: str | None, base: Path) -> str | None:
+    """A file of the user's own: it stays as it is written, except where it only exists in the working directory."""
+    function = setting == METRIC
+    if value is None or not (is_own_metric(value) if function else is_template_file(value)):
+        return value
+    beside = _absolute(value, [base], function=function)
+    return value if beside != value else _absolute(value, [Path.cwd()], function=function)
 
 
 def _sections(document: dict[str, Any] | None, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -195,13 +216,13 @@ def _sections(document: dict[str, Any] | None, names: Sequence[str]) -> Iterator
         yield from _sections(document[name], names[1:])
 
 
-def _absolute(value: str, base: Path, *, function: bool) -> str:
+def _absolute(value: str, folders: Sequence[Path], *, function: bool) -> str:
     path, colon, name = value.rpartition(":") if function else (value, "", "")
     if function and not path.endswith(".py"):
         if "." in path:
             return value  # a module inside a package is imported, not found as a file
         path += ".py"
-    for folder in (base, Path.cwd()):
+    for folder in folders:
         found = folder / Path(path).expanduser()
         if found.is_file() or (not function and found.is_dir()):
             return f"{found.resolve()}{colon}{name}"

@@ -22,6 +22,9 @@ class GatesConfig(Section):
     )
     max_loss: float | None = resource(100.0, "loss of an optimizer step beyond which training stops", gt=0)
     max_grad_norm: float | None = resource(1e5, "gradient norm (before clipping) beyond which it stops", gt=0)
+    max_update: float | None = resource(
+        1.0, "norm of a training's change of the weights, over that of the weights, beyond which it is not kept", gt=0
+    )
 
 
 class RoleConfig(Section):

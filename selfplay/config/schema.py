@@ -111,7 +111,7 @@ class RewardSource(Section):
     sees: Literal["final", "full"] = identity("final", "final: without the thinking part; full: everything")
     max_length: int | None = identity(None, "longest conversation in tokens; the model's own limit if not set", ge=1)
     dtype: Literal["auto", "float32", "bfloat16"] = identity("auto", "auto: float32 on a CPU, bfloat16 on a GPU")
-    batched: bool = identity(False, "the function takes lists and returns a list")
+    batched: bool = identity(False, "the function takes the lists of one prompt's responses and returns a list")
     trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
 
     @model_validator(mode="after")

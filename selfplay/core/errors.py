@@ -38,6 +38,17 @@ class ModelError(ConfigError):
     """A model folder that is missing, incomplete or of the wrong kind."""
 
 
+class MissingInputError(ModelError, DataError):
+    """Inputs that are not where the configuration says. `settings` are the names of the settings."""
+
+    def __init__(self, message: str, hint: str = "", settings: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint)
+        self.settings = settings
+
+    def __reduce__(self) -> tuple[type[SelfplayError], tuple]:  # type: ignore[type-arg]
+        return (type(self), (self.message, self.hint, self.settings))
+
+
 class ResourceError(SelfplayError):
     """The machine or cluster lacks what the run asks for (memory, disk, devices)."""
 
@@ -70,6 +81,10 @@ class WorkerLostError(BackendError):
 
 class DivergedError(BackendError):
     """A training whose loss, gradient or weights are no numbers, or beyond their limits: nothing of it is kept."""
+
+
+class RuinedPolicyError(DivergedError):
+    """A training that left a policy of finite numbers which is of no use: nothing of it is kept."""
 
 
 class WeightSyncError(BackendError):

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from selfplay.core import magnitudes
+
 Floats = NDArray[np.float64]
 # A column of texts: Python's, or a chunked array of Arrow (which has no types).
 Texts: TypeAlias = Sequence[str] | Any
@@ -53,7 +55,7 @@ def by_prompt(prompt_ids: Texts, values: Sequence[float | None] | Floats) -> dic
 
 def prompt_means(prompt_ids: Texts, values: Sequence[float | None] | Floats) -> dict[str, float]:
     """Mean value of each prompt's responses, of those that are finite; a prompt that has none is left out."""
-    return {prompt_id: float(np.mean(found)) for prompt_id, found in by_prompt(prompt_ids, values).items()}
+    return {prompt_id: magnitudes.mean(found) for prompt_id, found in by_prompt(prompt_ids, values).items()}
 
 
 def bootstrap_mean(values_Q: Floats, *, seed: int, num_resamples: int = 10_000, level: float = 0.95) -> Estimate | None:
@@ -62,6 +64,7 @@ def bootstrap_mean(values_Q: Floats, *, seed: int, num_resamples: int = 10_000, 
         return None
     if not np.isfinite(values_Q).all():
         raise ValueError("bootstrap_mean takes finite values; reduce responses with prompt_means first")
+    values_Q, unit = magnitudes.in_units(values_Q)
     generator = np.random.default_rng(seed)
     rows = max(1, _DRAWS_AT_ONCE // len(values_Q))
     parts = []
@@ -71,18 +74,20 @@ def bootstrap_mean(values_Q: Floats, *, seed: int, num_resamples: int = 10_000, 
         )
         parts.append(values_Q[draws].mean(axis=1))
     low, high = np.quantile(np.concatenate(parts), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(values_Q.mean()), float(low), float(high), len(values_Q))
+    return Estimate(unit * float(values_Q.mean()), unit * float(low), unit * float(high), len(values_Q))
 
 
 def mean_over_prompts(values: ByPrompt, *, seed: int) -> Estimate | None:
     """Mean over prompts of the mean over each prompt's responses, with its interval."""
-    return _bootstrap({prompt_id: float(np.mean(found)) for prompt_id, found in values.items()}, seed)
+    return _bootstrap({prompt_id: magnitudes.mean(found) for prompt_id, found in values.items()}, seed)
 
 
 def paired_difference(ours: ByPrompt, others: ByPrompt, *, seed: int) -> Estimate | None:
-    """Mean over the prompts that both have of (mean value - mean other value), with its interval."""
+    """Mean over the prompts that both have of (mean value - mean other value), with its interval; None where a difference is
+    beyond the largest float."""
     both = ours.keys() & others.keys()
-    return _bootstrap({prompt: float(np.mean(ours[prompt])) - float(np.mean(others[prompt])) for prompt in both}, seed)
+    differences = {prompt: magnitudes.mean(ours[prompt]) - magnitudes.mean(others[prompt]) for prompt in both}
+    return _bootstrap(differences, seed) if np.isfinite([*differences.values()]).all() else None
 
 
 def paired_win_rate(ours: ByPrompt, others: ByPrompt, *, seed: int) -> Estimate | None:
@@ -93,8 +98,10 @@ def paired_win_rate(ours: ByPrompt, others: ByPrompt, *, seed: int) -> Estimate 
     """
     rates = {}
     for prompt in ours.keys() & others.keys():
-        difference = np.subtract.outer(ours[prompt], others[prompt])
-        rates[prompt] = float(np.mean(np.sign(difference)) / 2 + 0.5)
+        # comparisons, not differences: those of large numbers overflow, those of tiny ones vanish
+        won = np.greater.outer(ours[prompt], others[prompt])
+        lost = np.less.outer(ours[prompt], others[prompt])
+        rates[prompt] = float(np.mean(won.astype(np.float64) - lost) / 2 + 0.5)
     return _bootstrap(rates, seed)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ class HeartbeatWriter:
         self._dump_after = _DUMP_AT * timeout
         self._every = min(1.0, timeout / 20)
         self._last = 0.0
+        self._lock = threading.Lock()
+        self._num_calls = 0
         path.touch()
 
     def beat(self, *, now: bool = False) -> None:
@@ -42,12 +45,17 @@ class HeartbeatWriter:
 
     @contextlib.contextmanager
     def call(self) -> Iterator[None]:
-        """A call is running; between calls no progress is expected."""
+        """A call is running; where none is, no progress is expected."""
+        with self._lock:
+            self._num_calls += 1
         self.beat(now=True)
         try:
             yield
         finally:
-            faulthandler.cancel_dump_traceback_later()
+            with self._lock:
+                self._num_calls -= 1
+                if not self._num_calls:
+                    faulthandler.cancel_dump_traceback_later()
             os.utime(self._path)
 
 

@@ -164,6 +164,9 @@ class Training:
     canaries: list[Canary]
     versions: dict[str, str]
     notes: list[str]
+    update_ratio: float | None = None
+    chosen_logp_before: float | None = None
+    chosen_logp_after: float | None = None
 
     @classmethod
     def of(cls, result: TrainResult, num_pairs: int, num_pairs_quarantined: int) -> Training:
@@ -263,7 +266,8 @@ class SampleOutcome(Outcome):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreOutcome(Outcome):
     """Stage *score*. `num_gold` counts responses with a gold reward; `gold_lacks` names the prompt columns that the gold judge
-    needs and the training prompts do not have."""
+    needs and the training prompts do not have; `called_by_prompt` names the sections of the batched reward functions, which
+    were called with all responses to one prompt at a time."""
 
     stage = "score"
 
@@ -277,6 +281,7 @@ class ScoreOutcome(Outcome):
     combined: CombinedReward | None = field(default=None, metadata=_FLAT)
     gold_drop_reasons: dict[str, int]
     gold_lacks: list[str]
+    called_by_prompt: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

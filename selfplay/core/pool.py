@@ -11,17 +11,22 @@ from typing import Any, Protocol
 
 from selfplay.core.machine import DeviceFacts, this_device
 
+# A worker has one call running and one waiting, so that it is never idle between two.
+IN_FLIGHT = 2
+
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
     """How a worker makes its backend: `target` is "module:Class", called with `kwargs` in the worker's own process,
     after `setup` ("module:function", optional: it sets environment variables that an import reads). `secrets`: the backend needs
-    the secrets of the environment (a user's function may call a service with them); otherwise they are removed."""
+    the secrets of the environment (a user's function may call a service with them); otherwise they are removed. `concurrency`:
+    how many calls the backend serves at a time, each on a thread of its own."""
 
     target: str
     kwargs: dict[str, Any] = field(default_factory=dict)
     setup: str | None = None
     secrets: bool = False
+    concurrency: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +42,13 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class WorkerCrash:
     """In place of a result: `num_crashes` workers died in this call (or hung and were killed), as many as were allowed.
-    `reason` is the last one's; `worker` names that worker, its log and the log's last lines, in lines of their own."""
+    `reason` is the last one's; `worker` names that worker, its log and the log's last lines, in lines of their own; `hint` is a
+    sentence about what usually ends a process in that way."""
 
     reason: str
     num_crashes: int
     worker: str = field(default="", compare=False)
+    hint: str = field(default="The worker's log may show why.", compare=False)
 
 
 class Pool(Protocol):
@@ -53,9 +60,9 @@ class Pool(Protocol):
     def devices(self) -> list[DeviceFacts]:
         """What each worker found on its node. Waits until all workers have started."""
 
-    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
-        """Run the calls on any worker; results (or `WorkerCrash`) in the order of completion. Few calls are in flight at a
-        time. Closing the iterator drops the calls that have not begun."""
+    def map(self, method: str, calls: Iterable[Call], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
+        """Run the calls on any worker; results (or `WorkerCrash`) in the order of completion. At most `window` calls are in
+        flight at each worker. Closing the iterator drops the calls that have not begun."""
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """Run on every worker, and again on each later replacement of one. Results in the order of the workers."""
@@ -83,7 +90,7 @@ class LocalPool:
         """The given facts, or those of this process."""
         return [self._device or this_device()]
 
-    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
+    def map(self, method: str, calls: Iterable[Call], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
         """One by one, in order."""
         for call in calls:
             yield call.key, getattr(self.backend, method)(*call.args)

@@ -94,13 +94,19 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScoreItem:
-    """A response to be scored: the conversation before it, its text, and the prompt's other columns."""
+    """A response to be scored: the conversation before it, its text, and the prompt's other columns. `final_answer` is the
+    response without its thoughts (None: it has none, the text is the answer), `no_answer` the reason why there is no final
+    answer. Neighbours with the same `unit` are all responses to one prompt that were sampled in the same way: a batched function
+    is called with all of them."""
 
     response_id: str
     messages: list[Message]
     response: str
     finish_reason: str = "stop"
     columns: dict[str, Any] = field(default_factory=dict)
+    final_answer: str | None = None
+    no_answer: str | None = None
+    unit: str = ""
 
 
 class Scorer(Protocol):
@@ -169,10 +175,12 @@ class TrainPair:
 
 @dataclass(frozen=True, slots=True)
 class TrainLimits:
-    """What a step's loss and gradient norm (before it is clipped) may be; None: any number."""
+    """What a step's loss and gradient norm (before it is clipped) may be, and the L2 norm of the whole training's change over
+    that of the starting policy; None: any number."""
 
     max_loss: float | None = None
     max_grad_norm: float | None = None
+    max_update: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +238,9 @@ class StepMetrics:
 class TrainResult:
     """What a training did. `first_loss` is the loss of all checked pairs before the first update, `expected_first_loss` its
     value at zero margin (null where that is not defined: SimPO, or reference != policy); `logp_error_*` hold the trainer's
-    own log-probs against the table's, per token; `changed_fraction` counts weights that changed in the engine's dtype."""
+    own log-probs against the table's, per token; `changed_fraction` counts weights that changed in the engine's dtype.
+    `update_ratio` is `update_norm` over the norm of the starting policy; `chosen_logp_*` is the mean log-prob of a token of the
+    chosen responses of the checked pairs (nats)."""
 
     optimizer_steps: int
     resumed_from_step: int
@@ -246,6 +256,9 @@ class TrainResult:
     canaries: list[Canary]
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    update_ratio: float | None = None
+    chosen_logp_before: float | None = None
+    chosen_logp_after: float | None = None
 
 
 class Trainer(Protocol):

@@ -93,15 +93,6 @@ def _pad(text: str, width: int, left: bool) -> str:
     return text + space if left else space + text
 
 
-def program() -> str:
-    """How this program was called, for commands that are shown to be typed: a bare name only where that would be found."""
-    called = sys.argv[0]
-    if shutil.which("selfplay") or not called.endswith("selfplay"):
-        return "selfplay"
-    relative = os.path.relpath(called)
-    return relative if not relative.startswith("..") else called
-
-
 def write(text: str) -> None:
     """A line or block of data on stdout."""
     with writing_stdout():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from selfplay.core.errors import ConfigError, DataError
 from selfplay.inputs.rows.values import lenient_json
@@ -88,6 +89,7 @@ def build(
         columns[side] = assistant_turns(taken["text"])
         columns[f"{side}_response_id"] = taken["response_id"]
         columns |= {f"{name}_{side}": taken[name] for name in _NUMBERS if name in responses.column_names}
+    columns |= _provenance(responses, found.chosen_P, found.rejected_P)
     if "columns_json" in responses.column_names:
         columns["columns_json"] = _columns_of_sides(responses["columns_json"], found.chosen_P, found.rejected_P)
     columns |= {
@@ -122,6 +124,22 @@ def _of_prompts(
     columns: dict[str, Any] = {"pair_id": pa.array(ids, pa.string()), "prompt": taken["messages"]}
     names = ("prompt_id", "source", "source_file", "source_row", "columns_json", "group", *prompt_numbers(prompts))
     return columns | {name: taken[name] for name in names if name in prompts.column_names}
+
+
+def _provenance(responses: pa.Table, chosen_P: Ints, rejected_P: Ints) -> dict[str, Any]:
+    """Where each response of a pair is from, of responses that have rows or groups of their own: `source_file_SIDE`,
+    `source_row_SIDE`, `group_SIDE`. A pair is in the group of both its responses, in none where they differ."""
+    sides = {"chosen": responses.take(pa.array(chosen_P)), "rejected": responses.take(pa.array(rejected_P))}
+    chosen, rejected = sides.values()
+    found: dict[str, Any] = {}
+    if "source_row" in responses.column_names and not chosen["source_row"].equals(rejected["source_row"]):
+        for side, taken in sides.items():
+            found |= {f"{name}_{side}": taken[name] for name in ("source_file", "source_row")}
+    if "group" in responses.column_names:
+        found |= {f"group_{side}": taken["group"] for side, taken in sides.items()}
+        same = pc.fill_null(pc.equal(chosen["group"], rejected["group"]), False)
+        found["group"] = pc.if_else(same, chosen["group"], pa.scalar(None, pa.string()))
+    return found
 
 
 def _columns_of_sides(documents: pa.ChunkedArray, chosen_P: Ints, rejected_P: Ints) -> pa.Array:

@@ -28,8 +28,9 @@ from selfplay.selection.reasons import REWARD_NOT_FINITE, DropReasons, no_reason
 
 # Columns of a pairs table that are no numbers for a metric.
 _NO_NUMBERS = (
-    "pair_id", "prompt_id", "source_file", "source_row", "prompt", "chosen", "rejected", "chosen_response_id",
-    "rejected_response_id", "group", "columns_json", "source", "duplicate_of", "reversed_of",
+    "pair_id", "prompt_id", "source", "source_file", "source_row", "prompt", "chosen", "rejected", "chosen_response_id",
+    "rejected_response_id", "group", "columns_json", "duplicate_of", "reversed_of", "source_file_chosen",
+    "source_file_rejected", "source_row_chosen", "source_row_rejected", "group_chosen", "group_rejected",
 )  # fmt: skip
 # Made by a selection: an earlier one's are not read.
 _MADE = ("alignment_potential", "metric_value", "rank", "kept", "drop_reason")
@@ -177,9 +178,13 @@ def built(
     for name in why_R.counts():
         reasons = with_reason(reasons, why_R.is_reason(name), name)
     found = build(imported.prompts, responses, reward_R, reasons, rules, seed)
-    size = found.pairs.num_rows
+    size, notes = found.pairs.num_rows, list[str]()
+    if "group_chosen" in found.pairs.column_names and (without := found.pairs["group"].null_count):
+        notes.append(
+            f"In {without} of {size} pairs the two responses are not of one group: these pairs are in no group."
+        )
     return Pairs(
-        found.pairs, number_columns(found.pairs), no_reasons(size), found.chosen_P, found.rejected_P, built=found
+        found.pairs, number_columns(found.pairs), no_reasons(size), found.chosen_P, found.rejected_P, found, notes
     )
 
 

@@ -27,6 +27,7 @@ from selfplay.dataset_selection.candidates import (
     other_columns,
     ready_made,
 )
+from selfplay.dataset_selection.conversations import check_conversations
 from selfplay.dataset_selection.importing import NO_REWARD, ROUND, Imported, as_round
 from selfplay.dataset_selection.inputs import check_function, limit_of
 from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS, YES, Needs, find_needs
@@ -70,9 +71,11 @@ def plan(
         assert dataset.responses is not None and dataset.prompts is not None
         has_reward = "reward" in dataset.responses.column_names
         if not has_reward and not settings.has_rewards:
+            column = "rewards" if "responses" in dataset.recognised else "reward"
             raise ConfigError(
                 "these responses have no scores, so that there is nothing to build pairs by",
-                "--reward-model MODEL or --reward-function module:function, or name the column with --columns reward=COLUMN.",
+                "--reward-model MODEL or --reward-function module:function, or name the column with --columns "
+                f"{column}=COLUMN.",
             )
         needs = find_needs(settings, metric, given, has_text=True)
         if settings.keep_zero_margins:
@@ -105,12 +108,14 @@ def compute(
     earlier attempt committed are not run again."""
     imported, notes = as_round(dataset), list[str]()
     inputs = context.inputs
+    said = list(check_conversations(inputs, needs, settings.dataset_name, imported.prompts))
     renderer = ResponseRenderer(inputs.renderer, inputs.stop_token_ids) if needs.rendered else None
     importing.import_prompts(context, imported, renderer, notes)
     importing.import_responses(context, imported, renderer, notes)
     if not context.store.is_committed(ROUND, "score"):
         (score.run(context, ROUND) if needs.rewards else importing.import_rewards(context, imported))
     pairs = _candidates(context, settings, dataset, imported, needs, rules)
+    pairs.notes.extend(said)
     flag_repeats(pairs, settings)
     if notes:
         pairs.notes.append(f"The policy's chat template cannot write some texts; the first error: {notes[0]}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from selfplay.config.named_files import is_own_metric
 from selfplay.config.schema import (  # fmt: skip
     Config,
     PairsConfig,
@@ -24,12 +25,16 @@ from selfplay.dataset_selection.needs import Needs
 from selfplay.dataset_selection.settings import SelectSettings
 from selfplay.inputs.metric_requirements import ENTROPY, Ranking
 from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
-from selfplay.inputs.models.files import read_json
+from selfplay.inputs.models.files import model_digest
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
 from selfplay.inputs.models.preflight import check_policy, check_reward_model, generation_eos_ids
-from selfplay.inputs.resolve import EmbeddingModel, Inputs, PinnedModel, find_model, model_digest
-from selfplay.inputs.user_code.metrics import load_metric, metric_digest
-from selfplay.inputs.user_code.rewards import RewardFunction, source_digest
+from selfplay.inputs.models.sizes import load_config, position_limit
+from selfplay.inputs.pinning import PinnedModel, find_model
+from selfplay.inputs.resolve import EmbeddingModel, Inputs
+from selfplay.inputs.user_code.listing import Code, function_code
+from selfplay.inputs.user_code.loading import source_digest
+from selfplay.inputs.user_code.metrics import load_metric
+from selfplay.inputs.user_code.rewards import RewardFunction
 from selfplay.selection.metrics import Metric
 from selfplay.store.durable import sha256_bytes
 
@@ -60,6 +65,25 @@ def run_config(settings: SelectSettings) -> Config:
     )  # fmt: skip
 
 
+def selected_code(settings: SelectSettings) -> tuple[Code, ...]:
+    """The functions of the user's that the settings name, found and digested; none of them is loaded. Raises ConfigError."""
+    functions = {"reward_function": (settings.reward_function, "reward function")}
+    functions |= {section: (part.function, "reward function") for section, part in _parts(settings)}
+    if is_own_metric(settings.metric):
+        functions["metric"] = (settings.metric, "metric")
+    base = Path.cwd()
+    return tuple(
+        function_code(name, spec, base, source_digest(spec, base, what=what), what=what)
+        for name, (spec, what) in functions.items()
+        if spec is not None
+    )
+
+
+def _parts(settings: SelectSettings) -> Iterable[tuple[str, RewardSource]]:
+    """The parts of the reward, by the dotted names of their sections."""
+    return settings.rewards().sources().items() if settings.reward is not None else ()
+
+
 def resolve_metric(settings: SelectSettings) -> Metric:
     """The metric, with its options checked. Raises ConfigError."""
     metric = load_metric(settings.metric, Path.cwd())
@@ -71,10 +95,13 @@ def resolve_metric(settings: SelectSettings) -> Metric:
     return replace(metric, name=name, formula=name if metric.formula == metric.name else metric.formula)
 
 
-def resolve_inputs(settings: SelectSettings, metric: Metric, revisions: Mapping[str, str]) -> Inputs:
-    """Find, check and digest what the settings name. `revisions`: see `inputs.resolve.resolve`. `Inputs.pins` and
-    `Inputs.revisions` are by the names of the settings. Raises ConfigError and ModelError."""
-    search_path, pins, found = Path.cwd(), {}, dict[str, str]()
+def resolve_inputs(
+    settings: SelectSettings, metric: Metric, revisions: Mapping[str, str], code: Sequence[Code]
+) -> Inputs:
+    """Find, check and digest what the settings name. `revisions`: see `inputs.resolve.resolve`; `code`: see `selected_code`.
+    `Inputs.pins` and `Inputs.revisions` are by the names of the settings. Raises ConfigError and ModelError."""
+    search_path, found = Path.cwd(), dict[str, str]()
+    pins = {piece.setting: piece.pin for piece in code}
 
     def pinned(name: str, kind: type[PolicyConfig] | type[RewardSource] = PolicyConfig) -> PinnedModel | None:
         place, revision = getattr(settings, name), getattr(settings, f"{name}_revision")
@@ -91,18 +118,12 @@ def resolve_inputs(settings: SelectSettings, metric: Metric, revisions: Mapping[
     policy, reference = pinned("policy"), pinned("reference")
     reward, embedding = pinned("reward_model", RewardSource), pinned("embedding_model")
     rewards = {"reward": reward} if reward is not None else {}
-    functions = {"reward_function": settings.reward_function}
-    for section, part in settings.rewards().sources().items() if settings.reward is not None else ():
+    for section, part in _parts(settings):
         if part.model is not None:
             folder = find_model(section, part, revisions, found)
-            check_reward_model(folder, trust_remote_code=part.trust_remote_code)
+            check_reward_model(folder)
             rewards[section] = PinnedModel(folder, model_digest(folder))
             pins[section] = rewards[section].digest
-        functions[section] = part.function
-    with contextlib.redirect_stdout(sys.stderr):  # finding a module runs its package
-        pins |= {name: source_digest(spec, search_path) for name, spec in functions.items() if spec is not None}
-        if (digest := metric_digest(settings.metric, search_path)) is not None:
-            pins["metric"] = digest
     renderer, stops, limit = _renderer(settings, policy, pins)
     if policy is not None and reference is not None:
         _check_reference(policy, reference, cast(ChatRenderer, renderer))
@@ -197,6 +218,5 @@ def _check_reference(policy: PinnedModel, reference: PinnedModel, renderer: Chat
 
 def _positions(folder: Path) -> int:
     """The longest text that a model takes, in tokens; _NO_LIMIT where its config names none."""
-    config = read_json(folder / "config.json")
-    positions = (config.get("text_config") or config).get("max_position_embeddings")
-    return int(positions) if positions is not None else _NO_LIMIT
+    positions = position_limit(load_config(folder))
+    return positions if positions is not None else _NO_LIMIT

@@ -20,9 +20,18 @@ PROMPT_REWARDS = ("prompt_reward_mean", "prompt_reward_std")
 _OF_RESPONSES = (*REWARDS, *PROMPT_REWARDS)
 
 _COLUMNS = "or name the columns with --columns {0}=COLUMN,{1}=COLUMN"
+_MARGIN = ", or their margin with --columns {0}=COLUMN"
 _WAYS = {
-    **dict.fromkeys(REWARDS, f"--reward-model MODEL or --reward-function module:function, {_COLUMNS.format(*REWARDS)}"),
-    **dict.fromkeys(POLICY_LOGPS, f"--policy MODEL, {_COLUMNS.format(*POLICY_LOGPS)}"),
+    **dict.fromkeys(
+        REWARDS,
+        f"--reward-model MODEL or --reward-function module:function, {_COLUMNS.format(*REWARDS)}"
+        + _MARGIN.format("explicit_margin"),
+    ),
+    **dict.fromkeys(
+        POLICY_LOGPS,
+        f"--policy MODEL, {_COLUMNS.format(*POLICY_LOGPS)} (sums; means per token are {MEAN_LOGPS[0]} and {MEAN_LOGPS[1]})"
+        + _MARGIN.format("implicit_margin"),
+    ),
     **dict.fromkeys(NUM_TOKENS, f"--policy MODEL (its tokenizer counts), {_COLUMNS.format(*NUM_TOKENS)}"),
     **dict.fromkeys(
         REFERENCE_LOGPS, f"--reference MODEL (another model than the policy), {_COLUMNS.format(*REFERENCE_LOGPS)}"

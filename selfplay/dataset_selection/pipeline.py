@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.config.schema import Config
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, Interrupted, SelfplayError
 from selfplay.core.outcomes import SelectOutcome
 from selfplay.core.pool import Workers
@@ -32,7 +33,14 @@ from selfplay.dataset_selection.building import BuiltPairs
 from selfplay.dataset_selection.candidates import Pairs, ready_made
 from selfplay.dataset_selection.computing import compute, plan
 from selfplay.dataset_selection.importing import ROUND, shaped
-from selfplay.dataset_selection.inputs import check_tokenizer, resolve_inputs, resolve_metric, run_config, with_given
+from selfplay.dataset_selection.inputs import (
+    check_tokenizer,
+    resolve_inputs,
+    resolve_metric,
+    run_config,
+    selected_code,
+    with_given,
+)
 from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS, Needs
 from selfplay.dataset_selection.output.card import card
 from selfplay.dataset_selection.output.summary import dropped_examples, groupings, summarize
@@ -42,9 +50,11 @@ from selfplay.dataset_selection.reading.several import SourceFacts, joined
 from selfplay.dataset_selection.record import KIND, Record
 from selfplay.dataset_selection.settings import SelectSettings, SourceSettings
 from selfplay.execution.progress import Reporter
-from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs
+from selfplay.inputs.pinning import KEEP_SECRETS_OUT
+from selfplay.inputs.resolve import Inputs
 from selfplay.inspect.reading import finite
 from selfplay.run.attempt import Attempt, attempt
+from selfplay.run.code_trust import announce
 from selfplay.run.driver import MakeWorkers, stage_settings
 from selfplay.run.stages.context import StageContext
 from selfplay.run.worker_specs import lazy_ray_workers
@@ -165,11 +175,13 @@ def run(
     command: str = "",
 ) -> Outcome:
     """The whole selection. `command` is what the card says it was made with; `workers` replaces Ray (tests)."""
-    if name := find_secret(json.dumps(settings.model_dump(mode="json"), ensure_ascii=False)):
-        raise ConfigError(f"a setting holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
+    if secret := find_secret(json.dumps(settings.model_dump(mode="json"), ensure_ascii=False)):
+        raise ConfigError(f"a setting holds {secret}", KEEP_SECRETS_OUT)
     record = Record(Path(settings.out).expanduser().absolute())
+    code = selected_code(settings)
+    announce(code, reporter.say)
     metric = resolve_metric(settings)
-    inputs = resolve_inputs(settings, metric, record.revisions())
+    inputs = resolve_inputs(settings, metric, record.revisions(), code)
     dataset, sources = read(settings, metric)
     _report_what_was_read(dataset, sources, reporter)
     content = {**dict(sorted(inputs.pins.items())), "dataset": dataset.digest}
@@ -258,7 +270,7 @@ def _finish(
             "The dataset is a table of numbers: the formats of other trainers (texts) are left out."
         )
     writer.add("summary.json", pretty_json(summary))
-    writer.add("README.md", card(summary, command, result).encode())
+    writer.add("README.md", card(summary, command, result, writer).encode())
     _commit_selection(context, result, selection)
     facts = {"kind": KIND, "identity": identity, "summary": summary, "created": now(), "versions": versions()}
     writer.commit(facts)
@@ -345,8 +357,8 @@ def _report_what_was_read(dataset: OfflineDataset, sources: Sequence[SourceFacts
                 reporter.say(f"recognised: {f'{name}: ' if name else ''}{ours} is column {theirs!r}")
     for line in dataset.notes:
         reporter.say(f"note: {line}")
-    for row in dataset.bad_rows.examples[:5]:
-        reporter.say(f"bad row: {row}")
+    for line in dataset.bad_rows.lines(dataset.num_rows):
+        reporter.say(line)
 
 
 @contextlib.contextmanager
@@ -357,7 +369,7 @@ def _same_command(record: Record) -> Iterator[None]:
     except Interrupted as error:
         raise Interrupted(error.message, "The same command continues where it was.", error.exit_code) from None
     except SelfplayError as error:
-        resume = f"`selfplay resume {record.folder}"
+        resume = f"`{shell_command('resume', record.folder)}"
         error.hint = error.hint.replace(f"{resume} reward.", "`the same command with ").replace(
             f"{resume}`", "the same command"
         )

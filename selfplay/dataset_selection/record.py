@@ -23,6 +23,7 @@ from selfplay.store.layout import COMMIT, RECORD, SELECT, Layout
 from selfplay.store.lock import RunLock
 from selfplay.store.result_folder import read_result
 from selfplay.store.run import Store
+from selfplay.store.symlinks import forbid_symlinks
 
 KIND = "selfplay select"
 _IDENTITY = "identity.json"
@@ -34,6 +35,7 @@ class Record:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folder = root / RECORD
+        forbid_symlinks(self.folder, root)
         self.output = Layout(self.folder).work / "output"
         """Where the result is written before it is published."""
         self._is_new = not root.exists()

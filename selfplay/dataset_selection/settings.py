@@ -57,6 +57,8 @@ class RewardParts(Section):
     @model_validator(mode="after")
     def _checked(self) -> Self:
         RewardConfig(parts=self.parts, normalize=self.normalize)  # the names of the parts
+        if any(part.trust_remote_code for part in self.parts.values()):
+            raise ValueError("`trust_remote_code` goes with the rewards of a run: `select` runs no code of models")
         return self
 
 

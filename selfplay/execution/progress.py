@@ -175,7 +175,7 @@ def libraries_to(log: Path) -> Iterator[TextIO]:
     stderr for the user."""
     _flush()
     with translating_errors(log):
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     real_out, real_err = os.dup(1), os.dup(2)
     people = os.fdopen(os.dup(real_err), "w", buffering=1, encoding="utf-8", errors="replace")
     os.dup2(target, 1)

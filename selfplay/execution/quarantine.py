@@ -2,20 +2,26 @@
 the crash is found. That item is quarantined with a reason instead of crashing workers for ever.
 
 A whole shard may crash two workers, because a crash may have another cause. A part of one may crash one worker before it is split
-again, and a single item two before it is quarantined. All other items of the shard are processed as usual and keep their order:
+again, and a single item two before it is quarantined. How many items are survived is bounded by `QuarantinePolicy.max_items`
+alone: it does not matter how they lie in shards. All other items of the shard are processed as usual and keep their order:
 their rows equal those of an undisturbed run.
+
+What is found is kept at once (`on_found`). A later attempt asks for such an item alone and first (`suspects`), so it does not
+search again; if its worker survives it this time, it has its rows like any other item.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
 from selfplay.core.errors import BackendError
-from selfplay.core.pool import Call, Pool, WorkerCrash
+from selfplay.core.pool import IN_FLIGHT, Call, Pool, WorkerCrash
 from selfplay.execution.row_check import check_result_rows, requested_rows
 
 Item = TypeVar("Item")
@@ -29,37 +35,12 @@ QUARANTINED = "quarantined: its worker died twice"
 class QuarantinePolicy(Generic[Item]):
     """What happens to an item that crashes its worker. `name`: the item's name in messages; `rows`: the rows that take
     the place of its result, given the reason (None: there are no such rows, so the stage fails); `max_items`: how many may be
-    quarantined."""
+    quarantined; `unit`: neighbours for which it is the same are asked for together or not at all (None: each item alone)."""
 
     name: Callable[[Item], str]
     rows: Callable[[Item, str], pa.Table] | None = None
     max_items: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SubShard(Generic[Item]):
-    """Consecutive items of one shard, from position `start`; -1: the whole shard."""
-
-    shard: int
-    start: int
-    items: Sequence[Item]
-
-    def __str__(self) -> str:
-        first = max(self.start, 0)
-        return f"shard {self.shard}, items {first} to {first + len(self.items) - 1}"
-
-    @property
-    def max_crashes(self) -> int:
-        """How many workers it may crash."""
-        return MAX_CRASHES if self.start == -1 or len(self.items) == 1 else 1
-
-    def halves(self) -> list[SubShard[Item]]:
-        """Its first and its second half."""
-        first, middle = max(self.start, 0), len(self.items) // 2
-        return [
-            SubShard(self.shard, first, self.items[:middle]),
-            SubShard(self.shard, first + middle, self.items[middle:]),
-        ]
+    unit: Callable[[Item], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +55,47 @@ class TooManyPoisonItems(BackendError):
     """More items crashed their workers than `QuarantinePolicy.max_items`."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Part(Generic[Item]):
+    """Consecutive units of one shard, each with the position of its first item. `is_whole`: all units of the shard;
+    `is_suspect`: one that crashed its worker in an earlier attempt."""
+
+    shard: int
+    units: Sequence[tuple[int, Sequence[Item]]]
+    is_whole: bool = False
+    is_suspect: bool = False
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for _, unit in self.units for item in unit]
+
+    def __str__(self) -> str:
+        last, unit = self.units[-1]
+        return f"shard {self.shard}, items {self.units[0][0]} to {last + len(unit) - 1}"
+
+    @property
+    def max_crashes(self) -> int:
+        """How many workers it may crash."""
+        if self.is_suspect:
+            return MAX_CRASHES - 1
+        return MAX_CRASHES if self.is_whole or len(self.units) == 1 else 1
+
+    def halves(self) -> list[_Part[Item]]:
+        """Its first and its second half."""
+        middle = len(self.units) // 2
+        return [_Part(self.shard, units) for units in (self.units[:middle], self.units[middle:])]
+
+
+@dataclass(slots=True)
+class _Split:
+    """Results of a shard that was split: tables by the position of their first item, the quarantined items, and how many parts
+    have no result yet."""
+
+    num_open: int
+    tables: dict[int, pa.Table] = field(default_factory=dict)
+    quarantined: list[tuple[str, str]] = field(default_factory=list)
+
+
 def run_with_quarantine(
     pool: Pool,
     method: str,
@@ -84,90 +106,146 @@ def run_with_quarantine(
     what: str,
     is_stopped: Callable[[], bool] = lambda: False,
     num_before: int = 0,
+    suspects: Mapping[int, Sequence[str]] | None = None,
+    on_found: Callable[[int, list[tuple[str, str]]], None] = lambda index, found: None,
+    size: int | None = None,
+    window: int = IN_FLIGHT,
 ) -> Iterator[tuple[int, ShardResult]]:
-    """The result of each shard, in the order of completion; shards that had to be split come last.
+    """The result of each shard, in the order of completion.
 
-    `shards` is read as workers become free. Without a `quarantine` an item that crashes its worker raises BackendError.
-    `what` names the work in messages. After `is_stopped` nothing is split further, and those shards have no result.
-    `num_before` items were quarantined by an earlier attempt.
+    `shards` is read as workers become free; parts of a shard that was split go first. Without a `quarantine` an item that crashes
+    its worker raises BackendError. `what` names the work in messages. After `is_stopped` nothing is split further, and those
+    shards have no result. `num_before` items were quarantined by an earlier attempt, which also found `suspects` (names by
+    shard) in shards without a result. `on_found` is called with a shard's index and the items of it that are quarantined so
+    far, each time that one is. `size`: units in a call (None: a whole shard); `window`: calls that each worker holds.
     """
-    split: dict[int, _Split[Item]] = {}
-    parts: Iterable[SubShard[Item]] = (SubShard(index, -1, items) for index, items in shards)
+    waiting: deque[_Part[Item]] = deque()
+    split: dict[int, _Split] = {}
+    more = iter(shards)
+
+    def parts() -> Iterator[_Part[Item]]:
+        while waiting or not is_stopped():  # a shard that has begun is finished
+            if not waiting:
+                found = next(more, None)
+                if found is None:
+                    return
+                waiting.extend(_parts(*found, quarantine, (suspects or {}).get(found[0], ()), size))
+                if len(waiting) > 1:
+                    split[found[0]] = _Split(len(waiting))
+            yield waiting.popleft()
+
     while True:
-        crashed: list[tuple[SubShard[Item], WorkerCrash]] = []
-        for part, result in _call(pool, method, parts, arguments, what):
+        for part, result in _call(pool, method, parts(), arguments, what, window):
             for line in pool.drain_events():
                 say(line)
-            if isinstance(result, WorkerCrash):
-                crashed.append((part, result))
-            elif part.start == -1:
+            crashed = isinstance(result, WorkerCrash)
+            if not crashed and part.shard not in split:
                 yield part.shard, ShardResult(result, [])
-            else:
-                split[part.shard].tables[part.start] = result
+                continue
+            whole = split.setdefault(part.shard, _Split(1))
+            if crashed and len(part.units) > 1:
+                if is_stopped():
+                    continue
+                # one crash is narrowed down before the next shard, so that a machine on which nothing works is found out early
+                waiting.extendleft(reversed(part.halves()))
+                whole.num_open += 1
+                say(
+                    f"{what}: {part} killed its worker ({result.reason}); it is split in two to find the item that does"
+                )
+                continue
+            if crashed:
+                crash = result
+                result, names = _quarantine(part, crash, quarantine, what)
+                num_before += len(names)
+                whole.quarantined += [(name, QUARANTINED) for name in names]
+                on_found(part.shard, whole.quarantined)
+                if quarantine is not None and num_before > quarantine.max_items:
+                    raise _too_many(names[-1], crash, num_before, quarantine.max_items, what)
+                say(f"{what}: {_listed(names)} is {QUARANTINED} ({crash.reason}); the run continues without it")
+            whole.tables[part.units[0][0]] = result
+            whole.num_open -= 1
+            if not whole.num_open:
+                del split[part.shard]
+                tables = [whole.tables[start] for start in sorted(whole.tables)]
+                yield part.shard, ShardResult(pa.concat_tables(tables, promote_options="permissive"), whole.quarantined)
         for line in pool.drain_events():
             say(line)
-        halves: list[SubShard[Item]] = []
-        for part, crash in crashed:
-            whole = split.setdefault(part.shard, _Split())
-            if len(part.items) > 1:
-                say(f"{what}: {part} killed its worker ({crash.reason}); it is split in two to find the item that does")
-                halves += part.halves()
-                continue
-            name, rows = _quarantine(part, crash, quarantine, num_before, what)
-            num_before += 1
-            say(f"{what}: {name} is {QUARANTINED} ({crash.reason}); the run continues without it")
-            whole.tables[max(part.start, 0)] = rows
-            whole.quarantined.append((name, QUARANTINED))
-        if not halves:
-            break
-        if is_stopped():
+        if is_stopped() or not waiting:
             return
-        parts = halves
-    for index, whole in sorted(split.items()):
-        tables = [whole.tables[start] for start in sorted(whole.tables)]
-        yield index, ShardResult(pa.concat_tables(tables, promote_options="permissive"), whole.quarantined)
+
+
+def _parts(
+    index: int,
+    items: Sequence[Item],
+    quarantine: QuarantinePolicy[Item] | None,
+    suspects: Sequence[str],
+    size: int | None,
+) -> list[_Part[Item]]:
+    """A shard in parts of `size` units; with suspects, each of these alone, then what lies between them."""
+    units = _units(items, quarantine.unit if quarantine is not None else None)
+    if quarantine is None or not suspects:
+        size = size or len(units)
+        pieces = [units[start : start + size] for start in range(0, len(units), size)]
+        return [_Part(index, piece, is_whole=len(pieces) == 1) for piece in pieces]
+    name, named = quarantine.name, {*suspects}
+    alone, between = list[_Part[Item]](), list[_Part[Item]]()
+    for is_suspect, run in groupby(units, key=lambda unit: any(name(item) in named for item in unit[1])):
+        if is_suspect:
+            alone += [_Part(index, [unit], is_suspect=True) for unit in run]
+        else:
+            between.append(_Part(index, list(run)))
+    return [*alone, *between]
+
+
+def _units(items: Sequence[Item], unit_of: Callable[[Item], str] | None) -> list[tuple[int, Sequence[Item]]]:
+    """The items that are asked for together, each with the position of its first one."""
+    if unit_of is None:
+        return [(place, [item]) for place, item in enumerate(items)]
+    units, place = list[tuple[int, Sequence[Item]]](), 0
+    for _, group in groupby(items, key=unit_of):
+        units.append((place, list(group)))
+        place += len(units[-1][1])
+    return units
 
 
 def _quarantine(
-    part: SubShard[Item], crash: WorkerCrash, quarantine: QuarantinePolicy[Item] | None, num_before: int, what: str
-) -> tuple[str, pa.Table]:
-    """The name of a single item that crashed its worker, and the rows in its place. Raises BackendError where it cannot be
-    quarantined, or is one too many."""
-    item = part.items[0]
-    name = quarantine.name(item) if quarantine is not None else str(part)
+    part: _Part[Item], crash: WorkerCrash, quarantine: QuarantinePolicy[Item] | None, what: str
+) -> tuple[pa.Table, list[str]]:
+    """The rows in the place of the items of a unit that crashed its worker, and their names. Raises BackendError where it
+    cannot be quarantined."""
+    names = [quarantine.name(item) for item in part.items] if quarantine is not None else [str(part)]
     if quarantine is None or quarantine.rows is None:
         raise BackendError(
-            f"{what}: {name} killed its worker {crash.num_crashes} times ({crash.reason}), and the stage needs its result"
-            f"{crash.worker}",
-            "Committed work is safe. The usual reason is that memory ran out: free some, or lower the worker's batch size, then "
-            "`selfplay resume`.",
+            f"{what}: {_listed(names)} killed its worker {crash.num_crashes} times ({crash.reason}), and the stage needs its "
+            f"result{crash.worker}",
+            f"Committed work is safe. {crash.hint} Fix the cause, then `selfplay resume`.",
         )
-    if num_before >= quarantine.max_items:
-        raise TooManyPoisonItems(
-            f"{what}: {num_before + 1} items have killed their workers twice, {name} the last ({crash.reason}); "
-            f"cluster.max_poison_items is {quarantine.max_items}{crash.worker}",
-            "Committed work is safe. So many crashes have a common cause, which the workers' logs show. Fix it, then "
-            "`selfplay resume` (or resume with a larger cluster.max_poison_items).",
-        )
-    return name, quarantine.rows(item, QUARANTINED)
+    return pa.concat_tables([quarantine.rows(item, QUARANTINED) for item in part.items]), names
 
 
-class _Split(Generic[Item]):
-    """Results of a shard that was split: tables by the position of their first item, and the quarantined items."""
+def _too_many(name: str, crash: WorkerCrash, num_found: int, max_items: int, what: str) -> TooManyPoisonItems:
+    return TooManyPoisonItems(
+        f"{what}: {num_found} items have killed their workers twice, {name} the last ({crash.reason}); "
+        f"cluster.max_poison_items is {max_items}{crash.worker}",
+        f"Committed work is safe. {crash.hint} So many crashes have a common cause, which the workers' logs show. Fix it, then "
+        f"`selfplay resume`; or resume with cluster.max_poison_items={num_found} or more to go on without them. "
+        "What was found is kept: these items are asked for alone.",
+    )
 
-    def __init__(self) -> None:
-        self.tables: dict[int, pa.Table] = {}
-        self.quarantined: list[tuple[str, str]] = []
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} with the {len(names) - 1} other responses to its prompt"
 
 
 def _call(
     pool: Pool,
     method: str,
-    parts: Iterable[SubShard[Item]],
+    parts: Iterable[_Part[Item]],
     arguments: Callable[[Sequence[Item]], tuple[Any, ...]],
     what: str,
-) -> Iterator[tuple[SubShard[Item], Any]]:
-    sent: dict[int, tuple[SubShard[Item], list[object] | None]] = {}
+    window: int,
+) -> Generator[tuple[_Part[Item], Any]]:
+    sent: dict[int, tuple[_Part[Item], list[object] | None]] = {}
 
     def calls() -> Iterator[Call]:
         for key, part in enumerate(parts):
@@ -175,7 +253,7 @@ def _call(
             sent[key] = (part, requested_rows(given))
             yield Call(key, given, part.max_crashes)
 
-    for key, result in pool.map(method, calls()):
+    for key, result in pool.map(method, calls(), window):
         part, rows = sent.pop(key)
         if rows is not None and not isinstance(result, WorkerCrash):
             check_result_rows(f"{what}: {part}", rows, result)

@@ -19,7 +19,7 @@ from selfplay.core.losses import LOSSES
 from selfplay.inputs.models.chat import ChatRenderer
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
 from selfplay.inputs.prompts import PromptSource
-from selfplay.inputs.user_code.metrics import load_metric, metric_digest
+from selfplay.inputs.user_code.metrics import load_metric
 from selfplay.selection.metrics import Metric, columns_needed, find_metric, how_to_get
 from selfplay.selection.metrics.inputs import NUM_TOKENS, POLICY_LOGPS, REFERENCE_LOGPS, REWARDS
 
@@ -77,13 +77,6 @@ def resolve_ranking(
     if settings.group_column is not None:
         _check_group(settings.group_column, config, prompts)
     return ranking
-
-
-def ranking_pins(config: Config, search_path: Path) -> dict[str, str]:
-    """The digest of the file that holds the user's own metric, as `Inputs.pins` has it; nothing for one of ours."""
-    with contextlib.redirect_stdout(sys.stderr):
-        digest = metric_digest(config.selection.metric, search_path)
-    return {} if digest is None else {"selection.metric": digest}
 
 
 def prompt_number(columns: Mapping[str, object], name: str) -> float | None:

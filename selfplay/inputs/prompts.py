@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from selfplay.core.errors import DataError
 from selfplay.core.records import Message
 from selfplay.inputs.rows.bad_rows import BadRow, BadRowLog, BadRows, BadValue
-from selfplay.inputs.rows.columns import near_names, prompt_columns
+from selfplay.inputs.rows.columns import prompt_columns
 from selfplay.inputs.rows.messages import read_prompt
+from selfplay.inputs.rows.names import near_names
 from selfplay.inputs.rows.source import open_source
+from selfplay.inputs.rows.survey import survey
 from selfplay.inputs.rows.tables import MESSAGES, RowTable, other_columns
 from selfplay.inputs.rows.values import content_hash, user_id
 
@@ -125,20 +127,19 @@ def load_prompts(
     id.
     """
     opened = open_source(source, split, base_dir, subset=subset, revision=revision)
-    names = opened.columns()
-    for name in (column, id_column):
-        if name is not None and names and name not in names:
-            raise _no_such_column(source, name, names)
-    columns = prompt_columns(source, names, column)
+    found = survey(opened)
+    names = list(found.columns)
+    for name, there in ((column, (*names, *found.fields)), (id_column, names)):
+        if name is not None and names and name not in there:
+            raise _no_such_column(source, name, names, there)
+    columns = prompt_columns(source, found, column)
     table, log = RowTable(_SCHEMA), BadRowLog()
     seen: Counter[str] = Counter()
     for item in opened.rows():
         try:
             if item.values is None:
                 raise BadValue("unreadable", item.problem or "unreadable")
-            messages, is_plain = read_prompt(
-                item.values, column, system=columns.names.get("system"), added=columns.names.get("input")
-            )
+            messages, is_plain = read_prompt(item.values, columns.names)
             if system_prompt is not None and messages[0]["role"] != "system":
                 messages = [{"role": "system", "content": system_prompt}, *messages]
             if id_column is not None:
@@ -183,8 +184,8 @@ def _check_unique(source: str, table: pa.Table, id_column: str) -> None:
     )
 
 
-def _no_such_column(source: str, name: str, columns: list[str]) -> DataError:
-    near = near_names(name, columns)
+def _no_such_column(source: str, name: str, columns: list[str], options: Sequence[str]) -> DataError:
+    near = near_names(name, options)
     return DataError(
         f"{source} has no column {name!r}; it has {', '.join(columns)}",
         f"Did you mean {near[0]!r}?" if near else "Set the column to one of these.",

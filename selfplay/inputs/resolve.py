@@ -1,12 +1,12 @@
-"""What a run stands on, resolved once at the start of every attempt: models, prompts, functions, and the digests that pin them.
+"""What a run stands on, resolved at the start of every attempt: models, prompts, functions, and the digests that pin them.
 
-Cheap checks come first, so that a missing folder or a reward model without a score head is said before anything is loaded.
+`pinning.py` finds and digests, and runs nothing. Here functions are imported and tokenizers loaded, when it is known that they
+are those that the run was started with.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,38 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.config.diff import identity_document
-from selfplay.config.schema import Config, EvaluationConfig, MixConfig, PolicyConfig, PromptsConfig, RewardSource
+from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError
 from selfplay.core.records import Message
-from selfplay.core.redaction import find_secret
-from selfplay.inputs.metric_requirements import Ranking, ranking_pins, resolve_ranking
-from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, read_chat_template, stop_token_ids
-from selfplay.inputs.models.files import (
-    loaded_files,
-    model_folder,
-    refuse_adapter,
-    refuse_foreign_code,
-    snapshot_commit,
-)
-from selfplay.inputs.models.preflight import (
-    PolicyInfo,
-    RewardModelInfo,
-    check_policy,
-    check_reward_model,
-    generation_eos_ids,
-)
-from selfplay.inputs.prompts import PromptSource, load_prompts
-from selfplay.inputs.rows.source import source_digest as data_digest
-from selfplay.inputs.user_code.rewards import RewardFunction, source_digest
-from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
-
-
-@dataclass(frozen=True, slots=True)
-class PinnedModel:
-    """A model's local folder and the sha256 over its files' names and contents."""
-
-    folder: Path
-    digest: str
+from selfplay.inputs.conversations import check_conversations
+from selfplay.inputs.metric_requirements import Ranking, resolve_ranking
+from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, stop_token_ids
+from selfplay.inputs.models.loading_check import check_policy_loads, check_reward_model_loads
+from selfplay.inputs.models.lora_targets import check_lora_targets
+from selfplay.inputs.models.preflight import PolicyInfo, RewardModelInfo, generation_eos_ids
+from selfplay.inputs.pinning import Pinned, PinnedModel, pin
+from selfplay.inputs.prompts import PromptSource
+from selfplay.inputs.user_code.listing import Code
+from selfplay.inputs.user_code.rewards import RewardFunction
+from selfplay.store.durable import canonical_json, sha256_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +52,9 @@ class Inputs:
 
     `pins` maps a setting's name to the sha256 of what it named, `revisions` to NAME@COMMIT where that was a hub model.
     `rewards` are the reward models by their section (`reward`, or `reward.parts.NAME`); functions are none of them.
-    `gold_lacks`: columns that the gold judge requires and only the evaluation's prompts have.
+    `gold_lacks`: columns that the gold judge requires and only the evaluation's prompts have. `code` is the code of users and
+    models that is run.
+    `notes` and `warnings` are what the checks of the models' conversations found (see `conversations.py`).
     `reference` and `embedding` are models that only a selection from a dataset has beside its policy.
     """
 
@@ -91,6 +75,9 @@ class Inputs:
     revisions: dict[str, str]
     gold_lacks: tuple[str, ...]
     ranking: Ranking
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    code: tuple[Code, ...] = ()
     mix: PinnedModel | None = None
     reference: PinnedModel | None = None
     embedding: EmbeddingModel | None = None
@@ -105,129 +92,64 @@ class Inputs:
         return sha256_bytes(canonical_json({"config": identity_document(config), "pins": self.pins}))
 
 
-KEEP_SECRETS_OUT = (
-    "Settings are recorded with the run: take it out. Libraries and your functions read it from the environment."
-)
-
-
-def refuse_secrets(config: Config) -> None:
-    """Raise ConfigError for a setting that holds the value of a secret of the environment: settings are recorded."""
-    if name := find_secret(json.dumps(config.model_dump(mode="json"), ensure_ascii=False)):
-        raise ConfigError(f"the configuration holds the value of the environment variable {name}", KEEP_SECRETS_OUT)
-
-
-def resolve(config: Config, search_path: Path, revisions: Mapping[str, str] | None = None) -> Inputs:
-    """Find, check and digest all inputs. `search_path` is the config's folder; `revisions` are those that an earlier attempt
-    found (`Inputs.revisions`), so that a hub model stays the one it was. Raises ConfigError, ModelError, DataError."""
-    refuse_secrets(config)
-    policy_settings = config.policy
-    known = dict(revisions or {})
-    found: dict[str, str] = {}
-    policy_folder = find_model("policy.model", policy_settings, known, found)
-    template = read_chat_template(policy_settings.chat_template, search_path)
-    info = check_policy(policy_folder, chat_template_needed=template is None)
-    rewards: dict[str, PinnedModel] = {}
-    reward_infos: dict[str, RewardModelInfo] = {}
-    for section, source in config.reward.sources().items():
-        if source.model is not None:
-            folder = find_model(f"{section}.model", source, known, found)
-            reward_infos[section] = check_reward_model(folder, trust_remote_code=source.trust_remote_code)
-            rewards[section] = PinnedModel(folder, model_digest(folder))
-    prompts = _load(config.prompts, policy_settings.system_prompt, search_path)
-    evaluation = _load(config.evaluation, policy_settings.system_prompt, search_path) if config.evaluation else None
-    pins = {"policy.model": model_digest(policy_folder)}
-    pins["prompts.source"] = _data_pin(config.prompts, search_path)
-    mix = _mixed_model(config, policy_folder, info, known, found)
-    if mix is not None:
-        pins["sampling.mix.model"] = mix.digest
-    pins |= {f"{section}.model": model.digest for section, model in rewards.items()}
-    if config.evaluation is not None:
-        pins["evaluation.source"] = _data_pin(config.evaluation, search_path)
-    pins |= _function_pins(config, search_path) | ranking_pins(config, search_path)
-    gold_lacks = _check_functions(config, search_path, prompts, evaluation)
-    if template is not None:
-        pins["policy.chat_template"] = sha256_bytes(template.encode())
-    tokenizer = load_tokenizer(policy_folder, trust_remote_code=policy_settings.trust_remote_code)
-    lengths = _lengths(config, info)
-    renderer = ChatRenderer(tokenizer, template, policy_settings.chat_template_kwargs)
-    ranking = resolve_ranking(config, search_path, prompts, renderer, lengths["context_length"])
+def resolve(
+    config: Config, search_path: Path, revisions: Mapping[str, str] | None = None, pinned: Pinned | None = None
+) -> Inputs:
+    """All inputs, found and digested (see `pin`, which is called where its result is not given), with functions and tokenizers
+    loaded and checked. Raises ConfigError, ModelError, DataError."""
+    pinned = pinned or pin(config, search_path, revisions)
+    config, search_path = pinned.config, pinned.search_path
+    gold_lacks = _check_functions(config, search_path, pinned.prompts, pinned.evaluation)
+    _check_models_load(config, pinned)
+    tokenizer = load_tokenizer(pinned.policy.folder, trust_remote_code=config.policy.trust_remote_code)
+    lengths = _lengths(config, pinned.policy_info)
+    renderer = ChatRenderer(tokenizer, pinned.template, config.policy.chat_template_kwargs)
+    ranking = resolve_ranking(config, search_path, pinned.prompts, renderer, lengths["context_length"])
+    tables = {"prompts.source": pinned.prompts, "evaluation.source": pinned.evaluation}
+    conversations = check_conversations(
+        renderer,
+        stop_token_ids(tokenizer, generation_eos_ids(pinned.policy.folder)),
+        pinned.policy.folder,
+        pinned.policy_info.vocab_size,
+        {
+            section: (source, pinned.rewards[section].folder)
+            for section, source in config.reward.sources().items()
+            if source.model
+        },
+        {name: source.prompts.table for name, source in tables.items() if source is not None},
+    )
     return Inputs(
-        policy=PinnedModel(policy_folder, pins["policy.model"]),
-        policy_info=info,
-        rewards=rewards,
-        reward_infos=reward_infos,
-        prompts=prompts,
-        evaluation=evaluation,
+        policy=pinned.policy,
+        policy_info=pinned.policy_info,
+        rewards=pinned.rewards,
+        reward_infos=pinned.reward_infos,
+        prompts=pinned.prompts,
+        evaluation=pinned.evaluation,
         renderer=renderer,
-        stop_token_ids=stop_token_ids(tokenizer, generation_eos_ids(policy_folder)),
+        stop_token_ids=conversations.stop_token_ids,
         search_path=search_path,
-        pins=pins,
-        revisions=found,
+        pins=pinned.pins,
+        revisions=pinned.revisions,
         gold_lacks=gold_lacks,
         ranking=ranking,
-        mix=mix,
+        notes=conversations.notes,
+        warnings=conversations.warnings,
+        code=pinned.code,
+        mix=pinned.mix,
         reference=None,
         embedding=None,
         **lengths,
     )
 
 
-def _load(section: PromptsConfig | EvaluationConfig, system_prompt: str | None, base: Path) -> PromptSource:
-    return load_prompts(
-        section.source, section.column, split=section.split, subset=section.subset, revision=section.revision,
-        id_column=section.id_column, system_prompt=system_prompt, base_dir=base,
-    )  # fmt: skip
-
-
-def _data_pin(section: PromptsConfig | EvaluationConfig, base: Path) -> str:
-    return data_digest(section.source, section.split, base, subset=section.subset, revision=section.revision)
-
-
-def _mixed_model(
-    config: Config, policy_folder: Path, policy: PolicyInfo, known: Mapping[str, str], found: dict[str, str]
-) -> PinnedModel | None:
-    """The second model that responses are sampled from. It is another training of the policy: its token ids go through the
-    policy for log-probs and training, and one engine serves both in turn. Raises ConfigError where it is not."""
-    if config.sampling.mix is None:
-        return None
-    folder = find_model("sampling.mix.model", config.sampling.mix, known, found)
-    info = check_policy(folder, chat_template_needed=False)
-    tokenizers = [(path / "tokenizer.json").read_bytes() for path in (folder, policy_folder)]
-    differs = [
-        name for name in ("architecture", "num_params", "vocab_size") if getattr(info, name) != getattr(policy, name)
-    ]
-    if tokenizers[0] != tokenizers[1] or differs:
-        raise ConfigError(
-            f"sampling.mix.model {folder} differs from the policy in its {', '.join(differs) or 'tokenizer'}",
-            "Its responses go through the policy token by token: take another training of the same model.",
-        )
-    return PinnedModel(folder, model_digest(folder))
-
-
-def find_model(
-    name: str, section: PolicyConfig | RewardSource | MixConfig, known: Mapping[str, str], found: dict[str, str]
-) -> Path:
-    """The folder of the model that a section names. That of a hub name is noted in `found`, and is the commit in `known`
-    where this name was resolved before: a branch may have moved since."""
-    assert section.model is not None, "the section names a model"
-    model, _, commit = known.get(name, "").rpartition("@")
-    is_known = model == section.model and not Path(model).expanduser().is_dir()
-    folder = model_folder(section.model, commit if is_known else section.revision)
-    refuse_adapter(folder)
-    if getattr(section, "trust_remote_code", False):  # a second model of `mix` has no such setting
-        refuse_foreign_code(folder)
-    if not Path(section.model).expanduser().is_dir() and (commit := snapshot_commit(folder) or ""):
-        found[name] = f"{section.model}@{commit}"
-    return folder
-
-
-def _function_pins(config: Config, search_path: Path) -> dict[str, str]:
-    gold = config.evaluation.gold if config.evaluation else None
-    functions = {f"{section}.function": source.function for section, source in config.reward.sources().items()}
-    functions["evaluation.gold"] = gold
-    # finding a module in a package runs the package, which may print; stdout is for data
-    with contextlib.redirect_stdout(sys.stderr):
-        return {name: source_digest(spec, search_path) for name, spec in functions.items() if spec is not None}
+def _check_models_load(config: Config, pinned: Pinned) -> None:
+    """Raise ModelError for a model that its library would refuse, ConfigError for LoRA targets that cannot be trained."""
+    model = check_policy_loads(pinned.policy.folder, trust_remote_code=config.policy.trust_remote_code)
+    if config.training.lora is not None:
+        check_lora_targets(config.training.lora.target_modules, model)
+    sources = config.reward.sources()
+    for section, reward in pinned.rewards.items():
+        check_reward_model_loads(reward.folder, trust_remote_code=sources[section].trust_remote_code)
 
 
 def _check_functions(
@@ -256,11 +178,6 @@ def _check_functions(
 def columns_of(source: PromptSource, column: str) -> set[str]:
     """Names of the columns that a source's rows have beside that of the prompt."""
     return {*source.columns} - {column}
-
-
-def model_digest(folder: Path) -> str:
-    """sha256 over the names and contents of the files that loading a model may read (see `loaded_files`)."""
-    return sha256_bytes(canonical_json([[path.name, sha256_file(path)] for path in loaded_files(folder)]))
 
 
 def _lengths(config: Config, info: PolicyInfo) -> dict[str, int]:

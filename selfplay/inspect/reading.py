@@ -8,7 +8,9 @@ from typing import Any
 
 from selfplay.config.anonymize import neutral, neutral_place, neutral_settings
 from selfplay.config.load import validate
-from selfplay.core.errors import ConfigError
+from selfplay.core.commands import shell_command
+from selfplay.core.errors import ConfigError, CorruptionError
+from selfplay.core.json_text import parse_json
 from selfplay.store.layout import SELECT
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force, is_selection
@@ -31,7 +33,7 @@ def require_round(store: Store, round_number: int, stage: str | None = None) -> 
         )
     raise ConfigError(
         f"{what} is not committed in {store.layout.root}",
-        f"There is: {_list(present)}. `selfplay status {store.layout.root}` shows how far the run is.",
+        f"There is: {_list(present)}. `{shell_command('status', store.layout.root)}` shows how far the run is.",
     )
 
 
@@ -49,6 +51,16 @@ def settings_for_others(store: Store) -> dict[str, Any]:
         for name, value in settings.items()
         if value is not None and value is not False and value != {}
     }
+
+
+def columns_of(columns_json: str | None) -> dict[str, Any]:
+    """The columns of a row's source, from its `columns_json`; none where that is null. Raises CorruptionError."""
+    try:
+        return dict(parse_json(columns_json)) if columns_json else {}
+    except (ValueError, TypeError) as error:
+        raise CorruptionError(
+            f"a columns_json of the run is damaged ({error})", "Restore the run from a backup."
+        ) from None
 
 
 def _list(numbers: list[int]) -> str:

@@ -45,7 +45,12 @@ def attempt(
     `given_stop` is the flag of a caller that handles the signals itself; `again` is the sentence that says how to continue.
     Raises Interrupted when the work is stopped, and SelfplayError, with a hint about the log, when it fails.
     """
-    identity = {**this_process(), "lock_inode": store.layout.lock.stat().st_ino, "versions": versions()}
+    identity = {
+        **this_process(),
+        "run_dir": str(store.layout.root),
+        "lock_inode": store.layout.lock.stat().st_ino,
+        "versions": versions(),
+    }
     number = store.begin_attempt({**identity, **document})
     folder = store.layout.attempt(number)
     current = Attempt(number, folder, given_stop or StopFlag())

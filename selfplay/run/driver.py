@@ -11,23 +11,25 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfplay.config.diff import changes
 from selfplay.config.schema import Config
-from selfplay.core.errors import ConfigError, DriftError
+from selfplay.core.commands import shell_command
+from selfplay.core.errors import ConfigError
 from selfplay.core.pool import Workers
 from selfplay.core.redaction import find_secret
 from selfplay.core.stages import stages_of
 from selfplay.core.versions import versions
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
-from selfplay.inputs.resolve import KEEP_SECRETS_OUT, Inputs, resolve
+from selfplay.inputs.pinning import KEEP_SECRETS_OUT, Pinned, pin
+from selfplay.inputs.resolve import Inputs, resolve
 from selfplay.run import loop
 from selfplay.run.attempt import attempt
+from selfplay.run.code_trust import announce, note_begun
 from selfplay.run.devices import LazyDevices, RunDevices, check_memory, find_devices
 from selfplay.run.disk_estimate import check_room
-from selfplay.run.fork_rules import changed_pins, offer
+from selfplay.run.drift import check_drift
 from selfplay.run.observers import MakeObservers, Observed, Observers, no_observers
-from selfplay.run.pass_through_check import find_problems
+from selfplay.run.pass_through_check import check_pass_through
 from selfplay.run.plan import Plan, make_plan
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.settings import StageSettings
@@ -35,7 +37,7 @@ from selfplay.run.worker_specs import ray_workers
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.lock import RunLock
-from selfplay.store.run import Store
+from selfplay.store.run import Store, new_id
 from selfplay.store.run_state import next_stage
 
 
@@ -61,19 +63,23 @@ def preflight(
     rounds_done: int | None = None,
     *,
     force: bool = False,
+    pinned: Pinned | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
     """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
-    stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room."""
+    stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room. `pinned`: the inputs
+    as they were found and compared before (see `inputs.pinning`). `say` is told the code that will run, before it does."""
+    pinned = pinned or pin(config, search_path, store.revisions() if store else None)
+    config, search_path = pinned.config, pinned.search_path
+    announce(pinned.code, say)
+    check_pass_through(config)
     with contextlib.chdir(Path.cwd()):  # a user's file may go to another folder while it is imported
-        inputs = resolve(config, search_path, store.revisions() if store else None)
+        inputs = resolve(config, search_path, pinned=pinned)
     if rounds_done is None:
         numbers = store.rounds() if store else []
         rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)
-    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done, force=force)
-    prepared = Prepared(config, inputs, plan, run_dir, search_path)
-    if problems := find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl)):
-        raise ConfigError("; ".join(problems), "These keys go to vLLM and TRL as they are: see their documentation.")
-    return prepared
+    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done, force=force, begun=store is not None)
+    return Prepared(config, inputs, plan, run_dir, search_path)
 
 
 def run(
@@ -95,31 +101,43 @@ def run(
     it; `forked_from` names stages of another run that are taken over, `files` more files of `config/`; `stop` is the flag of a
     caller that handles the signals itself; `until` (a round and a stage) is the last stage to run; `force` continues where a
     data-quality check would stop the run (see stages/gates.py)."""
-    with _created(prepared, given, overrides, forked_from, files or {}) as store:
+    with _created(prepared, given, overrides, reporter, forked_from, files or {}) as store:
         _attempt(store, prepared, reporter, grace, workers or ray_workers, observers, stop, until, force)
     return store
 
 
 def create(
-    prepared: Prepared, given: str, overrides: list[str], forked_from: Fork | None, files: Mapping[str, bytes]
+    prepared: Prepared,
+    given: str,
+    overrides: list[str],
+    reporter: Reporter,
+    forked_from: Fork | None,
+    files: Mapping[str, bytes],
 ) -> Store:
     """Create a run and take over what it is forked from, without an attempt at it: a resume begins it. See `run`."""
-    with _created(prepared, given, overrides, forked_from, files) as store:
+    with _created(prepared, given, overrides, reporter, forked_from, files) as store:
         return store
 
 
 @contextlib.contextmanager
 def _created(
-    prepared: Prepared, given: str, overrides: list[str], forked_from: Fork | None, files: Mapping[str, bytes]
+    prepared: Prepared,
+    given: str,
+    overrides: list[str],
+    reporter: Reporter,
+    forked_from: Fork | None,
+    files: Mapping[str, bytes],
 ) -> Iterator[Store]:
     """A new run, its lock held."""
     run_dir = prepared.run_dir.absolute()
-    if name := find_secret(given):
-        raise ConfigError(
-            f"the configuration file holds the value of the environment variable {name}", KEEP_SECRETS_OUT
-        )
+    if secret := find_secret(given):
+        raise ConfigError(f"the configuration file holds {secret}", KEEP_SECRETS_OUT)
     make_folder(run_dir)
     with RunLock(run_dir / "run.lock"):
+        run_id = new_id()
+        note_begun(
+            run_id, prepared.inputs.code, reporter.say
+        )  # first: whenever it is killed, the run is the user's own
         store = Store.create(
             run_dir,
             {
@@ -132,34 +150,10 @@ def _created(
                 **files,
             },
             forked_from,
+            run_id,
         )
         store.inherit()
         yield store
-
-
-def check_drift(store: Store, before: Config, prepared: Prepared, pins: dict[str, str]) -> list[str]:
-    """What a resume changes, as lines for people. Raises DriftError with a diff for a change of identity."""
-    found = changes(before, prepared.config)
-    refused = [change for change in found if change.tag == "identity"]
-    lines = [f"{change.name}: {change.before} -> {change.after}" for change in refused]
-    found_pins = prepared.inputs.pins
-    lines += [
-        f"the content of {name} has changed "
-        f"(sha256 {pins.get(name, 'none')[:12]} -> {found_pins.get(name, 'none')[:12]})"
-        for name in changed_pins(pins, found_pins)
-    ]
-    if lines:
-        raise DriftError(
-            f"{store.layout.root} was started with other settings:\n    " + "\n    ".join(lines),
-            offer(store, found, before, prepared.config, pins, found_pins),
-        )
-    shrunk = [change for change in found if change.tag == "extendable" and change.after < max(store.rounds() or [0])]
-    if shrunk:
-        raise DriftError(
-            f"rounds={prepared.config.rounds} is less than what is done (round {max(store.rounds())})",
-            "Rounds can be added, not taken away.",
-        )
-    return [f"{change.name}: {change.before} -> {change.after} ({change.tag})" for change in found]
 
 
 def resume(
@@ -178,7 +172,7 @@ def resume(
 ) -> None:
     """Another attempt at a run: adopt what is committed, do the rest. See `run` for the arguments."""
     with RunLock(store.layout.lock):
-        for line in check_drift(store, before, prepared, pins):
+        for line in check_drift(store, before, prepared.config, pins, prepared.inputs.pins):
             reporter.say(f"changed: {line}")
         store.clean_work()
         store.inherit()
@@ -243,10 +237,14 @@ def _attempt(
     document = {
         "config": config.model_dump(mode="json"),
         "force": force,
+        "search_path": str(inputs.search_path),
         # a hub model's folder is named by the commit that its revision resolved to
         "folders": {name: str(model.folder) for name, model in {"policy": inputs.policy, **inputs.rewards}.items()},
     }
-    again = f"`selfplay resume {store.layout.root}` continues it."
+    again = f"`{shell_command('resume', store.layout.root)}` continues it."
+    if config.cluster.address is not None:
+        # a resume joins what the run recorded: whoever made that run chose it
+        reporter.say(f"joins the Ray cluster at {config.cluster.address} (cluster.address), which executes the work")
     with (
         attempt(store, document, reporter, grace, given_stop, again) as current,
         make(config, inputs, current.folder) as workers,

@@ -8,7 +8,7 @@ that every reader judges a round by what it was made with.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ import pyarrow.compute as pc
 
 from selfplay.config.diff import Change, changes
 from selfplay.config.schema import Config
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, DriftError
 from selfplay.core.outcomes import TrainOutcome
 from selfplay.core.stages import stages_of
 from selfplay.inputs.resolve import Inputs
+from selfplay.run.code_trust import check_policy_code, require_trust
 from selfplay.run.driver import Prepared, preflight
+from selfplay.run.find_again import find_again
 from selfplay.run.fork_rules import changed_pins, held_out_notes, last_whole_round, refusals
 from selfplay.store.durable import pretty_json
 from selfplay.store.fork import Fork
@@ -106,18 +109,37 @@ class Forking:
 
 
 def prepare_fork(
-    source: Store, from_round: int, before: Config, after: Config, search_path: Path, run_dir: Path
+    source: Store,
+    from_round: int,
+    before: Config,
+    after: Config,
+    search_path: Path,
+    run_dir: Path,
+    *,
+    command: Sequence[object] = (),
+    overrides: Sequence[str] = (),
+    trust_code: bool = False,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Forking:
-    """Check that a fork of `source` with the settings `after` may begin at `run_dir`. Raises ConfigError for a round that cannot
-    be forked from, DriftError for settings that cannot change."""
+    """Check that a fork of `source` with the settings `after` may begin at `run_dir`. `command` are the arguments of the command
+    that asks for it, for hints, and `overrides` the settings among them; see `code_trust.require_trust` for `trust_code`. `say`
+    is told the code that will run.
+
+    Everything is compared before any code of the run is loaded. Raises ConfigError for a round that cannot be forked from and for
+    code that is not trusted, DriftError for settings that cannot change, MissingInputError."""
     _check_round(source, from_round, after)
-    found = changes(before, after)
     pins = source.config_json("pins.json", dict)
-    _refuse(source, refusals(found, {}, {}, from_round, before))  # before anything is read that may be gone
-    prepared = preflight(after, search_path, run_dir, source, rounds_done=from_round)
-    new_pins = prepared.inputs.pins
+    _refuse(source, refusals(changes(before, after), {}, {}, from_round, before))  # before what may be gone is read
+    pinned = find_again(source, before, after, search_path, command)
+    new_pins, found = pinned.pins, changes(before, pinned.config)
     _refuse(source, refusals(found, pins, new_pins, from_round, before))
-    _check_lengths(source, from_round, after, prepared.inputs)
+    check_policy_code(source, pinned)
+    require_trust(source.run_id, source.layout.root, pinned.code, command, named=overrides, trust_code=trust_code)
+    prepared = preflight(
+        pinned.config, pinned.search_path, run_dir, source, rounds_done=from_round, force=force, pinned=pinned, say=say
+    )
+    _check_lengths(source, from_round, prepared.config, prepared.inputs)
     own = [change for change in found if change.tag != "content" or change.name in changed_pins(pins, new_pins)]
     content = [name for name in changed_pins(pins, new_pins) if name not in {change.name for change in own}]
     return Forking(source, from_round, prepared, own, content, held_out_notes(found, before))
@@ -135,11 +157,13 @@ def _refuse(source: Store, lines: list[str]) -> None:
 def _check_round(source: Store, from_round: int, after: Config) -> None:
     root, last = source.layout.root, last_whole_round(source)
     if last is None:
-        raise ConfigError(f"{root} has no complete round to fork from", f"`selfplay resume {root}` goes on with it.")
+        raise ConfigError(
+            f"{root} has no complete round to fork from", f"`{shell_command('resume', root)}` goes on with it."
+        )
     if from_round > last:
         raise ConfigError(
             f"round {from_round} of {root} is not complete; the last complete one is round {last}",
-            f"Fork from round {last} or an earlier one, or let the run go on first: selfplay resume {root}",
+            f"Fork from round {last} or an earlier one, or let the run go on first: {shell_command('resume', root)}",
         )
     if from_round >= after.rounds:
         raise ConfigError(

@@ -8,12 +8,12 @@ with, and the order that the prompts' slices are cut from. Pairs, selection, tra
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from selfplay.config.diff import PASS_THROUGH, SECTIONS, Change
 from selfplay.config.schema import Config
+from selfplay.core.commands import shell_command
 from selfplay.core.stages import stages_of
 from selfplay.store.run import Store
 
@@ -107,7 +107,7 @@ def offer(
         settings = as_overrides(found, after)
         if after.rounds <= from_round:
             settings = [item for item in settings if not item.startswith("rounds=")] + [f"rounds={from_round + 1}"]
-        command = shlex.join(["selfplay", "fork", str(store.layout.root), "--from-round", str(from_round), *settings])
+        command = shell_command("fork", store.layout.root, "--from-round", from_round, *settings)
         shared = "round 0" if from_round == 0 else f"rounds 0 to {from_round}"
         return f"{back}, or fork it: a new run that shares {shared} and goes on with the new ones:\n     {command}"
     return f"{back}, or start another run with the new ones: no fork could change " + "; ".join(

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from selfplay.config.schema import Config
-from selfplay.core.errors import ModelError
 from selfplay.core.format import human_bytes
 from selfplay.core.machine import DeviceFacts
 from selfplay.inputs.resolve import Inputs
@@ -124,20 +123,10 @@ def reward_bytes(config: Config, inputs: Inputs, *, gpu: bool) -> int:
 def cpu_engine_memory(config: Config, inputs: Inputs) -> EngineMemory:
     """Memory of one engine on a CPU. Raises ModelError for a config that transformers does not know, ConfigError for a cache
     size that is no number."""
-    from transformers import AutoConfig
-
     from selfplay.inputs.models.engine_cache import cpu_cache_bytes
+    from selfplay.inputs.models.sizes import load_config
 
     dtype = engine_dtype(config, gpu=False)
-    folder = inputs.policy.folder
-    try:
-        model = AutoConfig.from_pretrained(
-            str(folder), trust_remote_code=config.policy.trust_remote_code, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"transformers cannot read {folder / 'config.json'}: {str(error).splitlines()[0]}",
-            "Its model type may need a newer transformers, or policy.trust_remote_code with a pinned revision.",
-        ) from error
+    model = load_config(inputs.policy.folder, trust_remote_code=config.policy.trust_remote_code)
     cache, least = cpu_cache_bytes(config.sampling.engine, model, inputs.context_length, dtype)
     return EngineMemory(inputs.policy_info.num_params * (4 if dtype == "float32" else 2), cache, least)

@@ -7,7 +7,14 @@ import subprocess
 import sys
 from typing import Any
 
-from selfplay.core.errors import BackendError
+from selfplay.config.schema import Config
+from selfplay.core.errors import BackendError, ConfigError
+
+
+def check_pass_through(config: Config) -> None:
+    """Raise ConfigError for keys of vLLM and TRL that are not passed on."""
+    if problems := find_problems(dict(config.sampling.engine), config.training.loss, dict(config.training.trl)):
+        raise ConfigError("; ".join(problems), "Leave them out, or set what the message names.")
 
 
 def find_problems(engine: dict[str, Any], loss: str, trl: dict[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ from selfplay.run.disk_estimate import checkpoint_bytes, policy_bytes, response_
 from selfplay.run.memory_estimate import MemoryNeeds, cpu_engine_memory, engine_dtype, memory_needs
 from selfplay.selection.pair_rules import pairs_per_prompt
 
+_LESS_DISK = "Free disk space, lower rounds or prompts.per_round, or choose another --run-dir. "
 FEW_STEPS = 10
 SHOWN_BAD_ROWS = 3
 
@@ -92,15 +93,17 @@ def make_plan(
     rounds_done: int = 0,
     *,
     force: bool = False,
+    begun: bool = False,
     device: DeviceFacts | None = None,
 ) -> Plan:
-    """The plan of a run on `device` (default: this machine). `rounds_done`: complete rounds of a run that is resumed.
+    """The plan of a run on `device` (default: this machine). `rounds_done`: complete rounds of a run that is resumed or forked,
+    which has `begun`: hints then name only settings that it can change.
 
     Raises ConfigError for counts that contradict each other, ResourceError for a lack of memory or disk, unless `force` or all
     rounds are complete.
     """
     available = len(inputs.prompts.prompts)
-    _check_prompts(config, available)
+    _check_prompts(config, available, rounds_done, begun=begun)
     evaluation_prompts, evaluation_responses = _evaluation(config, inputs)
     per_round = config.prompts.per_round
     keep = config.selection.keep
@@ -121,8 +124,8 @@ def make_plan(
         if disk > free and config.storage.check_free_space:
             raise ResourceError(
                 f"the run will write about {human_bytes(disk)}; {human_bytes(free)} are free at {nearest_existing(run_dir)}",
-                "Free disk space, lower rounds or prompts.per_round, or choose another --run-dir. "
-                "The figure is an upper estimate: storage.check_free_space=false skips this check.",
+                ("Free disk space, or lower rounds. " if begun else _LESS_DISK)
+                + "The figure is an upper estimate: storage.check_free_space=false skips this check.",
             )
     return Plan(
         rounds=config.rounds,
@@ -150,23 +153,40 @@ def make_plan(
             f"{name}: {note}"
             for name, source in (("prompts.source", inputs.prompts), ("evaluation.source", inputs.evaluation))
             for note in (source.notes if source else ())
-        ],
+        ]
+        + list(inputs.notes),
         warnings=list(_warnings(config, inputs, steps, needs, device)),
     )
 
 
-def _check_prompts(config: Config, available: int) -> None:
-    per_round = config.prompts.per_round
-    fresh = config.prompts.order == "fresh"
-    needed = per_round * (config.rounds if fresh else 1)
-    if needed > available:
-        raise ConfigError(
-            f"{config.rounds} rounds of {per_round} prompts need {needed} prompts; {config.prompts.source} has {available}"
-            if fresh
-            else f"prompts.per_round is {per_round}; {config.prompts.source} has {available} usable prompts",
-            f"Set prompts.per_round to {available // config.rounds if fresh else available} or less"
-            + (", fewer rounds, or prompts.order: same to ask the same prompts every round." if fresh else "."),
-        )
+def _check_prompts(config: Config, available: int, rounds_done: int, *, begun: bool) -> None:
+    per_round, source = config.prompts.per_round, config.prompts.source
+    if config.prompts.order == "same":
+        if per_round > available:
+            raise ConfigError(
+                f"prompts.per_round is {per_round}; {source} has {available} usable prompts",
+                f"Set prompts.per_round to {available} or less.",
+            )
+        return
+    possible = available // per_round
+    if config.rounds <= possible:
+        return
+    enough = f"enough for {possible} round{'' if possible == 1 else 's'}"
+    ways = [f"rounds={possible} or less"] if possible else []
+    if begun:
+        over = f" ({rounds_done} are done)" if rounds_done else ""
+        hint = f"A run that has begun keeps its prompts: set rounds={possible} or less{over}."
+    else:
+        if fewer := available // config.rounds:
+            ways.append(f"prompts.per_round={fewer} or less")
+        if available >= per_round:
+            ways.append("prompts.order=same, which asks the same prompts in every round")
+        hint = f"Set {', or '.join(ways)}." if ways else "Give more prompts."
+    raise ConfigError(
+        f"{config.rounds} rounds of {per_round} prompts need {per_round * config.rounds} prompts; {source} has {available}, "
+        f"{enough}",
+        hint,
+    )
 
 
 def _evaluation(config: Config, inputs: Inputs) -> tuple[int, int]:
@@ -215,7 +235,7 @@ def _check_memory(config: Config, needs: MemoryNeeds, device: DeviceFacts) -> No
         raise ResourceError(
             f"the weights of {needs.num_params / 1e9:.2f} B parameters alone take {human_bytes(needs.trainer_weights)} in the "
             f"trainer (float32); the largest device of this machine has {human_bytes(largest)}",
-            "Use a smaller policy or a machine with more memory. `selfplay run` and `selfplay resume` start anyway with --force.",
+            "Use a machine with more memory, or a smaller policy in another run. --force starts anyway.",
         )
 
 
@@ -225,6 +245,7 @@ def _warnings(config: Config, inputs: Inputs, steps: int, needs: MemoryNeeds, de
             f"only {steps} optimizer steps a round: such a short schedule teaches little; lower training.batch_size, or raise "
             "epochs (or max_steps), keep or prompts.per_round"
         )
+    yield from inputs.warnings
     if config.cluster.address is None:
         yield from needs.warnings(device, "this machine")
     overlap = _overlap(inputs)
@@ -258,10 +279,12 @@ def _bad(count: int) -> str:
 
 
 def _bad_lines(source: PromptSource | None, round_number: int) -> Iterator[str]:
-    """The first bad rows of a source, and in which round's prompts the others are listed."""
+    """The first bad rows of each reason of a source, and in which round's prompts the others are listed."""
     if source is None:
         return
-    yield from map(str, source.bad_rows.examples[:SHOWN_BAD_ROWS])
-    if source.bad_rows.count > SHOWN_BAD_ROWS:
-        more = source.bad_rows.count - SHOWN_BAD_ROWS
+    shown = source.bad_rows.first(SHOWN_BAD_ROWS)
+    yield from map(str, shown)
+    if more := source.bad_rows.count - len(shown):
         yield f"... and {more} more (the first of each reason are in the metrics of round {round_number}'s prompts)"
+    if source.bad_rows.count > len(source.prompts):
+        yield f"most rows are bad ({source.bad_rows.count:,}, {len(source.prompts):,} are prompts): is the right column read?"

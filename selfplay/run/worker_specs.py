@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from selfplay.config.schema import Config
 from selfplay.core.pool import BackendSpec, Pool, Workers
 from selfplay.inputs.resolve import Inputs
+from selfplay.run.stages.sampling import MAX_CALLS
 
 
 @contextlib.contextmanager
@@ -90,6 +91,7 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
                 "trust_remote_code": trust,
             },
             setup="selfplay.backends.vllm.engine_args:prepare_environment",
+            concurrency=MAX_CALLS,
         ),
         "logprobs": BackendSpec(
             "selfplay.backends.transformers.logprobs:TorchLogprobs",

@@ -13,18 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfplay.core.magnitudes import HUGE, in_units
 from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
 
 # A standard deviation below this share of the largest magnitude is rounding noise: a column of equal values has one
 # of about 1e-16, and dividing by it would turn the noise into z-scores of order one.
 NOISE = 1e-12
-# The squares of larger numbers leave the range of a float: such columns are summed in units of their largest.
-HUGE = 1e100
 
 
 def explicit_margin(reward_chosen_P: Floats, reward_rejected_P: Floats) -> Floats:
     """R = r(x, y_w) - r(x, y_l), in the reward's unit. Not negative for best-versus-worst pairs."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return _wide(reward_chosen_P) - _wide(reward_rejected_P)
 
 
@@ -49,7 +48,7 @@ def dpo_margin(
     beta: float,
 ) -> Floats:
     """Signed implicit margin, DPO form: beta times the difference of log-ratios to the reference (nats, summed)."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         chosen_P = _wide(policy_logp_chosen_P) - _wide(reference_logp_chosen_P)
         return beta * (chosen_P - (_wide(policy_logp_rejected_P) - _wide(reference_logp_rejected_P)))
 
@@ -77,7 +76,7 @@ def spread(values_P: Floats) -> Spread:
         return Spread(0.0, 0.0)
     values_P = np.sort(values_P.astype(np.float64, copy=False))
     largest = max(abs(float(values_P[0])), abs(float(values_P[-1])))
-    if largest > HUGE:
+    if largest > HUGE or 0 < largest < 1 / HUGE:
         scaled = spread(values_P / largest)
         return Spread(largest * scaled.mean, largest * scaled.std)
     mean = float(values_P.mean())
@@ -87,6 +86,8 @@ def spread(values_P: Floats) -> Spread:
 
 def z_scores(values_P: Floats, over: Spread) -> Floats:
     """(value - mean) / std; zeros where the pool has no spread (non-finite values stay non-finite)."""
+    if over.std > HUGE:  # the difference of two such numbers may be no float
+        return values_P / over.std - over.mean / over.std
     return (values_P - over.mean) / over.std if over.std > 0 else 0.0 * values_P
 
 
@@ -103,8 +104,7 @@ def z_scores_in_groups(values_P: Floats, group_P: Ints) -> Floats:
     # by group, and by value inside it: sums in an order of their own
     rows = rows[np.lexsort((values_P[rows], group_P[rows]))]
     value, start_G = values_P[rows], run_starts(group_P[rows])
-    if (largest := float(np.abs(value).max())) > HUGE:
-        value = value / largest  # z-scores have no unit
+    value = in_units(value)[0]  # z-scores have no unit
     size_G = np.diff(start_G, append=len(rows))
     mean_G = np.add.reduceat(value, start_G) / size_G
     group = np.repeat(np.arange(len(start_G)), size_G)
@@ -154,7 +154,7 @@ def alignment_potential(
     size_P = np.abs(implicit_margin_P)
     explicit, implicit = spread(explicit_margin_P[pool_P]), spread(size_P[pool_P])
     effective_beta: float | None
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         if standardize and group_P is not None:
             z_P = z_scores_in_groups(np.where(pool_P, explicit_margin_P, np.nan), group_P)
             values_P = z_P - weight * z_scores_in_groups(np.where(pool_P, size_P, np.nan), group_P)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import SelfplayError
+from selfplay.core.json_text import parse_json
 from selfplay.core.paths import nearest_existing
 
 Hook = Callable[[str, Path, int], None]
@@ -115,6 +116,9 @@ class Operations:
 
 operations = Operations()
 
+# of the JSON files that say what a run is
+MAX_SMALL = 64 << 20
+
 MIN_GROUP_ROWS, MAX_GROUP_ROWS, GROUP_BYTES = 256, 65_536, 8 << 20
 
 
@@ -151,29 +155,35 @@ def parse_checked_json(data: bytes) -> dict[str, Any]:
     return document
 
 
-def parse_json(data: bytes) -> Any:
-    """`json.loads` that raises ValueError for every invalid text, deeply nested ones too."""
+@contextmanager
+def reading_file(path: Path) -> Iterator[io.BufferedReader]:
+    """A regular file, open for reading. Raises OSError, also for a symbolic link and for what is not a regular file (reading a
+    pipe would wait forever), and SelfplayError for a file that this user may not read: that is not damage."""
     try:
-        return json.loads(data)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def read_file(path: Path) -> bytes:
-    """The content of a small file. Raises OSError, also for what is not a regular file (reading a pipe would wait forever), and
-    SelfplayError for a file that this user has no permission to read: that is not damage."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except PermissionError:
         hint = "The file may be intact. Give this user permission to read the run, or use another user."
         raise SelfplayError(f"{path} cannot be read: no permission", hint) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from None
+        raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
+            yield file
     finally:
         os.close(descriptor)
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a small file. Raises as `reading_file`, and OSError for one of more than MAX_SMALL bytes."""
+    with reading_file(path) as file:
+        data = file.read(MAX_SMALL + 1)
+    if len(data) > MAX_SMALL:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_SMALL >> 20} MiB", str(path))
+    return data
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -316,16 +326,18 @@ def sync_tree(folder: Path) -> None:
 
 
 def set_modes(folder: Path, like: Path) -> None:
-    """Give every file below `folder` the mode of the file `like`, which this process created: that of the umask. (safetensors
-    creates its files with 0600, whatever the umask is.) A file whose mode cannot be changed, of another user or on a file system
-    without modes, keeps its own."""
+    """Give every file below `folder` the mode of the file `like`, which this process created: that of the umask. Folders get the
+    same with permission to enter where there is one to read. (safetensors creates its files with 0600, whatever the umask is, and
+    copies keep the modes of what was copied.) What cannot be changed, because it is of another user or on a file system without
+    modes, keeps its own."""
     mode = stat.S_IMODE(like.stat().st_mode)
-    for path, _, names in os.walk(folder):
-        for name in names:
-            file = Path(path, name)
-            if stat.S_IMODE(file.lstat().st_mode) != mode:
-                with suppress(PermissionError):
-                    file.chmod(mode)
+    for path, folders, names in os.walk(folder):
+        for wanted, entries in ((mode | (mode & 0o444) >> 2, folders), (mode, names)):
+            for name in entries:
+                entry = Path(path, name)
+                if not entry.is_symlink() and stat.S_IMODE(entry.stat().st_mode) != wanted:
+                    with suppress(PermissionError):
+                        entry.chmod(wanted)
 
 
 def move(source: Path, target: Path) -> None:

@@ -109,20 +109,19 @@ def sidecar_index(path: Path) -> int | None:
 
 def rounds_present(layout: Layout) -> list[int]:
     """Numbers of the rounds that have a folder, ascending."""
-    if not layout.rounds.is_dir():
-        return []
     return _numbers(layout.rounds, 3)
 
 
 def attempts_present(layout: Layout) -> list[int]:
     """Numbers of the attempts, ascending."""
-    if not layout.attempts.is_dir():
-        return []
     return _numbers(layout.attempts, 4)
 
 
 def _numbers(folder: Path, digits: int) -> list[int]:
-    """Numbers of what is named by one, in the one way there is: `0002` is no other name of round `002`."""
+    """Numbers of what is named by one, in the one way there is: `0002` is no other name of round `002`. A folder that is missing
+    or a symbolic link has none."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
     names = [path.name for path in folder.iterdir() if re.fullmatch(r"[0-9]{3,9}", path.name)]
     return sorted(int(name) for name in names if name == f"{int(name):0{digits}d}")
 

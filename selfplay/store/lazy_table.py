@@ -21,8 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import CorruptionError
+from selfplay.store import unfolding
 from selfplay.store.commits import remedy
 from selfplay.store.manifest import FileEntry
+from selfplay.store.unfolding import MemoryBudget, UnfoldingError
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -64,7 +66,7 @@ class LazyTable:
     def schema(self) -> pa.Schema:
         """Columns and types, as the first file has them."""
         with self.open(self.parts[0]) as file:
-            return file.schema_arrow
+            return plain_schema(file.schema_arrow)
 
     @contextmanager
     def open(self, part: Part) -> Iterator[Any]:
@@ -78,6 +80,11 @@ class LazyTable:
         """What fails while a part is read is damage of its file."""
         try:
             yield
+        except UnfoldingError as error:
+            raise CorruptionError(
+                f"{part.path} is not read: {error}",
+                "selfplay writes no such table: do not trust who gave you this run.",
+            ) from None
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptionError(f"{part.path} cannot be read ({error})", remedy(self.folder)) from None
 
@@ -87,18 +94,34 @@ class LazyTable:
             message = f"{part.path} has {num_rows} rows, its commit says {part.num_rows}"
             raise CorruptionError(message, remedy(self.folder))
 
-    def read(self, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
-        """These columns of one part, in this order; None: all."""
+    def read(self, part: Part, columns: Sequence[str] | None = None, budget: MemoryBudget | None = None) -> pa.Table:
+        """These columns of one part, in this order; None: all. `budget` is that of several parts."""
         with self.open(part) as file:
-            if columns is None:
-                return file.read(use_threads=False)
-            if missing := sorted({*columns} - {*file.schema_arrow.names}):
+            if columns is not None and (missing := sorted({*columns} - {*file.schema_arrow.names})):
                 raise CorruptionError(f"{part.path} has no column {', '.join(missing)}", remedy(self.folder))
-            return file.read(columns=list(columns), use_threads=False).select(list(columns))
+            budget = budget or MemoryBudget([part.path])
+            for group in range(file.num_row_groups):
+                budget.charge_row_group(part.path, file.metadata, group, columns)
+            if columns is None:
+                return plain(file.read(use_threads=False))
+            return plain(file.read(columns=list(columns), use_threads=False).select(list(columns)))
+
+    def check_size(self, columns: Sequence[str] | None = None) -> None:
+        """Raise CorruptionError where a row group of these columns (None: all) takes too much memory: before DuckDB reads."""
+        for part in self.parts:
+            with self.open(part) as file:
+                for group in range(file.num_row_groups):
+                    MemoryBudget([part.path]).charge_row_group(part.path, file.metadata, group, columns)
 
     def read_all(self, columns: Sequence[str] | None = None) -> pa.Table:
         """These columns of every part; None: all."""
-        return pa.concat_tables([self.read(part, columns) for part in self.parts])
+        budget = self.budget()
+        return pa.concat_tables([self.read(part, columns, budget) for part in self.parts])
+
+    def budget(self) -> MemoryBudget:
+        """What may be read of the table at once."""
+        with self.reading(self.parts[0]):
+            return MemoryBudget([part.path for part in self.parts])
 
     def part_of(self, row: int) -> Part:
         """The part that holds the row with this number."""
@@ -118,13 +141,15 @@ class LazyTable:
         """These columns of about `num_rows` rows, at least: whole row groups spread evenly over the table. All of it where it
         has no more."""
         if self.num_rows <= num_rows:
-            return pa.concat_tables([self.read(part, columns) for part in self.parts])
+            return self.read_all(columns)
+        budget = self.budget()
         every, pieces, due = self.num_rows / num_rows, [], 0.0
         for part in self.parts:
             with self.open(part) as file:
                 for group, first, described in _row_groups(file, part):
                     if first + described.num_rows > due:
-                        pieces.append(file.read_row_group(group, columns=list(columns), use_threads=False))
+                        budget.charge_row_group(part.path, file.metadata, group, columns)
+                        pieces.append(plain(file.read_row_group(group, columns=list(columns), use_threads=False)))
                         due += every * described.num_rows
         return pa.concat_tables(pieces)
 
@@ -139,6 +164,7 @@ class LazyTable:
                 leaf = [file.schema.column(index).path for index in range(len(file.schema))].index(column)
                 for group, first, described in _row_groups(file, part):
                     if _may_hold(described.column(leaf).statistics, values):
+                        MemoryBudget([part.path]).charge_row_group(part.path, file.metadata, group, [column])
                         read = file.read_row_group(group, columns=[column], use_threads=False).column(0)
                         found.append(first + np.flatnonzero(pc.is_in(read, value_set=wanted)))
             return found
@@ -177,7 +203,14 @@ class RowReader:
         if not len(different):
             shape = self.table.schema().empty_table()
             return shape if self._names is None else shape.select(self._names)
-        pieces = [piece for part, inside in self.table.split(different) for piece in self.take_part(part, inside)]
+        taken, pieces = 0, []
+        for part, inside in self.table.split(different):
+            with self.table.reading(part):
+                for piece in self.take_part(part, inside):
+                    taken += piece.nbytes
+                    pieces.append(piece)
+                    if taken > unfolding.MAX_BYTES:
+                        self.table.budget().charge(taken)
         found = pa.concat_tables(pieces)
         if len(wanted) == len(different) and (wanted == different).all():
             return found
@@ -197,9 +230,27 @@ class RowReader:
             for group in np.flatnonzero(np.diff(cuts)).tolist():
                 if self._group is None or self._group[:2] != (part, group):
                     file = file or stack.enter_context(self.table.open(part))
+                    MemoryBudget([part.path]).charge_row_group(part.path, file.metadata, group, self._names)
                     read = file.read_row_group(group, columns=self._names, use_threads=False)
-                    self._group = part, group, read if self._names is None else read.select(self._names)
+                    self._group = part, group, plain(read if self._names is None else read.select(self._names))
                 yield self._group[2].take(pa.array(rows[cuts[group] : cuts[group + 1]] - starts[group]))
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The table without what its file says about itself beside names and types: metadata would have `datasets` decode texts as
+    addresses of images, and pandas rename columns."""
+    if not _has_metadata(table.schema):
+        return table
+    return pa.Table.from_arrays(table.columns, schema=plain_schema(table.schema))
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema without metadata, also that of its fields."""
+    return pa.schema([field.remove_metadata() for field in schema]) if _has_metadata(schema) else schema
+
+
+def _has_metadata(schema: pa.Schema) -> bool:
+    return schema.metadata is not None or any(field.metadata is not None for field in schema)
 
 
 def _row_groups(file: Any, part: Part) -> Iterator[tuple[int, int, Any]]:

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from selfplay.core.errors import CorruptionError, LockedError
-from selfplay.store.durable import parse_json, read_file, write_error
+from selfplay.core.json_text import parse_json
+from selfplay.store.durable import read_file, write_error
 from selfplay.store.process_identity import this_process
 
 _AGAIN = "Remove it: it is created again."
@@ -61,7 +62,7 @@ class RunLock:
             who = f" (process {holder['pid']} on {holder['host']})" if holder else ""
             raise LockedError(
                 f"{self._path.parent} is in use by another driver{who}",
-                "Wait for it, stop it (Ctrl-C or SIGTERM: it commits and stops), or use another --run-dir.",
+                "Wait for it, or stop it (Ctrl-C or SIGTERM: it commits and stops).",
             )
         with contextlib.suppress(OSError):  # a full disk: it is held all the same, only its holder is not named
             os.ftruncate(descriptor, 0)

@@ -20,6 +20,7 @@ from selfplay.core.errors import CorruptionError
 from selfplay.store import durable
 from selfplay.store.layout import COMMIT
 from selfplay.store.manifest import FileEntry, Manifest, check_files, read_manifest, write_manifest
+from selfplay.store.symlinks import forbid_symlinks, forbid_symlinks_below
 
 
 class ResultWriter:
@@ -28,6 +29,8 @@ class ResultWriter:
 
     def __init__(self, root: Path, scratch: Path) -> None:
         self._root, self._scratch = root, scratch
+        if root.is_dir():
+            forbid_symlinks_below(root, root)  # what is written, replaced and removed here would be elsewhere
         # what a kill left: files are few and made again
         for path in durable.temporaries(root, COMMIT):
             durable.discard(path)
@@ -59,6 +62,13 @@ class ResultWriter:
         self._note(FileEntry(name, sink.size, sink.hexdigest, rows))
         return rows
 
+    def digest(self, *folders: str) -> str:
+        """sha256 (hex) of the files that were added below these folders: their names and contents."""
+        found = [
+            entry for name, entry in sorted(self._entries.items()) if name.startswith(tuple(f"{f}/" for f in folders))
+        ]
+        return durable.sha256_bytes("".join(f"{entry.path} {entry.sha256}\n" for entry in found).encode())
+
     def commit(self, document: Mapping[str, Any]) -> None:
         """Publish everything that was added: each top-level name is moved to `root`, replacing what an unfinished attempt left
         there, then `.COMMIT.json` with `document` and the list of files."""
@@ -86,6 +96,7 @@ def read_result(root: Path) -> Manifest | None:
     """The commit of a folder that was written by `ResultWriter`, the presence and sizes of its files checked; None where there
     is none. Raises CorruptionError for a folder that is not what its commit says, ConfigError for another version's."""
     path = root / COMMIT
+    forbid_symlinks(path, root)
     if not path.is_file():
         return None
     remedy = f"Remove {root} and make it again."

@@ -14,7 +14,9 @@ from typing import Annotated, Any, ClassVar
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
+from selfplay.core.json_text import parse_json
 from selfplay.core.outcomes import OutcomeT, RoundOutcomes, from_json
 from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
@@ -43,6 +45,11 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def new_id() -> str:
+    """A random id for a run."""
+    return secrets.token_hex(8)
+
+
 def require_empty_dir(root: Path) -> None:
     """Raise ConfigError unless `root` is missing or empty, and not inside a run: a run never overwrites anything."""
     for above in root.absolute().resolve().parents:
@@ -55,7 +62,8 @@ def require_empty_dir(root: Path) -> None:
     if (root / "RUN.json").is_file():
         raise ConfigError(
             f"{root} holds a run already",
-            f"Continue it with `selfplay resume {root}`, look at it with `selfplay rounds {root}`, or choose another --run-dir.",
+            f"Continue it with `{shell_command('resume', root)}`, look at it with `{shell_command('rounds', root)}`, "
+            "or choose another --run-dir.",
         )
     raise ConfigError(f"{root} is there already and is not empty", "Choose another --run-dir, or remove it.")
 
@@ -96,9 +104,11 @@ class Store:
     _commits: dict[tuple[int, str], tuple[Commit, str]] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, root: Path, files: dict[str, bytes], forked_from: Fork | None = None) -> Store:
+    def create(
+        cls, root: Path, files: dict[str, bytes], forked_from: Fork | None = None, run_id: str | None = None
+    ) -> Store:
         """A new run directory with the files of `config/`. It must be missing or empty; RUN.json is written last. What
-        `forked_from` names is taken over by `inherit`."""
+        `forked_from` names is taken over by `inherit`. `run_id` is one of `new_id`, for a caller that needs it before."""
         root = root.absolute()
         require_empty_dir(root)
         layout = Layout(root)
@@ -110,7 +120,7 @@ class Store:
         for name, data in files.items():
             durable.write_file(layout.config / name, data)
         digests = {name: durable.sha256_bytes(data) for name, data in files.items()}
-        identity = Identity(secrets.token_hex(8), SCHEMA_VERSION, __version__, now(), forked_from, digests)
+        identity = Identity(run_id or new_id(), SCHEMA_VERSION, __version__, now(), forked_from, digests)
         durable.write_file(layout.identity, durable.json_with_checksum(dataclasses.asdict(identity)))
         return cls(layout, identity.id, identity.created, digests, forked_from)
 
@@ -165,7 +175,7 @@ class Store:
         """A JSON file of `config/` whose value is a `kind`. Raises CorruptionError."""
         path = self.layout.config / name
         try:
-            value = durable.parse_json(self.config_file(name))
+            value = parse_json(self.config_file(name))
         except ValueError as error:
             raise CorruptionError(f"{path} is damaged ({error})", "Restore it from a backup.") from None
         if not isinstance(value, kind):
@@ -281,7 +291,7 @@ class Store:
             data = durable.read_file(path)
             if [durable.sha256_bytes(data)] != [entry.sha256 for entry in commit.files if entry.path == METRICS]:
                 raise CorruptionError(f"{path} is damaged: its sha256 differs from its manifest", remedy(folder))
-            return from_json(kind, dict(durable.parse_json(data)))
+            return from_json(kind, dict(parse_json(data)))
         except (OSError, ValueError, TypeError) as error:
             raise CorruptionError(f"{path} is damaged ({error})", remedy(folder)) from None
 

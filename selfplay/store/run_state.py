@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import CorruptionError
@@ -12,6 +14,24 @@ from selfplay.store.run import Store
 from selfplay.store.run_folders import is_pool
 
 INHERITED = "inherited.json"
+
+
+def recorded_folder(store: Store) -> Path | None:
+    """Where the run was at its newest attempt: together with where it is now, this tells how a project moved. None where no
+    attempt recorded it."""
+    return next((Path(folder) for folder in _of_newest(store, "run_dir")), None)
+
+
+def search_path_in_force(store: Store) -> Path:
+    """The folder of the run's configuration at its newest attempt; that of the start where no attempt has begun."""
+    found = next(_of_newest(store, "search_path"), None)
+    return Path(found if found is not None else store.config_json("search_path.json", str))
+
+
+def _of_newest(store: Store, key: str) -> Iterator[str]:
+    for document in reversed(store.attempt_documents()):
+        if isinstance(document.get(key), str):
+            yield document[key]
 
 
 def config_in_force(store: Store) -> dict[str, Any]:

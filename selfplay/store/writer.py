@@ -105,10 +105,14 @@ class StageWriter:
         self._entries[name] = dataclasses.replace(entry, path=name)
 
     def write_shard(self, index: int, rows: pa.Table, table: str = "") -> None:
-        """Keep one shard: durable when this returns."""
+        """Keep one shard, in the place of an earlier one if there is one: durable when this returns. A kill in between leaves
+        neither or the new one."""
         folder = self._table_folder(table)
         durable.make_folder(folder)
         path = folder / part_name(index)
+        if (folder / sidecar_name(index)).is_file():
+            durable.discard(folder / sidecar_name(index))
+            durable.fsync_folder(folder)
         data = durable.encode_parquet(rows)
         entry = FileEntry(path.name, len(data), durable.sha256_bytes(data), rows.num_rows)
         durable.write_file(path, data)

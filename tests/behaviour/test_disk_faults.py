@@ -86,6 +86,12 @@ def kept(run: Path) -> dict[str, tuple[int, int, int]]:
     return {name: (found.st_ino, found.st_size, found.st_mtime_ns) for name, found in status.items()}
 
 
+def place(path: Path) -> str:
+    """What a file is called, without the number of the attempt and without the random part of a temporary name: each of these
+    would make an operation a new one in every attempt."""
+    return re.sub(r"(\.tmp-[^/]*)-[0-9a-f]{8}\b", r"\1", re.sub(r"attempts/\d+", "attempts/N", path.as_posix()))
+
+
 class FailingDisk(durable.Operations):
     """Fails the first operation that is not in `failed` (by kind and path), and adds it."""
 
@@ -96,7 +102,7 @@ class FailingDisk(durable.Operations):
 
     def _fail(self, operation: str, path: Path, index: int) -> None:
         if self.hit is None:
-            key = (operation, re.sub(r"attempts/\d+", "attempts/N", path.relative_to(self.root).as_posix()))
+            key = (operation, place(path.relative_to(self.root)))
             if key in self.failed:
                 return
             self.failed.add(key)

@@ -185,7 +185,7 @@ def test_what_passes_through_and_sections_that_go(base: Base, name: str) -> None
 def test_rounds_grow_only(base: Base) -> None:
     def drift(before: int, after: int) -> list[str]:
         prepared = dataclasses.replace(base.prepared, config=config(BASE | {"rounds": after}))
-        return driver.check_drift(base.store, config(BASE | {"rounds": before}), prepared, base.pins)
+        return driver.check_drift(base.store, config(BASE | {"rounds": before}), prepared.config, base.pins, base.pins)
 
     assert [name for name, (tag, _, _) in SETTINGS.items() if tag == "extendable"] == ["rounds"]
     assert drift(1, 3) == ["rounds: 1 -> 3 (extendable)"]
@@ -195,7 +195,7 @@ def test_rounds_grow_only(base: Base) -> None:
     store.rounds = lambda: [0, 1, 2]  # type: ignore[method-assign]
     prepared = dataclasses.replace(base.prepared, config=config(BASE | {"rounds": 1}))
     with pytest.raises(DriftError, match=r"rounds=1 is less than what is done \(round 2\)") as refused:
-        driver.check_drift(store, config(BASE), prepared, base.pins)
+        driver.check_drift(store, config(BASE), prepared.config, base.pins, base.pins)
     assert refused.value.exit_code == 4
 
 
@@ -312,7 +312,8 @@ def test_content_may_move_but_not_change(base: Base, world: World, moved: World,
     section[last] = was.replace(str(world.root), str(moved.root))
 
     def drift() -> list[str]:
-        return driver.check_drift(base.store, started.config, prepared(document, base), started.inputs.pins)
+        now = prepared(document, base)
+        return driver.check_drift(base.store, started.config, now.config, started.inputs.pins, now.inputs.pins)
 
     assert drift() == [f"{setting}: {was} -> {section[last]} (content)"]
 
@@ -353,7 +354,8 @@ def test_content_that_changes_in_its_place_is_refused_by_name(
         else:
             other_text(path)
         with pytest.raises(DriftError) as refused:
-            driver.check_drift(base.store, started.config, prepared(world.document(kind), base), started.inputs.pins)
+            now = prepared(world.document(kind), base)
+            driver.check_drift(base.store, started.config, now.config, started.inputs.pins, now.inputs.pins)
     finally:
         path.write_bytes(data)
     assert re.findall(r"the content of (\S+) has changed", refused.value.message) == names

@@ -124,7 +124,7 @@ def test_a_training_that_diverges_commits_nothing_and_says_what_to_change(
     assert end_of(run)["outcome"] == "failed"
     # the trainer is given the limits of the configuration in force
     resume(run, limited := Fakes(), gates__max_loss=7.0, gates__max_grad_norm=None)
-    assert limited.trainer.jobs[0].limits == TrainLimits(7.0, None)
+    assert limited.trainer.jobs[0].limits == TrainLimits(7.0, None, 1.0)
     assert is_complete(run, 1)
 
 

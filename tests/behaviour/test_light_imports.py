@@ -24,3 +24,15 @@ def test_no_module_imports_torch() -> None:
     command = [sys.executable, "-c", CODE.format(heavy=HEAVY), *modules]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_is_not_there_is_refused_before_anything_slow_is_imported() -> None:
+    slow = (*HEAVY, "pandas", "duckdb", "selfplay.api")
+    code = (
+        "import sys; from selfplay.cli.main import main\ntry: main()\n"
+        f"finally: print([name for name in {slow} if name in sys.modules])"
+    )
+    for command in (["resume", "no-such-run"], ["fork", "no-such-run", "--from-round", "1"]):
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout.strip()) == (2, "[]"), done.stderr
+        assert "no-such-run does not exist" in done.stderr

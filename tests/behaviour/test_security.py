@@ -31,8 +31,7 @@ from selfplay.core.outcomes import ScoreOutcome, SelectOutcome
 from selfplay.core.redaction import RedactingStream, redact, secrets
 from selfplay.execution.progress import Reporter
 from selfplay.execution.ray.ray_cluster import RayCluster
-from selfplay.inputs.models.files import refuse_foreign_code, weight_headers
-from selfplay.inputs.resolve import model_digest
+from selfplay.inputs.models.files import model_digest, refuse_foreign_code, weight_headers
 from selfplay.run import driver
 from selfplay.run.worker_specs import worker_specs
 from selfplay.store.run import Store
@@ -269,7 +268,7 @@ def test_a_selection_whose_settings_hold_a_secret_is_refused(canary: str, tmp_pa
 
 
 def test_what_is_a_secret_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*secrets().values(),):
+    for name in {*secrets().values()}:
         monkeypatch.delenv(name)
     found = {
         "OPENAI_API_KEY": "sk-12345678", "DB_PASSWORD": "long enough", "AWS_SECRET_ACCESS_KEY": "abcdefgh", "A_TOKEN": "short",
@@ -373,10 +372,10 @@ def join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as the door: what would be reached is not."""
     import selfplay.execution.ray.ray_cluster as module
 
-    def reached(address: str) -> None:
+    def reached(address: object) -> None:
         raise OSError("reached")
 
-    monkeypatch.setattr(module, "_check_reachable", reached)
+    monkeypatch.setattr(module, "check_reachable", reached)
     RayCluster(ClusterConfig(address="ray://10.9.8.7:10001"), tmp_path).__enter__()
 
 

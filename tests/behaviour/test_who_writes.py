@@ -17,6 +17,7 @@ ROOT = Path(selfplay.__file__).parent
 
 WORLD = "makes the quickstart's world, which is no run: in a temporary folder beside its place, then renamed there"
 SCRATCH = "a trainer's own scratch; the store fsyncs, digests and adopts what it leaves there"
+RAY = "Ray's private folder in the temporary folder, which ends with it"
 LOG = "an append-only log for people, which nothing depends on"
 
 # module -> (the calls it may make, why)
@@ -24,6 +25,9 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "execution/progress.py": ({"open", "os.open", "os.fdopen"}, LOG + "; and the real stderr"),
     "compare/main.py": ({"os.fdopen"}, "the real stderr"),
     "execution/ray/worker.py": ({"open"}, LOG),
+    "execution/ray/local_ray.py": ({"tempfile.mkdtemp", ".rmdir"}, RAY),
+    "execution/ray/orphan_reaper.py": ({"shutil.rmtree"}, RAY),
+    "core/limits.py": ({"tempfile.TemporaryFile"}, "a file without a name, to see whether one can be written"),
     "core/terminal.py": ({"os.open"}, "the null device, when the reader of stdout or stderr has gone"),
     "cli/main.py": ({"os.open"}, "the null device, when the reader of stdout has gone"),
     "inspect/export/main.py": ({"tempfile.TemporaryDirectory"}, "holds what is uploaded, until it is"),
@@ -38,6 +42,10 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "quickstart/models/reward.py": ({".save_pretrained", "shutil.rmtree"}, WORLD),
     "backends/trl/policy_files.py": (
         {".mkdir", ".save_pretrained", ".unlink", ".write_text", "shutil.copyfile", "shutil.copytree"},
+        SCRATCH,
+    ),
+    "backends/trl/published_tensors.py": (
+        {".mkdir", ".rmdir", ".unlink", ".write_text", "save_file", "shutil.move"},
         SCRATCH,
     ),
     "backends/trl/trainer.py": ({".unlink", "shutil.rmtree"}, SCRATCH),
@@ -128,6 +136,7 @@ def test_in_the_store_only_the_durable_module_touches_the_disk() -> None:
     found = {path.name: set(writes(ast.parse(path.read_text(encoding="utf-8")))) for path in paths}
     assert {name: calls for name, calls in found.items() if calls} == {
         "lock.py": {"os.open", "os.ftruncate"},  # the lock's file, which holds no data
+        "begun.py": {"os.open", ".mkdir"},  # the user's own note, outside of all runs
         "driver_heartbeat.py": {"os.utime"},  # a time stamp, which holds no data
         "result_folder.py": {".ParquetWriter", ".write_table"},  # into a sink whose bytes go through the seam
     }

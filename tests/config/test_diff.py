@@ -6,7 +6,8 @@ import pytest
 
 from selfplay.config.diff import Change, changes, flatten, identity_document, tag_of
 from selfplay.config.load import setting_names
-from selfplay.config.tags import ENGINE_KEYS, TRL_KEYS, Tag
+from selfplay.config.pass_through import ENGINE_KEYS, TRL_KEYS
+from selfplay.config.tags import Tag
 from tests.helpers.changed_settings import BASE, FUNCTION, NOT_TO_BE_CHANGED, PARTS, SETTINGS, TOGETHER, config
 
 

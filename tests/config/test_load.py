@@ -218,3 +218,11 @@ def test_fields_lists_every_setting_once() -> None:
     assert len({*names}) == len(names) > 60
     assert {"rounds", "policy.model", "training.lora.r", "evaluation.gold", "cluster.trainer.num_gpus"} <= {*names}
     assert not {"policy", "training.lora", "evaluation", "cluster.trainer"} & {*names}
+
+
+def test_a_file_of_megabytes_is_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    with pytest.raises(ConfigError, match="has more than 1 MiB"):
+        load_config(path)

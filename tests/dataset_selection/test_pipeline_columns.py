@@ -150,3 +150,17 @@ def test_each_response_keeps_the_columns_of_its_own_row(
             "helpfulness_rejected": 0,
             "topic": int(row["prompt"][0]["content"][1:]),
         }
+
+
+def test_pairs_of_response_rows_say_where_both_responses_are_from(tmp_path: Path, run: Select) -> None:
+    rows = [
+        {"prompt": f"q{row // 2}", "response": f"r{row}", "reward": row, "model": ("m", "n", "m", "m")[row]}
+        for row in (0, 2, 1, 3)
+    ]
+    found = run(write_rows(tmp_path / "a.jsonl", rows), metric="explicit_margin", keep=1.0, columns={"group": "model"})
+    pairs = sorted(kept(tmp_path / "out"), key=lambda pair: pair["prompt"][0]["content"])
+    assert [(pair["source_row_chosen"], pair["source_row_rejected"]) for pair in pairs] == [(3, 1), (4, 2)]
+    assert [(pair["group_chosen"], pair["group_rejected"], pair["group"]) for pair in pairs] == [
+        ("n", "m", None), ("m", "m", "m")
+    ]  # fmt: skip
+    assert any("In 1 of 2 pairs the two responses are not of one group" in note for note in found.summary["notes"])

@@ -152,6 +152,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "gates.max_identical": ("resource", 1.0, {}),
     "gates.max_loss": ("resource", None, {}),
     "gates.max_grad_norm": ("resource", 50.0, {}),
+    "gates.max_update": ("resource", 2.0, {}),
     "report.every": ("resource", 2, {}),
     "report.redact": ("resource", True, {}),
     "rounds": ("extendable", 3, {}),

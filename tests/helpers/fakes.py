@@ -185,7 +185,7 @@ class FakePool(LocalPool):
     def devices(self) -> list[DeviceFacts]:
         return [self._facts[index % len(self._facts)] for index in range(self.num_workers)]
 
-    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
+    def map(self, method: str, calls: Iterable[Call], window: int = 2) -> Iterator[tuple[int, Any]]:
         running: list[tuple[int, Any]] = []
         for call in calls:
             running.append((call.key, self._run(method, call)))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 
 def family_of(child: Any) -> list[psutil.Process]:
@@ -42,3 +47,11 @@ def signal_everybody(child: Any, number: int) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
     return family
+
+
+@contextlib.contextmanager
+def workers_find_the_tests() -> Iterator[None]:
+    """Around the start of Ray: its workers can import what is in `tests/`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+        yield

@@ -12,7 +12,8 @@ import pytest
 
 from selfplay.config.load import load_config
 from selfplay.core.errors import ConfigError, DataError, ModelError, SelfplayError
-from selfplay.inputs.resolve import Inputs, columns_of, model_digest, resolve
+from selfplay.inputs.models.files import model_digest
+from selfplay.inputs.resolve import Inputs, columns_of, resolve
 from selfplay.run import driver
 from selfplay.run.worker_specs import worker_specs
 

@@ -110,12 +110,25 @@ def test_too_few_prompts(write_config: WriteConfig) -> None:
     path = write_config()
     with pytest.raises(ConfigError, match=r"4 rounds of 20 prompts need 80 prompts; .* has 60") as fresh:
         make(path, "rounds=4")
-    assert "per_round to 15" in fresh.value.hint
-    assert "order: same" in fresh.value.hint
+    assert "enough for 3 rounds" in fresh.value.message
+    for way in ("rounds=3 or less", "prompts.per_round=15 or less", "prompts.order=same"):
+        assert way in fresh.value.hint
+        make(path, "rounds=4", way.partition(" ")[0])  # each of them is one
+    with pytest.raises(ConfigError, match="enough for 0 rounds") as none:
+        make(path, "prompts.per_round=61", "rounds=1")
+    assert none.value.hint == "Set prompts.per_round=60 or less."
     assert make(path, "rounds=4", "prompts.order=same").rounds == 4
     with pytest.raises(ConfigError, match=r"prompts\.per_round is 61; .* has 60 usable prompts") as same:
         make(path, "prompts.per_round=61", "prompts.order=same")
     assert "per_round to 60 or less" in same.value.hint
+
+
+def test_a_run_that_has_begun_is_told_only_what_it_can_change(write_config: WriteConfig) -> None:
+    path = write_config()
+    config, inputs = load_config(path, ["rounds=4"]), inputs_of(path)
+    with pytest.raises(ConfigError, match="enough for 3 rounds") as error:
+        plan.make_plan(config, inputs, path.parent / "run", rounds_done=2, begun=True, device=CPU)
+    assert error.value.hint == "A run that has begun keeps its prompts: set rounds=3 or less (2 are done)."
 
 
 def test_too_few_prompts_to_evaluate_on(write_config: WriteConfig) -> None:

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import re
+import stat
 from pathlib import Path
 
 import pyarrow as pa
@@ -158,6 +159,68 @@ def test_row_groups_are_of_as_many_rows_as_a_page_should_read() -> None:
     assert rows_in_groups(pa.table({"text": ["x" * 10_000] * 2_000})) == [838, 838, 324]
     assert rows_in_groups(pa.table({"text": ["x" * 100_000] * 300})) == [256, 44]
     assert rows_in_groups(pa.table({"number": pa.array([], pa.int64())})) in ([], [0])
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o027, 0o077])
+def test_what_libraries_and_copies_made_gets_the_modes_of_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder = tmp_path / "policy"
+        (folder / "templates").mkdir(parents=True)
+        (folder / "templates").chmod(0o500)
+        (folder / "config.json").touch()
+        for name, mode in (("model.safetensors", 0o600), ("tokenizer.json", 0o777), ("vocab.txt", 0o400)):
+            (folder / name).touch()
+            (folder / name).chmod(mode)
+        (folder / "link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").touch()
+        (tmp_path / "elsewhere").chmod(0o640)
+        durable.set_modes(folder, like=folder / "config.json")
+        found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if not path.is_symlink()}
+    finally:
+        os.umask(before)
+    assert found.pop("templates") == 0o777 & ~umask
+    assert set(found.values()) == {0o666 & ~umask}
+    assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "rename"])
+def test_a_write_that_fails_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Each attempt has another name: on a full disk they would add up."""
+
+    def fail(operation: str, path: Path, index: int) -> None:
+        if operation == step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(durable, "operations", durable.Operations(before=fail))
+    for _ in range(3):
+        with pytest.raises(SelfplayError, match="could not write"):
+            durable.write_file(tmp_path / "file", b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_written_beside_links_and_not_through_them(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    for name in ("file", ".tmp-file", ".tmp-file-00000000"):
+        (tmp_path / name).symlink_to(tmp_path / "mine")
+    durable.write_file(tmp_path / "file", b"new")
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert not (tmp_path / "file").is_symlink() and (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_small_file_is_read_only_if_it_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    os.mkfifo(tmp_path / "pipe")
+    assert durable.read_file(tmp_path / "file") == b"12345"
+    for name, said in (("link", "symbolic link"), ("pipe", "not a regular file"), (".", "not a regular file")):
+        with pytest.raises(OSError, match=said):
+            durable.read_file(tmp_path / name)
+    monkeypatch.setattr(durable, "MAX_SMALL", 4)
+    with pytest.raises(OSError, match="it has more than"):
+        durable.read_file(tmp_path / "file")
 
 
 def test_a_folder_that_does_not_exist_is_no_full_disk(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
-from selfplay.core.errors import ModelError
+from selfplay.backends.transformers.attention import needed_attention
+from selfplay.backends.transformers.dropout import switch_off_in_config, switch_off_in_modules
+from selfplay.inputs.models.loading_check import does_not_load, refuse_missing
 
 
 def load_complete(
@@ -18,15 +21,23 @@ def load_complete(
     *,
     trust_remote_code: bool = False,
     optional: tuple[str, ...] = (),
+    for_training: bool = False,
 ) -> Any:
-    """The model in `folder` by `kind.from_pretrained`, on the CPU. `name` ("policy", "reward model") is used in messages; weights
-    whose names begin with one of `optional` may be missing.
+    """The model in `folder` by `kind.from_pretrained`, on the CPU, with the attention that it needs; `for_training` without
+    dropout. `name` ("policy", "reward model") is used in messages; weights whose names begin with one of `optional` may be
+    missing.
 
     Raises ModelError if the model does not load or lacks weights, which transformers would fill with random numbers.
     """
     try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        if for_training:
+            switch_off_in_config(config)
+        attention = needed_attention(config)
         model, loading = kind.from_pretrained(
             folder,
+            config=config,
+            **({"attn_implementation": attention} if attention else {}),
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
@@ -35,19 +46,7 @@ def load_complete(
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise does_not_load(folder, name, error) from error
-    if missing := sorted(weight for weight in loading["missing_keys"] if not weight.startswith(optional)):
-        raise ModelError(
-            f"the {name} in {folder} lacks {len(missing)} weights ({missing[0]}): they would be random numbers",
-            "Use the complete model; check that config.json and the weights belong together.",
-        )
+    refuse_missing(folder, name, (weight for weight in loading["missing_keys"] if not weight.startswith(optional)))
+    if for_training:
+        switch_off_in_modules(model)
     return model
-
-
-def does_not_load(folder: str | Path, name: str, error: Exception) -> ModelError:
-    """The error for a folder that transformers cannot load."""
-    lines = str(error).splitlines()
-    return ModelError(
-        f"the {name} in {folder} does not load: {type(error).__name__}: {lines[0] if lines else ''}",
-        "Check that the folder is complete (config.json and all safetensors files of one model) and that transformers supports "
-        "the architecture.",
-    )

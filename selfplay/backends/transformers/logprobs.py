@@ -78,6 +78,9 @@ class TorchLogprobs:
             if not item.prompt_token_ids:
                 raise BackendError(f"response {item.response_id} has no prompt tokens to be given", "")
             self._cache.check(folder, f"response {item.response_id}", [*item.prompt_token_ids, *item.token_ids])
+        self._cache.check_attention(
+            folder, [[*items[index].prompt_token_ids, *items[index].token_ids] for index in scored]
+        )
         lengths = [len(items[index].prompt_token_ids) + len(items[index].token_ids) for index in scored]
         # A batch takes logits from its shortest prompt's end on. Its rows have nearly the same length, so that
         # is about as many positions as its longest response has tokens.
@@ -122,6 +125,7 @@ class TorchLogprobs:
             for answer in answers:
                 name = f"the question about response {question.response_id}"
                 self._cache.check(folder, name, [*question.prompt_token_ids, *answer])
+        self._cache.check_attention(folder, [question.prompt_token_ids for question in questions])
         if all(len(answer) == 1 for answer in answers):
             ids = [answer[0] for answer in answers]
             found = hidden_states.next_token_probability(self._cache, folder, questions, ids, self._batch_tokens)
@@ -147,6 +151,7 @@ class TorchLogprobs:
         self._cache.use(folder, digest, causal=False)
         for item in items:
             self._cache.check(folder, f"response {item.response_id}", [*item.prompt_token_ids, *item.token_ids])
+        self._cache.check_attention(folder, [[*item.prompt_token_ids, *item.token_ids] for item in items])
         return hidden_states.mean_pooled(self._cache, folder, items, self._batch_tokens)
 
     def release(self) -> None:

@@ -14,9 +14,12 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from selfplay.backends.transformers.attention import check_attention
 from selfplay.backends.transformers.device import this_device, torch_dtype
-from selfplay.backends.transformers.loading import does_not_load, load_complete
+from selfplay.backends.transformers.loading import load_complete
+from selfplay.backends.transformers.positions import usable_positions
 from selfplay.core.errors import BackendError
+from selfplay.inputs.models.loading_check import does_not_load
 
 
 class ModelCache:
@@ -33,6 +36,8 @@ class ModelCache:
         self._trust_remote_code = trust_remote_code
         self.model: Any = None
         self._key: tuple[str, bool] | None = None
+        self._attention_is_checked = False
+        self._longest: int | None = None
 
     def use(self, folder: str, digest: str, *, causal: bool = True) -> None:
         """Hold the model in `folder`; one with the same `digest` is not loaded again. `causal: False` admits a model
@@ -43,6 +48,8 @@ class ModelCache:
         causal = causal or _is_causal(folder, self._trust_remote_code)
         self.model = load(folder, self._dtype, self._trust_remote_code, causal).to(self.device)
         self._key = (digest, causal)
+        self._longest = usable_positions(self.model)
+        self._attention_is_checked = False
 
     def use_dtype(self, dtype: str) -> None:
         """Load models in another dtype from here on."""
@@ -66,7 +73,7 @@ class ModelCache:
         """Raise BackendError for token ids that the model cannot take; `name` says whose they are."""
         if not token_ids:
             raise BackendError(f"{name} has no tokens", "")
-        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        longest = self._longest
         if longest is not None and len(token_ids) > longest:
             raise BackendError(
                 f"{name} has {len(token_ids)} tokens with its prompt; {folder} takes {longest}",
@@ -78,6 +85,13 @@ class ModelCache:
                 f"{name} has the token id {highest}; {folder} has {self.vocab_size}",
                 "These tokens come from another model's tokenizer.",
             )
+
+    def check_attention(self, folder: str, rows: Sequence[Sequence[int]]) -> None:
+        """Compare the attention with eager attention on a few of the first `rows`, once for each loaded model. Raises
+        BackendError if they differ."""
+        if not self._attention_is_checked:
+            check_attention(self.model, folder, rows)
+            self._attention_is_checked = True
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask of a batch, padded on the right to its longest row."""

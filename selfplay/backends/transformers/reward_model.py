@@ -15,19 +15,21 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from selfplay.backends.transformers.attention import check_attention
 from selfplay.backends.transformers.batching import token_batches
 from selfplay.backends.transformers.device import BATCH_TOKENS, this_device, torch_dtype
 from selfplay.backends.transformers.loading import load_complete
+from selfplay.backends.transformers.positions import usable_positions
 from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.score_table import Outcome, finite, score_table
-from selfplay.inputs.models.chat import ChatRenderer, final_answer, load_tokenizer
+from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer
 from selfplay.inputs.models.files import model_folder
 from selfplay.inputs.models.preflight import check_reward_model
+from selfplay.inputs.models.sizes import tokenizer_limit
 
 TOO_LONG = "too_long_for_reward_model"
-UNCLOSED_THINKING = "unclosed_thinking"
 
 
 class RewardModel:
@@ -35,8 +37,8 @@ class RewardModel:
 
     `dtype`: "auto" is float32 on a CPU and bfloat16 on CUDA, else a torch dtype's name. `batch_tokens`: padded
     tokens in a forward pass; None: by the device. `max_length`: tokens of a whole conversation, at most (and by default) what the
-    model has positions for. `sees`: "final" scores what follows a leading <think>...</think> block, "full"
-    everything. `threads`: CPU threads.
+    model has positions for. `sees`: "final" scores a response's final answer (`ScoreItem.final_answer`), "full"
+    all of its text. `threads`: CPU threads.
 
     Raises ModelError for a folder that `check_reward_model` refuses or whose weights do not fill the model,
     ConfigError for a setting out of range.
@@ -68,8 +70,10 @@ class RewardModel:
             self._device
         )
         self._config = self._model.config.get_text_config()
+        self._config.use_cache = False  # one pass needs no keys and values afterwards
         self._pad_token_id = _usable_pad(self._config)
-        self._max_length = _max_length(max_length, self._config, tokenizer)
+        self._max_length = _max_length(max_length, self._model, tokenizer)
+        self._attention_is_checked = False
 
     def score(self, items: Sequence[ScoreItem]) -> pa.Table:
         """Rewards in the order of `items`, as SCORE_SCHEMA: a reward or a drop_reason, never both and never
@@ -80,6 +84,9 @@ class RewardModel:
             token_ids[place], reason = self._render(item)
             outcomes.append((None, reason) if reason else None)
         places = [place for place, outcome in enumerate(outcomes) if outcome is None]
+        if places and not self._attention_is_checked:
+            check_attention(self._model, self._folder, [token_ids[place] for place in places])
+            self._attention_is_checked = True
         for batch in token_batches([len(token_ids[place]) for place in places], self._batch_tokens):
             chosen = [places[position] for position in batch]
             rewards = self._forward([token_ids[place] for place in chosen])
@@ -92,9 +99,11 @@ class RewardModel:
 
     def _render(self, item: ScoreItem) -> tuple[list[int], str | None]:
         """Token ids of the conversation with the response, or none and the reason why it cannot be scored."""
-        response = final_answer(item.response) if self._sees == "final" else item.response
-        if response is None:
-            return [], UNCLOSED_THINKING
+        response = item.response
+        if self._sees == "final":
+            if item.no_answer is not None:
+                return [], item.no_answer
+            response = item.response if item.final_answer is None else item.final_answer
         try:
             ids = self._renderer.conversation([*item.messages, {"role": "assistant", "content": response}])
         except DataError as error:
@@ -137,12 +146,11 @@ def _usable_pad(config: Any) -> int | None:
     return pad if pad is not None and 0 <= pad < config.vocab_size else None
 
 
-def _max_length(asked: int | None, config: Any, tokenizer: Any) -> int:
+def _max_length(asked: int | None, model: Any, tokenizer: Any) -> int:
     """The longest conversation in tokens: the smallest of what was asked for and what model and tokenizer can
     take."""
-    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**9 else []
-    if hasattr(config, "max_position_embeddings"):
-        limits.append(config.max_position_embeddings)
+    found = (tokenizer_limit(tokenizer), usable_positions(model))
+    limits = [limit for limit in found if limit is not None]
     if asked is None and not limits:
         raise ConfigError("the reward model names no longest input", "Set reward.max_length.")
     if asked is not None and limits and asked > min(limits):

@@ -61,6 +61,7 @@ def seal(folder: Path, step: int, job_fingerprint: str) -> None:
     absent = [name for name in REQUIRED if not (folder / name).is_file()]
     if absent:
         raise ValueError(f"{folder} cannot be sealed: it lacks {', '.join(absent)}")
+    durable.set_modes(folder, like=folder / "trainer_state.json")
     durable.sync_tree(folder)
     entries = [entry for entry in hash_files(folder) if entry.path != SEAL]
     write_manifest(folder / SEAL, {"step": step, "fingerprint": job_fingerprint}, entries)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from selfplay.backends.transformers.dropout import is_random
 from selfplay.backends.trl.config import expected_first_loss
 from selfplay.backends.trl.policy_files import load_policy
 from selfplay.core.errors import BackendError, DivergedError
@@ -22,6 +23,10 @@ _MEAN_ERROR_BF16 = 0.02
 # First loss against its value at zero margin, relative to the larger of that value, beta and 1.
 _LOSS_ERROR_FLOAT32 = 1e-3
 _LOSS_ERROR_BF16 = 0.05
+# Logits of the merged model against those of the model with adapters, relative, in float32.
+_MERGE_ERROR = 1e-3
+# Logits of a whole vocabulary are large: where a few positions are enough, these.
+_NUM_TOKENS = 256
 _TOP_K = 5
 
 
@@ -39,10 +44,11 @@ class StartCheck:
 
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """`norm`: L2 over all weights of final - starting, in float32 values; `changed_fraction`: weights whose
-    value in the engine's dtype changed."""
+    """`norm`: L2 over all weights of final - starting, in float32 values; `ratio`: that over the norm of the
+    starting weights; `changed_fraction`: weights whose value in the engine's dtype changed."""
 
     norm: float
+    ratio: float
     changed_fraction: float
 
 
@@ -54,6 +60,13 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
     Raises BackendError if they do not agree.
     """
     rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
+    first = job.pairs[rows[0]]
+    # adapters are the identity before the first update, their own dropout included
+    if is_random(trainer.model, [*first.prompt_token_ids, *first.chosen_token_ids][:_NUM_TOKENS]):
+        raise BackendError(
+            f"the policy in {job.policy_dir} computes another function in training mode than in evaluation mode",
+            "Its code has dropout or noise that no setting switches off: remove it from a copy of the model.",
+        )
     errors: list[float] = []
     worst = (-1.0, "")
     losses: list[float] = []
@@ -105,6 +118,19 @@ def _check_loss(check: StartCheck, job: TrainJob, *, bf16: bool) -> None:
         )
 
 
+def chosen_logps(trainer: Any, job: TrainJob) -> tuple[float, float]:
+    """Mean log-prob (nats) of a token of the chosen responses of NUM_CHECKED_PAIRS pairs: from the table, and under the
+    trainer's weights."""
+    rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
+    pairs, after = [job.pairs[row] for row in rows], list[float]()
+    for start in range(0, len(rows), job.micro_batch_size):
+        batch = [trainer.train_dataset[row] for row in rows[start : start + job.micro_batch_size]]
+        after += trainer.measure(trainer.data_collator(batch)).chosen_logps
+        beat()
+    num_tokens = sum(len(pair.chosen_token_ids) for pair in pairs)
+    return sum(pair.policy_logp_chosen for pair in pairs) / num_tokens, sum(after) / num_tokens
+
+
 def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False) -> WeightUpdate:
     """Compare the trained (merged, float32) `model` with the starting policy, which is read again from disk.
 
@@ -112,7 +138,7 @@ def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False
     """
     engine_dtype = getattr(torch, job.engine_dtype)
     started = dict(load_policy(Path(job.policy_dir), trust_remote_code=trust_remote_code).named_parameters())
-    squares, changed, total = 0.0, 0, 0
+    squares, start_squares, changed, total = 0.0, 0.0, 0, 0
     for name, weight in model.named_parameters():
         beat()
         final = weight.detach()
@@ -124,6 +150,7 @@ def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False
                 "Lower training.learning_rate.",
             )
         squares += square
+        start_squares += float(torch.linalg.vector_norm(start, dtype=torch.float64)) ** 2
         changed += int((final.to(engine_dtype) != start.to(engine_dtype)).sum())
         total += final.numel()
     assert not started, f"weights of the starting policy are gone: {sorted(started)[:5]}"
@@ -133,7 +160,39 @@ def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False
             f"(update norm {squares**0.5:.3g})",
             "Raise training.learning_rate, train more steps, or set policy.dtype: float32.",
         )
-    return WeightUpdate(squares**0.5, changed / total)
+    return WeightUpdate(squares**0.5, (squares / start_squares) ** 0.5, changed / total)
+
+
+def merge_adapters(model: Any, job: TrainJob) -> Any:
+    """The policy with its trained LoRA adapters merged into the weights. Raises BackendError if that changes its logits by more
+    than rounding: then the policy that is served would not be the one that was trained."""
+    pair = job.pairs[0]
+    token_ids = torch.tensor([[*pair.prompt_token_ids, *pair.chosen_token_ids][:_NUM_TOKENS]], device=model.device)
+    model.eval()
+    with torch.no_grad():
+        trained = model(input_ids=token_ids, use_cache=False).logits.float()
+        merged = model.merge_and_unload()
+        error = merged(input_ids=token_ids, use_cache=False).logits.float() - trained
+    relative = float(error.norm() / trained.norm())
+    if math.isfinite(relative) and relative > _MERGE_ERROR:
+        raise BackendError(
+            f"merging the LoRA adapters into the policy changes its logits by {relative:.3g} of their size "
+            f"({_MERGE_ERROR:g} is allowed)",
+            "These adapters cannot be merged in this architecture: use training.lora.target_modules: all-linear.",
+        )
+    return merged
+
+
+def check_saved(model: Any, folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Raises BackendError unless the policy in `folder` loads with the weights of the trained `model`, which was saved there."""
+    saved = dict(load_policy(folder, trust_remote_code=trust_remote_code).named_parameters())
+    for name, weight in model.named_parameters():
+        beat()
+        if name not in saved or not torch.equal(saved[name].detach(), weight.detach().float().cpu()):
+            raise BackendError(
+                f"the trained policy in {folder} does not load as it was trained: {name} differs",
+                "transformers writes this architecture differently than it reads it: another version may not.",
+            )
 
 
 def record_canaries(model: Any, job: TrainJob, end_ids: frozenset[int]) -> list[Canary]:

@@ -4,7 +4,6 @@ stepped around."""
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from trl.experimental.cpo import CPOConfig
 from selfplay.backends.trl.pass_through import check_trl_keys, loss_types
 from selfplay.core.errors import ConfigError
 from selfplay.core.protocols import TrainJob
+from selfplay.inputs.models.lora_targets import check_lora_targets
 
 # "constant" would ignore the warm-up without a word.
 SCHEDULES = ("cosine", "linear", "constant_with_warmup")
@@ -148,8 +148,7 @@ def make_peft_config(job: TrainJob, model: nn.Module) -> LoraConfig | None:
     if job.lora is None:
         return None
     targets = job.lora["target_modules"]
-    if targets != "all-linear":
-        _check_targets(targets, model)
+    check_lora_targets(targets, model)
     return LoraConfig(
         r=job.lora["r"],
         lora_alpha=job.lora["alpha"],
@@ -157,23 +156,6 @@ def make_peft_config(job: TrainJob, model: nn.Module) -> LoraConfig | None:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-
-
-def _check_targets(targets: str | list[str], model: nn.Module) -> None:
-    """Raises ConfigError unless every target (a list of names, or one regular expression, as in peft) meets a
-    module, and none meets the output layer, whose weight the fused log-probs read without any adapter."""
-    names = [name for name, _ in model.named_modules()]
-    if isinstance(targets, str):
-        met = {targets: [name for name in names if re.fullmatch(targets, name)]}
-    else:
-        met = {want: [name for name in names if name == want or name.endswith(f".{want}")] for want in targets}
-    bad = [want for want, found in met.items() if not found or "lm_head" in found]
-    if bad:
-        linear = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        raise ConfigError(
-            f"training.lora.target_modules: {', '.join(bad)} cannot be adapted in this policy",
-            f"Use all-linear or a list from {', '.join(sorted(linear - {'lm_head'}))}.",
-        )
 
 
 def expected_first_loss(job: TrainJob) -> float | None:

@@ -1,8 +1,9 @@
 """Checks the keys of `training.trl` before a run starts, and again before training.
 
-A key passes on to TRL's config if it is in `TRL_KEYS` (config/tags.py) and is a field of the installed TRL's config. All others
-are refused: those that a setting of selfplay decides, and those of logging, saving, loading and placement, which would have no
-effect or break a promise (a resume gives the same weights, a result does not depend on the micro-batch).
+A key passes on to TRL's config if it is in `TRL_KEYS` (config/pass_through.py), it is a field of the installed TRL's config, and
+its value names nothing outside (`is_plain`). All others are refused: those that a setting of selfplay decides, and those of
+logging, saving, loading and placement, which would have no effect or break a promise (a resume gives the same weights, a result
+does not depend on the micro-batch).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 import difflib
 from typing import Any
 
-from selfplay.config.tags import TRL_KEYS
+from selfplay.config.pass_through import TRL_KEYS, is_plain
 from selfplay.core.errors import ConfigError
 
 LOSSES = ("dpo", "simpo")
@@ -69,7 +70,9 @@ def check_trl_keys(loss: str, trl: dict[str, Any]) -> list[str]:
     if loss not in LOSSES:
         raise ConfigError(f"training.loss: unknown loss {loss!r}", f"Use one of {', '.join(LOSSES)}.")
     known = _fields(loss)
-    problems = [problem for key in sorted(trl) if (problem := _refusal(loss, key, known))]
+    problems = [
+        problem for key in sorted(trl) if (problem := _refusal(loss, key, known) or _refused_value(key, trl[key]))
+    ]
     return problems or (_dpo_combination(trl) if loss == "dpo" else [])
 
 
@@ -95,6 +98,12 @@ def _refusal(loss: str, key: str, known: list[str]) -> str:
     if key not in TRL_KEYS:
         return f"{where}: not supported; selfplay passes on to TRL {', '.join(allowed)}"
     return ""
+
+
+def _refused_value(key: str, value: Any) -> str:
+    if is_plain(value):
+        return ""
+    return f"training.trl.{key} is {value!r}: only numbers, flags and plain words (letters, digits, - and _) are passed on to TRL"
 
 
 def _dpo_combination(trl: dict[str, Any]) -> list[str]:

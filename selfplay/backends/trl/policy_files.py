@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from selfplay.backends.policy_folder import read_policy_folder
 from selfplay.backends.transformers.loading import load_complete
+from selfplay.backends.trl.published_tensors import complete_tensors
 
 # A folder from the hub may hold more: model cards, other formats of the weights. Those are not the policy.
 _COPIED_SUFFIXES = frozenset((".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"))
@@ -32,30 +33,20 @@ def load_policy(folder: Path, *, trust_remote_code: bool = False) -> Any:
     numbers.
     """
     read_policy_folder(folder, trust_remote_code=trust_remote_code)
-    model = load_complete(AutoModelForCausalLM, folder, torch.float32, "policy", trust_remote_code=trust_remote_code)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    model = load_complete(
+        AutoModelForCausalLM, folder, torch.float32, "policy", trust_remote_code=trust_remote_code, for_training=True
+    )
     # A published generation config may fail transformers' validation when it is saved; the file is copied as
     # it is instead.
     model.generation_config = GenerationConfig()
     return model
 
 
-def end_token_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """Ids at which generation ends: the tokenizer's and those of the folder's generation config."""
-    ids = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
-    if (folder / "generation_config.json").is_file():
-        listed = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-        if listed is not None:
-            ids |= {listed} if isinstance(listed, int) else set(listed)
-    return frozenset(ids)
-
-
 def save_policy(model: Any, source: Path, folder: Path) -> None:
     """Write `model` in its dtype with everything else from `source`. `folder` must not exist yet."""
     folder.mkdir(parents=True)
     model.save_pretrained(folder, max_shard_size=_MAX_SHARD)
+    complete_tensors(model, source, folder)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     config["dtype"] = str(model.dtype).removeprefix("torch.")

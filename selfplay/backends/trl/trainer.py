@@ -79,11 +79,13 @@ def _quiet() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
-    """What TRL left: the final model (adapters merged, float32), the check before the first update, and the
-    log."""
+    """What TRL left: the final model (adapters merged, float32), the check before the first update, the mean log-prob
+    of a token of chosen responses before and after, and the log."""
 
     model: Any
     start: Any
+    logp_before: float
+    logp_after: float
     steps: list[StepMetrics]
     resumed_from_step: int
 
@@ -91,10 +93,12 @@ class _Fitted:
 def _train(
     job: TrainJob, device: Any, progress: Callable[[StepMetrics | str], None], trust_remote_code: bool
 ) -> TrainResult:
-    from selfplay.backends.trl.checks import measure_update, record_canaries
+    from selfplay.backends.trl.checks import check_saved, measure_update, record_canaries
     from selfplay.backends.trl.config import check_job
-    from selfplay.backends.trl.policy_files import end_token_ids, load_policy, save_policy
-    from selfplay.inputs.models.chat import load_tokenizer
+    from selfplay.backends.trl.policy_files import load_policy, save_policy
+    from selfplay.backends.trl.ruin import Condition, check_policy, uncertainty
+    from selfplay.inputs.models.chat import load_tokenizer, stop_token_ids
+    from selfplay.inputs.models.preflight import generation_eos_ids
 
     started = time.monotonic()
     notes: list[str] = []
@@ -105,12 +109,15 @@ def _train(
     fitted = _fit(job, model, tokenizer, device, progress, notes)
     model = fitted.model
     update = measure_update(model, job, trust_remote_code=trust_remote_code)
-    canaries = record_canaries(model, job, end_token_ids(source, tokenizer))
+    canaries = record_canaries(model, job, frozenset(stop_token_ids(tokenizer, generation_eos_ids(source))))
+    condition = Condition(fitted.logp_before, fitted.logp_after, update.ratio, uncertainty(canaries))
+    check_policy(condition, job, model.get_input_embeddings().weight.shape[0])
     for name in ("policy", "engine"):
         if (output / name).exists():
             notes.append(f"an unfinished {name}/ of an earlier attempt was replaced")
             shutil.rmtree(output / name)
     save_policy(model, source, output / "policy")
+    check_saved(model, output / "policy", trust_remote_code=trust_remote_code)
     if job.engine_dtype == "bfloat16":
         import torch
 
@@ -125,6 +132,9 @@ def _train(
         logp_error_max=fitted.start.error_max,
         logp_error_mean=fitted.start.error_mean,
         update_norm=update.norm,
+        update_ratio=update.ratio,
+        chosen_logp_before=fitted.logp_before,
+        chosen_logp_after=fitted.logp_after,
         changed_fraction=update.changed_fraction,
         seconds=time.monotonic() - started,
         steps=fitted.steps,
@@ -146,7 +156,7 @@ def _fit(
     from transformers import PrinterCallback
 
     from selfplay.backends.trl.callback import StepCallback, step_metrics
-    from selfplay.backends.trl.checks import check_start
+    from selfplay.backends.trl.checks import check_start, chosen_logps, merge_adapters
     from selfplay.backends.trl.config import make_args, make_peft_config, uses_bf16
     from selfplay.backends.trl.make_trainer import make_trainer
     from selfplay.backends.trl.rows import check_pairs
@@ -161,12 +171,13 @@ def _fit(
     trainer.add_callback(StepCallback(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))
     found = _resume_point(job, job_fingerprint, notes, progress)
     trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
+    logps = chosen_logps(trainer, job)
     # without the autocast that accelerate wraps around a bf16 forward
     final = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     steps = [
         step_metrics(log, log["step"], trainer.state.max_steps) for log in trainer.state.log_history if "loss" in log
     ]
-    return _Fitted(final.merge_and_unload() if peft_config else final, start, steps, found.step)
+    return _Fitted(merge_adapters(final, job) if peft_config else final, start, *logps, steps, found.step)
 
 
 def _resume_point(

@@ -2,7 +2,8 @@
 
 The trainer records its own greedy continuations with log-probs (`Canary`); the sampler continues the same prompts
 and passes its results to `compare`. It detects weights that were not loaded, a stale prefix cache and a stale packed copy of a
-layer.
+layer. `differs` compares a live engine with a fresh one on the same weights, which shows a stale part that is smaller than what
+two implementations may differ by.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selfplay.core.protocols import Canary
+from selfplay.core.protocols import Canary, CanaryPosition
 
 MAX_TOP_LOGPS = 20
 
@@ -42,6 +43,14 @@ TOLERANCES = {
     # swap is forgiven up to one such step on either side.
     "bfloat16": Tolerance(each=math.inf, mean=0.05, tie=0.25),
 }
+
+
+# One engine against another on the same weights: the same kernels, in batches that may be cut differently.
+_SAME_ENGINE = {
+    "float32": Tolerance(each=5e-5, mean=5e-5, tie=1e-4),
+    "bfloat16": Tolerance(each=math.inf, mean=0.01, tie=0.25),
+}
+_NUM_PROBES, _PROBE_TOKENS, _PROBE_POSITIONS = 4, 80, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,28 @@ def compare(
             f"(allowed: {tolerance.each:g} and {tolerance.mean:g})"
         )
     return CanaryVerdict(misses[0] if misses else "", max_error, mean_error, positions)
+
+
+def differs(live: Sequence[Sequence[EngineToken]], fresh: Sequence[Sequence[EngineToken]], dtype: str) -> str:
+    """What tells a live engine's greedy continuations from those of a fresh engine on the same weights; empty if nothing."""
+    right = [Canary([], [CanaryPosition(*_best_first(token)) for token in continuation]) for continuation in fresh]
+    return compare(right, live, _SAME_ENGINE[dtype]).miss
+
+
+def _best_first(token: EngineToken) -> tuple[list[int], list[float]]:
+    others = sorted(token.logps.keys() - {token.token_id}, key=lambda i: -token.logps[i])
+    ids = [token.token_id, *others]
+    return ids, [token.logps[i] for i in ids]
+
+
+def probes(vocab_size: int, max_model_len: int) -> list[Canary]:
+    """Prompts to compare two engines on where the trainer gave none: ids spread over the vocabulary."""
+    length = min(_PROBE_TOKENS, max(1, max_model_len // 2))
+    blank = [CanaryPosition([0], [0.0])] * _PROBE_POSITIONS
+    return [
+        Canary([(7919 * (probe * length + place) + 1) % vocab_size for place in range(length)], blank)
+        for probe in range(_NUM_PROBES)
+    ]
 
 
 def _gaps(

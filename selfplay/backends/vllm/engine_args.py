@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from selfplay.config.pass_through import ENGINE_KEYS, is_plain
 from selfplay.core.errors import ConfigError
 from selfplay.inputs.models.engine_cache import default_cache_bytes, kv_cache_bytes
 
@@ -46,6 +47,65 @@ OWNED_KEYS: dict[str, str] = {
     "convert": "the engine only samples; rewards are set under `reward`",
 }
 
+_CODE = "it can name code, which no digest pins"
+_FILES = "it names files or folders"
+_ADDRESS = "it names addresses"
+_MODEL = "it names another model"
+
+# Engine arguments that can lead out of vLLM and of the policy's folder, each with the reason. All others that are not in
+# ENGINE_KEYS are refused too, as not judged or without a use here.
+REFUSED_KEYS: dict[str, str] = {
+    "additional_config": _CODE,
+    "attention_config": _CODE + "; set attention_backend",
+    "aux_output_config": _CODE,
+    "compilation_config": _CODE + "; set enforce_eager, optimization_level or cudagraph_capture_sizes",
+    "io_processor_plugin": _CODE,
+    "kernel_config": _CODE + "; set moe_backend or linear_backend",
+    "logits_processors": _CODE,
+    "mamba_config": _CODE + "; set mamba_backend",
+    "model_class_overrides": _CODE,
+    "pooler_config": _CODE,
+    "quantization_config": _CODE + "; set quantization",
+    "reasoning_config": _CODE,
+    "reasoning_parser": _CODE,
+    "reasoning_parser_plugin": _CODE,
+    "scheduler_cls": _CODE,
+    "structured_outputs_config": _CODE,
+    "worker_cls": _CODE,
+    "worker_extension_cls": _CODE,
+    "allowed_local_media_path": _FILES,
+    "config_format": _FILES,
+    "download_dir": _FILES + "; hub models are downloaded before the engine starts (HF_HOME)",
+    "ignore_patterns": _FILES,
+    "log_config_file": _FILES,
+    "logging_config": _FILES,
+    "media_io_kwargs": _FILES,
+    "mm_encoder_fp8_scale_path": _FILES,
+    "mm_encoder_fp8_scale_save_path": _FILES,
+    "mm_processor_kwargs": _FILES,
+    "model_loader_extra_config": _FILES,
+    "profiler_config": _FILES,
+    "pt_load_map_location": _FILES,
+    "ray_workers_use_nsight": _FILES,
+    "allowed_media_domains": _ADDRESS,
+    "data_parallel_address": _ADDRESS,
+    "data_parallel_rpc_port": _ADDRESS,
+    "ec_transfer_config": _ADDRESS,
+    "fault_tolerance_config": _ADDRESS,
+    "kv_events_config": _ADDRESS,
+    "kv_offloading_backend": _ADDRESS,
+    "kv_transfer_config": _ADDRESS,
+    "master_addr": _ADDRESS,
+    "master_port": _ADDRESS,
+    "otlp_traces_endpoint": _ADDRESS,
+    "weight_transfer_config": _ADDRESS,
+    "default_mm_loras": _MODEL,
+    "spec_method": _MODEL,
+    "spec_model": _MODEL,
+    "spec_tokens": _MODEL,
+    "speculative_config": _MODEL,
+}
+
 
 def prepare_environment() -> None:
     """Set the environment variables that vLLM reads at import or at engine start; call it before vllm is imported.
@@ -79,15 +139,28 @@ def _has_gpu() -> bool:
 
 
 def key_problems(engine: Mapping[str, Any], known: Collection[str]) -> list[str]:
-    """One message for each key of `engine` that vLLM does not know (`known`: its fields) or that selfplay sets."""
+    """One message for each key of `engine` that is not passed on to vLLM (`known`: its fields), or whose value may name something
+    outside it."""
     problems = []
     for key in engine:
         if key in OWNED_KEYS:
             problems.append(f"sampling.engine.{key} is not allowed, because selfplay sets it: {OWNED_KEYS[key]}")
+        elif key in REFUSED_KEYS:
+            problems.append(f"sampling.engine.{key} is not passed on to vLLM: {REFUSED_KEYS[key]}")
         elif key not in known:
-            near = difflib.get_close_matches(key, sorted(set(known) - OWNED_KEYS.keys()), n=1)
+            near = difflib.get_close_matches(key, sorted(ENGINE_KEYS.keys() & set(known)), n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
             problems.append(f"sampling.engine.{key} is not an engine argument of the installed vLLM{meant}")
+        elif key not in ENGINE_KEYS:
+            problems.append(
+                f"sampling.engine.{key} is not passed on to vLLM: it is none of the arguments that were judged to be harmless "
+                f"and useful here, which are {', '.join(sorted(ENGINE_KEYS.keys() & set(known)))}"
+            )
+        elif not is_plain(engine[key]):
+            problems.append(
+                f"sampling.engine.{key} is {engine[key]!r}: only numbers, flags and plain words (letters, digits, - and _) are "
+                "passed on to vLLM"
+            )
     return problems
 
 
@@ -115,14 +188,19 @@ def engine_arguments(
     seed: int,
     trust_remote_code: bool,
     max_logprobs: int,
+    composite: bool = False,
     cpu_config: Any | None,
 ) -> dict[str, Any]:
     """All arguments of the engine: defaults, overridden by the user's `engine`, then those that selfplay sets.
 
-    `dtype` is resolved; `cpu_config` is the model's transformers config when the engine runs on a CPU, None on a GPU.
+    `dtype` is resolved; `composite`: the model has parts beside its language model, for images or sound;
+    `cpu_config` is the model's transformers config when the engine runs on a CPU, None on a GPU.
     Raises ConfigError for a combination that breaks seeded sampling on a CPU.
     """
     arguments: dict[str, Any] = {"enable_prefix_caching": True, "use_tqdm_on_load": False}
+    if composite:
+        # requests are token ids of text: without it vLLM would need the processors of the other parts, and memory for them
+        arguments["language_model_only"] = True
     max_model_len = resolve_max_model_len(engine, max_model_len)
     if cpu_config is not None:
         text = cpu_config.get_text_config()

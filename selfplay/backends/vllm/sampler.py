@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from selfplay.backends.policy_folder import PolicyFolder, check_finite, check_same_architecture, read_policy_folder
-from selfplay.backends.vllm.canary import MAX_TOP_LOGPS, TOLERANCES, CanaryVerdict, EngineToken, compare
+from selfplay.backends.vllm.canary import (
+    MAX_TOP_LOGPS,
+    TOLERANCES,
+    CanaryVerdict,
+    EngineToken,
+    compare,
+    differs,
+    probes,
+)
 from selfplay.backends.vllm.engine_args import engine_arguments, key_problems, prepare_environment, resolve_dtype
+from selfplay.backends.vllm.engine_stream import EngineStream, Request
 from selfplay.backends.vllm.request_checks import check_requests, check_settings
-from selfplay.core.errors import BackendError, ConfigError, WeightSyncError, WorkerLostError
-from selfplay.core.heartbeat import beat
+from selfplay.core.errors import BackendError, ConfigError, WeightSyncError
 from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightSync
 from selfplay.core.records import Response, schema
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput, SamplingParams
+    from vllm import LLM, SamplingParams
+    from vllm.v1.engine.llm_engine import LLMEngine
 
 _COLUMNS = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
 SAMPLE_SCHEMA = pa.schema([schema(Response).field(name) for name in _COLUMNS])
@@ -41,7 +49,8 @@ def check_engine_keys(engine: dict[str, Any]) -> list[str]:
 
 
 class VllmSampler:
-    """A `Sampler`. Its engine is built by the first `load_policy`; one object, and so one engine, a process.
+    """A `Sampler`. Its engine is built by the first `load_policy`; one object, and so one engine, a process. `sample` may be
+    called from several threads at a time: their requests share the engine's batch.
 
     `engine`: arguments passed through to vLLM (`check_engine_keys`); `dtype`: "float32", "bfloat16" or "auto";
     `max_model_len`: longest prompt + response in tokens, None for the model's own.
@@ -67,11 +76,14 @@ class VllmSampler:
         self._llm: LLM | None = None
         self._policy: PolicyFolder | None = None
         self._served: WeightSync | None = None
+        # whether a change in the live engine is known to reach every part of it; set by the first change
+        self._live_change_is_whole: bool | None = None
         self._tokenizer: Any = None
-        self._request_numbers = itertools.count()
+        self._stream = EngineStream(self._engine, self._drop_engine)
 
     def describe(self) -> dict[str, Any]:
-        """Versions, device, dtype; max_model_len and max_num_seqs once there is an engine (null before)."""
+        """Versions, device, dtype; max_model_len and max_num_seqs once there is an engine (null before); how full the engine was
+        since the last call."""
         import torch
         import vllm
         from vllm.platforms import current_platform
@@ -83,6 +95,7 @@ class VllmSampler:
             "dtype": self._dtype,
             "max_model_len": self._llm.llm_engine.model_config.max_model_len if self._llm else None,
             "max_num_seqs": self._max_num_seqs() if self._llm else None,
+            **dataclasses.asdict(self._stream.take_use()),
         }
 
     def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
@@ -91,6 +104,9 @@ class VllmSampler:
         Raises ModelError for a folder that cannot be served (the engine keeps serving what it served), and
         WeightSyncError when not even a fresh engine loads it or agrees with the canaries (nothing is served then).
         """
+        return self._stream.call(self._load_policy, folder, digest, canaries)
+
+    def _load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         started = time.perf_counter()
         if self._served is not None and self._served.digest == digest:
             return dataclasses.replace(self._served, seconds=0.0)
@@ -101,10 +117,14 @@ class VllmSampler:
 
         how, reason, verdict = "loaded", "", None
         self._served = None
-        if self._llm is not None:
+        if self._llm is not None and self._live_change_is_whole is False:
+            how, reason = "rebuilt", "a change in the live engine leaves a part of it stale"
+        elif self._llm is not None:
             how, reason, verdict = self._change_live(folder, canaries)
         if how != "reloaded":
             verdict = self._change_by_building(folder, canaries, reason)
+        elif self._live_change_is_whole is None:
+            how, reason, verdict = self._compare_with_fresh(folder, canaries)
         self._policy = policy
         self._served = WeightSync(
             how=how,
@@ -136,11 +156,9 @@ class VllmSampler:
         check_requests(requests, settings.max_tokens, max_model_len=model.max_model_len, vocab_size=vocab_size)
         greedy = settings.temperature == 0
         jobs = [(r, i, (r.seed + i) % _SEEDS) for r in requests for i in r.indices(settings)]
-        work = ((r.prompt_token_ids, _sampling_params(settings, None if greedy else seed)) for r, _, seed in jobs)
-        outputs: list[tuple[list[int], str]] = [([], "")] * len(jobs)
-        for number, output in self._stream(work):
-            completion = output.outputs[0]
-            outputs[number] = (list(completion.token_ids), str(completion.finish_reason))
+        work = [(r.prompt_token_ids, _sampling_params(settings, None if greedy else seed)) for r, _, seed in jobs]
+        completions = [output.outputs[0] for output in self._stream.generate(work)]
+        outputs = [(list(found.token_ids), str(found.finish_reason)) for found in completions]
         odd = {reason for _, reason in outputs} - {"stop", "length"}
         if odd:
             raise BackendError(f"vLLM ended responses with {', '.join(sorted(odd))} instead of stop or length")
@@ -173,6 +191,20 @@ class VllmSampler:
             return "rebuilt", f"the live change failed: {type(error).__name__}: {error}", None
         if verdict is not None and verdict.miss:
             return "rebuilt", f"the canary missed after the live change: {verdict.miss}", None
+        return "reloaded", "", verdict
+
+    def _compare_with_fresh(self, folder: str, canaries: Sequence[Canary]) -> tuple[str, str, CanaryVerdict | None]:
+        """After the first change that seems to have worked: build an engine on the same weights, which serves from here on,
+        and compare the two. What the canary's tolerance hides (the experts of one layer, left as they were) shows here."""
+        assert self._llm is not None
+        model = self._llm.llm_engine.model_config
+        prompts = canaries or probes(model.get_vocab_size(), model.max_model_len)
+        live = self._continue_canaries(prompts)
+        verdict = self._change_by_building(folder, canaries, "")
+        miss = differs(live, self._continue_canaries(prompts), self._dtype)
+        self._live_change_is_whole = not miss
+        if miss:
+            return "rebuilt", f"the live engine differs from a fresh one on the same weights: {miss}", verdict
         return "reloaded", "", verdict
 
     def _change_by_building(self, folder: str, canaries: Sequence[Canary], reason: str) -> CanaryVerdict | None:
@@ -209,6 +241,7 @@ class VllmSampler:
             seed=self._seed,
             trust_remote_code=self._trust_remote_code,
             max_logprobs=MAX_TOP_LOGPS,
+            composite=config.get_text_config() is not config,
             cpu_config=config if self._on_cpu else None,
         )
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **remote)
@@ -251,66 +284,32 @@ class VllmSampler:
         model = self._llm.llm_engine.model_config
         top = min(MAX_TOP_LOGPS, model.get_vocab_size())
 
-        def work() -> Iterator[tuple[list[int], SamplingParams]]:
-            for canary in canaries:
-                room = model.max_model_len - len(canary.prompt_token_ids)
-                yield (
-                    canary.prompt_token_ids,
-                    SamplingParams(
-                        temperature=0.0,
-                        max_tokens=min(len(canary.positions), room),
-                        logprobs=top,
-                        ignore_eos=True,
-                        detokenize=False,
-                        output_kind=RequestOutputKind.FINAL_ONLY,
-                    ),
-                )
-
-        continuations: list[list[EngineToken]] = [[] for _ in canaries]
-        for number, output in self._stream(work()):
-            completion = output.outputs[0]
-            continuations[number] = [
+        work: list[Request] = []
+        for canary in canaries:
+            room = model.max_model_len - len(canary.prompt_token_ids)
+            params = SamplingParams(
+                temperature=0.0,
+                max_tokens=min(len(canary.positions), room),
+                logprobs=top,
+                ignore_eos=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            work.append((canary.prompt_token_ids, params))
+        completions = [output.outputs[0] for output in self._stream.generate_here(work)]
+        return [
+            [
                 EngineToken(token_id, {i: entry.logprob for i, entry in seen.items()})
-                for token_id, seen in zip(completion.token_ids, completion.logprobs, strict=True)
+                for token_id, seen in zip(found.token_ids, found.logprobs, strict=True)
             ]
-        return continuations
+            for found in completions
+        ]
 
     # ---- sampling
 
-    def _stream(self, work: Iterable[tuple[list[int], SamplingParams]]) -> Iterator[tuple[int, RequestOutput]]:
-        """Run (prompt token ids, params) through the engine, a bounded window at a time: (position in `work`, output).
-
-        Each params asks for one sequence and only its final output. Any failure leaves requests behind in an engine of
-        unknown state, so the engine is dropped with it. Raises BackendError.
-        """
+    def _engine(self) -> LLMEngine:
         assert self._llm is not None
-        engine = self._llm.llm_engine
-        waiting = enumerate(work)
-        window = 2 * self._max_num_seqs()  # enough that the engine never waits for us, and memory stays bounded
-        running: dict[str, int] = {}
-        # Between two finished sequences there are at most as many steps as the longest takes; more are no progress.
-        patience = 4 * int(engine.model_config.max_model_len) + 1000
-        steps = 0
-        try:
-            while True:
-                for number, (token_ids, params) in itertools.islice(waiting, window - len(running)):
-                    request_id = str(next(self._request_numbers))
-                    engine.add_request(request_id, {"prompt_token_ids": token_ids}, params)
-                    running[request_id] = number
-                if not running:
-                    return
-                finished = engine.step()
-                steps = 0 if finished else steps + 1
-                if steps < patience:
-                    beat()
-                for output in finished:
-                    yield running.pop(output.request_id), output
-        except Exception as error:  # a step of vLLM raises many kinds of exceptions
-            raise WorkerLostError(f"vLLM failed while sampling: {type(error).__name__}: {error}") from error
-        finally:
-            if running:
-                del engine
-                self._drop_engine()
+        return self._llm.llm_engine
 
     def _max_num_seqs(self) -> int:
         assert self._llm is not None

@@ -8,10 +8,13 @@ from selfplay.core.escape import escape_markdown, markdown_code, one_line
 from selfplay.core.format import markdown_table
 from selfplay.dataset_selection.output.writing import DROPPED, KEPT, UNUSED, ResultTable
 from selfplay.inspect.export import formats
+from selfplay.inspect.export.identity import content_identity
+from selfplay.store.result_folder import ResultWriter
 
 _FRONT = """---
 configs:
 - config_name: default
+  description: {identity}
   data_files:
 {splits}{unused}tags:
 - preference
@@ -23,20 +26,25 @@ _SPLIT = """  - split: {name}
     path: {name}/*.parquet
 """
 _UNUSED = """- config_name: unused
+  description: {identity}
   data_files:
   - split: unused
     path: {unused}/*.parquet
 """
 
 
-def card(summary: dict[str, Any], command: str, result: ResultTable) -> str:
-    """The card as Markdown with its YAML front matter, which tells `load_dataset` what the splits are."""
+def card(summary: dict[str, Any], command: str, result: ResultTable, writer: ResultWriter) -> str:
+    """The card as Markdown with its YAML front matter, which tells `load_dataset` what the splits are. The tables are in
+    `writer`: each config is described by the digest of its files, see `content_identity`."""
     selection, dataset, metric = summary["selection"], summary["dataset"], summary["metric"]
     counts = {KEPT: selection["num_kept"], DROPPED: selection["num_pairs"] - selection["num_kept"]}
     building = summary["pair_building"]
     front = _FRONT.format(
+        identity=content_identity(writer, KEPT, DROPPED),
         splits="".join(_SPLIT.format(name=name) for name, count in counts.items() if count),
-        unused=_UNUSED.format(unused=UNUSED) if building is not None and building["unused"] else "",
+        unused=_UNUSED.format(unused=UNUSED, identity=content_identity(writer, UNUSED))
+        if building is not None and building["unused"]
+        else "",
     )
     parts = [
         front,

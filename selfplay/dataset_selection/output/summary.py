@@ -19,10 +19,9 @@ from selfplay.inputs.rows.bad_rows import BadRows
 from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.diagnostics.records import Diagnostics
 from selfplay.selection.metrics import Metric
+from selfplay.selection.reasons import NOT_SELECTED, OVER_GROUP_QUOTA
 from selfplay.selection.select import Selection
 from selfplay.store.layout import SUMMARY_SCHEMA
-
-_EXAMPLES = 20
 
 
 def place_name(value: str) -> str:
@@ -115,11 +114,11 @@ def _source(settings: SelectSettings, facts: SourceFacts) -> dict[str, Any]:
 
 
 def bad_rows(found: BadRows) -> dict[str, Any]:
-    """The rows that cannot be used: counts by reason and the first of them, with file and row."""
+    """The rows that cannot be used: counts by reason and the first of each reason, with file and row."""
     return {
         "count": found.count,
         "reasons": dict(found.counts),
-        "examples": [dataclasses.asdict(row) for row in found.examples[:_EXAMPLES]],
+        "examples": [dataclasses.asdict(row) for row in found.examples],
     }
 
 
@@ -141,7 +140,7 @@ def dropped_examples(pairs: pa.Table, selection: Selection) -> list[dict[str, An
     reasons = selection.drop_reason_P
     found = []
     for name in reasons.counts():
-        if name == "not_selected":
+        if name in (NOT_SELECTED, OVER_GROUP_QUOTA):  # these were ranked
             continue
         for row in np.flatnonzero(reasons.is_reason(name))[:3].tolist():
             place = {key: pairs[key][row].as_py() for key in ("source_file", "source_row") if key in pairs.column_names}

@@ -20,8 +20,9 @@ from selfplay.dataset_selection.reading.pairs import read_pairs
 from selfplay.dataset_selection.reading.responses import read_lists, read_response_rows
 from selfplay.inputs.rows.bad_rows import BadRowLog, BadRows
 from selfplay.inputs.rows.columns import recognise
-from selfplay.inputs.rows.messages import SEVERAL
+from selfplay.inputs.rows.messages import NO_PROMPT, SERIALISED, SEVERAL
 from selfplay.inputs.rows.source import Source, open_source
+from selfplay.inputs.rows.survey import survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,9 @@ class OfflineDataset:
 
     `kind` "responses": `prompts` (`prompt_id source_file source_row messages group? columns_json?`) and `responses`
     (`response_id prompt_id response_index source_file source_row text`, `reward policy_logp reference_logp num_tokens`
-    where recognised, `drop_reason`, null where the response can be used). The other columns of a row are in the
-    `columns_json` of what a row is: of `prompts` with one row a prompt, of `responses` with one row a response.
+    where recognised, `drop_reason`, null where the response can be used). The other columns and the group of a row are with
+    what a row is: with `prompts` where it is a prompt, with `responses` where it is a response. Of responses that are objects
+    in a list, `columns_json` has the prompt's other columns and the fields of the object.
 
     `recognised`: our name -> the source's column. `notes`: what was assumed or left out. `num_rows`: rows read; those of
     pairs (with one row a response, of responses; with one row a prompt, of prompts) and bad rows add up to it. `digest`:
@@ -82,17 +84,12 @@ def read_dataset(
     # Hashing releases Python's lock: on a large table it runs beside the reading.
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(opened.digest)
-        names = opened.columns()
-        if not names:
+        surveyed = survey(opened)
+        if not surveyed.columns:
             _refuse_empty(opened)
-        found = recognise(opened.name, names, named=columns or {}, wanted=wanted, prefer=prefer)
+        found = recognise(opened.name, surveyed, named=columns or {}, wanted=wanted, prefer=prefer)
         log, notes = BadRowLog(), list(found.notes)
         if found.shape in ("lists", "rows"):
-            if "prompt" not in found.names:
-                raise DataError(
-                    f"{opened.name} has responses but no prompt column is recognised",
-                    "Name it: --columns prompt=COLUMN.",
-                )
             read = read_lists if found.shape == "lists" else read_response_rows
             prompts, responses, num_rows = read(opened, found, log, notes)
         else:
@@ -123,11 +120,34 @@ def _no_usable_row(name: str, bad_rows: BadRows, num_rows: int) -> DataError:
     if num_rows == 0:
         return DataError(f"{name} has no rows", "Give a source with at least one pair.")
     counts = ", ".join(f"{reason} {count:,}" for reason, count in bad_rows.counts.items())
-    first = "; ".join(map(str, bad_rows.examples[:3]))
-    hint = "Fix the rows, or name the right columns with --columns OUR_NAME=THEIR_NAME."
-    if SEVERAL in bad_rows.counts:
-        hint = (
-            "Name lists of responses with --columns responses=COLUMN, their scores with rewards=COLUMN. Where a list is "
-            "[chosen, rejected], as in Alpaca's ranking form, write the two into columns chosen and rejected."
-        )
-    return DataError(f"none of the {num_rows:,} rows of {name} can be used ({counts}): {first}", hint)
+    first = "; ".join(str(row) for row in bad_rows.first(1))
+    most = max(bad_rows.counts, key=lambda reason: bad_rows.counts[reason])
+    return DataError(
+        f"none of the {num_rows:,} rows of {name} can be used ({counts}): {first}",
+        _HINTS.get(most, "Fix the rows, or name the right columns with --columns OUR_NAME=THEIR_NAME."),
+    )
+
+
+_LISTS = (
+    "Name lists of responses with --columns responses=COLUMN, their scores with rewards=COLUMN. Where a list is "
+    "[chosen, rejected], as in Alpaca's ranking form, write the two into columns chosen and rejected; where a row has several "
+    "chosen or rejected texts, write one row for each pair."
+)
+_SERIALISED = "Write the messages as JSON (json.dumps in Python), or as lists into JSONL or Parquet."
+# What may help where most rows are bad for one reason.
+_HINTS = {
+    SEVERAL: _LISTS,
+    NO_PROMPT: "Name the prompt column: --columns prompt=COLUMN.",
+    SERIALISED: _SERIALISED,
+    "not_a_list": "The responses and their scores are lists, one row a prompt. With one row a response, name the columns with "
+    "--columns prompt=COLUMN,response=COLUMN,reward=COLUMN. " + _SERIALISED,
+    "lists_differ_in_length": "Name the list that goes with the responses: --columns responses=COLUMN,rewards=COLUMN.",
+    "no_usable_response": "Name the lists of texts and of numbers: --columns responses=COLUMN,rewards=COLUMN. A response in a "
+    "list of objects is named as COLUMN.FIELD.",
+    "not_a_number": "Name the columns of numbers: --columns reward=COLUMN with one row a response, rewards=COLUMN for lists, "
+    "reward_chosen=COLUMN,reward_rejected=COLUMN for pairs.",
+    "no_user_turn": "A prompt ends in a user turn. A dialogue that ends in the answer is named as chosen, rejected or response.",
+    "prompt_differs": "Say --columns prompt= to take the prompt from the dialogues.",
+    "tie": "Name another column for the preference, or give reward_a=COLUMN,reward_b=COLUMN.",
+    "unknown_preference": "Name another column for the preference: it holds the label of the better response, or `tie`.",
+}

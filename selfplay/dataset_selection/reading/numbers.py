@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.inputs.rows.bad_rows import BadRow, BadRowLog
-from selfplay.inputs.rows.columns import SIDED_NUMBERS, Columns
+from selfplay.inputs.rows.columns import Columns
+from selfplay.inputs.rows.roles import SIDED_NUMBERS
 from selfplay.inputs.rows.source import Source
 from selfplay.inputs.rows.tables import json_rows, row_ids
 from selfplay.inputs.rows.values import group_name
@@ -92,9 +93,11 @@ def _is_whole(values: np.ndarray[Any, Any]) -> bool:
 
 def has_only_numbers(source: Source, columns: Columns) -> bool:
     """Whether a source can be read by whole columns: stored in columns, the same in every file, numbers as numbers."""
-    if not source.is_arrow or columns.shape != "numbers" or "embedding" in columns.names:
-        return False
     schemas = source.schemas()
+    if schemas is None or columns.shape != "numbers" or "embedding" in columns.names:
+        return False
+    if not {*columns.names.values()} <= {*schemas[0].names}:  # fields inside of columns
+        return False
     return all(schema.names == schemas[0].names for schema in schemas) and all(
         _is_number(schema.field(columns.names[ours]).type) for schema in schemas for ours in columns.numbers
     )

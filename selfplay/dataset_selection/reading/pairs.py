@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.dataset_selection.reading.numbers import checked
+from selfplay.dataset_selection.reading.preference import Preference, find_preference
 from selfplay.inputs.rows.bad_rows import BadRow, BadRowLog, BadValue
 from selfplay.inputs.rows.columns import Columns
+from selfplay.inputs.rows.fields import optional_at
 from selfplay.inputs.rows.messages import read_pair
 from selfplay.inputs.rows.source import Source
 from selfplay.inputs.rows.tables import MESSAGES, RowTable, distinct_hashes, other_columns, prompt_ids, row_ids
@@ -19,8 +22,13 @@ from selfplay.inputs.rows.values import content_hash, embedding, group_name, num
 def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str]) -> tuple[pa.Table, int]:
     """The table of pairs (see `dataset.OfflineDataset`) and the number of rows read. Raises DataError for ids that the
     user named and that cannot be used."""
-    has_text, names = columns.shape == "pairs", columns.names
+    has_text = columns.shape != "numbers"
+    preference = find_preference(source, columns, notes) if columns.shape == "choices" else None
+    names = preference.names_of_sides[0] if preference is not None else columns.names
     numbers = {ours: names[ours] for ours in columns.numbers}
+    strength = _strength(preference, numbers, notes)
+    if strength is not None:
+        numbers["explicit_margin"] = strength
     schema: dict[str, pa.DataType] = {"pair_id": pa.string(), "hash": pa.string()}
     if has_text:
         schema |= {"prompt_id": pa.string(), "prompt_hash": pa.string()}
@@ -32,7 +40,6 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     schema |= {"embedding": pa.list_(pa.float32())} if "embedding" in names else {}
     schema |= {"columns_json": pa.string()} if columns.others else {}
     pairs, width, total = RowTable(schema), None, 0
-    measures = [(theirs, f"column {theirs!r}") for theirs in numbers.values()]
     pair_id, prompt_id = names.get("pair_id"), names.get("prompt_id")
     for item in source.rows():
         total += 1
@@ -40,32 +47,34 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
             if item.values is None:
                 raise BadValue("unreadable", item.problem or "unreadable")
             values = item.values
-            row: list[Any] = [None if pair_id is None else user_id(values.get(pair_id))]
-            measured = [number(values.get(theirs), name) for theirs, name in measures]
+            side = preference.side(values) if preference is not None else 0
+            if preference is not None:
+                names = preference.names_of_sides[side]
+            row: list[Any] = [user_id(optional_at(values, pair_id))]
+            measured = [_measured(values, names[ours]) for ours in columns.numbers]
+            if strength is not None:
+                measured.append(abs(_measured(values, strength) or 0.0))
             if has_text:
-                prompt, chosen, rejected = read_pair(
-                    values, names.get("prompt"), names["chosen"], names["rejected"], system=names.get("system"),
-                    added=names.get("input"),
-                )  # fmt: skip
+                prompt, chosen, rejected = read_pair(values, names)
                 prompt_hash = content_hash([prompt, 0])  # as a run makes the id of a prompt
                 row += [
                     content_hash([prompt_hash, chosen[0]["content"], rejected[0]["content"]]),
-                    None if prompt_id is None else user_id(values.get(prompt_id)), prompt_hash, item.file, item.row,
+                    user_id(optional_at(values, prompt_id)), prompt_hash, item.file, item.row,
                     prompt, chosen, rejected,
                 ]  # fmt: skip
             else:
                 row += [f"{total:08d}", item.file, item.row]
             if "group" in names:
-                row.append(group_name(values.get(names["group"])))
+                row.append(group_name(optional_at(values, names["group"])))
             row += measured
             if "embedding" in names:
-                row.append(embedding(values.get(names["embedding"]), f"column {names['embedding']!r}", width))
+                row.append(embedding(optional_at(values, names["embedding"]), f"column {names['embedding']!r}", width))
                 width = len(row[-1])
         except BadValue as error:
             log.add(BadRow(item.file, item.row, error.reason, error.detail))
             continue
         if columns.others:
-            row.append(other_columns(values, columns))
+            row.append(other_columns(values, columns, preference.renamed[side] if preference is not None else {}))
         pairs.append(row)
     table = pairs.done()
     ids = row_ids(table["pair_id"], distinct_hashes(table["hash"]), "pair_id", columns, notes)
@@ -80,3 +89,16 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     hidden = {"hash", "prompt_hash"} | (set() if has_text else {"source_file", "source_row"})
     table = table.select([name for name in table.column_names if name not in hidden])
     return checked(table, numbers, log, lambda row: (files[row].as_py(), rows[row].as_py()), notes)[0], total
+
+
+def _measured(values: Mapping[str, Any], name: str) -> float | None:
+    """A number of a row; None where it has none. Raises BadValue."""
+    return number(optional_at(values, name), f"column {name!r}")
+
+
+def _strength(preference: Preference | None, numbers: Mapping[str, str], notes: list[str]) -> str | None:
+    """The column whose size is the explicit margin: that of a signed preference, where there are no rewards and no margin."""
+    if preference is None or preference.reads != "sign" or {"reward_chosen", "explicit_margin"} & {*numbers}:
+        return None
+    notes.append(f"the explicit margin is the size of {preference.column!r}")
+    return preference.column

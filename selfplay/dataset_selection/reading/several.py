@@ -93,18 +93,19 @@ def _kind(dataset: OfflineDataset) -> str:
 
 
 def _columns_beside_responses(datasets: Mapping[str, OfflineDataset]) -> dict[str, OfflineDataset]:
-    """The datasets with their other columns beside the responses, where one has them there (one row a response)."""
+    """The datasets with their groups and other columns beside the responses, where one has them there (one row a response)."""
     tables = [dataset.responses for dataset in datasets.values()]
-    if not any(table is not None and "columns_json" in table.column_names for table in tables):
+    if not any(table is not None and not {"group", "columns_json"}.isdisjoint(table.column_names) for table in tables):
         return dict(datasets)
     found = {}
     for name, dataset in datasets.items():
         prompts, responses = dataset.prompts, dataset.responses
         assert prompts is not None and responses is not None
-        if "columns_json" in prompts.column_names:
-            row_R = pc.index_in(responses["prompt_id"], value_set=prompts["prompt_id"].combine_chunks())
-            responses = responses.append_column("columns_json", prompts["columns_json"].take(row_R))
-            prompts = prompts.drop_columns(["columns_json"])
+        row_R = pc.index_in(responses["prompt_id"], value_set=prompts["prompt_id"].combine_chunks())
+        for column in ("group", "columns_json"):
+            if column in prompts.column_names:
+                responses = responses.append_column(column, prompts[column].take(row_R))
+                prompts = prompts.drop_columns([column])
         found[name] = replace(dataset, prompts=prompts, responses=responses)
     return found
 
@@ -116,9 +117,9 @@ def _named(name: str, table: pa.Table, with_ids: bool, groups_are_sources: bool)
             ids = pc.binary_join_element_wise(name, table[column], "/")
             table = table.set_column(table.column_names.index(column), column, ids)
     names = pa.repeat(pa.scalar(name), table.num_rows)
-    if groups_are_sources and "response_id" not in table.column_names:
+    if groups_are_sources:
         table = table.drop_columns(["group"]) if "group" in table.column_names else table
-        table = table.append_column("group", names)
+        table = table if "response_id" in table.column_names else table.append_column("group", names)
     return table.append_column(SOURCE, names)
 
 

@@ -1,35 +1,144 @@
 """The driver's private Ray instance on this machine. It is watched while the driver waits for workers, and it ends with the
-driver, however the driver ends."""
+driver, however the driver ends.
+
+Other users of the machine reach its ports, as they reach every port on loopback. So it takes orders only with a token, which is
+random and is in the environment of its processes only, and its files are in a folder that is closed to them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 from selfplay.core.errors import BackendError
-from selfplay.execution.ray.private_api import LocalNode
+from selfplay.core.limits import check_loopback, describe_shortages, ray_temp
+from selfplay.execution.ray.private_api import (
+    LOOPBACK,
+    LocalNode,
+    allow_loopback,
+    bare_node,
+    job_without_working_directory,
+    read_environment,
+)
+from selfplay.execution.ray.signal_mask import keep_signal_handlers, mask_sigterm
 
 # no worker can run without these; if another of Ray's processes dies, the next start of a worker reports it
 ESSENTIAL = ("gcs_server", "raylet")
+# Ray starts within two seconds on a quiet machine. It waits much longer by itself, and hears no Ctrl-C then.
+START_SECONDS = 28.0
+OBJECT_STORE_BYTES = 512 << 20
+_LOG_LINES, _LINE_CHARACTERS = 3, 300
 
 
 class LocalRay:
-    """Create it right after ray.init."""
+    """`start` it instead of ray.init, and `end` it."""
 
     def __init__(self) -> None:
-        self._node = LocalNode()
-        self._started = self._node.processes()
-        self._reaper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("orphan_reaper.py")), *map(str, self._started)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        self._before: dict[str, str | None] = {}
+        self._done, self._ended = threading.Event(), threading.Event()
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Start Ray. Raises ResourceError where this machine lacks what it needs, and BackendError where it does not start."""
+        check_loopback()
+        self._folder = Path(tempfile.mkdtemp(prefix="selfplay-", dir=ray_temp()))
+        try:
+            self._reaper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("orphan_reaper.py")), str(self._folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._folder.rmdir()
+            raise _failed(error) from error
+        assert self._reaper.stdin is not None
+        self._set_environment()
+        try:
+            with keep_signal_handlers(), mask_sigterm(self._reaper.stdin.fileno()):
+                self._start_in_thread()
+            self._node = LocalNode()
+            self._started = self._node.processes()
+        except BaseException:
+            self._clean_up()
+            raise
+
+    def _set_environment(self) -> None:
+        """Set what Ray and the libraries of its workers read from the environment; `end` restores it."""
+        values = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_AUTH_TOKEN_PATH": None,
+            # a server beyond this machine that would hold what the workers execute
+            "RAY_REDIS_ADDRESS": None,
+            # Ray would start a worker for each core before any is needed
+            "RAY_prestart_worker_first_driver": "0",
+            # torch.distributed inside an engine would listen at the machine's outward address, without authentication
+            "VLLM_HOST_IP": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            # for the sockets between the processes of an engine, whose names are as limited as those of Ray's
+            "VLLM_RPC_BASE_PATH": str(self._folder),
+        }
+        self._before = {name: os.environ.get(name) for name in values}
+        _update_environment(values)
+        read_environment()
+
+    def _start_in_thread(self) -> None:
+        """ray.init, with a limit of time and with signals that are heard meanwhile. The thread stays: when it ends, the kernel
+        ends the processes that it has started."""
+        try:
+            threading.Thread(target=self._init, name="selfplay-ray", daemon=True).start()
+        except RuntimeError as error:  # no thread can be started
+            raise _failed(error) from error
+        deadline = time.monotonic() + START_SECONDS
+        while not self._done.wait(timeout=0.1):
+            if time.monotonic() > deadline:
+                raise BackendError(
+                    f"Ray did not start within {START_SECONDS:g} s{self._log_tail()}{describe_shortages()}",
+                    "`selfplay doctor` checks what Ray needs. If the machine is only busy, start again when it is not.",
+                )
+        if self._failure is not None:
+            raise _failed(self._failure, self._log_tail()) from self._failure
+
+    def _init(self) -> None:
+        import ray
+
+        try:
+            allow_loopback()
+            with bare_node():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    _temp_dir=str(self._folder / "r"),
+                    job_config=job_without_working_directory(),
+                    **LOOPBACK,
+                )
+        except BaseException as error:  # raised in the thread that waits
+            self._failure = error
+        self._done.set()
+        self._ended.wait()
+
+    def _log_tail(self) -> str:
+        """The last lines of what Ray's own processes wrote: the folder of their logs does not outlive them."""
+        lines = []
+        for kind in ESSENTIAL:
+            for path in sorted(self._folder.glob(f"r/session_2*/logs/{kind}.*")):
+                text = path.read_text(encoding="utf-8", errors="replace")
+                lines += [f"{path.name}: {line[:_LINE_CHARACTERS]}" for line in text.splitlines()[-_LOG_LINES:]]
+        return ("\n  the last lines of its logs:\n    " + "\n    ".join(lines)) if lines else ""
 
     def check(self) -> None:
         """Raise BackendError if Ray itself has died: its workers are gone, or will be, and no new one can start."""
@@ -38,9 +147,10 @@ class LocalRay:
             if code is not None:
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 raise BackendError(
-                    f"Ray's {kind} (process {pid}) has died ({how}), and the workers with it",
-                    f"Committed work is safe. Its logs are in {self._node.session_folder()}/logs; out of memory is the "
-                    "usual reason, a `ray stop` another. Fix the cause, then `selfplay resume`.",
+                    f"Ray's {kind} (process {pid}) has died ({how}), and the workers with it"
+                    f"{self._log_tail()}{describe_shortages()}",
+                    "Committed work is safe. Out of memory is the usual reason, a `ray stop` another. Fix the cause, then "
+                    "`selfplay resume`.",
                 )
 
     def end(self) -> None:
@@ -52,8 +162,30 @@ class LocalRay:
         try:
             ray.shutdown()
         finally:
-            assert self._reaper.stdin is not None
-            self._reaper.stdin.close()
-            # it has its own deadline, and continues without us
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._reaper.wait(timeout=5)
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """End what is left, delete the folder, and restore the environment."""
+        self._ended.set()
+        assert self._reaper.stdin is not None
+        self._reaper.stdin.close()
+        # it has its own deadline, and continues without us
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._reaper.wait(timeout=5)
+        _update_environment(self._before)
+        if self._done.is_set():  # else a ray.init that hangs still reads them
+            read_environment()
+
+
+def _failed(error: BaseException, log: str = "") -> BackendError:
+    return BackendError(
+        f"could not start Ray here: {error}{log}{describe_shortages()}", "`selfplay doctor` checks what Ray needs."
+    )
+
+
+def _update_environment(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

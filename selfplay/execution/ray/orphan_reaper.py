@@ -2,15 +2,17 @@
 
 The kernel ends what the driver started itself. Workers notice the end of their raylet by a thread of Ray's, and one that is just
 being started may wait a minute or more for a server that is gone; Ray's agents take as long. Each process that the driver started
-leads a session (see signal_mask.py), so whatever is left of it can be found.
+leads a session (see signal_mask.py), so what is left of it can be found. The private folder of that Ray is deleted last.
 
-Run as a script, with Python's library only: PID... as arguments, and a pipe as stdin whose other end the driver holds.
+Run as a script, with Python's library only: the folder as the argument, and as stdin a pipe whose other end the driver holds.
+Each process that the driver starts for Ray writes its id into it, as a line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -38,18 +40,18 @@ def left_of(sessions: set[int]) -> list[int]:
 
 
 def main() -> None:
-    """Wait for the driver's end, then kill what is left."""
+    """Wait for the driver's end, then kill what is left and delete the folder."""
     # a signal that stops the driver is often sent to every process
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sessions = {int(pid) for pid in sys.argv[1:]}
-    sys.stdin.buffer.read()
+    sessions = {int(pid) for pid in sys.stdin.buffer.read().split()}
     deadline = time.monotonic() + DEADLINE
     while (left := left_of(sessions)) and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,16 @@ def allow_loopback() -> None:
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
 
 
+def job_without_working_directory() -> Any:
+    """The job_config of ray.init for workers that import nothing from the driver's working directory. Ray would put it first on
+    their import path: a file there with the name of a library would be run in its place."""
+    import ray
+
+    job: Any = ray.job_config.JobConfig()
+    job._runtime_env_has_working_dir = lambda: True
+    return job
+
+
 @contextlib.contextmanager
 def without_sigterm_handler() -> Iterator[None]:
     """Inside, ray.init does not install its Python handler of SIGTERM in this process."""
@@ -37,6 +47,34 @@ def without_sigterm_handler() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler = set_handler
+
+
+@contextlib.contextmanager
+def bare_node() -> Iterator[None]:
+    """Inside, ray.init starts what workers need and no more: no dashboard (whose head process asks the metadata service of a
+    cloud where it runs, also with usage statistics switched off), no autoscaler and no log monitor."""
+    from ray._private.node import Node
+
+    node: Any = Node
+    names = ("start_api_server", "start_monitor", "start_log_monitor")
+    originals = {name: getattr(node, name) for name in names}
+    for name in names:
+        setattr(node, name, lambda self, **_: None)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(node, name, original)
+
+
+def read_environment() -> None:
+    """Let Ray read its variables (the token among them) from the environment again: it does so when it is imported, and keeps
+    them. No Ray may be running in this process."""
+    import ray._raylet
+
+    native: Any = ray._raylet
+    native.Config.initialize("")
+    native.AuthenticationTokenLoader.instance().reset_cache()
 
 
 class LocalNode:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from selfplay.config.running import ClusterConfig, RoleConfig
-from selfplay.core.errors import ConfigError, ResourceError
+from selfplay.core.errors import ResourceError
+from selfplay.core.limits import describe_shortages
 from selfplay.core.pool import BackendSpec
+from selfplay.execution.ray.cluster_address import check_may_join, check_reachable
 from selfplay.execution.ray.local_ray import LocalRay
-from selfplay.execution.ray.private_api import LOOPBACK, allow_loopback
+from selfplay.execution.ray.private_api import job_without_working_directory, read_environment
 from selfplay.execution.ray.ray_pool import RayPool
-from selfplay.execution.ray.signal_mask import mask_sigterm
+from selfplay.execution.ray.signal_mask import keep_signal_handlers
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -28,6 +28,8 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+# otherwise Ray hides all GPUs from a worker that reserves none
+KEEP_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 ROLES = ("sampler", "scorer", "logprobs", "trainer")
 
 
@@ -43,32 +45,14 @@ class RayCluster:
         self._own: LocalRay | None = None
 
     def __enter__(self) -> RayCluster:
-        _set_environment(local=self._config.address is None)
-        import ray
-
-        common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-        try:
-            # ray.init would replace the driver's handler of SIGTERM, which stops a run at a safe point
-            with mask_sigterm():
-                if self._config.address is None:
-                    allow_loopback()
-                    ray.init(
-                        address="local",
-                        include_dashboard=False,
-                        object_store_memory=512 << 20,
-                        **LOOPBACK,
-                        **common,
-                    )
-                    self._own = LocalRay()
-                else:
-                    _check_token(self._config.address)
-                    _check_reachable(self._config.address)
-                    ray.init(address=self._config.address, **common)
-        except (OSError, RuntimeError, ValueError) as error:
-            what = "start Ray here" if self._config.address is None else f"join {self._config.address}"
-            raise ResourceError(
-                f"could not {what}: {error}", "`selfplay doctor` checks the environment; `ray status` the cluster."
-            ) from error
+        for name, value in {**QUIET, **KEEP_GPUS}.items():
+            os.environ.setdefault(name, value)
+        if self._config.address is None:
+            own = LocalRay()
+            own.start()
+            self._own = own
+        else:
+            _join(self._config.address)
         return self
 
     def __exit__(
@@ -166,6 +150,7 @@ class RayCluster:
             start_timeout=self._config.start_timeout,
             heartbeat_timeout=self._config.heartbeat_timeout,
             check_ray=self._own.check if self._own is not None else None,
+            lacking=describe_shortages if self._own is not None else None,
         )
         self._pools.append(pool)
         return pool
@@ -192,41 +177,20 @@ def _unit_share(devices: int, workers: int) -> float:
     return math.floor(1e4 / math.ceil(workers / devices)) / 1e4
 
 
-def _set_environment(*, local: bool) -> None:
-    """Set what Ray reads from the environment, in this process and in those that it starts."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    # otherwise Ray hides all GPUs from a worker that reserves none
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if local:
-        # a private cluster on loopback needs no token, which would leave a file in the user's home
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Ray would start a worker for each core, which selfplay's workers do not use: they have their own environments
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+def _join(text: str) -> None:
+    """ray.init for a cluster that runs already."""
+    address = check_may_join(text)
+    import ray
 
-
-def _check_token(address: str) -> None:
-    """Raise ConfigError if a cluster beyond this machine would be joined without a token: Ray executes code from anybody who
-    reaches its ports. A user sets `RAY_AUTH_MODE=disabled` on a network that nobody else can reach."""
-    host = address.removeprefix("ray://").rpartition(":")[0].strip("[]")
-    here = host in ("", "localhost", "::1") or host.startswith("127.")
-    if here or os.environ.get("RAY_AUTH_MODE") == "disabled":
-        return
-    kept = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if not os.environ.get("RAY_AUTH_TOKEN") and not kept.is_file():
-        raise ConfigError(
-            f"cluster.address is {address}, but there is no token to join it with",
-            "Start the cluster with RAY_AUTH_MODE=token and give its token here (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
-            "~/.ray/auth_token). On a network that nobody else can reach: RAY_AUTH_MODE=disabled.",
-        )
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def _check_reachable(address: str) -> None:
-    """Raise OSError if nothing listens at "host:port" or "ray://host:port": Ray itself would try for two minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    try:
+        check_reachable(address)
+        read_environment()
+        with keep_signal_handlers():
+            ray.init(
+                address=text, log_to_driver=False, logging_level="ERROR", job_config=job_without_working_directory()
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ResourceError(f"could not join {text}: {error}", "`ray status` checks the cluster.") from error
 
 
 def _amounts(resources: Mapping[str, float]) -> str:

@@ -3,27 +3,28 @@
 The duration of a call depends on models, lengths and machine, so a call has no deadline. A call without progress has one
 (`cluster.heartbeat_timeout`; see heartbeat.py): its worker is killed and counts as dead.
 
-Deaths are bounded in two ways. A pool replaces at most `retries` workers in a row without a result in between, not counting
-further deaths in the same call. A call that killed `max_crashes` workers returns a `WorkerCrash`, and the caller splits it.
+Deaths are bounded in two ways. A call with `max_crashes` that killed so many workers returns a `WorkerCrash`: the caller splits
+it, and bounds how often that happens (see execution/quarantine.py). All other deaths (in calls without that number, in
+broadcasts, of workers that are just being started) are bounded by `retries`: so many workers in a row are replaced without a
+result in between.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import BackendError, SelfplayError, WorkerLostError
 from selfplay.core.machine import DeviceFacts
-from selfplay.core.pool import BackendSpec, Call, WorkerCrash
+from selfplay.core.pool import IN_FLIGHT, BackendSpec, Call, WorkerCrash
+from selfplay.execution.dispatch import Dispatch
+from selfplay.execution.ray.exit_status import ExitWatch
 from selfplay.execution.ray.hang_detection import HeartbeatMonitor, crash_frames, hang_frames, kill_process_tree
 from selfplay.execution.ray.private_api import death_reason
 from selfplay.execution.ray.worker import Worker, WorkerInfo
 
-# A worker has one call running and one waiting, so that it is never idle between two.
-IN_FLIGHT = 2
 # Seconds between two checks of Ray and of the workers' heartbeats.
 POLL_INTERVAL = 1.0
 # How much is read of the end of a worker's log, and of a line in it.
@@ -47,6 +48,7 @@ class RayPool:
         start_timeout: float,
         heartbeat_timeout: float = 0.0,
         check_ray: Callable[[], None] | None = None,
+        lacking: Callable[[], str] | None = None,
     ) -> None:
         self._name = name
         self._spec = spec
@@ -59,11 +61,14 @@ class RayPool:
         self._heartbeat_timeout = heartbeat_timeout
         # raises if Ray itself has died: workers that cannot be replaced do not report that
         self._check_ray = check_ray or (lambda: None)
+        # what the machine of the workers lacks, in words that follow the message that one did not start
+        self._lacking = lacking or (lambda: "")
         self._actors: list[Any] = []
         self._heartbeats: list[HeartbeatMonitor] = []
         # what each worker reported when it started, and why this pool killed one
         self._workers: dict[int, WorkerInfo] = {}
         self._killed: dict[int, str] = {}
+        self._exits = [ExitWatch() for _ in range(replicas)]
         # size of the log when the worker started: what is before that was written by earlier workers
         self._log_start: dict[int, int] = {}
         self._ready = False
@@ -91,15 +96,16 @@ class RayPool:
             num_cpus=self._demand.get("CPU", 0),
             num_gpus=self._demand.get("GPU", 0),
             resources=custom,
-            runtime_env={"env_vars": self._env},
             max_restarts=0,
+            max_concurrency=self._spec.concurrency,
             name=None,
         )
         self._killed.pop(index, None)
+        self._exits[index].close()
         path = self._log_path(index)
         self._log_start[index] = path.stat().st_size if path.is_file() else 0
         return remote.remote(
-            self._spec, str(self._log_path(index)), str(self._heartbeats[index].path), self._heartbeat_timeout
+            self._spec, self._env, str(path), str(self._heartbeats[index].path), self._heartbeat_timeout
         )
 
     def devices(self) -> list[DeviceFacts]:
@@ -130,15 +136,20 @@ class RayPool:
             index = waiting[reference]
             try:
                 self._workers[index] = self._result(reference, index)
+                if self._is_here(index):
+                    self._exits[index].watch(self._workers[index].pid)
             except _WorkerDied as died:
                 raise BackendError(
-                    f"{self._name} worker {index} died while it started ({died}){self._log_tail(index)}",
+                    f"{self._name} worker {index} died while it started ({died}){self._log_tail(index)}{self._lacking()}",
                     f"Its log is {self._log_path(index)}; `selfplay doctor` checks the environment.",
                 ) from None
+            except BackendError as error:
+                error.message += self._lacking()
+                raise
         if late:
             names = ", ".join(f"{self._name} {waiting[reference]}" for reference in late)
             raise BackendError(
-                f"not started within {self._start_timeout:g} s: {names}{self._log_tail(waiting[late[0]])}",
+                f"not started within {self._start_timeout:g} s: {names}{self._log_tail(waiting[late[0]])}{self._lacking()}",
                 f"See {self._log_path(waiting[late[0]])}; raise cluster.start_timeout if the machine is only slow. "
                 "On a shared cluster the devices may be in use: see `ray status`.",
             )
@@ -163,15 +174,20 @@ class RayPool:
                 if self._heartbeats[index].idle() > self._heartbeat_timeout:
                     self._kill(index, f"no progress for {self._heartbeat_timeout:g} s, so it was killed")
 
+    def _is_here(self, index: int) -> bool:
+        """Whether a worker is on the driver's node."""
+        import ray
+
+        return self._workers[index].node_id == str(ray.get_runtime_context().get_node_id())
+
     def _kill(self, index: int, why: str) -> None:
         """Kill a worker; its calls fail with this reason."""
         import ray
 
         self._killed[index] = why
         ray.kill(self._actors[index])
-        worker = self._workers[index]
-        if worker.node_id == ray.get_runtime_context().get_node_id():
-            kill_process_tree(worker.pid)
+        if self._is_here(index):
+            kill_process_tree(self._workers[index].pid)
 
     def _result(self, reference: Any, index: int) -> Any:
         """ray.get with selfplay's errors instead of Ray's wrappers; a dead actor raises _WorkerDied."""
@@ -191,7 +207,9 @@ class RayPool:
                 raise cause from None
             raise BackendError(f"{self._name} worker {index}: {cause}", f"See {self._log_path(index)}") from None
         except ray.exceptions.RayError as error:
-            raise _WorkerDied(self._killed.get(index, death_reason(error))) from None
+            if index in self._killed:
+                raise _WorkerDied(self._killed[index]) from None
+            raise _WorkerDied(death_reason(error) + self._exits[index].described(), self._exits[index].hint()) from None
 
     def _log_tail(self, index: int, lines: int = 5) -> str:
         path = self._log_path(index)
@@ -210,7 +228,7 @@ class RayPool:
 
     def _replace(self, index: int, died: _WorkerDied, *, counts: bool = True) -> dict[str, Any]:
         """Replace a dead actor and repeat the broadcasts on the new one; returns its results by method. A death that does not
-        `count` is left out of the number in a row: two bad calls one after the other do not mean that the machine is broken."""
+        `count` is left out of the number in a row: the bound of its call is the caller's."""
         while True:
             self._check_ray()
             self._replaced += counts
@@ -220,8 +238,8 @@ class RayPool:
                     f"{self._name} worker {index} died ({died}); {self._name} workers died {self._replaced} times "
                     f"in this stage without a result in between, cluster.retries is {self._retries}"
                     f"{self._log_tail(index)}",
-                    f"Committed work is safe. Its log is {self._log_path(index)}; running out of memory is the usual reason. "
-                    "Fix the cause, then `selfplay resume`.",
+                    f"Committed work is safe. Its log is {self._log_path(index)}. {died.hint} Fix the cause, then "
+                    "`selfplay resume`.",
                 )
             self._events.append(
                 f"{self._name} worker {index} died ({died}) and is replaced; its log is {self._log_path(index)}"
@@ -247,33 +265,33 @@ class RayPool:
 
     # ------------------------------------------------------------------ work
 
-    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
-        """See `Pool.map`. A call whose worker died is repeated on the replacement up to its `max_crashes`, and alone: of two
-        calls that were lost together it is not certain which one killed the worker, because the result of a quick one may have
-        been on its way."""
+    def map(self, method: str, calls: Iterable[Call], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
+        """See `Pool.map`, and `Dispatch` for what happens to the calls of a worker that dies."""
         import ray
 
         self._begin()
-        queue = iter(calls)
-        again: deque[Call] = deque()
+        concurrency = self._spec.concurrency
+        dispatch = Dispatch(calls, self._replicas, window, concurrent=concurrency > 1)
         # in the order in which they were sent
         running: dict[Any, tuple[int, Call]] = {}
-        deaths: dict[int, int] = {}
-        lost_before: set[int] = set()
 
-        def submit(index: int) -> None:
-            busy = [call for where, call in running.values() if where == index]
-            if len(busy) == IN_FLIGHT or (busy and (again or busy[0].key in lost_before)):
-                return
-            call = again.popleft() if again else next(queue, None)
-            if call is not None:
-                if not busy:
-                    self._heartbeats[index].restart()
-                running[self._actors[index].call.remote(method, call.args)] = (index, call)
+        def submit(index: int) -> bool:
+            was_idle = dispatch.is_idle(index)
+            call = dispatch.next_for(index)
+            if call is None:
+                return False
+            if was_idle:
+                self._heartbeats[index].restart()
+            running[self._actors[index].call.remote(method, call.args)] = (index, call)
+            return True
 
-        for _ in range(IN_FLIGHT):
-            for index in range(self._replicas):
-                submit(index)
+        def fill(index: int | None = None) -> None:
+            """One worker, or all in turn."""
+            waiting = [*range(self._replicas)] if index is None else [index]
+            while waiting:
+                waiting = [each for each in waiting if submit(each)]
+
+        fill()
         try:
             while running:
                 reference = self._next_of({reference: index for reference, (index, _) in running.items()})
@@ -282,18 +300,15 @@ class RayPool:
                     result = self._result(reference, index)
                 except _WorkerDied as died:
                     lost = [(other, theirs) for other, (where, theirs) in running.items() if where == index]
-                    for other, theirs in lost:
+                    for other, _ in lost:
                         del running[other]
-                        lost_before.add(theirs.key)
-                    is_first = yield from self._after_death(lost, index, died, deaths, again)
-                    self._replace(index, died, counts=is_first)
-                    for _ in range(IN_FLIGHT):
-                        submit(index)
+                    yield from self._after_death(dispatch, lost, index, died)
+                    fill()
                     continue
                 del running[reference]
+                dispatch.done(index, call)
                 self._replaced = 0
-                for _ in range(IN_FLIGHT):
-                    submit(index)
+                fill(None if dispatch.has_suspects else index)
                 yield call.key, result
         finally:
             # drops calls that have not begun; a running call continues to its end and its result is dropped
@@ -301,36 +316,29 @@ class RayPool:
                 ray.cancel(reference)
 
     def _after_death(
-        self,
-        lost: Sequence[tuple[Any, Call]],
-        index: int,
-        died: _WorkerDied,
-        deaths: dict[int, int],
-        again: deque[Call],
-    ) -> Generator[tuple[int, Any], None, bool]:
-        """Sort the calls of a dead worker, in the order in which they were sent: calls with a result, the one call that it died
-        in (repeated last, or returned as a WorkerCrash), and those that had not begun. Returns whether the death counts towards
-        `retries`: not if this call had killed a worker before and has a `max_crashes` of its own."""
-        blamed: Call | None = None
+        self, dispatch: Dispatch, lost: Sequence[tuple[Any, Call]], index: int, died: _WorkerDied
+    ) -> Iterator[tuple[int, Any]]:
+        """The results that the calls of a dead worker have after all, and a WorkerCrash for the one that is given up; then its
+        replacement. The death counts towards `retries` unless the call has a `max_crashes` of its own."""
+        without_result: list[Call] = []
         for reference, call in lost:
-            if blamed is not None:
-                again.append(call)
+            # of calls that run one after the other, those behind the first without a result had not begun
+            if without_result and self._spec.concurrency == 1:
+                without_result.append(call)
                 continue
             try:
                 result = self._result(reference, index)
             except _WorkerDied:
-                blamed = call
+                without_result.append(call)
                 continue
             self._replaced = 0
             yield call.key, result
-        assert blamed is not None, "a dead worker has no call without a result"
-        deaths[blamed.key] = deaths.get(blamed.key, 0) + 1
-        if blamed.max_crashes is None or deaths[blamed.key] < blamed.max_crashes:
-            again.append(blamed)
-        else:
+        assert without_result, "a dead worker has no call without a result"
+        given_up, num_crashes = dispatch.lost(index, without_result)
+        if given_up is not None:
             worker = f"\n  the last was {self._name} worker {index}, its log is {self._log_path(index)}{self._log_tail(index)}"
-            yield blamed.key, WorkerCrash(str(died), deaths[blamed.key], worker)
-        return blamed.max_crashes is None or deaths[blamed.key] == 1
+            yield given_up.key, WorkerCrash(str(died), num_crashes, worker, died.hint)
+        self._replace(index, died, counts=without_result[0].max_crashes is None)
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """See `Pool.broadcast`. A worker that dies in it is replaced."""
@@ -394,8 +402,14 @@ class RayPool:
 
         for actor in self._actors:
             ray.kill(actor)
+        for watch in self._exits:
+            watch.close()
         self._actors, self._ready = [], False
 
 
 class _WorkerDied(Exception):
-    """The process behind an actor is gone. Used in this module only."""
+    """The process behind an actor is gone; `hint` says what usually ends one like that. Used in this module only."""
+
+    def __init__(self, reason: str, hint: str = "Its log may show why.") -> None:
+        super().__init__(reason)
+        self.hint = hint

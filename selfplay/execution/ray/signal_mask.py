@@ -18,33 +18,41 @@ from typing import Any
 
 from selfplay.execution.ray.private_api import without_sigterm_handler
 
-_starting = False
+# where a process that is forked writes its id; None: Ray is not being started
+_sessions: int | None = None
 
 
 def _in_a_child() -> None:
-    if _starting:
+    if _sessions is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         os.setsid()
+        os.write(_sessions, b"%d\n" % os.getpid())
 
 
 os.register_at_fork(after_in_child=_in_a_child)
 
 
 @contextlib.contextmanager
-def mask_sigterm() -> Iterator[None]:
-    """Processes that are forked inside do not receive SIGTERM, nor does what they start; each leads a session.
+def mask_sigterm(sessions: int) -> Iterator[None]:
+    """Processes that are forked inside, by any thread, do not receive SIGTERM, nor does what they start. Each leads a session
+    and writes its id, as a line, into the file descriptor `sessions`."""
+    global _sessions
+    _sessions = sessions
+    try:
+        yield
+    finally:
+        _sessions = None
 
-    In this process nothing changes: neither of Ray's two handlers stays. The Python one would end a driver at once. The C++ one
-    writes a trace, sets SIGALRM to abort the process, and then calls Python's handler: the alarm of a deadline would end the
-    run by SIGABRT.
-    """
-    global _starting
-    _starting = True
+
+@contextlib.contextmanager
+def keep_signal_handlers() -> Iterator[None]:
+    """ray.init inside, in any thread, changes no signal handler of this process: neither of Ray's two stays. The Python one would
+    end a driver at once. The C++ one writes a trace, sets SIGALRM to abort the process, and then calls Python's handler: the
+    alarm of a deadline would end the run by SIGABRT."""
     try:
         with without_sigterm_handler():
             yield
     finally:
-        _starting = False
         if threading.current_thread() is threading.main_thread():
             # set Python's handlers again, over those that C++ has set
             for number in (signal.SIGTERM, signal.SIGALRM):

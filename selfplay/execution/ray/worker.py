@@ -39,12 +39,19 @@ class WorkerInfo:
 
 
 class Worker:
-    """Holds one backend object. Output of libraries goes to `log_path`, this worker's own file. `heartbeat_path` is touched
-    while a call makes progress; the driver kills a worker after `heartbeat_timeout` seconds without (0: never)."""
+    """Holds one backend object. `env`: environment variables, set before the backend's libraries are imported. Output of
+    libraries goes to `log_path`, this worker's own file. `heartbeat_path` is touched while a call makes progress; the driver
+    kills a worker after `heartbeat_timeout` seconds without (0: never)."""
 
     def __init__(
-        self, spec: BackendSpec, log_path: str, heartbeat_path: str = "", heartbeat_timeout: float = 0.0
+        self,
+        spec: BackendSpec,
+        env: dict[str, str],
+        log_path: str,
+        heartbeat_path: str = "",
+        heartbeat_timeout: float = 0.0,
     ) -> None:
+        os.environ.update(env)
         # open for the life of the process; printed text may be invalid Unicode
         log = open(log_path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         os.dup2(log.fileno(), 1)

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import ModelError
+from selfplay.store.durable import canonical_json, sha256_bytes, sha256_file
 
 # Of a model's folder, what loading it reads.
 _SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
 _COMMIT = re.compile("[0-9a-f]{40}")
+# as the safetensors library has it
+_MAX_HEADER = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,11 @@ def loaded_files(folder: Path) -> list[Path]:
         and path.stem.upper() not in ("README", "LICENSE")
         and path.is_file()
     )
+
+
+def model_digest(folder: Path) -> str:
+    """sha256 over the names and contents of the files that loading a model may read (see `loaded_files`)."""
+    return sha256_bytes(canonical_json([[path.name, sha256_file(path)] for path in loaded_files(folder)]))
 
 
 def refuse_foreign_code(folder: Path) -> None:
@@ -174,6 +182,8 @@ def _header(path: Path) -> dict[str, TensorHeader]:
         length = int.from_bytes(file.read(8), "little")
         if length + 8 > size:
             raise ModelError(f"{path} is truncated or no safetensors file", "Copy or download the model again.")
+        if length > _MAX_HEADER:
+            raise ModelError(f"{path} has a header of {length} bytes", "Copy or download the model again.")
         try:
             header = json.loads(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}

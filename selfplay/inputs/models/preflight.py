@@ -1,6 +1,7 @@
-"""Quick checks of model folders without torch: the driver runs them before it starts workers.
+"""Quick checks of model folders that load no weights: the driver runs them before it starts workers.
 
-They read config.json, the tokenizer's files and the headers of the safetensors files. What only a load can show
+They read config.json (sizes as transformers reads them), the tokenizer's files and the headers of the safetensors
+files. What only a load can show
 (weights that the architecture does not know, a forward pass) is left to the backends, which check it again.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 
 from selfplay.core.errors import ModelError
 from selfplay.inputs.models.files import TensorHeader, read_json, weight_headers
+from selfplay.inputs.models.sizes import load_config, position_limit, vocab_size
 
 # First part of the name of the score head's weights in the sequence-classification classes of transformers.
 _HEAD_PREFIXES = ("score", "classifier", "classification_head", "logits_proj")
@@ -75,8 +77,9 @@ def check_policy(folder: str | Path, *, chat_template_needed: bool = True) -> Po
             f"the tokenizer in {folder} has no chat template",
             "For a base model set policy.chat_template: none; otherwise give a Jinja file as policy.chat_template.",
         )
-    text = config.get("text_config") or config
+    loaded = load_config(folder)
     heads = [name for name in tensors if name.endswith("lm_head.weight")]
+    text = config.get("text_config") or config
     declared = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     tied = bool(declared) if declared is not None else not heads
     if tied:
@@ -86,8 +89,8 @@ def check_policy(folder: str | Path, *, chat_template_needed: bool = True) -> Po
         architecture=architecture,
         num_params=_num_params(tensors),
         dtype=_dtype(tensors),
-        max_position_embeddings=text.get("max_position_embeddings"),
-        vocab_size=_vocab_size(folder, text),
+        max_position_embeddings=position_limit(loaded),
+        vocab_size=vocab_size(loaded, folder),
         tied=tied,
         eos_token_ids=tuple(sorted({*_tokenizer_eos_ids(folder), *generation_eos})),
         has_chat_template=has_template,
@@ -124,26 +127,34 @@ def check_reward_model(folder: str | Path, *, trust_remote_code: bool = False) -
             f"the tokenizer of the reward model in {folder} has no chat template",
             "Add the chat_template.jinja that the model was trained with, or wrap the model in a reward function.",
         )
-    text = config.get("text_config") or config
     return RewardModelInfo(
         architecture=architecture,
         num_params=_num_params(tensors),
         dtype=_dtype(tensors),
-        max_position_embeddings=text.get("max_position_embeddings"),
+        max_position_embeddings=position_limit(load_config(folder)),
         head=head,
     )
 
 
 def generation_eos_ids(folder: str | Path) -> tuple[int, ...]:
     """End-of-sequence ids that generation stops at by the model's own files: generation_config.json's, and
-    where there is no such file config.json's (transformers derives the one from the other)."""
+    where it names none config.json's (transformers derives the one from the other). Nulls in a list are no ids.
+
+    Raises ModelError for an id that is no whole number.
+    """
     folder = Path(folder)
-    path = folder / "generation_config.json"
-    config = read_json(path if path.is_file() else folder / "config.json")
-    value = config.get("eos_token_id", (config.get("text_config") or {}).get("eos_token_id"))
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, int) else tuple(value)
+    for name in ("generation_config.json", "config.json"):
+        config = read_json(folder / name) if name == "config.json" or (folder / name).is_file() else {}
+        value = config.get("eos_token_id", (config.get("text_config") or {}).get("eos_token_id"))
+        ids = [each for each in (value if isinstance(value, list) else [value]) if each is not None]
+        if wrong := [each for each in ids if isinstance(each, bool) or not isinstance(each, int) or each < 0]:
+            raise ModelError(
+                f"eos_token_id in {folder / name} holds {wrong[0]!r}, which is no token id",
+                "Correct the file: it is a whole number or a list of whole numbers.",
+            )
+        if ids:
+            return tuple(ids)
+    return ()
 
 
 def has_chat_template(folder: str | Path) -> bool:
@@ -205,13 +216,6 @@ def _tokenizer_eos_ids(folder: Path) -> tuple[int, ...]:
         known = tokenizer["model"].get("vocab", {})
         ids = known if isinstance(known, dict) else {piece: number for number, (piece, _) in enumerate(known)}
     return (ids[token],) if token in ids else ()
-
-
-def _vocab_size(folder: Path, config: dict[str, Any]) -> int:
-    size = config.get("vocab_size")
-    if not isinstance(size, int):
-        raise ModelError(f"{folder / 'config.json'} has no vocab_size", "Save the model with save_pretrained.")
-    return size
 
 
 def _num_params(tensors: dict[str, TensorHeader]) -> int:

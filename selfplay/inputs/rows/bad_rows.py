@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+_SHOWN = 3
+
 
 class BadValue(Exception):
     """Why a row cannot be used. `reason` is one of a few short names that are counted; `detail` describes this row."""
@@ -39,6 +41,22 @@ class BadRows:
     @property
     def count(self) -> int:
         return sum(self.counts.values())
+
+    def first(self, of_each: int) -> list[BadRow]:
+        """The first rows of each reason, the most frequent reason first."""
+        reasons = sorted(self.counts, key=lambda reason: -self.counts[reason])
+        return [row for reason in reasons for row in [row for row in self.examples if row.reason == reason][:of_each]]
+
+    def lines(self, num_rows: int) -> list[str]:
+        """What is said of them, of `num_rows` rows that were read: the first rows of each reason, and a warning where most rows
+        are bad."""
+        found = [f"bad row: {row}" for row in self.first(_SHOWN)]
+        for reason, count in self.counts.items():
+            if count > _SHOWN:
+                found.append(f"bad rows: {count:,} are {reason}")
+        if 2 * self.count > num_rows:
+            found.append(f"warning: most rows are bad ({self.count:,} of {num_rows:,}); are the right columns read?")
+        return found
 
 
 class BadRowLog:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 from selfplay.core.errors import DataError
+from selfplay.core.json_text import parse_json
+from selfplay.store.layout import COMMIT as MANIFEST
 
 _FORMATS = {
     ".jsonl": "jsonl",
@@ -25,6 +27,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # JSON files beside the data that hold no rows.
 _NO_DATA = {"summary.json", "dataset_info.json", "dataset_infos.json", "state.json", "config.json"}
 _SHARD = re.compile(r"(-\d+-of-\d+(-[0-9a-f]+)?|[-_]?\d+)$")
+_SAVE_AGAIN = "Save or copy the dataset again."
 _SPLITS = ("train", "test", "validation", "valid", "dev", "eval")
 WHAT_IS_READ = (
     "Sources are .jsonl, .json, .csv, .tsv, .parquet, .arrow or .feather files (also .gz, .bz2 or .zst), a folder of "
@@ -79,7 +82,10 @@ def file_digest(path: Path) -> str:
 
 
 def _split_of_saved(folder: Path, split: str | None) -> str:
-    splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+    path = folder / "dataset_dict.json"
+    splits = _list_in(path, "splits")
+    if not all(isinstance(name, str) and name == Path(name).name for name in splits):
+        raise DataError(f"{path} names a split that is no folder beside it", _SAVE_AGAIN)
     if split not in splits:
         raise _no_such_split(folder, split, splits)
     return str(split)
@@ -95,11 +101,26 @@ def _saved_files(folder: Path) -> list[Path]:
     state = folder / "state.json"
     if not state.is_file():
         raise DataError(f"{folder} is not a folder of Dataset.save_to_disk", WHAT_IS_READ)
-    files = [folder / entry["filename"] for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in _list_in(state, "_data_files")]
+    outside = [name for name in names if not isinstance(name, str) or name != Path(name).name]
+    if outside:
+        raise DataError(f"{state} names {outside[0]!r}, which is no file beside it", _SAVE_AGAIN)
+    files = [folder / str(name) for name in names]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
-        raise DataError(f"{folder} has no {', '.join(absent[:3])}", "Save or copy the dataset again.")
+        raise DataError(f"{folder} has no {', '.join(absent[:3])}", _SAVE_AGAIN)
     return files
+
+
+def _list_in(path: Path, key: str) -> list[Any]:
+    """A list in a JSON file of a save_to_disk folder. Raises DataError."""
+    try:
+        found = parse_json(path.read_bytes())[key]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {error})", _SAVE_AGAIN) from None
+    if not isinstance(found, list):
+        raise DataError(f"{path} is damaged: {key} is no list", _SAVE_AGAIN)
+    return found
 
 
 def _folder_files(folder: Path, split: str | None) -> list[Path]:
@@ -129,6 +150,12 @@ def _folder_files(folder: Path, split: str | None) -> list[Path]:
 
 
 def _data_files(folder: Path) -> list[Path]:
+    # what has a manifest was written by selfplay, without links; elsewhere they are usual (the hub's cache)
+    is_part = (folder.parent / MANIFEST).exists()
+    if is_part or (folder / MANIFEST).exists():
+        for entry in (*folder.iterdir(), *([folder] if is_part else [])):
+            if entry.is_symlink():
+                raise DataError(f"{entry} is a symbolic link", "Put the file itself in its place, or name that file.")
     return sorted(
         entry
         for entry in folder.iterdir()

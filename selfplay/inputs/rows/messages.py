@@ -9,16 +9,18 @@ refused, where TRL's implicit prompt would make several turns, user turns among 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfplay.core.records import Message
 from selfplay.inputs.rows.bad_rows import BadValue
-from selfplay.inputs.rows.values import parsed_text, text
+from selfplay.inputs.rows.dialogues import dialogue_turns, is_dialogue
+from selfplay.inputs.rows.fields import is_serialised, optional_at, unfolded, value_at
+from selfplay.inputs.rows.values import text
 
 Messages = list[Message]
 
-SEVERAL = "several_texts"
+SEVERAL, NO_PROMPT, SERIALISED = "several_texts", "no_prompt", "serialised_messages"
 
 _ROLES = {
     **dict.fromkeys(("system",), "system"),
@@ -30,67 +32,80 @@ _MEANINGFUL = (
     "tool_calls", "tool_call_id", "function_call", "tools", "images", "audio", "videos", "documents", "prefix",
     "reasoning_content", "thinking",
 )  # fmt: skip
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-_LIKE_MESSAGES = re.compile(r"""\s*(\[\s*)?\{\s*['"](role|from|content|value)['"]\s*:""")
+# Messages that another program printed: objects with these keys (DuckDB, Trino, escaped JSON), the form of a class
+# (`Message(role='user', content=...)`), or objects without keys (Spark: `[{user, ...}]`).
+_LIKE_MESSAGES = re.compile(
+    r"""\s*(array\()?\[?\s*\{(?=.*\b(role|from)(\\*['"]|&quot;)?\s*[:=])(?=.*\b(content|value)(\\*['"]|&quot;)?\s*[:=])"""
+    r"|\s*\[?\s*\w+\((?=.*\brole=)(?=.*\bcontent=)"
+    r"|\s*\[\s*\{\s*(system|user|human|assistant|gpt)\s*,",
+    re.DOTALL,
+)
 _KEYS = ({"role", "content"}, {"from", "value"})
 
 
-def read_pair(
-    values: Mapping[str, Any],
-    prompt: str | None,
-    chosen: str,
-    rejected: str,
-    *,
-    system: str | None = None,
-    added: str | None = None,
-) -> tuple[Messages, Messages, Messages]:
-    """Prompt, chosen and rejected of a row, by the names of its columns. `prompt` is None where the dialogues contain
-    it; `added` is the column of the text below an instruction, `system` that of the system prompt. Raises BadValue."""
-    found = [_unserialised(_value(values, name), f"column {name!r}") for name in (chosen, rejected)]
-    if isinstance(found[0], str) != isinstance(found[1], str) and all(
-        isinstance(values[n], str) for n in (chosen, rejected)
-    ):
-        raise BadValue(
-            "serialised_messages", f"one of {chosen!r} and {rejected!r} holds messages as text, the other plain text"
-        )
-    answers = [_answer(value, f"column {name!r}") for name, value in zip((chosen, rejected), found, strict=True)]
-    given = None if prompt is None else read_prompt(values, prompt, system=system, added=added)[0]
-    contexts = []
-    for name, answer in zip((chosen, rejected), answers, strict=True):
-        if answer[-1]["role"] != "assistant":
-            raise BadValue("no_assistant_turn", f"column {name!r} ends in a turn of the {answer[-1]['role']}")
-        context = answer[:-1]
-        if given is None and not context:
-            raise BadValue("no_prompt", f"column {name!r} is an answer alone, and there is no prompt column")
-        contexts.append(_in_front(given, context, f"column {name!r}") if given is not None else context)
-    if contexts[0] != contexts[1]:
-        raise BadValue("differs_before_last_turn", f"{chosen!r} and {rejected!r} differ before their last turn")
-    messages = _with_system(contexts[0], values, system)
-    return _checked_prompt(messages, "the prompt"), [answers[0][-1]], [answers[1][-1]]
+def read_pair(values: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Messages, Messages, Messages]:
+    """Prompt, chosen and rejected of a row. `names`: role -> column or field, with `chosen`, `rejected`, and `prompt` where the
+    dialogues do not contain it; see `read_prompt` for what else is used. Raises BadValue."""
+    given = [value_at(values, names[side]) for side in ("chosen", "rejected")]
+    called = [f"column {names[side]!r}" for side in ("chosen", "rejected")]
+    found = [_unserialised(value, name) for value, name in zip(given, called, strict=True)]
+    is_text = [isinstance(value, str) for value in (*given, *found)]
+    if "prompt" in names and is_text[:2] == [True, True] and is_text[2] != is_text[3]:
+        raise BadValue(SERIALISED, f"one of {called[0]} and {called[1]} holds messages as text, the other plain text")
+    asked = value_at(values, names["prompt"]) if "prompt" in names else None
+    if (questions := _texts(asked)) is not None:
+        found = [_interleaved(questions, asked, value, name) for value, name in zip(found, called, strict=True)]
+        names = {ours: theirs for ours, theirs in names.items() if ours != "prompt"}
+    answers = [read_answer(value, name) for value, name in zip(found, called, strict=True)]
+    chosen, rejected = (_assistant(answer) for _, answer in answers)
+    return read_context(values, names, answers, called), [chosen], [rejected]
 
 
-def read_prompt(
-    values: Mapping[str, Any], prompt: str, *, system: str | None = None, added: str | None = None
-) -> tuple[Messages, bool]:
-    """The messages of a row's prompt column (text, dialogue as one text, or messages), and whether it is plain text.
-    The columns are those of `read_pair`. Raises BadValue."""
-    name = f"column {prompt!r}"
-    value = _unserialised(_value(values, prompt), name)
+def read_context(
+    values: Mapping[str, Any], names: Mapping[str, str], answers: Sequence[tuple[Messages, str]], called: Sequence[str]
+) -> Messages:
+    """The prompt of a row: its prompt column, where there is one, and the turns before its answers (see `read_answer`), which
+    must be equal; an answer that stands alone goes with the turns of the others. Raises BadValue."""
+    turns = [(context, name) for (context, _), name in zip(answers, called, strict=True)]
+    if "prompt" in names:
+        given, _ = read_prompt(values, names)
+        turns = [(_in_front(given, context, name), name) for context, name in turns]
+    else:
+        turns = [(_with_history(context, values, names), name) for context, name in turns if context]
+    if not turns:
+        raise BadValue(NO_PROMPT, f"{called[0]} is an answer alone, and there is no prompt column")
+    prompt, first = turns[0]
+    for other, name in turns[1:]:
+        if other != prompt:
+            raise BadValue("differs_before_last_turn", f"{first} and {name} differ before their last turn")
+    return _checked_prompt(_with_system(prompt, values, names), "the prompt")
+
+
+def read_prompt(values: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Messages, bool]:
+    """The messages of a row's prompt (text, dialogue as one text, or messages), and whether it is plain text. `names`: role ->
+    column or field: `prompt`; `input`, the text below an instruction; `history`, the turns before it; `system`. Raises
+    BadValue."""
+    name = f"column {names['prompt']!r}"
+    given = value_at(values, names["prompt"])
+    value = _unserialised(given, name)
+    if isinstance(given, str) and _texts(given) is not None:
+        raise BadValue(SERIALISED, f"{name} looks like a list of texts as JSON")
     is_plain = isinstance(value, str) and not is_dialogue(value)
     if is_plain:
         content = text(value, name)
-        more = values.get(added) if added is not None else None
+        more, called = _beside(values, names, "input")
         if more is not None and (not isinstance(more, str) or not more.isspace()) and more != "":
-            content = f"{content}\n{text(more, f'column {added!r}')}"
+            content = f"{content}\n{text(more, called)}"
         messages: Messages = [{"role": "user", "content": content}]
     elif isinstance(value, str):
-        messages = _dialogue(text(value, name))
+        messages = dialogue_turns(text(value, name))
         if messages[-1]["role"] == "assistant" and not messages[-1]["content"]:
             messages = messages[:-1]  # "...\n\nAssistant:" where the answer goes
         messages = [_said(turn, name) for turn in messages]
     else:
-        messages = read_messages(value, name)
-    return _checked_prompt(_with_system(messages, values, system), name), is_plain
+        messages = read_messages([value] if _is_message(value) else value, name)
+    messages = _with_history(messages, values, names)
+    return _checked_prompt(_with_system(messages, values, names), name), is_plain
 
 
 def read_messages(value: Any, name: str) -> Messages:
@@ -107,66 +122,92 @@ def read_messages(value: Any, name: str) -> Messages:
     return messages
 
 
-def read_response(value: Any, name: str) -> str:
-    """The text of one response: a text, or one assistant message. Raises BadValue."""
+def read_answer(value: Any, name: str) -> tuple[Messages, str]:
+    """An answer: the turns before it (none where it stands alone) and its text. It is a text, an assistant message, or a
+    dialogue that ends in one, as messages or as one text. Raises BadValue."""
     value = _unserialised(value, name)
-    if isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
-        raise BadValue(SEVERAL, f"{name} holds {len(value)} texts, not one")
-    if isinstance(value, list | dict):
+    if isinstance(value, str):
+        content = text(value, name)
+        if not is_dialogue(content):
+            return [], content
+        messages = [_said(turn, name) for turn in dialogue_turns(content)]
+    else:
+        if isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
+            if len(value) > 1:
+                raise BadValue(SEVERAL, f"{name} holds {len(value)} texts, not one")
+            return [], text(value[0], name)
         messages = read_messages([value] if isinstance(value, dict) else value, name)
-        if len(messages) != 1 or messages[0]["role"] != "assistant":
-            raise BadValue("not_one_answer", f"{name} is not one assistant message")
-        return messages[0]["content"]
-    return text(value, name)
-
-
-def is_dialogue(content: str) -> bool:
-    """Whether a text is a dialogue in HH's form."""
-    return content.lstrip().startswith("Human:") and "\n\nAssistant:" in content
+    if messages[-1]["role"] != "assistant":
+        raise BadValue("no_assistant_turn", f"{name} ends in a turn of the {messages[-1]['role']}")
+    return messages[:-1], messages[-1]["content"]
 
 
 def _unserialised(value: Any, name: str) -> Any:
     """The messages that a text holds (JSON, or as Python prints them); any other value as it is. Raises BadValue for a
     text that begins like messages and cannot be parsed exactly."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+    if not isinstance(value, str) or (not is_serialised(value) and not _LIKE_MESSAGES.match(value)):
         return value
-    parsed = parsed_text(value)
+    parsed = unfolded(value)
     entries = parsed if isinstance(parsed, list) else [parsed]
-    if entries and all(isinstance(entry, dict) and any(keys <= entry.keys() for keys in _KEYS) for entry in entries):
+    if entries and all(map(_is_message, entries)):
         return parsed
     if parsed is value and _LIKE_MESSAGES.match(value):
-        raise BadValue("serialised_messages", f"{name} looks like messages as text, but is not valid JSON")
+        raise BadValue(SERIALISED, f"{name} looks like messages as text, but cannot be parsed exactly")
+    if parsed is not value and (_holds_messages(parsed) or _are_turns(parsed)):
+        raise BadValue(
+            SERIALISED, f"{name} has messages inside of {type(parsed).__name__} as text: name the field as COLUMN.FIELD"
+        )
     return value
 
 
-def _value(values: Mapping[str, Any], name: str) -> Any:
-    if name not in values:
-        raise BadValue("no_column", f"no column {name!r}")
-    return values[name]
+def _holds_messages(value: Any) -> bool:
+    """Whether lists or objects have messages somewhere inside."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_is_message(entry) or _holds_messages(entry) for entry in inside)
 
 
-def _answer(value: Any, name: str) -> Messages:
-    """The messages of a chosen or rejected column: at least one."""
-    if isinstance(value, str):
-        content = text(value, name)
-        if not is_dialogue(content):
-            return [{"role": "assistant", "content": content}]
-        return [_said(turn, name) for turn in _dialogue(content)]
-    return read_messages([value] if isinstance(value, dict) else value, name)
+def _are_turns(value: Any) -> bool:
+    """Whether a list has pairs of a role and a text."""
+    return (
+        isinstance(value, list)
+        and all(
+            isinstance(entry, list | tuple) and len(entry) == 2 and str(entry[0]).lower() in _ROLES for entry in value
+        )
+        and bool(value)
+    )
 
 
-def _dialogue(content: str) -> Messages:
-    """The turns of a dialogue in HH's form, their texts stripped. Two turns of one speaker in a row are one turn, as
-    chat templates want it."""
-    parts = _TURN.split(content.strip())
-    turns: Messages = []
-    for speaker, said in zip(parts[1::2], parts[2::2], strict=True):
-        role = "user" if speaker == "Human" else "assistant"
-        if turns and turns[-1]["role"] == role:
-            turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{said.strip()}".strip()}
-        else:
-            turns.append({"role": role, "content": said.strip()})
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and any(keys <= value.keys() for keys in _KEYS)
+
+
+def _texts(value: Any) -> list[Any] | None:
+    """A list of texts, or the one that a text holds; None for another value."""
+    found = unfolded(value)
+    return found if isinstance(found, list) and found and all(isinstance(entry, str) for entry in found) else None
+
+
+def _interleaved(questions: list[Any], asked: Any, value: Any, name: str) -> Any:
+    """The dialogue of a list of questions and the list of their answers, as in the 55k comparisons of the Chatbot Arena. `asked`
+    is the questions as the row holds them."""
+    answers = unfolded(value)
+    if not isinstance(answers, list) or len(answers) != len(questions) or any(isinstance(a, dict) for a in answers):
+        reason = SERIALISED if isinstance(asked, str) else "not_messages"
+        raise BadValue(reason, f"the prompt is a list of {len(questions)} texts, {name} is not such a list")
+    turns: list[dict[str, Any]] = []
+    for question, answer in zip(questions, answers, strict=True):
+        turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return turns
+
+
+def _beside(values: Mapping[str, Any], names: Mapping[str, str], ours: str) -> tuple[Any, str]:
+    """The value of a column that stands beside the prompt, None where the row has none, and what messages call it."""
+    theirs = names.get(ours)
+    return optional_at(values, theirs), f"column {theirs!r}"
+
+
+def _assistant(content: str) -> Message:
+    return {"role": "assistant", "content": content}
 
 
 def _said(turn: Message, name: str) -> Message:
@@ -200,15 +241,33 @@ def _joined(content: Any) -> Any:
     return content
 
 
-def _with_system(messages: Messages, values: Mapping[str, Any], system: str | None) -> Messages:
+def _with_history(messages: Messages, values: Mapping[str, Any], names: Mapping[str, str]) -> Messages:
+    """The messages with the turns of the row's history in front: a list of [question, answer], as in LLaMA-Factory. Raises
+    BadValue."""
+    given, name = _beside(values, names, "history")
+    history = unfolded(given)
+    if history is None or history == "" or history == []:
+        return messages
+    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        raise BadValue("not_messages", f"{name} is not a list of [question, answer]")
+    turns: Messages = [
+        {"role": role, "content": text(said, f"a turn in {name}")}
+        for turn in history
+        for role, said in zip(("user", "assistant"), turn, strict=True)
+    ]
+    start = 1 if messages and messages[0]["role"] == "system" else 0
+    return [*messages[:start], *turns, *messages[start:]]
+
+
+def _with_system(messages: Messages, values: Mapping[str, Any], names: Mapping[str, str]) -> Messages:
     """The messages with the system prompt of the row's column in front. Raises BadValue for two different ones."""
-    given = values.get(system) if system is not None else None
+    given, name = _beside(values, names, "system")
     if given is None or given == "":
         return messages
-    content = text(given, f"column {system!r}")
+    content = text(given, name)
     if messages and messages[0]["role"] == "system":
         if messages[0]["content"].strip() != content.strip():
-            raise BadValue("two_system_prompts", f"column {system!r} differs from the dialogue's own system message")
+            raise BadValue("two_system_prompts", f"{name} differs from the dialogue's own system message")
         return messages
     return [{"role": "system", "content": content}, *messages]
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import DataError
+from selfplay.core.json_text import parse_json
 from selfplay.inputs.rows.files import COMPRESSIONS, WHAT_IS_READ, file_digest, file_format, local_path, source_files
+from selfplay.inputs.rows.unfolded import MAX_LINE, UNFOLDS, Unfolded, bounded_lines
+from selfplay.store.unfolding import MemoryBudget, UnfoldingError
 
 _BATCH = 1024
 
@@ -65,32 +66,26 @@ class Source:
             with _readable(path):
                 yield from _read_file(path)
 
-    def columns(self) -> list[str]:
-        """The names of the columns in any row, in the order of their first appearance. Reads the whole source where it
-        is JSON. Raises DataError for two columns of one name."""
-        if self.is_arrow:
-            names = [name for schema in self.schemas() for name in schema.names]
-        elif all(file_format(file) in ("csv", "tsv") for file in self.files):
-            names = []
-            for path in self.files:
-                with _readable(path), _open(path) as file:
-                    names += _csv_header(path.name, _csv_reader(path, file)) or []
-        else:
-            names = []
-            known: set[str] = set()
-            for row in self.rows():
-                if row.values is not None and not known.issuperset(row.values):
-                    names += row.values
-                    known.update(row.values)
-        return list(dict.fromkeys(names))
+    def headers(self) -> list[str] | None:
+        """The names of the columns of CSV and TSV files; None for other formats. Raises DataError for two of one name."""
+        if self.is_arrow or not all(file_format(file) in ("csv", "tsv") for file in self.files):
+            return None
+        names: list[str] = []
+        for path in self.files:
+            with _readable(path), _open(path) as file:
+                names += _csv_header(path.name, _csv_reader(path, file)) or []
+        return names
 
-    def schemas(self) -> list[pa.Schema]:
-        """The Arrow schema of every file (of a Hub dataset: the one). Raises DataError for two columns of one name."""
+    def schemas(self) -> list[pa.Schema] | None:
+        """The Arrow schema of every file (of a Hub dataset: the one); None where `is_arrow` is false. Raises DataError for two
+        columns of one name."""
         if self.hub is not None:
             return [self.hub.data.table.schema]
+        if not self.is_arrow:
+            return None
         found = []
         for path in self.files:
-            with _readable(path), _arrow_file(path) as file:
+            with _readable(path), _arrow_file(path) as (file, _):
                 schema = file.schema_arrow if isinstance(file, pq.ParquetFile) else file.schema
             _refuse_repeated_names(path.name, schema.names)
             found.append(schema)
@@ -109,8 +104,9 @@ class Source:
                 first += table.num_rows
         for path in self.files:
             first = 1
-            with _readable(path), _arrow_file(path) as file:
-                for table in _tables(file, names, batch_size):
+            with _readable(path), _arrow_file(path) as (file, content):
+                budget = MemoryBudget([path])
+                for table in _tables(file, content, names, batch_size, budget):
                     yield path.name, first, table
                     first += table.num_rows
 
@@ -166,6 +162,8 @@ def _readable(path: Path) -> Iterator[None]:
     """Turns the errors of readers for a damaged file into a DataError that names it."""
     try:
         yield
+    except UnfoldingError as error:
+        raise DataError(f"{path} is not read: {error}", UNFOLDS) from None
     except (OSError, EOFError, pa.ArrowException, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read: {error}", "Check that the file is complete and matches its suffix."
@@ -174,12 +172,14 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _open(path: Path) -> Any:
     """The uncompressed bytes of a file."""
-    return io.BufferedReader(pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix)), 1 << 18)
+    compression = COMPRESSIONS.get(path.suffix)
+    stream = pa.input_stream(str(path), compression=compression)
+    return io.BufferedReader(stream if compression is None else Unfolded(stream, MemoryBudget([path])), 1 << 18)
 
 
 @contextmanager
-def _arrow_file(path: Path) -> Iterator[Any]:
-    """A Parquet file, or a reader of an Arrow file or stream."""
+def _arrow_file(path: Path) -> Iterator[tuple[Any, Any]]:
+    """A Parquet file, or a reader of an Arrow file or stream, and its bytes."""
     if path.suffix in COMPRESSIONS:
         with _open(path) as packed:
             content = pa.BufferReader(packed.read())
@@ -187,27 +187,32 @@ def _arrow_file(path: Path) -> Iterator[Any]:
         content = pa.OSFile(str(path)) if file_format(path) == "parquet" else pa.memory_map(str(path))
     with content:
         if file_format(path) == "parquet":
-            yield pq.ParquetFile(content)
+            yield pq.ParquetFile(content), content
             return
         try:
             reader = pa.ipc.open_file(content)
         except pa.ArrowInvalid:  # `datasets` writes streams
             content.seek(0)
             reader = pa.ipc.open_stream(content)
-        yield reader
+        yield reader, content
 
 
-def _tables(file: Any, columns: list[str] | None, batch_size: int | None) -> Iterator[pa.Table]:
-    if isinstance(file, pq.ParquetFile) and batch_size is None:
+def _tables(
+    file: Any, content: Any, columns: list[str] | None, batch_size: int | None, budget: MemoryBudget
+) -> Iterator[pa.Table]:
+    if isinstance(file, pq.ParquetFile):
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=columns)
-    elif isinstance(file, pq.ParquetFile):
-        for batch in file.iter_batches(batch_size=batch_size, columns=columns):
-            yield pa.Table.from_batches([batch])
+            budget.charge_row_group(content, file.metadata, group, columns)
+            if batch_size is None:
+                yield file.read_row_group(group, columns=columns)
+                continue
+            for batch in file.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns):
+                yield pa.Table.from_batches([batch])
     else:
         is_stream = isinstance(file, pa.RecordBatchStreamReader)
         for batch in file if is_stream else map(file.get_batch, range(file.num_record_batches)):
             table = pa.Table.from_batches([batch])
+            budget.charge_table(table)
             table = table if columns is None else table.select(columns)
             for start in range(0, table.num_rows, batch_size or table.num_rows):
                 yield table.slice(start, batch_size)
@@ -243,16 +248,16 @@ def _read_file(path: Path) -> Iterator[SourceRow]:
             yield from _read_csv(path, file)
 
 
-def _read_json_lines(name: str, lines: Any) -> Iterator[SourceRow]:
-    for number, line in enumerate(lines, 1):
+def _read_json_lines(name: str, file: Any) -> Iterator[SourceRow]:
+    for number, line in enumerate(bounded_lines(file), 1):
         content = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
         if not content:
             continue
         try:
-            value = json.loads(content)
+            value = parse_json(content)
         except UnicodeDecodeError:
             yield SourceRow(name, number, None, "not UTF-8")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             yield SourceRow(name, number, None, f"not valid JSON: {error}")
         else:
             yield _json_row(name, number, value)
@@ -261,10 +266,10 @@ def _read_json_lines(name: str, lines: Any) -> Iterator[SourceRow]:
 def _read_json(path: Path, content: bytes) -> Iterator[SourceRow]:
     """A JSON array of objects, an object with such an array under "data", or JSON Lines in a file named .json."""
     try:
-        value = json.loads(content.removeprefix(b"\xef\xbb\xbf"))
+        value = parse_json(content.removeprefix(b"\xef\xbb\xbf"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}", "Save it as UTF-8.") from error
-    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits, lists nested too deep
+    except ValueError as error:  # also an integer of thousands of digits, lists nested too deep
         if getattr(error, "msg", "") == "Extra data" and content.lstrip().startswith(b"{"):
             yield from _read_json_lines(path.name, io.BytesIO(content))
             return
@@ -287,10 +292,10 @@ def _json_row(name: str, number: int, value: Any) -> SourceRow:
 
 def _csv_reader(path: Path, file: Any) -> Any:
     # A long response is longer than the module's limit of 131,072 characters a field.
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    csv.field_size_limit(MAX_LINE)
     # Bytes that are not UTF-8 come through as lone surrogates, so that one bad row is one bad row.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    return csv.reader(text, delimiter="\t" if file_format(path) == "tsv" else ",", strict=True)
+    return csv.reader(bounded_lines(text), delimiter="\t" if file_format(path) == "tsv" else ",", strict=True)
 
 
 def _csv_header(name: str, reader: Any) -> list[str] | None:

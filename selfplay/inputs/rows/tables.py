@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.errors import DataError
+from selfplay.core.json_text import parse_json
 from selfplay.inputs.rows.columns import Columns
 from selfplay.inputs.rows.values import content_hash, lenient_json
 
@@ -127,14 +128,17 @@ def all_differ(ids: pa.ChunkedArray) -> bool:
     return rising or pc.count_distinct(ids).as_py() == len(ids)
 
 
-def other_columns(values: Mapping[str, Any], columns: Columns) -> str:
-    """The row's other columns as canonical JSON. The columns in a `columns_json` of an earlier result are among them."""
-    others = {name: values[name] for name in columns.others if name in values}
+def other_columns(
+    values: Mapping[str, Any], columns: Columns, renamed: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """The row's other columns as canonical JSON, some of them under another name. The columns in a `columns_json` of an earlier
+    result are among them."""
+    others = {renamed.get(name, name): values[name] for name in columns.others if name in values}
     before = others.get("columns_json")
     if isinstance(before, str):
         try:
-            earlier = json.loads(before)
-        except (ValueError, RecursionError):
+            earlier = parse_json(before)
+        except ValueError:
             earlier = None
         if isinstance(earlier, dict):
             del others["columns_json"]

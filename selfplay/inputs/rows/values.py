@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import io
-import itertools
 import json
 import math
-import tokenize
-import warnings
 from typing import Any
 
 import numpy as np
 
 from selfplay.inputs.rows.bad_rows import BadValue
+from selfplay.inputs.rows.printed import parsed_text
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
 
@@ -116,25 +112,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_jsonable(entry) for entry in value]
     return str(value)
-
-
-def parsed_text(value: str) -> Any:
-    """What a text holds as JSON, or as Python prints it (pandas). The text itself where it is neither, and where Python
-    would join two strings that only stand side by side (numpy prints lists without commas)."""
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes
-            found = ast.literal_eval(value.strip())
-        return value if _joins_strings(value.strip()) else found
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError, tokenize.TokenError):
-        return value
-
-
-def _joins_strings(value: str) -> bool:
-    layout = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
-    kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(value).readline) if token.type not in layout]
-    return any(first == second == tokenize.STRING for first, second in itertools.pairwise(kinds))

@@ -13,15 +13,20 @@ import importlib.util
 import inspect
 import json
 import os
+import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from selfplay.core.errors import ConfigError
+from selfplay.core.raised_at import raised_at
 from selfplay.core.redaction import text_of
+from selfplay.inputs.user_code.exits import exits_are_errors
 from selfplay.inputs.user_code.imports import local_files
+from selfplay.store.durable import sha256_bytes, sha256_file
 
 _EXAMPLES = {
     "reward function": "my_rewards:reward or rewards/format.py:reward",
@@ -42,30 +47,56 @@ def source_file(spec: str, search_path: str | Path, *, what: str) -> Path:
     for path in (parts.with_name(parts.name + ".py"), parts / "__init__.py"):
         if path.is_file():
             return path.resolve()
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"{what} {spec}: {error}", f"Put the module in {base} or install it in this environment."
-        ) from error
-    if found is None or found.origin is None or not Path(found.origin).is_file():
+    found = _on_sys_path(module)
+    if found is None:
         raise ConfigError(
             f"{what} {spec}: no module {module!r} in {base} or on sys.path",
-            f"Write module:function with the file {module.replace('.', '/')}.py in {base}, or file.py:function.",
+            f"Write module:function with the file {module.replace('.', '/')}.py in {base}, or file.py:function, "
+            "or install the module in this environment.",
         )
-    return Path(found.origin).resolve()
+    return found
+
+
+def _on_sys_path(module: str) -> Path | None:
+    """The file of a module that is installed. Unlike `importlib.util.find_spec`, this runs no `__init__.py` of the packages
+    around it: a run's code is listed before any of it runs."""
+    first, *others = module.split(".")
+    found = next((spec for finder in sys.meta_path if (spec := finder.find_spec(first, None)) is not None), None)
+    for part in others:
+        found = _find_in(list(found.submodule_search_locations or []), part) if found is not None else None
+    return Path(found.origin).resolve() if found and found.origin and Path(found.origin).is_file() else None
+
+
+def _find_in(folders: Sequence[str], name: str) -> ModuleSpec | None:
+    """The module of that name in a package's folders, or the portions of a namespace package."""
+    portions = ModuleSpec(name, None, is_package=True)
+    portions.submodule_search_locations = []
+    for folder in folders:
+        importer = pkgutil.get_importer(folder)
+        found = importer.find_spec(name, None) if importer is not None else None
+        if found is not None and found.loader is not None:
+            return found
+        if found is not None:
+            portions.submodule_search_locations += found.submodule_search_locations or []
+    return portions if portions.submodule_search_locations else None
+
+
+def source_files(spec: str, search_path: str | Path, *, what: str) -> list[Path]:
+    """The files of the user's own code that a function runs: the file that holds it, and the files of the config's folder or its
+    own that this one imports (see `local_files`). Nothing is run, and what is installed is not followed."""
+    path = source_file(spec, search_path, what=what)
+    return [path, *local_files(path, _roots(spec, path, Path(search_path).resolve()))]
 
 
 def source_digest(spec: str, search_path: str | Path, *, what: str) -> str:
-    """sha256 (hex) that pins a run to a function: of the file that holds it, or, where that imports files of the config's
-    folder or its own (see `local_imports`), of all of them with their places beside it. What is installed is not covered."""
-    path = source_file(spec, search_path, what=what)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    others = local_files(path, _roots(spec, path, Path(search_path).resolve()))
+    """sha256 (hex) that pins a run to a function: of the file that holds it, or, where it runs several (`source_files`), of all
+    of them with their places beside the first."""
+    path, *others = source_files(spec, search_path, what=what)
+    digest = sha256_file(path)
     if not others:
         return digest
-    digests = {os.path.relpath(file, path.parent): hashlib.sha256(file.read_bytes()).hexdigest() for file in others}
-    return hashlib.sha256(json.dumps({**digests, path.name: digest}, sort_keys=True).encode()).hexdigest()
+    digests = {os.path.relpath(file, path.parent): sha256_file(file) for file in others}
+    return sha256_bytes(json.dumps({**digests, path.name: digest}, sort_keys=True).encode())
 
 
 def _roots(spec: str, path: Path, search_path: Path) -> list[Path]:
@@ -84,11 +115,14 @@ def load_function(spec: str, search_path: str | Path, *, what: str) -> Callable[
     module_name, name = _split(spec, what)
     path = source_file(spec, search_path, what=what)
     try:
-        module = _import(module_name, path, Path(search_path).resolve())
-    except (Exception, SystemExit) as error:  # a module may raise anything, and a program end, while it is imported
+        with exits_are_errors():
+            module = _import(module_name, path, Path(search_path).resolve())
+    except KeyboardInterrupt:  # the user's own, who does not want to wait for the import
+        raise
+    except BaseException as error:  # a module may raise anything, and a program end, while it is imported
         raise ConfigError(
-            f"{what} {spec}: importing {path} failed: {type(error).__name__}: {text_of(error)}",
-            "Run the file by itself with python to see where.",
+            f"{what} {spec}: importing {path} failed: {type(error).__name__}: {text_of(error)}{raised_at(error)}",
+            _import_hint(error),
         ) from error
     functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
     if name not in vars(module):
@@ -98,13 +132,26 @@ def load_function(spec: str, search_path: str | Path, *, what: str) -> Callable[
             f"Did you mean {near[0]!r}?" if near else "Check the name after the colon.",
         )
     function = vars(module)[name]
-    if not callable(function) or inspect.iscoroutinefunction(function):
+    if not callable(function) or _is_async(function):
         returned = "one number a pair" if what == "metric" else "a number"
         raise ConfigError(
             f"{spec} is {'an async function' if callable(function) else 'no function'}",
-            f"A {what} is an ordinary function that returns {returned}.",
+            f"A {what} is an ordinary function that returns {returned}. It may call asyncio.run itself.",
         )
     return function  # type: ignore[no-any-return]
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call of it, or of the `__call__` of an object, has to be awaited. A wrapper of an async function may run it
+    itself; what it returns is checked at each call."""
+    called = (function, function.__call__)  # type: ignore[operator]  # what can be called has it
+    return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in called)
+
+
+def _import_hint(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return 'The file ends the program while it is imported: put that code under `if __name__ == "__main__":`.'
+    return "Run the file by itself with python to see the whole traceback."
 
 
 def _split(spec: str, what: str) -> tuple[str, str]:

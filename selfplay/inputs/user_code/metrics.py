@@ -5,22 +5,21 @@ The import is here and not in `selection/`, which reads no files. See `selection
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from pathlib import Path
+from typing import Any
 
+from selfplay.config.named_files import is_own_metric
 from selfplay.core.errors import ConfigError
 from selfplay.inputs.user_code import loading as user_code
+from selfplay.inputs.user_code.exits import exits_are_errors
 from selfplay.selection.metrics import Metric, find_metric
 from selfplay.selection.metrics.metric import SPECIAL
 
 _WHAT = "metric"
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
-def is_own_metric(name: str) -> bool:
-    """Whether the name says a function of the user's (`file.py:function`) and not one of our metrics."""
-    return ":" in name or name.endswith(".py")
 
 
 def load_metric(name: str, search_path: str | Path) -> Metric:
@@ -51,11 +50,11 @@ def load_metric(name: str, search_path: str | Path) -> Metric:
                 f"metric {name}: option {parameter.name!r} of {path} has the default {default!r}",
                 "A parameter with a default is an option, which is a finite number; one without is a column.",
             )
+
+    @functools.wraps(function)
+    def called(**arguments: Any) -> Any:
+        with exits_are_errors():
+            return function(**arguments)
+
     said = (inspect.getdoc(function) or "").strip().partition("\n")[0]
-    return Metric(name, function, said or name, "large is kept", str(path), where=str(path))
-
-
-def metric_digest(name: str, search_path: str | Path) -> str | None:
-    """sha256 (hex) that pins a run to the source of the user's own metric, with what it imports from beside it; None for one
-    of ours."""
-    return user_code.source_digest(name, search_path, what=_WHAT) if is_own_metric(name) else None
+    return Metric(name, called, said or name, "large is kept", str(path), where=str(path))

@@ -1,18 +1,18 @@
 """Stage *score* and the gold judge: a user's Python function as a `Scorer`.
 
 `module:function` or `path/to/file.py:function`. A module is looked for in the config's folder first, then on
-sys.path. The function is called as f(prompt, response, **columns), one response at a time or with lists. What
-it raises, returns or does to what it is given for one response never touches another one's reward. Nothing here
-imports torch.
+sys.path. The function is called as f(prompt, response, **columns), one response at a time, or with the lists of one *unit*:
+all responses to one prompt (`ScoreItem.unit`). What it raises, returns or does to what it is given in one call never touches
+the rewards of another call. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,6 @@ from selfplay.inputs.user_code import loading
 
 NO_REWARD = "reward_none"
 _MAX_MESSAGE = 200
-# of a program that the function runs as a part of itself, or of an asynchronous client, comes more than an Exception
-_RAISED = (Exception, SystemExit, asyncio.CancelledError)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _WHAT = "reward function"
 
@@ -44,9 +42,11 @@ class RewardFunction:
     however it was written in the source, else the list of messages; `response` is the text; of the prompt's other
     columns those that the function's signature names are passed by name, or all of them where it takes **kwargs.
 
-    `batched`: called with lists (prompts, responses, each column as a list with None where a row lacks it) and
-    expected to return as many rewards; where such a call fails it is repeated one row at a time, as lists of
-    one. A reward is anything that is a number: bool and numpy scalars too; None says that there is none.
+    `batched`: called once for each unit, with lists (prompts, responses, each column as a list with None where a row lacks
+    it), and expected to return as many rewards. The lists hold the whole unit in every call, so that a function may compare
+    the responses of a list: shards, workers, a crash or a resume never change what is in one. A call that raises is not
+    repeated with other lists; all rows of its unit have the reason. A reward is anything that is a number: bool and numpy
+    scalars too; None says that there is none.
 
     Raises ConfigError when there is no such module or function or its signature cannot take (prompt, response).
     """
@@ -72,52 +72,40 @@ class RewardFunction:
         Reasons: "reward_error: TypeName: message" (one line), "reward_error: row has no column NAME",
         "reward_not_finite", "reward_none".
         """
-        outcomes = self._score_batch(items) if self._batched else [self._score_one(item) for item in items]
-        return score_table(items, outcomes)
+        if self._batched:
+            units = [list(unit) for _, unit in groupby(items, key=lambda item: item.unit)]
+            return score_table(items, [outcome for unit in units for outcome in self._score_unit(unit)])
+        return score_table(items, [self._score_one(item) for item in items])
 
     def _score_one(self, item: ScoreItem) -> Outcome:
         lacking = self._columns.lacking(item.columns)
         if lacking:
             return None, f"reward_error: row has no column {lacking[0]!r}"
+        beat()
         try:
-            beat()
             value = self._function(_prompt(item), item.response, **self._columns.select(item.columns))
             return _outcome(value)
-        except _RAISED as error:  # whatever a user's function raises is this response's reason, and is stored as such
+        except BaseException as error:  # whatever a user's function raises is this response's reason
             return None, _reason(error)
 
-    def _score_batch(self, items: Sequence[ScoreItem]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        ready = []
-        for item in items:
-            lacking = self._columns.lacking(item.columns)
-            outcomes.append((None, f"reward_error: row has no column {lacking[0]!r}" if lacking else None))
-            if not lacking:
-                ready.append(len(outcomes) - 1)
-        if not ready:
-            return outcomes
+    def _score_unit(self, unit: Sequence[ScoreItem]) -> list[Outcome]:
+        for item in unit:
+            if lacking := self._columns.lacking(item.columns):
+                return [(None, f"reward_error: row has no column {lacking[0]!r}")] * len(unit)
+        beat()
         try:
-            values = self._call_batch([items[place] for place in ready])
-        except _RAISED as error:  # some row is to blame: the calls with one row each find and record which
-            _heed(error)
-            for place in ready:
-                outcomes[place] = self._score_batch_of_one(items[place])
-            return outcomes
-        for place, value in zip(ready, values, strict=True):
-            outcomes[place] = _outcome_or_reason(value)
-        return outcomes
-
-    def _score_batch_of_one(self, item: ScoreItem) -> Outcome:
-        try:
-            return _outcome(self._call_batch([item])[0])
-        except _RAISED as error:  # as in _score_one
-            return None, _reason(error)
+            values = self._call_batch(unit)
+        except BaseException as error:  # as in _score_one
+            return [(None, _reason(error))] * len(unit)
+        return [_outcome_or_reason(value) for value in values]
 
     def _call_batch(self, items: Sequence[ScoreItem]) -> list[Any]:
         selected = [self._columns.select(item.columns) for item in items]
         names = dict.fromkeys(name for columns in selected for name in columns)
         columns = {name: [columns.get(name) for columns in selected] for name in names}
-        values = list(self._function([_prompt(item) for item in items], [item.response for item in items], **columns))
+        returned = self._function([_prompt(item) for item in items], [item.response for item in items], **columns)
+        _check_not_async(returned)
+        values = list(returned)
         if len(values) != len(items):
             raise ValueError(f"returned {len(values)} rewards for {len(items)} responses")
         return values
@@ -190,6 +178,7 @@ def _outcome(value: Any) -> Outcome:
     no float."""
     if value is None:
         return None, NO_REWARD
+    _check_not_async(value)
     if not (hasattr(type(value), "__float__") or hasattr(type(value), "__index__")):
         raise TypeError(f"returned {value!r}, which is no number")
     number = float(value)
@@ -199,8 +188,18 @@ def _outcome(value: Any) -> Outcome:
 def _outcome_or_reason(value: Any) -> Outcome:
     try:
         return _outcome(value)
-    except _RAISED as error:  # of a number of the user's own making
+    except BaseException as error:  # of a number of the user's own making
         return None, _reason(error)
+
+
+def _check_not_async(returned: Any) -> None:
+    """Raise TypeError for what has to be awaited: it holds no rewards yet."""
+    if inspect.iscoroutine(returned):
+        returned.close()  # otherwise Python warns that it was never awaited
+    if inspect.isawaitable(returned) or inspect.isasyncgen(returned):
+        raise TypeError(
+            f"returned an awaitable ({type(returned).__name__}); run it inside the function, as with asyncio.run"
+        )
 
 
 def _heed(error: BaseException) -> None:

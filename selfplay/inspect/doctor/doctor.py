@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from selfplay.core.limits import LIMITS, ray_temp, shortages, temp_folder
 from selfplay.core.machine import gpu_memory, this_device
 from selfplay.inspect.doctor.findings import Finding
 from selfplay.inspect.doctor.packages import check_packages, installed_versions, requirements_of
@@ -99,8 +100,28 @@ def _machine(gpus: list[int]) -> Iterator[Finding]:
         )
     else:
         yield Finding("cores", "ok", f"{cores} cores")
+    yield from _limits()
     if gpus:
         sizes = ", ".join(f"{size / 1e9:.0f} GB" for size in gpus)
         yield Finding("gpu", "ok", f"{len(gpus)} GPU(s): {sizes}")
     else:
         yield Finding("gpu", "ok", "no NVIDIA GPU: everything runs on the CPU, which suits small models")
+
+
+def _limits() -> Iterator[Finding]:
+    """What a run needs of the shell and of the machine beside memory and disk, and where its Ray keeps its files."""
+    short = {found.name: found for found in shortages()}
+    for name in LIMITS:
+        if name in short:
+            found = short[name]
+            yield Finding(name, "fail" if found.is_fatal else "warn", found.message, found.hint)
+        elif name == "temporary files":
+            yield Finding(name, "ok", _temporary_files())
+        else:
+            yield Finding(name, "ok", "enough" if name != "loopback" else "127.0.0.1 can be reached")
+
+
+def _temporary_files() -> str:
+    folder, for_ray = temp_folder(), ray_temp()
+    other = "" if for_ray == folder.absolute() else f"; Ray's sockets need a shorter name and go to {for_ray}"
+    return f"{shutil.disk_usage(folder).free / 1e9:.0f} GB free in {folder}{other}"

@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core import magnitudes
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.core.evaluation_statistics import bootstrap_mean
 from selfplay.inspect.documents.rounds import round_summary
@@ -61,7 +63,9 @@ def parse_side(given: str, other: Side | None = None) -> Side:
     evaluated = [round_number for round_number in store.rounds() if store.is_committed(round_number, "evaluate")]
     present = evaluated or store.rounds()
     if not present:
-        raise ConfigError(f"{given} has no round yet", f"`selfplay status {given}` reports its progress.")
+        raise ConfigError(
+            f"{given} has no round yet", f"`{shell_command('status', Path(given))}` reports its progress."
+        )
     return Side(store, present[-1])
 
 
@@ -134,7 +138,8 @@ def _responses(a: Side, b: Side, kind: str, limit: int, content: bool) -> dict[s
     one, other = _judged(a, kind), _judged(b, kind)
     judge = "gold" if all(pc.count(side["gold_reward"]).as_py() for side in (one, other)) else "reward"
     ids, values_a, values_b = _by_prompt(one, other, _JUDGES[judge])
-    change = values_b - values_a
+    with np.errstate(over="ignore"):  # beyond the largest float it is infinite, and not counted
+        change = values_b - values_a
     known = np.isfinite(change)
     mean = bootstrap_mean(change[known], seed=0) if 0 < known.sum() <= _MOST_FOR_INTERVAL else None
     # the largest change first, of equal ones the first by id; prompts that a side has no number for come last
@@ -151,7 +156,7 @@ def _responses(a: Side, b: Side, kind: str, limit: int, content: bool) -> dict[s
         "num_better": int((change[known] > 0).sum()),
         "num_worse": int((change[known] < 0).sum()),
         "num_equal": int((change[known] == 0).sum()),
-        "change_mean": float(change[known].mean()) if known.any() else None,
+        "change_mean": magnitudes.mean(change[known]) if known.any() else None,
         "change_ci_low": mean.ci_low if mean else None,
         "change_ci_high": mean.ci_high if mean else None,
         "prompts": [

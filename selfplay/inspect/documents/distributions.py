@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from selfplay.core import magnitudes
 from selfplay.store.run import Store
 
 BINS = 12
@@ -59,19 +60,20 @@ def describe(column: pa.ChunkedArray, kept: np.ndarray[Any, Any] | None = None) 
             row["num_kept"] = int(count)
     return {
         "count": len(values),
-        "mean": float(values.mean()),
-        "std": float(values.std()),
+        "mean": magnitudes.mean(values),
+        "std": magnitudes.std(values),
         "min": float(values.min()),
-        "median": float(np.median(values)),
+        "median": magnitudes.quantiles(values, (0.5,))[0],
         "max": float(values.max()),
         "histogram": rows,
     }
 
 
 def _edges(values: np.ndarray[Any, Any], *, whole: bool) -> np.ndarray[Any, Any]:
-    """Edges of at most BINS bins of one width; of whole numbers each bin takes equally many."""
+    """Edges of at most BINS bins of one width; of whole numbers each bin takes equally many. Numbers that lie too close together
+    for so many have fewer."""
     if not whole:
-        return np.histogram_bin_edges(values, bins=BINS)
+        return magnitudes.bin_edges(float(values.min()), float(values.max()), BINS)
     low, high = int(values.min()), int(values.max())
     width = -(-(high - low + 1) // BINS)
     return np.arange(low, high + width + 1, width, dtype=np.float64)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from typing import Any
 
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.core.records import part_columns
 from selfplay.inspect.query.connection import connect
 from selfplay.inspect.query.tables import rows_of, scan
-from selfplay.inspect.reading import SCHEMA_VERSION, finite
+from selfplay.inspect.reading import SCHEMA_VERSION, columns_of, finite
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force, is_selection
 
@@ -54,11 +54,13 @@ def _find(store: Store, pair_id: str) -> dict[str, Any]:
     message = f"there is no pair {pair_id!r} in {store.layout.root}"
     if not rounds:
         raise ConfigError(message, "No round has its pairs yet: see `selfplay status`.")
+    for number in rounds:
+        store.lazy_table(number, "select").check_size(["pair_id"])
     with connect({"pairs": scan(store, "pairs")}) as cursor:
         query = "SELECT pair_id FROM pairs ORDER BY levenshtein(pair_id, ?), pair_id LIMIT 3"
         near = [row[0] for row in cursor.execute(query, [pair_id]).fetchall()]
     near = difflib.get_close_matches(pair_id, near, n=3, cutoff=0.5)
-    listing = f"`selfplay pairs {store.layout.root} ROUND` lists them."
+    listing = f"`{shell_command('pairs', store.layout.root, 'ROUND')}` lists them."
     raise ConfigError(message, (f"The nearest: {', '.join(near)}. " if near else "") + listing)
 
 
@@ -66,7 +68,7 @@ def prompt_of(store: Store, number: int, prompt_id: str, *extra: str) -> dict[st
     """A prompt with the columns of its source, and `extra` columns of the table; None where the round does not have it."""
     found = rows_of(store, number, "prompts", "prompt_id", [prompt_id], [*_PROMPT, *extra])
     for prompt in found:
-        prompt["columns"] = json.loads(prompt.pop("columns_json"))
+        prompt["columns"] = columns_of(prompt.pop("columns_json"))
         if is_selection(store) and not prompt["num_prompt_tokens"]:
             prompt["num_prompt_tokens"] = None  # not counted without a policy
     return found[0] if found else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from selfplay.core.errors import SelfplayError
+from selfplay.core.json_text import parse_json
 from selfplay.core.outcomes import EvaluateOutcome
 from selfplay.inspect.documents.driver_status import liveness
+from selfplay.store.durable import reading_file
 from selfplay.store.layout import attempts_present
 from selfplay.store.run import Store
 from selfplay.store.run_state import check_committed_files, config_in_force, next_stage, run_state
@@ -44,7 +46,7 @@ def progress(store: Store) -> dict[str, Any] | None:
     folder = _newest_attempt(store)
     for line in reversed(_tail(folder / "events.jsonl") if folder else []):
         try:
-            event = json.loads(line)
+            event = parse_json(line)
         except ValueError:
             continue  # the line is being written, or its beginning was cut off
         if isinstance(event, dict) and event.get("event") == "progress":
@@ -62,12 +64,10 @@ def _newest_attempt(store: Store) -> Path | None:
 
 
 def _tail(path: Path) -> list[str]:
-    if path.is_symlink():
-        return []
     try:
-        with open(path, "rb") as file:
+        with reading_file(path) as file:
             file.seek(0, 2)
             file.seek(max(file.tell() - _TAIL, 0))
-            return file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
+            return file.read(_TAIL).decode("utf-8", "replace").splitlines()
+    except (OSError, SelfplayError):
         return []

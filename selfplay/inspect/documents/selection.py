@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import SelectionSummary, SelectOutcome
 from selfplay.core.stages import CANDIDATES, READ
 from selfplay.inspect.query.tables import column_names
+from selfplay.inspect.reading import columns_of
 from selfplay.selection.diagnostics.diagnose import diagnose
 from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.diagnostics.records import Diagnostics
@@ -137,7 +137,7 @@ def _groups(documents: pa.ChunkedArray, row_P: NDArray[np.int64], wanted: list[s
     """The grouping of the pairs by each column; `source_file` may be among the wanted ones and no column."""
     if not wanted:
         return {}
-    own = [json.loads(document) if document else {} for document in documents.to_pylist()]
+    own = [columns_of(document) for document in documents.to_pylist()]
     columns = list(dict.fromkeys(column for row in own for column in row))
     found = {}
     for name in wanted:

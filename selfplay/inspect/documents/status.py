@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import CorruptionError
 from selfplay.inspect.documents.driver_status import liveness
 from selfplay.inspect.documents.progress import progress
@@ -112,15 +113,17 @@ def _problem(problem: Problem) -> dict[str, str]:
 def _next(state: str, store: Store, root: Path, rounds: int, problems: list[Problem]) -> str:
     if is_selection(store) and state in ("complete", "interrupted", "failed"):
         same = "give the same `selfplay select` command again"
-        return {"complete": f"selfplay pairs {root} 1", "interrupted": same, "failed": f"fix the cause, then {same}"}[
-            state
-        ]
+        return {
+            "complete": shell_command("pairs", root, 1),
+            "interrupted": same,
+            "failed": f"fix the cause, then {same}",
+        }[state]
     return {
         "running": "it is under way; Ctrl-C in its terminal (or SIGTERM to the driver) stops it safely",
-        "complete": f"selfplay rounds {root}, or more rounds: selfplay resume {root} rounds={rounds + 1}",
-        "interrupted": f"selfplay resume {root}",
-        "not begun": f"selfplay resume {root}",
-        "pool": f"the arms of the comparison are forked from it: selfplay status {root.absolute().parents[2]}",
-        "failed": f"fix the cause that the message gives, then: selfplay resume {root}",
+        "complete": f"{shell_command('rounds', root)}, or more rounds: {shell_command('resume', root, f'rounds={rounds + 1}')}",
+        "interrupted": shell_command("resume", root),
+        "not begun": shell_command("resume", root),
+        "pool": f"the arms of the comparison are forked from it: {shell_command('status', root.absolute().parents[2])}",
+        "failed": f"fix the cause that the message gives, then: {shell_command('resume', root)}",
         "corrupt": problems[0].hint if problems else "",
     }[state]

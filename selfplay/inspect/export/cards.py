@@ -21,7 +21,7 @@ class Facts:
     """What the cards say of a run. `settings` are neutral (see neutral.py), `pins` the digests of what the settings name;
     `rounds` are the numbers of each round; `splits` maps a round to its number of pairs by split; `base_model` is the policy's
     hub name, or the name of its folder; `dataset` the name under which the dataset is found. `from_dataset`: `selfplay select`
-    made the pairs from a dataset."""
+    made the pairs from a dataset. `identities` maps a round to the description of its config (see identity.py)."""
 
     name: str
     dataset: str
@@ -34,6 +34,7 @@ class Facts:
     versions: dict[str, str]
     rounds: list[RoundSummary]
     splits: dict[int, dict[str, int]]
+    identities: dict[int, str]
     policies: dict[int, str]
     from_dataset: bool = False
 
@@ -59,6 +60,7 @@ def dataset_card(facts: Facts) -> str:
     configs = [
         {
             "config_name": config_name(number),
+            "description": facts.identities[number],
             "data_files": [
                 {"split": split, "path": f"{config_name(number)}/{split}/*.parquet"}
                 for split, count in splits.items()

@@ -16,10 +16,12 @@ from typing import Any, Literal
 
 from selfplay.config.anonymize import neutral, neutral_place
 from selfplay.config.load import looks_like_path
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import TrainOutcome
 from selfplay.inspect.documents.rounds import round_summaries
 from selfplay.inspect.export import cards
+from selfplay.inspect.export.identity import content_identity
 from selfplay.inspect.export.other_trainers import FORMATS, write_format
 from selfplay.inspect.export.tables import exported_schema, pairs
 from selfplay.inspect.reading import SCHEMA_VERSION, require_round, settings_for_others
@@ -99,7 +101,7 @@ def _rounds(store: Store, asked: Sequence[int]) -> list[int]:
     if not found:
         raise ConfigError(
             f"{store.layout.root} has no round with selected pairs yet",
-            f"`selfplay status {store.layout.root}` shows how far it is.",
+            f"`{shell_command('status', store.layout.root)}` shows how far it is.",
         )
     if is_selection(store) and not all(store.is_committed(number, "prompts") for number in found):
         folder = store.layout.root.parent
@@ -129,7 +131,8 @@ def _write(store: Store, wanted: Wanted, rounds: list[int], root: Path, dataset:
                 name: _write_split(writer, store, number, name, kept=name == "kept") for name in ("kept", "dropped")
             }
         policies, notes = _policies(store, wanted.policies)
-        facts = _facts(store, root, dataset, counts, policies)
+        identities = {number: content_identity(writer, cards.config_name(number)) for number in rounds}
+        facts = _facts(store, root, dataset, counts, identities, policies)
         for number, digest in policies.items():
             _write_policy(writer, store, facts, number, digest)
         writer.add(cards.RECIPE, cards.recipe(facts).encode())
@@ -216,7 +219,12 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 
 def _facts(
-    store: Store, root: Path, dataset: str, counts: dict[int, dict[str, int]], policies: dict[int, str]
+    store: Store,
+    root: Path,
+    dataset: str,
+    counts: dict[int, dict[str, int]],
+    identities: dict[int, str],
+    policies: dict[int, str],
 ) -> cards.Facts:
     settings = settings_for_others(store)
     base_model = str(config_in_force(store)["policy"]["model"] or "none")
@@ -235,5 +243,6 @@ def _facts(
         versions=documents[-1].get("versions", {}) if documents else {},
         rounds=round_summaries(store),
         splits=counts,
+        identities=identities,
         policies=policies,
     )

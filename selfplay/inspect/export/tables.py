@@ -34,6 +34,7 @@ def pairs(store: Store, round_number: int, *, kept: bool) -> Iterator[pa.Table]:
     prompts = prompts.set_column(1, "source_file", pa.array(names, pa.string()))
     folder = store.layout.stage(round_number, "select")
     wanted, shape = schema(Pair), exported_schema(store)
+    store.lazy_table(round_number, "select").check_size()
     for entry in store.commit_of(round_number, "select").files:
         if entry.rows is None or "/" in entry.path:  # what a metric read is a table inside the folder
             continue

@@ -19,11 +19,13 @@ import duckdb
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 
 MOST_MEMORY = 4 << 30
+# of a query in a terminal or in Python; a page of the viewer has less
+MOST_SECONDS = 600.0
 
 
 @contextmanager
 def connect(
-    tables: Mapping[str, Any], hint: str = "", seconds: float | None = None, *, quote: bool = False
+    tables: Mapping[str, Any], hint: str = "", seconds: float = MOST_SECONDS, *, quote: bool = False
 ) -> Iterator[Any]:
     """A DuckDB cursor that sees `tables`: name -> pyarrow Table, RecordBatchReader or Dataset.
 
@@ -32,23 +34,21 @@ def connect(
     invalid SQL, CorruptionError for a damaged file, SelfplayError where memory or time runs out.
     """
     cursor = _database(min(MOST_MEMORY, _half_of_memory())).cursor()
-    timer = threading.Timer(seconds, cursor.interrupt) if seconds is not None else None
+    timer = threading.Timer(seconds, cursor.interrupt)
+    timer.start()
     try:
-        if timer is not None:
-            timer.start()
         for name, table in tables.items():
             cursor.register(name, table)
         yield cursor
     except duckdb.InterruptException:
         raise SelfplayError(
             f"the query was interrupted after {seconds:.0f} s",
-            "Use a narrower filter, or `selfplay sql` in a terminal.",
+            "Ask for fewer rounds or columns, or use a narrower filter (`selfplay sql` in a terminal has ten minutes).",
         ) from None
     except duckdb.Error as error:
         raise _explained(error, hint, quote=quote) from None
     finally:
-        if timer is not None:
-            timer.cancel()
+        timer.cancel()
         cursor.close()
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from selfplay.store.layout import RECORD, Layout
 from selfplay.store.run import Store
+from selfplay.store.symlinks import forbid_symlinks
 
 
 def run_root(place: Path) -> Path:
-    """Where the run directory is: the folder itself, or the record of a selection in it."""
+    """Where the run directory is: the folder itself, or the record of a selection in it. Raises CorruptionError for a record that
+    is a symbolic link."""
+    forbid_symlinks(place / RECORD, place)
     return place / RECORD if Layout(place / RECORD).identity.is_file() else place
 
 

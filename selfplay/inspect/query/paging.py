@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.core.errors import ConfigError
-from selfplay.inspect.query.connection import connect, quoted
+from selfplay.inspect.query.connection import MOST_SECONDS, connect, quoted
 from selfplay.inspect.query.tables import dataset_of
 from selfplay.inspect.query.where import EXAMPLE, ROW, Rows, Where, parse_where, relation, unknown_column
 from selfplay.store.lazy_table import LazyTable
@@ -57,7 +57,7 @@ def page_of(
     return Page(table.num_rows, num_matching, rows, table.take(rows, columns))
 
 
-def ordered_rows(table: pa.Table, sort: str, *, descending: bool, seconds: float | None = None) -> Rows:
+def ordered_rows(table: pa.Table, sort: str, *, descending: bool, seconds: float = MOST_SECONDS) -> Rows:
     """Numbers of the rows of a table in memory, in the order of `page_of`."""
     query = f"SELECT {ROW} FROM ({relation(table.schema)}) ORDER BY {_order(sort, descending=descending)}"
     with connect({"t": table}, EXAMPLE, seconds) as cursor:
@@ -83,7 +83,8 @@ def _find(
             f"WITH matching AS MATERIALIZED (SELECT {kept} FROM ({relation(table.schema())}) WHERE {condition.sql}) "
             f"SELECT count(*) AS {ROW} FROM matching UNION ALL SELECT {ROW} FROM ({page})"
         )
-    with connect({"t": dataset_of(table)}, EXAMPLE) as cursor:
+    read = [*(() if condition is None else condition.columns), *(() if sort is None else (sort,))]
+    with connect({"t": dataset_of(table, read)}, EXAMPLE) as cursor:
         found = np.asarray(cursor.execute(query).fetchnumpy()[ROW], dtype=np.int64)
     return (table.num_rows, found) if condition is None else (int(found[0]), found[1:])
 

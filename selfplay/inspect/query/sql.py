@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ import pyarrow as pa
 from selfplay.core.errors import ConfigError
 from selfplay.inspect.documents.rounds import rounds_document
 from selfplay.inspect.query.connection import connect
-from selfplay.inspect.query.tables import TABLES, scan
+from selfplay.inspect.query.tables import TABLES, rounds_with, scan, table_of
 from selfplay.inspect.reading import SCHEMA_VERSION, finite
 from selfplay.store.run import Store
 
@@ -89,4 +90,8 @@ def _asked(store: Store, query: str) -> Iterator[tuple[Any, str]]:
         kind = str(statements[0].type).rpartition(".")[2]
         if kind not in _ALLOWED:
             raise ConfigError(f"a {kind} statement is refused: a run is only read", "Give one SELECT.")
+        # a query reads no table whose name it does not have
+        for name in (name for name in TABLES if re.search(rf"\b{name}\b", query, re.IGNORECASE)):
+            for number in rounds_with(store, name):
+                table_of(store, number, name).check_size()
         yield cursor, kind

@@ -6,6 +6,7 @@ A round may hold millions of rows. Nothing is read before columns and rows are a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Re
 from selfplay.inspect.reading import require_round
 from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.run import Store
+from selfplay.store.unfolding import MemoryBudget, UnfoldingError
 
 # name of a table -> the stage that writes it
 TABLES = {
@@ -83,8 +85,10 @@ def scan(store: Store, name: str, rounds: Sequence[int] | None = None) -> ds.Dat
     return _dataset(parts, shape if "round" in shape.names else shape.append(_ROUND))
 
 
-def dataset_of(table: LazyTable) -> ds.Dataset:
-    """One table as a dataset. Raises CorruptionError where a file has other rows than its commit says."""
+def dataset_of(table: LazyTable, columns: Sequence[str]) -> ds.Dataset:
+    """One table as a dataset, of which `columns` will be read. Raises CorruptionError where a file has other rows than its commit
+    says, or where these columns would take too much memory."""
+    table.check_size(columns)
     dataset = _dataset([(part, None) for part in table.parts], table.schema())
     for part, fragment in zip(table.parts, dataset.get_fragments(), strict=True):
         with table.reading(part):
@@ -103,10 +107,20 @@ def _dataset(parts: Sequence[tuple[Part, ds.Expression | None]], shape: pa.Schem
 
 
 def batches_of(source: ds.Dataset, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of a dataset, in order. Raises CorruptionError for a file that cannot be read as it was written."""
+    """The rows of a dataset, in order. Raises CorruptionError for a file that cannot be read as it was written, or would take too
+    much memory."""
     try:
+        for fragment in source.get_fragments():
+            if isinstance(fragment, ds.ParquetFileFragment):
+                _check_size(fragment, columns)
         yield from source.to_batches(columns=columns)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, UnfoldingError) as error:
         raise CorruptionError(
             f"a table cannot be read ({error})", "`selfplay verify RUN --deep` reports which file is damaged."
         ) from None
+
+
+def _check_size(fragment: Any, columns: list[str]) -> None:
+    path = Path(fragment.path)
+    for group in range(fragment.metadata.num_row_groups):
+        MemoryBudget([path]).charge_row_group(path, fragment.metadata, group, columns)

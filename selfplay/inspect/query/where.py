@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfplay.core.errors import ConfigError
-from selfplay.inspect.query.connection import connect, quoted
+from selfplay.inspect.query.connection import MOST_SECONDS, connect, quoted
 
 MAX_LENGTH = 2000
 ROW = "__row"
@@ -53,7 +53,7 @@ class Where:
         """Both conditions."""
         return Where(f"({self.sql}) AND ({other.sql})", tuple(dict.fromkeys([*self.columns, *other.columns])))
 
-    def rows(self, table: pa.Table | pa.RecordBatchReader, seconds: float | None = None) -> Rows:
+    def rows(self, table: pa.Table | pa.RecordBatchReader, seconds: float = MOST_SECONDS) -> Rows:
         """Numbers of the rows of a table for which the condition is true, ascending. The table has `columns` at least."""
         with connect({"t": table}, EXAMPLE, seconds) as cursor:
             found = cursor.execute(f"SELECT {ROW} FROM ({relation(table.schema)}) WHERE {self.sql}").fetchnumpy()

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.json_text import parse_json
 from selfplay.inspect.query.open import open_store, run_root
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Commits, Committed, Problem, problems_of_commits
 from selfplay.inspect.verify.verify_rows import check_rows
 from selfplay.store.commits import damage, remedy
-from selfplay.store.durable import parse_json
 from selfplay.store.layout import COMMIT, REMOVED, Layout, attempts_present, sidecar_index
 from selfplay.store.lock import is_held
 from selfplay.store.manifest import check_files

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from selfplay.core.commands import shell_command
 from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.catalogue import NotServedError
 from selfplay.inspect.viewer.filters import range_filters, ranged_columns, reasons
@@ -66,7 +66,7 @@ def sortable(rows: RowSet) -> list[str]:
     return [field.name for field in rows.schema if not pa.types.is_nested(field.type)]
 
 
-def browse(rows: RowSet, query: Query, command: Sequence[str]) -> dict[str, Any]:
+def browse(rows: RowSet, query: Query, command: Sequence[object]) -> dict[str, Any]:
     """What the page of a query shows; `command` is the terminal's `pairs` of the same table (empty: it has none)."""
     found = find(rows, query)
     num_pages = max(-(-len(found) // query.size), 1)
@@ -185,7 +185,7 @@ def chips(query: Query) -> list[tuple[str, Query]]:
     return found
 
 
-def _command(query: Query, command: Sequence[str]) -> str:
+def _command(query: Query, command: Sequence[object]) -> str:
     if not command:
         return ""
     words = list(command)
@@ -195,4 +195,4 @@ def _command(query: Query, command: Sequence[str]) -> str:
         words += ["--sort", query.sort]
     if query.order:
         words.append("--descending" if query.descending else "--ascending")
-    return shlex.join(words)
+    return shell_command(*words)

@@ -53,7 +53,8 @@ def list_document(
     """A page of the prompts with the mean of the measure in both rounds."""
     prompts = _prompts(store, cache, kind, rounds[0])
     before, after = (_means(store, cache, kind, number, measure, prompts) for number in rounds)
-    change = after - before
+    with np.errstate(over="ignore"):  # beyond the largest float it is infinite, and not counted
+        change = after - before
     rows = np.arange(len(change))
     if order != "table":
         rows = np.argsort(change if order == "worse" else -change, kind="stable")

@@ -20,6 +20,7 @@ from selfplay.inspect.viewer.rows import RowSet
 
 # rows of Python objects at a time
 _BATCH = 256
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def download(rows: RowSet, query: Query, form: str) -> tuple[str, Iterator[bytes]]:
@@ -44,8 +45,8 @@ def _jsonl(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:
 
 
 def _csv(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:
-    """Conversations are JSON in their cell."""
-    yield _csv_lines([schema.names])
+    """For spreadsheets: conversations are JSON in their cell, and no text is a formula (JSONL and Parquet are exact)."""
+    yield _csv_lines([[_cell(name) for name in schema.names]])
     for table in tables:
         for start in range(0, table.num_rows, _BATCH):
             rows = table.slice(start, _BATCH).to_pylist()
@@ -59,7 +60,10 @@ def _csv_lines(rows: list[list[Any]]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False)
+    # a spreadsheet would compute a text that begins like this, and may open addresses and programs that it names
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _parquet(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
+from selfplay.core.magnitudes import bin_edges
 from selfplay.inspect.query.where import Rows
 from selfplay.inspect.viewer.query import Query
 from selfplay.inspect.viewer.rows import RowSet
@@ -77,7 +78,8 @@ def range_filters(rows: RowSet, query: Query, matching: Rows) -> list[RangeFilte
     for column in ranged_columns(rows):
         bins = _bins(rows, column)
         part = query.range_of(column)
-        counts = np.bincount(bins.bin_of_row[matching], minlength=BINS + 1)[:BINS]
+        num_bins = len(bins.counts)
+        counts = np.bincount(bins.bin_of_row[matching], minlength=num_bins + 1)[:num_bins]
         found.append(
             RangeFilter(
                 column=column,
@@ -111,18 +113,18 @@ def _bins(rows: RowSet, column: str) -> Bins:
         values = rows.numbers(column)
         inside = np.isfinite(values)
         low, high = float(values[inside].min()), float(values[inside].max())
-        edges = np.linspace(low, high, BINS + 1)
-        index = np.full(len(values), BINS, dtype=np.uint8)
-        scaled = (values[inside] - low) * (BINS / (high - low))
-        index[inside] = np.minimum(scaled.astype(np.int64), BINS - 1)
-        return Bins(edges, index, np.bincount(index, minlength=BINS + 1)[:BINS])
+        edges = bin_edges(low, high, BINS)
+        num_bins = len(edges) - 1
+        index = np.full(len(values), num_bins, dtype=np.uint8)
+        index[inside] = np.clip(np.searchsorted(edges, values[inside], "right") - 1, 0, num_bins - 1)
+        return Bins(edges, index, np.bincount(index, minlength=num_bins + 1)[:num_bins])
 
     return rows.cache.get((rows.key, "bins", column), make)
 
 
 def _chart(column: str, bins: Bins, matching: Rows) -> Markup:
     most = max(int(bins.counts.max()), 1)
-    width = _WIDTH / BINS
+    width = _WIDTH / len(bins.counts)
     parts: list[Markup] = []
     for index, (count, inside) in enumerate(zip(bins.counts.tolist(), matching.tolist(), strict=True)):
         if not count:

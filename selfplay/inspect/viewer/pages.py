@@ -217,8 +217,8 @@ class Pages:
         return entry, number, row_set(store, number, "select", self.served.cache)
 
 
-def _command(entry: RunEntry, number: int | None) -> list[str]:
-    return [] if number is None else ["selfplay", "pairs", str(entry.path), str(number)]
+def _command(entry: RunEntry, number: int | None) -> list[object]:
+    return [] if number is None else ["pairs", entry.path, number]
 
 
 def _given(request: Request, name: str) -> str:

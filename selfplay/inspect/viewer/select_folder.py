@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from selfplay.core.errors import CorruptionError, SelfplayError
+from selfplay.core.json_text import parse_json
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.viewer.catalogue import RunEntry
 from selfplay.inspect.viewer.rows import RowSet
+from selfplay.store.durable import read_file
 from selfplay.store.layout import SUMMARY_SCHEMA
 from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.manifest import Manifest
@@ -38,7 +39,7 @@ def summary_of(entry: RunEntry) -> dict[str, Any]:
     """summary.json. Raises CorruptionError, SelfplayError for that of a newer version."""
     path = entry.path / "summary.json"
     try:
-        summary = json.loads(path.read_bytes())
+        summary = parse_json(read_file(path))
         schema = int(summary["schema"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptionError(f"{path} is damaged ({error})", f"Remove {entry.path} and make it again.") from None

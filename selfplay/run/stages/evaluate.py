@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,12 +23,14 @@ from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.evaluation_metrics import summarize
 from selfplay.run.stages.prompts import sample_requests
 from selfplay.run.stages.sample import no_responses, sampling_settings
+from selfplay.run.stages.sampling import request_size_of
 from selfplay.run.stages.scoring import (
-    SCORED_COLUMNS,
     gold_drop_reasons,
     judge_shards,
     reward_shards,
     score_items,
+    score_shards,
+    scored_columns,
 )
 from selfplay.selection.margins import Spread
 from selfplay.store.writer import StageWriter
@@ -42,13 +45,16 @@ def run(context: StageContext, round_number: int) -> None:
     policy = context.policy(round_number)
     changes = context.serve(round_number)
     shards = cut(sample_requests(context, 0, "evaluation"), context.settings.sampling.shard_size)
+    engines = context.workers.sampler.broadcast("describe")
     for mode in _modes(context):
         settings = _settings(context, mode)
+        size, window = request_size_of(engines, settings.num_responses)
         run_shards(
             context, writer, context.workers.sampler, "sample", shards,
             lambda shard, settings=settings: (list(shard), settings),  # type: ignore[misc]
             lambda _, table, mode=mode: _sampled(table, round_number, mode, policy),  # type: ignore[misc]
             title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", quarantine=no_responses(context),
+            size=size, window=window,
         )  # fmt: skip
     sampled = [writer.read_shards(f".{mode}") for mode in _modes(context)]
     responses = pa.concat_tables([schema(EvaluationResponse).empty_table(), *sampled])
@@ -112,17 +118,21 @@ def _score(context: StageContext, writer: StageWriter, round_number: int, respon
     size = 4 * context.settings.sampling.shard_size
 
     def rows(start: int, stop: int) -> pa.Table:
-        return responses.slice(start, stop - start).select(SCORED_COLUMNS)
+        return responses.slice(start, stop - start).select(scored_columns(context))
 
     def rewarded(index: int, scores: pa.Table | None) -> pa.Table:
         if scores is None:
             return shape.empty_table()
-        table = responses.slice(index * size, size)
+        table = responses.slice(starts[index], len(shards[index]))
         gold = writer.read_shard(index, GOLD)["gold_reward"] if context.workers.gold else table["gold_reward"]
         columns = {name: scores[name] for name in scores.column_names if name in shape.names} | {"gold_reward": gold}
         return pa.table({name: columns[name] if name in columns else table[name] for name in shape.names}).cast(shape)
 
-    shards = cut(score_items(context, 0, responses["prompt_id"], rows), size)
+    # a greedy response is not one of the sampled ones that a batched function compares
+    unit = pc.binary_join_element_wise(responses["mode"], responses["prompt_id"], " ")
+    items = score_items(context, 0, responses["prompt_id"], rows, unit)
+    shards = score_shards(context, items, size, unit)
+    starts = np.cumsum([0, *(len(shard) for shard in shards)])
     if context.workers.gold is not None:
         title = f"round {round_number} evaluate, gold"
         judge_shards(context, writer, context.workers.gold, shards, title=title)

@@ -8,6 +8,9 @@ that leave no room for a response of `sampling.max_tokens` were dropped before a
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,53 +24,70 @@ from selfplay.run.stages.responses import COLUMNS, RoundResponses, TextColumn
 from selfplay.selection.pairing import Pairing, build_pairs
 from selfplay.selection.reasons import DropReasons, is_kept
 from selfplay.selection.responses import ResponsePool
-from selfplay.store.lazy_table import LazyTable, RowReader
+from selfplay.store.lazy_table import LazyTable
+
+# Responses that are paired at a time: some tens of megabytes.
+BLOCK = 1 << 18
 
 
 def run(context: StageContext, round_number: int) -> None:
-    """Write the unused table and the candidate pairs of a round."""
+    """Write the unused table and the candidate pairs of a round, a block of whole prompts at a time."""
     started = time.monotonic()
     sample = context.store.lazy_table(round_number, "sample")
     responses = RoundResponses.of(sample.read(part, COLUMNS) for part in sample.parts)
     forced = gates.check(context, round_number, responses, sample)
     writer = context.writer(round_number, "pair")
-    pool = _pool(context, round_number, responses, sample)
-    del responses
     seed = derive_seed(context.settings.seed, "pair", round_number)
-    pairing = build_pairs(pool, context.settings.pairs, seed)
-    ids = sample.read_all(["response_id"])["response_id"].combine_chunks()
-    candidates, unused = candidate_table(ids, pairing), unused_table(ids, pairing)
-    paired_R = np.zeros(len(ids), dtype=np.bool_)
-    paired_R[pairing.chosen_P] = paired_R[pairing.rejected_P] = True
-    assert paired_R.sum() + unused.num_rows == len(ids), "a response is neither in a pair nor has a reason"
-    if not writer.shards(CANDIDATES):
-        writer.write_shard(0, candidates, CANDIDATES)
-    if not writer.shards():
-        writer.write_shard(0, unused)
-    context.commit(writer, started, pair_outcome(pool, pairing, forced))
+    # the penalty that balances lengths is fitted to all pairs of the round
+    is_whole = context.settings.pairs.length_penalty == "auto"
+    outcomes = []
+    for number, (first, last) in enumerate(_blocks(sample, sample.num_rows if is_whole else BLOCK)):
+        pool = _pool(context, round_number, responses.rows(first, last), sample, first, last)
+        pairing = build_pairs(pool, context.settings.pairs, seed)
+        ids = sample.take(range(first, last), ["response_id"])["response_id"].combine_chunks()
+        candidates, unused = candidate_table(ids, pairing), unused_table(ids, pairing)
+        paired_R = np.zeros(len(ids), dtype=np.bool_)
+        paired_R[pairing.chosen_P] = paired_R[pairing.rejected_P] = True
+        assert paired_R.sum() + unused.num_rows == len(ids), "a response is neither in a pair nor has a reason"
+        if number not in writer.shards(CANDIDATES):
+            writer.write_shard(number, candidates, CANDIDATES)
+        if number not in writer.shards():
+            writer.write_shard(number, unused)
+        outcomes.append(pair_outcome(pool, pairing, forced))
+    context.commit(writer, started, joined(outcomes))
 
 
-def _pool(context: StageContext, round_number: int, responses: RoundResponses, sample: LazyTable) -> ResponsePool:
-    """The responses of a round as the builders see them, row by row."""
+def _blocks(sample: LazyTable, num_rows: int) -> Iterator[tuple[int, int]]:
+    """First row and the row after the last of each block: the fewest files with at least `num_rows` responses. A file holds
+    whole prompts."""
+    first = 0
+    for part in sample.parts:
+        last = part.first + part.num_rows
+        if last - first >= num_rows or last == sample.num_rows:
+            yield first, last
+            first = last
+            if last == sample.num_rows:
+                return
+
+
+def _pool(
+    context: StageContext, round_number: int, responses: RoundResponses, sample: LazyTable, first: int, last: int
+) -> ResponsePool:
+    """The responses of a block as the builders see them, row by row."""
     scored = context.store.lazy_table(round_number, "score")
-    sampled = RowReader(sample, ["response_id"])
-    rewards = []
-    for part in scored.parts:
-        table = scored.read(part, ["response_id", "reward", "drop_reason"])
-        ids = sampled.take(range(part.first, part.first + part.num_rows))["response_id"]
-        assert table["response_id"].equals(ids), "rewards are not in the order of the responses"
-        rewards.append(table.drop_columns(["response_id"]))
-    reward = pa.concat_tables(rewards)
+    table = scored.take(range(first, last), ["response_id", "reward", "drop_reason"])
+    ids = sample.take(range(first, last), ["response_id"])["response_id"]
+    assert table["response_id"].equals(ids), "rewards are not in the order of the responses"
     return ResponsePool(
         prompt_R=responses.prompt_R,
         response_index_R=responses.response_index_R,
-        rewards_R=reward["reward"].to_numpy(),
+        rewards_R=table["reward"].to_numpy(),
         text_R=responses.text_R,
         empty_R=responses.empty_R,
         truncated_R=responses.truncated_R,
-        drop_reason_R=DropReasons.of_column(reward["drop_reason"]),
+        drop_reason_R=DropReasons.of_column(table["drop_reason"]),
         prompt_ids=responses.prompt_ids,
-        texts=TextColumn(sample),
+        texts=TextColumn(sample, first, last),
         num_tokens_R=responses.num_tokens_R,
     )
 
@@ -106,4 +126,19 @@ def pair_outcome(pool: ResponsePool, pairing: Pairing, gates_forced: list[Forced
         length_fit=pairing.fit,
         length_gap_mean=float(gap_P.mean()) if len(gap_P) else None,
         gates_forced=gates_forced,
+    )
+
+
+def joined(outcomes: Sequence[PairOutcome]) -> PairOutcome:
+    """One record of the pairings of all blocks. Pairs of one prompt are in one block."""
+    num_pairs = sum(block.num_pairs for block in outcomes)
+    gaps = [block.length_gap_mean * block.num_pairs for block in outcomes if block.length_gap_mean is not None]
+    if len(outcomes) == 1:
+        return outcomes[0]
+    return replace(
+        outcomes[0],
+        num_pairs=num_pairs,
+        num_prompts_paired=sum(block.num_prompts_paired for block in outcomes),
+        unused_reasons=dict(sum((Counter(block.unused_reasons) for block in outcomes), Counter())),
+        length_gap_mean=sum(gaps) / num_pairs if num_pairs else None,
     )

@@ -7,6 +7,7 @@ not sampled from.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,6 +26,7 @@ from selfplay.selection.arrays import Ints
 from selfplay.store.lazy_table import RowReader
 
 TOO_LONG = "too_long_for_context"
+OUTSIDE = "outside_of_vocabulary"
 # Prompts that are Python objects at a time.
 BLOCK_PROMPTS = 10_000
 
@@ -53,6 +55,12 @@ def run(context: StageContext, round_number: int) -> None:
     if reasons:
         context.reporter.say(
             f"round {round_number}: {sum(reasons.values())} of {table.num_rows} prompts dropped: {reasons}"
+        )
+    imitations = Counter(found for block in blocks for found in _imitations(context, block))
+    for string, count in sorted(imitations.items()):
+        context.reporter.say(
+            f"round {round_number}: {count} of {table.num_rows} prompts contain {string!r}, with which the chat template "
+            "structures a conversation. It is no control token, so the policy cannot tell it from the template's own"
         )
     if not writer.shards():
         writer.write_shard(0, table)
@@ -110,6 +118,13 @@ def _seeded_order(prompts: Prompts, seed: int, purpose: str) -> Ints:
     return np.asarray(order.to_numpy(), dtype=np.int64)
 
 
+def _imitations(context: StageContext, prompts: Prompts) -> Iterator[str]:
+    """The strings of the chat template, no tokens, that prompts contain: one of each prompt that has any."""
+    control = context.inputs.renderer.control
+    if control.plain:
+        yield from filter(None, (control.imitated(prompt.messages) for prompt in prompts))
+
+
 def _render(context: StageContext, round_number: int, raw: Prompts, limit: int) -> Iterator[Prompt]:
     for prompt in raw:
         token_ids: list[int] = []
@@ -118,6 +133,8 @@ def _render(context: StageContext, round_number: int, raw: Prompts, limit: int) 
             token_ids = context.inputs.renderer.prompt(prompt.messages)
         except DataError as error:
             reason = f"template_refused: {error.message}"[:200]
+        if token_ids and max(token_ids) >= context.inputs.policy_info.vocab_size:
+            reason = OUTSIDE
         if reason is None and not token_ids:
             reason = "empty_after_rendering"
         if len(token_ids) > limit:

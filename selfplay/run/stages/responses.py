@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, overload
 
 import numpy as np
@@ -36,10 +36,10 @@ class RoundResponses:
     @classmethod
     def of(cls, tables: Iterable[pa.Table]) -> RoundResponses:
         """The responses of tables with the columns COLUMNS. A text is in memory only with its own table."""
-        prompt_id: list[pa.Array] = []
+        prompt_id: list[pa.DictionaryArray] = []
         facts: dict[str, list[np.ndarray[Any, Any]]] = {}
         for table in tables:
-            prompt_id += table["prompt_id"].chunks
+            prompt_id += table["prompt_id"].dictionary_encode().chunks
             texts = table["text"].to_pylist()
             found = {
                 "response_index_R": table["response_index"].to_numpy(),
@@ -51,11 +51,21 @@ class RoundResponses:
             }
             for name, values in found.items():
                 facts.setdefault(name, []).append(values)
-        prompts = pa.chunked_array(prompt_id, pa.string()).combine_chunks().dictionary_encode()
+        encoded = pa.chunked_array(prompt_id, pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
         prompt_id.clear()
+        facts["prompt_R"] = [chunk.indices.to_numpy().astype(np.int64) for chunk in encoded.chunks]
+        prompts = encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], pa.string())
+        del encoded
         # each column's parts are freed before the next one is joined
         columns = {name: np.concatenate(facts.pop(name)) for name in [*facts]}
-        return cls(prompt_ids=prompts.dictionary, prompt_R=prompts.indices.to_numpy().astype(np.int64), **columns)
+        return cls(prompt_ids=prompts, **columns)
+
+    def rows(self, first: int, last: int) -> RoundResponses:
+        """The rows from `first` up to, and without, `last`; nothing is copied."""
+        columns = {
+            field.name: getattr(self, field.name)[first:last] for field in fields(self) if field.name != "prompt_ids"
+        }
+        return replace(self, **columns)
 
 
 def _hash(text: str) -> int:
@@ -64,15 +74,17 @@ def _hash(text: str) -> int:
 
 
 class TextColumn(Sequence[str]):
-    """The texts of a table by row. The texts of one file at a time are in memory, so read rows in about their order."""
+    """The texts of a table by row, counted from the row `first`. The texts of one file at a time are in memory, so read rows in
+    about their order."""
 
-    def __init__(self, table: LazyTable) -> None:
-        self._table = table
+    def __init__(self, table: LazyTable, first: int = 0, last: int | None = None) -> None:
+        self._table, self._first = table, first
+        self._last = table.num_rows if last is None else last
         self._part: Part | None = None
         self._texts: pa.ChunkedArray | None = None
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return self._last - self._first
 
     @overload
     def __getitem__(self, row: int) -> str: ...
@@ -83,6 +95,7 @@ class TextColumn(Sequence[str]):
     def __getitem__(self, row: int | slice) -> str | Sequence[str]:
         if isinstance(row, slice):
             return [self[each] for each in range(*row.indices(len(self)))]
+        row += self._first
         part = self._table.part_of(row)
         if part != self._part or self._texts is None:
             self._part, self._texts = part, self._table.read(part, ["text"])["text"]

@@ -18,6 +18,7 @@ from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages.context import StageContext, derive_seed
 from selfplay.run.stages.prompts import sample_requests
+from selfplay.run.stages.sampling import request_size_of
 from selfplay.store.writer import StageWriter
 
 
@@ -33,11 +34,12 @@ def run(context: StageContext, round_number: int) -> None:
     settings = sampling_settings(context)
     serving, adopted = time.monotonic(), writer.shards()
     requests = sample_requests(context, round_number, "sample", round_number)
+    size, window = request_size_of(context.workers.sampler.broadcast("describe"), settings.num_responses)
     run_shards(
         context, writer, context.workers.sampler, "sample", cut(requests, context.settings.sampling.shard_size),
         lambda shard: (share(context, shard, mixed=False), settings),
         lambda index, table: _with_mixed(complete(table, round_number, policy.digest, policy.round), writer, index, mixed),
-        title=f"round {round_number} sample", unit="prompts", quarantine=no_responses(context),
+        title=f"round {round_number} sample", unit="prompts", quarantine=no_responses(context), size=size, window=window,
     )  # fmt: skip
     sampled = time.monotonic()
     columns = ["prompt_id", "text", "num_tokens", "finish_reason", "policy_round"]
@@ -88,11 +90,13 @@ def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int)
     assert model is not None, "the second model of sampling.mix is resolved with the inputs"
     context.workers.sampler.broadcast("load_policy", str(model.folder), model.digest, ())
     settings = sampling_settings(context)
+    size, window = request_size_of(context.workers.sampler.broadcast("describe"), settings.num_responses)
     run_shards(
         context, writer, context.workers.sampler, "sample", shards,
         lambda shard: (share(context, shard, mixed=True), settings),
         lambda _, table: complete(table, round_number, model.digest, None),
         title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, quarantine=no_responses(context),
+        size=size, window=window,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,10 +12,17 @@ import pyarrow.compute as pc
 from selfplay.core.outcomes import CombinedReward, ScoreOutcome
 from selfplay.core.records import Reward, schema, with_parts
 from selfplay.core.stages import GOLD
-from selfplay.execution.sharding import cut
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.rows import count_values
-from selfplay.run.stages.scoring import SCORED_COLUMNS, gold_drop_reasons, judge_shards, reward_shards, score_items
+from selfplay.run.stages.scoring import (
+    batched_sources,
+    gold_drop_reasons,
+    judge_shards,
+    reward_shards,
+    score_items,
+    score_shards,
+    scored_columns,
+)
 from selfplay.store.lazy_table import RowReader
 
 
@@ -26,10 +34,13 @@ def run(context: StageContext, round_number: int) -> None:
     sample = context.store.lazy_table(round_number, "sample")
     # of a dataset with one row a response, each response has columns of its own
     own = [name for name in ("columns_json",) if context.from_dataset and name in sample.schema().names]
-    responses = RowReader(sample, [*SCORED_COLUMNS, *own])
+    responses = RowReader(sample, [*scored_columns(context), *own])
     prompt_id = context.store.table(round_number, "sample", columns=["prompt_id"])["prompt_id"]
-    items = score_items(context, round_number, prompt_id, lambda start, stop: responses.take(range(start, stop)))
-    shards = cut(items, context.settings.sampling.shard_size * context.settings.sampling.num_responses)
+    items = score_items(
+        context, round_number, prompt_id, lambda start, stop: responses.take(range(start, stop)), prompt_id
+    )
+    sampling = context.settings.sampling
+    shards = score_shards(context, items, sampling.shard_size * sampling.num_responses, prompt_id)
     gold = context.workers.gold if context.inputs.gold_on_training else None
     if gold is not None:
         judge_shards(context, writer, gold, shards, title=f"round {round_number} gold")
@@ -44,12 +55,18 @@ def run(context: StageContext, round_number: int) -> None:
         combined=combined,
         gold_drop_reasons=gold_drop_reasons(writer) if gold is not None else {},
         gold_lacks=list(context.inputs.gold_lacks),
+        batched=batched_sources(context),
     )
     context.commit(writer, started, outcome)
 
 
 def score_outcome(
-    scored: pa.Table, *, combined: CombinedReward | None, gold_drop_reasons: dict[str, int], gold_lacks: list[str]
+    scored: pa.Table,
+    *,
+    combined: CombinedReward | None,
+    gold_drop_reasons: dict[str, int],
+    gold_lacks: list[str],
+    batched: Sequence[str] = (),
 ) -> ScoreOutcome:
     """Counts and means of a rewards table."""
     return ScoreOutcome(
@@ -63,6 +80,7 @@ def score_outcome(
         combined=combined,
         gold_drop_reasons=gold_drop_reasons,
         gold_lacks=gold_lacks,
+        called_by_prompt=list(batched) or None,
     )
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.commands import shell_command
 from selfplay.core.errors import BackendError
 from selfplay.core.outcomes import CombinedReward, RewardPart
 from selfplay.core.pool import Pool
@@ -23,10 +25,11 @@ from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import part_column
 from selfplay.core.stages import GOLD, GOLD_SCHEMA, PARTS, SCORES_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import LazyItems, run_shards
+from selfplay.execution.sharding import LazyItems, cut, run_shards
+from selfplay.inputs.models.thinking import WHOLE, Answer, Thinking
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.rows import count_values, prompt_rows
-from selfplay.selection.arrays import Bools, Floats
+from selfplay.selection.arrays import Bools, Floats, run_starts
 from selfplay.selection.margins import Spread
 from selfplay.selection.reasons import REWARD_NOT_FINITE
 from selfplay.selection.rewards import combine, part_statistics
@@ -35,11 +38,25 @@ from selfplay.store.writer import StageWriter
 
 JUDGE = "evaluation.gold"
 
-# The columns of responses that a scorer's items are made from, their prompt's aside.
-SCORED_COLUMNS = ["response_id", "text", "finish_reason"]
 # A shard's index and its scores (response_id, reward, reward_NAME of each part, drop_reason; None: the shard has no
 # responses) as the rows that the stage keeps.
 Finish = Callable[[int, pa.Table | None], pa.Table]
+
+
+def scored_columns(context: StageContext) -> list[str]:
+    """The columns of responses that a scorer's items are made from, their prompt's aside."""
+    return ["response_id", "text", "finish_reason", *(["token_ids"] if _thoughts_in_tokens(context) else [])]
+
+
+def _thoughts_in_tokens(context: StageContext) -> bool:
+    """Whether a reward model sees final answers that only token ids tell apart from thoughts."""
+    return _sees_final(context) and not context.from_dataset and context.inputs.renderer.thinking.reads_tokens
+
+
+def _sees_final(context: StageContext) -> bool:
+    return any(
+        source.model is not None and source.sees == "final" for source in context.settings.reward.sources().values()
+    )
 
 
 def score_items(
@@ -47,15 +64,31 @@ def score_items(
     prompts_round: int,
     prompt_id: pa.ChunkedArray,
     responses: Callable[[int, int], pa.Table],
+    unit: pa.ChunkedArray,
 ) -> LazyItems[ScoreItem]:
     """What a scorer is given of responses: the conversation, the text, the prompt's other columns (or the response's own, which
-    only responses of a dataset have). `prompt_id` names the prompts of all responses, in the prompts table of that round;
-    `responses` returns SCORED_COLUMNS from a first row up to a last one."""
+    only responses of a dataset have), the final answer where a reward model sees that. `prompt_id` names the prompts of all
+    responses, in the prompts table of that round; `responses` returns `scored_columns` from a first row up to a last one; `unit`
+    is that of each item."""
     prompt_row = prompt_rows(context, prompts_round, prompt_id)
-    prompts = RowReader(context.store.lazy_table(prompts_round, "prompts"), ["messages", "columns_json"])
+    final, in_tokens = _sees_final(context), _thoughts_in_tokens(context)
+    names = ["messages", "columns_json", *(["prompt_token_ids"] if in_tokens else [])]
+    prompts = RowReader(context.store.lazy_table(prompts_round, "prompts"), names)
+
+    # responses of a dataset are text, and of whatever model
+    thinking = Thinking() if context.from_dataset else context.inputs.renderer.thinking
+
+    def answer(row: dict[str, Any], prompt: dict[str, Any]) -> Answer:
+        if not in_tokens:
+            return thinking.in_text(row["text"]) if final else WHOLE
+        sampled: list[int] = row["token_ids"]
+        stopped = row["finish_reason"] == "stop"
+        return thinking.answer(prompt["prompt_token_ids"], sampled[: len(sampled) - stopped], row["text"])
 
     def make(start: int, stop: int) -> list[ScoreItem]:
         asked = prompts.take(prompt_row[start:stop]).to_pylist()
+        rows = responses(start, stop).to_pylist()
+        answers = [answer(row, prompt) for row, prompt in zip(rows, asked, strict=True)]
         return [
             ScoreItem(
                 response_id=row["response_id"],
@@ -63,11 +96,29 @@ def score_items(
                 response=row["text"],
                 finish_reason=row["finish_reason"],
                 columns=json.loads(row.get("columns_json") or prompt["columns_json"]),
+                final_answer=found.text,
+                no_answer=found.missing,
+                unit=of_unit,
             )
-            for row, prompt in zip(responses(start, stop).to_pylist(), asked, strict=True)
+            for row, prompt, found, of_unit in zip(rows, asked, answers, unit[start:stop].to_pylist(), strict=True)
         ]
 
     return LazyItems(len(prompt_row), make)
+
+
+def score_shards(
+    context: StageContext, items: LazyItems[ScoreItem], size: int, unit: pa.ChunkedArray
+) -> list[Sequence[ScoreItem]]:
+    """Shards of `size` responses. Where a batched function is called with the responses of a unit, none is cut."""
+    if not batched_sources(context):
+        return cut(items, size)
+    codes = unit.combine_chunks().dictionary_encode().indices.to_numpy()
+    return cut(items, size, run_starts(codes).tolist())
+
+
+def batched_sources(context: StageContext) -> list[str]:
+    """The sections of the rewards whose function is called once for each unit."""
+    return [section for section, source in context.settings.reward.sources().items() if source.batched]
 
 
 def judge_shards(
@@ -90,19 +141,21 @@ def judge_shards(
 
     run_shards(
         context, writer, pool, "score", shards, lambda shard: (list(shard),), judged,
-        title=title, unit="responses", table=GOLD, quarantine=no_reward(context),
+        title=title, unit="responses", table=GOLD, quarantine=no_reward(context, batched=False),
     )  # fmt: skip
 
 
-def no_reward(context: StageContext) -> QuarantinePolicy[ScoreItem]:
-    """A response that kills its scorer has no reward, and the reason."""
+def no_reward(context: StageContext, *, batched: bool) -> QuarantinePolicy[ScoreItem]:
+    """A response that kills its scorer has no reward, and the reason; so have, where the scorer is a batched function, the other
+    responses of its unit."""
 
     def row(item: ScoreItem, reason: str) -> pa.Table:
         return pa.Table.from_pylist(
             [{"response_id": item.response_id, "reward": None, "drop_reason": reason}], schema=SCORES_SCHEMA
         )
 
-    return QuarantinePolicy(lambda item: item.response_id, row, context.settings.max_poison_items)
+    unit = (lambda item: item.unit) if batched else None
+    return QuarantinePolicy(lambda item: item.response_id, row, context.settings.max_poison_items, unit)
 
 
 def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
@@ -129,6 +182,8 @@ def reward_shards(
     scorer failed too often.
     """
 
+    batched = batched_sources(context)
+
     def ask(pool: Pool, section: str, title: str, keep: Finish, table: str = "") -> None:
         def checked(index: int, scores: pa.Table | None) -> pa.Table:
             if scores is not None:
@@ -138,7 +193,7 @@ def reward_shards(
 
         run_shards(
             context, writer, pool, "score", shards, lambda shard: (list(shard),), checked,
-            title=title, unit="responses", table=table, quarantine=no_reward(context),
+            title=title, unit="responses", table=table, quarantine=no_reward(context, batched=section in batched),
         )  # fmt: skip
 
     if not context.settings.reward.parts:
@@ -241,11 +296,11 @@ def check_failures(context: StageContext, table: pa.Table, section: str) -> None
     else:
         function = settings.reward.sources()[section].function
         name = f"the reward ({section}.{'model' if function is None else 'function'})"
-    again = f"`selfplay resume {context.store.layout.root}"
+    root = context.store.layout.root
     enough = 0.5 if num_failed <= 0.5 * table.num_rows else 1.0
     raise BackendError(
         f"{name} failed for {num_failed} of {table.num_rows} responses of a shard; most often ({count}): {common}",
-        f"If a service that it calls failed for a while, {again}` scores the rest. "
+        f"If a service that it calls failed for a while, `{shell_command('resume', root)}` scores the rest. "
         + ("A changed function makes another run: its source is pinned. " if function is not None else "")
-        + f"{again} reward.max_failed={enough}` allows more failures.",
+        + f"`{shell_command('resume', root, f'reward.max_failed={enough}')}` allows more failures.",
     )

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfplay.core.errors import BackendError, DivergedError, EmptyRoundsError, Interrupted
+from selfplay.core.commands import shell_command
+from selfplay.core.errors import BackendError, DivergedError, EmptyRoundsError, Interrupted, RuinedPolicyError
 from selfplay.core.outcomes import PairOutcome, SampleOutcome, SelectOutcome, Training, TrainOutcome
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
 from selfplay.core.train_pairs import SCHEMA, write_pairs
@@ -188,7 +189,7 @@ def _check_not_stuck(context: StageContext, round_number: int) -> None:
 def _job(
     context: StageContext, round_number: int, pairs: Sequence[TrainPair], policy: Policy, scratch: Path
 ) -> TrainJob:
-    training = context.settings.training
+    training, gates = context.settings.training, context.settings.gates
     reference = context.reference_policy(round_number)
     return TrainJob(
         pairs=pairs,
@@ -214,7 +215,7 @@ def _job(
         lora=training.lora.model_dump() if training.lora else None,
         gradient_checkpointing=training.gradient_checkpointing,
         trl=dict(training.trl),
-        limits=TrainLimits(context.settings.gates.max_loss, context.settings.gates.max_grad_norm),
+        limits=TrainLimits(gates.max_loss, gates.max_grad_norm, gates.max_update),
         canary_prompts=canary_prompts(pairs, context.inputs.max_length),
         stop_file=str(context.store.stop_file(round_number)),
         keep_checkpoints=context.settings.keep_trainer_checkpoints,
@@ -270,10 +271,12 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
             else:
                 result = event
     except DivergedError as diverged:
-        fork = f"`selfplay fork {context.store.layout.root} --from-round {round_number - 1}"
+        gentler = context.settings.training.learning_rate / (10 if isinstance(diverged, RuinedPolicyError) else 2)
+        rate = f"training.learning_rate={gentler:g}"
+        fork = shell_command("fork", context.store.layout.root, "--from-round", round_number - 1, rate)
         diverged.hint += (
             " The settings of a training cannot change within a run. A fork shares the rounds before this one: "
-            f"{fork} training.learning_rate={context.settings.training.learning_rate / 2:g}`."
+            f"`{fork}`."
         )
         raise
     except Interrupted as stopped:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.core.magnitudes import in_units
 from selfplay.selection.arrays import Bools, Floats
 from selfplay.selection.margins import spread
 
@@ -48,6 +49,7 @@ def correlation(one_P: NDArray[Any], two_P: NDArray[Any]) -> Correlation | None:
     # the ranks of rounding noise have as much spread as any others
     if len(one) < 2 or not (_varies(one) and _varies(two)):
         return Correlation(len(one), None, None)
+    one, two = in_units(one)[0], in_units(two)[0]
     return Correlation(len(one), float(stats.pearsonr(one, two).statistic), float(stats.spearmanr(one, two).statistic))
 
 

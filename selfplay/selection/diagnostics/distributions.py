@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.core import magnitudes
 from selfplay.selection.arrays import Bools, Floats
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -43,10 +44,10 @@ def moments(values: Floats) -> Moments:
     finite = values[np.isfinite(values)]
     if not len(finite):
         return Moments(0, None, None, None)
-    quantiles = np.quantile(finite, QUANTILES).tolist()
+    quantiles = magnitudes.quantiles(finite, QUANTILES)
     return Moments(
         num=len(finite),
-        mean=float(finite.mean()),
-        std=float(finite.std()),
+        mean=magnitudes.mean(finite),
+        std=magnitudes.std(finite),
         quantiles={str(at): value for at, value in zip(QUANTILES, quantiles, strict=True)},
     )

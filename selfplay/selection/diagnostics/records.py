@@ -11,12 +11,14 @@ from typing import Literal
 
 import numpy as np
 
+from selfplay.core import magnitudes
+from selfplay.core.magnitudes import HUGE, in_units
 from selfplay.core.outcomes import SelectionSummary
 from selfplay.selection.arrays import Bools, Floats, Ints
 from selfplay.selection.diagnostics.agreement import Correlation, Overlap, correlation
 from selfplay.selection.diagnostics.distributions import Distribution
 from selfplay.selection.diagnostics.groups import GroupShares
-from selfplay.selection.margins import HUGE, spread
+from selfplay.selection.margins import spread
 from selfplay.selection.select import Selection
 
 
@@ -180,8 +182,10 @@ def labels(columns_S: Mapping[str, Floats], kept_S: Bools) -> Labels | None:
     """Wrong labels by the gold rewards; None where no pair has both."""
     if "gold_reward_chosen" not in columns_S or "gold_reward_rejected" not in columns_S:
         return None
-    margin_S = columns_S["gold_reward_chosen"] - columns_S["gold_reward_rejected"]
-    judged_S = np.isfinite(margin_S)
+    chosen_S, rejected_S = columns_S["gold_reward_chosen"], columns_S["gold_reward_rejected"]
+    judged_S = np.isfinite(chosen_S) & np.isfinite(rejected_S)
+    # the sign alone: a difference may be beyond the largest float
+    margin_S = np.where(judged_S, (chosen_S > rejected_S) * 1.0 - (chosen_S < rejected_S), np.nan)
     if not judged_S.any():
         return None
     return Labels(
@@ -216,7 +220,8 @@ def _explicit_share(summary: SelectionSummary, columns_S: Mapping[str, Floats]) 
     std = spread(potential).std
     if not 0 < std < HUGE:
         return None
-    return float(np.cov(term, potential, ddof=0)[0, 1]) / std**2
+    _, unit = in_units(potential)
+    return float(np.cov(term / unit, potential / unit, ddof=0)[0, 1]) / (std / unit) ** 2
 
 
 def _mean_and_std(values: Floats) -> tuple[float, float] | tuple[None, None]:
@@ -233,7 +238,7 @@ def _tail(size: Floats) -> float | None:
     if not len(finite):
         return None
     median, high = np.quantile(finite, (0.5, 0.95)).tolist()
-    return high / median if median > 0 else None
+    return magnitudes.finite(high / median) if median > 0 else None
 
 
 def _share_negative(values: Floats) -> float | None:
@@ -243,7 +248,7 @@ def _share_negative(values: Floats) -> float | None:
 
 def _mean(values: Floats) -> float | None:
     finite = _finite(values)
-    return float(finite.mean()) if len(finite) else None
+    return magnitudes.mean(finite) if len(finite) else None
 
 
 def _finite(values: Floats) -> Floats:

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from selfplay.core.errors import ConfigError
+from selfplay.core.raised_at import raised_at
+from selfplay.core.redaction import text_of
 from selfplay.selection.arrays import Floats
 from selfplay.selection.metrics.inputs import how_to_get
 
@@ -110,9 +112,12 @@ class Metric:
     def _call_users(self, arguments: dict[str, Any]) -> Any:
         try:
             return self.function(**arguments)
-        except Exception as error:  # a user's function may raise anything
+        except KeyboardInterrupt:  # the user's own: a metric runs in the process that they see
+            raise
+        except BaseException as error:  # a user's function may raise anything
             raise ConfigError(
-                f"metric {self.name}: {self.function.__name__} in {self.where} failed: {type(error).__name__}: {error}",
+                f"metric {self.name}: {self.name.rpartition(':')[2]} in {self.where} failed: {type(error).__name__}: "
+                f"{text_of(error)}{raised_at(error)}",
                 f"It was called with arrays over {len(next(iter(arguments.values()), []))} pairs: "
                 f"{', '.join(arguments)}."
                 if arguments

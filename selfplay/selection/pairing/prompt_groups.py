@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.core.magnitudes import in_units
 from selfplay.selection.arrays import Bools, Floats, Ints, run_starts, take_strings
 from selfplay.selection.hashing import random_bits
 from selfplay.selection.responses import ResponsePool
@@ -48,11 +49,12 @@ class PromptGroups:
     def mean_and_std_G(self) -> tuple[Floats, Floats]:
         """Mean and population standard deviation of the rewards of each group."""
         # relative to the highest, so that a large common offset costs no digits
-        highest_G = self.highest_G()
-        offset_N = self.reward_N - highest_G[self.group_N]
+        reward_N, unit = in_units(self.reward_N)
+        highest_G = self._reduced(np.maximum, reward_N)
+        offset_N = reward_N - highest_G[self.group_N]
         mean_G = self._reduced(np.add, offset_N) / self.size_G
         variance_G = self._reduced(np.add, (offset_N - mean_G[self.group_N]) ** 2) / self.size_G
-        return highest_G + mean_G, np.sqrt(variance_G)
+        return unit * (highest_G + mean_G), unit * np.sqrt(variance_G)
 
     def _reduced(self, function: np.ufunc, values_N: Floats) -> Floats:
         return function.reduceat(values_N, self.start_G) if len(self.start_G) else np.empty(0)

@@ -1,6 +1,7 @@
 """The reward model with real tiny models: the plain forward's numbers in any batch, a reason where there is none."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,13 +71,18 @@ def test_too_long_is_dropped_never_cut(folder):
         RewardModel(str(folder), max_length=513)
 
 
-def test_thinking_is_seen_or_not(folder):
-    texts = ["<think>long</think>\n\nfine", "fine", "<think>endless"]
-    final = RewardModel(str(folder)).score(items(texts))
+def test_the_final_answer_is_seen_or_everything(folder):
+    thoughts = items(["<think>long</think>\n\nfine", "fine", "<think>endless"])
+    asked = [
+        replace(thoughts[0], final_answer="fine"),
+        thoughts[1],
+        replace(thoughts[2], no_answer="unclosed_thinking"),
+    ]
+    final = RewardModel(str(folder)).score(asked)
     assert final["drop_reason"].to_pylist() == [None, None, "unclosed_thinking"]
     assert final["reward"][0].as_py() == pytest.approx(final["reward"][1].as_py(), abs=1e-5)
-    full = RewardModel(str(folder), sees="full").score(items(texts))
-    assert full["reward"].to_pylist() == pytest.approx(plain_scores(folder, texts), abs=1e-5)
+    full = RewardModel(str(folder), sees="full").score(asked)
+    assert full["reward"].to_pylist() == pytest.approx(plain_scores(folder, [t.response for t in thoughts]), abs=1e-5)
     with pytest.raises(ConfigError, match=r"reward.sees is 'all'"):
         RewardModel(str(folder), sees="all")
 

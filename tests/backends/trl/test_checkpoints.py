@@ -208,6 +208,7 @@ INJURIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a seal": (lambda c: os.truncate(c / checkpoints.SEAL, 100), "seal cannot be read"),
     "seal of another shape": (lambda c: (c / checkpoints.SEAL).write_text("[]"), "seal cannot be read"),
     "a pickle put beside": (lambda c: (c / "pytorch_model.bin").write_bytes(b"x"), "pytorch_model.bin is not in"),
+    "a hidden file put beside": (lambda c: (c / ".other.pt").write_bytes(b"x"), ".other.pt is not in"),
     "a link": (_link, "scheduler.pt is missing"),
     "a link to another checkpoint": (_link_to_another, "it is not a folder"),
     "a link in the place of the seal": (_link_of_the_seal, "SEAL.json is a symbolic link"),

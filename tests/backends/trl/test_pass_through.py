@@ -8,8 +8,8 @@ import pytest
 from trl import DPOConfig
 from trl.experimental.cpo import CPOConfig
 
-from selfplay.backends.trl.pass_through import OWNED, check_trl_keys
-from selfplay.config.tags import TRL_KEYS
+from selfplay.backends.trl.pass_through import OWNED, _refusal, check_trl_keys
+from selfplay.config.pass_through import TRL_KEYS
 from selfplay.core.errors import ConfigError
 
 
@@ -68,6 +68,27 @@ def test_the_tables_name_keys_of_the_installed_trl():
     assert TRL_KEYS.keys() <= fields
     assert OWNED.keys() - fields == {"warmup_ratio"}, "a key of earlier versions that many recipes still have"
     assert not TRL_KEYS.keys() & OWNED.keys()
+
+
+def test_a_key_of_the_installed_trl_passes_only_if_it_was_judged():
+    for loss, config in (("dpo", DPOConfig), ("simpo", CPOConfig)):
+        fields = {field.name for field in dataclasses.fields(config)}
+        assert len(fields) > 100
+        passing = {key for key in fields if not _refusal(loss, key, [*fields])}
+        assert passing == (TRL_KEYS.keys() & fields) - ({"loss_type"} if loss == "simpo" else set())
+        assert "not supported" in _refusal(loss, "new_callback", [*fields, "new_callback"])
+
+
+@pytest.mark.parametrize(
+    "trl",
+    [
+        {"loss_type": "received.losses:mine"}, {"lr_scheduler_kwargs": {"lr_lambda": "received.schedule"}},
+        {"gradient_checkpointing_kwargs": {"context_fn": "received:fn"}}, {"liger_kernel_config": {"rope": "a/b.py"}},
+    ],
+)  # fmt: skip
+def test_a_value_names_nothing_outside_trl(trl):
+    (problem,) = check_trl_keys("dpo", trl)
+    assert "only numbers, flags and plain words" in problem
 
 
 def test_every_problem_is_named():

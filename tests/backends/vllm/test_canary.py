@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from selfplay.backends.vllm.canary import TOLERANCES, EngineToken, compare
+from selfplay.backends.vllm.canary import TOLERANCES, EngineToken, compare, differs, probes
 from selfplay.core.protocols import Canary, CanaryPosition
 
 EXACT = TOLERANCES["float32"]
@@ -81,3 +81,21 @@ def test_one_bad_prompt_among_good_ones_misses_and_is_named():
 def test_nothing_to_compare_is_an_error_not_a_pass(canaries, continuations):
     with pytest.raises(ValueError):
         compare(canaries, continuations, EXACT)
+
+
+def test_two_engines_on_the_same_weights_are_held_to_rounding():
+    fresh = [engine({5: -0.1, 6: -3.0}, {7: -0.5, 8: -1.5})]
+    assert differs(fresh, fresh, "float32") == ""
+    assert differs([engine({5: -0.10002, 6: -3.0}, {7: -0.5, 8: -1.5})], fresh, "float32") == ""
+    assert "differ by 0.0002" in differs([engine({5: -0.1002, 6: -3.0}, {7: -0.5, 8: -1.5})], fresh, "float32")
+    assert "takes token 9" in differs([engine({9: -0.1, 5: -3.0})], fresh, "float32")
+    assert differs([engine({5: -0.105, 6: -3.1}, {7: -0.5, 8: -1.5})], fresh, "bfloat16") == ""
+    assert "in the mean" in differs([engine({5: -0.14, 6: -3.0}, {7: -0.5, 8: -1.5})], fresh, "bfloat16")
+
+
+def test_probes_fit_the_vocabulary_and_the_context():
+    for vocab_size, longest in ((320, 128), (7, 16), (150_000, 4)):
+        for probe in probes(vocab_size, longest):
+            assert 0 <= min(probe.prompt_token_ids) <= max(probe.prompt_token_ids) < vocab_size
+            assert 0 < len(probe.prompt_token_ids) < longest
+    assert len({tuple(probe.prompt_token_ids) for probe in probes(320, 128)}) == 4

@@ -1,25 +1,30 @@
 """Defaults, the user's keys and selfplay's own: how an engine's arguments come together. No vllm needed."""
 
+import ast
+import importlib.util
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from transformers import LlamaConfig
 
 from selfplay.backends.vllm.engine_args import (
     OWNED_KEYS,
+    REFUSED_KEYS,
     engine_arguments,
     key_problems,
     prepare_environment,
     resolve_dtype,
 )
+from selfplay.config.pass_through import ENGINE_KEYS
 from selfplay.core.errors import ConfigError
 from selfplay.inputs.models.engine_cache import cpu_cache_bytes
 
 CONFIG = LlamaConfig(hidden_size=64, num_attention_heads=2, num_hidden_layers=2, max_position_embeddings=4096)
 
 
-def arguments(engine, *, max_model_len=None, cpu_config=CONFIG):
+def arguments(engine, *, max_model_len=None, cpu_config=CONFIG, composite=False):
     return engine_arguments(
         engine,
         folder="/policy",
@@ -28,6 +33,7 @@ def arguments(engine, *, max_model_len=None, cpu_config=CONFIG):
         seed=7,
         trust_remote_code=False,
         max_logprobs=20,
+        composite=composite,
         cpu_config=cpu_config,
     )
 
@@ -75,6 +81,12 @@ def test_gpu_keeps_vllms_own_sizes():
     assert not {"enforce_eager", "kv_cache_memory_bytes", "block_size", "enable_chunked_prefill"} & made.keys()
 
 
+def test_of_a_composite_model_the_language_model_alone_is_served():
+    assert arguments({}, composite=True)["language_model_only"] is True
+    assert arguments({"language_model_only": False}, composite=True)["language_model_only"] is False
+    assert "language_model_only" not in arguments({})
+
+
 def test_the_users_keys_overrule_defaults_but_never_what_selfplay_owns():
     made = arguments({"block_size": 64, "seed": 99, "model": "other"})
     assert (made["block_size"], made["seed"], made["model"]) == (64, 7, "/policy")
@@ -102,6 +114,65 @@ def test_key_problems_suggest_and_explain():
         owned
         == "sampling.engine.seed is not allowed, because selfplay sets it: set seed; each response has its own seed"
     )
+
+
+def installed_fields():
+    """Field -> annotation of the installed vLLM's EngineArgs, from its source: importing vLLM takes many seconds."""
+    package = importlib.util.find_spec("vllm").submodule_search_locations[0]
+    tree = ast.parse(Path(package, "engine/arg_utils.py").read_text())
+    (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "EngineArgs"]
+    return {node.target.id: node.annotation for node in found.body if isinstance(node, ast.AnnAssign)}
+
+
+def test_each_argument_of_the_installed_vllm_passes_only_if_it_was_judged():
+    fields = installed_fields()
+    assert len(fields) > 150
+    passing = {key for key in fields if not key_problems({key: 1}, fields)}
+    assert passing == ENGINE_KEYS.keys(), "keys that were judged, and no others"
+    tables = [ENGINE_KEYS, OWNED_KEYS, REFUSED_KEYS]
+    assert all(table.keys() <= fields.keys() for table in tables), "a key that this vLLM does not have"
+    assert sum(map(len, tables)) == len({key for table in tables for key in table}), "a key in two tables"
+    # an argument that a later vLLM adds
+    (problem,) = key_problems({"new_plugin": 1}, [*fields, "new_plugin"])
+    assert "is not passed on to vLLM: it is none of the arguments that were judged" in problem
+
+
+def test_no_argument_that_passes_takes_code_or_files():
+    """By its annotation: flags, numbers, and words of a closed set. `str` and classes are there for the three named here, whose
+    words are looked up in tables of vLLM."""
+    closed = ("Backend", "BackendEnum", "DType", "HashAlgo", "Level", "Methods", "Mode", "Policy", "Strategy")
+    looked_up = {"distributed_executor_backend", "model_impl", "quantization"}
+    for key in ENGINE_KEYS.keys() - looked_up:
+        annotation = installed_fields()[key]
+        names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+        open_names = {name for name in names - {"bool", "int", "float", "list", "Literal"} if not name.endswith(closed)}
+        assert not open_names, (key, ast.unparse(annotation))
+
+
+@pytest.mark.parametrize("key", REFUSED_KEYS)
+def test_what_leads_out_of_the_engine_is_refused_with_its_reason(key):
+    (problem,) = key_problems({key: "received.ext.Ext"}, installed_fields())
+    assert problem.startswith(f"sampling.engine.{key} is not passed on to vLLM: it ")
+    assert any(word in problem for word in ("code", "files", "addresses", "another model"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["received.ext.Ext", "received/ext.py", "host:29500", "tcp://host", "module:Class", {"backend": "received.ext"}, ["a.b"]],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["distributed_executor_backend", "quantization", "attention_backend", "max_num_seqs"])
+def test_a_value_names_nothing_outside_the_engine(key, value):
+    (problem,) = key_problems({key: value}, installed_fields())
+    assert "only numbers, flags and plain words" in problem
+
+
+def test_values_that_pass():
+    engine = {
+        "max_num_seqs": 8, "gpu_memory_utilization": 0.5, "enforce_eager": True, "max_model_len": None, "quantization": "fp8",
+        "kv_cache_dtype": "fp8_e4m3", "distributed_executor_backend": "mp", "cudagraph_capture_sizes": [1, 2, 4],
+        "attention_backend": "FLASH_ATTN",
+    }  # fmt: skip
+    assert key_problems(engine, installed_fields()) == []
 
 
 def test_auto_dtype_follows_the_device():

@@ -5,7 +5,9 @@ One engine lives in this process; `serve` asks for a policy by folder, so tests 
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfplay.backends.vllm.sampler import VllmSampler, check_engine_keys
-from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError
+from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError, WorkerLostError
 from selfplay.core.protocols import Canary, CanaryPosition, SampleRequest, SamplingSettings
 from tests.helpers.tiny import make_tiny_llama
 
@@ -180,6 +182,29 @@ def test_an_engine_that_fails_is_given_up_and_can_be_loaded_again(sampler, model
     assert serve(sampler, models["m0"]).how == "loaded"
 
 
+def test_calls_of_several_threads_share_the_batch_and_get_their_own_rows(sampler):
+    sampler.describe()
+    alone = [sampler.sample([request], SETTINGS) for request in REQUESTS]
+    before = sampler.describe()
+    with ThreadPoolExecutor(len(REQUESTS)) as threads:
+        together = list(threads.map(lambda request: sampler.sample([request], SETTINGS), REQUESTS))
+    after = sampler.describe()
+    assert together == alone
+    assert after["num_steps"] < before["num_steps"]
+    assert after["mean_occupancy"] > before["mean_occupancy"]
+
+
+def test_an_engine_that_fails_is_lost_to_every_call(sampler, models, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler._llm.llm_engine, "step", lambda: 1 / 0)
+        with ThreadPoolExecutor(3) as threads:
+            calls = [threads.submit(sampler.sample, [request], SETTINGS) for request in REQUESTS[:3]]
+        assert {type(call.exception()) for call in calls} <= {WorkerLostError, BackendError}
+        assert any(isinstance(call.exception(), WorkerLostError) for call in calls)
+    assert serve(sampler, models["m0"]).how == "loaded"
+    assert sampler.sample(REQUESTS, SETTINGS).num_rows == 18
+
+
 def test_describe_and_engine_keys(sampler):
     said = sampler.describe()
     assert (said["dtype"], said["max_model_len"], said["max_num_seqs"]) == ("float32", 128, 16)
@@ -211,6 +236,7 @@ def test_a_live_change_equals_a_fresh_engine(sampler, models, kind):
     first, second = models[f"{kind}0"], models[f"{kind}1"]
     canaries = record_canaries(second)
     fresh(sampler, first)
+    sampler._live_change_is_whole = True  # else the first change ends with a fresh engine
     live = serve(sampler, second, canaries)
     assert (live.how, live.reason) == ("reloaded", "")
     assert live.canary_error is not None and live.canary_error <= 1e-4
@@ -235,6 +261,29 @@ def test_a_tied_output_layer_left_stale_is_caught(sampler, models, monkeypatch):
     assert change.how == "rebuilt"
     assert "canary missed after the live change: canary" in change.reason
     assert change.canary_error is not None and change.canary_error <= 1e-4
+    sampler._drop_engine()
+
+
+def test_a_stale_part_that_the_canary_tolerates_is_found_by_the_first_change(sampler, models, tmp_path, monkeypatch):
+    near = Path(shutil.copytree(models["tied0"], tmp_path / "near"))
+    tensors = load_file(near / "model.safetensors")
+    noise = torch.randn(tensors["model.embed_tokens.weight"].shape, generator=torch.Generator().manual_seed(0))
+    tensors["model.embed_tokens.weight"] += 2e-5 * noise
+    save_file(tensors, near / "model.safetensors", metadata={"format": "pt"})
+    fresh(sampler, models["tied0"])
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler, "_live_change_is_whole", None)
+        patch.setattr(VllmSampler, "_repack_cpu_layers", lambda self: None)
+        change = serve(sampler, near, record_canaries(near))
+        assert change.how == "rebuilt"
+        assert "the live engine differs from a fresh one on the same weights: log-probs differ by" in change.reason
+        again = serve(sampler, models["tied0"])
+        assert (again.how, again.reason) == ("rebuilt", "a change in the live engine leaves a part of it stale")
+        # a second model of `sampling.mix` comes without canaries
+        patch.setattr(sampler, "_live_change_is_whole", None)
+        change = serve(sampler, models["tied1"])
+        assert change.how == "rebuilt"
+        assert "differs from a fresh one" in change.reason
     sampler._drop_engine()
 
 

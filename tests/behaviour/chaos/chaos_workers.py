@@ -51,7 +51,7 @@ class AheadPool:
         self._points.reached(f"{self._role} is asked to {method}")
         return getattr(self._backend, method)(*args)
 
-    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
+    def map(self, method: str, calls: Iterable[Call], window: int = 2) -> Iterator[tuple[int, Any]]:
         """In order, `IN_FLIGHT` ahead."""
         waiting: deque[tuple[int, Any]] = deque()
         for call in calls:

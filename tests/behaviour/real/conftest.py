@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -47,14 +48,33 @@ def config(world: Path, tmp_path: Path) -> Path:
     return path
 
 
+# `selfplay ARGUMENTS` with a network of its own, in which there is nothing but the loopback, and with the kernel's count of what
+# had no way out. (A connection that is refused for that reason is counted, also of UDP, with which names are looked up.)
+_ALONE = """
+import fcntl, runpy, socket, struct, sys
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+def no_routes():
+    four = [line.split() for line in open("/proc/net/snmp") if line.startswith("Ip:")]
+    six = dict(line.split() for line in open("/proc/net/snmp6"))
+    return int(dict(zip(*four))["OutNoRoutes"]) + int(six["Ip6OutNoRoutes"])
+try:
+    runpy.run_module("selfplay", run_name="__main__")
+finally:
+    print("attempts to leave this machine:", no_routes(), flush=True)
+"""
+CAN_BE_ALONE = os.geteuid() == 0 and shutil.which("unshare") is not None
+
+
 @pytest.fixture
 def selfplay(tmp_path: Path) -> Selfplay:
     """Start `selfplay ARGUMENTS` as a child process, output in tmp_path/output.txt."""
 
-    def run(arguments: Sequence[str | Path], wait: bool = True) -> subprocess.Popen[str]:
+    def run(arguments: Sequence[str | Path], wait: bool = True, alone: bool = False) -> subprocess.Popen[str]:
+        program = ["unshare", "--net", sys.executable, "-c", _ALONE] if alone else [sys.executable, "-m", "selfplay"]
         with open(tmp_path / "output.txt", "a", encoding="utf-8") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", "selfplay", *map(str, arguments)],
+                [*program, *map(str, arguments)],
                 stdout=output, stderr=output, text=True, env={**os.environ, "COLUMNS": "200"},
             )  # fmt: skip
         if wait:

@@ -1,4 +1,5 @@
-"""The loop on real vLLM, Ray and TRL in its other forms: adapters, SimPO, a reward function, two engines, SIGTERM."""
+"""The loop on real vLLM, Ray and TRL in its other forms: adapters, SimPO, a reward function, two engines, SIGTERM, and without a
+network."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 
 from selfplay.core.outcomes import EvaluateOutcome, SampleOutcome, TrainOutcome
 from selfplay.store.run import Store
+from tests.behaviour.real.conftest import CAN_BE_ALONE
 from tests.helpers.processes import check_gone, signal_everybody
 
 REWARD = """
@@ -87,7 +89,9 @@ def test_simpo_by_explicit_margin_without_an_evaluation(world: Path, tmp_path: P
         },
     )  # fmt: skip
     run = tmp_path / "run"
-    selfplay(["run", config, "--run-dir", run])
+    selfplay(["run", config, "--run-dir", run], alone=CAN_BE_ALONE)
+    if CAN_BE_ALONE:  # root is needed for a network of its own; the rest of this test is for everybody
+        assert "attempts to leave this machine: 0\n" in (tmp_path / "output.txt").read_text()
     store = Store.open(run)
     pairs = [row for row in store.table(1, "select").to_pylist() if row["kept"]]
     assert len(pairs) == 32

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from selfplay.dataset_selection.reading.dataset import read_dataset
+from selfplay.inputs.prompts import load_prompts
 
 
 def table(path: Path, rows: list[dict[str, Any]], write: Any) -> str:
@@ -83,7 +85,14 @@ def test_messages_as_json_text_are_messages_in_every_format(tmp_path: Path, kind
     "chosen",
     [
         json.dumps(said("assistant", "a")),  # beside a plain text: could be either
-        "[{'role': 'assistant', 'content': 'a'}\n {'role': 'user', 'content': 'b'}]",  # as numpy prints it
+        "[Message(role='assistant', content='a')]",
+        "[{'role': assistant, 'content': a}]",  # DuckDB
+        "[{role=assistant, content=a}]",  # Trino
+        "[{assistant, a}]",  # Spark
+        '[{\\"role\\": \\"assistant\\", \\"content\\": \\"a\\"}]',
+        '{"messages": [{"role": "assistant", "content": "a"}]}',
+        '[["assistant", "a"]]',
+        "[{'name': 'x', 'role': 'assistant', 'content': 'a'}, ...]",
         "[{'role': 'assistant', 'content': 'a' 'b'}]",
         '[{"role": "assistant", "content": "a"',
     ],
@@ -92,6 +101,31 @@ def test_text_that_may_be_messages_is_refused(tmp_path: Path, chosen: str) -> No
     rows = [{"prompt": "q", "chosen": chosen, "rejected": "b"}, {"prompt": "q", "chosen": "a", "rejected": "b"}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_dataset(str(tmp_path / "a.jsonl")).bad_rows.counts == {"serialised_messages": 1}
+
+
+def test_messages_as_numpy_prints_them(tmp_path: Path) -> None:
+    turns = [*said("user", 'it\'s {a} "b"\n{c}'), *said("assistant", "d")]
+    lines = np.array(turns, dtype=object)
+    rows = [{"chosen": str(lines), "rejected": repr(lines).replace("'d'", "'e'")}]
+    pairs = read_dataset(table(tmp_path / "a.csv", rows, str)).pairs
+    assert pairs is not None and pairs["prompt"].to_pylist() == [turns[:1]]
+    assert pairs["chosen"].to_pylist() == [turns[1:]] and pairs["rejected"].to_pylist() == [said("assistant", "e")]
+
+
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_prompts_of_a_run_as_text(tmp_path: Path, write: Any) -> None:
+    twice = json.dumps(json.dumps(said("user", "q")))
+    rows = [{"prompt": said("user", "q"), "n": 1}, {"prompt": twice, "n": 2}, {"prompt": '["q"]', "n": 3}]
+    source = load_prompts(table(tmp_path / "a.csv", rows, write), "prompt")
+    assert [prompt.messages for prompt in source.prompts] == [said("user", "q")] * 2
+    assert source.bad_rows.counts == {"serialised_messages": 1}
+
+
+def test_lists_of_objects_in_a_csv(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completions": [{"response": "x", "score": 1.5}, {"response": "y", "score": 2}]}]
+    for write in (json.dumps, repr):
+        found = read_dataset(table(tmp_path / "a.csv", rows, write)).responses
+        assert found is not None and found["text"].to_pylist() == ["x", "y"] and found["reward"].to_pylist() == [1.5, 2]
 
 
 def test_lists_of_texts_without_commas_are_refused(tmp_path: Path) -> None:

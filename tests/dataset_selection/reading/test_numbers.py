@@ -15,6 +15,7 @@ from selfplay.dataset_selection.reading.dataset import read_dataset
 from selfplay.dataset_selection.reading.numbers import _row_numbers, has_only_numbers
 from selfplay.inputs.rows.columns import recognise
 from selfplay.inputs.rows.source import open_source
+from selfplay.inputs.rows.survey import survey
 from selfplay.inputs.rows.tables import all_differ
 
 NAMES = ["reward_chosen", "reward_rejected", "num_tokens_chosen", "num_tokens_rejected"]
@@ -151,7 +152,7 @@ def test_a_column_that_is_null_everywhere_is_as_though_absent(tmp_path):
 def test_texts_as_numbers_are_read_row_by_row(tmp_path):
     columns = {"reward_chosen": ["1.5", "x"], "reward_rejected": ["1", "2"]}
     path = write(tmp_path / "a.parquet", columns)
-    found = recognise(path, list(columns), named={}, wanted=(), prefer="pairs")
+    found = recognise(path, survey(open_source(path)), named={}, wanted=(), prefer="pairs")
     assert not has_only_numbers(open_source(path), found)
     dataset = read_dataset(path)
     assert dataset.pairs.column("reward_chosen").to_pylist() == [1.5] and dataset.bad_rows.counts == {"not_a_number": 1}

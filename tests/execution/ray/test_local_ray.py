@@ -6,14 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import ray
 
+from selfplay.core import limits
+from selfplay.core.errors import BackendError
+from selfplay.execution.ray import local_ray
 from selfplay.execution.ray import orphan_reaper as reaper
+from selfplay.execution.ray.local_ray import LocalRay
 from tests.helpers.processes import check_gone
 
 DRIVER = """
@@ -26,6 +33,7 @@ from selfplay.core.errors import BackendError
 folder = Path(sys.argv[1])
 try:
     with RayCluster(ClusterConfig(sampler=RoleConfig(replicas=2)), folder) as cluster:
+        (folder / "private").write_text(cluster._own._node._node.temp_dir)
         pool = cluster.pool("sampler", BackendSpec("tests.helpers.pool_backends:Counter"))
         (folder / "started").touch()
         for key, _ in pool.map("sleep", [Call(key, (0.2,)) for key in range(1000)]):
@@ -60,6 +68,13 @@ def wait_for(path: Path, driver: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def ignores(pid: int, number: int) -> bool:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (mask,) = [line.split()[1] for line in lines if line.startswith("SigIgn:")]
@@ -78,9 +93,12 @@ def test_a_driver_killed_while_its_workers_start_leaves_nothing(
     names = {process.name() for process in family if process.is_running()}
     assert {"raylet", "gcs_server"} <= names
     assert any("Agent" in name for name in names), names
+    private = Path((tmp_path / "private").read_text()).parent
+    assert private.stat().st_mode & 0o777 == 0o700
     driver.kill()
     driver.wait()
     check_gone(family)
+    wait_until(lambda: not private.exists())
 
 
 @pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
@@ -95,11 +113,13 @@ def test_the_death_of_ray_itself_is_said_and_ends_everything(
     said, _ = driver.communicate(timeout=50)
     assert driver.returncode == 0, said
     assert f"Ray's {victim} (process {process.pid}) has died (SIGKILL)" in said
+    # they are deleted with its folder
+    assert "the last lines of its logs" in said
     assert "selfplay resume" in said
     check_gone(family)
 
 
-def test_the_reaper_ends_a_session_when_its_pipe_is_closed_and_hears_no_signal() -> None:
+def test_the_reaper_ends_a_session_when_its_pipe_is_closed_and_hears_no_signal(tmp_path: Path) -> None:
     child = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.fork(); os.write(1, b'1'); time.sleep(60)"
     stubborn, stranger = (
         subprocess.Popen([sys.executable, "-c", child], start_new_session=True, stdout=subprocess.PIPE)
@@ -110,20 +130,23 @@ def test_the_reaper_ends_a_session_when_its_pipe_is_closed_and_hears_no_signal()
             assert process.stdout is not None
             assert process.stdout.read(2) == b"11"
         assert len(reaper.left_of({stubborn.pid})) == 2
+        folder = tmp_path / "private"
+        (folder / "logs").mkdir(parents=True)
         watcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", reaper.__file__, str(stubborn.pid)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
+            [sys.executable, "-I", "-S", reaper.__file__, str(folder)], stdin=subprocess.PIPE, start_new_session=True
         )
+        assert watcher.stdin is not None
+        watcher.stdin.write(b"%d\n" % stubborn.pid)
+        watcher.stdin.flush()
         while not ignores(watcher.pid, signal.SIGTERM):  # it has begun
             assert watcher.poll() is None
             time.sleep(0.01)
         watcher.terminate()
         time.sleep(0.2)
         assert len(reaper.left_of({stubborn.pid})) == 2
-        assert watcher.stdin is not None
         watcher.stdin.close()
         assert watcher.wait(timeout=20) == 0
+        assert not folder.exists()
         assert reaper.left_of({stubborn.pid}) == []
         assert len(reaper.left_of({stranger.pid})) == 2
     finally:
@@ -131,3 +154,66 @@ def test_the_reaper_ends_a_session_when_its_pipe_is_closed_and_hears_no_signal()
             os.kill(pid, 9)
         for process in (stubborn, stranger):
             process.communicate()
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Nothing of Ray's starts; its private folder is made in the folder that is returned."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(limits, "LONGEST_TEMP", 1000)
+    return tmp_path
+
+
+def test_a_start_that_hangs_is_said_and_leaves_nothing(no_ray: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(ray, "init", lambda **_: released.wait(20))
+    monkeypatch.setattr(local_ray, "START_SECONDS", 0.3)
+    before = dict(os.environ)
+    with pytest.raises(BackendError, match=r"did not start within 0\.3 s") as late:
+        LocalRay().start()
+    released.set()
+    assert "selfplay doctor" in late.value.hint
+    assert {**before, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} == dict(os.environ)
+    assert list(no_ray.iterdir()) == []
+
+
+def test_ctrl_c_ends_a_start_that_hangs(no_ray: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(ray, "init", lambda **_: released.wait(20))
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        LocalRay().start()
+    released.set()
+    assert list(no_ray.iterdir()) == []
+
+
+def test_a_start_that_fails_says_why_and_what_is_short(no_ray: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(limits, "SHARED_BYTES", 1 << 60)
+    with pytest.raises(BackendError, match="could not start Ray here: out of luck") as failed:
+        LocalRay().start()
+    assert "shared memory: /dev/shm has" in failed.value.message
+    assert list(no_ray.iterdir()) == []
+
+
+def test_variables_of_another_ray_do_not_lead_elsewhere(no_ray: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's token, mode and Redis server are those of a cluster that is joined at another time."""
+    others = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "theirs", "RAY_REDIS_ADDRESS": "10.9.8.7:6379"}
+    for name, value in others.items():
+        monkeypatch.setenv(name, value)
+    seen: dict[str, str] = {}
+
+    def fail(**_: Any) -> None:
+        seen.update(os.environ)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(BackendError):
+        LocalRay().start()
+    assert seen["RAY_AUTH_MODE"] == "token"
+    assert len(seen["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_REDIS_ADDRESS" not in seen
+    assert {name: os.environ[name] for name in others} == others

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from selfplay.core.errors import BackendError, ModelError, ResourceError, Weight
 from selfplay.core.pool import BackendSpec, Call
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
+from tests.helpers.processes import workers_find_the_tests
 
 MakePool = Callable[..., RayPool]
 
@@ -24,7 +27,7 @@ MakePool = Callable[..., RayPool]
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     before = signal.getsignal(signal.SIGTERM)
-    with RayCluster(ClusterConfig(), tmp_path_factory.mktemp("logs")) as cluster:
+    with workers_find_the_tests(), RayCluster(ClusterConfig(), tmp_path_factory.mktemp("logs")) as cluster:
         # ray.init takes SIGTERM for itself; the driver's handler stops a run at a safe point
         assert signal.getsignal(signal.SIGTERM) is before
         yield cluster
@@ -46,7 +49,7 @@ def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
             ),
             replicas=replicas,
             demand={},
-            env={"PYTHONPATH": str(Path(__file__).parents[3]), "POOL_TEST_ENV": "set"},
+            env={"POOL_TEST_ENV": "set"},
             log_folder=tmp_path,
             retries=2,
             start_timeout=start_timeout,
@@ -70,6 +73,54 @@ def test_ray_listens_on_loopback_only(cluster: RayCluster) -> None:
         for connection in process.net_connections(kind="inet"):
             if connection.status == psutil.CONN_LISTEN:
                 assert connection.laddr.ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1"), (process.cmdline(), connection)
+
+
+OTHER_USER = """
+import os, sys
+import ray
+from ray._raylet import GcsClient
+from selfplay.execution.ray.private_api import read_environment
+address, folder, mode, driver = sys.argv[1:]
+os.environ["RAY_AUTH_MODE"] = mode
+os.environ["RAY_AUTH_TOKEN"] = "0" * 64
+read_environment()
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+def answer(name, ask):
+    try:
+        print(name, "answered", ask(), flush=True)
+    except Exception as error:
+        print(name, "refused", type(error).__name__, flush=True)
+answer("list", lambda: os.listdir(folder))
+answer("environment", lambda: open(f"/proc/{driver}/environ").read())
+answer("read", lambda: GcsClient(address=address).internal_kv_keys(b"", None))
+answer("write", lambda: GcsClient(address=address).internal_kv_put(b"attacker", b"was here", True, b"fun"))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+@pytest.mark.parametrize("mode", ["disabled", "token"])
+def test_another_user_of_the_machine_is_refused(cluster: RayCluster, mode: str) -> None:
+    """Without a token and with a wrong one. Who writes into the key-value store, where pickled classes lie, executes code as the
+    user of the run."""
+    import ray
+
+    node: Any = ray._private.worker._global_node
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_USER, node.gcs_address, str(Path(node.temp_dir).parent), mode, str(os.getpid())],
+        capture_output=True, text=True, check=False, timeout=100, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[:2] == ["list refused PermissionError", "environment refused PermissionError"]
+    assert "answered" not in done.stdout, done.stdout
+    assert ray.experimental.internal_kv._internal_kv_get(b"attacker", namespace=b"fun") is None
+
+
+def test_the_token_is_on_no_command_line(cluster: RayCluster) -> None:
+    token = os.environ["RAY_AUTH_TOKEN"]
+    lines = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("raylet" in line for line in lines)
+    assert not [line for line in lines if token in line]
 
 
 def test_a_sigterm_to_every_process_leaves_the_workers_at_work(make_pool: MakePool) -> None:
@@ -266,8 +317,7 @@ def test_a_second_pool_of_a_role_reserves_nothing(tmp_path: Path, cluster: RayCl
     whole = RayCluster(ClusterConfig(scorer=RoleConfig(num_cpus=every)), tmp_path)
     whole.check_resources()
     spec = BackendSpec("tests.helpers.pool_backends:Counter")
-    env = {"PYTHONPATH": str(Path(__file__).parents[3])}
-    pools = [whole.pool("scorer", spec, env=env), whole.pool("scorer", spec, env=env, name="gold", reserves=False)]
+    pools = [whole.pool("scorer", spec), whole.pool("scorer", spec, name="gold", reserves=False)]
     try:
         for pool in pools:
             pool.start()
@@ -283,3 +333,10 @@ def test_an_address_where_nothing_listens_is_refused_at_once(tmp_path: Path, add
     with pytest.raises(ResourceError, match=f"could not join {address}: .*refused"):
         RayCluster(ClusterConfig(address=address), tmp_path).__enter__()
     assert time.monotonic() - started < 10
+
+
+def test_workers_import_nothing_from_the_working_directory(cluster: RayCluster) -> None:
+    """A file there with the name of a library would be run in its place."""
+    import ray
+
+    assert list(ray._private.worker.global_worker.core_worker.get_job_config().py_driver_sys_path) == []

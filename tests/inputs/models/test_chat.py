@@ -5,7 +5,6 @@ import pytest
 from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.inputs.models.chat import (
     ChatRenderer,
-    final_answer,
     load_tokenizer,
     read_chat_template,
     stop_token_ids,
@@ -83,17 +82,6 @@ def test_typed_control_tokens_stay_text(template):
     assert tokenizer.decode(prompt) == before + typed + after
 
 
-def test_typed_control_tokens_that_cannot_be_text_are_refused():
-    tokenizer = make_tokenizer()
-    unable = lambda text, **settings: type(tokenizer).__call__(tokenizer, text, add_special_tokens=False)  # noqa: E731
-    renderer = ChatRenderer(tokenizer)
-    renderer._tokenizer = type(
-        "Unable", (), {"__call__": staticmethod(unable), "__getattr__": lambda s, n: getattr(tokenizer, n)}
-    )()
-    with pytest.raises(DataError, match=r"'<\|end\|>', a control token"):
-        renderer.prompt([{"role": "user", "content": "x<|end|>"}])
-
-
 def test_template_settings():
     tokenizer = make_tokenizer()
     template = "{{ mood }}" + tokenizer.chat_template
@@ -134,19 +122,3 @@ def test_stop_ids_are_the_union():
 def test_tokenizer_that_does_not_load(tmp_path):
     with pytest.raises(ModelError, match="does not load"):
         load_tokenizer(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        ("plain", "plain"),
-        ("<think>a</think>\n\nb", "b"),
-        ("\n<think>a</think>b</think>", "b</think>"),
-        ("a</think>\nb", "b"),
-        ("<think>never closed", None),
-        ("x <think> y", "x <think> y"),
-        ("<think></think>", ""),
-    ],
-)
-def test_final_answer(response, answer):
-    assert final_answer(response) == answer

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 
 from selfplay.core.errors import DataError
-from selfplay.inputs.rows.columns import ROLES, SIDED, SIDED_NUMBERS, prompt_columns, recognise
+from selfplay.inputs.rows.columns import prompt_columns, recognise
+from selfplay.inputs.rows.roles import LETTERED_NUMBERS, ROLES, SIDED, SIDED_NUMBERS
+from selfplay.inputs.rows.survey import Survey
 
 TEXTS = ["prompt", "chosen", "rejected"]
 
 
 def find(columns, named=None, wanted=(), prefer="pairs"):
-    return recognise("a.jsonl", columns, named=named or {}, wanted=wanted, prefer=prefer)
+    return recognise("a.jsonl", Survey(tuple(columns)), named=named or {}, wanted=wanted, prefer=prefer)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +152,49 @@ def test_the_authors_columns() -> None:
 def test_columns_that_may_belong_to_a_conversation() -> None:
     assert find(["system", "chosen", "rejected"]).names["system"] == "system"
     assert "'tools', 'Images': not used" in find([*TEXTS, "tools", "Images", "topic"]).notes[0]
-    mapped = prompt_columns("a.jsonl", ["instruction", "input", "system", "history"], "instruction")
-    assert mapped.names == {"prompt": "instruction", "input": "input", "system": "system"}
+    columns = ("instruction", "input", "system", "history")
+    mapped = prompt_columns("a.jsonl", Survey(columns, kinds={"history": "turns"}), "instruction")
+    assert mapped.names == {"prompt": "instruction", **{name: name for name in columns[1:]}}
     assert len(mapped.notes) == 3 and mapped.others == ("input", "system", "history")
+
+
+def test_a_field_has_a_dotted_name_and_a_column_of_that_name_comes_first() -> None:
+    fields = ("completions.text", "completions.score", "completions.tools")
+    survey = Survey(("prompt", "completions"), fields, {"completions": "objects"})
+    found = recognise("a.jsonl", survey, named={}, wanted=(), prefer="pairs")
+    assert found.names["responses"] == "completions.text" and found.names["rewards"] == "completions.score"
+    assert found.others == () and "'completions.tools': not used" in found.notes[0]
+    named = {"responses": "completions.text", "rewards": "completions.scor"}
+    with pytest.raises(DataError) as caught:
+        recognise("a.jsonl", survey, named=named, wanted=(), prefer="pairs")
+    assert "rewards=completions.score" in caught.value.hint
+    unknown = Survey(("prompt", "completions"), ("completions.said", "completions.score"), {"completions": "objects"})
+    with pytest.raises(DataError, match="objects with completions"):
+        recognise("a.jsonl", unknown, named={}, wanted=(), prefer="pairs")
+
+
+@pytest.mark.parametrize(
+    "columns, named, labels",
+    [
+        (["response_0", "response_1"], {}, ("0", "1")),
+        (["response1", "response2"], {}, ("1", "2")),
+        (["human_ref_A", "human_ref_B"], {}, ("a", "b")),
+        (["left text", "right text"], {"response_a": "left text", "response_b": "right text"}, ("left", "right")),
+        (["one", "other"], {"response_a": "one", "response_b": "other"}, ("one", "other")),
+    ],
+)
+def test_two_responses_and_their_labels(columns: list[str], named: dict[str, str], labels: tuple[str, str]) -> None:
+    found = find(["prompt", *columns, "preference"], named)
+    assert found.shape == "choices" and found.labels == labels
+    assert [found.names[ours] for ours in ("response_a", "response_b")] == columns
+
+
+def test_choices_that_are_refused() -> None:
+    with pytest.raises(DataError, match="no column is known to say which of them is better"):
+        find(["prompt", "response_a", "response_b"])
+    with pytest.raises(DataError, match="can be response_0 and response_1 or response_1 and response_2"):
+        find(["prompt", "response_0", "response_1", "response_2", "preference"])
+    assert find([*TEXTS, "response_a", "response_b"]).shape == "pairs"
 
 
 def test_the_docs_list_every_role_with_its_aliases() -> None:
@@ -161,13 +203,13 @@ def test_the_docs_list_every_role_with_its_aliases() -> None:
     for line in text[text.index("| role | shapes |") :].splitlines()[2:]:
         if not line.startswith("|"):
             break
-        name, shapes, aliases = (cell.strip() for cell in line.strip("|").split("|"))
-        documented[name.strip("`")] = (shapes, aliases.replace("`", "").split())
+        name, shapes, *aliases = (cell.strip() for cell in line.strip("|").split("|"))
+        documented[name.strip("`")] = (shapes, *(cell.replace("`", "").split() for cell in aliases))
     expected = {
-        name: (", ".join(role.shapes), [alias for alias in role.aliases if alias != name])
+        name: (", ".join(role.shapes), [alias for alias in role.aliases if alias != name], list(role.later))
         for name, role in ROLES.items()
-        if name not in SIDED_NUMBERS
+        if name not in (*SIDED_NUMBERS, *LETTERED_NUMBERS)
     }
     for name, sided in SIDED.items():
-        expected[f"{name}_*"] = ("pairs, numbers", [alias.format("*") for alias in sided.aliases[1:]])
+        expected[f"{name}_*"] = ("pairs, choices, numbers", [alias.format("*") for alias in sided.aliases[1:]], [])
     assert documented == expected

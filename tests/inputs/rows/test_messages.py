@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfplay.inputs.rows.bad_rows import BadValue
-from selfplay.inputs.rows.messages import read_pair, read_response
+from selfplay.inputs.rows.messages import read_answer, read_pair
 
 
 def said(role: str, content: str) -> dict:
@@ -19,8 +19,8 @@ HUMAN = "\n\nHuman: 2 + 2?\n\nAssistant:"
 
 
 def read(values: dict, **columns):
-    prompt = "prompt" if "prompt" in values else None
-    return read_pair(values, prompt, "chosen", "rejected", system=columns.get("system"), added=columns.get("added"))
+    names = {name: name for name in ("prompt", "chosen", "rejected") if name != "prompt" or name in values}
+    return read_pair(values, names | columns)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_earlier_turns_and_system_messages_belong_to_the_prompt():
 
 def test_system_column_and_input_of_an_instruction():
     values = {"prompt": "Add.", "input": "2 and 2", "system": "Be brief.", "chosen": "4", "rejected": "5"}
-    prompt, _, _ = read(values, system="system", added="input")
+    prompt, _, _ = read(values, system="system", input="input")
     assert prompt == [SYSTEM, said("user", "Add.\n2 and 2")]
-    assert read({**values, "input": "", "system": None}, system="system", added="input")[0] == [said("user", "Add.")]
+    assert read({**values, "input": "", "system": None}, system="system", input="input")[0] == [said("user", "Add.")]
 
 
 def test_turns_of_one_speaker_in_a_row_are_one_turn():
@@ -105,9 +105,11 @@ def test_rows_that_are_no_pair(values, reason):
 
 
 def test_one_response_as_text_or_message():
-    assert read_response("4", "r") == read_response([GOOD], "r") == read_response(GOOD, "r") == "4"
-    with pytest.raises(BadValue, match="not_one_answer"):
-        read_response([USER, GOOD], "r")
+    assert read_answer("4", "r") == read_answer([GOOD], "r") == read_answer(GOOD, "r") == read_answer(["4"], "r")
+    assert read_answer("4", "r") == ([], "4")
+    assert read_answer([USER, GOOD], "r") == read_answer(f"{HUMAN} 4", "r") == ([USER], "4")
+    with pytest.raises(BadValue, match="no_assistant_turn"):
+        read_answer([GOOD, USER], "r")
 
 
 word = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1).filter(lambda w: w.strip())
@@ -145,7 +147,7 @@ junk = st.recursive(
 @given(st.dictionaries(st.sampled_from(["prompt", "chosen", "rejected"]), junk))
 def test_whatever_a_row_holds_it_is_a_pair_or_a_bad_value(values):
     try:
-        prompt, chosen, rejected = read_pair(values, "prompt", "chosen", "rejected", system=None, added=None)
+        prompt, chosen, rejected = read_pair(values, {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"})
     except BadValue:
         return
     assert prompt[-1]["role"] == "user" and [m["role"] for m in (*chosen, *rejected)] == ["assistant"] * 2

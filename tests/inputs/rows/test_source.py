@@ -11,6 +11,7 @@ import pytest
 
 from selfplay.core.errors import DataError
 from selfplay.inputs.rows.source import open_source
+from selfplay.inputs.rows.survey import survey
 
 ROWS = [{"q": f"question {number}", "n": number} for number in range(5)]
 
@@ -45,7 +46,7 @@ def test_formats_and_compressions(tmp_path: Path, kind: str, suffix: str) -> Non
     path = tmp_path / f"a.{kind}{suffix}"
     write(path)
     source = open_source(str(path))
-    assert source.columns() == ["q", "n"]
+    assert survey(source).columns == ("q", "n")
     assert [row.values for row in source.rows()] == ROWS
     assert [(row.file, row.row) for row in source.rows()] == [(path.name, number) for number in range(1, 6)]
     if kind != "jsonl":

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from selfplay.config.named_files import is_own_metric
 from selfplay.core.errors import ConfigError
-from selfplay.inputs.user_code.metrics import is_own_metric, load_metric, metric_digest
+from selfplay.inputs.user_code.loading import source_digest
+from selfplay.inputs.user_code.metrics import load_metric
 from selfplay.selection.metrics import METRICS
 from selfplay.selection.select import PairPool, select
 
@@ -55,12 +57,13 @@ def test_seed_notes_and_ids_are_there_for_it(tmp_path: Path) -> None:
 
 def test_names_and_digests(tmp_path: Path) -> None:
     assert load_metric("bees", tmp_path) is METRICS["bees"]
-    assert metric_digest("bees", tmp_path) is None and not is_own_metric("bees")
+    assert not is_own_metric("bees")
     spec = written(tmp_path, "def short(): return 0\n")
-    before = metric_digest(spec, tmp_path)
-    assert before is not None and len(before) == 64
+    assert is_own_metric(spec)
+    before = source_digest(spec, tmp_path, what="metric")
+    assert len(before) == 64
     written(tmp_path, "def short(): return 1\n")
-    assert metric_digest(spec, tmp_path) != before
+    assert source_digest(spec, tmp_path, what="metric") != before
     with pytest.raises(ConfigError, match="no metric 'bee'"):
         load_metric("bee", tmp_path)
 

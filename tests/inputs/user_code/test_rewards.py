@@ -15,8 +15,9 @@ from selfplay.core.protocols import ScoreItem
 from selfplay.inputs.user_code.rewards import RewardFunction, source_digest
 
 
-def item(response: str, number: int = 0, **columns) -> ScoreItem:
-    return ScoreItem(f"r{number}", [{"role": "user", "content": "Q"}], response, columns=columns)
+def item(response: str, number: int = 0, unit: str | None = None, **columns) -> ScoreItem:
+    unit = f"unit of {number}" if unit is None else unit
+    return ScoreItem(f"r{number}", [{"role": "user", "content": "Q"}], response, columns=columns, unit=unit)
 
 
 def make(folder: Path, code: str, name: str = "my_rewards", **settings) -> RewardFunction:
@@ -101,14 +102,32 @@ import argparse, asyncio
 class Mute(Exception):
     def __str__(self): raise KeyError("no text")
 
+class Timeout(BaseException): pass
+
+class MuteTimeout(Timeout):
+    def __str__(self): raise Timeout
+
 class Number:
     def __float__(self): raise LookupError("no number")
+
+class Late:
+    def __float__(self): raise Timeout("late")
+
+async def judge(): return 1.0
+async def judges(): yield 1.0
 
 def reward(prompt, response):
     if response == "exit": argparse.ArgumentParser().parse_args(["--no-such-option"])
     if response == "cancelled": raise asyncio.CancelledError
     if response == "mute": raise Mute
     if response == "surrogate": raise ValueError("\\udc80")
+    if response == "timeout": raise Timeout("took more than 2 s")
+    if response == "mute timeout": raise MuteTimeout
+    if response == "interrupt": raise KeyboardInterrupt
+    if response == "close": raise GeneratorExit
+    if response == "late": return Late()
+    if response == "async": return judge()
+    if response == "generator": return judges()
     return Number() if response == "number" else 1
 
 def rewards(prompts, responses):
@@ -125,6 +144,19 @@ def test_whatever_a_function_raises_is_its_rows_reason(tmp_path, batched):
         "cancelled": (None, "reward_error: CancelledError: "),
         "mute": (None, "reward_error: Mute: (its text could not be made: KeyError)"),
         "surrogate": (None, "reward_error: ValueError: \\udc80"),
+        "timeout": (None, "reward_error: Timeout: took more than 2 s"),
+        "mute timeout": (None, "reward_error: MuteTimeout: (its text could not be made: Timeout)"),
+        "interrupt": (None, "reward_error: KeyboardInterrupt: "),
+        "close": (None, "reward_error: GeneratorExit: "),
+        "late": (None, "reward_error: Timeout: late"),
+        "async": (
+            None,
+            "reward_error: TypeError: returned an awaitable (coroutine); run it inside the function, as with asyncio.run",
+        ),
+        "generator": (
+            None,
+            "reward_error: TypeError: returned an awaitable (async_generator); run it inside the function, as with asyncio.run",
+        ),
         "number": (None, "reward_error: LookupError: no number"),
         "good": (1.0, None),
     }
@@ -161,12 +193,12 @@ def rewards(prompts, responses, words):
     function = RewardFunction(f"changes:{'rewards' if batched else 'reward'}", tmp_path, batched=batched)
     # as in a shard: the responses to one prompt share its messages
     messages = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
-    items = [ScoreItem(name, messages, name, columns={"words": ["w"]}) for name in ("a", "b", "bad", "c")]
+    items = [ScoreItem(name, messages, name, columns={"words": ["w"]}, unit=name) for name in ("a", "b", "bad", "c")]
     found = outcomes(function, items)
     assert [reward for reward, _ in found] == [425.0, 425.0, None, 425.0]
 
 
-def test_batched_gets_lists_and_is_called_once(tmp_path):
+def test_batched_gets_the_lists_of_one_unit_after_the_other(tmp_path):
     code = """
 CALLS = []
 def reward(prompts, responses, answer, hint=None):
@@ -174,37 +206,59 @@ def reward(prompts, responses, answer, hint=None):
     return [len(r) for r in responses]
 """
     function = make(tmp_path, code, batched=True)
-    items = [item("a", 0, answer=1), item("bb", 1, answer=2, hint="h")]
-    assert outcomes(function, items) == [(1.0, None), (2.0, None)]
+    items = [item("a", 0, "p", answer=1), item("bb", 1, "p", answer=2, hint="h"), item("ccc", 2, "q", answer=3)]
+    assert outcomes(function, items) == [(1.0, None), (2.0, None), (3.0, None)]
     calls = function._function.__globals__["CALLS"]
-    assert calls == [(["Q", "Q"], ["a", "bb"], [1, 2], [None, "h"])]
+    assert calls == [(["Q", "Q"], ["a", "bb"], [1, 2], [None, "h"]), (["Q"], ["ccc"], [3], None)]
 
 
-def test_a_bad_row_does_not_take_its_batch_along(tmp_path):
-    code = """
-SIZES = []
+COMPARES = """
+CALLS = []
 def reward(prompts, responses):
-    SIZES.append(len(responses))
-    return [1 / len(r) for r in responses]
+    CALLS.append(responses)
+    if "raise" in responses:
+        raise ConnectionError("judge timed out")
+    return [len(r) - sum(map(len, responses)) / len(responses) for r in responses]
 """
-    function = make(tmp_path, code, batched=True)
-    assert [reward for reward, _ in outcomes(function, [item("ab"), item(""), item("a")])] == [0.5, None, 1.0]
-    assert function._function.__globals__["SIZES"] == [3, 1, 1, 1]
 
 
-def test_a_batch_of_the_wrong_length_is_an_error_of_each_row(tmp_path):
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 9])
+def test_a_unit_that_raises_has_the_reason_and_the_numbers_of_the_others_stay(tmp_path, cut):
+    units = [("a", "bb", "cccc"), ("d", "raise"), ("e", "ff"), ("g",)]
+    items = [
+        item(text, 10 * place + number, f"prompt {place}")
+        for place, unit in enumerate(units)
+        for number, text in enumerate(unit)
+    ]
+    function = make(tmp_path, COMPARES, batched=True)
+    # shards and halves hold whole units: however many of them, the lists are the same
+    found = []
+    for start in range(0, len(units), cut):
+        part = [entry for entry in items if start <= int(entry.response_id[1:]) // 10 < start + cut]
+        found += outcomes(function, part)
+    reason = (None, "reward_error: ConnectionError: judge timed out")
+    assert [reward for reward, _ in found[:3]] == pytest.approx([-4 / 3, -1 / 3, 5 / 3])
+    assert found[3:] == [reason, reason, (-0.5, None), (0.5, None), (0.0, None)]
+    assert function._function.__globals__["CALLS"] == [list(unit) for unit in units]
+
+
+def test_a_unit_with_the_wrong_number_of_rewards_is_an_error_of_each_row(tmp_path):
     function = make(tmp_path, "def reward(prompts, responses): return [1.0, 2.0, 3.0]", batched=True)
-    assert (
-        outcomes(function, [item("a"), item("b")])
-        == [(None, "reward_error: ValueError: returned 3 rewards for 1 responses")] * 2
-    )
+    reason = (None, "reward_error: ValueError: returned 3 rewards for 2 responses")
+    assert outcomes(function, [item("a", 0, "p"), item("b", 1, "p")]) == [reason] * 2
+
+
+def test_a_unit_in_which_a_row_lacks_a_column_is_not_asked_without_it(tmp_path):
+    function = make(tmp_path, "def reward(prompts, responses, answer): return [1.0] * len(responses)", batched=True)
+    found = outcomes(function, [item("a", 0, "p", answer=1), item("b", 1, "p"), item("c", 2, "q", answer=1)])
+    assert found == [(None, "reward_error: row has no column 'answer'")] * 2 + [(1.0, None)]
 
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_a_row_that_lacks_a_required_column(tmp_path, batched):
     body = "[1.0 for _ in response]" if batched else "1.0"
     function = make(tmp_path, f"def reward(prompt, response, answer): return {body}", batched=batched)
-    assert outcomes(function, [item("a", answer=1), item("b")]) == [
+    assert outcomes(function, [item("a", answer=1), item("b", 1)]) == [
         (1.0, None),
         (None, "reward_error: row has no column 'answer'"),
     ]
@@ -315,6 +369,25 @@ def test_digest_of_a_file_in_another_folder_covers_both_folders(tmp_path):
         ("def rewards(p, r): pass", "my_rewards:reward", "has no function 'reward'; it has rewards"),
         ("reward = 3", "my_rewards:reward", "is no function"),
         ("async def reward(p, r): pass", "my_rewards:reward", "is an async function"),
+        ("async def reward(p, r): yield", "my_rewards:reward", "is an async function"),
+        (
+            "import functools\nasync def f(x, p, r): pass\nreward = functools.partial(f, 1)",
+            "my_rewards:reward",
+            "is an async",
+        ),
+        (
+            "class Judge:\n    async def __call__(self, p, r): pass\nreward = Judge()",
+            "my_rewards:reward",
+            "is an async",
+        ),
+        ("import sys\nsys.exit(0)", "my_rewards:reward", r"failed: SystemExit: 0 \(line 2 of .*my_rewards.py\)"),
+        ("import os\nos._exit(0)", "my_rewards:reward", r"failed: SystemExit: 0 \(line 2 of .*my_rewards.py\)"),
+        (
+            "class Timeout(BaseException): pass\ndef late():\n    raise Timeout('late')\nlate()",
+            "my_rewards:reward",
+            r"failed: Timeout: late \(line 3 of .*my_rewards.py\)",
+        ),
+        ("import json\njson.loads('{')", "my_rewards:reward", r"JSONDecodeError: .* \(line 2 of .*my_rewards.py\)"),
         ("def reward(p): pass", "my_rewards:reward", r"takes \(p\)"),
         ("def reward(p, r, answer, /): pass", "my_rewards:reward", "positional-only parameter 'answer'"),
         ("import no_such_thing", "my_rewards:reward", "ModuleNotFoundError: No module named 'no_such_thing'"),

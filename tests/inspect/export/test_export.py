@@ -54,6 +54,20 @@ def test_each_round_is_a_config_with_kept_and_dropped(store: Store, tmp_path: Pa
         assert front["base_model"] == "policy" and front["datasets"] == ["out"] and "dpo" in front["tags"]
 
 
+def test_exports_of_one_folder_name_do_not_share_a_cache(store: Store, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", rounds=1, text="goodbye")
+    for folder, run in (("a", store), ("b", other)):
+        export(run, Wanted(str(tmp_path / folder / "pairs"), policies="none"))
+        found = load(tmp_path / folder / "pairs", "round_001", "kept", tmp_path / "cache")
+        table = run.table(1, "select")
+        assert found["prompt"] == table.filter(table["kept"])["prompt"].to_pylist()
+    configs = [
+        yaml.safe_load((tmp_path / folder / "pairs" / "README.md").read_text().split("---")[1])["configs"][0]
+        for folder in ("a", "b")
+    ]
+    assert configs[0]["description"] != configs[1]["description"]
+
+
 def test_only_the_rounds_and_policies_asked_for(store: Store, tmp_path: Path) -> None:
     done = export(store, Wanted(str(tmp_path / "out"), rounds=(2,), policies="none"))
     assert list(done.rounds) == [2] and done.policies == []

@@ -7,13 +7,14 @@ import io
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
 from selfplay.inspect.documents.pairs import pairs_document
 from selfplay.inspect.viewer.cache import Cache
-from selfplay.inspect.viewer.downloads import FORMS, download, file_name
+from selfplay.inspect.viewer.downloads import FORMS, _csv, download, file_name
 from selfplay.inspect.viewer.query import Query
 from selfplay.inspect.viewer.rows import RowSet, row_set
 from selfplay.store.run import Store
@@ -40,6 +41,16 @@ def test_a_download_has_the_rows_of_the_filter(client: TestClient, runs: Path, q
     for row, pair in zip(rows, expected, strict=True):
         assert json.loads(row["chosen"]) == pair["chosen"]
         assert float(row["explicit_margin"]) == pair["explicit_margin"]
+
+
+def test_no_cell_of_a_csv_is_a_formula() -> None:
+    """A spreadsheet computes what begins with one of = + - @; numbers stay numbers."""
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "plain", "a=1", ""]
+    table = pa.table({"=cmd": texts, "number": [-1.5] * len(texts), "turns": [[{"content": "=1"}]] * len(texts)})
+    rows = list(csv.reader(io.StringIO(b"".join(_csv(table.schema, iter([table]))).decode(), newline="")))
+    assert rows[0] == ["'=cmd", "number", "turns"]
+    assert [row[0] for row in rows[1:]] == ["'" + text for text in texts[:6]] + texts[6:]
+    assert {(row[1], row[2]) for row in rows[1:]} == {("-1.5", '[{"content": "=1"}]')}
 
 
 def test_of_a_result_of_select(client: TestClient) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ _SHAPES = (
     "m0 -4.6l4.6 4.6l-4.6 4.6l-4.6 -4.6z",
 )  # fmt: skip
 _HEAD, _MARGIN = 56, 12  # of a drawing that stands alone
+_LARGEST = sys.float_info.max
 
 
 def drawing(name: str, title: str, description: str, height: float, parts: Sequence[Markup]) -> Markup:
@@ -114,13 +116,21 @@ def shorten(words: str, room: float) -> str:
 
 def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
     """Round numbers that enclose both, about `count` of them."""
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
-    rough = (high - low) / (count - 1)
+    if are_near(low, high):
+        pad = max(0.5, abs(low) * 1e-3)
+        low, high = max(low - pad, -_LARGEST), min(high + pad, _LARGEST)
+    rough = high / (count - 1) - low / (count - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    ticks = [round(index * step, max(12, 2 - math.floor(math.log10(step)))) for index in range(first, last + 1)]
+    # beyond the largest float there is no tick: the outermost one is at the number itself
+    return [min(max(tick, -_LARGEST), _LARGEST) for tick in ticks]
+
+
+def are_near(low: float, high: float) -> bool:
+    """Whether two numbers are too close for an axis of their own: equal, or apart by no more than rounding."""
+    return not high - low > max(1e-12 * max(abs(low), abs(high)), 1e-290)
 
 
 def tick_text(value: float) -> str:
@@ -140,8 +150,9 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        span = self.high - self.low
-        return self.start + (self.end - self.start) * ((value - self.low) / span if span else 0.5)
+        # in halves, which changes no bit: the difference of two large numbers is no float
+        span = self.high / 2 - self.low / 2
+        return self.start + (self.end - self.start) * ((value / 2 - self.low / 2) / span if span else 0.5)
 
 
 @dataclass(frozen=True, slots=True)

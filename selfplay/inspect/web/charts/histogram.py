@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from selfplay.inspect.web.charts.frame import Plot, drawing, legend, line, nice_ticks, rect, text, tick_text, width_of
+from selfplay.inspect.web.charts.frame import (
+    Plot,
+    are_near,
+    drawing,
+    legend,
+    line,
+    nice_ticks,
+    rect,
+    text,
+    tick_text,
+    width_of,
+)
 
 _TOP, _HEIGHT = 24, 150
 
@@ -28,7 +39,8 @@ def histogram(
     """Bars by bin, kept values at the bottom; `cut` gets a dashed line. There is at least one bin."""
     ys = nice_ticks(0, max(max(part.count for part in bins), 1), 5)
     low, high = bins[0].low, bins[-1].high
-    bounds = [low, high] if high > low else [low - 0.5, high + 0.5]
+    narrow = are_near(low, high)
+    bounds = [nice_ticks(low, high)[0], nice_ticks(low, high)[-1]] if narrow else [low, high]
     if cut is not None:
         bounds = [min(bounds[0], cut), max(bounds[1], cut)]
     plot = Plot.of(bounds, ys, top=_TOP, height=_HEIGHT)
@@ -36,7 +48,7 @@ def histogram(
     parts = plot.axes(xs, ys, x_title, y_title)
     split = any(part.num_kept is not None for part in bins)
     for part in bins:
-        left, right = (plot.x(part.low), plot.x(part.high)) if high > low else (plot.x(low) - 12, plot.x(low) + 12)
+        left, right = (plot.x(low) - 12, plot.x(low) + 12) if narrow else (plot.x(part.low), plot.x(part.high))
         kept = part.num_kept or 0
         tip = f"{tick_text(part.low)} to {tick_text(part.high)}: {part.count}" + (f", {kept} kept" if split else "")
         base = plot.y(kept)

@@ -1,0 +1,93 @@
+"""Sizes of a model as transformers reads them: a published config.json leaves out what is its class's default, and a composite
+model (text and vision) has them in the config of its text part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selfplay.core.errors import ModelError
+from selfplay.inputs.models.files import read_json
+
+# These number their positions from the padding token's id on, so that as many rows of the position table are never used:
+# RoBERTa and its kind, as `create_position_ids_from_input_ids` in transformers.
+_COUNT_FROM_PADDING = {
+    *(
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "xmod",
+        "longformer",
+        "mpnet",
+        "esm",
+    ),
+    *("data2vec-text", "ibert", "luke", "mluke", "lilt", "markuplm", "layoutlmv3"),
+}
+# Larger numbers stand for "no limit" (tokenizers write 1e30).
+_NO_LIMIT = 10**9
+
+
+def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The config in a model's folder as transformers loads it. Of a kind of model that transformers does not know, without
+    `trust_remote_code`, a plain config with what the file says: nothing of the folder is run. Raises ModelError."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+    document = read_json(Path(folder) / "config.json")
+    is_foreign = "auto_map" in document and document.get("model_type") not in CONFIG_MAPPING
+    kind = PreTrainedConfig if is_foreign and not trust_remote_code else AutoConfig
+    options = {} if kind is PreTrainedConfig else {"trust_remote_code": trust_remote_code}
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True, **options)
+    # a config class validates its fields with an exception of its own, and may compute with what a field lacks
+    except (StrictDataclassError, OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        lines = str(error).splitlines()
+        raise ModelError(
+            f"transformers cannot read {Path(folder) / 'config.json'}: {lines[0] if lines else type(error).__name__}",
+            "Its model type may need a newer transformers, or trust_remote_code with a pinned revision.",
+        ) from error
+
+
+def position_limit(config: Any) -> int | None:
+    """The longest text in tokens for which the model of a transformers config has positions; None where it names no limit.
+
+    With LongRoPE (Phi-3) it is the length of the original training: beyond it transformers changes the frequencies for all
+    rows of a batch, and vLLM for all lengths, so that the same tokens would have different log-probs.
+    """
+    text = config.get_text_config()
+    try:
+        positions = getattr(text, "max_position_embeddings", None)  # ALiBi and T5 have none
+    except NotImplementedError:  # and XLNet says so in this way
+        return None
+    if not isinstance(positions, int | float) or not 0 < positions < _NO_LIMIT:
+        return None
+    positions = min([positions, *_long_rope_lengths(text)])
+    padding = text.pad_token_id
+    unused = padding + 1 if text.model_type in _COUNT_FROM_PADDING and padding is not None else 0
+    return int(positions) - unused
+
+
+def _long_rope_lengths(text: Any) -> Iterator[int]:
+    """Original lengths of the LongRoPE settings of a config: one set, or one for each type of layer."""
+    rope = getattr(text, "rope_parameters", None) or {}  # what models without rotary positions do not have
+    for settings in (rope, *rope.values()):
+        if isinstance(settings, dict) and settings.get("rope_type") == "longrope":
+            yield int(settings.get("original_max_position_embeddings") or text.original_max_position_embeddings)
+
+
+def tokenizer_limit(tokenizer: Any) -> int | None:
+    """The longest text in tokens that a tokenizer names for its model; None where it names none."""
+    limit = tokenizer.model_max_length
+    return int(limit) if limit is not None and 0 < limit < _NO_LIMIT else None
+
+
+def vocab_size(config: Any, folder: str | Path) -> int:
+    """Rows of the embedding matrix by a transformers config. Raises ModelError where it names none."""
+    size = getattr(config.get_text_config(), "vocab_size", None)  # what some kinds of models do not have
+    if not isinstance(size, int):
+        raise ModelError(f"{Path(folder) / 'config.json'} has no vocab_size", "Save the model with save_pretrained.")
+    return size

@@ -1,0 +1,62 @@
+"""Columns that may belong to a conversation and that are not read: each is named in a note, none goes along unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from selfplay.inputs.rows.names import plain
+from selfplay.inputs.rows.roles import ROLES
+from selfplay.inputs.rows.survey import Kind, Survey
+
+_WORDS = frozenset(
+    ("system", "preprompt", "persona", "tool", "tools", "function", "functions", "history", "past", "prev", "previous", "prior",
+     "turns", "dialog", "dialogue", "dialogues", "conversation", "conversations", "messages", "context", "contexts", "ctx",
+     "ctxs", "document", "documents", "doc", "docs", "passage", "passages", "evidence", "retrieved", "background", "knowledge",
+     "memory", "instruction", "instructions", "input", "demonstrations", "shots", "prefix", "suffix")
+)  # fmt: skip
+# Whatever else such a name says: an image's path, the turn that a message answers.
+_STRONG = frozenset(
+    ("image", "images", "img", "picture", "pictures", "photo", "audio", "audios", "sound", "speech", "video", "videos",
+     "attachment", "attachments", "media", "parent")
+)  # fmt: skip
+# A name with one of these is about a thing, it does not hold it.
+_ABOUT = frozenset(
+    ("id", "ids", "hash", "sha256", "num", "number", "count", "n", "length", "len", "tokens", "type", "kind", "source", "model",
+     "name", "date", "time", "timestamp", "language", "lang", "category", "index", "score", "rating", "fingerprint", "stats")
+)  # fmt: skip
+_KINDS: tuple[Kind, ...] = ("messages", "dialogue", "dialogues", "turns", "media")
+_ANSWERS = frozenset(
+    alias for ours in ("chosen", "rejected", "responses", "response") for alias in (ours, *ROLES[ours].aliases)
+)
+# Fields of messages that say nothing to a model.
+_OF_A_MESSAGE = frozenset(
+    ("id", "index", "weight", "loss", "loss_weight", "train", "score", "rating", "rank", "model", "language", "lang", "hash",
+     "timestamp", "created", "num_tokens", "type")
+)  # fmt: skip
+
+
+def unread(found: Survey, others: Iterable[str], used: Collection[str]) -> Iterator[str]:
+    """Notes on those of some columns, and of the fields beside those that are used, that by their names or their values may
+    belong to a conversation, and on fields of messages beside their text. `used`: columns and fields that are read."""
+    roots = {name.rpartition(".")[0] for name in used if name not in found.columns}
+    beside = [name for name in found.fields if name.rpartition(".")[0] in roots and name not in used]
+    names = [repr(name) for name in others if name not in roots and _may_belong(name, found.kind(name))]
+    names += [repr(name) for name in beside if _may_belong(name.rpartition(".")[2], None)]
+    if names:
+        yield f"{', '.join(names)}: not used as part of the conversation, only text turns are read"
+    templated = [repr(name) for name in found.templated if name in used]
+    if templated:
+        yield f"{', '.join(templated)}: some texts look like the output of a chat template, they are read as plain texts"
+    extras = [repr(name) for name in found.extras if name.lower() not in _OF_A_MESSAGE]
+    if extras:
+        yield f"the messages also have {', '.join(extras)}: not used, only their role and content are read"
+
+
+def _may_belong(name: str, kind: Kind | None) -> bool:
+    spelled = plain(name)
+    if spelled in _ANSWERS:
+        return False
+    if kind in _KINDS:
+        return True
+    words = {*spelled.split("_")}
+    return bool(words & _STRONG) or (kind != "number" and bool(words & _WORDS) and not words & _ABOUT)

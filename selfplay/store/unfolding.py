@@ -1,0 +1,172 @@
+"""How much memory the content of a file takes, known before it is read.
+
+A file of some kilobytes may hold gigabytes: text that is compressed, and a value of a Parquet dictionary that many rows repeat.
+What is read at once may take MAX_BYTES, or MAX_RATIO times the size of its file where that is more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+MAX_BYTES = 512 << 20
+MAX_RATIO = 100
+
+# a bound below this is good enough: the exact number is not looked for
+_CLOSE = MAX_BYTES // 8
+_WIDTH = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+_TEXT = "BYTE_ARRAY"
+# of values that share their beginnings: what it holds says little of what it unfolds to
+_DELTA = "DELTA_BYTE_ARRAY"
+
+
+class UnfoldingError(ValueError):
+    """Content that takes more memory than may be used for it; the text says how much, and how much is allowed."""
+
+
+class MemoryBudget:
+    """What may be read from these files at once. `charge` and `charge_row_group` raise UnfoldingError when it is exceeded."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.limit = max(MAX_BYTES, MAX_RATIO * sum(path.stat().st_size for path in files))
+        self._used = 0
+
+    def charge(self, num_bytes: int) -> None:
+        """Count bytes that are about to be read."""
+        self._used += num_bytes
+        if self._used > self.limit:
+            raise UnfoldingError(
+                f"it unfolds to {self._used / 1e9:.1f} GB or more; {self.limit / 1e9:.1f} GB are allowed for a file of its size"
+            )
+
+    def charge_row_group(
+        self, source: Any, metadata: pq.FileMetaData, group: int, columns: Sequence[str] | None
+    ) -> None:
+        """Count what these columns (None: all) of a row group of a Parquet file (its path, or a reader of its bytes) take."""
+        self.charge(_row_group_bytes(source, metadata, group, columns, self.limit))
+
+    def charge_table(self, table: pa.Table) -> None:
+        """Count what the values of a table take one by one: a repeated value of a dictionary is as many values."""
+        self.charge(sum(_decoded_bytes(chunk) for column in table.columns for chunk in column.chunks))
+
+
+def _row_group_bytes(
+    source: Any, metadata: pq.FileMetaData, group: int, columns: Sequence[str] | None, limit: int
+) -> int:
+    """At least the bytes that the values of a row group take, and not many more where they are many. Of a group that is too large
+    for `limit` it is any number above it."""
+    described = metadata.row_group(group)
+    chunks = [described.column(index) for index in range(described.num_columns)]
+    if columns is not None:
+        chunks = [
+            chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns)
+        ]
+    texts = [chunk for chunk in chunks if chunk.physical_type == _TEXT]
+    stored: int = sum(chunk.total_uncompressed_size for chunk in chunks)
+    fixed: int = sum(
+        chunk.num_values * _WIDTH.get(chunk.physical_type, 16) for chunk in chunks if chunk.physical_type != _TEXT
+    )
+    bound: int = fixed + sum(chunk.num_values * (chunk.total_uncompressed_size + 8) for chunk in texts)
+    if bound <= _CLOSE or max(stored, fixed) > limit:
+        return max(bound, stored)
+    leaves = [chunk.path_in_schema for chunk in texts]
+    if any(_DELTA in chunk.encodings for chunk in texts):
+        return fixed + _streamed_bytes(source, metadata, group, leaves, stored)
+    with pq.ParquetFile(source, metadata=metadata, read_dictionary=leaves, pre_buffer=False) as file:
+        # with its first row comes the whole dictionary of a column
+        first = next(file.iter_batches(batch_size=1, row_groups=[group], columns=leaves), None)
+        longest = [_longest(values) for values in _dictionaries(first)] if first is not None else []
+        if len(longest) == len(texts) and None not in longest:
+            pairs = zip(texts, longest, strict=True)
+            bound = fixed + sum(
+                chunk.num_values * (each + 8) + chunk.total_uncompressed_size
+                for chunk, each in pairs
+                if each is not None
+            )
+            if bound <= _CLOSE:
+                return bound
+        read = file.read_row_group(group, columns=leaves, use_threads=False)
+    return fixed + sum(_decoded_bytes(chunk) for column in read.columns for chunk in column.chunks)
+
+
+def _streamed_bytes(source: Any, metadata: pq.FileMetaData, group: int, leaves: list[str], stored: int) -> int:
+    """What these columns take, read so few rows at a time that these fit."""
+    total = 0
+    with pq.ParquetFile(source, metadata=metadata) as file:
+        rows = max(_CLOSE // max(stored, 1), 1)
+        for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=leaves, use_threads=False):
+            total += batch.nbytes
+            if total > MAX_BYTES:
+                break
+    return total
+
+
+def _dictionaries(batch: pa.RecordBatch) -> list[pa.Array]:
+    """The dictionaries of the texts of a batch, one for each leaf of its columns, in their order."""
+    found: list[pa.Array] = []
+
+    def look(array: pa.Array) -> None:
+        if pa.types.is_dictionary(array.type):
+            found.append(array.dictionary)
+        elif pa.types.is_struct(array.type):
+            for index in range(array.type.num_fields):
+                look(array.field(index))
+        elif _has_values(array.type):
+            look(array.values)
+
+    for column in batch.columns:
+        look(column)
+    return found
+
+
+def _longest(values: pa.Array) -> int | None:
+    """Bytes of the longest value; None where there is none: the column's dictionary was not looked at."""
+    longest: int | None = pc.max(pc.binary_length(values)).as_py()
+    return longest
+
+
+def _has_values(kind: Any) -> bool:
+    return bool(
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+        or pa.types.is_map(kind)
+    )
+
+
+def _decoded_bytes(array: Any) -> int:
+    """Bytes of the values of an array one by one."""
+    if isinstance(array.type, pa.BaseExtensionType):
+        array = array.storage
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        sizes = _value_sizes(array.dictionary)
+        return 8 * len(array) + int(pc.sum(sizes.take(array.indices)).as_py() or 0)
+    if pa.types.is_run_end_encoded(kind):
+        return len(array) * (8 + int(pc.max(_value_sizes(array.values)).as_py() or 0))
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return sum(
+            8 + (value.as_buffer().size if value.is_valid else 0) for value in array
+        )  # there is no kernel for views
+    if pa.types.is_struct(kind):
+        return sum(_decoded_bytes(array.field(index)) for index in range(kind.num_fields))
+    if _has_values(kind):
+        return 8 * len(array) + _decoded_bytes(array.values)
+    return int(array.nbytes)
+
+
+def _value_sizes(values: Any) -> Any:
+    kind = values.type
+    if (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    ):
+        return pc.cast(pc.binary_length(values), pa.int64())
+    return pa.array([values.slice(at, 1).nbytes for at in range(len(values))], pa.int64())

@@ -1,0 +1,247 @@
+"""The shapes of public preference datasets, each as a pair (or responses) that is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selfplay.core.errors import DataError
+from selfplay.dataset_selection.reading.dataset import OfflineDataset, read_dataset
+
+
+def user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def answer(content: str) -> dict[str, str]:
+    return {"role": "assistant", "content": content}
+
+
+def human(content: str) -> str:
+    return f"\n\nHuman: q\n\nAssistant: {content}"
+
+
+def read(folder: Path, rows: list[dict[str, Any]], **options: Any) -> OfflineDataset:
+    """The rows as JSON Lines; those of Parquet are the same, file name aside."""
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_dataset(str(folder / "a.jsonl"), **options)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    columns = read_dataset(str(folder / "a.parquet"), **options)
+    assert columns.recognised == found.recognised and columns.bad_rows.counts == found.bad_rows.counts
+    return found
+
+
+SAFE = {"prompt": "q", "response_0": "x", "response_1": "y", "is_response_0_safe": True, "is_response_1_safe": False}
+HELPSTEER = {"prompt": "q", "response_1": "x", "response_2": "y"}
+ARENA = {
+    "conversation_a": [user("q"), answer("x")],
+    "conversation_b": [user("q"), answer("y")],
+    "model_a": "m",
+    "model_b": "n",
+}
+TEXTS_55K = {"prompt": '["q"]', "response_a": '["x"]', "response_b": '["y"]'}
+DIALOGUES = {"chosen": [user("q"), answer("x")], "rejected": [user("q"), answer("y")]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param({**SAFE, "better_response_id": 0}, id="SafeRLHF"),
+        pytest.param({**HELPSTEER, "preference_strength": -2}, id="HelpSteer2"),
+        pytest.param(
+            {"context": [user("q")], "response1": "x", "response2": "y", "overall_preference": -1}, id="HelpSteer3"
+        ),
+        pytest.param({**ARENA, "winner": "model_a"}, id="Arena"),
+        pytest.param({**TEXTS_55K, "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0}, id="Arena 55k"),
+        pytest.param({"instruction": "q", "output_1": "x", "output_2": "y", "preference": "1"}, id="AlpacaFarm"),
+        pytest.param(
+            {"history": "q", "human_ref_A": "x", "human_ref_B": "y", "score_A": 5, "score_B": 2, "labels": 1}, id="SHP"
+        ),
+        pytest.param(
+            {"question": {"full_text": "q"}, "answer_0": "x", "answer_1": "y", "score_0": 0.5, "score_1": -0.5}, id="WebGPT"
+        ),
+        pytest.param({"chosen": human("x"), "rejected": human("y")}, id="HH"),
+        pytest.param({**DIALOGUES, "source": "s"}, id="Skywork"),
+        pytest.param({"messages": DIALOGUES["chosen"], "rejected_response": "y"}, id="ms-swift"),
+        pytest.param({"messages": DIALOGUES["chosen"], "rejected_messages": DIALOGUES["rejected"]}, id="ms-swift messages"),
+        pytest.param({**DIALOGUES, "conversation": [{"input": "q", "output": "x"}], "prompt": "q"}, id="Capybara"),
+        pytest.param(
+            {"input": {"messages": [user("q")]}, "preferred_output": [answer("x")], "non_preferred_output": [answer("y")]},
+            id="OpenAI",
+        ),
+        pytest.param({"id": 1, "prompt": "q", "chosen": "x", "rejected": "y", "subset": "s"}, id="RewardBench"),
+        pytest.param({"prompt": "q", "chosen": ["x"], "rejected": ["y"]}, id="RewardBench 2, one of each"),
+        pytest.param({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "x"},
+                      "rejected": {"from": "gpt", "value": "y"}}, id="LLaMA-Factory"),
+    ],
+)  # fmt: skip
+def test_one_pair_of_each_shape(tmp_path: Path, row: dict[str, Any]) -> None:
+    pairs = read(tmp_path, [row]).pairs
+    assert pairs is not None
+    assert [pairs[name].to_pylist() for name in ("prompt", "chosen", "rejected")] == [
+        [[user("q")]], [[answer("x")]], [[answer("y")]]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(
+            [{"instruction": "q", "completions": [{"response": "x", "overall_score": 2.0, "model": "m"},
+                                                  {"response": "y", "overall_score": 1.0, "model": "n"}]}],
+            id="UltraFeedback",
+        ),
+        pytest.param(
+            [{"prompt": human(""), "answers": [{"answer": "x", "rank": -2.0}, {"answer": "y", "rank": -1.0}]}],
+            id="Nectar",
+        ),
+        pytest.param([{"prompt": "q", "responses": ["x", "y"], "ranks": [-2, -1]}], id="ranks"),
+        pytest.param([{"conversations": [DIALOGUES["chosen"], DIALOGUES["rejected"]], "scores": [2, 1]}], id="dialogues"),
+        pytest.param([{"prompt": "q", "responses": [human("x"), human("y")], "scores": [2, 1]}], id="dialogues as texts"),
+        pytest.param(
+            [{"messages": [user("q"), answer("x")], "score": 2}, {"messages": [user("q"), answer("y")], "score": 1}],
+            id="a score for each dialogue",
+        ),
+        pytest.param(
+            [{"prompt": "q", "response": "x", "rank": -2}, {"prompt": "q", "response": "y", "rank": -1}], id="a rank for each row"
+        ),
+    ],
+)  # fmt: skip
+def test_the_responses_of_each_shape(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    dataset = read(tmp_path, rows)
+    assert dataset.prompts is not None and dataset.responses is not None
+    assert dataset.prompts["messages"].to_pylist() == [[user("q")]]
+    assert dataset.responses["text"].to_pylist() == ["x", "y"] and dataset.responses["reward"].to_pylist() == [2, 1]
+
+
+def test_kto_rows_have_booleans_as_rewards(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completion": text, "label": text == "x"} for text in "xy"]
+    responses = read(tmp_path, rows).responses
+    assert responses is not None and responses["reward"].to_pylist() == [1, 0]
+
+
+def test_what_belongs_to_one_response_goes_with_it(tmp_path: Path) -> None:
+    rows = [{**ARENA, "winner": "model_b", "score_a": 1, "score_b": 2, "turn": 1}]
+    pairs = read(tmp_path, rows).pairs
+    assert pairs is not None and pairs["reward_chosen"].to_pylist() == [2.0]
+    assert json.loads(pairs["columns_json"][0].as_py()) == {"model_chosen": "n", "model_rejected": "m", "turn": 1}
+    rows = [
+        {
+            "prompt": "q",
+            "completions": [{"text": text, "score": 1, "model": text} for text in "xy"],
+            "models": ["m", "n"],
+        }
+    ]
+    responses = read(tmp_path, rows).responses
+    assert responses is not None
+    assert [json.loads(text)["model"] for text in responses["columns_json"].to_pylist()] == ["x", "y"]
+
+
+def test_a_strength_is_the_explicit_margin_where_there_are_no_rewards(tmp_path: Path) -> None:
+    dataset = read(tmp_path, [{**HELPSTEER, "preference_strength": strength} for strength in (-2, 0, 3, None)])
+    assert dataset.pairs is not None and dataset.pairs["explicit_margin"].to_pylist() == [2, 3]
+    assert dataset.pairs["chosen"].to_pylist() == [[answer("x")], [answer("y")]]
+    assert dataset.bad_rows.counts == {"null_value": 1, "tie": 1}
+    assert any("below 0 means that 'response_1' is better" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize(
+    "columns, values, chosen",
+    [
+        (("response_a", "response_b"), ["A", "b ", "tie", "model_a"], ["x", "y", "x"]),
+        (("response_a", "response_b"), [1, 2, 2, 1], ["x", "y", "y", "x"]),
+        (("response_1", "response_2"), [1, 2, 2, 1], ["x", "y", "y", "x"]),
+        (("response_0", "response_1"), ["0", "1", 1, False], ["x", "y", "y", "x"]),
+        (("response_1", "response_2"), [-1, 1, 0, 2], ["x", "y", "y"]),
+        (("response_a", "response_b"), [-0.5, "0.5", 2.5, 0.0], ["x", "y", "y"]),
+        (("answer_a", "answer_b"), ["answer_b", "first", "both", "b"], ["y", "x", "y"]),
+    ],
+)
+def test_what_a_preference_may_hold(
+    tmp_path: Path, columns: tuple[str, str], values: list[Any], chosen: list[str]
+) -> None:
+    rows = [{"prompt": "q", columns[0]: "x", columns[1]: "y", "preference": value} for value in values]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = read_dataset(str(tmp_path / "a.jsonl"))
+    assert dataset.pairs is not None
+    assert [row["chosen"][0]["content"] for row in dataset.pairs.to_pylist()] == chosen
+    assert dataset.bad_rows.counts.get("tie", 0) == 4 - len(chosen) == dataset.bad_rows.count
+
+
+@pytest.mark.parametrize("values", [[0, 1], [1, 1], [True, False], [0, 1, 2], ["good", "bad"], [0.3, 0.8]])
+def test_a_preference_with_two_meanings_is_refused(tmp_path: Path, values: list[Any]) -> None:
+    rows = [{"prompt": "q", "response_a": "x", "response_b": "y", "preference": value} for value in values]
+    with pytest.raises(DataError, match="it is not clear whether"):
+        read(tmp_path, rows)
+
+
+def test_a_margin_may_be_of_either_sign_and_is_named(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "response_a": "x", "response_b": "y", "margin": value} for value in (-1, 1)]
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, rows, columns={"preference": "margin"})
+    assert "--columns preference_strength=margin" in caught.value.hint
+    pairs = read(tmp_path, rows, columns={"preference_strength": "margin"}).pairs
+    assert pairs is not None and pairs["chosen"].to_pylist() == [[answer("x")], [answer("y")]]
+
+
+def test_a_response_without_a_score_takes_no_other_with_it(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completions": [{"text": "x", "score": 1}, {"text": "y"}, {"score": 2}]}]
+    responses = read(tmp_path, rows).responses
+    assert responses is not None and responses["drop_reason"].to_pylist() == [None, "reward_not_finite", "null_value"]
+
+
+def test_an_answer_beside_a_dialogue_that_goes_on_is_refused(tmp_path: Path) -> None:
+    turns = [user("q"), answer("a"), user("r"), answer("x")]
+    rows = [{"prompt": "q", "chosen": turns, "rejected": [answer("y")]}]
+    with pytest.raises(DataError, match="differs_before_last_turn"):
+        read(tmp_path, rows)
+    rows = [{"prompt": "q", "responses": [turns, [user("q"), answer("y")]], "scores": [1, 2]}]
+    with pytest.raises(DataError, match="differs_before_last_turn"):
+        read(tmp_path, rows)
+
+
+def test_surroundings_are_used_or_named(tmp_path: Path) -> None:
+    history = {"instruction": "q", "history": [["a", "b"]], "chosen": "x", "rejected": "y"}
+    pairs = read(tmp_path, [history]).pairs
+    assert pairs is not None and pairs["prompt"].to_pylist() == [[user("a"), answer("b"), user("q")]]
+    odd = {"bunch": [user("z")], "picture_url": "u", "parent_id": "7", "tool_calls_json": "[]", "conversation_id": "c"}
+    notes = read(tmp_path, [{**DIALOGUES, **odd}]).notes
+    assert notes == [
+        "'bunch', 'picture_url', 'parent_id', 'tool_calls_json': not used as part of the conversation, only text turns are read"
+    ]
+    named = {"chosen": [user("q"), {**answer("x"), "name": "Ann"}], "rejected": DIALOGUES["rejected"]}
+    (tmp_path / "b.jsonl").write_text(json.dumps(named))
+    assert "the messages also have 'name': not used" in read_dataset(str(tmp_path / "b.jsonl")).notes[0]
+
+
+def test_the_output_of_a_chat_template_is_named(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": "<|im_start|>user\nq<|im_end|>\n",
+            "chosen": "Human: q\nAssistant: x",
+            "rejected": "y",
+            "note": "[INST] z",
+        }
+    ]
+    notes = read(tmp_path, rows).notes
+    assert notes == [
+        "'prompt', 'chosen': some texts look like the output of a chat template, they are read as plain texts"
+    ]
+
+
+def test_dialogues_have_their_prompt_in_them(tmp_path: Path) -> None:
+    dataset = read(tmp_path, [{**DIALOGUES, "context": "a document", "input": "z", "problem": "p"}])
+    assert dataset.pairs is not None and dataset.pairs["prompt"].to_pylist() == [[user("q")]]
+    assert dataset.notes == ["'context', 'input': not used as part of the conversation, only text turns are read"]
+
+
+def test_preferences_in_a_csv_may_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,response_1,response_2,preference\nq,x,y,-1\nq,x,y,\nq,x,y,nan\nq,x,y,2\n")
+    dataset = read_dataset(str(tmp_path / "a.csv"))
+    assert dataset.pairs is not None and dataset.pairs["chosen"].to_pylist() == [[answer("x")], [answer("y")]]
+    assert dataset.bad_rows.counts == {"not_finite": 1, "null_value": 1}
