@@ -1,8 +1,8 @@
 """Benchmark `selecting`: `selfplay select` of a dataset of pairs with texts, as a user gives the command.
 
-A million pairs of about 1.5 kilobytes of text each are read row by row, checked for repeats, ranked and written, with the record and
-the formats of other trainers. Measured are the time and the peak memory of the whole command. `bytes_per_pair` is the peak over
-the number of pairs: what a larger dataset takes.
+A million pairs of about 1.5 kilobytes of text each are read row by row, checked for repeats, ranked and written, with the record
+and the formats of other trainers. Measured are the time and the peak memory of the whole command. `bytes_per_pair` is the peak
+over the number of pairs: what a larger dataset takes.
 """
 
 from __future__ import annotations
