@@ -72,7 +72,7 @@ def _rlimits() -> Iterator[Shortage]:
     for name, number, needed, what, hint in (
         ("open files", resource.RLIMIT_NOFILE, OPEN_FILES, "files open", "`ulimit -n 4096`"),
         ("processes", resource.RLIMIT_NPROC, PROCESSES, "processes and threads", "`ulimit -u 4096`"),
-        ("address space", resource.RLIMIT_AS, ADDRESS_SPACE, "bytes of address space", "`ulimit -v unlimited`"),
+        ("address space", resource.RLIMIT_AS, ADDRESS_SPACE, "of address space", "`ulimit -v unlimited`"),
     ):
         allowed = resource.getrlimit(number)[0]
         # root has as many processes as it wants
@@ -81,9 +81,13 @@ def _rlimits() -> Iterator[Shortage]:
         if allowed < needed:
             yield Shortage(
                 name,
-                f"a process may have {allowed} {what}; a run needs {needed}",
+                f"a process may have {_amount(number, allowed)} {what}; a run needs {_amount(number, needed)}",
                 f"{hint} before the command, or ask the administrator of the machine.",
             )
+
+
+def _amount(number: int, value: int) -> str:
+    return f"{value / 1e9:.1f} GB" if number == resource.RLIMIT_AS else str(value)
 
 
 def check_loopback() -> None:

@@ -61,16 +61,16 @@ def _row_group_bytes(
     """At least the bytes that the values of a row group take, and not many more where they are many. Of a group that is too large
     for `limit` it is any number above it."""
     described = metadata.row_group(group)
-    chunks = [described.column(index) for index in range(described.num_columns)]
-    if columns is not None:
-        chunks = [
-            chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns)
-        ]
+    chunks, fixed = [], 0
+    for index in range(described.num_columns):
+        chunk = described.column(index)
+        if columns is None or any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns):
+            chunks.append(chunk)
+            if chunk.physical_type != _TEXT:
+                width = _WIDTH.get(chunk.physical_type) or metadata.schema.column(index).length
+                fixed += chunk.num_values * width
     texts = [chunk for chunk in chunks if chunk.physical_type == _TEXT]
     stored: int = sum(chunk.total_uncompressed_size for chunk in chunks)
-    fixed: int = sum(
-        chunk.num_values * _WIDTH.get(chunk.physical_type, 16) for chunk in chunks if chunk.physical_type != _TEXT
-    )
     bound: int = fixed + sum(chunk.num_values * (chunk.total_uncompressed_size + 8) for chunk in texts)
     if bound <= _CLOSE or max(stored, fixed) > limit:
         return max(bound, stored)

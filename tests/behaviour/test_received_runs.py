@@ -204,7 +204,7 @@ def test_a_received_comparison_asks(write_config: WriteConfig, tmp_path: Path, m
     compare(Wanted(num_seeds=3), out, workers=Fakes(), reporter=quiet)
 
 
-def test_a_forged_run_in_a_comparison_of_ones_own_asks(write_config: WriteConfig, tmp_path: Path) -> None:
+def test_a_run_of_a_comparison_cannot_bring_code_of_its_own(write_config: WriteConfig, tmp_path: Path) -> None:
     config = write_config(rounds=1)
     wanted = Wanted(configs=(config,), arms=(metric_arm("random"),))
     out, quiet = tmp_path / "out", Reporter(quiet=True)
@@ -214,8 +214,7 @@ def test_a_forged_run_in_a_comparison_of_ones_own_asks(write_config: WriteConfig
     (arm,) = out.glob("runs/*/random")
     rewrite(arm / "attempts/0001/attempt.json", lambda d: d["config"].update(rounds=2))
     rewrite(arm / "attempts/0001/attempt.json", lambda d: d["config"]["evaluation"].update(gold=f"{evil}:reward"))
-    with pytest.raises(DriftError, match=r"evaluation\.gold"):
-        compare(Wanted(rounds=2), out, workers=Fakes(), reporter=quiet)
+    compare(Wanted(rounds=2), out, workers=Fakes(), reporter=quiet)  # its settings are those of the comparison
     assert not (tmp_path / "RAN").exists()
 
 

@@ -37,21 +37,22 @@ def test_nothing_is_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "name", "hint"),
+    ("number", "name", "said", "hint"),
     [
-        (resource.RLIMIT_NOFILE, "open files", "ulimit -n"),
-        (resource.RLIMIT_NPROC, "processes", "ulimit -u"),
-        (resource.RLIMIT_AS, "address space", "ulimit -v"),
+        (resource.RLIMIT_NOFILE, "open files", "may have 100 files open; a run needs 1024", "ulimit -n"),
+        (resource.RLIMIT_NPROC, "processes", "may have 100 processes and threads; a run needs 1024", "ulimit -u"),
+        (resource.RLIMIT_AS, "address space", "may have 0.0 GB of address space; a run needs 68.7 GB", "ulimit -v"),
     ],
 )
-def test_a_limit_of_the_shell(monkeypatch: pytest.MonkeyPatch, number: int, name: str, hint: str) -> None:
+def test_a_limit_of_the_shell(monkeypatch: pytest.MonkeyPatch, number: int, name: str, said: str, hint: str) -> None:
     unlimited = resource.RLIM_INFINITY
     monkeypatch.setattr(limits.os, "geteuid", lambda: 1000)
     monkeypatch.setattr(resource, "getrlimit", lambda asked: (100 if asked == number else unlimited, unlimited))
     assert short().keys() == {name}
-    assert "100" in short()[name].message and hint in short()[name].hint
+    assert said in short()[name].message
+    assert hint in short()[name].hint
     assert not short()[name].is_fatal
-    assert f"{name}: a process may have 100" in limits.describe_shortages()
+    assert f"{name}: a process {said}" in limits.describe_shortages()
 
 
 def test_root_has_as_many_processes_as_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,11 +53,22 @@ MESSAGES = pa.ListArray.from_arrays(
         MESSAGES,
         pa.ListArray.from_arrays(pa.array([0, 1000], pa.int32()), REPEATED),
         REPEATED.cast(pa.dictionary(pa.int32(), pa.binary())),
+        pa.array([b"a" * (MB // 4)] * 100, pa.binary(MB // 4)),
         pa.array(["a" * (100 * MB)]),
         pa.array([7] * 3_000_000),
         pa.array([None] * 3_000_000, pa.float64()),
     ],
-    ids=["a dictionary", "after null", "nested", "all in one row", "bytes", "one value", "a number", "nulls"],
+    ids=[
+        "a dictionary",
+        "after null",
+        "nested",
+        "all in one row",
+        "bytes",
+        "bytes of one width",
+        "one value",
+        "a number",
+        "nulls",
+    ],
 )
 def test_what_unfolds_is_refused(tmp_path: Path, column: pa.Array, store_schema: bool) -> None:
     path = written(tmp_path / "t.parquet", pa.table({"a.b": column}), store_schema=store_schema)

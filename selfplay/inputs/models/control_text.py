@@ -51,7 +51,9 @@ class ControlText:
                 self.ids[text] = token
         shown = [found for one in rendered for found in _BRACKETED.findall(one)]
         self.plain = frozenset(shown) - self.ids.keys()
-        self._numbers = frozenset(self.ids.values())
+        # an unknown token stands for characters and not for its string, unless the tokenizer uses it as an end token too
+        unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id}
+        self._numbers = frozenset(self.ids.values()) - unknown
         self._any = _pattern(self.ids)
         self._of_assistant = _pattern(self.ids.keys() - set(thoughts))
 

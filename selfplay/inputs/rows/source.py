@@ -165,6 +165,8 @@ def _readable(path: Path) -> Iterator[None]:
     except UnfoldingError as error:
         raise DataError(f"{path} is not read: {error}", UNFOLDS) from None
     except (OSError, EOFError, pa.ArrowException, csv.Error) as error:
+        if "field larger than field limit" in str(error):
+            raise DataError(f"{path} is not read: it has a field of more than {MAX_LINE >> 20} MB", UNFOLDS) from None
         raise DataError(
             f"{path} cannot be read: {error}", "Check that the file is complete and matches its suffix."
         ) from error

@@ -89,6 +89,16 @@ def test_text_around_a_typed_token_is_encoded_as_ever():
     assert renderer.prompt(user("ab<ab>ab")) == [2, 3, 2, 4, 2]
 
 
+def test_unknown_characters_beside_a_typed_token_are_no_control_tokens():
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1, "<end>": 2}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.add_special_tokens([AddedToken("<end>", special=True), AddedToken("[UNK]", special=True)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", unk_token="[UNK]")
+    assert ChatRenderer(tokenizer, "none").prompt(user("a b <end> a")) == [0, 1, 1, 0]
+
+
 def test_typed_control_tokens_that_cannot_be_text_are_refused():
     tokenizer = make_tokenizer()
     unable = lambda text, **settings: type(tokenizer).__call__(tokenizer, text, add_special_tokens=False)  # noqa: E731

@@ -60,9 +60,11 @@ MADE: dict[str, Any] = {
     "document.json.gz": lambda path: path.write_bytes(gzip.compress(b"[" + LONG + b"]")),
     "lists.json.gz": lambda path: path.write_bytes(gzip.compress(b"[" + b"[]," * (5 * MB) + b"[]]")),
     "field.csv": lambda path: path.write_bytes(b"prompt,chosen,rejected\n" + b"a" * (12 * MB) + b",c,r\n"),
-    "quoted.csv": lambda path: path.write_bytes(b'prompt,chosen,rejected\n"' + b"a\n" * (6 * MB) + b'",c,r\n'),
+    "quoted.csv": lambda path: path.write_bytes(
+        b'prompt,chosen,rejected\n"' + (b"a" * 500 + b"\n") * 20_000 + b'",c,r\n'
+    ),
     "header.csv.gz": lambda path: path.write_bytes(gzip.compress(b"a" * (12 * MB) + b"\n")),
-    "rows.tsv.gz": lambda path: path.write_bytes(gzip.compress(b"prompt\tchosen\n" + b"a\tb\n" * (3 * MB))),
+    "rows.tsv.gz": lambda path: path.write_bytes(gzip.compress(b"prompt\tchosen\n" + (b"a" * 500 + b"\tb\n") * 40_000)),
     "table.parquet": parquet,
     "table.parquet.gz": packed_parquet,
     "table.arrow": arrow,
@@ -74,7 +76,7 @@ def test_what_unfolds_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     MADE[name](path)
     with pytest.raises(
-        DataError, match=r"is not read: it (unfolds to|has a line of more than 4 MB)|field larger than"
+        DataError, match=r"is not read: it (unfolds to|has a (line|field) of more than 4 MB)"
     ) as refused:
         for _ in open_source(str(path)).rows():
             pass
