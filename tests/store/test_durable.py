@@ -116,11 +116,6 @@ def test_hooks_see_every_operation_in_order_around_what_it_does(
     ]
 
 
-def test_write_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SelfplayError, match="No such file or directory"):
-        durable.write_file(tmp_path / "none" / "file", b"")
-
-
 def test_make_folder_makes_parents_and_is_content_with_what_is_there(tmp_path: Path) -> None:
     durable.make_folder(tmp_path / "a/b/c")
     durable.make_folder(tmp_path / "a/b/c")
