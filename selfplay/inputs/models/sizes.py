@@ -39,10 +39,10 @@ def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
 
     document = read_json(Path(folder) / "config.json")
     is_foreign = "auto_map" in document and document.get("model_type") not in CONFIG_MAPPING
-    kind = PreTrainedConfig if is_foreign and not trust_remote_code else AutoConfig
-    options = {} if kind is PreTrainedConfig else {"trust_remote_code": trust_remote_code}
     try:
-        return kind.from_pretrained(str(folder), local_files_only=True, **options)
+        if is_foreign and not trust_remote_code:
+            return PreTrainedConfig.from_dict(document)
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
     # a config class validates its fields with an exception of its own, and may compute with what a field lacks
     except (StrictDataclassError, OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         lines = str(error).splitlines()
@@ -66,7 +66,7 @@ def position_limit(config: Any) -> int | None:
     if not isinstance(positions, int | float) or not 0 < positions < _NO_LIMIT:
         return None
     positions = min([positions, *_long_rope_lengths(text)])
-    padding = text.pad_token_id
+    padding = getattr(text, "pad_token_id", None)  # a plain config has what its file names
     unused = padding + 1 if text.model_type in _COUNT_FROM_PADDING and padding is not None else 0
     return int(positions) - unused
 

@@ -77,5 +77,14 @@ def test_defaults_that_a_published_config_leaves_out(tmp_path):
 )
 def test_a_config_that_transformers_cannot_read(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ModelError, match=r"transformers cannot read .*config.json"):
+    with pytest.raises(ModelError, match=r"transformers cannot read .*config.json|config.json is not valid JSON"):
         load_config(tmp_path)
+
+
+def test_a_kind_of_model_that_is_not_known_is_read_without_its_code(tmp_path):
+    document = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}, "vocab_size": 7}
+    (tmp_path / "config.json").write_text(json.dumps(document | {"max_position_embeddings": 11}))
+    (tmp_path / "own.py").write_text("raise SystemExit('this code must not run')\n")
+    config = load_config(tmp_path)
+    assert vocab_size(config, tmp_path) == 7
+    assert position_limit(config) == 11
