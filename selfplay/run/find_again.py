@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from selfplay.config.diff import changes
+from selfplay.config.named_files import METRIC, TEMPLATE
 from selfplay.config.schema import Config
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import MissingInputError
@@ -20,7 +21,7 @@ NEW_PLACE = "NEW-PLACE"
 def find_again(store: Store, before: Config, after: Config, search_path: Path, command: Sequence[object]) -> Pinned:
     """The inputs of a run, found and digested; nothing of them is run. `after` are the settings `before` with the changes that
     `command` (its arguments) asks for. Raises MissingInputError with all that is missing and the whole command to give."""
-    moves = Moves(tuple(_moves(store, before, after)))
+    moves = Moves(tuple(_moves(store, before, after, search_path)))
     try:
         return pin(after, search_path, store.revisions(), moves=moves, pins=store.config_json("pins.json", dict))
     except MissingInputError as error:
@@ -31,22 +32,29 @@ def find_again(store: Store, before: Config, after: Config, search_path: Path, c
         raise
 
 
-def _moves(store: Store, before: Config, after: Config) -> Iterator[tuple[Path, Path]]:
+def _moves(store: Store, before: Config, after: Config, search_path: Path) -> Iterator[tuple[Path, Path]]:
     """Old and new place of the run itself, and of what the command gives a new place."""
     folder = recorded_folder(store)
     if folder is not None and folder != store.layout.root:
         yield folder, store.layout.root
     for change in changes(before, after):
         if change.tag == "content" and isinstance(change.before, str) and isinstance(change.after, str):
-            old, new = _path(change.before), _path(change.after)
-            if old.is_absolute() and new.is_absolute():
+            old, new = (_place(change.name, value, search_path) for value in (change.before, change.after))
+            if old is not None and new is not None:
                 yield old, new
 
 
-def _path(value: str) -> Path:
-    """The path of a place: of `file.py:function` the file."""
-    path, found, _ = value.partition(".py:")
-    return Path(path + ".py" if found else path)
+def _place(setting: str, value: str, search_path: Path) -> Path | None:
+    """The file or folder that a setting names: of `file.py:function` and `module:function` the file. None for a hub name.
+    Paths of modules, metrics and templates may be relative to the configuration's folder `search_path`."""
+    path, is_file, _ = value.partition(".py:")
+    if is_file:
+        path += ".py"
+    elif setting.endswith((".function", ".gold")):
+        path = value.partition(":")[0].replace(".", "/") + ".py"
+    elif setting not in (METRIC, TEMPLATE) and not Path(path).is_absolute():
+        return None
+    return Path(search_path, Path(path).expanduser())
 
 
 def _new_place(config: Config, setting: str) -> str:

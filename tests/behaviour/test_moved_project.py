@@ -186,6 +186,9 @@ def test_a_module_in_a_package_moves_with_the_configuration(tiny_world: Path, tm
     with pytest.raises(MissingInputError) as missing:
         resume(run)
     assert sorted(missing.value.settings) == ["policy.model", "prompts.source", "reward.function"]
+    given = (f"reward.function={moved}/moved_rewards/mine.py:reward",)
+    fork = api.plan_fork(run, from_round=0, run_dir=tmp_path / "fork", overrides=given, reporter=Reporter(quiet=True))
+    assert fork.prepared.config.policy.model == str(moved / "policy")
     run.rename(moved / "run")
     for name in ("moved_rewards.mine", "moved_rewards"):  # as in another process
         del sys.modules[name]
