@@ -12,7 +12,7 @@ from typing import Any
 from selfplay.compare.arm_inputs import ArmInputs
 from selfplay.compare.report import write_results
 from selfplay.compare.results import results_document
-from selfplay.compare.running import Runner, arm_runs
+from selfplay.compare.running import Runner, arm_runs, unfinished
 from selfplay.compare.settings import Comparison, Wanted, make_comparison, read_comparison, write_comparison
 from selfplay.compare.worker_reuse import WarmWorkers
 from selfplay.core.commands import shell_command
@@ -44,52 +44,53 @@ def compare(
 ) -> dict[str, Any]:
     """Start a comparison, continue it or add to it, and return its results (see `results_document`; on a dry run its
     settings). `force` continues where a data-quality check or an estimate of memory or disk would stop a run; `trust_code` runs
-    the code of a comparison that you have not begun on this machine. `workers` replaces the warm Ray workers (tests). Raises
-    Interrupted when stopped: the same call continues it."""
+    the code of a comparison that you have not begun on this machine. Where all runs are over, the results are shown and no code
+    is loaded. `workers` replaces the warm Ray workers (tests). Raises Interrupted when stopped: the same call continues it."""
     out = out.absolute()
     for path in (*out.glob("*"), *out.glob("*/*")):  # blocks and their runs; a run looks after its own
         forbid_symlinks(path, out)
     if out.exists() and not (out / COMPARISON).is_file() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"{out} exists and is not a comparison", "Choose another --out.")
     before, inputs = read_comparison(out), ArmInputs(out, force=force)
+    planned = make_comparison(wanted, before, out)
+    todo = unfinished(planned, out, retry_failed=retry_failed)
     if dry_run:
-        comparison = make_comparison(wanted, before, out)
         reporter = reporter or Reporter()
-        _check_code(inputs, comparison, before, out, reporter, trust_code=trust_code)
-        inputs.prepare_all(comparison)
-        _say_plan(comparison, out, reporter)
-        return comparison.document()
+        if todo:
+            _prepare(inputs, planned, before, out, reporter, trust_code=trust_code)
+        _say_plan(planned, out, len(todo), reporter)
+        return planned.document()
     stop = StopFlag()
     with _real_stderr() as people, contextlib.ExitStack() as stack:
         reporter = reporter or Reporter(people)
         made = workers or stack.enter_context(WarmWorkers(out / "workers" / str(os.getpid())))
-        planned = make_comparison(wanted, before, out)
-        run_code = _check_code(inputs, planned, before, out, reporter, trust_code=trust_code)
-        inputs.prepare_all(planned)
+        run_code = _prepare(inputs, planned, before, out, reporter, trust_code=trust_code) if todo else []
         make_folder(out)
         with RunLock(out / LOCK):  # only while it is written: two processes may share the blocks of one comparison
             comparison = make_comparison(wanted, read_comparison(out), out)
             write_comparison(out, comparison)
-        note_begun(_name(out), run_code, reporter.say)
-        _say_plan(comparison, out, reporter)
-        runner = Runner(
-            comparison, out, inputs, reporter, made, stop, retry_failed=retry_failed, force=force, trust_code=trust_code
-        )
-        try:
-            with signals(stop, grace, reporter):
-                runner.run()
-        except KeyboardInterrupt:
-            code = stop.exit_code or 130
-            raise Interrupted("stopped at once; what was committed is kept", _again(out), code) from None
-        except Interrupted as stopped:
-            stopped.hint = _again(out)
-            raise
+        _say_plan(planned, out, len(todo), reporter)
+        if todo:  # what is only shown is not noted as begun: its code was not looked at
+            note_begun(_name(out), run_code, reporter.say)
+            runner = Runner(
+                comparison, out, inputs, reporter, made, stop,
+                retry_failed=retry_failed, force=force, trust_code=trust_code,
+            )  # fmt: skip
+            try:
+                with signals(stop, grace, reporter):
+                    runner.run()
+            except KeyboardInterrupt:
+                code = stop.exit_code or 130
+                raise Interrupted("stopped at once; what was committed is kept", _again(out), code) from None
+            except Interrupted as stopped:
+                stopped.hint = _again(out)
+                raise
     document = results_document(comparison, out)
     write_results(document, out)
     return document
 
 
-def _check_code(
+def _prepare(
     inputs: ArmInputs,
     comparison: Comparison,
     before: Comparison | None,
@@ -98,12 +99,14 @@ def _check_code(
     *,
     trust_code: bool,
 ) -> list[Code]:
-    """Say all code that will run, and ask about that of a comparison which this user has not begun. Returns it."""
+    """Say all code that will run, ask about that of a comparison which this user has not begun, then load and check what the
+    runs need. Returns the code."""
     code = inputs.code(comparison)
     if before is not None:
         command = ["compare", "--out", out]
         require_trust(_name(out), out, inputs.code(before), command, trust_code=trust_code)
     announce(code, reporter.say)
+    inputs.prepare_all(comparison)
     return code
 
 
@@ -116,14 +119,15 @@ def _again(out: Path) -> str:
     return f"`{shell_command('compare', '--out', out)}` continues it."
 
 
-def _say_plan(comparison: Comparison, out: Path, reporter: Reporter) -> None:
+def _say_plan(comparison: Comparison, out: Path, num_todo: int, reporter: Reporter) -> None:
+    num_runs = len(arm_runs(comparison, out))
     for world in comparison.worlds:
         steps = f"{comparison.steps(world)} optimizer steps a round in every arm" if "steps" in comparison.equal else ""
         reporter.say(f"{world.name}: {world.path}" + (f"; {steps}" if steps else ""))
     reporter.say(
         f"{len(comparison.arms)} arms ({', '.join(arm.name for arm in comparison.arms)}), control {comparison.control}, "
         f"{comparison.num_seeds} seeds, {comparison.rounds} rounds, equal {' and '.join(comparison.equal)}: "
-        f"{len(arm_runs(comparison, out))} runs in {out}"
+        f"{num_runs} runs in {out}, {num_runs - num_todo} of them over before"
     )
 
 

@@ -66,6 +66,18 @@ def arm_runs(comparison: Comparison, out: Path) -> list[ArmRun]:
     ]
 
 
+def unfinished(comparison: Comparison, out: Path, *, retry_failed: bool) -> list[ArmRun]:
+    """The runs that are still to be made or continued. A failed run is over, unless it is to be tried again."""
+    return [run for run in arm_runs(comparison, out) if not _is_done(run, comparison.rounds, retry_failed=retry_failed)]
+
+
+def _is_done(run: ArmRun, rounds: int, *, retry_failed: bool) -> bool:
+    if not has_run(run.folder):
+        return False
+    store = Store.open(run.folder)
+    return next_stage(store, rounds) is None or (failure(store) is not None and not retry_failed)
+
+
 def failure(store: Store) -> str | None:
     """Why a run's last attempt failed; None where it did not."""
     found = store.attempt_documents()
@@ -104,9 +116,7 @@ class Runner:
     def run(self) -> None:
         """Make everything that is not there yet. A block that another process works on is left to it. Raises Interrupted when
         asked to stop."""
-        wanted = arm_runs(self.comparison, self._out)
-        todo = [run for run in wanted if not self._is_done(run)]
-        self._reporter.say(f"{len(wanted)} runs, {len(wanted) - len(todo)} of them over before")
+        todo = unfinished(self.comparison, self._out, retry_failed=self._retry_failed)
         started, number, elsewhere = time.monotonic(), 0, 0
         for block, runs in itertools.groupby(todo, key=lambda run: run.block):
             mine = list(runs)
@@ -122,7 +132,8 @@ class Runner:
             with lock:
                 for run in mine:
                     self._stop.check()
-                    if self._is_done(run):  # by another process, since
+                    # another process may have made it since
+                    if _is_done(run, self.comparison.rounds, retry_failed=self._retry_failed):
                         elsewhere += 1
                         continue
                     outcome = self._arm(run)
@@ -133,14 +144,6 @@ class Runner:
                         f"[{number}/{len(todo) - elsewhere}] {run.block.name} {run.arm.name} (equal {run.equal}): {outcome}; "
                         f"{per_run:.1f} s a run, {left / 60:.0f} min left"
                     )
-
-    def _is_done(self, run: ArmRun) -> bool:
-        if not has_run(run.folder):
-            return False
-        store = Store.open(run.folder)
-        if next_stage(store, self.comparison.rounds) is None:
-            return True
-        return failure(store) is not None and not self._retry_failed
 
     def _arm(self, run: ArmRun) -> str:
         """Make one run, pools first; returns how it ended."""

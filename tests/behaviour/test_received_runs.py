@@ -196,11 +196,17 @@ def test_a_received_comparison_asks(write_config: WriteConfig, tmp_path: Path, m
     compare(Wanted(), out, workers=Fakes(), reporter=quiet)
     other_user(monkeypatch, tmp_path)
     mark.unlink()
+    (tmp_path / "mine.py").rename(tmp_path / "away.py")  # to show what is finished takes none of its inputs
     for dry_run in (True, False):
+        compare(Wanted(), out, dry_run=dry_run, workers=Fakes(), reporter=quiet)
+    assert not mark.exists()
+    (tmp_path / "away.py").rename(tmp_path / "mine.py")
+    for dry_run in (True, False):  # to look at it did not make it this user's
         with pytest.raises(ConfigError, match="was not begun by you on this machine") as asked:
             compare(Wanted(num_seeds=2), out, dry_run=dry_run, workers=Fakes(), reporter=quiet)
         assert "evaluation.gold: " in asked.value.message and not mark.exists()
     compare(Wanted(num_seeds=2), out, trust_code=True, workers=Fakes(), reporter=quiet)
+    assert mark.exists()
     compare(Wanted(num_seeds=3), out, workers=Fakes(), reporter=quiet)
 
 

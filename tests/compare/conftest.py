@@ -42,5 +42,5 @@ def finished(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def out(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it to do harm to; its config is where it was."""
+    """A copy of it to do harm to; its config is where it was. Nobody began it here: to run more of it takes `trust_code`."""
     return Path(shutil.copytree(finished, tmp_path / "out"))

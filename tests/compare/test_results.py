@@ -95,7 +95,7 @@ def test_overlaps_and_groups_are_counted(finished: Path, document: dict[str, Any
 
 
 def test_blocks_are_summed_up(finished: Path, out: Path) -> None:
-    found = run_compare(out, num_seeds=2)
+    found = run_compare(out, num_seeds=2, trust_code=True)
     rows = [row for row in found["rows"] if (row["arm"], row["round"]) == ("explicit_margin", 2)]
     (summed,) = [row for row in found["summary"] if (row["arm"], row["round"]) == ("explicit_margin", 2)]
     differences = [row["difference"] for row in rows]

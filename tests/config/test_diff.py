@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from selfplay.config.diff import Change, changes, flatten, identity_document, tag_of
 from selfplay.config.load import setting_names
 from selfplay.config.pass_through import ENGINE_KEYS, TRL_KEYS
 from selfplay.config.tags import Tag
-from tests.helpers.changed_settings import BASE, FUNCTION, NOT_TO_BE_CHANGED, PARTS, SETTINGS, TOGETHER, config
+from tests.helpers.changed_settings import (
+    BASE,
+    FUNCTION,
+    FUNCTION_PART,
+    NOT_TO_BE_CHANGED,
+    PARTS,
+    SETTINGS,
+    TOGETHER,
+    config,
+)
 
 
 def test_the_table_has_every_setting() -> None:
@@ -69,6 +80,15 @@ def test_a_section_with_its_defaults_is_not_no_section() -> None:
 def test_the_kind_of_reward_cannot_change_unseen() -> None:
     found = {change.name: change.tag for change in changes(config(BASE), config(BASE | FUNCTION))}
     assert found == {"reward.model": "content", "reward.function": "content", "reward.revision": "identity"}
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"), [("reward.function", FUNCTION), ("reward.parts.NAME.function", FUNCTION_PART)]
+)
+def test_another_function_of_the_same_file_is_another_reward(name: str, sections: dict[str, Any]) -> None:
+    """The pin is that of the file, so it cannot tell them apart."""
+    before, after = config(BASE | sections), config(BASE | sections, **{name: "m:other"})
+    assert changes(before, after) == [Change(name, "m:reward", "m:other", "identity")]
 
 
 def test_each_part_of_a_reward_is_compared_by_its_name() -> None:

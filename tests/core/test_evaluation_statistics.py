@@ -18,7 +18,7 @@ def columns(rows):
 
 
 def test_each_prompt_counts_once() -> None:
-    estimate = statistics.mean_over_prompts({"a": [1.0, 1.0, 1.0], "b": [0.0]}, seed=0)
+    estimate = statistics.mean_over_prompts({"a": np.ones(3), "b": np.zeros(1)}, seed=0)
     assert estimate.mean == 0.5
     assert estimate.num_prompts == 2
 
@@ -27,8 +27,8 @@ def test_missing_values_are_left_out_and_nothing_gives_nothing() -> None:
     assert statistics.prompt_means(["a", "a", "b", "c"], [1.0, None, math.nan, math.inf]) == {"a": 1.0}
     assert statistics.mean_over_prompts({}, seed=0) is None
     assert statistics.mean_over_prompts(statistics.by_prompt(["b"], [None]), seed=0) is None
-    assert statistics.paired_difference({"a": [1.0]}, {"b": [1.0]}, seed=0) is None
-    assert statistics.paired_win_rate({"a": [1.0]}, {"b": [1.0]}, seed=0) is None
+    assert statistics.paired_difference({"a": np.ones(1)}, {"b": np.ones(1)}, seed=0) is None
+    assert statistics.paired_win_rate({"a": np.ones(1)}, {"b": np.ones(1)}, seed=0) is None
 
 
 def test_interval_agrees_with_the_normal_approximation_and_with_its_seed() -> None:

@@ -71,6 +71,7 @@ def run_compare(
     arms: Sequence[str] = (),
     workers: Any = None,
     retry_failed: bool = False,
+    trust_code: bool = False,
     said: io.StringIO | None = None,
     equal: str = "",
     **wanted: Any,
@@ -84,5 +85,6 @@ def run_compare(
         **wanted,
     )
     return compare(
-        asked, out, workers=workers or fakes(), reporter=Reporter(said or io.StringIO()), retry_failed=retry_failed
-    )
+        asked, out, workers=workers or fakes(), reporter=Reporter(said or io.StringIO()),
+        retry_failed=retry_failed, trust_code=trust_code,
+    )  # fmt: skip

@@ -72,12 +72,10 @@ def test_defaults_that_a_published_config_leaves_out(tmp_path):
     assert (vocab_size(loaded, tmp_path), position_limit(loaded)) == (262208, 131072)
 
 
-@pytest.mark.parametrize(
-    "content", ['{"model_type": "none-such"}', "{", '{"model_type": "llama", "hidden_size": "big"}']
-)
+@pytest.mark.parametrize("content", ['{"model_type": "none-such"}', '{"model_type": "llama", "hidden_size": "big"}'])
 def test_a_config_that_transformers_cannot_read(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ModelError, match=r"transformers cannot read .*config.json|config.json is not valid JSON"):
+    with pytest.raises(ModelError, match=r"transformers cannot read .*config.json"):
         load_config(tmp_path)
 
 
@@ -88,3 +86,9 @@ def test_a_kind_of_model_that_is_not_known_is_read_without_its_code(tmp_path):
     config = load_config(tmp_path)
     assert vocab_size(config, tmp_path) == 7
     assert position_limit(config) == 11
+
+
+def test_a_config_that_is_no_json(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json is not valid JSON: .* line 1 column 2"):
+        load_config(tmp_path)
