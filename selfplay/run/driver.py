@@ -36,6 +36,7 @@ from selfplay.run.stages.settings import StageSettings
 from selfplay.run.worker_specs import ray_workers
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
+from selfplay.store.layout import sidecars_in
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store, new_id
 from selfplay.store.run_state import next_stage
@@ -215,8 +216,7 @@ def adopted(store: Store, config: Config) -> list[str]:
     if following is None:
         lines.append("nothing is left to do; rounds=N adds rounds")
     else:
-        work = store.layout.stage_work(*following)
-        kept = len(list(work.rglob(".part-*.json"))) if work.is_dir() else 0
+        kept = len(sidecars_in(store.layout.stage_work(*following)))
         under_way = f" ({kept} shards of it are kept)" if kept else ""
         lines.append(f"next: round {following[0]} {following[1]}{under_way}")
     return lines

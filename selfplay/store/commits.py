@@ -53,10 +53,10 @@ def write_commit(folder: Path, commit: Commit) -> None:
 
 
 def read_commit(folder: Path) -> tuple[Commit, str]:
-    """The commit of a stage folder and its digest. Raises CorruptionError where it is missing or damaged."""
+    """The commit of a run's stage folder, ROOT/rounds/ROUND/STAGE, and its digest. Raises CorruptionError where it is missing or
+    damaged, or a symbolic link on the way from ROOT to it."""
     path = folder / COMMIT
-    for place in (folder, path):
-        forbid_symlinks(place, place.parent)
+    forbid_symlinks(path, folder.parents[2])
     try:
         manifest = read_manifest(path)
         commit = manifest.as_record(Commit)

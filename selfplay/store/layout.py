@@ -107,6 +107,13 @@ def sidecar_index(path: Path) -> int | None:
     return int(found[1]) if found and path.name == sidecar_name(int(found[1])) else None
 
 
+def sidecars_in(folder: Path) -> list[Path]:
+    """The sidecars in a work folder and its folders, sorted; none where it is missing or a symbolic link."""
+    if folder.is_symlink():
+        return []
+    return sorted(path for path in folder.rglob(".part-*.json") if sidecar_index(path) is not None)
+
+
 def rounds_present(layout: Layout) -> list[int]:
     """Numbers of the rounds that have a folder, ascending."""
     return _numbers(layout.rounds, 3)

@@ -20,7 +20,6 @@ from selfplay.store.tombstone import STAGE, Tombstone, policy_files, read_tombst
 def delete_policy(layout: Layout, round_number: int, when: str, why: str) -> Tombstone:
     """Delete the policy of a round; returns its tombstone. Raises CorruptionError where it is not what was committed."""
     folder = layout.stage(round_number, STAGE)
-    forbid_symlinks(folder, layout.root)
     forbid_symlinks(layout.work, layout.root)
     commit, digest = read_commit(folder)
     tombstone = read_tombstone(folder, commit.files, digest)

@@ -262,7 +262,6 @@ class Store:
                     f"stage {stage} of round {round_number} is not committed in {self.layout.root}",
                     f"`selfplay status` shows the state of the run; {again} continues it.",
                 )
-            forbid_symlinks(folder, self.layout.root)
             commit, digest = read_commit(folder)
             if (commit.round, commit.stage) != key:
                 raise CorruptionError(

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from selfplay.store.layout import COMPARISON, POOL, Layout
+from selfplay.store.symlinks import forbid_symlinks
 
 
 def run_folders(place: Path) -> list[tuple[str, Path]]:
     """The runs below `place` with their names, by name: its own folders, and those of comparisons as `COMPARISON:BLOCK:ARM`
-    (`BLOCK:ARM` where `place` is the comparison). Hidden folders are left out. Nothing is read but names."""
+    (`BLOCK:ARM` where `place` is the comparison). Hidden folders are left out. Nothing is read but names. What `place` holds may
+    be a link; raises CorruptionError for one inside a comparison."""
     return sorted(_runs(place))
 
 
@@ -27,8 +29,8 @@ def is_pool(root: Path) -> bool:
 
 def _runs(place: Path) -> Iterator[tuple[str, Path]]:
     if is_comparison(place):
-        for block in _folders(place / "runs"):
-            yield from ((f"{block.name}:{arm.name}", arm) for arm in _folders(block) if _is_run(arm))
+        for block in _own_folders(place / "runs", place):
+            yield from ((f"{block.name}:{arm.name}", arm) for arm in _own_folders(block, place) if _is_run(arm))
         return
     for folder in _folders(place):
         if _is_run(folder):
@@ -39,6 +41,15 @@ def _runs(place: Path) -> Iterator[tuple[str, Path]]:
 
 def _is_run(folder: Path) -> bool:
     return Layout(folder).identity.is_file()
+
+
+def _own_folders(place: Path, comparison: Path) -> list[Path]:
+    """Folders that `compare` made, which are no links."""
+    forbid_symlinks(place, comparison)
+    found = _folders(place)
+    for folder in found:
+        forbid_symlinks(folder, comparison)
+    return found
 
 
 def _folders(place: Path) -> list[Path]:

@@ -28,6 +28,7 @@ from selfplay.store.layout import (
     resume_of,
     sidecar_index,
     sidecar_name,
+    sidecars_in,
 )
 from selfplay.store.manifest import FileEntry, check_files, hash_files, read_manifest, write_manifest
 from selfplay.store.symlinks import forbid_symlinks_below
@@ -78,8 +79,7 @@ class StageWriter:
             durable.write_file(self.folder / STAGE_MARK, durable.json_with_checksum(dataclasses.asdict(self._inputs)))
 
     def _tables_present(self) -> list[str]:
-        marks = (path for path in self.folder.rglob(".part-*.json") if sidecar_index(path) is not None)
-        return sorted({path.parent.relative_to(self.folder).as_posix() for path in marks})
+        return sorted({path.parent.relative_to(self.folder).as_posix() for path in sidecars_in(self.folder)})
 
     def _table_folder(self, table: str) -> Path:
         return self.folder / table if table not in ("", ".") else self.folder
@@ -192,7 +192,7 @@ def read_stage_mark(folder: Path) -> StageInputs | None:
     """What a work folder's shards were made from; None for a folder that has no mark and no shard yet.
     Raises CorruptionError for a mark that is damaged or missing: its shards might have been made from other inputs."""
     mark = folder / STAGE_MARK
-    if not mark.is_file() and not any(folder.rglob(".part-*.json")):
+    if not mark.is_file() and not sidecars_in(folder):
         return None
     try:
         return parse_record(StageInputs, durable.parse_checked_json(durable.read_file(mark)))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from selfplay.core.errors import CorruptionError
 from selfplay.store.run_folders import is_comparison, is_pool, run_folders
 
 
@@ -25,6 +28,25 @@ def test_names_and_places(tmp_path: Path) -> None:
     ]
     assert [name for name, _ in run_folders(root / "cmp")] == ["seed-1:pool", "seed-1:random"]
     assert run_folders(root / "missing") == []
+
+
+@pytest.mark.parametrize("name", ["runs", "runs/seed-1", "runs/seed-1/random"])
+def test_a_comparison_has_no_links(name: str, tmp_path: Path) -> None:
+    root = place(tmp_path / "place")
+    linked = root / "cmp" / name
+    linked.rename(tmp_path / "outside")
+    linked.symlink_to(tmp_path / "outside")
+    for folder in (root, root / "cmp"):
+        with pytest.raises(CorruptionError, match=f"{name} is a symbolic link"):
+            run_folders(folder)
+
+
+def test_what_a_folder_of_runs_holds_may_be_a_link(tmp_path: Path) -> None:
+    root = place(tmp_path / "place")
+    for name in ("a", "cmp"):
+        (root / name).rename(tmp_path / name)
+        (root / name).symlink_to(tmp_path / name)
+    assert [name for name, _ in run_folders(root)] == ["a", "cmp:seed-1:pool", "cmp:seed-1:random"]
 
 
 def test_pools(tmp_path: Path) -> None:

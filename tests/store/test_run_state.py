@@ -51,3 +51,13 @@ def test_a_fork_that_has_not_begun_says_so(tmp_path: Path) -> None:
     assert "resume" in status_document(forked.layout.root)["next"]
     shutil.rmtree(tmp_path / "run")
     json.dumps(runs_document(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["rounds/001", "rounds/001/select"])
+def test_a_link_in_a_run_is_corrupt_in_every_list(name: str, tmp_path: Path) -> None:
+    root = make_run(tmp_path / "runs" / "one").layout.root
+    (root / name).rename(tmp_path / "outside")
+    (root / name).symlink_to(tmp_path / "outside")
+    assert status_document(root)["state"] == "corrupt"
+    (line,) = runs_document(tmp_path / "runs")["runs"]
+    assert line["state"] == "corrupt" and f"{name} is a symbolic link" in line["message"]

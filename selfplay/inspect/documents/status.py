@@ -14,6 +14,7 @@ from selfplay.inspect.query.open import open_store
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
 from selfplay.store.commits import check_stage
+from selfplay.store.layout import sidecars_in
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force, is_selection, next_stage, run_state, stages_in
 
@@ -89,8 +90,7 @@ def _shards_kept(store: Store, following: tuple[int, str] | None) -> int:
     """Shards that the stage under way has kept so far."""
     if following is None:
         return 0
-    work = store.layout.stage_work(*following)
-    return sum(1 for _ in work.rglob(".part-*.json")) if work.is_dir() else 0
+    return len(sidecars_in(store.layout.stage_work(*following)))
 
 
 def _attempt(document: dict[str, Any]) -> dict[str, Any]:

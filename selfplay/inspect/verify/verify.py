@@ -20,7 +20,7 @@ from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Commits, Committed, Problem, problems_of_commits
 from selfplay.inspect.verify.verify_rows import check_rows
 from selfplay.store.commits import damage, remedy
-from selfplay.store.layout import COMMIT, REMOVED, Layout, attempts_present, sidecar_index
+from selfplay.store.layout import COMMIT, REMOVED, Layout, attempts_present, sidecars_in
 from selfplay.store.lock import is_held
 from selfplay.store.manifest import check_files
 from selfplay.store.retention import LEAST, stored_policies
@@ -173,16 +173,16 @@ def _check_files(committed: Committed, deep: bool) -> Iterator[Problem]:
 def _check_work(layout: Layout, deep: bool) -> Iterator[Problem]:
     """Shards that an attempt kept for a stage that is not committed yet: a resume adopts them. (What a kill left of
     a removal begins with a dot and is nobody's.)"""
-    for folder in sorted(layout.work.glob("[0-9]*-*")):
+    # a link among them has been said
+    folders = [path for path in sorted(layout.work.glob("[0-9]*-*")) if not path.is_symlink()]
+    for folder in folders:
         if folder.name.endswith("-trainer"):
             continue
         try:
             read_stage_mark(folder)
         except CorruptionError as error:
             yield Problem("shard", str(folder / STAGE_MARK), error.message, error.hint)
-    for sidecar in sorted(layout.work.glob("[0-9]*-*/**/.part-*.json")):
-        if sidecar_index(sidecar) is None:
-            continue  # not a shard's: a resume discards it
+    for sidecar in (path for folder in folders for path in sidecars_in(folder)):
         try:
             entry = read_sidecar(sidecar)
         except CorruptionError as error:

@@ -55,6 +55,16 @@ def test_running_while_the_lock_is_held(tmp_path: Path) -> None:
     assert status_document(store.layout.root)["state"] == "interrupted"
 
 
+def test_shards_behind_a_link_are_not_counted(tmp_path: Path) -> None:
+    store = make_run(tmp_path / "run", stop=(1, "sample"), outcome=None)
+    store.writer(1, "sample", "f" * 64, []).write_shard(0, to_table(Response, []))
+    assert status_document(store.layout.root)["shards_kept"] == 1
+    work = store.layout.stage_work(1, "sample")
+    work.rename(tmp_path / "outside")
+    work.symlink_to(tmp_path / "outside")
+    assert status_document(store.layout.root)["shards_kept"] == 0
+
+
 def test_run_without_an_attempt(tmp_path: Path) -> None:
     store = make_run(tmp_path / "run", stop=(0, "prompts"), outcome=None)
     shutil.rmtree(store.layout.attempt(1))
