@@ -130,7 +130,7 @@ def select(
     reason_P = no_reasons(len(pairs)) if pairs.drop_reason_P is None else pairs.drop_reason_P
     if explicit_P is not None and not keep_zero_margins:
         reason_P = with_reason(reason_P, explicit_P == 0, ZERO_MARGIN)
-    if not _missing(pairs.columns, REWARDS):
+    if explicit_P is not None and not _missing(pairs.columns, REWARDS):
         finite_P = np.logical_and(*(np.isfinite(reward_P) for reward_P in _all(pairs.columns, REWARDS)))
         reason_P = with_reason(reason_P, finite_P & ~np.isfinite(explicit_P), MARGIN_NOT_FINITE)
 

@@ -84,7 +84,7 @@ def _dots(plot: Plot, x: Floats, y: Floats, style: str) -> Markup:
 
 def _grid(plot: Plot, x: Floats, y: Floats, kept: NDArray[np.bool_]) -> list[Markup]:
     edges: Any = [
-        magnitudes.bin_edges(*sorted((scale.low, scale.high)), num)
+        magnitudes.bin_edges(min(scale.low, scale.high), max(scale.low, scale.high), num)
         for scale, num in ((plot.x, _COLUMNS), (plot.y, _ROWS))
     ]
     all_CR, *_ = np.histogram2d(x, y, bins=edges)
