@@ -110,4 +110,4 @@ def standardized_gain(now: Mapping[str, float], start: Mapping[str, float]) -> f
     """Mean gain over the start, in standard deviations of the start's prompt means; None where that is 0 or undefined."""
     gain = paired_by_prompt(now, start)
     spread = magnitudes.std(np.array([start[prompt] for prompt in sorted(start)])) if start else 0.0
-    return gain.mean / spread if gain is not None and spread > 0 else None
+    return magnitudes.finite(gain.mean / spread) if gain is not None and spread > 0 else None

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 # The squares of larger numbers, and of numbers smaller than 1 / HUGE, leave the range of a float.
 HUGE = 1e100
@@ -25,6 +26,13 @@ def in_units(values: Floats) -> tuple[Floats, float]:
     if largest == 0 or 1 / HUGE <= largest <= HUGE:
         return values, 1.0
     return values / largest, largest
+
+
+def units_of_groups(values_N: Floats, start_G: Ints) -> Floats:
+    """The unit of `in_units` of each group of consecutive values; `start_G` are the positions at which the groups begin."""
+    largest_G = np.maximum.reduceat(np.abs(values_N), start_G) if len(start_G) else np.empty(0)
+    ordinary_G = (largest_G == 0) | ((largest_G >= 1 / HUGE) & (largest_G <= HUGE))
+    return np.where(ordinary_G, 1.0, largest_G)
 
 
 def mean(values: Floats) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfplay.core.magnitudes import HUGE, in_units
+from selfplay.core.magnitudes import HUGE, finite, units_of_groups
 from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
 
 # A standard deviation below this share of the largest magnitude is rounding noise: a column of equal values has one
@@ -34,7 +34,7 @@ def simpo_margin(
 
     Log-probs are sums over the response's tokens; a response without tokens makes the margin non-finite.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         margin_P = _wide(policy_logp_chosen_P) / num_tokens_chosen_P
         margin_P -= _wide(policy_logp_rejected_P) / num_tokens_rejected_P
     return margin_P
@@ -104,10 +104,10 @@ def z_scores_in_groups(values_P: Floats, group_P: Ints) -> Floats:
     # by group, and by value inside it: sums in an order of their own
     rows = rows[np.lexsort((values_P[rows], group_P[rows]))]
     value, start_G = values_P[rows], run_starts(group_P[rows])
-    value = in_units(value)[0]  # z-scores have no unit
     size_G = np.diff(start_G, append=len(rows))
-    mean_G = np.add.reduceat(value, start_G) / size_G
     group = np.repeat(np.arange(len(start_G)), size_G)
+    value = value / units_of_groups(value, start_G)[group]  # z-scores have no unit
+    mean_G = np.add.reduceat(value, start_G) / size_G
     centred = value - mean_G[group]
     std_G = np.sqrt(np.add.reduceat(centred**2, start_G) / size_G)
     largest_G = np.maximum(np.abs(value[start_G]), np.abs(value[start_G + size_G - 1]))
@@ -123,7 +123,7 @@ class AlignmentPotential:
     Statistics are over the `num_pool` pairs of the pool; `implicit` is of the absolute implicit margin.
     `effective_beta` is the b for which ranking by R - b |L| is the same ranking: w std(R) / std(|L|) when
     standardised, w when raw. It depends on the pool; None where either column has no spread, since the other one
-    then ranks alone (or nothing does), and None with groups, each of which has one of its own.
+    then ranks alone (or nothing does), where it is beyond the largest float, and with groups, each of which has one of its own.
     """
 
     values_P: Floats
@@ -162,7 +162,7 @@ def alignment_potential(
         elif standardize:
             values_P = z_scores(explicit_margin_P, explicit) - weight * z_scores(size_P, implicit)
             flat = explicit.std == 0 or implicit.std == 0
-            effective_beta = None if flat else weight * explicit.std / implicit.std
+            effective_beta = None if flat else finite(weight * explicit.std / implicit.std)
         else:
             values_P = np.abs(explicit_margin_P) - weight * size_P
             effective_beta = weight

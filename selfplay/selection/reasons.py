@@ -24,6 +24,7 @@ REWARD_NOT_FINITE = "reward_not_finite"
 PROMPT_HAS_TOO_FEW_RESPONSES = "prompt_has_too_few_responses"
 IDENTICAL_RESPONSES = "identical_responses"
 ZERO_MARGIN = "zero_margin"
+MARGIN_NOT_FINITE = "margin_not_finite"
 NOT_EXTREME = "not_extreme"
 NOT_PICKED = "not_picked"
 OVER_MAX_PER_PROMPT = "over_max_per_prompt"
@@ -35,7 +36,8 @@ LENGTH_GAP_TOO_LARGE = "length_gap_too_large"
 NEAR_IDENTICAL_RESPONSES = "near_identical_responses"
 TOO_LONG_FOR_TRAINING = "too_long_for_training"
 
-# A pair is not kept (EMPTY, REWARD_NOT_FINITE, ZERO_MARGIN and IDENTICAL_RESPONSES too, where pairs come from outside a run).
+# A pair is not kept (EMPTY, REWARD_NOT_FINITE, ZERO_MARGIN, MARGIN_NOT_FINITE and IDENTICAL_RESPONSES too, where pairs come
+# from outside a run).
 METRIC_NOT_FINITE = "metric_not_finite"
 EXCLUDED_BY_METRIC = "excluded_by_metric"
 OVER_GROUP_QUOTA = "over_group_quota"
@@ -51,6 +53,7 @@ RESPONSE_REASONS: dict[str, str] = {
     PROMPT_HAS_TOO_FEW_RESPONSES: "the only usable response of its prompt",
     IDENTICAL_RESPONSES: "the prompt's usable responses, or the two that would make the pair, have the same text",
     ZERO_MARGIN: "the prompt's usable responses, or the two that would make the pair, have the same reward",
+    MARGIN_NOT_FINITE: "the difference of the two rewards that would make the pair is beyond the largest float",
     NOT_EXTREME: "usable, but other responses of the prompt were taken as its best and its worst",
     NOT_PICKED: "usable, but the builder took other responses of the prompt",
     OVER_MAX_PER_PROMPT: "its pairs were left out for those of larger margin: a prompt gives pairs.max_per_prompt at most",
@@ -65,6 +68,7 @@ PAIR_REASONS: dict[str, str] = {
     EMPTY: "chosen or rejected has no text",
     REWARD_NOT_FINITE: "the reward of chosen or rejected is missing, NaN or infinite",
     ZERO_MARGIN: "chosen and rejected have the same reward",
+    MARGIN_NOT_FINITE: "the difference of the rewards of chosen and rejected is beyond the largest float",
     IDENTICAL_RESPONSES: "chosen and rejected have the same text",
     GAP_TOO_SMALL: "the explicit margin is min_gap or less",
     REWARD_CHOSEN_TOO_LOW: "the reward of chosen is below min_reward_chosen",

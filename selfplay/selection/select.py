@@ -1,8 +1,8 @@
 """Stage *select* as one pure call: margins, alignment potential, metric, cut, and the numbers worth recording.
 
 The pool over which means and standard deviations are taken is what enters the ranking: pairs that an earlier filter
-dropped, and pairs of zero margin, are out before (with w = 2.5 ties would rank among the best). It is the same pool
-for every metric, and a metric sees no other pairs.
+dropped, and pairs whose margin is zero or not finite, are out before (with w = 2.5 ties would rank among the best). It is
+the same pool for every metric, and a metric sees no other pairs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from selfplay.selection.metrics import Metric, find_metric
 from selfplay.selection.metrics.inputs import MEAN_LOGPS, NUM_TOKENS, POLICY_LOGPS, REFERENCE_LOGPS, REWARDS, made_of
 from selfplay.selection.reasons import (
     EXCLUDED_BY_METRIC,
+    MARGIN_NOT_FINITE,
     METRIC_NOT_FINITE,
     NOT_SELECTED,
     OVER_GROUP_QUOTA,
@@ -129,6 +130,9 @@ def select(
     reason_P = no_reasons(len(pairs)) if pairs.drop_reason_P is None else pairs.drop_reason_P
     if explicit_P is not None and not keep_zero_margins:
         reason_P = with_reason(reason_P, explicit_P == 0, ZERO_MARGIN)
+    if explicit_P is not None and not _missing(pairs.columns, REWARDS):
+        finite_P = np.logical_and(*(np.isfinite(reward_P) for reward_P in _all(pairs.columns, REWARDS)))
+        reason_P = with_reason(reason_P, finite_P & ~np.isfinite(explicit_P), MARGIN_NOT_FINITE)
 
     potential: margins.AlignmentPotential | None = None
     if implicit_P is not None and explicit_P is not None:

@@ -97,8 +97,8 @@ def ordered(rows: list[Row], reward: dict[int, float], one: int, two: int) -> tu
 
 
 FILTERS = [
-    "identical_responses", "zero_margin", "gap_too_small", "reward_chosen_too_low", "reward_rejected_too_high",
-    "length_gap_too_large", "near_identical_responses", "over_max_per_prompt",
+    "identical_responses", "zero_margin", "margin_not_finite", "gap_too_small", "reward_chosen_too_low",
+    "reward_rejected_too_high", "length_gap_too_large", "near_identical_responses", "over_max_per_prompt",
 ]  # fmt: skip
 
 
@@ -107,6 +107,8 @@ def slow_objection(rows: list[Row], reward: dict[int, float], c: int, r: int, ru
         return "identical_responses"
     if reward[c] == reward[r]:
         return "zero_margin"
+    if not math.isfinite(reward[c] - reward[r]):
+        return "margin_not_finite"
     if rules.min_gap and reward[c] - reward[r] <= rules.min_gap:
         return "gap_too_small"
     if rules.min_reward_chosen is not None and reward[c] < rules.min_reward_chosen:

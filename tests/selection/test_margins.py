@@ -151,3 +151,16 @@ def test_without_spread_in_one_column_the_other_ranks_alone() -> None:
     assert flat_implicit.effective_beta is flat_explicit.effective_beta is None
     assert np.argsort(-flat_implicit.values_P).tolist() == [0, 2, 1]
     assert np.argsort(-flat_explicit.values_P).tolist() == [1, 2, 0]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_an_effective_beta_beyond_the_largest_float_is_none() -> None:
+    found = margins.alignment_potential(np.array([1e308, 0.0]), np.array([1e-3, 2e-3]), everyone([0, 1]))
+    assert found.effective_beta is None and np.isfinite(found.values_P).all()
+
+
+def test_the_z_scores_of_a_group_do_not_depend_on_the_magnitude_of_another() -> None:
+    values, groups = np.array([1e-3, 2e-3, 4e-3, 1e308, -1e308]), np.array([0, 0, 0, 1, 1])
+    assert margins.z_scores_in_groups(values, groups)[:3].tolist() == (
+        margins.z_scores_in_groups(values[:3], groups[:3]).tolist()
+    )

@@ -420,3 +420,15 @@ def test_pair_ids_may_be_an_arrow_column() -> None:
         for metric, before in expected.items():
             found = select(dataclasses.replace(flat, pair_id=given_ids), metric=metric, keep=7)
             assert found.rank_P.tolist() == before.rank_P.tolist()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("metric", ["alignment_potential", "explicit_margin", "random", "implicit_margin_small"])
+def test_a_pair_whose_margin_is_beyond_the_largest_float_is_never_kept(metric: str) -> None:
+    pool = random_pool(20)
+    chosen_P, rejected_P = pool.columns["reward_chosen"].copy(), pool.columns["reward_rejected"].copy()
+    chosen_P[:3], rejected_P[:3] = [1e308, -1e308, 1.7e308], [-1e308, 1e308, 0.0]
+    found = select(with_columns(pool, reward_chosen=chosen_P, reward_rejected=rejected_P), metric=metric, keep=1.0)
+    assert found.drop_reason_P.tolist()[:3] == ["margin_not_finite", "margin_not_finite", None]
+    assert found.explicit_margin_P is not None and np.isfinite(found.explicit_margin_P[found.kept_P]).all()
+    json.dumps(dataclasses.asdict(found.summary), allow_nan=False)

@@ -197,15 +197,22 @@ def _num_prompts(table: pa.Table) -> int:
 
 def _by_prompt(one: pa.Table, other: pa.Table, column: str) -> tuple[list[str], Any, Any]:
     """The prompts of both by id, and the mean over each prompt's responses on either side (NaN where none has a number)."""
-    means = [
-        table.select(["prompt_id", column]).group_by("prompt_id").aggregate([(column, "mean")])
-        for table in (one, other)
-    ]
+    means = [_means(table, column) for table in (one, other)]
     both = means[0].join(means[1], "prompt_id", join_type="inner", right_suffix=" b").sort_by("prompt_id")
     values = [
         both[name].cast(pa.float64()).to_numpy() for name in both.column_names if name.startswith(f"{column}_mean")
     ]
     return both["prompt_id"].to_pylist(), values[0], values[1]
+
+
+def _means(table: pa.Table, column: str) -> pa.Table:
+    """prompt_id and the mean of a column over its responses; sums of numbers near the largest float are none, so those are taken
+    in another unit."""
+    _, unit = magnitudes.in_units(table[column].drop_null().cast(pa.float64()).to_numpy())
+    scaled = pa.table({"prompt_id": table["prompt_id"], column: pc.divide(table[column].cast(pa.float64()), unit)})
+    found = scaled.group_by("prompt_id").aggregate([(column, "mean")])
+    name = f"{column}_mean"
+    return pa.table({"prompt_id": found["prompt_id"], name: pc.multiply(found[name].cast(pa.float64()), unit)})
 
 
 def _of_prompts(side: Side, kind: str, ids: list[str], content: bool) -> dict[str, list[dict[str, Any]]]:

@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from selfplay.core.format import PAGE
+from selfplay.core.magnitudes import finite
 from selfplay.core.outcomes import RoundOutcomes, TrainOutcome
 from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.reward_parts import parts_of_round
@@ -214,7 +215,7 @@ def facts_of(rows: Rows) -> list[tuple[str, str, str]]:
         for name, key in (("held-out gold reward", "eval_gold_mean"), ("held-out reward", "eval_reward_mean")):
             before, after = getattr(first, key), getattr(last, key)
             if after is not None and before is not None:
-                gained = f"{PAGE.signed(after - before)} over round 0"
+                gained = f"{PAGE.signed(finite(after - before))} over round 0"
                 facts.append((name, f"{PAGE.number(before)} \u2192 {PAGE.number(after)}", gained))
         if last.eval_win_rate_vs_initial is not None:
             facts.append(

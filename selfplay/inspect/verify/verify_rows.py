@@ -119,7 +119,8 @@ def _pairs_are_of_their_responses(store: Store, number: int) -> Iterator[str]:
             continue
         strangers = pc.not_equal(sample["prompt_id"].take(row), table["prompt_id"])
         yield from _count(_true(strangers), f"pairs whose {side} response is another prompt's")
-        reward = score["reward"].take(scored).to_numpy() - penalty * sample["num_tokens"].take(row).to_numpy()
+        with np.errstate(over="ignore"):  # of a response whose reward is beyond the largest float there is no pair
+            reward = score["reward"].take(scored).to_numpy() - penalty * sample["num_tokens"].take(row).to_numpy()
         wrong = int((reward != table[f"reward_{side}"].to_numpy()).sum())
         off = f" less {penalty!r} a token" if penalty else ""
         yield from _count(wrong, f"pairs whose reward_{side} is not the response's reward{off}")

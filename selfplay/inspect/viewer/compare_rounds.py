@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.compute as pc
 
+from selfplay.core import magnitudes
 from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.browser import LONGEST, compared
 from selfplay.inspect.viewer.cache import Cache
@@ -82,8 +83,8 @@ def list_document(
         "num_compared": len(known),
         "num_better": int((known > 0).sum()),
         "num_worse": int((known < 0).sum()),
-        "mean_before": float(np.nanmean(before)) if len(known) else None,
-        "mean_after": float(np.nanmean(after)) if len(known) else None,
+        "mean_before": magnitudes.mean(before[np.isfinite(before)]) if len(known) else None,
+        "mean_after": magnitudes.mean(after[np.isfinite(after)]) if len(known) else None,
     }
 
 
@@ -134,10 +135,11 @@ def _means(store: Store, cache: Cache, kind: Kind, number: int, measure: str, pr
         counted = np.isfinite(values) & (place >= 0)
         if kind == "evaluation":
             counted &= pc.equal(texts.column("mode"), "sampled").to_numpy()
-        sums = np.bincount(place[counted], weights=values[counted], minlength=len(among))
+        scaled, unit = magnitudes.in_units(values[counted])  # sums of numbers near the largest float are none
+        sums = np.bincount(place[counted], weights=scaled, minlength=len(among))
         counts = np.bincount(place[counted], minlength=len(among))
         means: Floats = np.divide(sums, counts, out=np.full(len(among), np.nan), where=counts > 0)
-        return means
+        return unit * means
 
     return cache.get((texts.key, rewards.key, prompts.key, "means", measure), make)
 

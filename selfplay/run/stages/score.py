@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.magnitudes import finite, in_units
 from selfplay.core.outcomes import CombinedReward, ScoreOutcome
 from selfplay.core.records import Reward, schema, with_parts
 from selfplay.core.stages import GOLD
@@ -72,10 +72,10 @@ def score_outcome(
     return ScoreOutcome(
         num_responses=scored.num_rows,
         num_scored=int(pc.count(scored["reward"]).as_py()),
-        reward_mean=_number(pc.mean(scored["reward"])),
-        reward_std=_number(pc.stddev(scored["reward"])),
+        reward_mean=_statistic(pc.mean, scored["reward"]),
+        reward_std=_statistic(pc.stddev, scored["reward"]),
         num_gold=int(pc.count(scored["gold_reward"]).as_py()),
-        gold_reward_mean=_number(pc.mean(scored["gold_reward"])),
+        gold_reward_mean=_statistic(pc.mean, scored["gold_reward"]),
         drop_reasons=count_values(scored["drop_reason"]),
         combined=combined,
         gold_drop_reasons=gold_drop_reasons,
@@ -84,10 +84,11 @@ def score_outcome(
     )
 
 
-def _number(found: pa.Scalar) -> float | None:
-    """A statistic; None where there is nothing to take it of, or where it is beyond the largest float."""
-    value = found.as_py()
-    return value if value is not None and math.isfinite(value) else None
+def _statistic(function: Callable[[pa.ChunkedArray], pa.Scalar], column: pa.ChunkedArray) -> float | None:
+    """Mean or standard deviation of a column of finite numbers of any magnitude; None where there is none."""
+    _, unit = in_units(column.drop_null().cast(pa.float64()).to_numpy())
+    value = function(pc.divide(column.cast(pa.float64()), unit)).as_py()
+    return None if value is None else finite(unit * value)
 
 
 def _complete(context: StageContext, scores: pa.Table | None, gold: pa.Table | None) -> pa.Table:

@@ -237,7 +237,7 @@ def _tail(size: Floats) -> float | None:
     finite = _finite(size)
     if not len(finite):
         return None
-    median, high = np.quantile(finite, (0.5, 0.95)).tolist()
+    median, high = magnitudes.quantiles(finite, (0.5, 0.95))
     return magnitudes.finite(high / median) if median > 0 else None
 
 

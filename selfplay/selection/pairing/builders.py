@@ -68,6 +68,7 @@ def sweet_spot(groups: PromptGroups, bits_N: RandomBits) -> Positions:
     Xiao et al., "Finding the Sweet Spot", ACL 2025: with many samples the very worst is a poor rejected response. Of two
     that are as near the lower index is taken, and never the best itself.
     """
+    groups, _ = groups.in_units()  # mean - 2 std may be beyond the largest float
     mean_G, std_G = groups.mean_and_std_G()
     chosen_G = best(groups)
     distance_N = np.abs(groups.reward_N - (mean_G - 2 * std_G)[groups.group_N])

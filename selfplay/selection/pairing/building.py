@@ -56,8 +56,8 @@ class Pairing:
     fit: LengthFit | None = None
 
 
-# a difference of rewards may be beyond the largest float: it is infinite then
-@np.errstate(over="ignore")
+# a difference of rewards, or a penalised reward, may be beyond the largest float: it is infinite then, and in no pair
+@np.errstate(over="ignore", invalid="ignore")
 def build_pairs(pool: ResponsePool, rules: PairRules, seed: int) -> Pairing:
     """The pairs of a pool. `seed` decides what is random.
 

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.selection.arrays import Bools, Floats, Ints
+from selfplay.selection.margins import explicit_margin
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.reasons import (
     GAP_TOO_SMALL,
     IDENTICAL_RESPONSES,
     LENGTH_GAP_TOO_LARGE,
+    MARGIN_NOT_FINITE,
     NEAR_IDENTICAL_RESPONSES,
     OVER_MAX_PER_PROMPT,
     REWARD_CHOSEN_TOO_LOW,
@@ -29,6 +31,7 @@ Levels = NDArray[np.int8]
 ORDER = (
     IDENTICAL_RESPONSES,
     ZERO_MARGIN,
+    MARGIN_NOT_FINITE,
     GAP_TOO_SMALL,
     REWARD_CHOSEN_TOO_LOW,
     REWARD_REJECTED_TOO_HIGH,
@@ -70,8 +73,10 @@ def levels(pairs: Candidates, rules: PairRules, num_pairs: int, *, keep_zero_mar
     if chosen_P is not None and rejected_P is not None:
         if not keep_zero_margins:
             take_out(ZERO_MARGIN, chosen_P == rejected_P)
+        margin_P = explicit_margin(chosen_P, rejected_P)
+        take_out(MARGIN_NOT_FINITE, np.isinf(margin_P))
         if rules.min_gap > 0:
-            take_out(GAP_TOO_SMALL, chosen_P - rejected_P <= rules.min_gap)
+            take_out(GAP_TOO_SMALL, margin_P <= rules.min_gap)
         if rules.min_reward_chosen is not None:
             take_out(REWARD_CHOSEN_TOO_LOW, chosen_P < rules.min_reward_chosen)
         if rules.max_reward_rejected is not None:

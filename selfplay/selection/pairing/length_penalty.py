@@ -36,7 +36,7 @@ def fit_length_penalty(length_gap: Callable[[float], float | None], largest: flo
         tried[penalty] = math.inf if found is None else abs(found)
         return -direction if found is None else found
 
-    if without is None or abs(without) <= NEAR_ZERO or not (math.isfinite(largest) and largest > 0):
+    if without is None or abs(without) <= NEAR_ZERO or not (math.isfinite(1.001 * largest) and largest > 0):
         return LengthFit(0.0, without, without, without is not None and abs(without) <= NEAR_ZERO)
     direction = math.copysign(1.0, without)
     tried[0.0] = abs(without)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.core.magnitudes import in_units
+from selfplay.core.magnitudes import units_of_groups
 from selfplay.selection.arrays import Bools, Floats, Ints, run_starts, take_strings
 from selfplay.selection.hashing import random_bits
 from selfplay.selection.responses import ResponsePool
@@ -46,15 +46,23 @@ class PromptGroups:
         """The lowest reward of each group."""
         return self._reduced(np.minimum, self.reward_N)
 
+    def in_units(self) -> tuple[PromptGroups, Floats]:
+        """The groups with their rewards in units in which those of a group can be added, subtracted and squared, and the unit of
+        each group: 1 for ordinary numbers."""
+        unit_G = units_of_groups(self.reward_N, self.start_G)
+        if (unit_G == 1).all():
+            return self, unit_G
+        return replace(self, reward_N=self.reward_N / unit_G[self.group_N]), unit_G
+
     def mean_and_std_G(self) -> tuple[Floats, Floats]:
         """Mean and population standard deviation of the rewards of each group."""
         # relative to the highest, so that a large common offset costs no digits
-        reward_N, unit = in_units(self.reward_N)
-        highest_G = self._reduced(np.maximum, reward_N)
-        offset_N = reward_N - highest_G[self.group_N]
+        scaled, unit_G = self.in_units()
+        highest_G = scaled.highest_G()
+        offset_N = scaled.reward_N - highest_G[self.group_N]
         mean_G = self._reduced(np.add, offset_N) / self.size_G
         variance_G = self._reduced(np.add, (offset_N - mean_G[self.group_N]) ** 2) / self.size_G
-        return unit * (highest_G + mean_G), unit * np.sqrt(variance_G)
+        return unit_G * (highest_G + mean_G), unit_G * np.sqrt(variance_G)
 
     def _reduced(self, function: np.ufunc, values_N: Floats) -> Floats:
         return function.reduceat(values_N, self.start_G) if len(self.start_G) else np.empty(0)

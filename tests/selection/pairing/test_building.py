@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import math
+import sys
 from collections import Counter
 
 import numpy as np
@@ -180,3 +182,37 @@ def test_one_prompt_does_not_change_anothers_pair() -> None:
         together = named(rows, 7, {"build": builder})[0]
         apart = [named([row for row in rows if row.prompt == p], 7, {"build": builder})[0] for p in "pqr"]
         assert together == set().union(*apart)
+
+
+LARGEST = sys.float_info.max
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_a_pair_whose_margin_is_beyond_the_largest_float_is_not_built(builder: str) -> None:
+    pairing = build(rows_of([LARGEST, -LARGEST, LARGEST / 2, -LARGEST / 2, 0.0, 1.0]), build=builder)
+    assert np.isfinite(pairing.reward_chosen_P - pairing.reward_rejected_P).all()
+    assert np.isfinite(pairing.prompt_reward_mean_P).all() and np.isfinite(pairing.prompt_reward_std_P).all()
+    assert (pairing.chosen_P != pairing.rejected_P).all()
+
+
+def test_the_responses_of_such_a_pair_have_the_reason() -> None:
+    beyond = "margin_not_finite"
+    assert outcome(rows_of([LARGEST, -LARGEST, 0.0])) == ([], [beyond, beyond, "not_extreme"])
+    assert outcome(rows_of([LARGEST, -LARGEST]), min_gap=1.0) == ([], [beyond, beyond])
+    pairs, reasons = outcome(rows_of([LARGEST, -LARGEST, 0.0]), build="all")
+    assert pairs == [(0, 2), (2, 1)] and reasons == [None] * 3
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("penalty", ["auto", 1e308])
+def test_a_penalty_that_leaves_no_finite_reward_builds_no_pair_of_it(penalty: float | str) -> None:
+    rows = rows_of([LARGEST / 2, 0.0, -LARGEST / 2, 1.0], tokens=[9, 1, 4, 2])
+    pairing = build(rows, build="all", length_penalty=penalty)
+    assert math.isfinite(pairing.length_penalty)
+    assert np.isfinite(pairing.reward_chosen_P - pairing.reward_rejected_P).all()
+
+
+def test_a_prompt_of_huge_rewards_takes_no_digit_of_anothers_spread() -> None:
+    rows = [Row("p", 0, LARGEST), Row("p", 1, 0.0, "other"), Row("q", 0, 1e-3), Row("q", 1, 3e-3, "other")]
+    assert build(rows).prompt_reward_std_P[1] == build(rows[2:]).prompt_reward_std_P[0]

@@ -89,3 +89,10 @@ def test_rules_of_building_are_refused(rules: dict[str, Any]) -> None:
 def test_a_rule_without_its_columns_is_refused(rules: dict[str, Any], columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         reasons(1, rules, **columns)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("rules", [{}, {"min_gap": 1.0}])
+def test_a_margin_beyond_the_largest_float(rules: dict[str, Any]) -> None:
+    found = reasons(3, rules, reward_chosen_P=floats(1e308, -1e308, 1e308), reward_rejected_P=floats(-1e308, 1e308, 0))
+    assert found == ["margin_not_finite", "margin_not_finite", None]

@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from selfplay.core import magnitudes
 from selfplay.inspect.web.charts.frame import Plot, classes, drawing, legend, line, nice_ticks
 
 LIMIT = 1200
@@ -56,18 +57,18 @@ def scatter(
     marks, end = legend(entries, _TOP + _HEIGHT + 38.0)
     words = f"{len(x)} pairs, {int(kept.sum())} of them kept."
     for axis, values in ((x_title, x), (y_title, y)):
-        words += f" Mean {axis}: {values.mean():.3g} (kept: {_mean(values[kept])})."
+        words += f" Mean {axis}: {magnitudes.mean(values):.3g} (kept: {_mean(values[kept])})."
     words += f" {outside} lie outside and are drawn at the edge." if outside else ""
     return drawing(name, title, words, end + 2, [*parts, *marks])
 
 
 def _mean(values: Floats) -> str:
-    return f"{values.mean():.3g}" if len(values) else "none"
+    return f"{magnitudes.mean(values):.3g}" if len(values) else "none"
 
 
 def _ticks(x: Floats, y: Floats, diagonal: bool) -> tuple[list[float], list[float]]:
     bounds = [
-        tuple(np.quantile(values, _BULK).tolist()) if len(values) > LIMIT else (values.min(), values.max())
+        tuple(magnitudes.quantiles(values, _BULK)) if len(values) > LIMIT else (values.min(), values.max())
         for values in (x, y)
     ]
     if diagonal:  # the same numbers on both axes
@@ -82,10 +83,12 @@ def _dots(plot: Plot, x: Floats, y: Floats, style: str) -> Markup:
 
 
 def _grid(plot: Plot, x: Floats, y: Floats, kept: NDArray[np.bool_]) -> list[Markup]:
-    bins: Any = (_COLUMNS, _ROWS)
-    bounds = [sorted((scale.low, scale.high)) for scale in (plot.x, plot.y)]
-    all_CR, *_ = np.histogram2d(x, y, bins=bins, range=bounds)
-    kept_CR, *_ = np.histogram2d(x[kept], y[kept], bins=bins, range=bounds)
+    edges: Any = [
+        magnitudes.bin_edges(min(scale.low, scale.high), max(scale.low, scale.high), num)
+        for scale, num in ((plot.x, _COLUMNS), (plot.y, _ROWS))
+    ]
+    all_CR, *_ = np.histogram2d(x, y, bins=edges)
+    kept_CR, *_ = np.histogram2d(x[kept], y[kept], bins=edges)
     width, height = (plot.x.end - plot.x.start) / _COLUMNS, (plot.y.start - plot.y.end) / _ROWS
     # by the logarithm, so that a square of one pair still shows beside one of thousands
     shade_CR = np.ceil(_SHADES * np.log1p(all_CR) / np.log1p(all_CR.max())).astype(np.int64)
