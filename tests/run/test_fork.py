@@ -43,7 +43,9 @@ def prepared(source: Path, from_round: int, target: Path, *overrides: str) -> Fo
     for override in overrides:
         apply_override(document, override)
     search_path = Path(store.config_json("search_path.json", str))
-    return prepare_fork(store, from_round, before, validate(document, "after"), search_path, target)
+    return prepare_fork(
+        store, from_round, before, validate(document, "after"), search_path, target, overrides=overrides
+    )
 
 
 def fork(source: Path, from_round: int, target: Path, *overrides: str, fakes: Fakes | None = None) -> Store:
@@ -336,7 +338,7 @@ def test_no_fork_is_offered_where_no_round_is_whole(write_config: WriteConfig, t
 
 def test_a_fork_that_was_killed_while_it_was_made_is_completed_by_a_resume(source: Path, tmp_path: Path) -> None:
     forking = prepared(source, 1, tmp_path / "fork", "training.beta=0.2")
-    arguments = (forking.prepared, forking.given(), [], forking.lineage(), forking.files())
+    arguments = (forking.prepared, forking.given(), [], Reporter(quiet=True), forking.lineage(), forking.files())
     real, operations = durable.operations, durable.Operations()
     crashed = True
     for count in range(3, 2000, 41):

@@ -45,7 +45,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(holder: subprocess.
     ):
         pass
     assert error.value.exit_code == 3
-    assert "--run-dir" in error.value.hint
+    assert "Wait for it, or stop it" in error.value.hint
     # however it dies
     holder.send_signal(signal.SIGKILL)
     holder.wait()
