@@ -16,6 +16,9 @@ import yaml
 from selfplay.quickstart.recipe import TINY
 from selfplay.quickstart.world import prepare
 
+# so that an engine does not hold all prompts of a round at once, and a kill finds some done and some not begun
+FEW_SLOTS = {"max_num_seqs": 16}
+
 Selfplay = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -39,7 +42,7 @@ def config(world: Path, tmp_path: Path) -> Path:
         document[section][key] = str(world / document[section][key])
     document["rounds"] = 2
     document["prompts"]["per_round"] = 160
-    document["sampling"] |= {"num_responses": 4, "max_tokens": 48, "shard_size": 8}
+    document["sampling"] |= {"num_responses": 4, "max_tokens": 48, "shard_size": 8, "engine": FEW_SLOTS}
     document["selection"] = {"keep": 0.5}
     document["training"] |= {"epochs": 6, "batch_size": 4, "learning_rate": 5e-4, "checkpoint_every": 4}
     document["evaluation"] |= {"num_prompts": 16, "num_responses": 1}

@@ -17,6 +17,7 @@ import yaml
 
 from selfplay.core.outcomes import PromptsOutcome, SampleOutcome, TrainOutcome
 from selfplay.store.run import Store
+from tests.behaviour.real.conftest import FEW_SLOTS
 
 DATA = Path(os.environ.get("SELFPLAY_REAL_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")) / "gsm8k"
 
@@ -38,7 +39,7 @@ def test_gsm8k_killed_while_sampling_loses_and_doubles_nothing(world: Path, tmp_
     document = {
         "policy": {"model": str(world / "policy")},
         "prompts": {"source": str(DATA / "train.jsonl"), "column": "question", "per_round": 160},
-        "sampling": {"num_responses": 4, "max_tokens": 96, "shard_size": 8},
+        "sampling": {"num_responses": 4, "max_tokens": 96, "shard_size": 8, "engine": FEW_SLOTS},
         "reward": {"function": "my_rewards:reward"},
         "selection": {"keep": 0.5},
         "training": {"beta": 0.1, "learning_rate": 1e-4, "batch_size": 16},

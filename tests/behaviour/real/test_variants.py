@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from selfplay.core.outcomes import EvaluateOutcome, SampleOutcome, TrainOutcome
 from selfplay.store.run import Store
-from tests.behaviour.real.conftest import CAN_BE_ALONE
+from tests.behaviour.real.conftest import CAN_BE_ALONE, FEW_SLOTS
 from tests.helpers.processes import check_gone, signal_everybody
 
 REWARD = """
@@ -46,6 +46,7 @@ def test_adapters_a_function_two_engines_and_sigterm(world: Path, tmp_path: Path
         training={"beta": 0.1, "learning_rate": 1e-2, "batch_size": 8, "lora": {"r": 4, "alpha": 8}},
         evaluation={"source": str(world / "eval_prompts.jsonl"), "num_prompts": 8},
         cluster={"sampler": {"replicas": 2}},
+        sampling={"num_responses": 4, "max_tokens": 48, "shard_size": 4, "engine": FEW_SLOTS},
     )
     run = tmp_path / "run"
     child = selfplay(["run", config, "--run-dir", run], wait=False)
