@@ -1,4 +1,5 @@
-"""The whole loop on real vLLM, Ray and TRL, killed with SIGKILL in one stage after another and resumed each time.
+"""A round on real vLLM, Ray and TRL, killed with SIGKILL while it samples and while it trains, and resumed each time. Every stage of
+two rounds is killed by `make chaos` (test_chaos.py).
 
 Ends with the rows of an uninterrupted run; what was committed before a kill is still there, byte for byte, and was not asked
 for again; nothing that the driver started outlives it.
@@ -62,25 +63,24 @@ def committed_rows(run: Path) -> dict[str, list[str]]:
             for entry in store.commit_of(number, name).files
             if entry.rows is not None or entry.path.endswith(".safetensors")
         ]
-        for number, name in loop.plan(2)
+        for number, name in loop.plan(1)
     }
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_kills_in_every_stage_lose_nothing(config: Path, tmp_path: Path, selfplay: Callable[..., psutil.Popen]) -> None:
+def test_kills_while_sampling_and_training_lose_nothing(
+    config: Path, tmp_path: Path, selfplay: Callable[..., psutil.Popen]
+) -> None:
     run = tmp_path / "run"
     work = run / ".work"
-    train = run / "rounds/001/train"
     moments: list[tuple[str, Callable[[], bool]]] = [
         ("sampling", lambda: kept(run, "001-sample") >= 3),
-        ("scoring", lambda: kept(run, "001-score") >= 2),
         ("training", lambda: any((work / "001-trainer").rglob(".SEAL.json"))),
-        ("between stages", lambda: train.is_dir()),
     ]
     before: dict[str, str] = {}
     for number, (_, reached) in enumerate(moments):
-        arguments = ["run", config, "--run-dir", run] if number == 0 else ["resume", run]
+        arguments = ["run", config, "--run-dir", run, "rounds=1"] if number == 0 else ["resume", run]
         child = selfplay(arguments, wait=False)
         wait_for(reached, child)
         before |= shards(run)
@@ -95,7 +95,7 @@ def test_kills_in_every_stage_lose_nothing(config: Path, tmp_path: Path, selfpla
     assert before.items() <= shards(run).items()
 
     whole = tmp_path / "whole"
-    selfplay(["run", config, "--run-dir", whole])
+    selfplay(["run", config, "--run-dir", whole, "rounds=1"])
     assert committed_rows(run) == committed_rows(whole)
 
     samples = pq.read_table(run / "rounds/001/sample", partitioning=None).to_pylist()
