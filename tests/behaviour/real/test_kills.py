@@ -1,5 +1,5 @@
-"""A round on real vLLM, Ray and TRL, killed with SIGKILL while it samples and while it trains, and resumed each time. Every stage of
-two rounds is killed by `make chaos` (test_chaos.py).
+"""A round on real vLLM, Ray and TRL, killed with SIGKILL while it samples and while it trains, and resumed each time.
+Every stage of two rounds is killed by `make chaos` (test_chaos.py).
 
 Ends with the rows of an uninterrupted run; what was committed before a kill is still there, byte for byte, and was not asked
 for again; nothing that the driver started outlives it.
@@ -88,10 +88,10 @@ def test_kills_while_sampling_and_training_lose_nothing(
         now = shards(run)
         assert before.items() <= now.items(), "a shard that was kept before the kill is not there, or is another"
         before = now
+    selfplay(["resume", run])
     assert Store.open(run).outcome(1, TrainOutcome).to_json()["resumed_from_step"] > 0, (
         "training began anew instead of from its checkpoint"
     )
-    selfplay(["resume", run])
     assert before.items() <= shards(run).items()
 
     whole = tmp_path / "whole"
