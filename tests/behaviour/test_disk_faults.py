@@ -255,7 +255,7 @@ def test_a_lock_is_held_on_a_full_disk_and_refused_in_a_closed_folder(
         patch.setattr(os, "write", full)
         with RunLock(tmp_path / "run.lock"):
             assert read_holder(tmp_path / "run.lock") is None
-    with pytest.raises(SelfplayError, match=r"could not write .*run\.lock: Not a directory"):
+    with pytest.raises(SelfplayError, match=r"could not write .*run\.lock: there is no folder"):
         RunLock(tmp_path / "run.lock/run.lock").__enter__()
 
 
