@@ -49,7 +49,7 @@ def rows(run: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(1200)
 def test_killed_workers_are_replaced_and_the_run_ends_as_ever(
     config: Path, tmp_path: Path, selfplay: Callable[..., psutil.Popen]
