@@ -81,7 +81,7 @@ def selfplay(tmp_path: Path) -> Selfplay:
                 stdout=output, stderr=output, text=True, env={**os.environ, "COLUMNS": "200"},
             )  # fmt: skip
         if wait:
-            code = child.wait(timeout=280)
+            code = child.wait(timeout=600)
             assert code == 0, (tmp_path / "output.txt").read_text()[-4000:]
         return child
 

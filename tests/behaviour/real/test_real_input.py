@@ -33,6 +33,7 @@ def reward(prompt, response, answer):
 
 @pytest.mark.realdata
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"the GSM8K questions are not at {DATA}")
 def test_gsm8k_killed_while_sampling_loses_and_doubles_nothing(world: Path, tmp_path: Path, selfplay: Any) -> None:
     (tmp_path / "my_rewards.py").write_text(REWARD)

@@ -20,6 +20,7 @@ SOURCE = DATA / "hh-harmless" / "test.jsonl.gz"
 
 @pytest.mark.realdata
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not SOURCE.is_file(), reason=f"the dialogues are not at {SOURCE}")
 def test_dialogues_are_scored_killed_and_gone_on_with(tiny_world: Path, tmp_path: Path, selfplay: Any) -> None:
     with gzip.open(SOURCE, "rt", encoding="utf-8") as file:

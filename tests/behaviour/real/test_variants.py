@@ -39,6 +39,7 @@ def configure(world: Path, folder: Path, **sections: Any) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_adapters_a_function_two_engines_and_sigterm(world: Path, tmp_path: Path, selfplay: Any) -> None:
     config = configure(
         world,
@@ -80,6 +81,7 @@ def test_adapters_a_function_two_engines_and_sigterm(world: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_simpo_by_explicit_margin_without_an_evaluation(world: Path, tmp_path: Path, selfplay: Any) -> None:
     config = configure(
         world,
