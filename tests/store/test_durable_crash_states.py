@@ -254,8 +254,7 @@ def violation(recorder: Recorder, folder: Path, counts: Counts, points: Iterable
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """States are put on a disk by the hundred: there is nothing to be made durable there."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
+@pytest.mark.timeout(1200)
 def test_no_crash_state_is_misread_or_loses_what_was_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +264,7 @@ def test_no_crash_state_is_misread_or_loses_what_was_acknowledged(
     assert counts.states > 600, "docs/reliability.md says how many there are"
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("site", NEEDED)
 def test_every_fsync_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: str) -> None:
     recorder = record(tmp_path / "disk", monkeypatch, site)
