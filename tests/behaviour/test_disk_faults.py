@@ -110,6 +110,8 @@ class FailingDisk(durable.Operations):
         elif not self.for_good or operation in REMOVALS:
             return
         raise OSError(self.code, os.strerror(self.code))
+
+
 @pytest.mark.timeout(1200)
 def test_every_operation_of_a_run_may_fail(
     prepared: driver.Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

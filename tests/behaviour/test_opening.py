@@ -192,6 +192,8 @@ def _all(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 FORGED = ("functions and places", "manifest and pipe", "metadata and nesting", "unfolds")
+
+
 @pytest.mark.timeout(1200)
 def test_of_forged_runs_and_of_links(run: Path, tmp_path: Path) -> None:
     jobs = [with_links(run, tmp_path / f"{number:02d}", names) for number, names in enumerate(LINKED)]

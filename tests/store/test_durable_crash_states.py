@@ -254,6 +254,8 @@ def violation(recorder: Recorder, folder: Path, counts: Counts, points: Iterable
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """States are put on a disk by the hundred: there is nothing to be made durable there."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.mark.timeout(1200)
 def test_no_crash_state_is_misread_or_loses_what_was_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
