@@ -10,17 +10,14 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
+from selfplay.config.reward import RewardConfig
 from selfplay.config.running import ClusterConfig, GatesConfig, ReportConfig, StorageConfig, TrackingConfig
-from selfplay.config.section import Section, refuse
+from selfplay.config.section import Section, is_commit, refuse
 from selfplay.config.tags import content, identity, resource, tagged
 from selfplay.core.errors import ConfigError
 from selfplay.core.losses import LOSSES
 from selfplay.selection.keep_limits import check_limits
 from selfplay.selection.pair_rules import Build, PairRules
-
-
-def _is_commit(revision: str | None) -> bool:
-    return revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
 
 
 class PolicyConfig(Section):
@@ -40,7 +37,7 @@ class PolicyConfig(Section):
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
-        if self.trust_remote_code and not _is_commit(self.revision):
+        if self.trust_remote_code and not is_commit(self.revision):
             raise ValueError("trust_remote_code needs `revision` to be a full commit sha (40 hex digits)")
         return self
 
@@ -99,85 +96,6 @@ class SamplingConfig(Section):
             raise ValueError(
                 f"`mix.num_responses` is {self.mix.num_responses}, but a prompt has {self.num_responses} responses in all"
             )
-        return self
-
-
-class RewardSource(Section):
-    """One reward: a model or a Python function."""
-
-    model: str | None = content(None, "folder or hub name of a sequence-classification reward model with one label")
-    function: str | None = content(None, "module:function or file.py:function")
-    revision: str | None = identity(None, "hub revision of the model; resolved and recorded")
-    sees: Literal["final", "full"] = identity("final", "final: without the thinking part; full: everything")
-    max_length: int | None = identity(None, "longest conversation in tokens; the model's own limit if not set", ge=1)
-    dtype: Literal["auto", "float32", "bfloat16"] = identity("auto", "auto: float32 on a CPU, bfloat16 on a GPU")
-    batched: bool = identity(False, "the function takes the lists of one prompt's responses and returns a list")
-    trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
-
-    @model_validator(mode="after")
-    def _fits_its_kind(self) -> Self:
-        if self.function is not None:
-            refuse(self, ("revision", "sees", "max_length", "dtype", "trust_remote_code"), "goes with reward.model")
-        if self.model is not None and self.batched:
-            raise ValueError("`batched` goes with reward.function")
-        if self.trust_remote_code and not _is_commit(self.revision):
-            raise ValueError("trust_remote_code needs `revision` to be a full commit sha (40 hex digits)")
-        return self
-
-
-class RewardPart(RewardSource):
-    """One of several rewards that are combined."""
-
-    weight: float = identity(1.0, "what its normalised reward is multiplied by; negative: a penalty")
-
-    @model_validator(mode="after")
-    def _counts(self) -> Self:
-        if (self.model is None) == (self.function is None):
-            raise ValueError("give exactly one of `model` and `function`")
-        if self.weight == 0:
-            raise ValueError("`weight: 0` makes the part count for nothing: leave it out, or give it a weight")
-        return self
-
-
-# `reward_NAME` is a column: these are columns with another meaning
-_NO_PART_NAMES = ("reward", "gold", "chosen", "rejected", "fresh")
-
-
-class RewardConfig(RewardSource):
-    """What labels the responses: a reward model, a Python function, or several of them combined."""
-
-    parts: dict[str, RewardPart] = identity(
-        {}, "several rewards by name, in the place of `model` and `function`: their weighted sum is the reward"
-    )
-    normalize: Literal["zscore", "none"] = identity(
-        "zscore", "of the parts, before they are weighted: zscore over the round's responses, or the raw numbers"
-    )
-    max_failed: float = resource(
-        0.1, "stop when more than this fraction of a shard fails (of each part by itself)", ge=0, le=1
-    )
-    batch_tokens: int | None = resource(None, "tokens in a padded batch of a model; by the device if not set", ge=1)
-
-    def sources(self) -> dict[str, RewardSource]:
-        """What gives rewards, by the dotted name of its section: `reward` itself, or each part, in the order of their names."""
-        if not self.parts:
-            return {"reward": self}
-        return {f"reward.parts.{name}": self.parts[name] for name in sorted(self.parts)}
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if sum((self.model is not None, self.function is not None, bool(self.parts))) != 1:
-            raise ValueError("give exactly one of `model` and `function`, or several rewards under `parts`")
-        if not self.parts:
-            refuse(self, ("normalize",), "goes with reward.parts")
-            return self
-        theirs = ("revision", "sees", "max_length", "dtype", "batched", "trust_remote_code")
-        refuse(self, theirs, "belongs to a part: say it under reward.parts.NAME")
-        for name in self.parts:
-            if not (name.isascii() and name.isidentifier()) or name in _NO_PART_NAMES:
-                raise ValueError(
-                    f"{name!r} cannot be the name of a part: its column is reward_NAME, so take letters, digits and _ "
-                    f"(no digit first), and none of {', '.join(_NO_PART_NAMES)}"
-                )
         return self
 
 

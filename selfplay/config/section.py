@@ -16,3 +16,8 @@ def refuse(section: Section, names: tuple[str, ...], why: str) -> None:
     for name in names:
         if name in section.model_fields_set and getattr(section, name) != type(section).model_fields[name].default:
             raise ValueError(f"`{name}` {why}")
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a full commit sha."""
+    return revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)

@@ -1,7 +1,7 @@
 """What each stage records about itself when it is committed: one frozen record per stage, the content of `.metrics.json`.
 
 `to_json` and `from_json` convert between a record and its JSON object. A field whose default is None has no key while it is None.
-A field marked with `_FLAT` holds a nested record whose keys lie directly in the stage's object.
+A field marked with `FLAT` holds a nested record whose keys lie directly in the stage's object.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict
 
-from selfplay.core.parse_record import STRICT, parse_record
+from selfplay.core.parse_record import FLAT, STRICT, nested, parse_record, to_document
 from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightSync
-
-# marks a nested record whose keys lie in the stage's own object
-_FLAT = {"flat": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +29,7 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `.metrics.json`."""
-        return _document(self)
+        return to_document(self)
 
 
 OutcomeT = TypeVar("OutcomeT", bound=Outcome)
@@ -278,7 +275,7 @@ class ScoreOutcome(Outcome):
     num_gold: int
     gold_reward_mean: float | None
     drop_reasons: dict[str, int]
-    combined: CombinedReward | None = field(default=None, metadata=_FLAT)
+    combined: CombinedReward | None = field(default=None, metadata=FLAT)
     gold_drop_reasons: dict[str, int]
     gold_lacks: list[str]
     called_by_prompt: list[str] | None = None
@@ -320,7 +317,7 @@ class SelectOutcome(Outcome):
 
     stage = "select"
 
-    summary: SelectionSummary = field(metadata=_FLAT)
+    summary: SelectionSummary = field(metadata=FLAT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,7 +331,7 @@ class TrainOutcome(Outcome):
     policy_round: int
     policy_digest: str
     optimizer_steps: int
-    training: Training | None = field(default=None, metadata=_FLAT)
+    training: Training | None = field(default=None, metadata=FLAT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,8 +343,8 @@ class EvaluateOutcome(Outcome):
     weight_changes: list[WeightSyncRecord]
     policy_digest: str
     eval_quarantined: dict[str, str]
-    combined: CombinedReward | None = field(default=None, metadata=_FLAT)
-    evaluation: Evaluation | None = field(default=None, metadata=_FLAT)
+    combined: CombinedReward | None = field(default=None, metadata=FLAT)
+    evaluation: Evaluation | None = field(default=None, metadata=FLAT)
 
 
 class RoundOutcomes:
@@ -381,37 +378,4 @@ class RoundOutcomes:
 
 def from_json(kind: type[OutcomeT], document: Mapping[str, Any]) -> OutcomeT:
     """The record of a JSON object. Raises ValueError for a missing, unknown or mistyped key."""
-    return parse_record(kind, _nested(kind, document))
-
-
-def _flat_fields(kind: type[Any]) -> dict[str, type]:
-    """The flat fields of a record class, with their classes."""
-    hints = typing.get_type_hints(kind)
-    found = {}
-    for each in dataclasses.fields(kind):
-        if each.metadata == _FLAT:
-            members = typing.get_args(hints[each.name]) or (hints[each.name],)
-            found[each.name] = next(member for member in members if member is not type(None))
-    return found
-
-
-def _nested(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
-    """The object with the keys of flat fields moved into objects of their own."""
-    found = dict(document)
-    for name, inner in _flat_fields(kind).items():
-        if name in found:
-            raise ValueError(f"unknown key {name!r}")
-        keys = [each.name for each in dataclasses.fields(inner) if each.name in found]
-        if keys:
-            found[name] = {key: found.pop(key) for key in keys}
-    return found
-
-
-def _document(record: Any) -> dict[str, Any]:
-    plain = dataclasses.asdict(record)
-    document: dict[str, Any] = {}
-    for each in dataclasses.fields(record):
-        value = getattr(record, each.name)
-        if value is not None or each.default is not None:
-            document |= _document(value) if each.metadata == _FLAT else {each.name: plain[each.name]}
-    return document
+    return parse_record(kind, nested(kind, document))

@@ -18,7 +18,7 @@ from selfplay.core.records import Unused, schema
 from selfplay.core.stages import CANDIDATES
 from selfplay.dataset_selection.building import BuiltPairs, build
 from selfplay.dataset_selection.importing import ROUND, Imported, shaped
-from selfplay.dataset_selection.text_column import TextColumn
+from selfplay.dataset_selection.turn_texts import TurnTexts
 from selfplay.run.stages.context import StageContext
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.selection.metrics.inputs import NUM_TOKENS, REWARDS
@@ -120,8 +120,8 @@ def filters(
             pairs.num_rows,
             reward_chosen_P=columns.get("reward_chosen"),
             reward_rejected_P=columns.get("reward_rejected"),
-            chosen=TextColumn(pairs["chosen"]) if has_text else None,
-            rejected=TextColumn(pairs["rejected"]) if has_text else None,
+            chosen=TurnTexts(pairs["chosen"]) if has_text else None,
+            rejected=TurnTexts(pairs["rejected"]) if has_text else None,
             num_tokens_chosen_P=columns.get("num_tokens_chosen"),
             num_tokens_rejected_P=columns.get("num_tokens_rejected"),
             keep_zero_margins=keep_zero_margins,

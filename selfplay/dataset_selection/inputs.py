@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from selfplay.config.named_files import is_own_metric
+from selfplay.config.reward import RewardSource
 from selfplay.config.schema import (  # fmt: skip
     Config,
     PairsConfig,
     PolicyConfig,
     PromptsConfig,
-    RewardSource,
     SamplingConfig,
     SelectionConfig,
     TrainingConfig,

@@ -15,8 +15,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from selfplay.config.load import RENAMED, apply_override
+from selfplay.config.reward import RewardConfig, RewardPart
 from selfplay.config.running import ClusterConfig
-from selfplay.config.schema import PairsConfig, RewardConfig, RewardPart
+from selfplay.config.schema import PairsConfig
 from selfplay.config.section import Section
 from selfplay.config.strict_yaml import parse
 from selfplay.core.errors import ConfigError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from selfplay.config.schema import RewardSource
+from selfplay.config.reward import RewardSource
 from selfplay.core.errors import ConfigError
 from selfplay.inputs.models.chat import ChatRenderer
 from selfplay.inputs.models.conversation_checks import ConversationCheck, check_of_folder

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.config.named_files import is_template_file
-from selfplay.config.schema import Config, EvaluationConfig, MixConfig, PolicyConfig, PromptsConfig, RewardSource
+from selfplay.config.reward import RewardSource
+from selfplay.config.schema import Config, EvaluationConfig, MixConfig, PolicyConfig, PromptsConfig
 from selfplay.core.errors import ConfigError, MissingInputError
 from selfplay.inputs.models.chat import read_chat_template
 from selfplay.inputs.models.files import model_digest, model_folder

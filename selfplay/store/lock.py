@@ -19,7 +19,8 @@ from typing import Any
 
 from selfplay.core.errors import CorruptionError, LockedError
 from selfplay.core.json_text import parse_json
-from selfplay.store.durable import read_file, write_error
+from selfplay.store.disk_errors import write_error
+from selfplay.store.durable import read_file
 from selfplay.store.process_identity import this_process
 
 _AGAIN = "Remove it: it is created again."

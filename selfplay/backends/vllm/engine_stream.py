@@ -96,18 +96,21 @@ class EngineStream:
 
     def _step_until_empty(self) -> None:
         running: dict[str, tuple[_Batch, int]] = {}
+        failure: str | None = None
         try:
             self._step(running)
         except Exception as error:  # a step of vLLM raises many kinds of exceptions
-            self._on_failure()
-            with self._lock:
-                lost = {id(batch): batch for batch, _ in (*running.values(), *self._waiting)}
-                self._waiting.clear()
-                self._is_stepping = False
-            for batch in lost.values():
-                batch.done.set_exception(
-                    WorkerLostError(f"vLLM failed while sampling: {type(error).__name__}: {error}")
-                )
+            failure = f"vLLM failed while sampling: {type(error).__name__}: {error}"
+        if failure is None:
+            return
+        # outside of the except clause: the exception's traceback would keep the engine alive
+        self._on_failure()
+        with self._lock:
+            lost = {id(batch): batch for batch, _ in (*running.values(), *self._waiting)}
+            self._waiting.clear()
+            self._is_stepping = False
+        for batch in lost.values():
+            batch.done.set_exception(WorkerLostError(failure))
 
     def _step(self, running: dict[str, tuple[_Batch, int]]) -> None:
         engine = self._engine()

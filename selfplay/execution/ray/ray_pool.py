@@ -21,14 +21,13 @@ from selfplay.core.machine import DeviceFacts
 from selfplay.core.pool import IN_FLIGHT, BackendSpec, Call, WorkerCrash
 from selfplay.execution.dispatch import Dispatch
 from selfplay.execution.ray.exit_status import ExitWatch
-from selfplay.execution.ray.hang_detection import HeartbeatMonitor, crash_frames, hang_frames, kill_process_tree
+from selfplay.execution.ray.hang_detection import HeartbeatMonitor, kill_process_tree
 from selfplay.execution.ray.private_api import death_reason
 from selfplay.execution.ray.worker import Worker, WorkerInfo
+from selfplay.execution.ray.worker_log import log_tail
 
 # Seconds between two checks of Ray and of the workers' heartbeats.
 POLL_INTERVAL = 1.0
-# How much is read of the end of a worker's log, and of a line in it.
-_TAIL_BYTES, _LINE_CHARACTERS = 1 << 18, 300
 
 
 class RayPool:
@@ -161,9 +160,7 @@ class RayPool:
         the wait; its references then fail."""
         import ray
 
-        interval = (
-            max(0.05, min(POLL_INTERVAL, self._heartbeat_timeout / 10)) if self._heartbeat_timeout else POLL_INTERVAL
-        )
+        interval = max(0.05, min(POLL_INTERVAL, (self._heartbeat_timeout or 10 * POLL_INTERVAL) / 10))
         while True:
             self._check_ray()
             done, _ = ray.wait(list(running), num_returns=1, timeout=interval)
@@ -211,20 +208,8 @@ class RayPool:
                 raise _WorkerDied(self._killed[index]) from None
             raise _WorkerDied(death_reason(error) + self._exits[index].described(), self._exits[index].hint()) from None
 
-    def _log_tail(self, index: int, lines: int = 5) -> str:
-        path = self._log_path(index)
-        if not path.is_file():
-            return ""
-        with path.open("rb") as file:
-            file.seek(max(self._log_start.get(index, 0), path.stat().st_size - _TAIL_BYTES))
-            log = file.read().decode("utf-8", errors="replace").strip()
-        frames = hang_frames(log, lines) if index in self._killed else []
-        if frames:
-            return "\n  it was here, innermost frame first:\n    " + "\n    ".join(frames)
-        if crashed := crash_frames(log, lines):
-            return f"\n  it crashed ({crashed[0]}), innermost frame first:\n    " + "\n    ".join(crashed[1:])
-        tail = [line[:_LINE_CHARACTERS] for line in log.splitlines()[-lines:]]
-        return ("\n  the last lines of its log:\n    " + "\n    ".join(tail)) if tail else ""
+    def _log_tail(self, index: int) -> str:
+        return log_tail(self._log_path(index), self._log_start.get(index, 0), is_hung=index in self._killed)
 
     def _replace(self, index: int, died: _WorkerDied, *, counts: bool = True) -> dict[str, Any]:
         """Replace a dead actor and repeat the broadcasts on the new one; returns its results by method. A death that does not

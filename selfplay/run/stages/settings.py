@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from selfplay.config.reward import RewardConfig
 from selfplay.config.running import GatesConfig
 from selfplay.config.schema import (
     EvaluationConfig,
     PromptsConfig,
-    RewardConfig,
     SamplingConfig,
     SelectionConfig,
     TrainingConfig,

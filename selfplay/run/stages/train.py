@@ -23,7 +23,7 @@ from selfplay.core.train_pairs import SCHEMA, write_pairs
 from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.rows import prompt_rows, row_numbers
 from selfplay.selection.arrays import Floats, Ints
-from selfplay.store import durable
+from selfplay.store.disk_errors import disk_full_error, is_disk_error
 from selfplay.store.lazy_table import RowReader
 from selfplay.store.manifest import policy_digest
 
@@ -59,9 +59,9 @@ def run(context: StageContext, round_number: int) -> None:
     try:
         pairs = write_pairs(scratch / PAIRS_FILE, _blocks(context, round_number, kept))
     except OSError as error:
-        if not durable.is_disk_error(error):
+        if not is_disk_error(error):
             raise
-        raise durable.disk_full_error(scratch, error) from error
+        raise disk_full_error(scratch, error) from error
     result = _train(context, _job(context, round_number, pairs, policy, scratch), round_number)
     pairs.close()
     adopted = [
@@ -284,9 +284,9 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
         context.stop.check()
         raise
     except (BackendError, OSError) as error:
-        if not durable.is_disk_error(error):
+        if not is_disk_error(error):
             raise
-        raise durable.disk_full_error(Path(job.output_dir).parent, error) from error
+        raise disk_full_error(Path(job.output_dir).parent, error) from error
     finally:
         if started:
             context.reporter.end()

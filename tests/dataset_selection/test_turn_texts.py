@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from selfplay.dataset_selection.text_column import TextColumn
+from selfplay.dataset_selection.turn_texts import TurnTexts
 from selfplay.inputs.rows.tables import MESSAGES
 
 
@@ -14,7 +14,7 @@ def turns(*texts: str) -> pa.Array:
 
 def test_as_a_sequence() -> None:
     column = pa.chunked_array([turns("a", "b"), turns(), turns("c", "", "é"), turns("d")]).slice(1)
-    texts = TextColumn(column)
+    texts = TurnTexts(column)
     assert list(texts) == [texts[row] for row in range(len(texts))] == ["b", "c", "", "é", "d"]
     assert texts[1:3] == ["c", ""]
-    assert len(TextColumn(pa.chunked_array([], MESSAGES))) == 0
+    assert len(TurnTexts(pa.chunked_array([], MESSAGES))) == 0

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-class TextColumn(Sequence[str]):
+class TurnTexts(Sequence[str]):
     """The text of each conversation of one turn."""
 
     def __init__(self, turns: pa.ChunkedArray) -> None:
