@@ -117,7 +117,9 @@ def _key(config: Config, search_path: Path, revisions: dict[str, str] | None) ->
     document = config.model_dump(mode="json")
     for name in ("pairs", "cluster", "seed", "rounds"):
         document.pop(name)
-    for name in ("weight", "keep"):
+    for name in ("weight", "keep", "keep_lowest", "keep_per_group", "min_per_group", "max_per_prompt"):
         document["selection"].pop(name)
-    document["training"] = [getattr(config.training, name) for name in ("max_length", "loss", "start", "reference")]
+    document["training"] = {
+        name: document["training"][name] for name in ("max_length", "loss", "start", "reference", "lora")
+    }
     return canonical_json([document, str(search_path), revisions or {}])

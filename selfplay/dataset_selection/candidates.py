@@ -179,13 +179,20 @@ def built(
         reasons = with_reason(reasons, why_R.is_reason(name), name)
     found = build(imported.prompts, responses, reward_R, reasons, rules, seed)
     size, notes = found.pairs.num_rows, list[str]()
-    if "group_chosen" in found.pairs.column_names and (without := found.pairs["group"].null_count):
+    if "group_chosen" in found.pairs.column_names and (without := _num_of_two_groups(found.pairs)):
         notes.append(
             f"In {without} of {size} pairs the two responses are not of one group: these pairs are in no group."
         )
     return Pairs(
         found.pairs, number_columns(found.pairs), no_reasons(size), found.chosen_P, found.rejected_P, found, notes
     )
+
+
+def _num_of_two_groups(pairs: pa.Table) -> int:
+    """Pairs whose two responses are not of one group; two that are in no group are of none."""
+    chosen, rejected = pairs["group_chosen"], pairs["group_rejected"]
+    differ = pc.coalesce(pc.not_equal(chosen, rejected), pc.xor(pc.is_null(chosen), pc.is_null(rejected)))
+    return int(pc.sum(differ).as_py() or 0)
 
 
 def commit_candidates(context: StageContext, imported: Imported, pairs: Pairs) -> None:

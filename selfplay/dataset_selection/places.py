@@ -18,9 +18,9 @@ def absolute_places(document: Mapping[str, Any], base: Path) -> dict[str, Any]:
     found = {name: _placed(name, value, base) for name, value in document.items()}
     if isinstance(sources := document.get("sources"), Mapping):
         found["sources"] = {
-            name: {**source, "dataset": _placed("dataset", source.get("dataset"), base)}
+            name: {key: _placed(key, value, base) for key, value in source.items()}
             if isinstance(source, Mapping)
-            else _placed("dataset", source, base)
+            else {"dataset": _placed("dataset", source, base)}
             for name, source in sources.items()
         }
     if isinstance(reward := document.get("reward"), Mapping) and isinstance(reward.get("parts"), Mapping):

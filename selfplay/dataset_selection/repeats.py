@@ -12,7 +12,7 @@ from selfplay.dataset_selection.candidates import Pairs
 from selfplay.dataset_selection.settings import SelectSettings
 from selfplay.selection.arrays import Ints
 from selfplay.selection.pairing.repeats import NONE, find_repeats
-from selfplay.selection.reasons import DUPLICATE, REVERSED, no_reasons, with_reason
+from selfplay.selection.reasons import DUPLICATE, REVERSED, is_kept, no_reasons, with_reason
 
 DUPLICATE_OF, REVERSED_OF = "duplicate_of", "reversed_of"
 _SEPARATOR = "\x1e"
@@ -25,12 +25,17 @@ def flag_repeats(pairs: Pairs, settings: SelectSettings) -> None:
     table = pairs.table
     size = table.num_rows
     responses = _codes([*table["chosen"].chunks, *table["rejected"].chunks])
-    duplicate_P, reversed_P = find_repeats(_codes(table["prompt"].chunks), responses[:size], responses[size:])
-    for column, row_P, reason, drop, what in (
-        (DUPLICATE_OF, duplicate_P, DUPLICATE, settings.drop_duplicates, "repeat an earlier pair"),
+    prompts = _codes(table["prompt"].chunks)
+    duplicate_P, reversed_P = find_repeats(prompts, responses[:size], responses[size:])
+    # a pair that is dropped already is no reason to drop another one
+    usable = np.flatnonzero(is_kept(pairs.reasons))
+    among_usable = find_repeats(prompts[usable], responses[:size][usable], responses[size:][usable])
+    for column, row_P, usable_row, reason, drop, what in (
+        (DUPLICATE_OF, duplicate_P, among_usable[0], DUPLICATE, settings.drop_duplicates, "repeat an earlier pair"),
         (
             REVERSED_OF,
             reversed_P,
+            among_usable[1],
             REVERSED,
             settings.drop_reversed,
             "contradict another pair (chosen and rejected exchanged)",
@@ -42,7 +47,9 @@ def flag_repeats(pairs: Pairs, settings: SelectSettings) -> None:
         ids = pairs.table["pair_id"].take(pa.array(row_P, mask=~found_P))
         pairs.table = pairs.table.append_column(column, ids)
         if drop:
-            pairs.drop(with_reason(no_reasons(size), found_P, reason))
+            dropped_P = np.zeros(size, dtype=np.bool_)
+            dropped_P[usable[usable_row != NONE]] = True
+            pairs.drop(with_reason(no_reasons(size), dropped_P, reason))
         else:
             flag = "--drop-duplicates" if column == DUPLICATE_OF else "--drop-reversed"
             pairs.notes.append(f"{found_P.sum()} of {size} pairs {what}: see column {column}; {flag} leaves them out.")

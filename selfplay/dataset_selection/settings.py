@@ -242,11 +242,19 @@ def load_settings(
     notes = []
     for name, value in given.items():
         if name in document and isinstance(document[name], dict) and isinstance(value, dict):
-            value = {**document[name], **value}
+            value = _merged(document[name], value)
         if name in document and document[name] != value:
             notes.append(f"{name}: the command line's value instead of {config}'s")
         document[name] = value
     return _validated(document, where), notes
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `below` with those of `above` in their place, key by key at every depth."""
+    return {**below} | {
+        name: _merged(below[name], value) if isinstance(below.get(name), dict) and isinstance(value, dict) else value
+        for name, value in above.items()
+    }
 
 
 def _validated(document: Mapping[str, Any], where: str) -> SelectSettings:

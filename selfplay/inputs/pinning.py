@@ -92,8 +92,14 @@ def pin(
     search_path = find_search_path(config, recorded, moves, pins or {})
     config, folders = find_places(config, search_path, recorded, revisions or {}, moves, pins or {})
     found: dict[str, str] = {}
+    # the engine serves the second model of `mix` in the policy's place, and with the policy's trust
+    own_code = {
+        setting
+        for setting, section in named_models(config).items()
+        if _runs_own_code(config.policy if setting == "sampling.mix.model" else section)
+    }
     for setting, section in named_models(config).items():
-        _admit_model(setting, section, folders[setting], found)
+        _admit_model(setting, section, folders[setting], found, runs_code=setting in own_code)
     template = read_chat_template(config.policy.chat_template, search_path)
     info = check_policy(folders["policy.model"], chat_template_needed=template is None)
     sources = {name: source for name, source in config.reward.sources().items() if source.model is not None}
@@ -111,11 +117,7 @@ def pin(
     functions = named_functions(config)
     made |= {name: source_digest(spec, search_path, what=what) for name, (spec, what) in functions.items()}
     code = [function_code(name, spec, search_path, made[name], what=what) for name, (spec, what) in functions.items()]
-    code += [
-        model_code(setting, folders[setting], made[setting])
-        for setting, section in named_models(config).items()
-        if _runs_own_code(section)
-    ]
+    code += [model_code(setting, folders[setting], made[setting]) for setting in folders if setting in own_code]
     if template is not None:
         made["policy.chat_template"] = sha256_bytes(template.encode())
     return Pinned(
@@ -145,17 +147,17 @@ def find_model(name: str, section: ModelSection, known: Mapping[str, str], found
     """The folder of the model that a section names. That of a hub name is noted in `found`, and is the commit in `known`
     where this name was resolved before (see `locate_model`)."""
     folder = locate_model(name, section, known)
-    _admit_model(name, section, folder, found)
+    _admit_model(name, section, folder, found, runs_code=_runs_own_code(section))
     return folder
 
 
-def _admit_model(name: str, section: ModelSection, folder: Path, found: dict[str, str]) -> None:
+def _admit_model(name: str, section: ModelSection, folder: Path, found: dict[str, str], *, runs_code: bool) -> None:
     """Refuse what loading the folder would take from elsewhere, and note the commit of a hub model in `found`."""
     assert section.model is not None, "the section names a model"
     refuse_links(folder)
     refuse_adapter(folder)
     refuse_named_elsewhere(folder)
-    if _runs_own_code(section):
+    if runs_code:
         refuse_foreign_code(folder)
     if not Path(section.model).expanduser().is_dir() and (commit := snapshot_commit(folder) or ""):
         found[name] = f"{section.model}@{commit}"

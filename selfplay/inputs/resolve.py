@@ -25,6 +25,7 @@ from selfplay.inputs.models.lora_targets import check_lora_targets
 from selfplay.inputs.models.preflight import PolicyInfo, RewardModelInfo, generation_eos_ids
 from selfplay.inputs.pinning import Pinned, PinnedModel, pin
 from selfplay.inputs.prompts import PromptSource
+from selfplay.inputs.user_code.exits import exits_are_errors
 from selfplay.inputs.user_code.listing import Code
 from selfplay.inputs.user_code.rewards import RewardFunction
 from selfplay.store.durable import canonical_json, sha256_bytes
@@ -100,8 +101,10 @@ def resolve(
     pinned = pinned or pin(config, search_path, revisions)
     config, search_path = pinned.config, pinned.search_path
     gold_lacks = _check_functions(config, search_path, pinned.prompts, pinned.evaluation)
-    _check_models_load(config, pinned)
-    tokenizer = load_tokenizer(pinned.policy.folder, trust_remote_code=config.policy.trust_remote_code)
+    # a model's own code may print, and stdout is for data; and it may not end the command
+    with contextlib.redirect_stdout(sys.stderr), exits_are_errors():
+        _check_models_load(config, pinned)
+        tokenizer = load_tokenizer(pinned.policy.folder, trust_remote_code=config.policy.trust_remote_code)
     lengths = _lengths(config, pinned.policy_info)
     renderer = ChatRenderer(tokenizer, pinned.template, config.policy.chat_template_kwargs)
     ranking = resolve_ranking(config, search_path, pinned.prompts, renderer, lengths["context_length"])

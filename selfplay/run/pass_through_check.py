@@ -25,7 +25,7 @@ def find_problems(engine: dict[str, Any], loss: str, trl: dict[str, Any]) -> lis
     if not engine and not trl:
         return []
     question = json.dumps({"engine": engine, "loss": loss, "trl": trl}, default=str)
-    command = [sys.executable, "-m", "selfplay.backends.pass_through"]
+    command = [sys.executable, "-P", "-m", "selfplay.backends.pass_through"]
     child = subprocess.run(command, input=question, capture_output=True, text=True, timeout=300, check=False)
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from selfplay.config.load import load_config
 from selfplay.core.errors import BackendError, ConfigError
 from selfplay.core.outcomes import SampleOutcome
 from selfplay.execution.progress import Reporter
+from selfplay.inputs.pinning import pin
 from selfplay.run import driver
 from selfplay.run.stages.sample import MIXED
 from selfplay.store.run import Store
@@ -116,3 +118,20 @@ def test_another_tokenizer_is_refused(write_config: WriteConfig, second_model: P
 def test_more_mixed_responses_than_responses_are_refused(write_config: WriteConfig, second_model: Path) -> None:
     with pytest.raises(ConfigError, match="5, but a prompt has 4"):
         load_config(mixed(write_config, second_model, num_responses=5), [])
+
+
+def test_code_of_the_second_model_is_listed_with_the_policys(
+    write_config: WriteConfig,
+    tiny_world: Path,
+    second_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The engine serves it in the policy's place, and with the policy's trust."""
+    (second_model / "own.py").write_text("raise SystemExit('this must not run')\n")
+    snapshot = shutil.copytree(tiny_world / "policy", tmp_path / "snapshots" / ("a" * 40))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    policy = {"model": "org/policy", "revision": "a" * 40, "trust_remote_code": True}
+    config = write_config(policy=policy, sampling={"mix": {"model": str(second_model)}}, rounds=1)
+    found = {code.setting: code for code in pin(load_config(config, []), config.parent).code}
+    assert [path.name for path, _ in found["sampling.mix.model"].files] == ["own.py"]

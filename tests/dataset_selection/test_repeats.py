@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from selfplay.core.errors import ConfigError
+from selfplay.dataset_selection.candidates import Pairs
+from selfplay.dataset_selection.repeats import flag_repeats
+from selfplay.dataset_selection.settings import SelectSettings
+from selfplay.selection.reasons import REWARD_NOT_FINITE, no_reasons, with_reason
 from tests.helpers.tables import Select, dropped, kept, number_table, text_rows, write_rows
 
 
@@ -45,3 +51,24 @@ def test_without_repeats_there_is_no_column_and_numbers_cannot_be_compared(tmp_p
     assert not {"duplicate_of", "reversed_of"} & {*kept(tmp_path / "out")[0]}
     with pytest.raises(ConfigError, match="compare texts"):
         run(number_table(tmp_path / "n.parquet"), drop_duplicates=True, out=str(tmp_path / "numbers"))
+
+
+def test_a_pair_that_is_dropped_already_drops_no_other(tmp_path: Path) -> None:
+    texts = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in text_rows(3)]
+    turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    names = ("prompt", "chosen", "rejected")
+    shape = pa.schema([("pair_id", pa.string()), *((name, turns) for name in names)])
+    # the last pair repeats the first, which has no reward
+    rows = [{"pair_id": str(number), **row} for number, row in enumerate([*texts, texts[0]])]
+    lost = np.array([True, False, False, False])
+    pairs = Pairs(
+        pa.Table.from_pylist(rows, shape),
+        {},
+        with_reason(no_reasons(4), lost, REWARD_NOT_FINITE),
+        np.arange(4),
+        np.arange(4),
+    )
+    settings = SelectSettings.model_construct(drop_duplicates=True, drop_reversed=False)
+    flag_repeats(pairs, settings)
+    assert pairs.table["duplicate_of"].to_pylist() == [None, None, None, "0"]
+    assert pairs.reasons.counts() == {REWARD_NOT_FINITE: 1}

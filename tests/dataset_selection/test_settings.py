@@ -120,3 +120,21 @@ def test_resources_are_no_part_of_the_identity() -> None:
     other = settings(cluster={"logprobs": {"replicas": 4}}, max_failed=0.5, out="elsewhere")
     assert other.identity() == settings().identity()
     assert settings(seed=1).identity() != settings().identity()
+
+
+def test_one_nested_key_on_the_command_line_leaves_the_others_of_the_file(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl", "mine.py"):
+        (tmp_path / name).touch()
+    (tmp_path / "s.yaml").write_text(
+        "sources: {a: a.jsonl, b: {dataset: b.jsonl}}\n"
+        "reward: {parts: {one: {function: 'mine.py:f'}, two: {function: 'mine.py:g', weight: 2.0}}}\n"
+        f"metric: explicit_margin\nkeep: 0.5\nout: {tmp_path / 'out'}\n"
+    )
+    found, _ = load_settings({}, ["sources.a.split=train", "reward.parts.two.weight=3.0"], tmp_path / "s.yaml")
+    assert found.sources["a"].split == "train"
+    assert [Path(str(source.dataset)).name for source in found.sources.values()] == ["a.jsonl", "b.jsonl"]
+    assert found.reward is not None
+    assert {name: (part.weight, part.function) for name, part in found.reward.parts.items()} == {
+        "one": (1.0, f"{tmp_path / 'mine.py'}:f"),
+        "two": (3.0, f"{tmp_path / 'mine.py'}:g"),
+    }

@@ -103,14 +103,16 @@ class EngineStream:
             failure = f"vLLM failed while sampling: {type(error).__name__}: {error}"
         if failure is None:
             return
-        # outside of the except clause: the exception's traceback would keep the engine alive
-        self._on_failure()
-        with self._lock:
-            lost = {id(batch): batch for batch, _ in (*running.values(), *self._waiting)}
-            self._waiting.clear()
-            self._is_stepping = False
-        for batch in lost.values():
-            batch.done.set_exception(WorkerLostError(failure))
+        try:
+            # outside of the except clause: the exception's traceback would keep the engine alive
+            self._on_failure()
+        finally:
+            with self._lock:
+                lost = {id(batch): batch for batch, _ in (*running.values(), *self._waiting)}
+                self._waiting.clear()
+                self._is_stepping = False
+            for batch in lost.values():
+                batch.done.set_exception(WorkerLostError(failure))
 
     def _step(self, running: dict[str, tuple[_Batch, int]]) -> None:
         engine = self._engine()
@@ -125,9 +127,9 @@ class EngineStream:
                 if not taken and not running:
                     self._is_stepping = False
                     return
-            for batch, position in taken:
-                request_id = str(next(self._numbers))
-                running[request_id] = (batch, position)
+            begun = {str(next(self._numbers)): request for request in taken}
+            running |= begun
+            for request_id, (batch, position) in begun.items():
                 token_ids, params = batch.requests[position]
                 engine.add_request(request_id, {"prompt_token_ids": token_ids}, params)
             self._count(min(len(running), slots), slots)

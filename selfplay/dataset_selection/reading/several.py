@@ -71,7 +71,7 @@ def joined(
             if all(dataset.recognised.get(ours) == theirs for dataset in datasets.values())
         },
         num_rows=sum(dataset.num_rows for dataset in datasets.values()),
-        digest=sha256_bytes(canonical_json({name: dataset.digest for name, dataset in datasets.items()})),
+        digest=sha256_bytes(canonical_json([[name, dataset.digest] for name, dataset in datasets.items()])),
         notes=notes,
     )
     return whole, facts

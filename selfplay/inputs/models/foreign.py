@@ -22,16 +22,16 @@ _OTHER_MODELS = ("speculators_config", "base_model_name_or_path", "assistant_mod
 def refuse_links(folder: Path) -> None:
     """Raise ModelError for a symbolic link in a model's folder, but for those of the hub's cache, which lead to its own blobs."""
     for path in (folder / "additional_chat_templates", *loaded_files(folder)):
-        if path.is_symlink() and not _is_blob(path.resolve()):
+        if path.is_symlink() and not _is_own_blob(path.resolve(), folder.resolve()):
             raise ModelError(
                 f"{path} is a symbolic link",
                 "Put the file itself in its place: what a model's folder holds is read, and a link would have another file read.",
             )
 
 
-def _is_blob(path: Path) -> bool:
-    """Whether this is a file of the hub's cache: .../models--ORG--NAME/blobs/DIGEST."""
-    return path.parent.name == "blobs" and path.parent.parent.name.startswith("models--")
+def _is_own_blob(path: Path, folder: Path) -> bool:
+    """Whether this is a file of the same model in the hub's cache: models--ORG--NAME/blobs/DIGEST beside .../snapshots/COMMIT."""
+    return folder.parent.name == "snapshots" and path.parent == folder.parent.parent / "blobs"
 
 
 def refuse_named_elsewhere(folder: Path) -> None:

@@ -56,6 +56,8 @@ def published_names(folder: Path, saved: Iterable[str], published: Iterable[str]
 
 
 def _without_weights(kind: Any, folder: Path, name: str, trust_remote_code: bool) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         with _quiet():
             model, loading = kind.from_pretrained(
@@ -67,7 +69,10 @@ def _without_weights(kind: Any, folder: Path, name: str, trust_remote_code: bool
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    # a config class validates with an exception of its own; a model's own code may end its process
+    except (
+        StrictDataclassError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SystemExit,
+    ) as error:  # fmt: skip
         raise does_not_load(folder, name, error) from error
     refuse_missing(folder, name, loading["missing_keys"])
     return model
@@ -83,7 +88,7 @@ def refuse_missing(folder: str | Path, name: str, missing: Iterable[str]) -> Non
         )
 
 
-def does_not_load(folder: str | Path, name: str, error: Exception) -> ModelError:
+def does_not_load(folder: str | Path, name: str, error: BaseException) -> ModelError:
     """The error for a folder that transformers cannot load."""
     lines = str(error).splitlines()
     return ModelError(

@@ -83,3 +83,12 @@ def test_code_or_a_model_elsewhere_is_refused(folder: Path, settings: dict[str, 
 def test_what_is_built_in_is_not(folder: Path, settings: dict[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps(settings))
     refuse_named_elsewhere(folder)
+
+
+def test_a_link_into_another_model_of_the_cache_is_refused(folder: Path, tmp_path: Path) -> None:
+    blobs = tmp_path / "hub/models--org--private/blobs"
+    blobs.mkdir(parents=True)
+    (folder / "config.json").rename(blobs / "0123")
+    (folder / "config.json").symlink_to(blobs / "0123")
+    with pytest.raises(ModelError, match=r"config\.json is a symbolic link"):
+        refuse_links(folder)
