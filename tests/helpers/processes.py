@@ -19,6 +19,14 @@ def family_of(child: Any) -> list[psutil.Process]:
     return list(psutil.Process(child.pid).children(recursive=True))
 
 
+def is_alive(process: int) -> bool:
+    """Whether it runs; one that only waits to be reaped has ended."""
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def lines_of(processes: list[psutil.Process]) -> list[str]:
     """Command lines of those that are alive."""
     found = []

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from selfplay.core.errors import BackendError, ModelError, ResourceError, Weight
 from selfplay.core.pool import BackendSpec, Call
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
-from tests.helpers.processes import workers_find_the_tests
+from tests.helpers.processes import is_alive, workers_find_the_tests
 
 MakePool = Callable[..., RayPool]
 
@@ -27,11 +27,13 @@ MakePool = Callable[..., RayPool]
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     before = signal.getsignal(signal.SIGTERM)
+    # what tests of other files have left in this process, as multiprocessing's resource tracker, which lives as long
+    others = {process.pid for process in psutil.Process().children(recursive=True)}
     with workers_find_the_tests(), RayCluster(ClusterConfig(), tmp_path_factory.mktemp("logs")) as cluster:
         # ray.init takes SIGTERM for itself; the driver's handler stops a run at a safe point
         assert signal.getsignal(signal.SIGTERM) is before
         yield cluster
-        family = [process.pid for process in psutil.Process().children(recursive=True)]
+        family = {process.pid for process in psutil.Process().children(recursive=True)} - others
         assert len(family) >= 2
     assert gone(family)
 
@@ -279,11 +281,12 @@ def test_a_wait_for_workers_that_hang_can_be_interrupted_and_close_ends_them(mak
     assert gone(processes)
 
 
-def gone(processes: list[int], seconds: float = 10) -> bool:
+def gone(processes: Iterable[int], seconds: float = 10) -> bool:
+    """Whether all end within the time; one that only waits to be reaped has ended."""
     deadline = time.monotonic() + seconds
-    while alive := [number for number in processes if psutil.pid_exists(number)]:
+    while [number for number in processes if is_alive(number)]:
         if time.monotonic() > deadline:
-            return not [n for n in alive if psutil.Process(n).status() != psutil.STATUS_ZOMBIE]
+            return False
         time.sleep(0.05)
     return True
 

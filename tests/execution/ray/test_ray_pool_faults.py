@@ -22,7 +22,7 @@ from selfplay.core.pool import BackendSpec, Call, WorkerCrash
 from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy, run_with_quarantine
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
-from tests.helpers.processes import check_gone, workers_find_the_tests
+from tests.helpers.processes import check_gone, is_alive, workers_find_the_tests
 
 MakePool = Callable[..., RayPool]
 # seconds without a beat that a worker of these tests is given: more than a busy machine takes to come to the first
@@ -233,12 +233,8 @@ def test_workers_that_hang_do_not_outlive_a_killed_driver(tmp_path: Path) -> Non
 def gone(process: int, seconds: float = 10) -> bool:
     """Whether a process ends within the time; one that only waits to be reaped has ended."""
     deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
+    while is_alive(process):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
+    return True
