@@ -69,7 +69,7 @@ class SimulatedPool(LocalPool):
         self.num_workers, self.serial = num_workers, serial
         self.now = 0.0
 
-    def map(self, method: str, calls: Iterable[Call], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
+    def map(self, method: str, calls: Iterable[Call | None], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
         dispatch = Dispatch(calls, self.num_workers, window, concurrent=not self.serial)
         engines = [Engine() for _ in range(self.num_workers)]
         held: dict[int, Call] = {}

@@ -92,10 +92,11 @@ def _text(document: dict[str, Any]) -> str:
     if document["stage"] is not None:
         verb = "at" if document["state"] == "running" else "next"
         kept = document["shards_kept"]
-        under_way = f" ({kept} shards of it are kept)" if kept else ""
-        lines.append(f"{verb}: round {document['round']} {document['stage']}{under_way}")
-    if document["progress"] is not None:
-        title, done, total = (document["progress"][name] for name in ("title", "done", "total"))
+        of_it = f" ({kept} shards of it are kept)" if kept else ""
+        lines.append(f"{verb}: round {document['round']} {document['stage']}{of_it}")
+    under_way = [document["progress"]] if document["progress"] is not None else []
+    for each in [*under_way, *document["side_by_side"]]:
+        title, done, total = (each[name] for name in ("title", "done", "total"))
         lines.append(f"progress: {escape_terminal(title)}: {done:,} of {total:,}")
     if document["driver"] is not None:
         lines.append(f"driver: {escape_terminal(document['driver']['said'])}")

@@ -47,6 +47,11 @@ class ClusterConfig(Section):
     scorer: RoleConfig = resource(RoleConfig(), "reward models and functions")
     logprobs: RoleConfig = resource(RoleConfig(), "teacher-forced log-probs")
     trainer: RoleConfig = resource(RoleConfig(), "the trainer (one process)")
+    overlap: bool | Literal["auto"] = resource(
+        "auto",
+        "whether stages work side by side, each on the shards that the one before it has made; auto: where the workers of both "
+        "have devices of their own (whole GPUs or reserved CPUs)",
+    )
     retries: int = resource(
         2, "workers that died (or hung) and are replaced in a row, without a result in between", ge=0
     )

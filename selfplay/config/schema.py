@@ -87,7 +87,9 @@ class SamplingConfig(Section):
     frequency_penalty: float = identity(0.0, "0: off")
     max_tokens: int = identity(..., "longest response, in tokens", ge=1)
     mix: MixConfig | None = identity(None, "responses of a second model among the policy's")
-    shard_size: int = identity(64, "prompts in a shard, the unit that is kept when a run is killed", ge=1)
+    shard_size: int = resource(
+        64, "prompts in a shard, the unit that is kept when a run is killed; what has begun keeps its shards", ge=1
+    )
     engine: dict[str, Any] = identity({}, "passed through to vLLM's engine")
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ Two kinds: `LocalPool` (in this process: fakes in tests) and the Ray pool (ray_p
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from selfplay.core.machine import DeviceFacts, this_device
 
 # A worker has one call running and one waiting, so that it is never idle between two.
 IN_FLIGHT = 2
+# Seconds until calls are asked for again where there was no further one yet.
+PAUSE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,10 @@ class Pool(Protocol):
     def devices(self) -> list[DeviceFacts]:
         """What each worker found on its node. Waits until all workers have started."""
 
-    def map(self, method: str, calls: Iterable[Call], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
+    def map(self, method: str, calls: Iterable[Call | None], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
         """Run the calls on any worker; results (or `WorkerCrash`) in the order of completion. At most `window` calls are in
-        flight at each worker. Closing the iterator drops the calls that have not begun."""
+        flight at each worker. None among the calls: there is no further one yet, ask again. Closing the iterator drops the calls
+        that have not begun."""
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """Run on every worker, and again on each later replacement of one. Results in the order of the workers."""
@@ -90,9 +94,12 @@ class LocalPool:
         """The given facts, or those of this process."""
         return [self._device or this_device()]
 
-    def map(self, method: str, calls: Iterable[Call], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
+    def map(self, method: str, calls: Iterable[Call | None], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
         """One by one, in order."""
         for call in calls:
+            if call is None:
+                time.sleep(PAUSE)
+                continue
             yield call.key, getattr(self.backend, method)(*call.args)
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
@@ -115,7 +122,8 @@ class LocalPool:
 @dataclass(frozen=True)
 class Workers:
     """The pools of a run. `gold` is the judge, when there is one. Rewards come from `scorer`, or from the pools of `parts` by
-    name where several are combined: then `scorer` is None."""
+    name where several are combined: then `scorer` is None. `own_devices`: the roles whose workers share no device with others,
+    so that they may work side by side."""
 
     sampler: Pool
     scorer: Pool | None
@@ -123,6 +131,7 @@ class Workers:
     trainer: Pool
     gold: Pool | None = None
     parts: Mapping[str, Pool] = field(default_factory=dict)
+    own_devices: frozenset[str] = frozenset()
 
     def by_role(self) -> dict[str, Pool]:
         """The pools that exist, by role; the parts of a combined reward as "scorer.NAME"."""

@@ -37,13 +37,19 @@ from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Re
 #   reference  the training of the reference of the loss; none where that is the starting policy or there is none
 Source = Literal["same", "first", "previous", "data", "earlier", "sampler", "evaluated", "trained", "reference"]
 
+# How an input is read:
+#   pool    as a whole: its stage is committed before this one begins
+#   shard   shard by shard: this stage may begin with the first shards, while the stage of the same round still makes the others
+Edge = Literal["pool", "shard"]
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A committed stage that another one reads."""
+    """A stage that another one reads. `edge` is that of the input of the same round; inputs of other rounds are committed."""
 
     stage: str
     source: Source
+    edge: Edge = "pool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ class DiskSizes:
 class Stage:
     """One stage. `schema` is that of its committed table (None: it has none; parts of a combined reward add columns). `unit` is
     what its progress counts. `disk_bytes` estimates what it writes in a round. `function` is "MODULE:NAME" of what runs it.
-    `in_round_0`: round 0, the starting policy, has it too."""
+    `role`: the workers that it asks (None: it works in the driver). `in_round_0`: round 0, the starting policy, has it too."""
 
     name: str
     outcome: type[Outcome]
@@ -75,6 +81,7 @@ class Stage:
     disk_bytes: Callable[[DiskSizes, int], int]
     function: str
     inputs: tuple[Input, ...] = ()
+    role: str | None = None
     in_round_0: bool = False
 
 
@@ -109,19 +116,19 @@ STAGES = (
         "sample", SampleOutcome, schema(Response), "prompts",
         lambda sizes, _: sizes.num_responses * sizes.response_bytes,
         "selfplay.run.stages.sample:run",
-        (Input("prompts", "same"), Input("train", "sampler")),
+        (Input("prompts", "same"), Input("train", "sampler")), role="sampler",
     ),
     Stage(
         "score", ScoreOutcome, schema(Reward), "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.score:run",
-        (Input("prompts", "same"), Input("sample", "same")),
+        (Input("prompts", "same"), Input("sample", "same", "shard")), role="scorer",
     ),
     Stage(
         "pair", PairOutcome, schema(Unused), "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.pair:run",
-        (Input("sample", "same"), Input("score", "same")),
+        (Input("sample", "same", "shard"), Input("score", "same", "shard")),
     ),
     Stage(
         "logprobs", LogprobsOutcome, schema(Logprobs), "responses",
@@ -131,6 +138,7 @@ STAGES = (
             Input("prompts", "data"), Input("sample", "data"), Input("select", "earlier"),
             Input("pair", "same"), Input("train", "trained"), Input("train", "reference"),
         ),
+        role="logprobs",
     ),
     Stage(
         "select", SelectOutcome, schema(Pair), "pairs",
@@ -147,6 +155,7 @@ STAGES = (
             Input("prompts", "data"), Input("sample", "data"), Input("select", "data"),
             Input("logprobs", "same"), Input("train", "trained"),
         ),
+        role="trainer",
     ),
     Stage(
         "evaluate", EvaluateOutcome, schema(EvaluationResponse), "prompts",
@@ -156,6 +165,7 @@ STAGES = (
             Input("prompts", "first"), Input("train", "evaluated"), Input("evaluate", "first"),
             Input("evaluate", "previous"),
         ),
+        role="sampler",
         in_round_0=True,
     ),
 )  # fmt: skip
@@ -169,6 +179,11 @@ _ROUND_0 = tuple(stage.name for stage in STAGES if stage.in_round_0)
 def stage_named(name: str) -> Stage:
     """The stage of this name."""
     return _BY_NAME[name]
+
+
+def shard_inputs(name: str) -> tuple[str, ...]:
+    """The stages of its own round that a stage reads shard by shard."""
+    return tuple(given.stage for given in stage_named(name).inputs if given.edge == "shard")
 
 
 def stages_of(round_number: int) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ def import_responses(
     prompts = context.store.table(ROUND, "prompts", columns=["messages", "prompt_token_ids"])
     kept, num = writer.shards(), imported.responses.num_rows
     if renderer is not None:
-        context.reporter.begin("tokens", num, min(len(kept) * SHARD_RESPONSES, num), "responses")
+        progress = context.reporter.begin("tokens", num, min(len(kept) * SHARD_RESPONSES, num), "responses")
     for index, start in enumerate(range(0, num, SHARD_RESPONSES)):
         if index in kept:
             continue
@@ -143,13 +143,13 @@ def import_responses(
             prompt_R = imported.prompt_row_R[start : start + SHARD_RESPONSES]
             columns["token_ids"] = _rendered(renderer, prompts, prompt_R, rows["text"].to_pylist(), notes)
             columns["num_tokens"] = pc.list_value_length(columns["token_ids"])
-            context.reporter.advance(rows.num_rows)
+            progress.advance(rows.num_rows)
         table = shaped(Response, {"finish_reason": pa.array(["stop"] * rows.num_rows), **columns}, rows.num_rows)
         if "columns_json" in rows.column_names:
             table = table.append_column("columns_json", rows["columns_json"])
         writer.write_shard(index, table)
     if renderer is not None:
-        context.reporter.end()
+        progress.end()
     lengths = [writer.read_shard(index)["num_tokens"] for index in sorted(writer.shards())]
     outcome = SampleOutcome(
         num_prompts=imported.prompts.num_rows, num_responses=num, num_tokens=sum(pc.sum(one).as_py() or 0 for one in lengths),

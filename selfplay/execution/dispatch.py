@@ -13,16 +13,18 @@ from selfplay.core.pool import Call
 
 
 class Dispatch:
-    """Hands out `calls` in order to `num_workers` workers, at most `window` at a time to each. `concurrent`: a worker runs all
-    the calls that it holds at once; otherwise one after the other, in the order in which they were sent.
+    """Hands out `calls` in order (None among them: there is no further one yet) to `num_workers` workers, at most `window` at a
+    time to each. `concurrent`: a worker runs all the calls that it holds at once; otherwise one after the other, in the order in
+    which they were sent.
 
     Calls that were lost with a worker are suspects. Its replacement runs them in small groups, and those of a group that was
     lost again one at a time, so that the one which kills it is known for certain; the other workers continue with the queue, and
     help with the suspects when it is empty.
     """
 
-    def __init__(self, calls: Iterable[Call], num_workers: int, window: int, *, concurrent: bool) -> None:
+    def __init__(self, calls: Iterable[Call | None], num_workers: int, window: int, *, concurrent: bool) -> None:
         self._queue = iter(calls)
+        self._has_more, self._is_dry = True, False
         self._window, self._concurrent = window, concurrent
         self._held: list[dict[int, Call]] = [{} for _ in range(num_workers)]
         # groups of suspects by the worker that lost them; what is left of the group that a worker runs now
@@ -34,6 +36,16 @@ class Dispatch:
     def has_suspects(self) -> bool:
         """Whether calls that were lost wait to be asked again: any idle worker may take them."""
         return any(self._suspects)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the queue may still have a call."""
+        return self._has_more
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether the queue had no further call yet when it was last asked: ask again after a pause."""
+        return self._is_dry
 
     def is_idle(self, worker: int) -> bool:
         """Whether a worker holds no call."""
@@ -51,11 +63,19 @@ class Dispatch:
             call = self._begin(worker, suspects)
         else:
             self._group[worker] = None
-            call = next(self._queue, None)
+            call = self._from_queue()
             if call is None and not held and (others := next(filter(None, self._suspects), None)):
                 call = self._begin(worker, others)
         if call is not None:
             held[call.key] = call
+        return call
+
+    def _from_queue(self) -> Call | None:
+        try:
+            call = next(self._queue)
+        except StopIteration:
+            self._has_more, call = False, None
+        self._is_dry = call is None and self._has_more
         return call
 
     def _begin(self, worker: int, groups: deque[deque[Call]]) -> Call:

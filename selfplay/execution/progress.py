@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +37,9 @@ class Reporter:
         self._log: IO[bytes] | None = None
         self._events: IO[bytes] | None = None
         self._unwritable = self._unheard = ""
-        self._title = ""
-        self._unit = ""
-        self._total = self._done = self._adopted = 0
-        self._started = self._shown = 0.0
-        self._note = ""
+        # stages that run side by side report from threads of their own; a signal's handler may interrupt the main one
+        self._lock = threading.RLock()
+        self._open: list[Progress] = []
 
     def open_log(self, log: Path, events: Path) -> None:
         """Write to an attempt's log from now on. Raises SelfplayError if it cannot be created."""
@@ -96,8 +95,9 @@ class Reporter:
         """One line on the stream and in the log."""
         self.event("message", text=redact(message))  # not escaped: JSON does that
         message = _shown(message)
-        self.log(message)
-        self._tell(f"{CLEAR if self._terminal else ''}{message}\n")
+        with self._lock:
+            self.log(message)
+            self._tell(f"{CLEAR if self._terminal else ''}{message}\n")
 
     def stage(self, round_number: int, stage: str) -> None:
         """A stage begins."""
@@ -106,46 +106,80 @@ class Reporter:
         if not self._terminal:
             self._tell(f"round {round_number} {stage}\n")
 
-    def begin(self, title: str, total: int, done: int, unit: str) -> None:
+    def begin(self, title: str, total: int, done: int, unit: str) -> Progress:
         """See execution.reporter.Reporter."""
-        self._title, self._total, self._done, self._unit, self._note = _shown(title), total, done, unit, ""
-        self._adopted = done
+        with self._lock:
+            progress = Progress(self, _shown(title), total, done, unit)
+            self._open.append(progress)
+            self._draw()
+        return progress
+
+    def changed(self, progress: Progress, *, is_over: bool = False) -> None:
+        """A piece of work has advanced, or is over. `Progress` calls it."""
+        with self._lock:
+            if is_over:
+                self._open.remove(progress)
+                self.log(progress.line())
+                if self._terminal:
+                    self._tell(f"{CLEAR}{progress.line()}\n")
+            elif not self._terminal and progress.is_due():
+                self._tell(progress.line() + "\n")
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._terminal and self._open:
+            line = " | ".join(progress.line() for progress in self._open)
+            done, total = self._open[0].done, self._open[0].total
+            self._tell(f"{CLEAR}{_bar(self._stream, done, total, line)}")
+
+
+class Progress:
+    """See execution.reporter.Progress."""
+
+    def __init__(self, reporter: Reporter, title: str, total: int, done: int, unit: str) -> None:
+        self._reporter, self.title, self.total, self._unit = reporter, title, total, unit
+        self.done = self._adopted = done
         self._started = self._shown = time.monotonic()
-        self._draw()
+        self._note = ""
 
     def advance(self, amount: int, note: str = "") -> None:
-        """See execution.reporter.Reporter."""
-        self._done += amount
+        """See execution.reporter.Progress."""
+        self.done += amount
+        self.total = max(self.total, self.done)
         self._note = note
-        self.event("progress", title=self._title, done=self._done, total=self._total)
-        if self._terminal:
-            self._draw()
-        elif time.monotonic() - self._shown >= LINE_EVERY:
-            self._shown = time.monotonic()
-            self._tell(self._line() + "\n")
+        self._reporter.event("progress", title=self.title, done=self.done, total=self.total)
+        self._reporter.changed(self)
+
+    def adopt(self, amount: int) -> None:
+        """See execution.reporter.Progress."""
+        self.done += amount
+        self._adopted += amount
+        self.total = max(self.total, self.done)
+        self._reporter.changed(self)
 
     def end(self) -> None:
-        """See execution.reporter.Reporter."""
-        self.log(self._line())
-        if self._terminal:
-            self._tell(f"{CLEAR}{self._line()}\n")
-        self._title = ""
+        """See execution.reporter.Progress."""
+        self._reporter.changed(self, is_over=True)
 
-    def _line(self) -> str:
+    def is_due(self) -> bool:
+        """Whether it is time for a line where there is no terminal; it is not due again for `LINE_EVERY` seconds."""
+        if time.monotonic() - self._shown < LINE_EVERY:
+            return False
+        self._shown = time.monotonic()
+        return True
+
+    def line(self) -> str:
+        """How far it is, at which rate, and how long it may still take."""
         seconds = max(time.monotonic() - self._started, 1e-9)
-        rate = (self._done - self._adopted) / seconds
-        left = (self._total - self._done) / rate if rate > 0 and self._done < self._total else 0
-        parts = [f"{self._title}: {self._done}/{self._total} {self._unit}"]
+        rate = (self.done - self._adopted) / seconds
+        left = (self.total - self.done) / rate if rate > 0 and self.done < self.total else 0
+        parts = [f"{self.title}: {self.done}/{self.total} {self._unit}"]
         if rate > 0:
             parts.append(f"{rate:.1f}/s")
         parts.append(f"{left:.0f} s left" if left else f"{seconds:.1f} s")
         if self._note:
             parts.append(_shown(self._note))
         return ", ".join(parts)
-
-    def _draw(self) -> None:
-        if self._terminal:
-            self._tell(f"{CLEAR}{_bar(self._stream, self._done, self._total, self._line())}")
 
 
 def _bar(stream: TextIO, done: int, total: int, line: str) -> str:

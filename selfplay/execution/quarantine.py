@@ -99,7 +99,7 @@ class _Split:
 def run_with_quarantine(
     pool: Pool,
     method: str,
-    shards: Iterable[tuple[int, Sequence[Item]]],
+    shards: Iterable[tuple[int, Sequence[Item]] | None],
     arguments: Callable[[Sequence[Item]], tuple[Any, ...]],
     quarantine: QuarantinePolicy[Item] | None,
     say: Callable[[str], None],
@@ -110,26 +110,33 @@ def run_with_quarantine(
     on_found: Callable[[int, list[tuple[str, str]]], None] = lambda index, found: None,
     size: int | None = None,
     window: int = IN_FLIGHT,
+    duration: Callable[[Item], float] | None = None,
 ) -> Iterator[tuple[int, ShardResult]]:
     """The result of each shard, in the order of completion.
 
-    `shards` is read as workers become free; parts of a shard that was split go first. Without a `quarantine` an item that crashes
-    its worker raises BackendError. `what` names the work in messages. After `is_stopped` nothing is split further, and those
-    shards have no result. `num_before` items were quarantined by an earlier attempt, which also found `suspects` (names by
-    shard) in shards without a result. `on_found` is called with a shard's index and the items of it that are quarantined so
-    far, each time that one is. `size`: units in a call (None: a whole shard); `window`: calls that each worker holds.
+    `shards` is read as workers become free (None: there is no further one yet); parts of a shard that was split go first.
+    Without a `quarantine` an item that crashes its worker raises BackendError. `what` names the work in messages. After
+    `is_stopped` nothing is split further, and those shards have no result. `num_before` items were quarantined by an earlier
+    attempt, which also found `suspects` (names by shard) in shards without a result. `on_found` is called with a shard's index
+    and the items of it that are quarantined so far, each time that one is. `size`: units in a call (None: a whole shard);
+    `window`: calls that each worker holds; `duration`: how long an item may take, in any unit: of a shard's calls, those with the
+    longest item go first.
     """
     waiting: deque[_Part[Item]] = deque()
     split: dict[int, _Split] = {}
     more = iter(shards)
 
-    def parts() -> Iterator[_Part[Item]]:
+    def parts() -> Iterator[_Part[Item] | None]:
         while waiting or not is_stopped():  # a shard that has begun is finished
             if not waiting:
-                found = next(more, None)
-                if found is None:
+                try:
+                    found = next(more)
+                except StopIteration:
                     return
-                waiting.extend(_parts(*found, quarantine, (suspects or {}).get(found[0], ()), size))
+                if found is None:
+                    yield None
+                    continue
+                waiting.extend(_parts(*found, quarantine, (suspects or {}).get(found[0], ()), size, duration))
                 if len(waiting) > 1:
                     split[found[0]] = _Split(len(waiting))
             yield waiting.popleft()
@@ -180,12 +187,16 @@ def _parts(
     quarantine: QuarantinePolicy[Item] | None,
     suspects: Sequence[str],
     size: int | None,
+    duration: Callable[[Item], float] | None,
 ) -> list[_Part[Item]]:
-    """A shard in parts of `size` units; with suspects, each of these alone, then what lies between them."""
+    """A shard in parts of `size` units, those with the item of the longest `duration` first; with suspects, each of these alone,
+    then what lies between them."""
     units = _units(items, quarantine.unit if quarantine is not None else None)
     if quarantine is None or not suspects:
         size = size or len(units)
         pieces = [units[start : start + size] for start in range(0, len(units), size)]
+        if duration is not None:
+            pieces.sort(key=lambda piece: max(duration(item) for _, unit in piece for item in unit), reverse=True)
         return [_Part(index, piece, is_whole=len(pieces) == 1) for piece in pieces]
     name, named = quarantine.name, {*suspects}
     alone, between = list[_Part[Item]](), list[_Part[Item]]()
@@ -240,15 +251,18 @@ def _listed(names: Sequence[str]) -> str:
 def _call(
     pool: Pool,
     method: str,
-    parts: Iterable[_Part[Item]],
+    parts: Iterable[_Part[Item] | None],
     arguments: Callable[[Sequence[Item]], tuple[Any, ...]],
     what: str,
     window: int,
 ) -> Generator[tuple[_Part[Item], Any]]:
     sent: dict[int, tuple[_Part[Item], list[object] | None]] = {}
 
-    def calls() -> Iterator[Call]:
+    def calls() -> Iterator[Call | None]:
         for key, part in enumerate(parts):
+            if part is None:
+                yield None
+                continue
             given = arguments(part.items)
             sent[key] = (part, requested_rows(given))
             yield Call(key, given, part.max_crashes)

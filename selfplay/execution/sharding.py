@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 import pyarrow as pa
 
@@ -60,16 +61,42 @@ class LazyItems(Sequence[Item]):
         return iter(self._make(self._range.start, self._range.stop)) if self._range else iter(())
 
 
+@dataclass(frozen=True, slots=True)
+class Shard(Generic[Item]):
+    """The items of one shard, and the files that they were read from (see `store.writer.ShardSource`)."""
+
+    index: int
+    items: Sequence[Item]
+    reads: Mapping[str, str] = field(default_factory=dict)
+
+
 def cut(items: Sequence[Item], size: int, starts: Sequence[int] | None = None) -> list[Sequence[Item]]:
     """Consecutive shards of `size` items; one empty shard when there are no items, so that every table has a shard. With
     `starts` (the first item of each unit, ascending from 0) a shard goes on to the end of its last unit."""
-    if starts is None:
-        return [items[start : start + size] for start in range(0, len(items), size)] or [items]
-    cuts = [0]
-    for start in [*starts[1:], len(items)]:
-        if start - cuts[-1] >= size or start == len(items):
-            cuts.append(start)
-    return [items[start:stop] for start, stop in pairwise(cuts)] or [items]
+    return [items[start:stop] for start, stop in pairwise(_borders(len(items), size, starts))]
+
+
+def cut_as_begun(
+    writer: StageWriter,
+    tables: Sequence[str],
+    items: Sequence[Item],
+    size: int,
+    starts: Sequence[int] | None = None,
+) -> list[Sequence[Item]]:
+    """The same, but what an earlier attempt began of these tables keeps the borders by which it was cut then: `size` may have
+    changed since."""
+    folders = [*tables, *map(_quarantined_table, tables)]
+    borders = writer.borders(_borders(len(items), size, starts), folders)
+    return [items[start:stop] for start, stop in pairwise(borders)]
+
+
+def _borders(num_items: int, size: int, starts: Sequence[int] | None) -> list[int]:
+    """The first item of each shard, and the number of items."""
+    borders = [0]
+    for start in starts[1:] if starts is not None else range(size, num_items, size):
+        if start - borders[-1] >= size:
+            borders.append(start)
+    return [*borders, num_items]
 
 
 def run_shards(
@@ -77,7 +104,7 @@ def run_shards(
     writer: StageWriter,
     pool: Pool,
     method: str,
-    shards: Sequence[Sequence[Item]],
+    shards: Sequence[Sequence[Item]] | Iterable[Shard[Item] | None],
     arguments: Callable[[Sequence[Item]], tuple[Any, ...]],
     finish: Callable[[int, Any], pa.Table],
     *,
@@ -87,8 +114,14 @@ def run_shards(
     quarantine: QuarantinePolicy[Item] | None = None,
     size: int | None = None,
     window: int = IN_FLIGHT,
+    total: int = 0,
+    duration: Callable[[Item], float] | None = None,
 ) -> None:
     """Send the shards that are not written yet to a pool and write each when its result arrives.
+
+    `shards` are all of them or, where they are made while this stage runs, an iterable of those that are there, in which None
+    says that there is no further one yet; `total` is then the expected number of items. A shard that was written from other
+    files than those that are there now is written again.
 
     `finish` turns a shard's index and result into the rows to write. After a stop request no new shard is sent; those that are
     running are still written, then Interrupted is raised. A shard that crashes its worker is bisected (see quarantine.py); the
@@ -96,23 +129,37 @@ def run_shards(
     earlier attempt did not finish are its suspects in this one.
 
     A call takes `size` units (None: a whole shard), and each worker holds `window` calls: a worker that serves several at a time
-    is kept full across the borders of shards. A shard is written when its last call has ended.
+    is kept full across the borders of shards. A shard is written when its last call has ended. Of a shard's calls, those with the
+    item of the longest `duration` (in any unit) are sent first.
     """
     kept = writer.shards(table)
-    total = sum(len(shard) for shard in shards)
-    context.reporter.begin(title, total, sum(len(shards[index]) for index in kept), unit)
-    missing = [index for index in range(len(shards)) if index not in kept]
-
-    def pending() -> Iterator[tuple[int, Sequence[Item]]]:
-        for index in missing:
-            if context.stop.exit_code is not None:
-                return
-            # a shard without items needs no call: its result is None
-            if shards[index]:
-                yield index, shards[index]
-
     found_before = writer.shards(_quarantined_table(table))
     suspects = {index: _names(writer, index, table)["name"].to_pylist() for index in found_before - kept}
+    listed = [Shard(index, items) for index, items in enumerate(shards)] if isinstance(shards, Sequence) else shards
+    if isinstance(shards, Sequence):
+        total = sum(len(items) for items in shards)
+    progress = context.reporter.begin(title, total, 0, unit)
+    # the shards that were sent and are not written
+    under_way: dict[int, Shard[Item]] = {}
+
+    def write(shard: Shard[Item], result: Any) -> None:
+        writer.write_shard(shard.index, finish(shard.index, result), table, shard.reads)
+
+    def pending() -> Iterator[tuple[int, Sequence[Item]] | None]:
+        for shard in listed:
+            if context.stop.exit_code is not None:
+                return
+            if shard is None:
+                yield None
+            elif shard.index in kept and writer.reads(shard.index, table) == shard.reads:
+                progress.adopt(len(shard.items))
+                writer.announce(shard.index, table)
+            # a shard without items needs no call: its result is None
+            elif not shard.items:
+                write(shard, None)
+            else:
+                under_way[shard.index] = shard
+                yield shard.index, shard.items
 
     def keep_names(index: int, found: Sequence[tuple[str, str]]) -> None:
         columns = [pa.array(column, pa.string()) for column in zip(*found, strict=True)]
@@ -120,22 +167,20 @@ def run_shards(
         writer.write_shard(index, names, _quarantined_table(table))
 
     try:
-        for index in missing:
-            if not shards[index]:
-                writer.write_shard(index, finish(index, None), table)
         for index, result in run_with_quarantine(
             pool, method, pending(), arguments, quarantine, context.reporter.say, title,
             lambda: context.stop.exit_code is not None, len(quarantined(writer, table)), suspects,
             # a suspect whose turn has not come yet stays one
             lambda index, found: keep_names(index, [*found, *_others(suspects.get(index, ()), found)]),
-            size, window,
+            size, window, duration,
         ):  # fmt: skip
-            if result.quarantined or index in suspects:
+            if result.quarantined or index in found_before:
                 keep_names(index, result.quarantined)
-            writer.write_shard(index, finish(index, result.table), table)
-            context.reporter.advance(len(shards[index]))
+            shard = under_way.pop(index)
+            write(shard, result.table)
+            progress.advance(len(shard.items))
     finally:
-        context.reporter.end()
+        progress.end()
     context.stop.check()
 
 

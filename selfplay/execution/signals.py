@@ -63,10 +63,33 @@ def ended_by_stop(stop: StopFlag, error: SelfplayError) -> Interrupted | None:
 
 
 class StopFlag:
-    """Set by the first Ctrl-C or SIGTERM: stages stop at the next safe point."""
+    """Set by the first Ctrl-C or SIGTERM: stages stop at the next safe point. It counts as set when `outer` is: a flag of stages
+    that also stop because one of them failed."""
 
-    def __init__(self) -> None:
-        self.exit_code: int | None = None
+    def __init__(self, outer: StopFlag | None = None) -> None:
+        self._exit_code: int | None = None
+        self._outer = outer
+        self._is_at_once = False
+
+    @property
+    def exit_code(self) -> int | None:
+        """That of the command; None while no stop was requested."""
+        if self._exit_code is None and self._outer is not None:
+            return self._outer.exit_code
+        return self._exit_code
+
+    @exit_code.setter
+    def exit_code(self, value: int) -> None:
+        self._exit_code = value
+
+    def at_once(self) -> None:
+        """The command ends now: threads that still work must not write any more."""
+        self._is_at_once = True
+
+    def check_at_once(self) -> None:
+        """Raise Interrupted if the command ends now."""
+        if self._is_at_once:
+            raise Interrupted("stopped at once", "`selfplay resume` continues.", self.exit_code or 130)
 
     def check(self) -> None:
         """Raise Interrupted if a stop was requested."""

@@ -287,6 +287,8 @@ def _attempt(
             force=force,
             on_step=observers.step,
         )
+        if not {"sampler", "scorer"} <= workers.own_devices:
+            reporter.log("stages take turns: their workers share devices (cluster.overlap)")
         loop.run(
             context, config.rounds, stage_begins,
             check_disk,

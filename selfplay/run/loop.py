@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
-from selfplay.core.stages import LAST_STAGE, stage_named, stages_of
+from selfplay.core.stages import LAST_STAGE, shard_inputs, stage_named, stages_of
+from selfplay.run.side_by_side import run_side_by_side
 from selfplay.run.stages.context import StageContext
 
 
@@ -23,6 +24,19 @@ def function_of(stage: str) -> Callable[[StageContext, int], None]:
     return found
 
 
+def groups(round_number: int, own_devices: Collection[str]) -> list[list[str]]:
+    """The stages of a round, in order; those of one group may run side by side. A stage joins the group of the stage whose shards
+    it reads if its workers have devices of their own, as those of the group have; `own_devices` are the roles of such workers."""
+    found: list[list[str]] = []
+    for name in stages_of(round_number):
+        roles = {stage_named(each).role for each in (name, *(found[-1] if found else ()))} - {None}
+        if found and {*shard_inputs(name)} & {*found[-1]} and roles <= {*own_devices}:
+            found[-1].append(name)
+        else:
+            found.append([name])
+    return found
+
+
 def run(
     context: StageContext,
     rounds: int,
@@ -32,14 +46,25 @@ def run(
     on_round: Callable[[int], None] = lambda number: None,
 ) -> None:
     """Walk to the end of the plan, or to the stage `until`. `on_stage` is called as each stage begins, `check` after it (it may
-    refuse the stage), `on_round` when a round's last stage is committed."""
-    for number, name in plan(rounds):
-        if not context.store.is_committed(number, name):
-            context.stop.check()
+    refuse the stage), `on_round` when a round's last stage is committed. Stages that run side by side call them in threads of
+    their own."""
+    for number in range(rounds + 1):
+
+        def run_stage(inside: StageContext, name: str, number: int = number) -> None:
+            inside.stop.check()
             on_stage(number, name)
             check(number, name)
-            function_of(name)(context, number)
-            if name == LAST_STAGE:
+            function_of(name)(inside, number)
+
+        for group in groups(number, context.workers.own_devices):
+            last = until is not None and until[0] == number and until[1] in group
+            names = group[: group.index(until[1]) + 1] if last and until is not None else group
+            missing = [name for name in names if not context.store.is_committed(number, name)]
+            if len(missing) > 1:
+                run_side_by_side(context, number, missing, run_stage)
+            elif missing:
+                run_stage(context, missing[0])
+            if LAST_STAGE in missing:
                 on_round(number)
-        if (number, name) == until:
-            return
+            if last:
+                return

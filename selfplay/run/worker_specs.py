@@ -38,7 +38,8 @@ def _pools(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
     with RayCluster(config.cluster, folder, scorers=len(config.reward.sources())) as cluster:
         cluster.check_resources()
         specs = worker_specs(config, inputs)
-        yield workers_of({key: make_pool(cluster, key, spec) for key, spec in specs.items()})
+        pools = {key: make_pool(cluster, key, spec) for key, spec in specs.items()}
+        yield workers_of(pools, cluster.own_devices())
 
 
 class Cluster(Protocol):
@@ -63,8 +64,8 @@ def make_pool(cluster: Cluster, key: str, spec: BackendSpec) -> Any:
     return cluster.pool("scorer" if key == "reward" else key, spec)
 
 
-def workers_of(pools: Mapping[str, Pool]) -> Workers:
-    """The pools of a run, by the keys of `worker_specs`, as stages use them."""
+def workers_of(pools: Mapping[str, Pool], own_devices: frozenset[str] = frozenset()) -> Workers:
+    """The pools of a run, by the keys of `worker_specs`, as stages use them. `own_devices`: see `Workers`."""
     return Workers(
         sampler=pools["sampler"],
         scorer=pools.get("reward"),
@@ -72,6 +73,7 @@ def workers_of(pools: Mapping[str, Pool]) -> Workers:
         logprobs=pools["logprobs"],
         trainer=pools["trainer"],
         gold=pools.get("gold"),
+        own_devices=own_devices,
     )
 
 

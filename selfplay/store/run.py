@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from selfplay.store.layout import METRICS, SCHEMA_VERSION, SELECT, Layout, attem
 from selfplay.store.lazy_table import LazyTable
 from selfplay.store.manifest import Digest, check_version
 from selfplay.store.policy_removal import delete_policy, finish_deletion
+from selfplay.store.shard_feed import ShardFeed
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
 from selfplay.store.tombstone import Tombstone, read_tombstone
@@ -315,14 +316,30 @@ class Store:
 
     # ------------------------------------------------------------------ writing
 
-    def writer(self, round_number: int, stage: str, fingerprint: str, reads: Sequence[tuple[int, str]]) -> StageWriter:
-        """A writer for a stage made from the commits in `reads`; each is digest-checked first."""
+    def writer(
+        self,
+        round_number: int,
+        stage: str,
+        fingerprint: str,
+        reads: Sequence[tuple[int, str]],
+        on_shard: Callable[[int], None] = lambda index: None,
+        may_write: Callable[[], None] = lambda: None,
+    ) -> StageWriter:
+        """A writer for a stage made from the commits in `reads`; each is digest-checked first. `on_shard` and `may_write`: see
+        StageWriter."""
         for source in reads:
             self.require(*source)
         commits = {stage_name(*source): self.digest_of(*source) for source in sorted(reads)}
         # this process hashes each file while it writes or adopts it: `require` need not hash it again
         checked = functools.partial(self._checked.add, (round_number, stage))
-        return StageWriter(self.layout, round_number, stage, StageInputs(fingerprint, commits), checked)
+        return StageWriter(
+            self.layout, round_number, stage, StageInputs(fingerprint, commits), checked, on_shard, may_write
+        )
+
+    def feed(self, round_number: int, stage: str) -> ShardFeed:
+        """The shards of a committed stage; their digests are checked first."""
+        self.require(round_number, stage)
+        return ShardFeed.of(self.layout.stage(round_number, stage), *self._read(round_number, stage))
 
     def scratch(self, round_number: int) -> Path:
         """A trainer's own folder, which is kept between attempts."""

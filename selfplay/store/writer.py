@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from annotated_types import Len
 from pydantic import ConfigDict
 
 from selfplay.core.errors import CorruptionError
@@ -30,16 +32,18 @@ from selfplay.store.layout import (
     sidecar_name,
     sidecars_in,
 )
-from selfplay.store.manifest import FileEntry, check_files, hash_files, read_manifest, write_manifest
+from selfplay.store.manifest import Digest, FileEntry, check_files, hash_files, read_manifest, write_manifest
 from selfplay.store.symlinks import forbid_symlinks_below
 
 STAGE_MARK = ".stage.json"
+# In the folder of a table: where its shards were cut.
+BORDERS = ".borders.json"
 
 
 @dataclass(frozen=True, slots=True)
 class StageInputs:
-    """What a stage is made from: the run's fingerprint and the digests of the commits it reads ("ROUND/STAGE" -> digest). It is
-    the content of the mark of a work folder."""
+    """What a stage is made from: the run's fingerprint and the digests of the commits it reads as a whole ("ROUND/STAGE" ->
+    digest). It is the content of the mark of a work folder. What it reads shard by shard is recorded with its shards."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -47,8 +51,32 @@ class StageInputs:
     inputs: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class ShardSource:
+    """What a sidecar records beside its file. `reads`: the files that the shard was made from, by name in the run
+    ("001/sample/part-00003.parquet" -> sha256)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    files: list[FileEntry]
+    reads: dict[str, Digest] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Borders:
+    """Where the shards of tables were cut: the first item of each, and the number of items."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    borders: Annotated[list[int], Len(min_length=2)]
+
+
 class StageWriter:
-    """The work folder of one stage. A shard that was kept by an earlier attempt is adopted after its digest is checked."""
+    """The work folder of one stage. A shard that was kept by an earlier attempt is adopted after its digest is checked.
+
+    `on_shard` is called with the index of each shard of the stage's own table that is written, `may_write` before anything is
+    written: it may raise. Other threads may read shards while this one writes and commits.
+    """
 
     def __init__(
         self,
@@ -57,6 +85,8 @@ class StageWriter:
         stage: str,
         inputs: StageInputs,
         on_commit: Callable[[], None] = lambda: None,
+        on_shard: Callable[[int], None] = lambda index: None,
+        may_write: Callable[[], None] = lambda: None,
     ) -> None:
         self.round = round_number
         self.stage = stage
@@ -64,7 +94,12 @@ class StageWriter:
         self._target = layout.stage(round_number, stage)
         self._inputs = inputs
         self._on_commit = on_commit
+        self._on_shard = on_shard
+        self._may_write = may_write
+        # held while the folder is read, and while it gets its final name
+        self._moving = threading.Lock()
         self._entries: dict[str, FileEntry] = {}
+        self._reads: dict[str, dict[str, str]] = {}
         self._open()
         self.adopted = sum(len(self.shards(table)) for table in self._tables_present())
 
@@ -99,14 +134,43 @@ class StageWriter:
         name = path.relative_to(self.folder).as_posix()
         if name in self._entries:
             return
-        entry = read_sidecar(sidecar)
+        entry, reads = read_sidecar(sidecar)
         for item in check_files(path.parent, [entry], rows=True, digests=True):
             raise CorruptionError(str(item), shard_remedy(sidecar))
-        self._entries[name] = dataclasses.replace(entry, path=name)
+        self._entries[name], self._reads[name] = dataclasses.replace(entry, path=name), reads
 
-    def write_shard(self, index: int, rows: pa.Table, table: str = "") -> None:
+    def borders(self, wanted: Sequence[int], tables: Sequence[str]) -> list[int]:
+        """The first item of each shard of these tables, and the number of items: as `wanted`, but shards up to the last one that
+        an earlier attempt began keep the borders by which it cut them. They are recorded in the folder of the first table."""
+        path = self._table_folder(tables[0]) / BORDERS
+        num_begun = max((1 + index for table in tables for index in self.shards(table)), default=0)
+        borders = list(wanted)
+        if num_begun:
+            before = read_borders(path)
+            if before[-1] != wanted[-1] or len(before) <= num_begun:
+                raise CorruptionError(f"{path} is of other shards", _made_again(self.folder))
+            begun = before[: num_begun + 1]
+            borders = [*begun, *(border for border in wanted if border > begun[-1])]
+            if borders == before:
+                return borders
+        durable.make_folder(path.parent)
+        durable.write_file(path, durable.json_with_checksum(dataclasses.asdict(Borders(borders))))
+        return borders
+
+    def entry(self, index: int, table: str = "") -> FileEntry:
+        """A shard kept before: its file, by path in the stage's folder."""
+        return self._entries[(Path(table) / part_name(index)).as_posix()]
+
+    def reads(self, index: int, table: str = "") -> dict[str, str]:
+        """What a shard kept before was made from: see `ShardSource`."""
+        return self._reads[(Path(table) / part_name(index)).as_posix()]
+
+    def write_shard(
+        self, index: int, rows: pa.Table, table: str = "", reads: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Keep one shard, in the place of an earlier one if there is one: durable when this returns. A kill in between leaves
-        neither or the new one."""
+        neither or the new one. `reads`: see `ShardSource`."""
+        self._may_write()
         folder = self._table_folder(table)
         durable.make_folder(folder)
         path = folder / part_name(index)
@@ -116,13 +180,34 @@ class StageWriter:
         data = durable.encode_parquet(rows)
         entry = FileEntry(path.name, len(data), durable.sha256_bytes(data), rows.num_rows)
         durable.write_file(path, data)
-        write_manifest(folder / sidecar_name(index), {}, [entry])
+        write_manifest(folder / sidecar_name(index), {"reads": dict(reads)}, [entry])
         name = path.relative_to(self.folder).as_posix()
-        self._entries[name] = dataclasses.replace(entry, path=name)
+        self._entries[name], self._reads[name] = dataclasses.replace(entry, path=name), dict(reads)
+        self.announce(index, table)
+
+    def keep_shard(
+        self, index: int, rows: pa.Table, table: str = "", reads: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Keep a shard that follows from more than one shard of what it is made from: an earlier attempt's stays where it is the
+        same."""
+        if (
+            index in self.shards(table)
+            and self.reads(index, table) == reads
+            and self.read_shard(index, table).equals(rows)
+        ):
+            self.announce(index, table)
+        else:
+            self.write_shard(index, rows, table, reads)
+
+    def announce(self, index: int, table: str = "") -> None:
+        """Say that a shard is there, to those who read the stage's own table while it is made. `write_shard` does it."""
+        if not table:
+            self._on_shard(index)
 
     def read_shard(self, index: int, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A shard kept before, by this attempt or an earlier one; `columns` None: all."""
-        return read_parquet(self._table_folder(table) / part_name(index), columns)
+        with self._moving:
+            return read_parquet(self._table_folder(table) / part_name(index), columns)
 
     def read_shards(self, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """All shards of a table, in order."""
@@ -152,8 +237,11 @@ class StageWriter:
         seconds: float,
         outcome: Outcome,
         versions: Mapping[str, str] = MappingProxyType({}),
+        shard_inputs: Mapping[str, str] = MappingProxyType({}),
     ) -> Commit:
-        """Write the outcome and the commit, and publish the folder under its final name. `seconds` is this attempt's share."""
+        """Write the outcome and the commit, and publish the folder under its final name. `seconds` is this attempt's share;
+        `shard_inputs` are the digests of the commits that it read shard by shard."""
+        self._may_write()
         self._discard_unlisted()
         data = durable.pretty_json(outcome.to_json())
         durable.write_file(self.folder / METRICS, data)
@@ -163,7 +251,7 @@ class StageWriter:
             round=self.round,
             stage=self.stage,
             fingerprint=self._inputs.fingerprint,
-            inputs=self._inputs.inputs,
+            inputs=dict(sorted({**self._inputs.inputs, **shard_inputs}.items())),
             files=files,
             attempt=attempt,
             created=created,
@@ -171,7 +259,10 @@ class StageWriter:
             versions=dict(versions),
         )
         write_commit(self.folder, commit)
-        durable.publish_folder(self.folder, self._target)
+        self._may_write()
+        with self._moving:
+            durable.publish_folder(self.folder, self._target)
+            self.folder = self._target
         self._on_commit()
         return commit
 
@@ -197,20 +288,33 @@ def read_stage_mark(folder: Path) -> StageInputs | None:
     try:
         return parse_record(StageInputs, durable.parse_checked_json(durable.read_file(mark)))
     except (OSError, ValueError) as error:
-        raise CorruptionError(
-            f"{mark} is damaged ({error})", f"Remove {folder} and {resume_of(folder)}: its shards will be made again."
-        ) from None
+        raise CorruptionError(f"{mark} is damaged ({error})", _made_again(folder)) from None
 
 
-def read_sidecar(sidecar: Path) -> FileEntry:
-    """The shard that a sidecar in `.work/` vouches for, its path relative to the sidecar's folder. Raises CorruptionError."""
+def read_borders(path: Path) -> list[int]:
+    """The borders of a table's shards, as `StageWriter.borders` recorded them. Raises CorruptionError."""
     try:
-        (entry,) = read_manifest(sidecar).files
+        found = parse_record(Borders, durable.parse_checked_json(durable.read_file(path)))
+    except (OSError, ValueError) as error:
+        raise CorruptionError(f"{path} is damaged ({error})", _made_again(path.parent)) from None
+    return found.borders
+
+
+def _made_again(folder: Path) -> str:
+    return f"Remove {folder} and {resume_of(folder)}: its shards will be made again."
+
+
+def read_sidecar(sidecar: Path) -> tuple[FileEntry, dict[str, str]]:
+    """The shard that a sidecar in `.work/` vouches for, its path relative to the sidecar's folder, and what it was made from
+    (see `ShardSource`). Raises CorruptionError."""
+    try:
+        found = read_manifest(sidecar).as_record(ShardSource)
+        (entry,) = found.files
         if sidecar_name(part_index(entry.path)) != sidecar.name:
             raise ValueError(f"it is of {entry.path}")
     except (OSError, ValueError) as error:
         raise CorruptionError(f"{sidecar} is damaged ({error})", shard_remedy(sidecar)) from None
-    return entry
+    return entry, found.reads
 
 
 def shard_remedy(sidecar: Path) -> str:

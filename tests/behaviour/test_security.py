@@ -158,10 +158,10 @@ def test_what_is_said_of_work_is_harmless() -> None:
     people = io.StringIO()
     reporter = Reporter(people)
     reporter.say(EVIL)
-    reporter.begin(EVIL, 2, 0, "prompts")
+    progress = reporter.begin(EVIL, 2, 0, "prompts")
     reporter._shown = -100.0  # a line a minute without a terminal
-    reporter.advance(1, EVIL)
-    reporter.end()
+    progress.advance(1, EVIL)
+    progress.end()
     assert len(people.getvalue().splitlines()) == 2
     assert is_harmless(people.getvalue()), repr(people.getvalue())
 

@@ -95,3 +95,12 @@ def test_suspects_run_alone_while_the_other_workers_continue() -> None:
     assert alone == lost[1] and dispatch.next_for(0) is None
     dispatch.done(0, lost[1])
     assert dispatch.next_for(0) is not None and dispatch.next_for(0) is not None
+
+
+def test_a_queue_without_a_further_call_yet_is_asked_again() -> None:
+    dispatch = Dispatch(iter([Call(0, ()), None, Call(1, ()), None]), 2, 2, concurrent=True)
+    assert dispatch.next_for(0) == Call(0, ())
+    assert dispatch.next_for(1) is None and dispatch.is_dry and dispatch.has_more
+    assert dispatch.next_for(1) == Call(1, ()) and not dispatch.is_dry
+    assert dispatch.next_for(1) is None and dispatch.is_dry
+    assert dispatch.next_for(1) is None and not dispatch.is_dry and not dispatch.has_more

@@ -67,18 +67,18 @@ def test_a_bar_on_a_terminal(clock: Clock) -> None:
     reporter = Reporter(terminal)
     reporter.stage(1, "sample")
     assert terminal.screen() == [""], "the bar says which stage it is"
-    reporter.begin("round 1 sample", 96, 48, "prompts")
+    progress = reporter.begin("round 1 sample", 96, 48, "prompts")
     assert terminal.screen() == [bar(12) + " round 1 sample: 48/96 prompts, 0.0 s"]
     clock.seconds += 12
-    reporter.advance(24, "loss 0.5")
+    progress.advance(24, "loss 0.5")
     # what was adopted was not done in these seconds
     assert terminal.screen() == [bar(18) + " round 1 sample: 72/96 prompts, 2.0/s, 12 s left, loss 0.5"]
     reporter.say("a line for people")
     assert terminal.screen() == ["a line for people", ""]
     clock.seconds += 12
-    reporter.advance(24)
+    progress.advance(24)
     assert terminal.screen()[1] == bar(24) + " round 1 sample: 96/96 prompts, 2.0/s, 24.0 s"
-    reporter.end()
+    progress.end()
     assert terminal.screen() == ["a line for people", "round 1 sample: 96/96 prompts, 2.0/s, 24.0 s", ""]
 
 
@@ -86,12 +86,12 @@ def test_a_bar_never_wraps(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("COLUMNS", "40")
     terminal = Terminal()
     reporter = Reporter(terminal)
-    reporter.begin("round 12 evaluate, reward", 100_000, 0, "responses")
+    progress = reporter.begin("round 12 evaluate, reward", 100_000, 0, "responses")
     for _ in range(50):
         clock.seconds += 3
-        reporter.advance(2000, "a note that takes some room")
+        progress.advance(2000, "a note that takes some room")
         assert len(terminal.screen()[-1]) < 40
-    reporter.end()
+    progress.end()
     assert len(terminal.screen()) == 2
 
 
@@ -99,8 +99,8 @@ def test_a_bar_never_wraps(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_work_of_no_units(clock: Clock) -> None:
     for stream in (Terminal(), io.StringIO()):
         reporter = Reporter(stream)
-        reporter.begin("round 0 evaluate, sampled", 0, 0, "prompts")
-        reporter.end()
+        progress = reporter.begin("round 0 evaluate, sampled", 0, 0, "prompts")
+        progress.end()
     terminal = Terminal()
     Reporter(terminal).begin("nothing", 0, 0, "prompts")
     assert terminal.screen() == [bar(24) + " nothing: 0/0 prompts, 0.0 s"]
@@ -110,11 +110,11 @@ def test_a_line_a_minute_without_a_terminal(clock: Clock) -> None:
     people = io.StringIO()
     reporter = Reporter(people)
     reporter.stage(1, "sample")
-    reporter.begin("round 1 sample", 600, 0, "prompts")
+    progress = reporter.begin("round 1 sample", 600, 0, "prompts")
     for _ in range(200):
         clock.seconds += 1
-        reporter.advance(2)
-    reporter.end()
+        progress.advance(2)
+    progress.end()
     assert LINE_EVERY == 60
     assert people.getvalue().splitlines() == [
         "round 1 sample",
@@ -123,12 +123,12 @@ def test_a_line_a_minute_without_a_terminal(clock: Clock) -> None:
         "round 1 sample: 360/600 prompts, 2.0/s, 120 s left",
     ]
     # a piece of work begins a minute of its own
-    reporter.begin("round 1 score", 600, 0, "responses")
+    progress = reporter.begin("round 1 score", 600, 0, "responses")
     clock.seconds += 59
-    reporter.advance(500)
+    progress.advance(500)
     assert "score" not in people.getvalue()
     clock.seconds += 1
-    reporter.advance(100)
+    progress.advance(100)
     assert people.getvalue().splitlines()[-1] == "round 1 score: 600/600 responses, 10.0/s, 60.0 s"
     assert people.getvalue().isprintable() or set(filter(str.isspace, people.getvalue())) == {"\n", " "}
     assert "\x1b" not in people.getvalue()
@@ -143,11 +143,11 @@ def test_log_and_events(clock: Clock, tmp_path: Path) -> None:
     reporter.event("nowhere")
     reporter.open_log(tmp_path / "log.txt", tmp_path / "events.jsonl")
     reporter.stage(2, "train")
-    reporter.begin("round 2 train", 2, 0, "steps")
+    progress = reporter.begin("round 2 train", 2, 0, "steps")
     clock.seconds += 4
-    reporter.advance(1, "loss 0.6931")
+    progress.advance(1, "loss 0.6931")
     reporter.say('a message\nof two lines, "quoted", \x1b[31m and 🏳️‍🌈')
-    reporter.advance(1, "loss 0.5")
+    progress.advance(1, "loss 0.5")
     # line by line: what a killed driver said last is there
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(event.pop("time").endswith("Z") for event in events)
@@ -157,7 +157,7 @@ def test_log_and_events(clock: Clock, tmp_path: Path) -> None:
         {"event": "message", "text": 'a message\nof two lines, "quoted", \x1b[31m and 🏳️‍🌈'},
         {"event": "progress", "title": "round 2 train", "done": 2, "total": 2},
     ]
-    reporter.end()
+    progress.end()
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "before the files" not in log
     assert "nowhere" not in log
@@ -175,11 +175,11 @@ def test_quiet_says_nothing_and_logs_all(clock: Clock, tmp_path: Path, terminal:
     reporter = Reporter(people, quiet=True)
     reporter.open_log(tmp_path / "log.txt", tmp_path / "events.jsonl")
     reporter.stage(1, "sample")
-    reporter.begin("round 1 sample", 2, 0, "prompts")
+    progress = reporter.begin("round 1 sample", 2, 0, "prompts")
     clock.seconds += 100
-    reporter.advance(2)
+    progress.advance(2)
     reporter.say("hello")
-    reporter.end()
+    progress.end()
     assert people.getvalue() == ""
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert [line.split("Z ", 1)[1] for line in log.splitlines()] == [
@@ -286,9 +286,9 @@ def test_no_run_stops_because_nobody_listens(tmp_path: Path, error: Exception, l
     reporter = Reporter(people)
     reporter.open_log(tmp_path / "log.txt", tmp_path / "events.jsonl")
     reporter.stage(1, "sample")
-    reporter.begin("round 1 sample", 2, 0, "prompts")
-    reporter.advance(2)
-    reporter.end()
+    progress = reporter.begin("round 1 sample", 2, 0, "prompts")
+    progress.advance(2)
+    progress.end()
     reporter.say("a line")
     reporter.say("another")
     written = (tmp_path / "log.txt").read_text()

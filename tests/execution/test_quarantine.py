@@ -52,9 +52,9 @@ def policy(max_items: int = 8, *, batched: bool = False) -> QuarantinePolicy[Sco
 
 
 def score(
-    pool: FakePool, size: int, quarantine: QuarantinePolicy[ScoreItem] | None, **options: object
+    pool: FakePool, shard_size: int, quarantine: QuarantinePolicy[ScoreItem] | None, **options: object
 ) -> dict[int, ShardResult]:
-    shards: list[Sequence[ScoreItem]] = cut(ITEMS, size)
+    shards: list[Sequence[ScoreItem]] = cut(ITEMS, shard_size)
     return dict(
         run_with_quarantine(
             pool, "score", enumerate(shards), lambda shard: (list(shard),), quarantine, lambda line: None, "score",
@@ -161,3 +161,13 @@ def test_a_cause_that_is_gone_gives_the_items_their_rows(tmp_path: Path) -> None
     writer = attempt({"r04"})
     assert quarantined(writer, "") == {"r04": QUARANTINED}
     assert [row for index in (0, 1) for row in writer.read_shard(index).to_pylist()] == expected({"r04"})
+
+
+def test_the_longest_items_of_a_shard_go_first_and_the_rows_are_the_same() -> None:
+    pool = FakePool(backend := FakeScorer())
+    found = score(pool, 20, policy(), size=3, duration=lambda item: -ITEMS.index(item) % 7)
+    assert rows(found) == expected(set())
+    asked = [backend.scored[start : start + 3] for start in range(0, 18, 3)]
+    durations = [max(-int(name[1:]) % 7 for name in names) for names in asked]
+    assert durations == sorted(durations, reverse=True) and durations[0] == 6
+    assert {*backend.scored[:20]} == {item.response_id for item in ITEMS[:20]}

@@ -56,7 +56,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "sampling.mix.revision": ("identity", "1" * 40, {}),
     "sampling.mix.num_responses": ("identity", 2, {}),
     "sampling.mix.share": ("identity", 0.5, {}),
-    "sampling.shard_size": ("identity", 8, {}),
+    "sampling.shard_size": ("resource", 8, {}),
     "reward.model": ("content", "org/other", {}),
     "reward.function": ("content", "n:reward", FUNCTION),
     "reward.revision": ("identity", "1" * 40, {}),

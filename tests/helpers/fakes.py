@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import random
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,9 +186,14 @@ class FakePool(LocalPool):
     def devices(self) -> list[DeviceFacts]:
         return [self._facts[index % len(self._facts)] for index in range(self.num_workers)]
 
-    def map(self, method: str, calls: Iterable[Call], window: int = 2) -> Iterator[tuple[int, Any]]:
+    def map(self, method: str, calls: Iterable[Call | None], window: int = 2) -> Iterator[tuple[int, Any]]:
         running: list[tuple[int, Any]] = []
         for call in calls:
+            if call is None:
+                time.sleep(0.001)
+                if running:
+                    yield running.pop(self._order.randrange(len(running)))
+                continue
             running.append((call.key, self._run(method, call)))
             if len(running) == self.num_workers:
                 yield running.pop(self._order.randrange(len(running)))
@@ -220,7 +226,8 @@ def is_of(item: SampleRequest | ScoreItem | LogprobItem | Question) -> str:
 
 class Fakes:
     """One set of fakes, and the workers made of them. `poison`: ids of prompts and responses that kill their workers;
-    `num_workers` of each role but the trainer, which finish in an order that `seed` decides; `devices`: what they report."""
+    `num_workers` of each role but the trainer, which finish in an order that `seed` decides; `devices`: what they report;
+    `own_devices`: the roles that may work side by side."""
 
     def __init__(
         self,
@@ -231,8 +238,9 @@ class Fakes:
         seed: int = 0,
         devices: Sequence[DeviceFacts] = (DEVICE,),
         trainer_device: DeviceFacts = DEVICE,
+        own_devices: Collection[str] = (),
     ) -> None:
-        self.poison = poison
+        self.poison, self.own_devices = poison, frozenset(own_devices)
         self._options = {"num_workers": num_workers, "seed": seed, "devices": devices}
         self._trainer_device = trainer_device
         self.pools: list[FakePool] = []
@@ -259,4 +267,5 @@ class Fakes:
             FakePool(self.trainer, devices=[self._trainer_device]),
             pool(self.gold) if self.gold else None,
             {name: pool(self.parts.setdefault(name, FakeScorer())) for name in config.reward.parts},
+            self.own_devices,
         )

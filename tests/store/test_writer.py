@@ -141,3 +141,47 @@ def test_what_no_entry_names_is_not_published(tmp_path: Path) -> None:
         *(".COMMIT.json", ".metrics.json", ".stage.json", "part-00000.parquet", "part-00001.parquet"),
         *(".part-00000.json", ".part-00001.json", ".sampled/.part-00000.json", ".sampled/part-00000.parquet"),
     }
+
+
+def test_what_has_begun_keeps_its_borders(tmp_path: Path) -> None:
+    tables = ("", ".mixed")
+    first = open_writer(tmp_path)
+    assert first.borders([0, 4, 8, 12, 14], tables) == [0, 4, 8, 12, 14]
+    assert open_writer(tmp_path).borders([0, 6, 12, 14], tables) == [0, 6, 12, 14], "nothing had begun"
+    second = open_writer(tmp_path)
+    second.write_shard(1, rows(1), ".mixed")
+    # the second shard ends at 12, whatever the first one's are
+    assert open_writer(tmp_path).borders([0, 5, 10, 14], tables) == [0, 6, 12, 14]
+    assert open_writer(tmp_path).borders([*range(15)], tables) == [0, 6, 12, 13, 14]
+    assert open_writer(tmp_path).borders([0, 100], ("other",)) == [0, 100]
+    third = open_writer(tmp_path)
+    third.write_shard(0, rows(0))
+    third.commit(1, "now", 0.0, outcome_of("sample"))
+    assert not [*third.folder.rglob(".borders.json")]
+
+
+@pytest.mark.parametrize("damage", ["missing", "half", "others"])
+def test_borders_that_are_damaged_are_not_guessed(tmp_path: Path, damage: str) -> None:
+    first = open_writer(tmp_path)
+    first.borders([0, 4, 8], ("",))
+    first.write_shard(0, rows(0))
+    path = first.folder / ".borders.json"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "half":
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(CorruptionError, match=r"\.borders\.json is") as error:
+        open_writer(tmp_path).borders([0, 4, 9], ("",))
+    assert f"Remove {first.folder}" in error.value.hint
+
+
+def test_a_shard_that_follows_from_the_whole_is_kept_where_it_is_the_same(tmp_path: Path) -> None:
+    open_writer(tmp_path).keep_shard(0, rows(0), reads={"001/sample/part-00000.parquet": "0" * 64})
+    said: list[int] = []
+    again = StageWriter(Layout(tmp_path), 1, "sample", StageInputs("f", {}), on_shard=said.append)
+    before = (again.folder / "part-00000.parquet").stat().st_ino
+    again.keep_shard(0, rows(0), reads={"001/sample/part-00000.parquet": "0" * 64})
+    assert (again.folder / "part-00000.parquet").stat().st_ino == before
+    again.keep_shard(0, rows(3), reads={"001/sample/part-00000.parquet": "0" * 64})
+    assert again.read_shard(0).equals(rows(3))
+    assert said == [0, 0]

@@ -11,6 +11,7 @@ result in between.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 from selfplay.core.errors import BackendError, SelfplayError, WorkerLostError
 from selfplay.core.machine import DeviceFacts
-from selfplay.core.pool import IN_FLIGHT, BackendSpec, Call, WorkerCrash
+from selfplay.core.pool import IN_FLIGHT, PAUSE, BackendSpec, Call, WorkerCrash
 from selfplay.execution.dispatch import Dispatch
 from selfplay.execution.ray.exit_status import ExitWatch
 from selfplay.execution.ray.hang_detection import HeartbeatMonitor, kill_process_tree
@@ -155,21 +156,34 @@ class RayPool:
 
     # ------------------------------------------------------------------ waiting, and hung workers
 
-    def _next_of(self, running: Mapping[Any, int], meanwhile: Callable[[], None] = lambda: None) -> Any:
-        """The next of these references (reference -> worker index) that is done. A worker without a heartbeat is killed during
-        the wait; its references then fail."""
+    def _done_of(
+        self,
+        running: Mapping[Any, int],
+        meanwhile: Callable[[], None] = lambda: None,
+        patience: float = math.inf,
+    ) -> list[Any]:
+        """Those of these references (reference -> worker index) that are done, at least one unless `patience` seconds pass. A
+        worker without a heartbeat is killed during the wait; its references then fail."""
         import ray
 
         interval = max(0.05, min(POLL_INTERVAL, (self._heartbeat_timeout or 10 * POLL_INTERVAL) / 10))
+        references = list(running)
         while True:
             self._check_ray()
-            done, _ = ray.wait(list(running), num_returns=1, timeout=interval)
+            done, others = ray.wait(references, num_returns=1, timeout=min(interval, patience))
             if done:
-                return done[0]
+                # all at once: a wait looks at every reference, so that one for each result would cost the square of them
+                return [*done, *(ray.wait(others, num_returns=len(others), timeout=0)[0] if others else ())]
             meanwhile()
             for index in {*running.values()} - self._killed.keys() if self._heartbeat_timeout else ():
                 if self._heartbeats[index].idle() > self._heartbeat_timeout:
                     self._kill(index, f"no progress for {self._heartbeat_timeout:g} s, so it was killed")
+            if patience <= interval:
+                return []
+
+    def _wait_for(self, reference: Any, index: int) -> Any:
+        """The reference, once it is done."""
+        return self._done_of({reference: index})[0]
 
     def _is_here(self, index: int) -> bool:
         """Whether a worker is on the driver's node."""
@@ -241,7 +255,7 @@ class RayPool:
     def _ask(self, index: int, method: str, args: tuple[Any, ...]) -> Any:
         self._heartbeats[index].restart()
         reference = self._actors[index].call.remote(method, args)
-        return self._result(self._next_of({reference: index}), index)
+        return self._result(self._wait_for(reference, index), index)
 
     def drain_events(self) -> list[str]:
         """See `Pool.drain_events`."""
@@ -250,7 +264,7 @@ class RayPool:
 
     # ------------------------------------------------------------------ work
 
-    def map(self, method: str, calls: Iterable[Call], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
+    def map(self, method: str, calls: Iterable[Call | None], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
         """See `Pool.map`, and `Dispatch` for what happens to the calls of a worker that dies."""
         import ray
 
@@ -278,23 +292,34 @@ class RayPool:
 
         fill()
         try:
-            while running:
-                reference = self._next_of({reference: index for reference, (index, _) in running.items()})
-                index, call = running[reference]
-                try:
-                    result = self._result(reference, index)
-                except _WorkerDied as died:
-                    lost = [(other, theirs) for other, (where, theirs) in running.items() if where == index]
-                    for other, _ in lost:
-                        del running[other]
-                    yield from self._after_death(dispatch, lost, index, died)
+            while running or dispatch.has_more:
+                if not running:
+                    time.sleep(PAUSE)
                     fill()
                     continue
-                del running[reference]
-                dispatch.done(index, call)
-                self._replaced = 0
-                fill(None if dispatch.has_suspects else index)
-                yield call.key, result
+                was_dry = dispatch.is_dry
+                places = {reference: index for reference, (index, _) in running.items()}
+                done = self._done_of(places, patience=PAUSE if was_dry else math.inf)
+                for reference in done:
+                    if reference not in running:
+                        continue  # of a worker that died
+                    index, call = running[reference]
+                    try:
+                        result = self._result(reference, index)
+                    except _WorkerDied as died:
+                        lost = [(other, theirs) for other, (where, theirs) in running.items() if where == index]
+                        for other, _ in lost:
+                            del running[other]
+                        yield from self._after_death(dispatch, lost, index, died)
+                        fill()
+                        continue
+                    del running[reference]
+                    dispatch.done(index, call)
+                    self._replaced = 0
+                    fill(None if dispatch.has_suspects else index)
+                    yield call.key, result
+                if was_dry:
+                    fill()
         finally:
             # drops calls that have not begun; a running call continues to its end and its result is dropped
             for reference in running:
@@ -335,7 +360,7 @@ class RayPool:
         results = []
         for index, reference in enumerate(references):
             try:
-                results.append(self._result(self._next_of({reference: index}), index))
+                results.append(self._result(self._wait_for(reference, index), index))
             except _WorkerDied as died:
                 results.append(self._replace(index, died)[method])
         return results
@@ -362,7 +387,7 @@ class RayPool:
         self._heartbeats[0].restart()
         generator = self._actors[0].stream.options(num_returns="streaming").remote(method, args)
         while True:
-            self._next_of({generator: 0}, meanwhile)
+            self._done_of({generator: 0}, meanwhile)
             try:
                 reference = next(generator)
             except StopIteration:
@@ -377,7 +402,7 @@ class RayPool:
         for index, actor in enumerate(self._actors):
             self._heartbeats[index].restart()
             try:
-                self._result(self._next_of({actor.ready.remote(): index}), index)
+                self._result(self._wait_for(actor.ready.remote(), index), index)
             except _WorkerDied as died:
                 self._replace(index, died)
 

@@ -41,9 +41,11 @@ def run_row(store: Store) -> dict[str, Any]:
     }
 
 
-def progress(store: Store) -> dict[str, Any] | None:
-    """The last that the newest attempt said of how far it is: `title`, `done`, `total`; None where it has said nothing."""
+def progress(store: Store) -> list[dict[str, Any]]:
+    """The last that the newest attempt said of how far each piece of work is that is under way: `title`, `done`, `total`; the one
+    that it spoke of last comes first. Stages that run side by side are several."""
     folder = _newest_attempt(store)
+    found: dict[str, dict[str, Any]] = {}
     for line in reversed(_tail(folder / "events.jsonl") if folder else []):
         try:
             event = parse_json(line)
@@ -52,10 +54,12 @@ def progress(store: Store) -> dict[str, Any] | None:
         if isinstance(event, dict) and event.get("event") == "progress":
             total, done = event.get("total"), event.get("done")
             if isinstance(total, int) and isinstance(done, int) and 0 <= done <= total and total:
-                return {"title": str(event.get("title")), "done": done, "total": total}
+                title = str(event.get("title"))
+                found.setdefault(title, {"title": title, "done": done, "total": total})
         if isinstance(event, dict) and event.get("event") == "stage":
-            return None  # the stage has begun and not spoken yet
-    return None
+            break  # what was said before it is over, or has been said again since
+    last, *others = found.values() or (None,)
+    return [one for one in (last, *(one for one in others if one["done"] < one["total"])) if one is not None]
 
 
 def _newest_attempt(store: Store) -> Path | None:

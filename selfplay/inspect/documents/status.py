@@ -24,8 +24,8 @@ def status_document(root: Path) -> dict[str, Any]:
 
     `state` is that of `store.run_state.run_state`; of a corrupt run `problems` names the files. `round` and `stage` are
     what is under way or comes next, null when nothing is left. `progress` is how far the stage is (`title`, `done`, `total`),
-    null where no driver is at work or it has not said. `driver` is who is at work, or who was and gave no word
-    of an end. Raises ConfigError where there is no run.
+    null where no driver is at work or it has not said; `side_by_side` is how far other stages are that work at the same time.
+    `driver` is who is at work, or who was and gave no word of an end. Raises ConfigError where there is no run.
     """
     try:
         store = open_store(root)
@@ -37,6 +37,7 @@ def status_document(root: Path) -> dict[str, Any]:
     following = next_stage(store, rounds)
     driver = liveness(store, found)
     state = run_state(store, damaged=bool(problems), running=driver.running, following=following, attempts=found)
+    under_way = progress(store) if state == "running" else []
     done = [
         number
         for number in store.rounds()
@@ -53,7 +54,8 @@ def status_document(root: Path) -> dict[str, Any]:
         "run_id": store.run_id,
         "created": store.created,
         "shards_kept": _shards_kept(store, following),
-        "progress": progress(store) if state == "running" else None,
+        "progress": under_way[0] if under_way else None,
+        "side_by_side": under_way[1:],
         "driver": driver.to_json(),
         "attempts": [_attempt(document) for document in found],
         "problems": [_problem(problem) for problem in problems],
@@ -69,6 +71,7 @@ def _unreadable(root: Path, error: CorruptionError) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "state": "corrupt",
         **dict.fromkeys(keys),
+        "side_by_side": [],
         "run": str(root.absolute()),
         "attempts": [],
         "problems": [_problem(problem)],

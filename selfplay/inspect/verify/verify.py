@@ -26,7 +26,7 @@ from selfplay.store.manifest import check_files
 from selfplay.store.retention import LEAST, stored_policies
 from selfplay.store.run import Store
 from selfplay.store.symlinks import HINT, symlinks_in_run
-from selfplay.store.writer import STAGE_MARK, read_sidecar, read_stage_mark, shard_remedy
+from selfplay.store.writer import BORDERS, STAGE_MARK, read_borders, read_sidecar, read_stage_mark, shard_remedy
 
 
 def verify_document(root: Path, *, deep: bool) -> dict[str, Any]:
@@ -182,9 +182,14 @@ def _check_work(layout: Layout, deep: bool) -> Iterator[Problem]:
             read_stage_mark(folder)
         except CorruptionError as error:
             yield Problem("shard", str(folder / STAGE_MARK), error.message, error.hint)
+        for borders in sorted(folder.rglob(BORDERS)):
+            try:
+                read_borders(borders)
+            except CorruptionError as error:
+                yield Problem("shard", str(borders), error.message, error.hint)
     for sidecar in (path for folder in folders for path in sidecars_in(folder)):
         try:
-            entry = read_sidecar(sidecar)
+            entry, _ = read_sidecar(sidecar)
         except CorruptionError as error:
             yield Problem("shard", str(sidecar), error.message, error.hint)
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,12 +14,15 @@ from selfplay.core.losses import LOSSES
 from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSyncRecord
 from selfplay.core.pool import Workers
 from selfplay.core.protocols import Canary, StepMetrics
-from selfplay.core.stages import Source, stage_named
+from selfplay.core.stages import Source, shard_inputs, stage_named
 from selfplay.execution.reporter import Reporter
 from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import Inputs
 from selfplay.run.stages.settings import StageSettings
+from selfplay.store.commits import Commit
+from selfplay.store.layout import stage_name
 from selfplay.store.run import Store, now
+from selfplay.store.shard_feed import ShardFeed, check_reads
 from selfplay.store.writer import StageWriter
 
 
@@ -73,6 +76,8 @@ class StageContext:
     from_dataset: bool = False
     # called with a round and each optimizer step of its training
     on_step: Callable[[int, StepMetrics], None] = lambda round_number, step: None
+    # the stages that run side by side with this one, by round and name: those whose shards it reads, and itself
+    feeds: Mapping[tuple[int, str], ShardFeed] = field(default_factory=dict)
 
     def policy(self, round_number: int) -> Policy:
         """The policy after a round: the starting one for round 0; that of an earlier round where training was skipped."""
@@ -111,15 +116,23 @@ class StageContext:
         return list(range(first, round_number + 1))
 
     def reads(self, round_number: int, stage: str) -> list[tuple[int, str]]:
-        """The commits that a stage is made from, by the table of stages. A table of numbers has no prompts and responses, so
+        """The commits that a stage reads as a whole, by the table of stages. A table of numbers has no prompts and responses, so
         that a selection from it lacks the stages before *select*."""
         found = {
             (number, given.stage)
             for given in stage_named(stage).inputs
             for number in self._rounds(given.source, round_number)
         }
-        found -= {(round_number, stage)}
+        found -= {(round_number, stage), *self._shard_inputs(round_number, stage)}
         return sorted(key for key in found if not self.from_dataset or self.store.is_committed(*key))
+
+    def _shard_inputs(self, round_number: int, stage: str) -> list[tuple[int, str]]:
+        """The stages that a stage reads shard by shard. A selection from a dataset reads every stage as a whole."""
+        return [] if self.from_dataset else [(round_number, name) for name in shard_inputs(stage)]
+
+    def feed(self, round_number: int, stage: str) -> ShardFeed:
+        """The shards of a stage, whether it is committed or runs side by side with the one that asks."""
+        return self.feeds.get((round_number, stage)) or self.store.feed(round_number, stage)
 
     def _rounds(self, source: Source, round_number: int) -> list[int]:
         """The rounds that an input is of. A policy is held by the training of its round; the starting policy is pinned with
@@ -157,18 +170,42 @@ class StageContext:
 
     def writer(self, round_number: int, stage: str) -> StageWriter:
         """A writer for a stage; reports what it adopts from an earlier attempt."""
-        writer = self.store.writer(round_number, stage, self.fingerprint, self.reads(round_number, stage))
+        feed = self.feeds.get((round_number, stage))
+        reads, on_shard = self.reads(round_number, stage), feed.add if feed is not None else lambda index: None
+        writer = self.store.writer(round_number, stage, self.fingerprint, reads, on_shard, self.stop.check_at_once)
+        if feed is not None:
+            feed.begin(writer)
         if writer.adopted:
             self.reporter.say(
                 f"round {round_number} {stage}: {writer.adopted} shards of an earlier attempt are adopted"
             )
         return writer
 
+    def require_end(self, feed: ShardFeed) -> None:
+        """Wait until a stage that runs side by side is committed. Raises Interrupted where it has stopped."""
+        self._committed(feed)
+
+    def _committed(self, feed: ShardFeed) -> tuple[Commit, str]:
+        found = feed.wait_committed()
+        if found is None:
+            self.stop.check()
+        assert found is not None, "a stage that ends without a commit stops those that read it"
+        return found
+
     def commit(self, writer: StageWriter, started: float, outcome: Outcome) -> None:
-        """Commit a stage; `started` is the monotonic time at which this attempt began it."""
+        """Commit a stage, after those that it read shard by shard; `started` is the monotonic time at which this attempt began
+        it. Raises Interrupted where one of those has stopped without a commit."""
+        read = self._shard_inputs(writer.round, writer.stage)
+        sources = {stage_name(*source): self._committed(self.feed(*source)) for source in read}
+        check_reads(writer, {name: commit for name, (commit, _) in sources.items()})
         seconds = time.monotonic() - started
         recorded = dataclasses.replace(outcome, adopted_shards=writer.adopted)
-        writer.commit(self.attempt, now(), round(seconds, 3), recorded, self.versions)
+        digests = {name: digest for name, (_, digest) in sources.items()}
+        writer.commit(self.attempt, now(), round(seconds, 3), recorded, self.versions, digests)
+        if (feed := self.feeds.get((writer.round, writer.stage))) is not None:
+            feed.commit(
+                self.store.commit_of(writer.round, writer.stage), self.store.digest_of(writer.round, writer.stage)
+            )
 
 
 def derive_seed(*parts: object) -> int:

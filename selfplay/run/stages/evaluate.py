@@ -18,12 +18,13 @@ from selfplay.core.outcomes import CombinedReward, EvaluateOutcome
 from selfplay.core.protocols import SamplingSettings
 from selfplay.core.records import EvaluationResponse, schema, with_parts
 from selfplay.core.stages import GOLD
-from selfplay.execution.sharding import cut, quarantined, run_shards
+from selfplay.execution.sharding import cut_as_begun, quarantined, run_shards
 from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.evaluation_metrics import summarize
 from selfplay.run.stages.prompts import sample_requests
+from selfplay.run.stages.rows import prompt_rows
 from selfplay.run.stages.sample import no_responses, sampling_settings
-from selfplay.run.stages.sampling import request_size_of
+from selfplay.run.stages.sampling import expected_tokens, request_size_of
 from selfplay.run.stages.scoring import (
     gold_drop_reasons,
     judge_shards,
@@ -44,8 +45,13 @@ def run(context: StageContext, round_number: int) -> None:
     writer = context.writer(round_number, "evaluate")
     policy = context.policy(round_number)
     changes = context.serve(round_number)
-    shards = cut(sample_requests(context, 0, "evaluation"), context.settings.sampling.shard_size)
+    tables = [f".{mode}" for mode in MODES]
+    shards = cut_as_begun(
+        writer, tables, sample_requests(context, 0, "evaluation"), context.settings.sampling.shard_size
+    )
     engines = context.workers.sampler.broadcast("describe")
+    columns = ["prompt_id", "num_tokens"]
+    before = context.store.table(round_number - 1, "evaluate", columns=columns) if round_number else None
     for mode in _modes(context):
         settings = _settings(context, mode)
         size, window = request_size_of(engines, settings.num_responses)
@@ -54,7 +60,7 @@ def run(context: StageContext, round_number: int) -> None:
             lambda shard, settings=settings: (list(shard), settings),  # type: ignore[misc]
             lambda _, table, mode=mode: _sampled(table, round_number, mode, policy),  # type: ignore[misc]
             title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", quarantine=no_responses(context),
-            size=size, window=window,
+            size=size, window=window, duration=expected_tokens(before),
         )  # fmt: skip
     sampled = [writer.read_shards(f".{mode}") for mode in _modes(context)]
     responses = pa.concat_tables([schema(EvaluationResponse).empty_table(), *sampled])
@@ -130,14 +136,14 @@ def _score(context: StageContext, writer: StageWriter, round_number: int, respon
 
     # a greedy response is not one of the sampled ones that a batched function compares
     unit = pc.binary_join_element_wise(responses["mode"], responses["prompt_id"], " ")
-    items = score_items(context, 0, responses["prompt_id"], rows, unit)
-    shards = score_shards(context, items, size, unit)
+    items = score_items(context, 0, prompt_rows(context, 0, responses["prompt_id"]), rows, unit)
+    shards = score_shards(context, writer, items, size, unit)
     starts = np.cumsum([0, *(len(shard) for shard in shards)])
     if context.workers.gold is not None:
         title = f"round {round_number} evaluate, gold"
-        judge_shards(context, writer, context.workers.gold, shards, title=title)
+        judge_shards(context, writer, context.workers.gold, lambda: shards, title=title)
     return reward_shards(
-        context, writer, shards, rewarded, title=f"round {round_number} evaluate, reward",
+        context, writer, lambda: shards, rewarded, title=f"round {round_number} evaluate, reward",
         statistics=_first_statistics(context, round_number),
         measured_R=pc.equal(responses["mode"], "sampled").to_numpy(),
     )  # fmt: skip

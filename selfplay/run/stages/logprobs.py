@@ -17,7 +17,7 @@ from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Logprobs, schema
 from selfplay.core.stages import LOGPS_SCHEMA, REFERENCE
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import cut, quarantined, run_shards
+from selfplay.execution.sharding import cut_as_begun, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Policy, StageContext
 from selfplay.run.stages.rows import candidate_responses, logprob_items
@@ -31,7 +31,7 @@ def run(context: StageContext, round_number: int) -> None:
     writer = context.writer(round_number, "logprobs")
     paired = [(number, _paired(context, number, round_number)) for number in context.data_rounds(round_number)]
     _, items = logprob_items(context, paired)
-    shards = cut(items, context.settings.sampling.shard_size)
+    shards = cut_as_begun(writer, ("", REFERENCE), items, context.settings.sampling.shard_size)
     if reference is not None and reference.digest != policy.digest:
         _forward(context, round_number, writer, reference, shards, REFERENCE)
     other = reference is not None and reference.digest != policy.digest

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from selfplay.core.protocols import LogprobItem, Question
 from selfplay.core.records import Message
 from selfplay.core.stages import ASKED_SCHEMA, LOGPS_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import LazyItems, cut, run_shards
+from selfplay.execution.sharding import LazyItems, cut_as_begun, run_shards
 from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
 from selfplay.inputs.resolve import EmbeddingModel
@@ -137,7 +138,7 @@ class _Work:
         def complete(index: int, table: pa.Table | None) -> pa.Table:
             if table is None:
                 return ASKED_SCHEMA.empty_table()
-            names = ids.slice(index * size, size)
+            names = ids.slice(starts[index], len(shards[index]))
             found = pc.index_in(names, value_set=table["response_id"].combine_chunks())
             # a shard of which every response killed its worker has no probabilities
             asked = table.num_rows > 0
@@ -149,7 +150,8 @@ class _Work:
             return pa.table(columns, names=ASKED_SCHEMA.names).cast(ASKED_SCHEMA)
 
         ids, items = self._chosen_texts()
-        size = self._context.settings.sampling.shard_size
+        shards = self._cut(ASKED, items)
+        starts = list(accumulate(map(len, shards), initial=0))
         self._run(ASKED, "yes_probability", items, questions, complete)
         table = self._writer.read_shards(TABLES[ASKED])
         return {
@@ -188,6 +190,10 @@ class _Work:
         table = self._context.store.table(self._round, "sample", columns=["response_id", "prompt_id"])
         return table.filter(pc.is_in(table["response_id"], value_set=response_ids))["prompt_id"].unique()
 
+    def _cut(self, quantity: str, items: Sequence[Any]) -> list[Sequence[Any]]:
+        size = self._context.settings.sampling.shard_size
+        return cut_as_begun(self._writer, (TABLES[quantity],), items, size)
+
     def _run(
         self,
         quantity: str,
@@ -207,7 +213,7 @@ class _Work:
         )
         run_shards(
             self._context, self._writer, self._context.workers.logprobs, method,
-            cut(items, self._context.settings.sampling.shard_size),
+            self._cut(quantity, items),
             lambda shard: (policy.folder, policy.digest, *arguments(shard)),
             finish,
             title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity], quarantine=quarantine,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,76 +20,79 @@ from selfplay.core.records import Unused, schema
 from selfplay.core.stages import CANDIDATES
 from selfplay.run.stages import gates
 from selfplay.run.stages.context import StageContext, derive_seed
-from selfplay.run.stages.responses import COLUMNS, RoundResponses, TextColumn
+from selfplay.run.stages.responses import COLUMNS, RoundResponses, Texts
 from selfplay.selection.pairing import Pairing, build_pairs
 from selfplay.selection.reasons import DropReasons, is_kept
 from selfplay.selection.responses import ResponsePool
-from selfplay.store.lazy_table import LazyTable
-
-# Responses that are paired at a time: some tens of megabytes.
-BLOCK = 1 << 18
+from selfplay.store.shard_feed import ShardFeed
 
 
 def run(context: StageContext, round_number: int) -> None:
-    """Write the unused table and the candidate pairs of a round, a block of whole prompts at a time."""
+    """Write the unused table and the candidate pairs of a round: of each shard of *score*, as it comes. The gates look at all."""
     started = time.monotonic()
-    sample = context.store.lazy_table(round_number, "sample")
-    responses = RoundResponses.of(sample.read(part, COLUMNS) for part in sample.parts)
-    forced = gates.check(context, round_number, responses, sample)
     writer = context.writer(round_number, "pair")
     seed = derive_seed(context.settings.seed, "pair", round_number)
+    sample, score = context.feed(round_number, "sample"), context.feed(round_number, "score")
     # the penalty that balances lengths is fitted to all pairs of the round
     is_whole = context.settings.pairs.length_penalty == "auto"
-    outcomes = []
-    for number, (first, last) in enumerate(_blocks(sample, sample.num_rows if is_whole else BLOCK)):
-        pool = _pool(context, round_number, responses.rows(first, last), sample, first, last)
+    responses, outcomes = dict[int, RoundResponses](), dict[int, PairOutcome]()
+    for indices in [sorted(score)] if is_whole else ([index] for index in score):
+        context.stop.check()
+        found = {index: _read(sample, score, index) for index in indices}
+        responses |= {index: block.responses for index, block in found.items()}
+        pool, ids = _pool([found[index] for index in indices])
         pairing = build_pairs(pool, context.settings.pairs, seed)
-        ids = sample.take(range(first, last), ["response_id"])["response_id"].combine_chunks()
         candidates, unused = candidate_table(ids, pairing), unused_table(ids, pairing)
         paired_R = np.zeros(len(ids), dtype=np.bool_)
         paired_R[pairing.chosen_P] = paired_R[pairing.rejected_P] = True
         assert paired_R.sum() + unused.num_rows == len(ids), "a response is neither in a pair nor has a reason"
-        if number not in writer.shards(CANDIDATES):
-            writer.write_shard(number, candidates, CANDIDATES)
-        if number not in writer.shards():
-            writer.write_shard(number, unused)
-        outcomes.append(pair_outcome(pool, pairing, forced))
-    context.commit(writer, started, joined(outcomes))
+        reads = {
+            name: digest for index in indices for feed in (sample, score) for name, digest in feed.digest(index).items()
+        }
+        writer.keep_shard(indices[0], candidates, CANDIDATES, reads)
+        writer.keep_shard(indices[0], unused, reads=reads)
+        outcomes[indices[0]] = pair_outcome(pool, pairing, [])
+    context.require_end(score)
+    whole = RoundResponses.joined(responses[index] for index in sorted(responses))
+    forced = gates.check(context, round_number, whole, context.store.lazy_table(round_number, "sample"))
+    outcome = joined([outcomes[index] for index in sorted(outcomes)])
+    context.commit(writer, started, replace(outcome, gates_forced=forced))
 
 
-def _blocks(sample: LazyTable, num_rows: int) -> Iterator[tuple[int, int]]:
-    """First row and the row after the last of each block: the fewest files with at least `num_rows` responses. A file holds
-    whole prompts."""
-    first = 0
-    for part in sample.parts:
-        last = part.first + part.num_rows
-        if last - first >= num_rows or last == sample.num_rows:
-            yield first, last
-            first = last
-            if last == sample.num_rows:
-                return
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The responses of a shard, as columns and as texts, and their scores."""
+
+    ids: pa.ChunkedArray
+    responses: RoundResponses
+    texts: pa.ChunkedArray
+    scores: pa.Table
 
 
-def _pool(
-    context: StageContext, round_number: int, responses: RoundResponses, sample: LazyTable, first: int, last: int
-) -> ResponsePool:
-    """The responses of a block as the builders see them, row by row."""
-    scored = context.store.lazy_table(round_number, "score")
-    table = scored.take(range(first, last), ["response_id", "reward", "drop_reason"])
-    ids = sample.take(range(first, last), ["response_id"])["response_id"]
-    assert table["response_id"].equals(ids), "rewards are not in the order of the responses"
-    return ResponsePool(
+def _read(sample: ShardFeed, score: ShardFeed, index: int) -> _Block:
+    table = sample.read(index, ["response_id", *COLUMNS])
+    scores = score.read(index, ["response_id", "reward", "drop_reason"])
+    assert scores["response_id"].equals(table["response_id"]), "rewards are not in the order of the responses"
+    return _Block(table["response_id"], RoundResponses.of([table]), table["text"], scores)
+
+
+def _pool(blocks: Sequence[_Block]) -> tuple[ResponsePool, pa.Array]:
+    """Responses as the builders see them, row by row, and their ids."""
+    responses = RoundResponses.joined(block.responses for block in blocks)
+    scores = pa.concat_tables([block.scores for block in blocks])
+    pool = ResponsePool(
         prompt_R=responses.prompt_R,
         response_index_R=responses.response_index_R,
-        rewards_R=table["reward"].to_numpy(),
+        rewards_R=scores["reward"].to_numpy(),
         text_R=responses.text_R,
         empty_R=responses.empty_R,
         truncated_R=responses.truncated_R,
-        drop_reason_R=DropReasons.of_column(table["drop_reason"]),
+        drop_reason_R=DropReasons.of_column(scores["drop_reason"]),
         prompt_ids=responses.prompt_ids,
-        texts=TextColumn(sample, first, last),
+        texts=Texts([block.texts for block in blocks]),
         num_tokens_R=responses.num_tokens_R,
     )
+    return pool, pa.concat_arrays([chunk for block in blocks for chunk in block.ids.chunks])
 
 
 def candidate_table(ids: pa.Array, pairing: Pairing) -> pa.Table:
@@ -131,10 +134,11 @@ def pair_outcome(pool: ResponsePool, pairing: Pairing, gates_forced: list[Forced
 
 def joined(outcomes: Sequence[PairOutcome]) -> PairOutcome:
     """One record of the pairings of all blocks. Pairs of one prompt are in one block."""
-    num_pairs = sum(block.num_pairs for block in outcomes)
-    gaps = [block.length_gap_mean * block.num_pairs for block in outcomes if block.length_gap_mean is not None]
     if len(outcomes) == 1:
         return outcomes[0]
+    num_pairs = sum(block.num_pairs for block in outcomes)
+    # lengths are whole numbers, so that the mean does not depend on the blocks
+    gaps = [round(block.length_gap_mean * block.num_pairs) for block in outcomes if block.length_gap_mean is not None]
     return replace(
         outcomes[0],
         num_pairs=num_pairs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, overload
 
 import numpy as np
@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from selfplay.selection.arrays import Bools, Ints
 from selfplay.selection.responses import empty_texts
-from selfplay.store.lazy_table import LazyTable, Part
 
 COLUMNS = ["prompt_id", "response_index", "text", "finish_reason", "num_tokens", "policy_round"]
 
@@ -60,12 +59,18 @@ class RoundResponses:
         columns = {name: np.concatenate(facts.pop(name)) for name in [*facts]}
         return cls(prompt_ids=prompts, **columns)
 
-    def rows(self, first: int, last: int) -> RoundResponses:
-        """The rows from `first` up to, and without, `last`; nothing is copied."""
+    @classmethod
+    def joined(cls, blocks: Iterable[RoundResponses]) -> RoundResponses:
+        """The responses of several blocks of whole prompts, one after the other."""
+        found = list(blocks)
+        first_R = np.cumsum([0, *(len(block.prompt_ids) for block in found)])
         columns = {
-            field.name: getattr(self, field.name)[first:last] for field in fields(self) if field.name != "prompt_ids"
+            field.name: np.concatenate([getattr(block, field.name) for block in found])
+            for field in fields(cls)
+            if field.name not in ("prompt_ids", "prompt_R")
         }
-        return replace(self, **columns)
+        prompt_R = np.concatenate([block.prompt_R + first for block, first in zip(found, first_R, strict=False)])
+        return cls(prompt_ids=pa.concat_arrays([block.prompt_ids for block in found]), prompt_R=prompt_R, **columns)
 
 
 def _hash(text: str) -> int:
@@ -73,18 +78,14 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
-class TextColumn(Sequence[str]):
-    """The texts of a table by row, counted from the row `first`. The texts of one file at a time are in memory, so read rows in
-    about their order."""
+class Texts(Sequence[str]):
+    """The texts of columns, one after the other, by row. They become Python objects as they are read."""
 
-    def __init__(self, table: LazyTable, first: int = 0, last: int | None = None) -> None:
-        self._table, self._first = table, first
-        self._last = table.num_rows if last is None else last
-        self._part: Part | None = None
-        self._texts: pa.ChunkedArray | None = None
+    def __init__(self, columns: Sequence[pa.ChunkedArray]) -> None:
+        self._texts = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
 
     def __len__(self) -> int:
-        return self._last - self._first
+        return len(self._texts)
 
     @overload
     def __getitem__(self, row: int) -> str: ...
@@ -93,10 +94,5 @@ class TextColumn(Sequence[str]):
     def __getitem__(self, row: slice) -> Sequence[str]: ...
 
     def __getitem__(self, row: int | slice) -> str | Sequence[str]:
-        if isinstance(row, slice):
-            return [self[each] for each in range(*row.indices(len(self)))]
-        row += self._first
-        part = self._table.part_of(row)
-        if part != self._part or self._texts is None:
-            self._part, self._texts = part, self._table.read(part, ["text"])["text"]
-        return str(self._texts[row - part.first])
+        found: str | list[str] = self._texts[row].as_py() if isinstance(row, int) else self._texts[row].to_pylist()
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,22 @@ def row_numbers(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
     row_of_code[found.drop_null().to_numpy()] = rows
     rows_of_ids: Ints = row_of_code[coded.indices.to_numpy()]
     return rows_of_ids
+
+
+class SortedIds:
+    """Different ids in ascending order, of which a few at a time are looked up."""
+
+    def __init__(self, ids: pa.ChunkedArray) -> None:
+        self._ids = ids.combine_chunks()
+
+    def rows(self, ids: pa.ChunkedArray) -> Ints:
+        """The row of each of these ids, all of which are there."""
+        coded = ids.combine_chunks().dictionary_encode()
+        # arrow sorts texts by their bytes in UTF-8, which is the order of Python's
+        found = [bisect_left(self._ids, name, key=pa.StringScalar.as_py) for name in coded.dictionary.to_pylist()]
+        assert self._ids.take(pa.array(found, pa.int64())).equals(coded.dictionary), "an id that is not in the table"
+        rows: Ints = np.array(found, dtype=np.int64)[coded.indices.to_numpy()]
+        return rows
 
 
 def count_values(column: pa.ChunkedArray) -> dict[str, int]:

@@ -15,10 +15,10 @@ from selfplay.core.protocols import SampleRequest, SamplingSettings
 from selfplay.core.records import Response, schema
 from selfplay.core.stages import MIXED
 from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
-from selfplay.execution.sharding import cut, quarantined, run_shards
+from selfplay.execution.sharding import cut_as_begun, quarantined, run_shards
 from selfplay.run.stages.context import StageContext, derive_seed
 from selfplay.run.stages.prompts import sample_requests
-from selfplay.run.stages.sampling import request_size_of
+from selfplay.run.stages.sampling import expected_tokens, request_size_of
 from selfplay.store.writer import StageWriter
 
 
@@ -36,10 +36,11 @@ def run(context: StageContext, round_number: int) -> None:
     requests = sample_requests(context, round_number, "sample", round_number)
     size, window = request_size_of(context.workers.sampler.broadcast("describe"), settings.num_responses)
     run_shards(
-        context, writer, context.workers.sampler, "sample", cut(requests, context.settings.sampling.shard_size),
+        context, writer, context.workers.sampler, "sample", shards(context, writer, requests),
         lambda shard: (share(context, shard, mixed=False), settings),
         lambda index, table: _with_mixed(complete(table, round_number, policy.digest, policy.round), writer, index, mixed),
         title=f"round {round_number} sample", unit="prompts", quarantine=no_responses(context), size=size, window=window,
+        duration=expected_tokens(_before(context, round_number)),
     )  # fmt: skip
     sampled = time.monotonic()
     columns = ["prompt_id", "text", "num_tokens", "finish_reason", "policy_round"]
@@ -67,6 +68,21 @@ def run(context: StageContext, round_number: int) -> None:
     context.commit(writer, started, outcome)
 
 
+def _before(context: StageContext, round_number: int) -> pa.Table | None:
+    """The responses of the round before, where it had the same prompts."""
+    prompts = context.settings.prompts
+    if round_number == 1 or prompts is None or prompts.order != "same":
+        return None
+    return context.store.table(round_number - 1, "sample", columns=["prompt_id", "num_tokens"])
+
+
+def shards(
+    context: StageContext, writer: StageWriter, requests: Sequence[SampleRequest]
+) -> list[Sequence[SampleRequest]]:
+    """The shards of a round's requests, the same for both models."""
+    return cut_as_begun(writer, ("", MIXED), requests, context.settings.sampling.shard_size)
+
+
 def _counts(shard: pa.Table) -> Counter[str]:
     """What is counted of a shard, which holds whole prompts. A duplicate has the text of an earlier response to its prompt."""
     tokens = shard["num_tokens"]
@@ -83,8 +99,8 @@ def _counts(shard: pa.Table) -> Counter[str]:
 
 def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int) -> None:
     """The second model's responses, in hidden shards cut as the policy's are: before the engines serve the policy."""
-    shards = cut(sample_requests(context, round_number, "mix", round_number), context.settings.sampling.shard_size)
-    if len(writer.shards(MIXED)) == len(shards):
+    cut_shards = shards(context, writer, sample_requests(context, round_number, "mix", round_number))
+    if len(writer.shards(MIXED)) == len(cut_shards):
         return
     model = context.inputs.mix
     assert model is not None, "the second model of sampling.mix is resolved with the inputs"
@@ -92,7 +108,7 @@ def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int)
     settings = sampling_settings(context)
     size, window = request_size_of(context.workers.sampler.broadcast("describe"), settings.num_responses)
     run_shards(
-        context, writer, context.workers.sampler, "sample", shards,
+        context, writer, context.workers.sampler, "sample", cut_shards,
         lambda shard: (share(context, shard, mixed=True), settings),
         lambda _, table: complete(table, round_number, model.digest, None),
         title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, quarantine=no_responses(context),

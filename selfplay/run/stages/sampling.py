@@ -6,10 +6,13 @@ An engine is kept full by more requests than it has slots, whatever the shards a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from selfplay.core.pool import IN_FLIGHT
+from selfplay.core.protocols import SampleRequest
 
 # Responses of a call: enough that a call costs little, few enough that the last calls end together.
 RESPONSES_PER_CALL = 16
@@ -32,3 +35,18 @@ def request_size_of(engines: Iterable[Mapping[str, Any]], num_responses: int) ->
     slots = [engine.get("max_num_seqs") for engine in engines]
     known = [int(found) for found in slots if found is not None]
     return request_size(min(known), num_responses) if known else (None, IN_FLIGHT)
+
+
+def expected_tokens(before: pa.Table | None) -> Callable[[SampleRequest], float]:
+    """How long the responses to a prompt may become: as long as the longest of `before` (prompt_id, num_tokens: responses of an
+    earlier policy) or, for prompts that it does not have, longer for longer prompts, and behind the others."""
+    known: dict[str, int] = {}
+    if before is not None:
+        longest = before.group_by("prompt_id").aggregate([("num_tokens", "max")])
+        known = dict(zip(longest["prompt_id"].to_pylist(), longest["num_tokens_max"].to_pylist(), strict=True))
+
+    def expected(request: SampleRequest) -> float:
+        num_tokens = known.get(request.prompt_id)
+        return float(num_tokens) if num_tokens is not None else -1.0 / (1 + len(request.prompt_token_ids))
+
+    return expected

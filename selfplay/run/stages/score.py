@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.magnitudes import finite, in_units
-from selfplay.core.outcomes import CombinedReward, ScoreOutcome
+from selfplay.core.outcomes import CombinedReward, PromptsOutcome, ScoreOutcome
+from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import Reward, schema, with_parts
 from selfplay.core.stages import GOLD
+from selfplay.execution.sharding import LazyItems, Shard
 from selfplay.run.stages.context import StageContext
-from selfplay.run.stages.rows import count_values
+from selfplay.run.stages.rows import SortedIds, count_values, prompt_rows
 from selfplay.run.stages.scoring import (
+    Shards,
     batched_sources,
     gold_drop_reasons,
     judge_shards,
@@ -24,6 +27,7 @@ from selfplay.run.stages.scoring import (
     scored_columns,
 )
 from selfplay.store.lazy_table import RowReader
+from selfplay.store.writer import StageWriter
 
 
 def run(context: StageContext, round_number: int) -> None:
@@ -31,23 +35,14 @@ def run(context: StageContext, round_number: int) -> None:
     needs columns that only the held-out prompts have)."""
     started = time.monotonic()
     writer = context.writer(round_number, "score")
-    sample = context.store.lazy_table(round_number, "sample")
-    # of a dataset with one row a response, each response has columns of its own
-    own = [name for name in ("columns_json",) if context.from_dataset and name in sample.schema().names]
-    responses = RowReader(sample, [*scored_columns(context), *own])
-    prompt_id = context.store.table(round_number, "sample", columns=["prompt_id"])["prompt_id"]
-    items = score_items(
-        context, round_number, prompt_id, lambda start, stop: responses.take(range(start, stop)), prompt_id
-    )
-    sampling = context.settings.sampling
-    shards = score_shards(context, items, sampling.shard_size * sampling.num_responses, prompt_id)
+    shards, total = _shards(context, writer, round_number)
     gold = context.workers.gold if context.inputs.gold_on_training else None
     if gold is not None:
-        judge_shards(context, writer, gold, shards, title=f"round {round_number} gold")
+        judge_shards(context, writer, gold, shards, title=f"round {round_number} gold", total=total)
     combined = reward_shards(
         context, writer, shards,
         lambda index, scores: _complete(context, scores, writer.read_shard(index, GOLD) if gold else None),
-        title=f"round {round_number} score",
+        title=f"round {round_number} score", total=total,
     )  # fmt: skip
     scored = writer.read_shards(columns=["reward", "gold_reward", "drop_reason"])
     outcome = score_outcome(
@@ -58,6 +53,47 @@ def run(context: StageContext, round_number: int) -> None:
         batched=batched_sources(context),
     )
     context.commit(writer, started, outcome)
+
+
+def _shards(context: StageContext, writer: StageWriter, round_number: int) -> tuple[Shards, int]:
+    """The responses of each shard of *sample*, and how many are expected in all."""
+    if context.from_dataset:
+        shards = _of_dataset(context, writer, round_number)
+        return lambda: shards, 0
+    columns = ["prompt_id", *scored_columns(context)]
+    feed, prompt_id = (
+        context.feed(round_number, "sample"),
+        context.store.table(round_number, "prompts", columns=["prompt_id"]),
+    )
+    row_of = SortedIds(prompt_id["prompt_id"])
+
+    def items_of(table: pa.Table) -> LazyItems[ScoreItem]:
+        prompt_row = row_of.rows(table["prompt_id"])
+        return score_items(
+            context, round_number, prompt_row, lambda start, stop: table.slice(start, stop - start), table["prompt_id"]
+        )
+
+    def available() -> Iterator[Shard[ScoreItem] | None]:
+        for index in feed.available():
+            yield None if index is None else Shard(index, items_of(feed.read(index, columns)), feed.digest(index))
+
+    asked = context.store.outcome(round_number, PromptsOutcome).num_admitted
+    return available, asked * context.settings.sampling.num_responses
+
+
+def _of_dataset(context: StageContext, writer: StageWriter, round_number: int) -> list[Sequence[ScoreItem]]:
+    """Shards of the responses of a dataset, which was imported in much larger ones. Of one with one row a response, each response
+    has columns of its own."""
+    sample = context.store.lazy_table(round_number, "sample")
+    own = [name for name in ("columns_json",) if name in sample.schema().names]
+    responses = RowReader(sample, [*scored_columns(context), *own])
+    prompt_id = context.store.table(round_number, "sample", columns=["prompt_id"])["prompt_id"]
+    items = score_items(
+        context, round_number, prompt_rows(context, round_number, prompt_id),
+        lambda start, stop: responses.take(range(start, stop)), prompt_id,
+    )  # fmt: skip
+    sampling = context.settings.sampling
+    return score_shards(context, writer, items, sampling.shard_size * sampling.num_responses, prompt_id)
 
 
 def score_outcome(

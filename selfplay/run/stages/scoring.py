@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,11 @@ from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import part_column
 from selfplay.core.stages import GOLD, GOLD_SCHEMA, PARTS, SCORES_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import LazyItems, cut, run_shards
+from selfplay.execution.sharding import LazyItems, Shard, cut_as_begun, run_shards
 from selfplay.inputs.models.thinking import WHOLE, Answer, Thinking
 from selfplay.run.stages.context import StageContext
-from selfplay.run.stages.rows import count_values, prompt_rows
-from selfplay.selection.arrays import Bools, Floats, run_starts
+from selfplay.run.stages.rows import count_values
+from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
 from selfplay.selection.margins import Spread
 from selfplay.selection.reasons import REWARD_NOT_FINITE
 from selfplay.selection.rewards import combine, part_statistics
@@ -41,6 +41,8 @@ JUDGE = "evaluation.gold"
 # A shard's index and its scores (response_id, reward, reward_NAME of each part, drop_reason; None: the shard has no
 # responses) as the rows that the stage keeps.
 Finish = Callable[[int, pa.Table | None], pa.Table]
+# All shards or, where the responses are still sampled, those that are there: see run_shards. Every scorer asks for them anew.
+Shards = Callable[[], Sequence[Sequence[ScoreItem]] | Iterable[Shard[ScoreItem] | None]]
 
 
 def scored_columns(context: StageContext) -> list[str]:
@@ -62,15 +64,14 @@ def _sees_final(context: StageContext) -> bool:
 def score_items(
     context: StageContext,
     prompts_round: int,
-    prompt_id: pa.ChunkedArray,
+    prompt_row: Ints,
     responses: Callable[[int, int], pa.Table],
     unit: pa.ChunkedArray,
 ) -> LazyItems[ScoreItem]:
     """What a scorer is given of responses: the conversation, the text, the prompt's other columns (or the response's own, which
-    only responses of a dataset have), the final answer where a reward model sees that. `prompt_id` names the prompts of all
-    responses, in the prompts table of that round; `responses` returns `scored_columns` from a first row up to a last one; `unit`
-    is that of each item."""
-    prompt_row = prompt_rows(context, prompts_round, prompt_id)
+    only responses of a dataset have), the final answer where a reward model sees that. `prompt_row` are the rows of all
+    responses' prompts in the prompts table of that round; `responses` returns `scored_columns` from a first row up to a last one;
+    `unit` is that of each item."""
     final, in_tokens = _sees_final(context), _thoughts_in_tokens(context)
     names = ["messages", "columns_json", *(["prompt_token_ids"] if in_tokens else [])]
     prompts = RowReader(context.store.lazy_table(prompts_round, "prompts"), names)
@@ -107,13 +108,14 @@ def score_items(
 
 
 def score_shards(
-    context: StageContext, items: LazyItems[ScoreItem], size: int, unit: pa.ChunkedArray
+    context: StageContext, writer: StageWriter, items: LazyItems[ScoreItem], size: int, unit: pa.ChunkedArray
 ) -> list[Sequence[ScoreItem]]:
     """Shards of `size` responses. Where a batched function is called with the responses of a unit, none is cut."""
+    tables = ["", GOLD, *(f"{PARTS}/{name}" for name in sorted(context.settings.reward.parts))]
     if not batched_sources(context):
-        return cut(items, size)
+        return cut_as_begun(writer, tables, items, size)
     codes = unit.combine_chunks().dictionary_encode().indices.to_numpy()
-    return cut(items, size, run_starts(codes).tolist())
+    return cut_as_begun(writer, tables, items, size, run_starts(codes).tolist())
 
 
 def batched_sources(context: StageContext) -> list[str]:
@@ -125,9 +127,10 @@ def judge_shards(
     context: StageContext,
     writer: StageWriter,
     pool: Pool,
-    shards: Sequence[Sequence[ScoreItem]],
+    shards: Shards,
     *,
     title: str,
+    total: int = 0,
 ) -> None:
     """Have the gold judge score every shard: kept under `.gold`. Raises BackendError when it failed too often."""
 
@@ -140,8 +143,8 @@ def judge_shards(
         return pa.table(columns, names=GOLD_SCHEMA.names).cast(GOLD_SCHEMA)
 
     run_shards(
-        context, writer, pool, "score", shards, lambda shard: (list(shard),), judged,
-        title=title, unit="responses", table=GOLD, quarantine=no_reward(context, batched=False),
+        context, writer, pool, "score", shards(), lambda shard: (list(shard),), judged,
+        title=title, unit="responses", table=GOLD, quarantine=no_reward(context, batched=False), total=total,
     )  # fmt: skip
 
 
@@ -168,10 +171,11 @@ def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
 def reward_shards(
     context: StageContext,
     writer: StageWriter,
-    shards: Sequence[Sequence[ScoreItem]],
+    shards: Shards,
     finish: Finish,
     *,
     title: str,
+    total: int = 0,
     statistics: Mapping[str, Spread] | None = None,
     measured_R: Bools | None = None,
 ) -> CombinedReward | None:
@@ -192,8 +196,8 @@ def reward_shards(
             return keep(index, scores)
 
         run_shards(
-            context, writer, pool, "score", shards, lambda shard: (list(shard),), checked,
-            title=title, unit="responses", table=table, quarantine=no_reward(context, batched=section in batched),
+            context, writer, pool, "score", shards(), lambda shard: (list(shard),), checked,
+            title=title, unit="responses", table=table, quarantine=no_reward(context, batched=section in batched), total=total,
         )  # fmt: skip
 
     if not context.settings.reward.parts:
@@ -203,7 +207,7 @@ def reward_shards(
     for name in sorted(context.settings.reward.parts):
         pool = context.workers.parts[name]
         ask(pool, f"reward.parts.{name}", f"{title}, {name}", _part_rows, f"{PARTS}/{name}")
-    return _combine_parts(context, writer, [len(shard) for shard in shards], finish, statistics, measured_R)
+    return _combine_parts(context, writer, finish, statistics, measured_R)
 
 
 def _part_rows(_: int, scores: pa.Table | None) -> pa.Table:
@@ -213,24 +217,26 @@ def _part_rows(_: int, scores: pa.Table | None) -> pa.Table:
 def _combine_parts(
     context: StageContext,
     writer: StageWriter,
-    sizes: Sequence[int],
     finish: Finish,
     statistics: Mapping[str, Spread] | None,
     measured_R: Bools | None,
 ) -> CombinedReward:
     settings = context.settings.reward
     weights = {name: settings.parts[name].weight for name in sorted(settings.parts)}
+    first = f"{PARTS}/{min(weights)}"
+    sizes = [writer.entry(index, first).rows or 0 for index in sorted(writer.shards(first))]
     values = {name: _floats(writer.read_shards(f"{PARTS}/{name}", ["reward"])["reward"]) for name in weights}
     if statistics is None:
         measured_R = np.ones(sum(sizes), dtype=np.bool_) if measured_R is None else measured_R
         statistics = part_statistics({name: values_R[measured_R] for name, values_R in values.items()})
         _say_what_has_no_spread(context, statistics, int(measured_R.sum()))
     combined = combine(values, weights, settings.normalize, statistics)
-    starts, kept = np.cumsum([0, *sizes]), writer.shards()
-    for index in sorted({*range(len(sizes))} - kept):
+    starts = np.cumsum([0, *sizes])
+    for index, size in enumerate(sizes):
         parts = {name: writer.read_shard(index, f"{PARTS}/{name}") for name in weights}
         reward_R = combined.reward_R[starts[index] : starts[index + 1]]
-        writer.write_shard(index, finish(index, _combined_shard(parts, reward_R) if sizes[index] else None))
+        rows = finish(index, _combined_shard(parts, reward_R) if size else None)
+        writer.keep_shard(index, rows, reads=writer.reads(index, first))
     used = {
         name: RewardPart(weights[name], over.mean, over.std, int(np.isfinite(values[name]).sum()))
         for name, over in combined.statistics.items()

@@ -20,6 +20,7 @@ from selfplay.core.errors import BackendError, DivergedError, EmptyRoundsError, 
 from selfplay.core.outcomes import PairOutcome, SampleOutcome, SelectOutcome, Training, TrainOutcome
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
 from selfplay.core.train_pairs import SCHEMA, write_pairs
+from selfplay.execution.reporter import Progress
 from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.rows import prompt_rows, row_numbers
 from selfplay.selection.arrays import Floats, Ints
@@ -240,7 +241,8 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
     """Train in the worker. A stop that is asked for is handed on: the trainer seals a checkpoint first. A trainer that died and
     was begun again goes on from its last checkpoint: steps after that come again."""
     result: TrainResult | None = None
-    started = asked = False
+    progress: Progress | None = None
+    asked = False
     said: set[str] = set()
     trainer, done = context.workers.trainer, 0
 
@@ -257,11 +259,12 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
                     f"round {round_number} train: {line}; the training continues from its last checkpoint"
                 )
             if isinstance(event, StepMetrics):
-                if not started:
-                    context.reporter.begin(f"round {round_number} train", event.num_steps, event.step - 1, "steps")
-                    started = True
+                if progress is None:
+                    progress = context.reporter.begin(
+                        f"round {round_number} train", event.num_steps, event.step - 1, "steps"
+                    )
                 if event.step > done:
-                    context.reporter.advance(1, f"loss {event.loss:.4f}")
+                    progress.advance(1, f"loss {event.loss:.4f}")
                     context.on_step(round_number, event)
                     done = event.step
                 hand_on_a_stop()
@@ -288,8 +291,8 @@ def _train(context: StageContext, job: TrainJob, round_number: int) -> TrainResu
             raise
         raise disk_full_error(Path(job.output_dir).parent, error) from error
     finally:
-        if started:
-            context.reporter.end()
+        if progress is not None:
+            progress.end()
     assert result is not None, "a trainer's stream ends with its result"
     for note in (note for note in result.notes if note not in said):
         context.reporter.say(f"round {round_number} train: {note}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from selfplay.core.outcomes import SampleOutcome
 from selfplay.core.pool import IN_FLIGHT
-from selfplay.run.stages.sampling import MAX_CALLS, request_size, request_size_of
+from selfplay.core.protocols import SampleRequest
+from selfplay.run.stages.sampling import MAX_CALLS, expected_tokens, request_size, request_size_of
 from tests.helpers.fakes import Fakes
 from tests.run.test_driver import start
 
@@ -51,3 +53,17 @@ def test_small_calls_give_the_rows_of_whole_shards(
         assert store.outcome(1, SampleOutcome).num_responses == whole.table(1, "sample").num_rows - len(lost)
         assert [*store.outcome(1, SampleOutcome).quarantined] == [*given]
         assert len(store.lazy_table(1, "sample").parts) == len(whole.lazy_table(1, "sample").parts)
+
+
+def test_responses_are_expected_as_long_as_before_or_by_the_prompt() -> None:
+    before = pa.table({"prompt_id": ["a", "b", "a"], "num_tokens": [5, 9, 7]})
+    expected = expected_tokens(before)
+    asked = [
+        SampleRequest("a", [1], 0),
+        SampleRequest("b", [1], 0),
+        SampleRequest("c", [1], 0),
+        SampleRequest("d", [1] * 9, 0),
+    ]
+    order = sorted(asked, key=expected, reverse=True)
+    assert [request.prompt_id for request in order] == ["b", "a", "d", "c"]
+    assert max(asked, key=expected_tokens(None)).prompt_id == "d"
