@@ -17,6 +17,7 @@ from benchmarks.figures import Given, Measured
 # Each is a module with `measure(given: Given) -> Measured`.
 NAMES = (
     "orchestration",
+    "driver_cost",
     "commands",
     "opening",
     "ranking",

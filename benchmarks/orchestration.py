@@ -1,9 +1,10 @@
-"""Benchmark `orchestration`: how much longer *sample* takes than a schedule without any gap.
+"""Benchmark `orchestration`: how much longer *sample* takes than a schedule without any gap, and a round than its sampling.
 
 The real quarantine, dispatch and settings of the stage drive simulated engines in virtual time: an engine has 256 slots, a step
 takes one unit of time, a response of L tokens holds a slot for L steps, and the engine starts its requests in the order in which
 it got them. Lengths are log-normal, cut at 2,048 tokens. The ideal is one queue of all responses before all slots of all engines.
-No clock is read, so the machine's load does not change the figures.
+No clock is read, so the load of the machine changes no figure. A stage that works side by side begins with each shard when it
+is written; *logprobs* begins when all are scored, unless the engine's own log-probs are taken, which cost nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ SLOTS, SHARD_SIZE, NUM_RESPONSES, MAX_TOKENS, SIGMA = 256, 64, 8, 2048, 1.0
 REPLICAS = (1, 2, 4, 64)
 MEANS = (350, 600, 900)
 PROMPTS_PER_REPLICA = 512
+GROWTH = (4, 16)
 BAR = 1.05
+ROUND_BAR = 1.15
 
 
 class Engine:
@@ -125,32 +128,90 @@ def ideal(tokens: Sequence[int], num_slots: int) -> float:
     return max(slots)
 
 
-def spent(tokens: np.ndarray[Any, np.dtype[np.int64]], replicas: int, *, whole_shards: bool) -> float:
-    """The same with the stage's own requests and windows; or with a whole shard a call, one after the other."""
+def schedule(
+    tokens: np.ndarray[Any, np.dtype[np.int64]], replicas: int, *, whole_shards: bool = False
+) -> list[tuple[float, int, int]]:
+    """When each shard is written, with its index and its number of responses: with the stage's own requests and windows, or with
+    a whole shard a call, one after the other."""
     prompts = [row.tolist() for row in tokens.reshape(-1, NUM_RESPONSES)]
     pool = SimulatedPool(replicas, serial=whole_shards)
     size, window = (None, IN_FLIGHT) if whole_shards else request_size(SLOTS, NUM_RESPONSES)
-    for _ in run_with_quarantine(
+    results = run_with_quarantine(
         pool, "sample", enumerate(cut(prompts, SHARD_SIZE)),
         lambda items: ([length for item in items for length in item],), None, lambda line: None, "sample",
         size=size, window=window,
-    ):  # fmt: skip
-        pass
-    return pool.now
+    )  # fmt: skip
+    return [(pool.now, index, result.table.num_rows) for index, result in results]
+
+
+class Follower(LocalPool):
+    """One simulated worker of a later stage, on a device of its own: a call of R responses takes R times `cost`. Where the stage
+    before it has no further shard yet, it waits until `next_at`."""
+
+    def __init__(self, cost: float) -> None:
+        super().__init__(None)
+        self.cost, self.now, self.next_at = cost, 0.0, 0.0
+
+    def map(self, method: str, calls: Iterable[Call | None], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
+        dispatch = Dispatch(calls, 1, window, concurrent=False)
+        held: deque[Call] = deque()
+        while True:
+            while (call := dispatch.next_for(0)) is not None:
+                held.append(call)
+            if held:
+                done = held.popleft()
+                self.now += self.cost * len(done.args[0])
+                dispatch.done(0, done)
+                yield done.key, pa.table({"reward": done.args[0]})
+            elif dispatch.has_more:
+                self.now = max(self.now, self.next_at)
+            else:
+                return
+
+
+def followed(shards: list[tuple[float, int, int]], cost: float) -> list[tuple[float, int, int]]:
+    """When a stage that reads these shards one by one has written each of its own."""
+    pool = Follower(cost)
+
+    def available() -> Iterator[tuple[int, Sequence[float]] | None]:
+        for time, index, num_rows in sorted(shards):
+            while time > pool.now:
+                pool.next_at = time
+                yield None
+            yield index, [0.0] * num_rows
+
+    results = run_with_quarantine(pool, "score", available(), lambda items: (items,), None, lambda line: None, "score")
+    return [(pool.now, index, result.table.num_rows) for index, result in results]
 
 
 def measure(given: Given) -> Measured:
-    """How the stage's schedule compares with the ideal one; the schedule of whole shards is in the details."""
+    """How the stage's schedule compares with the ideal one, and a round with stages side by side with its sampling; the schedule
+    of whole shards is in the details."""
     figures, whole_shards = [], {}
     prompts = given.scaled(PROMPTS_PER_REPLICA)
-    for replicas in REPLICAS:
-        for mean in MEANS if replicas == 1 else (600,):
-            tokens = lengths(prompts * replicas * NUM_RESPONSES, mean)
-            best = ideal(tokens.tolist(), SLOTS * replicas)
-            name = f"sample over ideal: {replicas} replicas, mean {mean}"
-            ratio = spent(tokens, replicas, whole_shards=False) / best
+    sizes = [(replicas, mean, 1) for replicas in REPLICAS for mean in (MEANS if replicas == 1 else (600,))]
+    for replicas, mean, times in [*sizes, *((1, 600, times) for times in GROWTH)]:
+        tokens = lengths(prompts * times * replicas * NUM_RESPONSES, mean)
+        best = ideal(tokens.tolist(), SLOTS * replicas)
+        name = f"sample over ideal: {replicas} replicas, mean {mean}" + (
+            f", {times} times the prompts" if times > 1 else ""
+        )
+        work = f"{len(tokens):,} responses, {SLOTS} slots"
+        shards = schedule(tokens, replicas)
+        end = max(time for time, *_ in shards)
+        figures.append(Figure(name, end / best, "ratio", work, BAR, clock="virtual"))
+        if times == 1:
+            whole_shards[name] = round(max(schedule(tokens, replicas, whole_shards=True))[0] / best, 3)
+        if (replicas, mean) == (1, 600):
+            # one device scores in half of the time of the sampling, one computes log-probs in .3 of it
+            scored = followed(shards, 0.5 * end / len(tokens))
+            name = f"round over sampling, {times} times the prompts" if times > 1 else "round over sampling"
+            by_engine = max(scored)[0] / end
             figures.append(
-                Figure(name, ratio, "ratio", f"{len(tokens):,} responses, {SLOTS} slots", BAR, clock="virtual")
+                Figure(f"{name}: log-probs of the engine", by_engine, "ratio", work, ROUND_BAR, clock="virtual")
             )
-            whole_shards[name] = round(spent(tokens, replicas, whole_shards=True) / best, 3)
+            by_model = by_engine + 0.3
+            figures.append(
+                Figure(f"{name}: log-probs of the model", by_model, "ratio", work, ROUND_BAR, clock="virtual")
+            )
     return Measured(figures, {"slots": SLOTS, "shard_size": SHARD_SIZE, "one_call_for_a_shard": whole_shards})

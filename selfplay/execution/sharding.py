@@ -141,6 +141,7 @@ def run_shards(
     progress = context.reporter.begin(title, total, 0, unit)
     # the shards that were sent and are not written
     under_way: dict[int, Shard[Item]] = {}
+    seen: set[int] = set()
 
     def write(shard: Shard[Item], result: Any) -> None:
         writer.write_shard(shard.index, finish(shard.index, result), table, shard.reads)
@@ -151,7 +152,9 @@ def run_shards(
                 return
             if shard is None:
                 yield None
-            elif shard.index in kept and writer.reads(shard.index, table) == shard.reads:
+                continue
+            seen.add(shard.index)
+            if shard.index in kept and writer.reads(shard.index, table) == shard.reads:
                 progress.adopt(len(shard.items))
                 writer.announce(shard.index, table)
             # a shard without items needs no call: its result is None
@@ -182,6 +185,8 @@ def run_shards(
     finally:
         progress.end()
     context.stop.check()
+    for each in (table, _quarantined_table(table)):
+        writer.drop_shards(seen, each)
 
 
 def _quarantined_table(table: str) -> str:

@@ -17,8 +17,10 @@ from selfplay.execution.signals import StopFlag
 from selfplay.run.stages.context import StageContext
 from selfplay.store.shard_feed import ShardFeed
 
-# Seconds for a thread to finish the file that it writes, after a stop at once.
-LAST_WRITE = 2.0
+# Seconds after which the main thread looks for signals that another thread received.
+POLL = 0.2
+# Seconds for the threads to finish the files that they write, after a stop at once.
+LAST_WRITES = 1.0
 
 
 def run_side_by_side(
@@ -55,13 +57,14 @@ def run_side_by_side(
         thread.start()
     try:
         for thread in threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(POLL)
     except BaseException:
         stop.at_once()
         for feed in feeds.values():
             feed.end()
         for thread in threads:
-            thread.join(LAST_WRITE)
+            thread.join(LAST_WRITES / len(threads))
         raise
     if errors:
         # a stage that was stopped because of another one's error says less

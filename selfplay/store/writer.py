@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -185,6 +185,16 @@ class StageWriter:
         self._entries[name], self._reads[name] = dataclasses.replace(entry, path=name), dict(reads)
         self.announce(index, table)
 
+    def drop_shards(self, others: Collection[int], table: str = "") -> None:
+        """Remove the other shards of a table: those of an earlier attempt, of which what the stage is made from has none now."""
+        for index in self.shards(table) - {*others}:
+            self._may_write()
+            folder = self._table_folder(table)
+            durable.discard(folder / sidecar_name(index))
+            durable.fsync_folder(folder)
+            durable.discard(folder / part_name(index))
+            del self._entries[(Path(table) / part_name(index)).as_posix()]
+
     def keep_shard(
         self, index: int, rows: pa.Table, table: str = "", reads: Mapping[str, str] = MappingProxyType({})
     ) -> None:
@@ -275,7 +285,9 @@ class StageWriter:
                 path = Path(name)
                 known.add((path.parent / sidecar_name(part_index(path.name))).as_posix())
         for path in sorted(self.folder.rglob("*")):
-            if not path.is_dir() and path.relative_to(self.folder).as_posix() not in known:
+            # a kill may come before the folder gets its final name: the borders are needed for as long as the shards
+            is_known = path.name == BORDERS or path.relative_to(self.folder).as_posix() in known
+            if not path.is_dir() and not is_known:
                 durable.discard(path)
 
 

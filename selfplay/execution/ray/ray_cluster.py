@@ -27,6 +27,8 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # a thread that still waits when Ray has been shut down must not start another one
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 # otherwise Ray hides all GPUs from a worker that reserves none
 KEEP_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}

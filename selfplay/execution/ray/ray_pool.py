@@ -170,6 +170,8 @@ class RayPool:
         references = list(running)
         while True:
             self._check_ray()
+            if not self._actors:
+                raise BackendError(f"the {self._name} workers were stopped", "`selfplay resume` continues.")
             done, others = ray.wait(references, num_returns=1, timeout=min(interval, patience))
             if done:
                 # all at once: a wait looks at every reference, so that one for each result would cost the square of them

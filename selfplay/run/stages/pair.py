@@ -35,6 +35,8 @@ def run(context: StageContext, round_number: int) -> None:
     sample, score = context.feed(round_number, "sample"), context.feed(round_number, "score")
     # the penalty that balances lengths is fitted to all pairs of the round
     is_whole = context.settings.pairs.length_penalty == "auto"
+    if is_whole:
+        context.require_end(score)
     responses, outcomes = dict[int, RoundResponses](), dict[int, PairOutcome]()
     for indices in [sorted(score)] if is_whole else ([index] for index in score):
         context.stop.check()
@@ -53,6 +55,8 @@ def run(context: StageContext, round_number: int) -> None:
         writer.keep_shard(indices[0], unused, reads=reads)
         outcomes[indices[0]] = pair_outcome(pool, pairing, [])
     context.require_end(score)
+    for table in ("", CANDIDATES):
+        writer.drop_shards(outcomes, table)
     whole = RoundResponses.joined(responses[index] for index in sorted(responses))
     forced = gates.check(context, round_number, whole, context.store.lazy_table(round_number, "sample"))
     outcome = joined([outcomes[index] for index in sorted(outcomes)])

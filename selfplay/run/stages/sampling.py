@@ -15,7 +15,7 @@ from selfplay.core.pool import IN_FLIGHT
 from selfplay.core.protocols import SampleRequest
 
 # Responses of a call: enough that a call costs little, few enough that the last calls end together.
-RESPONSES_PER_CALL = 16
+RESPONSES_PER_CALL = 32
 # Requests of the calls that an engine holds, by its slots. Many of them have ended, because a call lasts as long as its longest
 # response: with five times the slots, a free slot finds a request that waits (`python -m benchmarks orchestration`).
 LOOKAHEAD = 5

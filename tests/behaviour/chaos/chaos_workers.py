@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -51,10 +52,15 @@ class AheadPool:
         self._points.reached(f"{self._role} is asked to {method}")
         return getattr(self._backend, method)(*args)
 
-    def map(self, method: str, calls: Iterable[Call], window: int = 2) -> Iterator[tuple[int, Any]]:
+    def map(self, method: str, calls: Iterable[Call | None], window: int = 2) -> Iterator[tuple[int, Any]]:
         """In order, `IN_FLIGHT` ahead."""
         waiting: deque[tuple[int, Any]] = deque()
         for call in calls:
+            if call is None:
+                time.sleep(0.001)
+                if waiting:
+                    yield waiting.popleft()
+                continue
             waiting.append((call.key, self._ask(method, call.args)))
             if len(waiting) == IN_FLIGHT:
                 yield waiting.popleft()
@@ -150,6 +156,7 @@ class ChaosWorkers:
             AheadPool("logprobs", FakeLogprobs(), points),
             AheadPool("trainer", SteppingTrainer(points), points),
             AheadPool("gold", FakeScorer(0.1), points),
+            own_devices=frozenset(["sampler", "scorer"] if config.cluster.overlap is True else []),
         )
         points.reached("workers end")
 

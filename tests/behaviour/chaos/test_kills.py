@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -93,6 +94,19 @@ def test_a_run_killed_again_and_again(batch: int, zygote: Zygote, small_world: P
     reached = run_through(case, small_world / "config.yaml", rows_of(whole.root / "run"), kills)
     # a stop that comes late finishes the run, and what was to follow is not reached
     assert reached >= 1, [kill.words() for kill in kills]
+
+
+@pytest.mark.parametrize("batch", [0, *(pytest.param(each, marks=pytest.mark.chaos) for each in BATCHES[1:])])
+def test_a_run_of_stages_side_by_side_killed_again_and_again(
+    batch: int, zygote: Zygote, small_world: Path, folder: Path, whole: Case
+) -> None:
+    points = [label for label in whole.points() if re.search(r"sample|score|pair", label)]
+    case, expected = Case(zygote, folder / "case"), rows_of(whole.root / "run")
+    begin = ("run", small_world / "config.yaml", "--run-dir", "run", "cluster.overlap=true")
+    for kill in Plan(points).kills(batch, 4):
+        go_on(case, "run", begin, expected, kill=kill)
+    assert go_on(case, "run", begin, expected).code == 0
+    check_complete(case, case.root / "run", expected, num_stages=2)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
