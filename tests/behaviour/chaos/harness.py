@@ -278,7 +278,9 @@ def check_crash_state(case: Case, run: Path, whole: dict[str, Any], complete: bo
     if state == "none":
         assert not any(note[0] in ("kept", "committed") for note in case.notes)
         return state
-    begun = bool(Store.open(run).attempt_documents())  # a fork has its shared rounds before its first attempt
+    store = Store.open(run)
+    # a fork has its shared rounds before its first attempt
+    begun = store.forked_from is None or bool(store.attempt_documents())
     assert state == ("complete" if complete else "interrupted" if begun else "not begun")
     document = verify_document(run, deep=True)
     assert document["ok"], document["problems"]
