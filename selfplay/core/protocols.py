@@ -189,7 +189,8 @@ class TrainJob:
     `output_dir` an empty scratch folder that will hold `policy/` (float32, tokenizer included) and, when `engine_dtype` is
     bfloat16, `engine/` (the copy the engine loads). `checkpoint_dir` keeps sealed trainer checkpoints for a resume. Once
     `stop_file` exists the trainer seals a checkpoint after the step under way and raises Interrupted. `max_steps`: optimizer
-    steps, instead of `epochs`. `keep_checkpoints`: how many of the newest sealed checkpoints stay."""
+    steps, instead of `epochs`. `keep_checkpoints`: how many of the newest sealed checkpoints stay. A forward pass takes at most
+    `micro_batch_size` pairs and `micro_batch_tokens` tokens (None: by the device); neither changes the result."""
 
     pairs: Sequence[TrainPair]
     policy_dir: str
@@ -219,6 +220,7 @@ class TrainJob:
     max_steps: int | None = None
     keep_checkpoints: int = 2
     limits: TrainLimits = TrainLimits()
+    micro_batch_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

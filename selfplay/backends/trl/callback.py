@@ -88,9 +88,6 @@ class StepCallback(TrainerCallback):
                 f"training was stopped before step {state.global_step + 1} of {state.max_steps}; nothing is lost"
             )
 
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        beat()
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         beat()
         if self._stop_asked() and state.global_step < state.max_steps:

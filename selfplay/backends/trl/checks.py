@@ -69,30 +69,22 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
         )
     errors: list[float] = []
     worst = (-1.0, "")
-    losses: list[float] = []
-    for start in range(0, len(rows), job.micro_batch_size):
-        batch = rows[start : start + job.micro_batch_size]
-        measured = trainer.measure(trainer.data_collator([trainer.train_dataset[row] for row in batch]))
-        beat()
-        losses.append(measured.loss * len(batch))
-        for row, chosen, rejected in zip(batch, measured.chosen_logps, measured.rejected_logps, strict=True):
-            pair = job.pairs[row]
-            for own, table, tokens in (
-                (chosen, pair.policy_logp_chosen, pair.chosen_token_ids),
-                (rejected, pair.policy_logp_rejected, pair.rejected_token_ids),
-            ):
-                error = abs(own - table) / len(tokens)
-                # a NaN must not lose against a number
-                if not error <= worst[0]:
-                    worst = (
-                        error,
-                        f"pair {pair.pair_id}: {own:.4f} here, {table:.4f} in the table, {len(tokens)} tokens",
-                    )
-                errors.append(error)
+    measured = trainer.measure(rows)
+    for row, chosen, rejected in zip(rows, measured.chosen_logps, measured.rejected_logps, strict=True):
+        pair = job.pairs[row]
+        for own, table, tokens in (
+            (chosen, pair.policy_logp_chosen, pair.chosen_token_ids),
+            (rejected, pair.policy_logp_rejected, pair.rejected_token_ids),
+        ):
+            error = abs(own - table) / len(tokens)
+            # a NaN must not lose against a number
+            if not error <= worst[0]:
+                worst = (error, f"pair {pair.pair_id}: {own:.4f} here, {table:.4f} in the table, {len(tokens)} tokens")
+            errors.append(error)
     mean = math.fsum(errors) / len(errors)
     # a mixture of experts adds its load-balancing loss, whose value is not known beforehand
     expected = None if trainer.aux_loss_enabled else expected_first_loss(job)
-    check = StartCheck(len(rows), math.fsum(losses) / len(rows), expected, worst[0], mean)
+    check = StartCheck(len(rows), measured.loss, expected, worst[0], mean)
     seen, allowed, what = (mean, _MEAN_ERROR_BF16, "mean") if bf16 else (worst[0], _MAX_ERROR_FLOAT32, "largest")
     if not seen <= allowed:
         raise BackendError(
@@ -122,11 +114,7 @@ def chosen_logps(trainer: Any, job: TrainJob) -> tuple[float, float]:
     """Mean log-prob (nats) of a token of the chosen responses of NUM_CHECKED_PAIRS pairs: from the table, and under the
     trainer's weights."""
     rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
-    pairs, after = [job.pairs[row] for row in rows], list[float]()
-    for start in range(0, len(rows), job.micro_batch_size):
-        batch = [trainer.train_dataset[row] for row in rows[start : start + job.micro_batch_size]]
-        after += trainer.measure(trainer.data_collator(batch)).chosen_logps
-        beat()
+    pairs, after = [job.pairs[row] for row in rows], trainer.measure(rows).chosen_logps
     num_tokens = sum(len(pair.chosen_token_ids) for pair in pairs)
     return sum(pair.policy_logp_chosen for pair in pairs) / num_tokens, sum(after) / num_tokens
 

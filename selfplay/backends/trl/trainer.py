@@ -14,6 +14,8 @@ import gc
 import importlib.metadata
 import os
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +25,14 @@ from typing import Any
 from selfplay.backends.trl import checkpoints
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
 
+# Pairs on which sharing prompts is compared with a row for each response.
+_NUM_COMPARED = 8
 _VERSIONS = ("trl", "transformers", "torch", "peft", "accelerate")
 
 
 class TrlTrainer:
     """Trains on the one GPU that its process sees, else on the CPU with `threads` threads. Holds no model
-    between calls.
+    between calls. Its libraries, whose import takes seconds, are loaded in the background from the start.
 
     torch's thread count is the process's: do not share one with a vLLM engine, whose CPU worker binds the
     threads.
@@ -38,6 +42,8 @@ class TrlTrainer:
         if threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
         self._threads, self._trust_remote_code = threads, trust_remote_code
+        self._loading = threading.Thread(target=_load_libraries, name="load-libraries", daemon=True)
+        self._loading.start()
 
     def train(self, job: TrainJob, progress: Callable[[StepMetrics | str], None]) -> TrainResult:
         """Train one round; see `TrainJob` and `TrainResult`. What `progress` raises stops the training and
@@ -47,6 +53,7 @@ class TrlTrainer:
         BackendError when a pair cannot be trained on, the log-probs are another model's, or the training
         diverges or changes nothing.
         """
+        self._loading.join()
         _quiet()
         import torch
 
@@ -59,6 +66,20 @@ class TrlTrainer:
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def _load_libraries() -> None:
+    """Import what a training needs, without touching a device. Once in a process."""
+    if "trl" in sys.modules:
+        return
+    # of this thread alone: it takes what the engine, which starts at the same time, leaves idle
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    _quiet()
+    importlib.import_module("selfplay.backends.trl.make_trainer")
+    importlib.import_module("selfplay.backends.trl.checks")
+    # libraries stay: the collections at the end of a training need not walk through them
+    gc.collect()
+    gc.freeze()
 
 
 def _quiet() -> None:
@@ -159,13 +180,16 @@ def _fit(
     from selfplay.backends.trl.checks import check_start, chosen_logps, merge_adapters
     from selfplay.backends.trl.config import make_args, make_peft_config, uses_bf16
     from selfplay.backends.trl.make_trainer import make_trainer
-    from selfplay.backends.trl.rows import check_pairs
+    from selfplay.backends.trl.rows import check_pairs, longest_pairs
 
     check_pairs(job, model.get_input_embeddings().weight.shape[0])
     peft_config = make_peft_config(job, model)
     trainer = make_trainer(job, make_args(job, device, notes), model, tokenizer, peft_config)
     # with its bar switched off, transformers prints each log line instead
     trainer.remove_callback(PrinterCallback)
+    if device.type == "cpu":
+        # on a GPU the kernels for plain causal attention may gain more than this saves
+        trainer.share_prompts(longest_pairs(job.pairs, _NUM_COMPARED))
     start = check_start(trainer, job, bf16=uses_bf16(job, device))
     job_fingerprint = checkpoints.fingerprint(job)
     trainer.add_callback(StepCallback(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))

@@ -205,6 +205,7 @@ def _job(
         max_steps=training.max_steps,
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size or training.batch_size,
+        micro_batch_tokens=training.micro_batch_tokens,
         max_length=context.inputs.max_length,
         warmup_ratio=training.warmup_ratio,
         schedule=training.schedule,
