@@ -90,6 +90,9 @@ class StepCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         beat()
+        if state.global_step >= state.max_steps and state.global_step % args.save_steps:
+            # transformers saves after the last step too; here the policy itself is written next
+            control.should_save = False
         if self._stop_asked() and state.global_step < state.max_steps:
             control.should_save = True
 

@@ -1,9 +1,9 @@
 """Stage *train*: one round of preference training with TRL, from a policy folder to the next one.
 
 The order of events: settings and pairs are checked; the policy is loaded in float32; its log-probs are held
-against the table; TRL trains, from the last intact checkpoint where there is one; the update is measured; the
-policy is written; canaries are recorded for the engine that will load it. A failure on the way leaves
-`output_dir` without a policy, and the starting policy as it was.
+against the table; TRL trains, from the last intact checkpoint where there is one; canaries are recorded for the
+engine that will load the policy; the policy is written, compared with the starting one, read again and hashed.
+A failure on the way leaves `output_dir` without a policy, and the starting policy as it was.
 
 torch and TRL are imported inside the functions: the driver names and checks this class without loading them.
 """
@@ -18,12 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfplay.backends.trl import checkpoints
-from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
+from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult, WrittenFile
+from selfplay.store.manifest import hash_files
 
 # Pairs on which sharing prompts is compared with a row for each response.
 _NUM_COMPARED = 8
@@ -129,21 +131,31 @@ def _train(
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     fitted = _fit(job, model, tokenizer, device, progress, notes)
     model = fitted.model
-    update = measure_update(model, job, trust_remote_code=trust_remote_code)
     canaries = record_canaries(model, job, frozenset(stop_token_ids(tokenizer, generation_eos_ids(source))))
-    condition = Condition(fitted.logp_before, fitted.logp_after, update.ratio, uncertainty(canaries))
-    check_policy(condition, job, model.get_input_embeddings().weight.shape[0])
     for name in ("policy", "engine"):
         if (output / name).exists():
             notes.append(f"an unfinished {name}/ of an earlier attempt was replaced")
             shutil.rmtree(output / name)
-    save_policy(model, source, output / "policy")
-    check_saved(model, output / "policy", trust_remote_code=trust_remote_code)
-    if job.engine_dtype == "bfloat16":
-        import torch
+    try:
+        with ThreadPoolExecutor() as threads:
+            # the weights are compared with those of the start while they are written, and hashed while they are read again
+            measuring = threads.submit(measure_update, model, job, trust_remote_code=trust_remote_code)
+            save_policy(model, source, output / "policy")
+            update = measuring.result()
+            condition = Condition(fitted.logp_before, fitted.logp_after, update.ratio, uncertainty(canaries))
+            check_policy(condition, job, model.get_input_embeddings().weight.shape[0])
+            hashing = threads.submit(hash_files, output, "policy")
+            check_saved(model, output / "policy", trust_remote_code=trust_remote_code)
+            files = hashing.result()
+        if job.engine_dtype == "bfloat16":
+            import torch
 
-        # last: this rounds the weights in place
-        save_policy(model.to(torch.bfloat16), source, output / "engine")
+            # last: this rounds the weights in place
+            save_policy(model.to(torch.bfloat16), source, output / "engine")
+            files += hash_files(output, "engine")
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
     return TrainResult(
         optimizer_steps=len(fitted.steps),
         resumed_from_step=fitted.resumed_from_step,
@@ -162,6 +174,7 @@ def _train(
         canaries=canaries,
         versions={name: importlib.metadata.version(name) for name in _VERSIONS} | {"device": device.type},
         notes=notes,
+        files=[WrittenFile(entry.path, entry.num_bytes, entry.sha256) for entry in files],
     )
 
 
