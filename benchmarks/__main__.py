@@ -17,6 +17,8 @@ from benchmarks.figures import Given, Measured
 # Each is a module with `measure(given: Given) -> Measured`.
 NAMES = (
     "orchestration",
+    "scoring",
+    "logprobs",
     "commands",
     "opening",
     "ranking",
