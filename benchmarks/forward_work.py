@@ -17,6 +17,8 @@ MEDIUM = {"hidden_size": 320, "intermediate_size": 1024, "num_hidden_layers": 6,
 # about that of the quickstart
 SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIGMA = 0.6
+# one token each, with the space before it
+WORDS = [first + second + third for first in "bdfgklmnprst" for second in "aeiou" for third in "nr"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ def make_work(num_prompts: int, num_responses: int, prompt_words: float, respons
 
     def text(mean: float) -> str:
         length = int(np.clip(generator.lognormal(np.log(mean) - SIGMA**2 / 2, SIGMA), 2, 5 * mean))
-        return " ".join(f"w{word}" for word in generator.integers(0, 100, length))
+        return " ".join(generator.choice(WORDS, length))
 
     prompts = [text(prompt_words) for _ in range(num_prompts)]
     return Work(prompts, [(row, text(response_words)) for row in range(num_prompts) for _ in range(num_responses)])
@@ -46,7 +48,7 @@ def make_model(folder: Path, sizes: dict[str, int], *, is_reward: bool) -> Path:
 
     from selfplay.quickstart.models.tokenizer import make_tokenizer
 
-    tokenizer = make_tokenizer([" ".join(f"w{word}" for word in range(100))] * 50, VOCABULARY, CONTEXT)
+    tokenizer = make_tokenizer([f"{word} {word}" for word in WORDS] * 50, VOCABULARY, CONTEXT)
     config = LlamaConfig(
         vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id, bos_token_id=None, num_labels=1, dtype="float32", **sizes,

@@ -63,7 +63,7 @@ def stage_seconds(given: Given, folder: Path) -> tuple[dict[str, list[float]], f
         assert found[-1].source == source
         return took
 
-    times = alternate({source: lambda source=source: run(source) for source in ("model", "engine")}, given.num_runs)
+    times = alternate({"model": lambda: run("model"), "engine": lambda: run("engine")}, given.num_runs)
     errors = [outcome.check.error_max or 0.0 for outcome in found if outcome.check is not None]
     return times, max(errors)
 

@@ -139,7 +139,7 @@ class _PromptPass:
         }
 
 
-class _ReadLayer(DynamicLayer):  # type: ignore[misc]
+class _ReadLayer(DynamicLayer):
     """A layer's keys and values of prompts, of which each row reads its own. What follows is not kept: one pass is all there
     is, so that the copies of one layer are in memory at a time."""
 

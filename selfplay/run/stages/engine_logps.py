@@ -116,5 +116,8 @@ def _compare(exact: pa.Table, given: pa.Table, precision: str) -> LogprobsCheck:
     errors = (differences / np.maximum(exact["num_tokens"].to_numpy(), 1)).tolist()
     largest, mean = largest_and_mean(errors)
     passed = (largest if compared == "largest" else mean) <= tolerance
-    numbers = [value if np.isfinite(value) else None for value in (largest, mean)]
-    return LogprobsCheck(len(errors), *numbers, compared, tolerance, passed)
+    return LogprobsCheck(len(errors), _finite(largest), _finite(mean), compared, tolerance, passed)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
