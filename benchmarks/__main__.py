@@ -18,6 +18,8 @@ from benchmarks.figures import Given, Measured
 NAMES = (
     "orchestration",
     "driver_cost",
+    "scoring",
+    "logprobs",
     "commands",
     "opening",
     "ranking",
