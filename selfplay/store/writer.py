@@ -19,6 +19,7 @@ from pydantic import ConfigDict
 from selfplay.core.errors import CorruptionError
 from selfplay.core.outcomes import Outcome
 from selfplay.core.parse_record import STRICT, parse_record
+from selfplay.core.timing import part
 from selfplay.store import durable
 from selfplay.store.commits import Commit, write_commit
 from selfplay.store.layout import (
@@ -165,6 +166,7 @@ class StageWriter:
         """What a shard kept before was made from: see `ShardSource`."""
         return self._reads[(Path(table) / part_name(index)).as_posix()]
 
+    @part("writing")
     def write_shard(
         self, index: int, rows: pa.Table, table: str = "", reads: Mapping[str, str] = MappingProxyType({})
     ) -> None:
@@ -223,6 +225,7 @@ class StageWriter:
         """All shards of a table, in order."""
         return pa.concat_tables([self.read_shard(index, table, columns) for index in sorted(self.shards(table))])
 
+    @part("committing")
     def adopt_folder(self, source: Path, name: str, files: Sequence[FileEntry] | None = None) -> list[FileEntry]:
         """Move a finished folder of files (a policy) into the stage and fsync it. Returns its files with their digests: `files`,
         where its writer has hashed them (by path in the stage), else they are hashed here, for the only time in an attempt. They

@@ -44,22 +44,42 @@ def run_row(store: Store) -> dict[str, Any]:
 def progress(store: Store) -> list[dict[str, Any]]:
     """The last that the newest attempt said of how far each piece of work is that is under way: `title`, `done`, `total`; the one
     that it spoke of last comes first. Stages that run side by side are several."""
-    folder = _newest_attempt(store)
     found: dict[str, dict[str, Any]] = {}
-    for line in reversed(_tail(folder / "events.jsonl") if folder else []):
-        try:
-            event = parse_json(line)
-        except ValueError:
-            continue  # the line is being written, or its beginning was cut off
-        if isinstance(event, dict) and event.get("event") == "progress":
+    for event in reversed(_last_events(store)):
+        if event.get("event") == "progress":
             total, done = event.get("total"), event.get("done")
             if isinstance(total, int) and isinstance(done, int) and 0 <= done <= total and total:
                 title = str(event.get("title"))
                 found.setdefault(title, {"title": title, "done": done, "total": total})
-        if isinstance(event, dict) and event.get("event") == "stage":
+        if event.get("event") == "stage":
             break  # what was said before it is over, or has been said again since
     last, *others = found.values() or (None,)
     return [one for one in (last, *(one for one in others if one["done"] < one["total"])) if one is not None]
+
+
+def loading(store: Store) -> list[str]:
+    """What the newest attempt waits for until it is loaded: Ray, or the workers of a role."""
+    found: list[str] = []
+    for event in _last_events(store):
+        what = str(event.get("what"))
+        if event.get("event") == "loading":
+            found.append(what)
+        elif event.get("event") == "loaded" and what in found:
+            found.remove(what)
+    return found
+
+
+def _last_events(store: Store) -> list[dict[str, Any]]:
+    """The last events of the newest attempt, in order."""
+    folder, events = _newest_attempt(store), []
+    for line in _tail(folder / "events.jsonl") if folder else []:
+        try:
+            event = parse_json(line)
+        except ValueError:
+            continue  # the line is being written, or its beginning was cut off
+        if isinstance(event, dict):
+            events.append(event)
+    return events
 
 
 def _newest_attempt(store: Store) -> Path | None:

@@ -15,6 +15,7 @@ from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSyncRecord
 from selfplay.core.pool import Workers
 from selfplay.core.protocols import Canary, StepMetrics
 from selfplay.core.stages import Source, shard_inputs, stage_named
+from selfplay.core.timing import Record, collecting, part, record
 from selfplay.execution.reporter import Reporter
 from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import Inputs
@@ -78,6 +79,10 @@ class StageContext:
     on_step: Callable[[int, StepMetrics], None] = lambda round_number, step: None
     # the stages that run side by side with this one, by round and name: those whose shards it reads, and itself
     feeds: Mapping[tuple[int, str], ShardFeed] = field(default_factory=dict)
+    # called with a round, a stage and where its time went, once it is committed
+    on_timing: Callable[[int, str, Record], None] = lambda round_number, stage, spent: None
+    # called with what a stage waits for while it loads, and again with the seconds when it is there
+    on_loading: Callable[[str, float | None], None] = lambda what, seconds: None
 
     def policy(self, round_number: int) -> Policy:
         """The policy after a round: the starting one for round 0; that of an earlier round where training was skipped."""
@@ -163,13 +168,15 @@ class StageContext:
         """Have every engine serve the policy after a round; returns what each reports about the change, for the record."""
         policy = self.policy(round_number)
         changes = self.workers.sampler.broadcast("load_policy", policy.engine_folder, policy.digest, policy.canaries)
+        self.workers.start()
         for change in changes:
             if change.how == "rebuilt":
                 self.reporter.say(f"engine rebuilt for the policy of round {policy.round}: {change.reason}")
         return [WeightSyncRecord.of(change) for change in changes]
 
     def writer(self, round_number: int, stage: str) -> StageWriter:
-        """A writer for a stage; reports what it adopts from an earlier attempt."""
+        """A writer for a stage; reports what it adopts from an earlier attempt. The record of the stage's time begins."""
+        collecting(self.on_loading)
         feed = self.feeds.get((round_number, stage))
         reads, on_shard = self.reads(round_number, stage), feed.add if feed is not None else lambda index: None
         writer = self.store.writer(round_number, stage, self.fingerprint, reads, on_shard, self.stop.check_at_once)
@@ -199,13 +206,17 @@ class StageContext:
         sources = {stage_name(*source): self._committed(self.feed(*source)) for source in read}
         check_reads(writer, {name: commit for name, (commit, _) in sources.items()})
         seconds = time.monotonic() - started
-        recorded = dataclasses.replace(outcome, adopted_shards=writer.adopted)
+        spent = record()
+        assert spent is not None, "`writer` has begun a record on this thread"
+        recorded = dataclasses.replace(outcome, adopted_shards=writer.adopted, timing=spent.seconds())
         digests = {name: digest for name, (_, digest) in sources.items()}
-        writer.commit(self.attempt, now(), round(seconds, 3), recorded, self.versions, digests)
+        with part("committing"):
+            writer.commit(self.attempt, now(), round(seconds, 3), recorded, self.versions, digests)
         if (feed := self.feeds.get((writer.round, writer.stage))) is not None:
             feed.commit(
                 self.store.commit_of(writer.round, writer.stage), self.store.digest_of(writer.round, writer.stage)
             )
+        self.on_timing(writer.round, writer.stage, spent)
 
 
 def derive_seed(*parts: object) -> int:
