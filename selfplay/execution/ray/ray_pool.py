@@ -299,7 +299,8 @@ class RayPool:
         try:
             while running or dispatch.has_more:
                 if not running:
-                    time.sleep(PAUSE)
+                    with part("waiting"):
+                        time.sleep(PAUSE)
                     fill()
                     continue
                 was_dry = dispatch.is_dry
