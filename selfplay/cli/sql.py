@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.escape import escape_terminal
+from selfplay.core.escape import escape_formula, escape_terminal
 from selfplay.core.format import number
 from selfplay.core.terminal import clip, note, table, write, write_json, writing_stdout
 
@@ -61,12 +61,14 @@ def _cell(value: Any) -> str:
 
 
 def _write_csv(document: dict[str, Any]) -> None:
-    """Plain CSV for other programs: values are as they are, escape sequences aside where this is a terminal."""
+    """CSV as the viewer writes it: lists and structs are JSON in their cell, and no text is a formula (JSON is exact)."""
 
     def cell(value: Any) -> Any:
         if isinstance(value, (list, dict)):
             return json.dumps(value, ensure_ascii=False)
-        return escape_terminal(value, lines=True) if isinstance(value, str) and sys.stdout.isatty() else value
+        if not isinstance(value, str):
+            return value
+        return escape_formula(escape_terminal(value, lines=True) if sys.stdout.isatty() else value)
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     with writing_stdout():
