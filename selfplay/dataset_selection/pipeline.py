@@ -197,8 +197,9 @@ def run(
         inputs = with_given(inputs, given)
         check_tokenizer(needs, inputs)
         config = run_config(settings)
-        rows = dataset.num_rows - dataset.bad_rows.count
-        store, fingerprint, continued = record.begin(settings, config, inputs, identity, needs, rows)
+        usable = dataset.pairs if dataset.pairs is not None else dataset.responses
+        assert usable is not None
+        store, fingerprint, continued = record.begin(settings, config, inputs, identity, needs, usable.num_rows)
         if continued:
             reporter.say(f"continuing with what an earlier attempt left in {settings.out}")
         document = {"config": config.model_dump(mode="json"), "identity": identity}

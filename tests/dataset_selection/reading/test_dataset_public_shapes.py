@@ -88,6 +88,30 @@ def test_one_pair_of_each_shape(tmp_path: Path, row: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
+def test_several_rejected_texts_of_a_row_are_several_pairs(tmp_path: Path) -> None:
+    """RewardBench 2; its ties have several chosen texts too."""
+    two = {"id": "a", "prompt": "q", "chosen": ["x"], "rejected": ["y", "z"], "subset": "Math"}
+    tie = {"id": "b", "prompt": "p", "chosen": ["red", "blue"], "rejected": ["1", "2", "3"], "subset": "Ties"}
+    dataset = read(tmp_path, [two, tie, {**two, "id": "c", "rejected": ["y", ""]}])
+    assert dataset.pairs is not None and dataset.num_rows == 3 and dataset.bad_rows.counts == {"empty_text": 1}
+    pairs = dataset.pairs.to_pylist()
+    assert [(pair["pair_id"], pair["chosen"][0]["content"], pair["rejected"][0]["content"]) for pair in pairs] == [
+        ("a-0", "x", "y"), ("a-1", "x", "z"),
+        ("b-0", "red", "1"), ("b-1", "red", "2"), ("b-2", "red", "3"),
+        ("b-3", "blue", "1"), ("b-4", "blue", "2"), ("b-5", "blue", "3"),
+    ]  # fmt: skip
+    assert [pair["source_row"] for pair in pairs] == [1, 1, *[2] * 6]
+    assert any(note.startswith("2 rows have several chosen or rejected texts") for note in dataset.notes)
+    with pytest.raises(DataError, match="do not say which pair"):
+        read(tmp_path, [{**two, "score_chosen": 2, "score_rejected": 1}])
+    dialogues = {"chosen": [DIALOGUES["chosen"]], "rejected": [DIALOGUES["rejected"], [user("q"), answer("z")]]}
+    found = read(tmp_path, [{**dialogues, "rejected": [*dialogues["rejected"]], "chosen": DIALOGUES["chosen"]}]).pairs
+    assert found is not None and [pair[0]["content"] for pair in found["rejected"].to_pylist()] == ["y", "z"]
+    turns = {"prompt": ["q1", "q2"], "chosen": ["a1", "a2"], "rejected": ["b1", "b2"]}  # one conversation of two turns
+    with pytest.raises(DataError, match="differ before"):
+        read(tmp_path, [turns])
+
+
 @pytest.mark.parametrize(
     "rows",
     [
