@@ -12,7 +12,8 @@ _WORDS = frozenset(
     ("system", "preprompt", "persona", "tool", "tools", "function", "functions", "history", "past", "prev", "previous", "prior",
      "turns", "dialog", "dialogue", "dialogues", "conversation", "conversations", "messages", "context", "contexts", "ctx",
      "ctxs", "document", "documents", "doc", "docs", "passage", "passages", "evidence", "retrieved", "background", "knowledge",
-     "memory", "instruction", "instructions", "input", "demonstrations", "shots", "prefix", "suffix")
+     "memory", "instruction", "instructions", "input", "prompt", "question", "query", "problem",
+     "demonstrations", "shots", "prefix", "suffix")
 )  # fmt: skip
 # Whatever else such a name says: an image's path, the turn that a message answers.
 _STRONG = frozenset(
