@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -70,7 +72,12 @@ def _write_csv(document: dict[str, Any]) -> None:
             return value
         return escape_formula(escape_terminal(value, lines=True) if sys.stdout.isatty() else value)
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    def line(values: Iterable[Any]) -> str:
+        row = io.StringIO()
+        # with its own line end it quotes a text that has either character of it
+        csv.writer(row).writerow([cell(value) for value in values])
+        return row.getvalue().removesuffix("\r\n") + "\n"
+
     with writing_stdout():
-        writer.writerow([cell(column["name"]) for column in document["columns"]])
-        writer.writerows([cell(value) for value in row] for row in document["rows"])
+        sys.stdout.write(line(column["name"] for column in document["columns"]))
+        sys.stdout.writelines(map(line, document["rows"]))
