@@ -104,6 +104,8 @@ def test_several_rejected_texts_of_a_row_are_several_pairs(tmp_path: Path) -> No
     assert any(note.startswith("2 rows have several chosen or rejected texts") for note in dataset.notes)
     with pytest.raises(DataError, match="do not say which pair"):
         read(tmp_path, [{**two, "score_chosen": 2, "score_rejected": 1}])
+    with pytest.raises(DataError, match="are they turns"):
+        read(tmp_path, [{"prompt": "q", "chosen": ["q", "x"], "rejected": ["q", "y"]}])
     dialogues = {"chosen": [DIALOGUES["chosen"]], "rejected": [DIALOGUES["rejected"], [user("q"), answer("z")]]}
     found = read(tmp_path, [{**dialogues, "rejected": [*dialogues["rejected"]], "chosen": DIALOGUES["chosen"]}]).pairs
     assert found is not None and [pair[0]["content"] for pair in found["rejected"].to_pylist()] == ["y", "z"]
@@ -261,7 +263,7 @@ def test_the_output_of_a_chat_template_is_named(tmp_path: Path) -> None:
 def test_dialogues_have_their_prompt_in_them(tmp_path: Path) -> None:
     dataset = read(tmp_path, [{**DIALOGUES, "context": "a document", "input": "z", "problem": "p"}])
     assert dataset.pairs is not None and dataset.pairs["prompt"].to_pylist() == [[user("q")]]
-    assert dataset.notes == ["'context', 'input': not used as part of the conversation, only text turns are read"]
+    assert dataset.notes == ["'context', 'input', 'problem': not used as part of the conversation, only text turns are read"]
 
 
 def test_preferences_in_a_csv_may_be_empty(tmp_path: Path) -> None:
