@@ -96,6 +96,8 @@ def _fresh(settings: dict[str, Any]) -> None:
     if _engine is not None:
         _engine._drop_engine()
     _engine = VllmSampler(**settings)
+    # saves a second engine of each model: what the first live change served is compared with plain computations
+    _engine._live_change_is_whole = True
 
 
 def _call(method: str, arguments: tuple[Any, ...]) -> Any:

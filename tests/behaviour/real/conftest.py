@@ -24,13 +24,16 @@ Selfplay = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by the quickstart's own code, much smaller."""
+    """Made by the quickstart's own code, much smaller; once for all processes of the suite, by way of its cache."""
     root = tmp_path_factory.mktemp("small")
+    of_all = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        of_all = of_all.parent
     sizes = replace(
         TINY, fine_tuning_steps=300, fine_tuning_batch=16, hidden=64, feed_forward=128, reward_pairs=400,
         max_response_tokens=32, prompts=400, eval_prompts=32,
     )  # fmt: skip
-    prepare(root / "world", 0, cache_dir=root / "cache", sizes=sizes)
+    prepare(root / "world", 0, cache_dir=of_all / "cache", sizes=sizes)
     return root / "world"
 
 

@@ -82,7 +82,9 @@ def ignores(pid: int, number: int) -> bool:
 
 
 # workers are just being started: they have not come to any code of ours, and some wait for a server that is gone
-@pytest.mark.parametrize("moment", [0.3, 0.9, 1.5])
+@pytest.mark.parametrize(
+    "moment", [0.9, *(pytest.param(moment, marks=pytest.mark.chaos) for moment in (0.1, 0.3, 1.5, 2.5))]
+)
 def test_a_driver_killed_while_its_workers_start_leaves_nothing(
     start: Callable[[], subprocess.Popen[str]], tmp_path: Path, moment: float
 ) -> None:
