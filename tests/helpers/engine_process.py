@@ -23,10 +23,10 @@ class EngineProcess:
         self._pool = pool
 
     def fresh(self, settings: dict[str, Any]) -> None:
-        self._pool.submit(_fresh, settings).result(timeout=240)
+        self._pool.submit(_fresh, settings).result(timeout=600)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        return self._pool.submit(_call, method, arguments).result(timeout=240)
+        return self._pool.submit(_call, method, arguments).result(timeout=600)
 
 
 @contextmanager

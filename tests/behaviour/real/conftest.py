@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from selfplay.quickstart.world import prepare
 
 # so that an engine does not hold all prompts of a round at once, and a kill finds some done and some not begun
 FEW_SLOTS = {"max_num_seqs": 16}
+
+# seconds that a start, a stage or a whole run may take on a machine that has other work
+PATIENCE = float(os.environ.get("SELFPLAY_PATIENCE", "900"))
 
 Selfplay = Callable[..., "subprocess.Popen[str]"]
 
@@ -73,8 +76,9 @@ CAN_BE_ALONE = os.geteuid() == 0 and shutil.which("unshare") is not None
 
 
 @pytest.fixture
-def selfplay(tmp_path: Path) -> Selfplay:
-    """Start `selfplay ARGUMENTS` as a child process, output in tmp_path/output.txt."""
+def selfplay(tmp_path: Path) -> Iterator[Selfplay]:
+    """Start `selfplay ARGUMENTS` as a child process, output in tmp_path/output.txt. A test that fails leaves none at work."""
+    children: list[subprocess.Popen[str]] = []
 
     def run(arguments: Sequence[str | Path], wait: bool = True, alone: bool = False) -> subprocess.Popen[str]:
         program = ["unshare", "--net", sys.executable, "-c", _ALONE] if alone else [sys.executable, "-m", "selfplay"]
@@ -83,9 +87,13 @@ def selfplay(tmp_path: Path) -> Selfplay:
                 [*program, *map(str, arguments)],
                 stdout=output, stderr=output, text=True, env={**os.environ, "COLUMNS": "200"},
             )  # fmt: skip
+        children.append(child)
         if wait:
-            code = child.wait(timeout=600)
+            code = child.wait(timeout=PATIENCE)
             assert code == 0, (tmp_path / "output.txt").read_text()[-4000:]
         return child
 
-    return run
+    yield run
+    for child in children:
+        child.kill()
+        child.wait()

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from selfplay.core.outcomes import EvaluateOutcome, SampleOutcome, TrainOutcome
 from selfplay.run import loop
 from selfplay.store.run import Store
-from tests.behaviour.real.conftest import CAN_BE_ALONE
+from tests.behaviour.real.conftest import CAN_BE_ALONE, PATIENCE
 from tests.helpers.processes import check_gone, family_of, lines_of, signal_everybody
 
 GOLD = """
@@ -42,8 +42,8 @@ def shards(run: Path) -> dict[str, str]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], child: psutil.Popen, seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], bool], child: psutil.Popen) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert child.poll() is None, "the run ended before it was to be stopped"
         assert time.monotonic() < deadline, "the run did not come to where it was to be stopped"
@@ -92,7 +92,7 @@ def small(config: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_a_stop_while_sampling_and_a_kill_while_training_lose_nothing(
     small: Path, world: Path, tmp_path: Path, selfplay: Callable[..., psutil.Popen]
 ) -> None:
@@ -100,7 +100,7 @@ def test_a_stop_while_sampling_and_a_kill_while_training_lose_nothing(
     child = selfplay(["run", small, "--run-dir", run], wait=False)
     wait_for(lambda: kept(run, "001-sample") >= 1, child)
     family = signal_everybody(child, signal.SIGTERM)
-    assert child.wait(timeout=120) == 143
+    assert child.wait(timeout=PATIENCE) == 143
     check_gone(family)
     end = Store.open(run).attempt_documents()[-1]["end"]
     assert (end["outcome"], end["message"]) == ("interrupted", "stopped as asked; what was committed is kept")
