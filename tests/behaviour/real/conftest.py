@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,18 +19,24 @@ from selfplay.quickstart.world import prepare
 # so that an engine does not hold all prompts of a round at once, and a kill finds some done and some not begun
 FEW_SLOTS = {"max_num_seqs": 16}
 
+# seconds that a start, a stage or a whole run may take on a machine that has other work
+PATIENCE = float(os.environ.get("SELFPLAY_PATIENCE", "900"))
+
 Selfplay = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by the quickstart's own code, much smaller."""
+    """Made by the quickstart's own code, much smaller; once for all processes of the suite, by way of its cache."""
     root = tmp_path_factory.mktemp("small")
+    of_all = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        of_all = of_all.parent
     sizes = replace(
         TINY, fine_tuning_steps=300, fine_tuning_batch=16, hidden=64, feed_forward=128, reward_pairs=400,
         max_response_tokens=32, prompts=400, eval_prompts=32,
     )  # fmt: skip
-    prepare(root / "world", 0, cache_dir=root / "cache", sizes=sizes)
+    prepare(root / "world", 0, cache_dir=of_all / "cache", sizes=sizes)
     return root / "world"
 
 
@@ -70,8 +76,9 @@ CAN_BE_ALONE = os.geteuid() == 0 and shutil.which("unshare") is not None
 
 
 @pytest.fixture
-def selfplay(tmp_path: Path) -> Selfplay:
-    """Start `selfplay ARGUMENTS` as a child process, output in tmp_path/output.txt."""
+def selfplay(tmp_path: Path) -> Iterator[Selfplay]:
+    """Start `selfplay ARGUMENTS` as a child process, output in tmp_path/output.txt. A test that fails leaves none at work."""
+    children: list[subprocess.Popen[str]] = []
 
     def run(arguments: Sequence[str | Path], wait: bool = True, alone: bool = False) -> subprocess.Popen[str]:
         program = ["unshare", "--net", sys.executable, "-c", _ALONE] if alone else [sys.executable, "-m", "selfplay"]
@@ -80,9 +87,13 @@ def selfplay(tmp_path: Path) -> Selfplay:
                 [*program, *map(str, arguments)],
                 stdout=output, stderr=output, text=True, env={**os.environ, "COLUMNS": "200"},
             )  # fmt: skip
+        children.append(child)
         if wait:
-            code = child.wait(timeout=600)
+            code = child.wait(timeout=PATIENCE)
             assert code == 0, (tmp_path / "output.txt").read_text()[-4000:]
         return child
 
-    return run
+    yield run
+    for child in children:
+        child.kill()
+        child.wait()

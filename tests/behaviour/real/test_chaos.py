@@ -22,11 +22,11 @@ import yaml
 from selfplay.core.stages import STAGE_NAMES
 from selfplay.run import loop
 from selfplay.store.run import Store
+from tests.behaviour.real.conftest import PATIENCE
 from tests.helpers.processes import check_gone, family_of, signal_everybody
 
 # kills in each stage of each of the two rounds
 PER_STAGE = int(os.environ.get("SELFPLAY_REAL_KILLS", "1"))
-PATIENCE = float(os.environ.get("SELFPLAY_PATIENCE", "300"))
 
 
 def state_of(run: Path) -> str:
@@ -149,7 +149,7 @@ def test_sigterm_in_all_its_ways(config: Path, tmp_path: Path, selfplay: Callabl
     began = time.monotonic()
     family = signal_everybody(child, signal.SIGTERM)
     assert child.wait() == 143
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 90
     check_gone(family)
     assert state_of(run) == "interrupted"
     assert "stopped as asked" in (tmp_path / "output.txt").read_text()
@@ -184,7 +184,7 @@ def test_sigterm_in_all_its_ways(config: Path, tmp_path: Path, selfplay: Callabl
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_nothing_outlives_an_error(config: Path, tmp_path: Path, selfplay: Callable[..., Any]) -> None:
     (tmp_path / "my_rewards.py").write_text("def reward(prompt, response):\n    raise ValueError('no reward today')\n")
     document = yaml.safe_load(config.read_text())

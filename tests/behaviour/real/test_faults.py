@@ -15,6 +15,7 @@ import pytest
 from selfplay.core.outcomes import SampleOutcome, TrainOutcome
 from selfplay.run import loop
 from selfplay.store.run import Store
+from tests.behaviour.real.conftest import PATIENCE
 
 LITTLE = ("rounds=1", "prompts.per_round=80", "training.epochs=3", "evaluation.num_prompts=4")
 
@@ -24,7 +25,7 @@ def kept(run: Path, stage: str) -> int:
 
 
 def wait_for(condition: Callable[[], bool], child: psutil.Popen) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert child.poll() is None and time.monotonic() < deadline, "the run did not come to where a worker was to die"
         time.sleep(0.005)
@@ -50,7 +51,7 @@ def rows(run: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_killed_workers_are_replaced_and_the_run_ends_as_ever(
     config: Path, tmp_path: Path, selfplay: Callable[..., psutil.Popen]
 ) -> None:
@@ -65,7 +66,7 @@ def test_killed_workers_are_replaced_and_the_run_ends_as_ever(
     for name, reached in moments:
         wait_for(reached, child)
         os.kill(worker(run, name, child), signal.SIGKILL)
-    assert child.wait(timeout=300) == 0, (tmp_path / "output.txt").read_text()[-2000:]
+    assert child.wait(timeout=PATIENCE) == 0, (tmp_path / "output.txt").read_text()[-2000:]
     log = (run / "attempts/0001/log.txt").read_text()
     for name, _ in moments:
         assert f"{name} worker 0 died (" in log and f"{name}-0.log" in log

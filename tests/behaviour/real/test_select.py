@@ -14,13 +14,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.behaviour.real.conftest import PATIENCE
+
 DATA = Path(os.environ.get("SELFPLAY_REAL_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 SOURCE = DATA / "hh-harmless" / "test.jsonl.gz"
 
 
 @pytest.mark.realdata
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not SOURCE.is_file(), reason=f"the dialogues are not at {SOURCE}")
 def test_dialogues_are_scored_killed_and_gone_on_with(tiny_world: Path, tmp_path: Path, selfplay: Any) -> None:
     with gzip.open(SOURCE, "rt", encoding="utf-8") as file:
@@ -35,7 +37,7 @@ def test_dialogues_are_scored_killed_and_gone_on_with(tiny_world: Path, tmp_path
     ]  # fmt: skip
     child = selfplay(command, wait=False)
     work = out / ".work" / "000-rewards"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     try:
         while len(list(work.glob(".part-*.json"))) < 3:
             assert child.poll() is None, "it ended before the kill: " + (tmp_path / "output.txt").read_text()[-2000:]
