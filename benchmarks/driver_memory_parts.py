@@ -123,6 +123,7 @@ def _responses(num_prompts: int) -> Iterator[pa.Table]:
             "seed": index, "token_ids": _tokens(generator, num, NUM_TOKENS), "num_tokens": pa.repeat(NUM_TOKENS, num),
             "text": _texts(generator, num, NUM_TOKENS * LETTERS_A_TOKEN), "finish_reason": pa.repeat("stop", num),
             "policy_digest": pa.repeat(DIGEST, num), "policy_round": pa.repeat(0, num),
+            "sampler_logp": pa.nulls(num, pa.float64()),
         }  # fmt: skip
         yield pa.table(columns).cast(schema(Response))
 

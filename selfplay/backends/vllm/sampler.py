@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
     from vllm.v1.engine.llm_engine import LLMEngine
 
-_COLUMNS = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
+_COLUMNS = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason", "sampler_logp")
 SAMPLE_SCHEMA = pa.schema([schema(Response).field(name) for name in _COLUMNS])
 _SEEDS = 2**31
 
@@ -171,6 +171,8 @@ class VllmSampler:
             [len(ids) for ids in token_ids],
             [self._decode(ids[:-1] if reason == "stop" else ids) for ids, reason in outputs],
             [reason for _, reason in outputs],
+            # vLLM adds up Python floats, which are float64; None where no log-probs were asked for
+            [found.cumulative_logprob for found in completions],
         ]
         arrays = [pa.array(c, type=f.type) for c, f in zip(columns, SAMPLE_SCHEMA, strict=True)]
         return pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA)
@@ -338,6 +340,9 @@ def _sampling_params(settings: SamplingSettings, seed: int | None) -> SamplingPa
         max_tokens=settings.max_tokens,
         seed=seed,
         stop_token_ids=list(settings.stop_token_ids),
+        # The sampled token's alone. The engine is set to raw log-probs: the model's own, before temperature and penalties.
+        logprobs=0 if settings.logprobs else None,
+        flat_logprobs=True,
         # Else vLLM adds the tokenizer's and the generation_config's end tokens to the stop ids that are recorded.
         ignore_eos=True,
         detokenize=False,

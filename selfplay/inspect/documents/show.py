@@ -5,7 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from selfplay.core.outcomes import EvaluateOutcome, Outcome, SampleOutcome, SelectOutcome, TrainOutcome
+from selfplay.core.outcomes import (
+    EvaluateOutcome,
+    LogprobsOutcome,
+    Outcome,
+    SampleOutcome,
+    SelectOutcome,
+    TrainOutcome,
+)
 from selfplay.inspect.documents.distributions import distributions
 from selfplay.inspect.documents.funnel import funnel
 from selfplay.inspect.documents.reward_parts import parts_of_round
@@ -55,6 +62,7 @@ def show_document(
                 "funnel": funnel(outcomes) if round_number else [],
                 "distributions": distributions(store, round_number, most) if tables and round_number else {},
                 "sampling": _recorded(outcomes.get(SampleOutcome)),
+                "logprobs": _recorded(outcomes.get(LogprobsOutcome)),
                 "selection": _recorded(outcomes.get(SelectOutcome)),
                 "diagnostics": _without(diagnostics),
                 "training": _training(outcomes.get(TrainOutcome)),

@@ -50,6 +50,19 @@ def candidate_responses(context: StageContext, round_number: int) -> pa.Table:
     return table.filter(pc.is_null(table["drop_reason"])).select(sides)
 
 
+def responses_of(pairs: pa.Table) -> pa.Array:
+    """The ids of the responses in some pairs, each once."""
+    sides = ("chosen_response_id", "rejected_response_id")
+    return pa.chunked_array([chunk for side in sides for chunk in pairs[side].chunks], pa.string()).unique()
+
+
+def kept_responses(context: StageContext, round_number: int) -> pa.Array:
+    """The ids of the responses in the kept pairs of a round, each once."""
+    columns = ["chosen_response_id", "rejected_response_id", "kept"]
+    pairs = context.store.table(round_number, "select", columns=columns)
+    return responses_of(pairs.filter(pairs["kept"]))
+
+
 def logprob_items(
     context: StageContext, wanted: Sequence[tuple[int, pa.Array]]
 ) -> tuple[pa.Array, LazyItems[LogprobItem]]:
