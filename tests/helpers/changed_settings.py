@@ -109,6 +109,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "training.epochs": ("identity", 2, {}),
     "training.max_steps": ("identity", 7, {}),
     "training.batch_size": ("identity", 8, {}),
+    "training.micro_batch_tokens": ("resource", 512, {}),
     "training.micro_batch_size": ("resource", 2, {}),
     "training.max_length": ("identity", 64, {}),
     "training.warmup_ratio": ("identity", 0.0, {}),

@@ -26,6 +26,8 @@ _LOSS_ERROR_BF16 = 0.05
 _MERGE_ERROR = 1e-3
 # Logits of a whole vocabulary are large: where a few positions are enough, these.
 _NUM_TOKENS = 256
+# Weights that are compared at a time: on a CPU they stay in its cache.
+_PIECE = {"cpu": 1 << 16, "cuda": 1 << 24}
 _TOP_K = 5
 
 
@@ -68,30 +70,22 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
         )
     errors: list[float] = []
     worst = (-1.0, "")
-    losses: list[float] = []
-    for start in range(0, len(rows), job.micro_batch_size):
-        batch = rows[start : start + job.micro_batch_size]
-        measured = trainer.measure(trainer.data_collator([trainer.train_dataset[row] for row in batch]))
-        beat()
-        losses.append(measured.loss * len(batch))
-        for row, chosen, rejected in zip(batch, measured.chosen_logps, measured.rejected_logps, strict=True):
-            pair = job.pairs[row]
-            for own, table, tokens in (
-                (chosen, pair.policy_logp_chosen, pair.chosen_token_ids),
-                (rejected, pair.policy_logp_rejected, pair.rejected_token_ids),
-            ):
-                error = abs(own - table) / len(tokens)
-                # a NaN must not lose against a number
-                if not error <= worst[0]:
-                    worst = (
-                        error,
-                        f"pair {pair.pair_id}: {own:.4f} here, {table:.4f} in the table, {len(tokens)} tokens",
-                    )
-                errors.append(error)
+    measured = trainer.measure(rows)
+    for row, chosen, rejected in zip(rows, measured.chosen_logps, measured.rejected_logps, strict=True):
+        pair = job.pairs[row]
+        for own, table, tokens in (
+            (chosen, pair.policy_logp_chosen, pair.chosen_token_ids),
+            (rejected, pair.policy_logp_rejected, pair.rejected_token_ids),
+        ):
+            error = abs(own - table) / len(tokens)
+            # a NaN must not lose against a number
+            if not error <= worst[0]:
+                worst = (error, f"pair {pair.pair_id}: {own:.4f} here, {table:.4f} in the table, {len(tokens)} tokens")
+            errors.append(error)
     mean = math.fsum(errors) / len(errors)
     # a mixture of experts adds its load-balancing loss, whose value is not known beforehand
     expected = None if trainer.aux_loss_enabled else expected_first_loss(job)
-    check = StartCheck(len(rows), math.fsum(losses) / len(rows), expected, worst[0], mean)
+    check = StartCheck(len(rows), measured.loss, expected, worst[0], mean)
     seen, allowed, what = (mean, MEAN_BF16, "mean") if bf16 else (worst[0], LARGEST_FLOAT32, "largest")
     if not seen <= allowed:
         raise BackendError(
@@ -121,11 +115,7 @@ def chosen_logps(trainer: Any, job: TrainJob) -> tuple[float, float]:
     """Mean log-prob (nats) of a token of the chosen responses of NUM_CHECKED_PAIRS pairs: from the table, and under the
     trainer's weights."""
     rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
-    pairs, after = [job.pairs[row] for row in rows], list[float]()
-    for start in range(0, len(rows), job.micro_batch_size):
-        batch = [trainer.train_dataset[row] for row in rows[start : start + job.micro_batch_size]]
-        after += trainer.measure(trainer.data_collator(batch)).chosen_logps
-        beat()
+    pairs, after = [job.pairs[row] for row in rows], trainer.measure(rows).chosen_logps
     num_tokens = sum(len(pair.chosen_token_ids) for pair in pairs)
     return sum(pair.policy_logp_chosen for pair in pairs) / num_tokens, sum(after) / num_tokens
 
@@ -133,24 +123,29 @@ def chosen_logps(trainer: Any, job: TrainJob) -> tuple[float, float]:
 def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False) -> WeightUpdate:
     """Compare the trained (merged, float32) `model` with the starting policy, which is read again from disk.
 
-    Raises BackendError when a weight is not a number or when none changed in the engine's dtype.
+    Raises BackendError when a weight is not a number, in float32 or in the engine's dtype, or when none changed in the engine's
+    dtype.
     """
     engine_dtype = getattr(torch, job.engine_dtype)
     started = dict(load_policy(Path(job.policy_dir), trust_remote_code=trust_remote_code).named_parameters())
     squares, start_squares, changed, total = 0.0, 0.0, 0, 0
     for name, weight in model.named_parameters():
         beat()
-        final = weight.detach()
-        start = started.pop(name).detach().to(final.device)
-        square = float(torch.linalg.vector_norm(final - start, dtype=torch.float64)) ** 2
-        if not math.isfinite(square):
-            raise DivergedError(
-                f"training left values in {name} that are not finite; the starting policy is kept",
-                "Lower training.learning_rate.",
-            )
-        squares += square
-        start_squares += float(torch.linalg.vector_norm(start, dtype=torch.float64)) ** 2
-        changed += int((final.to(engine_dtype) != start.to(engine_dtype)).sum())
+        final = weight.detach().reshape(-1)
+        start = started.pop(name).detach().to(final.device).reshape(-1)
+        pieces = _PIECE[final.device.type]
+        for after, before in zip(final.split(pieces), start.split(pieces), strict=True):
+            difference = after - before
+            square, start_square = float(difference.dot(difference)), float(before.dot(before))
+            # the square of a value that bfloat16 does not hold is beyond float32 as well
+            if not math.isfinite(square + start_square):
+                raise DivergedError(
+                    f"training left values in {name} that are not finite; the starting policy is kept",
+                    "Lower training.learning_rate.",
+                )
+            squares += square
+            start_squares += start_square
+            changed += int(torch.count_nonzero(after.to(engine_dtype) != before.to(engine_dtype)))
         total += final.numel()
     assert not started, f"weights of the starting policy are gone: {sorted(started)[:5]}"
     if not changed:

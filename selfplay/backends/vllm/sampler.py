@@ -113,7 +113,9 @@ class VllmSampler:
         policy = read_policy_folder(folder, trust_remote_code=self._trust_remote_code)
         if self._policy is not None:
             check_same_architecture(policy, self._policy)
-        check_finite(policy)
+        if not canaries:
+            # the weights that canaries are of were checked by the trainer, and their files since then by digest
+            check_finite(policy)
 
         how, reason, verdict = "loaded", "", None
         self._served = None

@@ -26,7 +26,7 @@ from selfplay.run.stages.rows import prompt_rows, row_numbers
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.store.disk_errors import disk_full_error, is_disk_error
 from selfplay.store.lazy_table import RowReader
-from selfplay.store.manifest import policy_digest
+from selfplay.store.manifest import FileEntry, policy_digest
 from selfplay.store.writer import StageWriter
 
 NUM_CANARIES = 4
@@ -66,12 +66,12 @@ def run(context: StageContext, round_number: int) -> None:
         raise disk_full_error(scratch, error) from error
     result = _train(context, _job(context, round_number, pairs, policy, scratch), round_number)
     pairs.close()
-    adopted = [
-        entry
-        for name in ("policy", "engine")
-        if (scratch / "output" / name).is_dir()
-        for entry in writer.adopt_folder(scratch / "output" / name, name)
-    ]
+    written = [FileEntry(file.path, file.num_bytes, file.sha256) for file in result.files]
+    adopted = []
+    for name in ("policy", "engine"):
+        if (scratch / "output" / name).is_dir():
+            files = [entry for entry in written if entry.path.startswith(f"{name}/")]
+            adopted += writer.adopt_folder(scratch / "output" / name, name, files or None)
     outcome = TrainOutcome(
         skipped=False,
         policy_round=round_number,
@@ -209,6 +209,7 @@ def _job(
         max_steps=training.max_steps,
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size or training.batch_size,
+        micro_batch_tokens=training.micro_batch_tokens,
         max_length=context.inputs.max_length,
         warmup_ratio=training.warmup_ratio,
         schedule=training.schedule,
