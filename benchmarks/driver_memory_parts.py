@@ -24,6 +24,7 @@ from selfplay.core.score_table import score_table
 from selfplay.core.stages import LOGPS_SCHEMA, stage_named
 from selfplay.execution.progress import Reporter
 from selfplay.inputs.metric_requirements import Ranking
+from selfplay.inputs.models.thinking import Thinking
 from selfplay.run.driver import stage_settings
 from selfplay.run.stages.context import StageContext
 from selfplay.selection.metrics import find_metric
@@ -163,6 +164,7 @@ def run_stage(stage: str, folder: Path, num_prompts: int) -> dict[str, Any]:
     inputs: Any = SimpleNamespace(
         policy=SimpleNamespace(folder=folder / "policy", digest=DIGEST), gold_on_training=False, gold_lacks=(),
         ranking=Ranking(metric, metric, config.selection.implicit_margin), max_length=4096, mix=None, reference=None,
+        renderer=SimpleNamespace(thinking=Thinking()),
     )  # fmt: skip
     module, _, name = stage_named(stage).function.partition(":")
     function = getattr(importlib.import_module(module), name)

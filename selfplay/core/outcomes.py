@@ -16,16 +16,19 @@ from pydantic import ConfigDict
 
 from selfplay.core.parse_record import FLAT, STRICT, nested, parse_record, to_document
 from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightSync
+from selfplay.core.timing import PartSeconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Base of the records. `adopted_shards` counts shards that an earlier attempt had finished."""
+    """Base of the records. `adopted_shards` counts shards that an earlier attempt had finished. `timing`: where the time of the
+    attempt that committed the stage went, by who spent it ("driver", "sampler-0")."""
 
     stage: ClassVar[str]
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     adopted_shards: int = 0
+    timing: dict[str, PartSeconds] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `.metrics.json`."""

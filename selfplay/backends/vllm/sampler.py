@@ -30,6 +30,7 @@ from selfplay.backends.vllm.request_checks import check_requests, check_settings
 from selfplay.core.errors import BackendError, ConfigError, WeightSyncError
 from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightSync
 from selfplay.core.records import Response, schema
+from selfplay.core.timing import part
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -98,6 +99,7 @@ class VllmSampler:
             **dataclasses.asdict(self._stream.take_use()),
         }
 
+    @part("loading")
     def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         """Serve the policy in `folder`; if `digest` is served already, only report how it was loaded (0 seconds).
 
