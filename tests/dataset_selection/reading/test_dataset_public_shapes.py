@@ -263,7 +263,9 @@ def test_the_output_of_a_chat_template_is_named(tmp_path: Path) -> None:
 def test_dialogues_have_their_prompt_in_them(tmp_path: Path) -> None:
     dataset = read(tmp_path, [{**DIALOGUES, "context": "a document", "input": "z", "problem": "p"}])
     assert dataset.pairs is not None and dataset.pairs["prompt"].to_pylist() == [[user("q")]]
-    assert dataset.notes == ["'context', 'input', 'problem': not used as part of the conversation, only text turns are read"]
+    assert dataset.notes == [
+        "'context', 'input', 'problem': not used as part of the conversation, only text turns are read"
+    ]
 
 
 def test_preferences_in_a_csv_may_be_empty(tmp_path: Path) -> None:
