@@ -263,7 +263,18 @@ def test_the_output_of_a_chat_template_is_named(tmp_path: Path) -> None:
 def test_dialogues_have_their_prompt_in_them(tmp_path: Path) -> None:
     dataset = read(tmp_path, [{**DIALOGUES, "context": "a document", "input": "z", "problem": "p"}])
     assert dataset.pairs is not None and dataset.pairs["prompt"].to_pylist() == [[user("q")]]
-    assert dataset.notes == ["'context', 'input', 'problem': not used as part of the conversation, only text turns are read"]
+    assert dataset.notes == [
+        "'context', 'input', 'problem': not used as part of the conversation, only text turns are read"
+    ]
+
+
+def test_lists_as_text_are_said(tmp_path: Path) -> None:
+    """RewardBench 2 as pandas writes it into CSV. In other data the list is the answer."""
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\nq,\"['x']\",\"['y', 'z']\"\n")
+    dataset = read_dataset(str(tmp_path / "a.csv"))
+    (note,) = dataset.notes
+    assert note.startswith("'chosen', 'rejected': some texts look like lists of texts")
+    assert not read(tmp_path, [{**TEXTS_55K, "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0}]).notes
 
 
 def test_preferences_in_a_csv_may_be_empty(tmp_path: Path) -> None:
