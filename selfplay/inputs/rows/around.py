@@ -59,7 +59,7 @@ def lists_as_text(found: Survey, names: Mapping[str, str]) -> Iterator[str]:
     wrote into CSV. `names`: role -> column. (Where the prompt is written so too, they are the turns of a dialogue.)"""
     answers = [repr(names[ours]) for ours in _TEXTS if ours in names and names[ours] in found.listed]
     if answers and names.get("prompt") not in found.listed:
-        yield f"{', '.join(answers)}: some texts look like lists of texts, they are read as plain texts (write lists as JSON Lines)"
+        yield f"{', '.join(answers)}: some texts look like lists of texts, they are read as plain texts (write lists as JSONL)"
 
 
 def _may_belong(name: str, kind: Kind | None) -> bool:
