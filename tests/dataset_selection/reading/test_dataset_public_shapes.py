@@ -268,6 +268,16 @@ def test_dialogues_have_their_prompt_in_them(tmp_path: Path) -> None:
     ]
 
 
+def test_lists_as_text_are_said(tmp_path: Path) -> None:
+    """RewardBench 2 as pandas writes it into CSV. In other data the list is the answer."""
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\nq,\"['x']\",\"['y', 'z']\"\n")
+    dataset = read_dataset(str(tmp_path / "a.csv"))
+    (note,) = dataset.notes
+    assert note.startswith("'chosen', 'rejected': some texts look like lists of texts")
+    turns = read(tmp_path, [{**TEXTS_55K, "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0}])
+    assert not [note for note in turns.notes if "lists of texts" in note]
+
+
 def test_preferences_in_a_csv_may_be_empty(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,response_1,response_2,preference\nq,x,y,-1\nq,x,y,\nq,x,y,nan\nq,x,y,2\n")
     dataset = read_dataset(str(tmp_path / "a.csv"))
