@@ -9,7 +9,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 import typer.testing
 from hypothesis import HealthCheck
@@ -17,6 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from typer.testing import CliRunner, Result
 
 from selfplay.cli.main import app
+from selfplay.inputs import resolve
 from tests.helpers.configs import write_config_of
 from tests.helpers.make_run import make_run
 
@@ -32,6 +35,10 @@ hypothesis_settings.register_profile(
     "explore", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 hypothesis_settings.load_profile("suite")
+
+# The suite has a process for each core; threads of libraries would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+pa.set_cpu_count(1)
 
 # Typer builds the parsers of all commands again for each call, which takes longer than most commands.
 typer.testing._get_command = functools.cache(typer.testing._get_command)
@@ -66,6 +73,33 @@ def no_fsync() -> Iterator[None]:
     failure needs is the subject of tests/store/test_durable_crash_states.py, on recorded operations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_are_checked_once() -> Iterator[None]:
+    """What a preflight finds out by building a model without its weights is remembered while the model's files stay as they are:
+    it would be a fifth of a run on fakes."""
+
+    def once(check: Callable[..., Any]) -> Callable[..., Any]:
+        known: dict[Any, Any] = {}
+
+        def checked(folder: Path, **options: Any) -> Any:
+            files = [
+                (path, status.st_size, status.st_mtime_ns)
+                for path in sorted(folder.iterdir())
+                for status in [path.stat()]
+            ]
+            key = (folder, *files, *options.items())
+            if key not in known:
+                known[key] = check(folder, **options)
+            return known[key]
+
+        return checked
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("check_policy_loads", "check_reward_model_loads"):
+            patch.setattr(resolve, name, once(getattr(resolve, name)))
         yield
 
 

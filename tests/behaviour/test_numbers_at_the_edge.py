@@ -28,14 +28,11 @@ from tests.run.test_driver import start
 LARGEST = sys.float_info.max
 TINY = 5e-324
 EDGES = {
-    "one ulp apart": [0.3, 0.1 + 0.2],
     "one ulp apart and large": [1e17, math.nextafter(1e17, math.inf)],
-    "near the largest float": [1e308, -1e308, 0.0],
     "the largest floats": [LARGEST, -LARGEST, LARGEST / 2],
     "denormal": [TINY, 0.0, 3 * TINY],
     "tiny": [1e-200, 2e-200, -1e-200],
     "all equal": [0.25],
-    "all equal and large": [1e17],
     "all equal to the largest float": [LARGEST],
     "very different": [1e308, 1e-308, 1.0, 0.0, -1.0],
 }

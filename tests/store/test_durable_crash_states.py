@@ -31,6 +31,8 @@ from selfplay.store.run import Store
 from tests.helpers.crash_disk import Counts, Recorder, crash_states, write_tree
 from tests.helpers.outcomes import outcome_of
 
+pytestmark = pytest.mark.slow
+
 # The most states of one crash point; of more, so many are drawn by chance, all and none of the open changes among them.
 MOST = 40  # `make chaos`
 FEW = 6

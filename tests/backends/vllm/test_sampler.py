@@ -22,7 +22,7 @@ from selfplay.core.protocols import Canary, CanaryPosition, LogprobItem, SampleR
 from tests.helpers.tiny import make_tiny_llama
 
 # Not by importing it: its environment must be prepared first.
-pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")]
 
 END, LETTER = 257, 65
 # Longer than a block of the prefix cache (32 tokens), else a stale cache could not show.

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ import yaml
 
 from selfplay.quickstart.recipe import TINY
 from selfplay.quickstart.world import prepare
+from selfplay.run import loop
+from selfplay.store.run import Store
 
 # so that an engine does not hold all prompts of a round at once, and a kill finds some done and some not begun
 FEW_SLOTS = {"max_num_seqs": 16}
@@ -97,3 +100,30 @@ def selfplay(tmp_path: Path) -> Iterator[Selfplay]:
     for child in children:
         child.kill()
         child.wait()
+
+
+def wait_for(condition: Callable[[], bool], child: subprocess.Popen[str]) -> None:
+    """Until a run has come to where it is to be stopped."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert child.poll() is None, "the run ended before it was to be stopped"
+        assert time.monotonic() < deadline, "the run did not come to where it was to be stopped"
+        time.sleep(0.005)
+
+
+def num_kept(run: Path, stage: str) -> int:
+    """Shards that are kept of a stage at work ("001-sample")."""
+    return len(list((run / ".work" / stage).glob(".part-*.json")))
+
+
+def committed_rows(run: Path, rounds: int) -> dict[str, list[str]]:
+    """Digests of all tables, and of the policies' weights: a training that was killed ends with the same bits."""
+    store = Store.open(run)
+    return {
+        f"{number}/{name}": [
+            entry.sha256
+            for entry in store.commit_of(number, name).files
+            if entry.rows is not None or entry.path.endswith(".safetensors")
+        ]
+        for number, name in loop.plan(rounds)
+    }

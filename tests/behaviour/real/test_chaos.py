@@ -20,9 +20,8 @@ import pytest
 import yaml
 
 from selfplay.core.stages import STAGE_NAMES
-from selfplay.run import loop
 from selfplay.store.run import Store
-from tests.behaviour.real.conftest import PATIENCE
+from tests.behaviour.real.conftest import PATIENCE, committed_rows, num_kept, wait_for
 from tests.helpers.processes import check_gone, family_of, signal_everybody
 
 # kills in each stage of each of the two rounds
@@ -45,19 +44,6 @@ def has_begun(run: Path, number: int, stage: str, attempts: int) -> bool:
             if event["event"] == "stage" and (event["round"], event["stage"]) == (number, stage):
                 return True
     return False
-
-
-def rows_of(run: Path) -> dict[str, list[str]]:
-    """Digests of all committed tables and policies."""
-    store = Store.open(run)
-    return {
-        f"{number}/{name}": [
-            entry.sha256
-            for entry in store.commit_of(number, name).files
-            if entry.rows is not None or entry.path.endswith(".safetensors")
-        ]
-        for number, name in loop.plan(2)
-    }
 
 
 def acknowledged(run: Path) -> dict[str, bytes]:
@@ -105,7 +91,7 @@ def test_kills_in_every_stage_of_two_rounds(config: Path, tmp_path: Path, selfpl
 
     whole = tmp_path / "whole"
     selfplay(["run", config, "--run-dir", whole])
-    assert rows_of(run) == rows_of(whole)
+    assert committed_rows(run, 2) == committed_rows(whole, 2)
     for number in (1, 2):
         columns = {"sample": "response_id", "select": "pair_id", "prompts": "prompt_id"}
         for stage, column in columns.items():
@@ -128,11 +114,7 @@ def test_kills_in_every_stage_of_two_rounds(config: Path, tmp_path: Path, selfpl
 def start_sampling(arguments: list[Any], run: Path, selfplay: Callable[..., Any], shards: int) -> Any:
     """A driver that has kept so many shards of round 1."""
     child = selfplay(arguments, wait=False)
-    deadline = time.monotonic() + PATIENCE
-    while len(list((run / ".work/001-sample").glob(".part-*.json"))) < shards:
-        assert child.poll() is None, "it ended before the signal"
-        assert time.monotonic() < deadline, "it did not come to sampling"
-        time.sleep(0.005)
+    wait_for(lambda: num_kept(run, "001-sample") >= shards, child)
     return child
 
 

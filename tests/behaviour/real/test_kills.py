@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +20,8 @@ import yaml
 from safetensors.numpy import load_file
 
 from selfplay.core.outcomes import EvaluateOutcome, SampleOutcome, TrainOutcome
-from selfplay.run import loop
 from selfplay.store.run import Store
-from tests.behaviour.real.conftest import CAN_BE_ALONE, PATIENCE
+from tests.behaviour.real.conftest import CAN_BE_ALONE, PATIENCE, committed_rows, num_kept, wait_for
 from tests.helpers.processes import check_gone, family_of, lines_of, signal_everybody
 
 GOLD = """
@@ -42,14 +40,6 @@ def shards(run: Path) -> dict[str, str]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], child: psutil.Popen) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert child.poll() is None, "the run ended before it was to be stopped"
-        assert time.monotonic() < deadline, "the run did not come to where it was to be stopped"
-        time.sleep(0.005)
-
-
 def kill(child: psutil.Popen) -> None:
     """SIGKILL, then check that everything the driver had started is gone within seconds."""
     family = family_of(child)
@@ -57,23 +47,6 @@ def kill(child: psutil.Popen) -> None:
     child.kill()
     child.wait()
     check_gone(family)
-
-
-def kept(run: Path, stage: str) -> int:
-    return len(list((run / ".work" / stage).glob(".part-*.json")))
-
-
-def committed_rows(run: Path) -> dict[str, list[str]]:
-    """Digests of all tables, and of the policies' weights: a training that was killed ends with the same bits."""
-    store = Store.open(run)
-    return {
-        f"{number}/{name}": [
-            entry.sha256
-            for entry in store.commit_of(number, name).files
-            if entry.rows is not None or entry.path.endswith(".safetensors")
-        ]
-        for number, name in loop.plan(1)
-    }
 
 
 @pytest.fixture
@@ -98,14 +71,14 @@ def test_a_stop_while_sampling_and_a_kill_while_training_lose_nothing(
 ) -> None:
     run = tmp_path / "run"
     child = selfplay(["run", small, "--run-dir", run], wait=False)
-    wait_for(lambda: kept(run, "001-sample") >= 1, child)
+    wait_for(lambda: num_kept(run, "001-sample") >= 1, child)
     family = signal_everybody(child, signal.SIGTERM)
     assert child.wait(timeout=PATIENCE) == 143
     check_gone(family)
     end = Store.open(run).attempt_documents()[-1]["end"]
     assert (end["outcome"], end["message"]) == ("interrupted", "stopped as asked; what was committed is kept")
-    before, num_kept = shards(run), kept(run, "001-sample")
-    assert 1 <= num_kept < 24
+    before, kept = shards(run), num_kept(run, "001-sample")
+    assert 1 <= kept < 24
 
     child = selfplay(["resume", run, "cluster.sampler.replicas=1"], wait=False)
     wait_for(lambda: any((run / ".work/001-trainer").rglob(".SEAL.json")), child)
@@ -116,7 +89,7 @@ def test_a_stop_while_sampling_and_a_kill_while_training_lose_nothing(
     selfplay(["resume", run, "cluster.sampler.replicas=2"])
     assert before.items() <= shards(run).items()
     store = Store.open(run)
-    assert store.outcome(1, SampleOutcome).to_json()["adopted_shards"] == num_kept
+    assert store.outcome(1, SampleOutcome).to_json()["adopted_shards"] == kept
     assert store.outcome(1, TrainOutcome).to_json()["resumed_from_step"] > 0, (
         "training began anew instead of from its checkpoint"
     )
@@ -127,7 +100,7 @@ def test_a_stop_while_sampling_and_a_kill_while_training_lose_nothing(
     selfplay(["run", small, "--run-dir", whole, "cluster.sampler.replicas=1"], alone=CAN_BE_ALONE)
     if CAN_BE_ALONE:  # root is needed for a network of its own; the rest of this test is for everybody
         assert "attempts to leave this machine: 0\n" in (tmp_path / "output.txt").read_text()
-    assert committed_rows(run) == committed_rows(whole)
+    assert committed_rows(run, 1) == committed_rows(whole, 1)
     (change,) = Store.open(whole).outcome(1, EvaluateOutcome).to_json()["weight_changes"]
     assert change["how"] == "reloaded", "the engine that sampled serves the new policy"
     assert change["canary_positions"] > 0 and change["canary_error"] < 1e-3

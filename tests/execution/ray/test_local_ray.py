@@ -23,6 +23,8 @@ from selfplay.execution.ray import orphan_reaper as reaper
 from selfplay.execution.ray.local_ray import LocalRay
 from tests.helpers.processes import check_gone
 
+pytestmark = pytest.mark.slow
+
 DRIVER = """
 import sys
 from pathlib import Path

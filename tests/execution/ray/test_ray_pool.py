@@ -21,6 +21,8 @@ from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
 from tests.helpers.processes import is_alive, workers_find_the_tests
 
+pytestmark = pytest.mark.slow
+
 MakePool = Callable[..., RayPool]
 
 

@@ -24,6 +24,8 @@ from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
 from tests.helpers.processes import check_gone, is_alive, workers_find_the_tests
 
+pytestmark = pytest.mark.slow
+
 MakePool = Callable[..., RayPool]
 # seconds without a beat that a worker of these tests is given: more than a busy machine takes to come to the first
 DEADLINE = 5.0
