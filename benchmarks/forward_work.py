@@ -80,6 +80,6 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def best(loops: dict[int, Callable[[], Any]]) -> int:
-    """The batch size whose loop is the fastest of two tries each."""
-    tries = {size: min(seconds(loop) for _ in range(2)) for size, loop in loops.items()}
+    """The batch size whose loop is the fastest."""
+    tries = {size: seconds(loop) for size, loop in loops.items()}
     return min(tries, key=tries.__getitem__)

@@ -15,7 +15,7 @@ from benchmarks.figures import Figure, Given, Measured, alternate, median_of, ra
 from benchmarks.forward_work import MEDIUM, Work, best, make_model, make_work, padded, seconds
 from benchmarks.logprobs_stage import stage_seconds
 
-BATCH_SIZES = (4, 8, 16, 32)
+BATCH_SIZES = (4, 8, 16)
 
 
 def measure(given: Given) -> Measured:
@@ -70,8 +70,8 @@ def measure(given: Given) -> Measured:
             }
             return alternate({name: partial(seconds, run) for name, run in runs.items()}, given.num_runs), error
 
-        pairs, error = compared(make_work(given.scaled(64), 2, 16, 60))
-        shared, shared_error = compared(make_work(given.scaled(16), 8, 60, 60))
+        pairs, error = compared(make_work(given.scaled(24), 2, 16, 60))
+        shared, shared_error = compared(make_work(given.scaled(6), 8, 60, 60))
         ours.release()
         stages, stage_error = stage_seconds(given, folder / "stage")
     what = "responses of 60 words, policy of 9 M parameters, one thread"
@@ -79,11 +79,11 @@ def measure(given: Given) -> Measured:
     return Measured(
         [
             median_of("logprobs_over_loop_in_given_order", ratios(pairs["given order"], pairs["ours"]),
-                      work=f"64 prompts of 16 words with 2 {what}", bar=1.5, **more),
+                      work=f"24 prompts of 16 words with 2 {what}", bar=1.5, **more),
             median_of("logprobs_over_sorted_loop", ratios(pairs["sorted"], pairs["ours"]),
-                      work=f"64 prompts of 16 words with 2 {what}", bar=1.0, **more),
+                      work=f"24 prompts of 16 words with 2 {what}", bar=1.0, **more),
             median_of("logprobs_shared_prompts_over_sorted_loop", ratios(shared["sorted"], shared["ours"]),
-                      work=f"16 prompts of 60 words with 8 {what}", bar=1.3, **more),
+                      work=f"6 prompts of 60 words with 8 {what}", bar=1.3, **more),
             Figure("logprobs_largest_error", max(error, shared_error), "nats a token", "against the sorted loop", bar=1e-5),
             median_of("logprobs_stage_engine_over_model", ratios(stages["model"], stages["engine"]),
                       work="the whole stage, 256 pairs of a round, policy as that of the quickstart", bar=3.0, **more),

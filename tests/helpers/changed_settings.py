@@ -99,6 +99,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "selection.min_per_group": ("identity", 5, {"selection": {"group_column": "topic", "keep": 0.4}}),
     "selection.max_per_prompt": ("identity", 2, {"pairs": {"build": "all"}}),
     "selection.first_round_metric": ("identity", "full", DPO_FORM),
+    "selection.logprobs.source": ("identity", "model", {}),
     "training.loss": ("identity", "simpo", {}),
     "training.start": ("identity", "initial", {}),
     "training.reference": ("identity", "previous", {}),

@@ -185,6 +185,7 @@ class TorchLogprobs:
             return none
         agrees = sharing.check(
             shared,
+            min(self._batch_tokens, max(1, _MAX_LOGITS // self._cache.vocab_size)),
             lambda few: self._forward_shared(items, few),
             lambda few: self._forward([items[row] for row in few]),
         )

@@ -131,7 +131,7 @@ class RewardModel:
         if not shared.rows:
             return none
         agrees = self._shared_prompts.check(
-            shared, self._forward_shared, lambda few: self._forward([rows[row] for row in few])
+            shared, self._batch_tokens, self._forward_shared, lambda few: self._forward([rows[row] for row in few])
         )
         return shared if agrees else none
 

@@ -36,9 +36,11 @@ class SharedRows:
     prompt_of_row: list[int]
     suffixes: list[list[int]]
 
-    def few(self) -> SharedRows:
-        """The first rows of the first prompt."""
-        size = min(_NUM_CHECKED, self.prompt_of_row.count(0))
+    def few(self, most_tokens: int) -> SharedRows:
+        """The first rows of the first prompt: one at least, else so many that they have `most_tokens` with padding."""
+        suffixes = self.suffixes[: self.prompt_of_row.count(0)]
+        longest = len(self.prompts[0]) + max(map(len, suffixes))
+        size = max(1, min(_NUM_CHECKED, len(suffixes), most_tokens // longest))
         return SharedRows(self.prompts[:1], self.rows[:size], self.prompt_of_row[:size], self.suffixes[:size])
 
 
@@ -74,12 +76,16 @@ class SharedPrompts:
         self._is_checked = False
 
     def check(
-        self, rows: SharedRows, shared: Callable[[SharedRows], list[float]], plain: Callable[[list[int]], list[float]]
+        self,
+        rows: SharedRows,
+        most_tokens: int,
+        shared: Callable[[SharedRows], list[float]],
+        plain: Callable[[list[int]], list[float]],
     ) -> bool:
-        """Whether to share prompts: compares the results of a few rows once. `shared` and `plain` give one number for each
-        row."""
+        """Whether to share prompts: compares the results of a few rows once, `most_tokens` in a pass. `shared` and `plain` give
+        one number for each row."""
         if not self._is_checked:
-            few = rows.few()
+            few = rows.few(most_tokens)
             ours = shared(few)
             self.possible = bool(ours) and _agree(ours, plain(few.rows), self._model.dtype)
             self._is_checked = True
@@ -122,7 +128,7 @@ class _PromptPass:
         with torch.inference_mode():
             model.base_model(input_ids=input_ids, attention_mask=self._mask, past_key_values=cache, use_cache=True)
         self._layers = cache.layers
-        self.is_kept = all(layer.get_seq_length() == self.width for layer in cache.layers)
+        self.is_kept = bool(cache.layers) and all(layer.get_seq_length() == self.width for layer in cache.layers)
 
     def arguments(self, prompt_of_row: list[int], suffixes: list[list[int]], pad_token_id: int) -> dict[str, Any]:
         """The arguments of the model for a batch of suffixes."""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from selfplay.core.errors import BackendError
 from selfplay.core.logprob_tolerance import bound, largest_and_mean
+from selfplay.core.losses import LOSSES
 from selfplay.core.outcomes import LogprobsCheck
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.stages import CHECKED, LOGPS_SCHEMA
@@ -41,6 +42,12 @@ def wants_engine_logps(context: StageContext, round_number: int) -> bool:
     if context.settings.selection.logprobs.source == "model":
         return False
     return context.trained_policy(round_number).digest == context.policy(round_number - 1).digest
+
+
+def trains_on_model_logps(context: StageContext, source: str) -> bool:
+    """Whether a training needs log-probs of kept pairs that stage *logprobs*, with this source, has only from the engine. A loss
+    without a reference uses none of the table's: it only compares the trainer's own with some of them."""
+    return source == "engine" and not LOSSES[context.settings.training.loss].reference_free
 
 
 def engine_logps(context: StageContext, wanted: Sequence[tuple[int, pa.Array]], policy: Policy) -> pa.Table:

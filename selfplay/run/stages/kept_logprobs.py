@@ -1,8 +1,7 @@
 """The log-probs that a training uses: the model's, in the trainer's precision, of every kept pair (first part of stage *train*).
 
 Stage *logprobs* has them already where the model passed over the candidates. Of responses that were ranked by the log-probs of
-their engine the model computes them here, for the kept pairs alone. A loss without a reference uses no log-probs of the table:
-it only compares the trainer's own with some of them, for which those of the engine, which were checked, are good enough.
+their engine the model computes them here, for the kept pairs alone.
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfplay.core.losses import LOSSES
 from selfplay.core.outcomes import LogprobsOutcome
 from selfplay.core.stages import POLICY, REFERENCE
 from selfplay.execution.sharding import cut, quarantined
 from selfplay.run.stages.context import StageContext
-from selfplay.run.stages.engine_logps import engine_logps
+from selfplay.run.stages.engine_logps import engine_logps, trains_on_model_logps
 from selfplay.run.stages.logprobs import forward
 from selfplay.run.stages.rows import kept_responses, logprob_items
 from selfplay.store.writer import StageWriter
@@ -28,10 +26,7 @@ def training_logprobs(context: StageContext, round_number: int, writer: StageWri
     trains on; and the ids of the responses that have none, because they killed their worker in this pass."""
     table = context.store.table(round_number, "logprobs", columns=_LOGPS)
     none = pa.array([], pa.string())
-    if (
-        context.store.outcome(round_number, LogprobsOutcome).source != "engine"
-        or LOSSES[context.settings.training.loss].reference_free
-    ):
+    if not trains_on_model_logps(context, context.store.outcome(round_number, LogprobsOutcome).source):
         return table, none
     policy, reference = context.trained_policy(round_number), context.reference_policy(round_number)
     kept = [(number, kept_responses(context, number)) for number in context.data_rounds(round_number)]

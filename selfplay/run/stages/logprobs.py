@@ -24,7 +24,7 @@ from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import LazyItems, cut, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Policy, StageContext
-from selfplay.run.stages.engine_logps import choose_source, engine_logps
+from selfplay.run.stages.engine_logps import choose_source, engine_logps, trains_on_model_logps
 from selfplay.run.stages.rows import candidate_responses, kept_responses, logprob_items, responses_of
 from selfplay.selection.metrics import columns_needed
 from selfplay.selection.metrics.inputs import REFERENCE_LOGPS
@@ -42,9 +42,10 @@ def run(context: StageContext, round_number: int) -> None:
     row = pc.index_in(names, value_set=given["response_id"].combine_chunks())
     source = choose_source(context, round_number, writer, policy, items, row, given, no_logprob(context))
     row = pc.index_in(names, value_set=source.given["response_id"].combine_chunks())
-    size = context.settings.sampling.shard_size
-    shards = cut(items, size)
-    lacking = [_lacking(shard, row.slice(index * size, size)) for index, shard in enumerate(shards)]
+    shards = cut(items, context.settings.sampling.shard_size)
+    starts = np.cumsum([0, *map(len, shards)])
+    given_rows = [row.slice(start, len(shard)) for start, shard in zip(starts, shards, strict=False)]
+    lacking = [_lacking(shard, rows) for shard, rows in zip(shards, given_rows, strict=True)]
     other = reference is not None and reference.digest != policy.digest
     everywhere = source.name == "model" or _ranks_by_reference(context, round_number)
     if reference is not None and other:
@@ -53,7 +54,7 @@ def run(context: StageContext, round_number: int) -> None:
         )
 
     def complete(index: int, table: pa.Table | None) -> pa.Table:
-        here = source.given.take(row.slice(index * size, size).drop_null())
+        here = source.given.take(given_rows[index].drop_null())
         if reference is None or not other:
             return _complete(table, here, policy, is_reference=reference is not None)
         return _complete(table, here, policy, writer.read_shard(index, REFERENCE), of_given=everywhere)
@@ -64,7 +65,8 @@ def run(context: StageContext, round_number: int) -> None:
         title=f"round {round_number} logprobs", unit="responses", quarantine=no_logprob(context),
     )  # fmt: skip
     made = metric_inputs.make(context, round_number, writer, policy)
-    context.workers.logprobs.broadcast("release")
+    if not trains_on_model_logps(context, source.name):  # otherwise the kept pairs come next
+        context.workers.logprobs.broadcast("release")
     outcome = LogprobsOutcome(
         num_responses=len(items),
         quarantined=quarantined(writer, "", REFERENCE, CHECKED, *metric_inputs.TABLES.values()),

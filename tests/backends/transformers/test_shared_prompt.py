@@ -12,6 +12,7 @@ from selfplay.backends.transformers import shared_prompt as module
 from selfplay.backends.transformers.logprobs import TorchLogprobs
 from selfplay.backends.transformers.reward_model import RewardModel
 from selfplay.core.protocols import LogprobItem, ScoreItem
+from tests.helpers.families import FAMILIES, make_model
 from tests.helpers.tiny import make_tiny_llama, make_tiny_reward_model
 
 
@@ -108,6 +109,14 @@ def test_only_plain_decoders_with_full_attention_share(policy: str, changes: dic
     for name, value in changes.items():
         setattr(model.config, name, value)
     assert not module.SharedPrompts(model).possible
+
+
+@pytest.mark.parametrize("name, shares", [("gpt2", True), ("qwen3-moe", True), ("mistral", False)])
+def test_families(tmp_path: Path, name: str, shares: bool) -> None:
+    asked, backend, folder = items(), TorchLogprobs(), str(make_model(FAMILIES[name], tmp_path))
+    alone = [backend.logprobs(folder, "a", [item])["logp"][0].as_py() for item in asked]
+    assert backend.logprobs(folder, "a", asked)["logp"].to_pylist() == pytest.approx(alone, abs=1e-4)
+    assert backend._cache.shared_prompts.possible is shares
 
 
 def test_which_rows_share() -> None:
