@@ -32,7 +32,7 @@ from selfplay.store import durable
 from selfplay.store.durable import pretty_json
 from selfplay.store.run import Store
 
-NUM_RESPONSES, NUM_TOKENS, PROMPT_TOKENS = 8, 200, 100
+NUM_RESPONSES, NUM_TOKENS, PROMPT_TOKENS = 8, 500, 100
 LETTERS_A_TOKEN = 4
 SHARD_SIZE = 64
 VOCABULARY = 32_000

@@ -8,7 +8,6 @@ import typer
 
 from selfplay.cli.arguments import Json, Round, Run
 from selfplay.cli.selection_view import diagnostic_lines, warning_lines
-from selfplay.cli.timing_view import timing_lines
 from selfplay.core.escape import escape_terminal
 from selfplay.core.format import duration, number
 from selfplay.core.terminal import bar, table, write_document
@@ -71,6 +70,8 @@ def command(
 
 
 def _timing_text(document: dict[str, Any]) -> str:
+    from selfplay.cli.timing_view import timing_lines
+
     return f"{_head(document)}\n\n{timing_lines(document['timing'])}"
 
 
