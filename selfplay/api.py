@@ -175,7 +175,7 @@ def resume(
     prepared = driver.preflight(
         pinned.config, pinned.search_path, store.layout.root, store, force=force, pinned=pinned, say=reporter.say
     )
-    if trust_code:
+    if trust_code or given:  # what the command names is trusted as well
         note_begun(store.run_id, pinned.code, reporter.say)
     driver.resume(
         store, prepared, before, pins, reporter, grace, workers,

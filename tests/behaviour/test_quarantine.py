@@ -37,6 +37,7 @@ from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run.driver import MakeWorkers
 from selfplay.store.run import Store
+from tests.helpers.configs import write_config_of
 from tests.helpers.fakes import FakePool, Fakes, FakeScorer
 from tests.run.test_driver import end_of, is_complete, resume, start
 
@@ -48,9 +49,10 @@ def prompts_of(store: Store, number: int) -> list[str]:
     return ids
 
 
-@pytest.fixture
-def undisturbed(write_config: WriteConfig, tmp_path: Path) -> Store:
-    return start(write_config(rounds=1), tmp_path / "whole", Fakes())
+@pytest.fixture(scope="module")
+def undisturbed(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return start(write_config_of(tiny_world, folder, rounds=1), folder / "whole", Fakes())
 
 
 def test_a_prompt_that_kills_its_engine_has_no_responses_and_the_others_have_theirs(

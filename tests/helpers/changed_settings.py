@@ -132,7 +132,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "evaluation.num_responses": ("identity", 2, {}),
     "evaluation.greedy": ("identity", False, {}),
     "evaluation.max_tokens": ("identity", 4, {}),
-    "evaluation.gold": ("content", "m:gold", {}),
+    "evaluation.gold": ("content", "m:gold", {"evaluation": {"source": "org/held", "gold": "n:gold"}}),
     "cluster.address": ("resource", "10.0.0.1:6379", {}),
     **{f"cluster.sampler.{key}": ("resource", value, {}) for key, value in ROLE.items()},
     **{f"cluster.scorer.{key}": ("resource", value, {}) for key, value in ROLE.items()},
