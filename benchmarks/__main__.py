@@ -17,6 +17,10 @@ from benchmarks.figures import Given, Measured
 # Each is a module with `measure(given: Given) -> Measured`.
 NAMES = (
     "orchestration",
+    "scoring",
+    "logprobs",
+    "training",
+    "weights",
     "commands",
     "opening",
     "ranking",

@@ -1,6 +1,6 @@
 """Benchmark `driver_memory`: what the driver needs for a round of a million prompts, stage by stage.
 
-The tables of *prompts* and *sample* (8 responses of 200 tokens for each prompt) are made on disk. Then each stage runs in a
+The tables of *prompts* and *sample* (8 responses of 500 tokens for each prompt) are made on disk. Then each stage runs in a
 process of its own, with fake workers in that process. Bar: the memory of the process grows by less than 1.5 GB in each stage; in
 *train*, up to the first optimizer step. What is measured is the peak of resident memory, Arrow's buffers and the items that are
 under way included, less what is resident after the imports.

@@ -133,6 +133,16 @@ class PairsConfig(Section):
 _OF_THE_REFERENCE = ("dpo_gap",)
 
 
+class LogprobsConfig(Section):
+    """Where the log-probs come from by which pairs are ranked."""
+
+    source: Literal["auto", "engine", "model"] = identity(
+        "auto",
+        "engine: those that the sampler computed with the responses, where the sampler served the policy that is trained; "
+        "model: a forward pass over all candidates; auto: engine if the dtypes allow it and a check of 64 responses passes",
+    )
+
+
 class SelectionConfig(Section):
     """Which pairs are kept."""
 
@@ -164,6 +174,7 @@ class SelectionConfig(Section):
     first_round_metric: str | None = identity(
         None, "what ranks in round 1, where policy = reference = initial, when the metric compares the two (a name)"
     )
+    logprobs: LogprobsConfig = tagged("identity", LogprobsConfig(), "where the log-probs of the candidates come from")
 
     @field_validator("metric", "first_round_metric")
     @classmethod
@@ -313,6 +324,17 @@ class Config(Section):
             if self.training.start == "initial":
                 raise ValueError(
                     "selection.implicit_margin: dpo with training.start: initial and reference: initial is always 0"
+                )
+        if self.selection.logprobs.source == "engine":
+            if self.training.start == "initial":
+                raise ValueError(
+                    "selection.logprobs.source: engine needs training.start: previous: from round 2 on the sampler serves "
+                    "another policy than the initial one. Use auto"
+                )
+            if self.policy.dtype == "bfloat16" and self.training.precision == "float32":
+                raise ValueError(
+                    "selection.logprobs.source: engine: an engine in bfloat16 (policy.dtype) does not give the log-probs of a "
+                    "trainer in float32 (training.precision). Use auto, or the same dtype for both"
                 )
         if self.sampling.num_responses < 2:
             raise ValueError("sampling.num_responses must be 2 or more: a pair takes two responses")

@@ -34,7 +34,8 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How to sample. `temperature` 0 is greedy (then `num_responses` is 1 and seeds are not used)."""
+    """How to sample. `temperature` 0 is greedy (then `num_responses` is 1 and seeds are not used). `logprobs`: the log-probs of
+    the sampled tokens are wanted too."""
 
     num_responses: int
     temperature: float
@@ -46,6 +47,7 @@ class SamplingSettings:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     stop_token_ids: tuple[int, ...] = ()
+    logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,8 @@ class Sampler(Protocol):
         """Serve the policy in `folder`. A no-op that still reports when `digest` is being served already."""
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
-        """Columns prompt_id, response_index, seed, token_ids, num_tokens, text, finish_reason: a row for each of a
-        request's indices, in the order of the requests."""
+        """Columns prompt_id, response_index, seed, token_ids, num_tokens, text, finish_reason, sampler_logp (null unless the
+        settings ask for log-probs): a row for each of a request's indices, in the order of the requests."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pydantic import ConfigDict
 from selfplay.core.errors import CorruptionError
 from selfplay.core.outcomes import Outcome
 from selfplay.core.parse_record import STRICT, parse_record
+from selfplay.core.timing import part
 from selfplay.store import durable
 from selfplay.store.commits import Commit, write_commit
 from selfplay.store.layout import (
@@ -104,6 +105,7 @@ class StageWriter:
             raise CorruptionError(str(item), shard_remedy(sidecar))
         self._entries[name] = dataclasses.replace(entry, path=name)
 
+    @part("writing")
     def write_shard(self, index: int, rows: pa.Table, table: str = "") -> None:
         """Keep one shard, in the place of an earlier one if there is one: durable when this returns. A kill in between leaves
         neither or the new one."""
@@ -128,6 +130,7 @@ class StageWriter:
         """All shards of a table, in order."""
         return pa.concat_tables([self.read_shard(index, table, columns) for index in sorted(self.shards(table))])
 
+    @part("committing")
     def adopt_folder(self, source: Path, name: str, files: Sequence[FileEntry] | None = None) -> list[FileEntry]:
         """Move a finished folder of files (a policy) into the stage and fsync it. Returns its files with their digests: `files`,
         where its writer has hashed them (by path in the stage), else they are hashed here, for the only time in an attempt. They

@@ -84,17 +84,11 @@ def other_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @ALL
-def test_a_run_says_each_file_of_its_code_with_its_digest(begin: Callable[[str], Begun], setting: str) -> None:
-    run = begin(setting)
-    files = [run.file, *run.file.parent.glob("mine_helper*.py")]
-    for file in files:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        assert f"code that will run: {setting}: {file} (sha256 {digest})" in run.said.getvalue()
-
-
-@ALL
 def test_a_run_that_was_begun_here_is_continued_without_a_question(begin: Callable[[str], Begun], setting: str) -> None:
     run = begin(setting)
+    for file in (run.file, *run.file.parent.glob("mine_helper*.py")):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert f"code that will run: {setting}: {file} (sha256 {digest})" in run.said.getvalue()
     copied = run.root.with_name("copied")
     run.root.rename(copied)
     said = io.StringIO()
@@ -171,6 +165,37 @@ def test_a_run_without_code_asks_nothing(
     selfplay.start(write_config(rounds=1), run_dir=tmp_path / "run", reporter=quiet, workers=Fakes())
     other_user(monkeypatch, tmp_path)
     selfplay.resume(tmp_path / "run", rounds=2, reporter=quiet, workers=Fakes())
+
+
+def test_a_received_run_asks_before_it_joins_the_cluster_that_it_names(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever controls a cluster decides what runs there, and gets texts, weights and the secrets of its nodes."""
+    run, quiet = tmp_path / "run", Reporter(quiet=True)
+
+    def resume(**more: Any) -> None:
+        selfplay.resume(run, reporter=quiet, workers=Fakes(), **more)
+
+    selfplay.start(
+        write_config(rounds=1, prompts={"per_round": 10}, cluster={"address": "10.0.0.5:6379"}),
+        run_dir=run,
+        reporter=quiet,
+        workers=Fakes(),
+    )
+    resume(rounds=2)
+    other_user(monkeypatch, tmp_path)
+    with pytest.raises(ConfigError, match=r"not begun by you .*\n.*cluster.address: .*10\.0\.0\.5:6379"):
+        resume(rounds=3)
+    with pytest.raises(ConfigError, match="not begun by you"):
+        api.plan_fork(run, from_round=0, run_dir=tmp_path / "fork")
+    resume(rounds=3, **{"cluster.address": None})
+    with pytest.raises(
+        ConfigError, match=r"other code.*\n.*10\.0\.0\.6"
+    ):  # the run is the user's now, this file of it is not
+        rewrite(run / "attempts/0003/attempt.json", lambda d: d["config"]["cluster"].update(address="10.0.0.6:6379"))
+        resume(rounds=4)
+    resume(rounds=4, **{"cluster.address": "10.0.0.7:6379"})
+    resume(rounds=5)  # an address that the user has given is not asked for again
 
 
 def test_a_function_that_the_fork_itself_names_is_the_users_own_choice(

@@ -119,6 +119,18 @@ def test_a_config_cannot_be_changed() -> None:
         ({"selection": {"beta": 0.1}}, "`beta` goes with implicit_margin: dpo"),
         ({"selection": {"first_round_metric": "random"}}, "`first_round_metric` goes with implicit_margin: dpo"),
         ({"selection": {"implicit_margin": "dpo"}}, "needs a reference that differs from the policy"),
+        (
+            {"selection": {"logprobs": {"source": "engine"}}, "training": {"start": "initial"}},
+            "source: engine needs training.start: previous",
+        ),
+        (
+            {
+                "selection": {"logprobs": {"source": "engine"}},
+                "policy": {"dtype": "bfloat16"},
+                "training": {"precision": "float32"},
+            },
+            "does not give the log-probs of a trainer in float32",
+        ),
         ({"selection": {"implicit_margin": "dpo"}, "training": {"reference": "initial"}}, "not defined in round 1"),
         (
             {

@@ -16,11 +16,10 @@ from selfplay.backends.trl.config import expected_first_loss
 from selfplay.backends.trl.policy_files import load_policy
 from selfplay.core.errors import BackendError, DivergedError
 from selfplay.core.heartbeat import beat
+from selfplay.core.logprob_tolerance import LARGEST_FLOAT32, MEAN_BF16
 from selfplay.core.protocols import Canary, CanaryPosition, TrainJob
 
 NUM_CHECKED_PAIRS = 64
-_MAX_ERROR_FLOAT32 = 1e-4
-_MEAN_ERROR_BF16 = 0.02
 # First loss against its value at zero margin, relative to the larger of that value, beta and 1.
 _LOSS_ERROR_FLOAT32 = 1e-3
 _LOSS_ERROR_BF16 = 0.05
@@ -71,7 +70,7 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
             "Its code has dropout or noise that no setting switches off: remove it from a copy of the model.",
         )
     loss, errors, worst = _hold_against_table(trainer, job, rows)
-    if trainer.shares_prompts and not worst[0] <= _MAX_ERROR_FLOAT32:
+    if trainer.shares_prompts and not worst[0] <= LARGEST_FLOAT32:
         # the model mixes positions in another way than its config says, unless the table is wrong
         trainer.share_prompts(False)
         loss, errors, worst = _hold_against_table(trainer, job, rows)
@@ -79,7 +78,7 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
     # a mixture of experts adds its load-balancing loss, whose value is not known beforehand
     expected = None if trainer.aux_loss_enabled else expected_first_loss(job)
     check = StartCheck(len(rows), loss, expected, worst[0], mean)
-    seen, allowed, what = (mean, _MEAN_ERROR_BF16, "mean") if bf16 else (worst[0], _MAX_ERROR_FLOAT32, "largest")
+    seen, allowed, what = (mean, MEAN_BF16, "mean") if bf16 else (worst[0], LARGEST_FLOAT32, "largest")
     if not seen <= allowed:
         raise BackendError(
             f"the log-probs of the policy in {job.policy_dir} differ from policy_logp in the pairs: the {what} "
