@@ -20,6 +20,8 @@ NAMES = (
     "driver_cost",
     "scoring",
     "logprobs",
+    "training",
+    "weights",
     "commands",
     "opening",
     "ranking",

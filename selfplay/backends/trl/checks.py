@@ -4,6 +4,7 @@ that the weights which the engine will load have changed and are finite."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,32 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
             f"the policy in {job.policy_dir} computes another function in training mode than in evaluation mode",
             "Its code has dropout or noise that no setting switches off: remove it from a copy of the model.",
         )
-    errors: list[float] = []
-    worst = (-1.0, "")
+    loss, errors, worst = _hold_against_table(trainer, job, rows)
+    if trainer.shares_prompts and not worst[0] <= LARGEST_FLOAT32:
+        # the model mixes positions in another way than its config says, unless the table is wrong
+        trainer.share_prompts(False)
+        loss, errors, worst = _hold_against_table(trainer, job, rows)
+    mean = math.fsum(errors) / len(errors)
+    # a mixture of experts adds its load-balancing loss, whose value is not known beforehand
+    expected = None if trainer.aux_loss_enabled else expected_first_loss(job)
+    check = StartCheck(len(rows), loss, expected, worst[0], mean)
+    seen, allowed, what = (mean, MEAN_BF16, "mean") if bf16 else (worst[0], LARGEST_FLOAT32, "largest")
+    if not seen <= allowed:
+        raise BackendError(
+            f"the log-probs of the policy in {job.policy_dir} differ from policy_logp in the pairs: the {what} "
+            f"difference is {seen:.3g} a token, {allowed:g} is allowed ({worst[1]})",
+            "The table was made with another model or other token ids. Run the stage logprobs again with this policy.",
+        )
+    _check_loss(check, job, bf16=bf16)
+    return check
+
+
+def _hold_against_table(
+    trainer: Any, job: TrainJob, rows: Sequence[int]
+) -> tuple[float, list[float], tuple[float, str]]:
+    """The loss of these rows, and how far the log-prob of each response is from the table (nats a token): all distances, and the
+    largest with a description."""
+    errors, worst = list[float](), (-1.0, "")
     measured = trainer.measure(rows)
     for row, chosen, rejected in zip(rows, measured.chosen_logps, measured.rejected_logps, strict=True):
         pair = job.pairs[row]
@@ -82,19 +107,7 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
             if not error <= worst[0]:
                 worst = (error, f"pair {pair.pair_id}: {own:.4f} here, {table:.4f} in the table, {len(tokens)} tokens")
             errors.append(error)
-    mean = math.fsum(errors) / len(errors)
-    # a mixture of experts adds its load-balancing loss, whose value is not known beforehand
-    expected = None if trainer.aux_loss_enabled else expected_first_loss(job)
-    check = StartCheck(len(rows), measured.loss, expected, worst[0], mean)
-    seen, allowed, what = (mean, MEAN_BF16, "mean") if bf16 else (worst[0], LARGEST_FLOAT32, "largest")
-    if not seen <= allowed:
-        raise BackendError(
-            f"the log-probs of the policy in {job.policy_dir} differ from policy_logp in the pairs: the {what} "
-            f"difference is {seen:.3g} a token, {allowed:g} is allowed ({worst[1]})",
-            "The table was made with another model or other token ids. Run the stage logprobs again with this policy.",
-        )
-    _check_loss(check, job, bf16=bf16)
-    return check
+    return measured.loss, errors, worst
 
 
 def _check_loss(check: StartCheck, job: TrainJob, *, bf16: bool) -> None:

@@ -28,9 +28,6 @@ from selfplay.backends.trl.shared_prompts import may_share
 from selfplay.core.errors import BackendError
 from selfplay.core.heartbeat import beat
 
-# Per token of a response: rounding in float32, where a mask that is not kept gives differences of 0.01 and more.
-MAX_SHARING_ERROR = 1e-5
-
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -77,31 +74,18 @@ class _PairTrainerMixin:
         loss = super().compute_loss(model, inputs)  # type: ignore[misc]
         return loss if num_items_in_batch is None else loss * (num_pairs(inputs) / num_items_in_batch)
 
-    def share_prompts(self, rows: Sequence[int]) -> bool:
-        """Compute a prompt once for both of its responses from here on, if the log-probs of these rows are then the same. Returns
-        whether that is so."""
-        model: Any = self.model  # type: ignore[attr-defined]
-        if self.aux_loss_enabled or not may_share(model):  # type: ignore[attr-defined]
-            return False
-        apart = self.measure(rows)
-        self._set_sharing(True)
-        together = self.measure(rows)
-        differences = [
-            abs(one - other) / len(self.train_dataset[row][side])  # type: ignore[attr-defined]
-            for side, before, after in (
-                ("chosen_ids", apart.chosen_logps, together.chosen_logps),
-                ("rejected_ids", apart.rejected_logps, together.rejected_logps),
-            )
-            for row, one, other in zip(rows, before, after, strict=True)
-        ]
-        # a NaN is a difference
-        equal = all(difference <= MAX_SHARING_ERROR for difference in differences)
-        self._set_sharing(equal)
-        return equal
-
-    def _set_sharing(self, shares: bool) -> None:
+    def share_prompts(self, wanted: bool) -> None:
+        """Compute a prompt once for both of its responses, where the config of the model allows it, or no longer. Whether the
+        log-probs stay what they are is for the caller to check."""
+        # the load-balancing loss of a mixture of experts counts each token of the padded batch
+        shares = wanted and not self.aux_loss_enabled and may_share(self.model)  # type: ignore[attr-defined]
         self.model.response_head.shares_prompts = shares  # type: ignore[attr-defined]
         self.data_collator.shares_prompts = shares  # type: ignore[attr-defined]
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a prompt is computed once for both of its responses."""
+        return bool(self.data_collator.shares_prompts)  # type: ignore[attr-defined]
 
     def measure(self, rows: Sequence[int]) -> Measured:
         """Loss and log-probs of rows of the dataset, in the order given, through the same forward that trains."""

@@ -11,9 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from torch.utils.data import Sampler
 
 from selfplay.core.errors import BackendError
@@ -69,16 +67,6 @@ def trl_table(pairs: Sequence[TrainPair], *, reference: bool) -> pa.Table:
     """Columns by the names TRL's DPO collator takes: token ids and, with `reference`, cached reference log-probs."""
     table = pairs_table(pairs)
     return pa.table({name: table[source] for name, source in (_COLUMNS | (_REFERENCE if reference else {})).items()})
-
-
-def longest_pairs(pairs: Sequence[TrainPair], num: int) -> list[int]:
-    """Rows of the `num` pairs with the most tokens, longest first."""
-    table = pairs_table(pairs)
-    lengths_P = sum(
-        pc.list_value_length(table[f"{name}_token_ids"]).to_numpy() for name in ("prompt", "chosen", "rejected")
-    )
-    rows: list[int] = np.argsort(-np.asarray(lengths_P), kind="stable")[:num].tolist()
-    return rows
 
 
 class RowOrder(Sampler[int]):

@@ -3,8 +3,8 @@
 The rejected response does not attend to the chosen one, and its positions continue those of the prompt. So each token sees what
 it sees in a row of its own, and a prompt is computed once. The last token of the prompt is there twice, because it predicts the
 first token of either response; the last token of a response predicts nothing and is left out. This holds for models that mix
-positions in full causal attention only: `may_share` reads the config, and the trainer compares the log-probs before it relies on
-it.
+positions in full causal attention only: `may_share` reads the config, and the check of the log-probs before the first update
+(checks.py) finds where that is not so.
 """
 
 from __future__ import annotations

@@ -27,8 +27,6 @@ from selfplay.backends.trl import checkpoints
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult, WrittenFile
 from selfplay.store.manifest import hash_files
 
-# Pairs on which sharing prompts is compared with a row for each response.
-_NUM_COMPARED = 8
 _VERSIONS = ("trl", "transformers", "torch", "peft", "accelerate")
 
 
@@ -193,16 +191,15 @@ def _fit(
     from selfplay.backends.trl.checks import check_start, chosen_logps, merge_adapters
     from selfplay.backends.trl.config import make_args, make_peft_config, uses_bf16
     from selfplay.backends.trl.make_trainer import make_trainer
-    from selfplay.backends.trl.rows import check_pairs, longest_pairs
+    from selfplay.backends.trl.rows import check_pairs
 
     check_pairs(job, model.get_input_embeddings().weight.shape[0])
     peft_config = make_peft_config(job, model)
     trainer = make_trainer(job, make_args(job, device, notes), model, tokenizer, peft_config)
     # with its bar switched off, transformers prints each log line instead
     trainer.remove_callback(PrinterCallback)
-    if device.type == "cpu":
-        # on a GPU the kernels for plain causal attention may gain more than this saves
-        trainer.share_prompts(longest_pairs(job.pairs, _NUM_COMPARED))
+    # on a GPU the kernels for plain causal attention may gain more than this saves
+    trainer.share_prompts(device.type == "cpu")
     start = check_start(trainer, job, bf16=uses_bf16(job, device))
     job_fingerprint = checkpoints.fingerprint(job)
     trainer.add_callback(StepCallback(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))

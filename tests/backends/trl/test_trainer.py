@@ -188,6 +188,25 @@ def test_micro_batch_does_not_change_the_result(policy, pairs, tmp_path):
             assert [getattr(step, name) for step in results[size].steps] == pytest.approx(expected, abs=1e-5)
 
 
+def test_prompts_are_not_shared_where_that_changes_the_log_probs(policy, pairs, tmp_path, monkeypatch):
+    from selfplay.backends.trl import response_head
+
+    shared = train(make_job(tmp_path / "shared", policy, pairs[:8]))
+    real, asked = response_head.share_prompts, []
+
+    def broken(input_ids, labels, dtype):
+        asked.append(len(input_ids))
+        rows = real(input_ids, labels, dtype)
+        return dataclasses.replace(rows, attention_mask=torch.zeros_like(rows.attention_mask))
+
+    monkeypatch.setattr(response_head, "share_prompts", broken)
+    apart = train(make_job(tmp_path / "apart", policy, pairs[:8]))
+    # once, by the check before the first update
+    assert sum(asked) == 2 * 8
+    assert apart.logp_error_max < 1e-5
+    assert [s.loss for s in apart.steps] == pytest.approx([s.loss for s in shared.steps], abs=1e-5)
+
+
 def test_order_of_pairs_does_not_change_the_result(policy, pairs, tmp_path):
     train(make_job(tmp_path / "a", policy, pairs))
     train(make_job(tmp_path / "b", policy, pairs[::-1]))
