@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.escape import escape_terminal
+from selfplay.core.escape import escape_formula, escape_terminal
 from selfplay.core.format import number
 from selfplay.core.terminal import clip, note, table, write, write_json, writing_stdout
 
@@ -61,14 +63,21 @@ def _cell(value: Any) -> str:
 
 
 def _write_csv(document: dict[str, Any]) -> None:
-    """Plain CSV for other programs: values are as they are, escape sequences aside where this is a terminal."""
+    """CSV as the viewer writes it: lists and structs are JSON in their cell, and no text is a formula (JSON is exact)."""
 
     def cell(value: Any) -> Any:
         if isinstance(value, (list, dict)):
             return json.dumps(value, ensure_ascii=False)
-        return escape_terminal(value, lines=True) if isinstance(value, str) and sys.stdout.isatty() else value
+        if not isinstance(value, str):
+            return value
+        return escape_formula(escape_terminal(value, lines=True) if sys.stdout.isatty() else value)
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    def line(values: Iterable[Any]) -> str:
+        row = io.StringIO()
+        # with its own line end it quotes a text that has either character of it
+        csv.writer(row).writerow([cell(value) for value in values])
+        return row.getvalue().removesuffix("\r\n") + "\n"
+
     with writing_stdout():
-        writer.writerow([cell(column["name"]) for column in document["columns"]])
-        writer.writerows([cell(value) for value in row] for row in document["rows"])
+        sys.stdout.write(line(column["name"] for column in document["columns"]))
+        sys.stdout.writelines(map(line, document["rows"]))

@@ -15,9 +15,8 @@ from selfplay.core.errors import ConfigError, DriftError, ModelError
 from selfplay.inputs.pinning import Pinned, pin
 from selfplay.inputs.resolve import Inputs, resolve
 from selfplay.inputs.user_code.listing import Code
-from selfplay.run.driver import Prepared
+from selfplay.run.driver import Prepared, prepare
 from selfplay.run.pass_through_check import check_pass_through
-from selfplay.run.plan import make_plan
 from selfplay.store.durable import canonical_json
 from selfplay.store.layout import POOL
 from selfplay.store.run import Store
@@ -55,11 +54,7 @@ class ArmInputs:
             check_pass_through(config)
             self._keys.add(passed)
         inputs = self.resolve(config, search_path, store.revisions() if store else None)
-        done = (
-            [number for number in store.rounds() if number and store.is_committed(number, "evaluate")] if store else []
-        )
-        plan = make_plan(config, inputs, folder, rounds_done=len(done), force=self._force, begun=store is not None)
-        return Prepared(config, inputs, plan, folder, search_path)
+        return prepare(config, inputs, folder, search_path, store, force=self._force)
 
     def prepare_all(self, comparison: Comparison) -> None:
         """Resolve and check what every world's arms need before anything is started. Raises ConfigError, ModelError, ..."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfplay.config.load import NAMED, fields
-from selfplay.config.named_files import identity_value
+from selfplay.config.named_files import identity_value, is_function
 from selfplay.config.pass_through import ENGINE_KEYS, TRL_KEYS
 from selfplay.config.schema import Config
 from selfplay.config.tags import Tag
@@ -90,9 +90,9 @@ def changes(before: Config, after: Config) -> list[Change]:
 def _tag_of_change(name: str, before: Any, after: Any) -> Tag:
     """The tag of a setting for one change of it. A file of the user's own may move (its content is pinned), and another function
     of the same file is another function."""
-    if name.endswith((".function", ".gold")) and None not in (before, after):
-        return "content" if before.rpartition(":")[2] == after.rpartition(":")[2] else "identity"
     same = identity_value(name, before) == identity_value(name, after)
+    if is_function(name) and None not in (before, after):
+        return "content" if same else "identity"
     return "content" if same and before != after else tag_of(name)
 
 
@@ -102,5 +102,10 @@ def _written(value: Any) -> str:
 
 
 def identity_document(config: Config) -> dict[str, Any]:
-    """The part of the configuration that makes a run the run it is (places apart: their content digests stand for them)."""
-    return {name: identity_value(name, value) for name, value in flatten(config).items() if tag_of(name) == "identity"}
+    """The part of the configuration that makes a run the run it is. Places are not in it: their content digests stand for them,
+    of functions together with their names."""
+    return {
+        name: identity_value(name, value)
+        for name, value in flatten(config).items()
+        if tag_of(name) == "identity" or (is_function(name) and value is not None)
+    }

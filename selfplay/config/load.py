@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from selfplay.config.named_files import METRIC, TEMPLATE, is_own_metric, is_template_file
+from selfplay.config.named_files import METRIC, TEMPLATE, absolute_place, is_own_metric, is_template_file
 from selfplay.config.schema import Config
 from selfplay.config.strict_yaml import parse
 from selfplay.core.errors import ConfigError
@@ -189,7 +189,7 @@ def absolute_places(config: Config, base: Path) -> Config:
         *sections, key = place.split(".")
         for section in _sections(document, sections):
             if section[key] is not None:
-                section[key] = _absolute(section[key], [base, Path.cwd()], function=key in ("function", "gold"))
+                section[key] = absolute_place(section[key], [base, Path.cwd()], function=key in ("function", "gold"))
     for setting in (METRIC, TEMPLATE):
         name, key = setting.split(".")
         document[name][key] = _in_working_directory(setting, document[name][key], base)
@@ -201,8 +201,8 @@ def _in_working_directory(setting: str, value: str | None, base: Path) -> str | 
     function = setting == METRIC
     if value is None or not (is_own_metric(value) if function else is_template_file(value)):
         return value
-    beside = _absolute(value, [base], function=function)
-    return value if beside != value else _absolute(value, [Path.cwd()], function=function)
+    beside = absolute_place(value, [base], function=function)
+    return value if beside != value else absolute_place(value, [Path.cwd()], function=function)
 
 
 def _sections(document: dict[str, Any] | None, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -214,19 +214,6 @@ def _sections(document: dict[str, Any] | None, names: Sequence[str]) -> Iterator
         return
     for name in document if names[0] == NAMED else names[:1]:
         yield from _sections(document[name], names[1:])
-
-
-def _absolute(value: str, folders: Sequence[Path], *, function: bool) -> str:
-    path, colon, name = value.rpartition(":") if function else (value, "", "")
-    if function and not path.endswith(".py"):
-        if "." in path:
-            return value  # a module inside a package is imported, not found as a file
-        path += ".py"
-    for folder in folders:
-        found = folder / Path(path).expanduser()
-        if found.is_file() or (not function and found.is_dir()):
-            return f"{found.resolve()}{colon}{name}"
-    return value
 
 
 def looks_like_path(value: str) -> bool:

@@ -93,3 +93,9 @@ def _label(character: str) -> Markup:
     return Markup('<bdo dir="ltr" class="ctl" title="{} {}">{}</bdo>').format(
         code, name.capitalize(), _NAMES.get(character, code)
     )
+
+
+def escape_formula(text: str) -> str:
+    """A text as a cell of CSV. A spreadsheet would compute one that begins like a formula, and may open addresses and programs
+    that it names: it gets an apostrophe before it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -21,7 +21,7 @@ from selfplay.dataset_selection.reading.dataset import OfflineDataset
 from selfplay.dataset_selection.rendering import ResponseRenderer
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.score import score_outcome
-from selfplay.selection.arrays import Ints
+from selfplay.selection.arrays import Ints, places_in_groups
 
 ROUND = 1
 NO_REWARD = "no_reward"
@@ -60,7 +60,7 @@ def as_round(dataset: OfflineDataset) -> Imported:
         .rename_columns(["messages" if name == "prompt" else name for name in names])
     )
     code_R = np.concatenate([code_P, code_P])
-    index_R = _index_in_prompt(code_R)
+    index_R = places_in_groups(code_R)
     sides = [_side(pairs, side, index_R[at * len(code_P) :][: len(code_P)]) for at, side in enumerate(_SIDES)]
     return Imported(prompts, pa.concat_tables(sides), code_R)
 
@@ -74,15 +74,6 @@ def _side(pairs: pa.Table, side: str, index_P: Ints) -> pa.Table:
     }
     columns |= {name: pairs[f"{name}_{side}"] for name in _NUMBERS if f"{name}_{side}" in pairs.column_names}
     return pa.table(columns | {name: pairs[name] for name in _present(pairs, ("columns_json",))})
-
-
-def _index_in_prompt(code_R: Ints) -> Ints:
-    """The number of each response among those of its prompt."""
-    order = np.argsort(code_R, kind="stable")
-    starts = np.flatnonzero(np.diff(code_R[order], prepend=-1))
-    index = np.empty_like(code_R)
-    index[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-    return index
 
 
 def _present(table: pa.Table, names: Sequence[str]) -> list[str]:
@@ -211,7 +202,7 @@ def logprobs_outcome(table: pa.Table, made: dict[str, dict[str, Any]], quarantin
     """What is recorded of log-probs that are the dataset's own."""
     return LogprobsOutcome(
         num_responses=table.num_rows, quarantined=quarantined, policy_digest="", reference_digest=None,
-        reference_is_policy=False, made_for_metric=made,
+        reference_is_policy=False, made_for_metric=made, source="dataset",
     )  # fmt: skip
 
 

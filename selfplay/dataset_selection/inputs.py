@@ -32,7 +32,6 @@ from selfplay.inputs.models.sizes import load_config, position_limit
 from selfplay.inputs.pinning import PinnedModel, find_model
 from selfplay.inputs.resolve import EmbeddingModel, Inputs
 from selfplay.inputs.user_code.listing import Code, function_code
-from selfplay.inputs.user_code.loading import source_digest
 from selfplay.inputs.user_code.metrics import load_metric
 from selfplay.inputs.user_code.rewards import RewardFunction
 from selfplay.selection.metrics import Metric
@@ -73,9 +72,7 @@ def selected_code(settings: SelectSettings) -> tuple[Code, ...]:
         functions["metric"] = (settings.metric, "metric")
     base = Path.cwd()
     return tuple(
-        function_code(name, spec, base, source_digest(spec, base, what=what), what=what)
-        for name, (spec, what) in functions.items()
-        if spec is not None
+        function_code(name, spec, base, what=what) for name, (spec, what) in functions.items() if spec is not None
     )
 
 

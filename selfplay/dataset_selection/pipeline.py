@@ -127,7 +127,11 @@ def pair_pool(
     if set(REWARDS) <= columns.keys() and ("chosen" in pairs.column_names or set(PROMPT_REWARDS) & set(wanted)):
         # of two responses a prompt
         chosen, rejected = (np.asarray(columns[name], dtype=np.float64) for name in REWARDS)
-        made = {"prompt_reward_mean": (chosen + rejected) / 2, "prompt_reward_std": np.abs(chosen - rejected) / 2}
+        # halved first: the sum of two large rewards may be no float
+        made = {
+            "prompt_reward_mean": chosen / 2 + rejected / 2,
+            "prompt_reward_std": np.abs(chosen / 2 - rejected / 2),
+        }
         columns = {**made, **columns}
     group_P = Grouping.of(pairs["group"]).code_P if within_groups else None
     prompt_P = Grouping.of(pairs["prompt_id"]).code_P if "prompt_id" in pairs.column_names else None
@@ -197,8 +201,9 @@ def run(
         inputs = with_given(inputs, given)
         check_tokenizer(needs, inputs)
         config = run_config(settings)
-        rows = dataset.num_rows - dataset.bad_rows.count
-        store, fingerprint, continued = record.begin(settings, config, inputs, identity, needs, rows)
+        usable = dataset.pairs if dataset.pairs is not None else dataset.responses
+        assert usable is not None
+        store, fingerprint, continued = record.begin(settings, config, inputs, identity, needs, usable.num_rows)
         if continued:
             reporter.say(f"continuing with what an earlier attempt left in {settings.out}")
         document = {"config": config.model_dump(mode="json"), "identity": identity}
@@ -209,7 +214,8 @@ def run(
         ):
             context = StageContext(
                 store, stage_settings(config), inputs, pools, fingerprint, current.number, versions(), reporter,
-                current.stop, from_dataset=True,
+                current.stop, from_dataset=True, on_loading=reporter.loading,
+                on_timing=lambda number, stage, spent: reporter.committed(number, stage, spent.seconds()),
             )  # fmt: skip
             pairs = _pairs(context, settings, dataset, needs)
             summary = _finish(context, record, settings, metric, dataset, sources, pairs, identity, command)

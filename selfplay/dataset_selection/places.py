@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from selfplay.config.named_files import absolute_place, is_own_metric, is_template_file
+
 # Where something lies; its content is pinned by a digest.
 PLACES = ("dataset", "policy", "reference", "reward_model", "embedding_model", "chat_template")
 # file.py:function or module:function
@@ -37,26 +39,10 @@ def _placed_part(part: Any, base: Path) -> Any:
 
 
 def _placed(name: str, value: Any, base: Path) -> Any:
-    is_template = name == "chat_template" and isinstance(value, str) and (value == "none" or "{" in value)
-    if name not in (*PLACES, *FUNCTIONS) or not isinstance(value, str) or is_template:
+    folders = [base, Path.cwd()]
+    if not isinstance(value, str):
         return value
-    return value if name == "metric" and ":" not in value else _absolute(value, base)
-
-
-def _absolute(value: str, base: Path) -> str:
-    """The absolute path where there is one (of `path` or `path:function`, a module's file included), else the value."""
-    path, colon, name = value.rpartition(":")
-    is_function = bool(colon) and name.isidentifier()
-    tried = [f"{path}.py"] if is_function and "/" not in path and not path.endswith(".py") else [path]
-    for place in tried if is_function else [value]:
-        for folder in (base, Path.cwd()):
-            found = Path(folder, Path(place).expanduser())
-            if found.exists():
-                return f"{found.resolve()}{colon}{name}" if is_function else str(found.resolve())
-    return value
-
-
-def function_name(spec: str) -> str:
-    """A function without the folder of its file: what stays the same when the file moves."""
-    file, colon, name = spec.rpartition(":")
-    return f"{Path(file).name}:{name}" if colon else spec
+    if name == "reward_function" or (name == "metric" and is_own_metric(value)):
+        return absolute_place(value, folders, function=True)
+    is_place = name in PLACES and (name != "chat_template" or is_template_file(value))
+    return absolute_place(value, folders, function=False) if is_place else value

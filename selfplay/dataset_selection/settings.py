@@ -15,13 +15,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from selfplay.config.load import RENAMED, apply_override
+from selfplay.config.named_files import without_folder
 from selfplay.config.reward import RewardConfig, RewardPart
 from selfplay.config.running import ClusterConfig
 from selfplay.config.schema import PairsConfig
 from selfplay.config.section import Section
 from selfplay.config.strict_yaml import parse
 from selfplay.core.errors import ConfigError
-from selfplay.dataset_selection.places import FUNCTIONS, PLACES, absolute_places, function_name
+from selfplay.dataset_selection.places import FUNCTIONS, PLACES, absolute_places
 from selfplay.selection.keep import num_to_keep
 from selfplay.selection.keep_limits import check_limits
 
@@ -211,11 +212,11 @@ class SelectSettings(Section):
         """What must be equal for two commands to be the same selection, content of files aside."""
         document = self.model_dump(mode="json", exclude={*PLACES, *REVISIONS, *_FREE})
         for name in FUNCTIONS:
-            document[name] = document[name] and function_name(document[name])
+            document[name] = document[name] and without_folder(document[name])
         for source in document["sources"].values():
             del source["dataset"]
         for part in (document["reward"] or {"parts": {}})["parts"].values():
-            part |= {"model": None, "revision": None, "function": part["function"] and function_name(part["function"])}
+            part |= {"model": None, "revision": None, "function": part["function"] and without_folder(part["function"])}
         return document
 
 

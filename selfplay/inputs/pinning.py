@@ -30,8 +30,7 @@ from selfplay.inputs.places import (
     named_models,
 )
 from selfplay.inputs.prompts import PromptSource, load_prompts
-from selfplay.inputs.user_code.listing import Code, function_code, model_code, named_functions
-from selfplay.inputs.user_code.loading import source_digest
+from selfplay.inputs.user_code.listing import Code, cluster_code, function_code, model_code, named_functions
 from selfplay.store.durable import sha256_bytes
 
 KEEP_SECRETS_OUT = (
@@ -90,7 +89,7 @@ def pin(
     refuse_secrets(config)
     moves, recorded = moves or Moves(), search_path
     search_path = find_search_path(config, recorded, moves, pins or {})
-    config, folders = find_places(config, search_path, recorded, revisions or {}, moves, pins or {})
+    config, folders, moved = find_places(config, search_path, recorded, revisions or {}, moves, pins or {})
     found: dict[str, str] = {}
     # the engine serves the second model of `mix` in the policy's place, and with the policy's trust
     own_code = {
@@ -111,13 +110,18 @@ def pin(
         _check_mixed(folders["sampling.mix.model"], folders["policy.model"], info)
     prompts = _load(config.prompts, config.policy.system_prompt, search_path)
     evaluation = _load(config.evaluation, config.policy.system_prompt, search_path) if config.evaluation else None
-    models = {setting: PinnedModel(folder, model_digest(folder)) for setting, folder in folders.items()}
+    models = {
+        setting: PinnedModel(folder, moved.get(setting) or model_digest(folder)) for setting, folder in folders.items()
+    }
     made = {setting: model.digest for setting, model in models.items()}
-    made |= {setting: data_pin(section, section.source, search_path) for setting, section in named_data(config).items()}
+    for setting, data in named_data(config).items():
+        made[setting] = moved.get(setting) or data_pin(data, data.source, search_path)
     functions = named_functions(config)
-    made |= {name: source_digest(spec, search_path, what=what) for name, (spec, what) in functions.items()}
-    code = [function_code(name, spec, search_path, made[name], what=what) for name, (spec, what) in functions.items()]
+    code = [function_code(name, spec, search_path, what=what) for name, (spec, what) in functions.items()]
+    made |= {piece.setting: piece.pin for piece in code}
     code += [model_code(setting, folders[setting], made[setting]) for setting in folders if setting in own_code]
+    if config.cluster.address is not None:
+        code.append(cluster_code(config.cluster.address))
     if template is not None:
         made["policy.chat_template"] = sha256_bytes(template.encode())
     return Pinned(

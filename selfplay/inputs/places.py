@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from selfplay.config.named_files import is_template_file
+from selfplay.config.named_files import METRIC, TEMPLATE, is_function, is_template_file
 from selfplay.config.reward import RewardSource
 from selfplay.config.schema import Config, EvaluationConfig, MixConfig, PolicyConfig, PromptsConfig
 from selfplay.core.errors import ConfigError, MissingInputError
@@ -52,7 +52,7 @@ class _Place:
     @property
     def is_code(self) -> bool:
         """Whether it is a file or module that may be looked for in the configuration's folder."""
-        return self.setting.endswith((".function", ".gold", ".metric", ".chat_template"))
+        return is_function(self.setting) or self.setting in (METRIC, TEMPLATE)
 
     @property
     def is_module(self) -> bool:
@@ -118,8 +118,9 @@ def find_places(
     revisions: Mapping[str, str],
     moves: Moves,
     pins: Mapping[str, str],
-) -> tuple[Config, dict[str, Path]]:
-    """The configuration with the places where things are now, and the folder of each model by its setting.
+) -> tuple[Config, dict[str, Path], dict[str, str]]:
+    """The configuration with the places where things are now, the folder of each model by its setting, and the digests of what
+    has moved.
 
     `recorded` is the folder of the configuration before it moved to `search_path`; `pins` are the digests that a moved thing must
     have. Raises MissingInputError with all that is missing.
@@ -127,6 +128,7 @@ def find_places(
     folders: dict[str, Path] = {}
     document = config.model_dump()
     missing: dict[str, ConfigError] = {}
+    moved: dict[str, str] = {}
     for place in _places(config, search_path, revisions, folders):
         try:
             place.find(place.value)
@@ -137,9 +139,10 @@ def find_places(
             else:
                 _set(document, place.setting, new)
                 place.find(new)
+                moved[place.setting] = pins[place.setting]
     if missing:
         raise _missing(missing)
-    return Config.model_validate(document), folders
+    return Config.model_validate(document), folders, moved
 
 
 def _places(
@@ -164,7 +167,7 @@ def _places(
     template = config.policy.chat_template
     if template is not None and is_template_file(template):
         yield _Place(
-            "policy.chat_template",
+            TEMPLATE,
             template,
             partial(read_chat_template, base_dir=search_path),
             lambda value: sha256_bytes(str(read_chat_template(value, search_path)).encode()),

@@ -99,6 +99,11 @@ def resolve(
     """All inputs, found and digested (see `pin`, which is called where its result is not given), with functions and tokenizers
     loaded and checked. Raises ConfigError, ModelError, DataError."""
     pinned = pinned or pin(config, search_path, revisions)
+    with contextlib.chdir(Path.cwd()):  # a user's file may go to another folder while it is imported
+        return _resolve(pinned)
+
+
+def _resolve(pinned: Pinned) -> Inputs:
     config, search_path = pinned.config, pinned.search_path
     gold_lacks = _check_functions(config, search_path, pinned.prompts, pinned.evaluation)
     # a model's own code may print, and stdout is for data; and it may not end the command

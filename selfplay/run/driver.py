@@ -17,6 +17,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.pool import Workers
 from selfplay.core.redaction import find_secret
 from selfplay.core.stages import stages_of
+from selfplay.core.timing import Record
 from selfplay.core.versions import versions
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
@@ -74,8 +75,22 @@ def preflight(
     config, search_path = pinned.config, pinned.search_path
     announce(pinned.code, say)
     check_pass_through(config)
-    with contextlib.chdir(Path.cwd()):  # a user's file may go to another folder while it is imported
-        inputs = resolve(config, search_path, pinned=pinned)
+    return prepare(
+        config, resolve(config, search_path, pinned=pinned), run_dir, search_path, store, rounds_done, force=force
+    )
+
+
+def prepare(
+    config: Config,
+    inputs: Inputs,
+    run_dir: Path,
+    search_path: Path,
+    store: Store | None,
+    rounds_done: int | None = None,
+    *,
+    force: bool = False,
+) -> Prepared:
+    """The last part of `preflight`: count what will be done with these inputs."""
     if rounds_done is None:
         numbers = store.rounds() if store else []
         rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)
@@ -242,9 +257,6 @@ def _attempt(
         "folders": {name: str(model.folder) for name, model in {"policy": inputs.policy, **inputs.rewards}.items()},
     }
     again = f"`{shell_command('resume', store.layout.root)}` continues it."
-    if config.cluster.address is not None:
-        # a resume joins what the run recorded: whoever made that run chose it
-        reporter.say(f"joins the Ray cluster at {config.cluster.address} (cluster.address), which executes the work")
     with (
         attempt(store, document, reporter, grace, given_stop, again) as current,
         make(config, inputs, current.folder) as workers,
@@ -273,6 +285,10 @@ def _attempt(
             dtype = devices.engine_dtype if stage == "train" else "float32"
             check_room(store, config, inputs, dtype, round_number, stage, force=force)
 
+        def stage_ends(round_number: int, stage: str, spent: Record) -> None:
+            reporter.committed(round_number, stage, spent.seconds())
+            observers.timing(round_number, stage, spent)
+
         context = StageContext(
             store=store,
             settings=stage_settings(config),
@@ -286,6 +302,8 @@ def _attempt(
             devices=devices,
             force=force,
             on_step=observers.step,
+            on_timing=stage_ends,
+            on_loading=reporter.loading,
         )
         loop.run(
             context, config.rounds, stage_begins,

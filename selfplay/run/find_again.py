@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from selfplay.config.diff import changes
-from selfplay.config.named_files import METRIC, TEMPLATE
+from selfplay.config.named_files import METRIC, TEMPLATE, is_function
 from selfplay.config.schema import Config
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import MissingInputError
@@ -50,7 +50,7 @@ def _place(setting: str, value: str, search_path: Path) -> Path | None:
     path, is_file, _ = value.partition(".py:")
     if is_file:
         path += ".py"
-    elif setting.endswith((".function", ".gold")):
+    elif is_function(setting):
         path = value.partition(":")[0].replace(".", "/") + ".py"
     elif setting not in (METRIC, TEMPLATE) and not Path(path).is_absolute():
         return None

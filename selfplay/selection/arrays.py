@@ -42,3 +42,12 @@ def take_strings(values: Strings, rows: Ints) -> pa.Array:
     if taken.null_count:
         raise ValueError(f"{taken.null_count} ids are null")
     return taken
+
+
+def places_in_groups(group_P: Ints) -> Ints:
+    """The number of rows of the same group that stand before each row: [4, 7, 4, 4] -> [0, 0, 1, 2]."""
+    by_group = np.argsort(group_P, kind="stable")
+    starts = run_starts(group_P[by_group])
+    place_P = np.empty(len(group_P), dtype=np.int64)
+    place_P[by_group] = np.arange(len(group_P)) - np.repeat(starts, np.diff(starts, append=len(group_P)))
+    return place_P

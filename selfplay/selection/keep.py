@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from selfplay.core.errors import ConfigError
-from selfplay.selection.arrays import Bools, Floats, Ints, Strings, run_starts, take_strings
+from selfplay.selection.arrays import Bools, Floats, Ints, Strings, places_in_groups, take_strings
 
 
 def num_to_keep(num_ranked: int, keep: float) -> int:
@@ -97,15 +97,6 @@ def over_cap(values_P: Floats, pair_ids: Strings, prompt_P: Ints, most: int, *, 
     over_P = np.zeros(len(values_P), dtype=np.bool_)
     over_P[order[places_in_groups(prompt_P[order]) >= most]] = True
     return over_P
-
-
-def places_in_groups(group_P: Ints) -> Ints:
-    """The number of rows of the same group that stand before each row: [4, 7, 4, 4] -> [0, 0, 1, 2]."""
-    by_group = np.argsort(group_P, kind="stable")
-    starts = run_starts(group_P[by_group])
-    place_P = np.empty(len(group_P), dtype=np.int64)
-    place_P[by_group] = np.arange(len(group_P)) - np.repeat(starts, np.diff(starts, append=len(group_P)))
-    return place_P
 
 
 def rank_order(values_P: Floats, pair_ids: Strings) -> Ints:

@@ -251,7 +251,7 @@ def test_pairs_of_earlier_rounds_that_kill_the_log_probs_are_left_out_of_the_tra
     assert not store.outcome(2, LogprobsOutcome).to_json()["reference_is_policy"]
     assert store.table(2, "logprobs")["reference_logp"].null_count == 0
     assert verify_document(run, deep=True)["problems"] == []
-    assert "1 pairs of earlier rounds are left out" in (run / "attempts/0002/log.txt").read_text()
+    assert "1 kept pairs are left out" in (run / "attempts/0002/log.txt").read_text()
 
 
 class NanScorer(FakeScorer):

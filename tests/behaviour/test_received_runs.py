@@ -167,6 +167,37 @@ def test_a_run_without_code_asks_nothing(
     selfplay.resume(tmp_path / "run", rounds=2, reporter=quiet, workers=Fakes())
 
 
+def test_a_received_run_asks_before_it_joins_the_cluster_that_it_names(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever controls a cluster decides what runs there, and gets texts, weights and the secrets of its nodes."""
+    run, quiet = tmp_path / "run", Reporter(quiet=True)
+
+    def resume(**more: Any) -> None:
+        selfplay.resume(run, reporter=quiet, workers=Fakes(), **more)
+
+    selfplay.start(
+        write_config(rounds=1, prompts={"per_round": 10}, cluster={"address": "10.0.0.5:6379"}),
+        run_dir=run,
+        reporter=quiet,
+        workers=Fakes(),
+    )
+    resume(rounds=2)
+    other_user(monkeypatch, tmp_path)
+    with pytest.raises(ConfigError, match=r"not begun by you .*\n.*cluster.address: .*10\.0\.0\.5:6379"):
+        resume(rounds=3)
+    with pytest.raises(ConfigError, match="not begun by you"):
+        api.plan_fork(run, from_round=0, run_dir=tmp_path / "fork")
+    resume(rounds=3, **{"cluster.address": None})
+    with pytest.raises(
+        ConfigError, match=r"other code.*\n.*10\.0\.0\.6"
+    ):  # the run is the user's now, this file of it is not
+        rewrite(run / "attempts/0003/attempt.json", lambda d: d["config"]["cluster"].update(address="10.0.0.6:6379"))
+        resume(rounds=4)
+    resume(rounds=4, **{"cluster.address": "10.0.0.7:6379"})
+    resume(rounds=5)  # an address that the user has given is not asked for again
+
+
 def test_a_function_that_the_fork_itself_names_is_the_users_own_choice(
     write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,5 +44,4 @@ def test_a_file_may_move_and_another_function_is_another_one(name: str, before: 
     old, new = (config(BASE, **{name: value}) for value in (before, after))
     (change,) = changes(old, new)
     assert (change.name, change.tag) == (name, tag)
-    if tag == "content":
-        assert identity_document(old) == identity_document(new)
+    assert (identity_document(old) == identity_document(new)) is (tag == "content")

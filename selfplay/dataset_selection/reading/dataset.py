@@ -41,7 +41,8 @@ class OfflineDataset:
     in a list, `columns_json` has the prompt's other columns and the fields of the object.
 
     `recognised`: our name -> the source's column. `notes`: what was assumed or left out. `num_rows`: rows read; those of
-    pairs (with one row a response, of responses; with one row a prompt, of prompts) and bad rows add up to it. `digest`:
+    pairs (with one row a response, of responses; with one row a prompt, of prompts) and bad rows add up to it, where no row has
+    several pairs. `digest`:
     sha256 (hex) of the source's content.
     """
 
@@ -130,8 +131,8 @@ def _no_usable_row(name: str, bad_rows: BadRows, num_rows: int) -> DataError:
 
 _LISTS = (
     "Name lists of responses with --columns responses=COLUMN, their scores with rewards=COLUMN. Where a list is "
-    "[chosen, rejected], as in Alpaca's ranking form, write the two into columns chosen and rejected; where a row has several "
-    "chosen or rejected texts, write one row for each pair."
+    "[chosen, rejected], as in Alpaca's ranking form, write the two into columns chosen and rejected. Where a row has several "
+    "chosen or rejected texts and numbers of a pair, write one row for each pair."
 )
 _SERIALISED = "Write the messages as JSON (json.dumps in Python), or as lists into JSONL or Parquet."
 # What may help where most rows are bad for one reason.

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from selfplay.dataset_selection.reading.numbers import checked
 from selfplay.dataset_selection.reading.preference import Preference, find_preference
+from selfplay.dataset_selection.reading.several_answers import each_pair
 from selfplay.inputs.rows.bad_rows import BadRow, BadRowLog, BadValue
 from selfplay.inputs.rows.columns import Columns
 from selfplay.inputs.rows.fields import optional_at
@@ -39,7 +40,8 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     schema |= dict.fromkeys(numbers, pa.float64())
     schema |= {"embedding": pa.list_(pa.float32())} if "embedding" in names else {}
     schema |= {"columns_json": pa.string()} if columns.others else {}
-    pairs, width, total = RowTable(schema), None, 0
+    pairs, width, total, num_several = RowTable(schema), None, 0, 0
+    numbered = bool(numbers) or "embedding" in names
     pair_id, prompt_id = names.get("pair_id"), names.get("prompt_id")
     for item in source.rows():
         total += 1
@@ -50,22 +52,24 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
             side = preference.side(values) if preference is not None else 0
             if preference is not None:
                 names = preference.names_of_sides[side]
-            row: list[Any] = [user_id(optional_at(values, pair_id))]
             measured = [_measured(values, names[ours]) for ours in columns.numbers]
             if strength is not None:
                 measured.append(abs(_measured(values, strength) or 0.0))
-            if has_text:
-                prompt, chosen, rejected = read_pair(values, names)
-                prompt_hash = content_hash([prompt, 0])  # as a run makes the id of a prompt
-                row += [
-                    content_hash([prompt_hash, chosen[0]["content"], rejected[0]["content"]]),
-                    user_id(optional_at(values, prompt_id)), prompt_hash, item.file, item.row,
-                    prompt, chosen, rejected,
-                ]  # fmt: skip
-            else:
-                row += [f"{total:08d}", item.file, item.row]
-            if "group" in names:
-                row.append(group_name(optional_at(values, names["group"])))
+            heads: list[list[Any]] = []
+            given = user_id(optional_at(values, pair_id))
+            for number, one in enumerate(each := each_pair(values, names, numbered=numbered) if has_text else [values]):
+                heads.append([f"{given}-{number}" if given is not None and len(each) > 1 else given])
+                if has_text:
+                    prompt, chosen, rejected = read_pair(one, names)
+                    prompt_hash = content_hash([prompt, 0])  # as a run makes the id of a prompt
+                    heads[-1] += [
+                        content_hash([prompt_hash, chosen[0]["content"], rejected[0]["content"]]),
+                        user_id(optional_at(values, prompt_id)), prompt_hash, item.file, item.row,
+                        prompt, chosen, rejected,
+                    ]  # fmt: skip
+                else:
+                    heads[-1] += [f"{total:08d}", item.file, item.row]
+            row: list[Any] = [group_name(optional_at(values, names["group"]))] if "group" in names else []
             row += measured
             if "embedding" in names:
                 row.append(embedding(optional_at(values, names["embedding"]), f"column {names['embedding']!r}", width))
@@ -75,7 +79,13 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
             continue
         if columns.others:
             row.append(other_columns(values, columns, preference.renamed[side] if preference is not None else {}))
-        pairs.append(row)
+        for head in heads:
+            pairs.append(head + row)
+        num_several += len(heads) > 1
+    if num_several:
+        notes.append(
+            f"{num_several} rows have several chosen or rejected texts: each chosen one makes a pair with each rejected one"
+        )
     table = pairs.done()
     ids = row_ids(table["pair_id"], distinct_hashes(table["hash"]), "pair_id", columns, notes)
     table = table.set_column(0, "pair_id", ids)

@@ -9,7 +9,6 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 # Argument of ray.init: the address that Ray's processes listen at.
@@ -90,10 +89,6 @@ class LocalNode:
         return {
             info.process.pid: (kind, info.process) for kind, infos in self._node.all_processes.items() for info in infos
         }
-
-    def session_folder(self) -> Path:
-        """The folder with the logs of Ray's processes under `logs/`."""
-        return Path(self._node.get_session_dir_path())
 
     def kill_at_shutdown(self) -> None:
         """Make ray.shutdown kill the node's processes with SIGKILL, without SIGTERM and a wait before."""

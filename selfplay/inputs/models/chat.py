@@ -161,7 +161,7 @@ def read_chat_template(value: str | None, base_dir: str | Path) -> str | None:
 
 
 def stop_token_ids(tokenizer: Any, generation_eos_ids: Sequence[int]) -> tuple[int, ...]:
-    """Where sampling stops: the tokenizer's end token and those of the generation config (`model_files` and
-    `preflight` read them from the folder), sorted."""
+    """Where sampling stops: the tokenizer's end token and those of the generation config (see
+    `preflight.generation_eos_ids`), sorted."""
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return tuple(sorted({*own, *generation_eos_ids}))

@@ -1,8 +1,7 @@
 """Quick checks of model folders that load no weights: the driver runs them before it starts workers.
 
-They read config.json (sizes as transformers reads them), the tokenizer's files and the headers of the safetensors
-files. What only a load can show
-(weights that the architecture does not know, a forward pass) is left to the backends, which check it again.
+They read config.json (sizes as transformers reads them), the tokenizer's files and the headers of the safetensors files. Whether
+the weights fit the architecture is asked in `loading_check`; what only a forward pass can show is left to the backends.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from selfplay.inputs.rows.names import plain
 from selfplay.inputs.rows.roles import ROLES
@@ -12,7 +12,8 @@ _WORDS = frozenset(
     ("system", "preprompt", "persona", "tool", "tools", "function", "functions", "history", "past", "prev", "previous", "prior",
      "turns", "dialog", "dialogue", "dialogues", "conversation", "conversations", "messages", "context", "contexts", "ctx",
      "ctxs", "document", "documents", "doc", "docs", "passage", "passages", "evidence", "retrieved", "background", "knowledge",
-     "memory", "instruction", "instructions", "input", "demonstrations", "shots", "prefix", "suffix")
+     "memory", "instruction", "instructions", "input", "prompt", "question", "query", "problem",
+     "demonstrations", "shots", "prefix", "suffix")
 )  # fmt: skip
 # Whatever else such a name says: an image's path, the turn that a message answers.
 _STRONG = frozenset(
@@ -28,6 +29,7 @@ _KINDS: tuple[Kind, ...] = ("messages", "dialogue", "dialogues", "turns", "media
 _ANSWERS = frozenset(
     alias for ours in ("chosen", "rejected", "responses", "response") for alias in (ours, *ROLES[ours].aliases)
 )
+_TEXTS = ("chosen", "rejected", "response", "response_a", "response_b")
 # Fields of messages that say nothing to a model.
 _OF_A_MESSAGE = frozenset(
     ("id", "index", "weight", "loss", "loss_weight", "train", "score", "rating", "rank", "model", "language", "lang", "hash",
@@ -50,6 +52,14 @@ def unread(found: Survey, others: Iterable[str], used: Collection[str]) -> Itera
     extras = [repr(name) for name in found.extras if name.lower() not in _OF_A_MESSAGE]
     if extras:
         yield f"the messages also have {', '.join(extras)}: not used, only their role and content are read"
+
+
+def lists_as_text(found: Survey, names: Mapping[str, str]) -> Iterator[str]:
+    """A note on answers that hold lists of texts as text: such a text may be the answer itself, or a list that another program
+    wrote into CSV. `names`: role -> column. (Where the prompt is written so too, they are the turns of a dialogue.)"""
+    answers = [repr(names[ours]) for ours in _TEXTS if ours in names and names[ours] in found.listed]
+    if answers and names.get("prompt") not in found.listed:
+        yield f"{', '.join(answers)}: some texts look like lists of texts, they are read as plain texts (write lists as JSONL)"
 
 
 def _may_belong(name: str, kind: Kind | None) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfplay.core.errors import DataError
-from selfplay.inputs.rows.around import unread
+from selfplay.inputs.rows.around import lists_as_text, unread
 from selfplay.inputs.rows.finder import Finder
 from selfplay.inputs.rows.names import near_names, plain
 from selfplay.inputs.rows.roles import (  # fmt: skip
@@ -125,7 +125,9 @@ def recognise(
     if shape in PAIRS and len(derived) >= 2:
         finder.notes.append(f"left out, since select computes them again: {', '.join(derived)}")
         others = [name for name in others if name not in DERIVED]
-    notes = (*finder.notes, *(unread(found, others, {*finder.names.values()}) if shape != "numbers" else ()))
+    notes = tuple(finder.notes)
+    if shape != "numbers":
+        notes += (*unread(found, others, {*finder.names.values()}), *lists_as_text(found, finder.names))
     given = frozenset(finder.given)
     return Columns(
         shape, finder.names, tuple(numbers), tuple(others), given, notes, tuple(of_prompts), labels

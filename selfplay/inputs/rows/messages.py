@@ -33,11 +33,12 @@ _MEANINGFUL = (
     "reasoning_content", "thinking",
 )  # fmt: skip
 # Messages that another program printed: objects with these keys (DuckDB, Trino, escaped JSON), the form of a class
-# (`Message(role='user', content=...)`), or objects without keys (Spark: `[{user, ...}]`).
+# (`Message(role='user', content=...)`), or objects without keys (Spark: `[{user, ...}]`); and what was cut off.
 _LIKE_MESSAGES = re.compile(
     r"""\s*(array\()?\[?\s*\{(?=.*\b(role|from)(\\*['"]|&quot;)?\s*[:=])(?=.*\b(content|value)(\\*['"]|&quot;)?\s*[:=])"""
     r"|\s*\[?\s*\w+\((?=.*\brole=)(?=.*\bcontent=)"
-    r"|\s*\[\s*\{\s*(system|user|human|assistant|gpt)\s*,",
+    r"|\s*\[\s*\{\s*(system|user|human|assistant|gpt)\s*,"
+    r"""|\s*\[\s*\{\s*\\*['"](role|from)\\*['"]\s*:(?!.*\]\s*$)""",
     re.DOTALL,
 )
 _KEYS = ({"role", "content"}, {"from", "value"})

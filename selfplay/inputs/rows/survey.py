@@ -52,13 +52,15 @@ _DEPTH = 4
 class Survey:
     """`columns` and `fields` (dotted names) of all rows, in the order of their first appearance; `kinds`: the most common kind
     of the values of each column in the first rows (none where they are null); `extras`: further fields of their messages;
-    `templated`: columns with texts that a chat template wrote, as it seems."""
+    `templated`: columns with texts that a chat template wrote, as it seems; `listed`: columns with texts that are lists of
+    texts."""
 
     columns: tuple[str, ...]
     fields: tuple[str, ...] = ()
     kinds: Mapping[str, Kind] | None = None
     extras: tuple[str, ...] = ()
     templated: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
 
     def kind(self, name: str) -> Kind | None:
         """The kind of a column's values, None where it is not known."""
@@ -93,9 +95,12 @@ def survey(source: Source) -> Survey:
     kinds: dict[str, Counter[Kind]] = {}
     extras: dict[str, None] = {}
     templated: dict[str, None] = {}
+    listed: dict[str, None] = {}
     for values in sample:
         for name, value in values.items():
-            value = unfolded(value)
+            given, value = value, unfolded(value)
+            if given is not value and kind_of(value) == "texts":
+                listed[name] = None
             if isinstance(value, str) and not is_dialogue(value) and _TEMPLATED.match(value):
                 templated[name] = None
             if isinstance(value, dict | list):
@@ -105,7 +110,7 @@ def survey(source: Source) -> Survey:
                 kinds.setdefault(name, Counter())[kind] += 1
     common = {name: counts.most_common(1)[0][0] for name, counts in kinds.items()}
     inside = tuple(name for name in fields.names if name not in columns)
-    return Survey(tuple(columns), inside, common, tuple(extras), tuple(templated))
+    return Survey(tuple(columns), inside, common, tuple(extras), tuple(templated), tuple(listed))
 
 
 class _Fields:

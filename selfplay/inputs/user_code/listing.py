@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfplay.config.named_files import is_own_metric
 from selfplay.config.schema import Config
 from selfplay.inputs.models.files import loaded_files
-from selfplay.inputs.user_code.loading import source_files
+from selfplay.inputs.user_code.loading import digest_of, source_files
 from selfplay.store.durable import sha256_file
 
 
@@ -18,7 +18,8 @@ class Code:
     """The code that one setting names: a function of the user's, or a model's own code.
 
     `pin` is the digest that pins a run to it; `function` is the function's name, empty for a model; `files` are its files with
-    their sha256 (see `source_files` for what they cover), that of the function first.
+    their sha256 (see `source_files` for what they cover), that of the function first. A Ray cluster, which decides what runs,
+    stands here by its address (`pin`), without files.
     """
 
     setting: str
@@ -33,19 +34,27 @@ class Code:
 
     def lines(self) -> Iterator[str]:
         """For people: each file with its digest, and the function with its file."""
+        if not self.files:
+            yield f"{self.setting}: what the Ray cluster at {self.pin} runs, which executes the work and gets its rows"
         for number, (path, digest) in enumerate(self.files):
             called = f", function {self.function}" if self.function and number == 0 else ""
             yield f"{self.setting}: {path} (sha256 {digest}){called}"
 
 
-def function_code(setting: str, spec: str, search_path: str | Path, pin: str, *, what: str) -> Code:
+def function_code(setting: str, spec: str, search_path: str | Path, *, what: str) -> Code:
     """The code of a user's function."""
-    return _code(setting, pin, spec.rpartition(":")[2], source_files(spec, search_path, what=what))
+    files = _digested(source_files(spec, search_path, what=what))
+    return Code(setting, digest_of(files), spec.rpartition(":")[2], files)
 
 
 def model_code(setting: str, folder: Path, pin: str) -> Code:
     """The code in a model's folder, which `trust_remote_code` runs."""
-    return _code(setting, pin, "", [path for path in loaded_files(folder) if path.suffix == ".py"])
+    return Code(setting, pin, "", _digested(path for path in loaded_files(folder) if path.suffix == ".py"))
+
+
+def cluster_code(address: str) -> Code:
+    """A Ray cluster that is joined."""
+    return Code("cluster.address", address, "", ())
 
 
 def named_functions(config: Config) -> dict[str, tuple[str, str]]:
@@ -62,5 +71,5 @@ def named_functions(config: Config) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _code(setting: str, pin: str, function: str, files: list[Path]) -> Code:
-    return Code(setting, pin, function, tuple((path, sha256_file(path)) for path in files))
+def _digested(paths: Iterable[Path]) -> tuple[tuple[Path, str], ...]:
+    return tuple((path, sha256_file(path)) for path in paths)

@@ -89,13 +89,17 @@ def source_files(spec: str, search_path: str | Path, *, what: str) -> list[Path]
 
 
 def source_digest(spec: str, search_path: str | Path, *, what: str) -> str:
-    """sha256 (hex) that pins a run to a function: of the file that holds it, or, where it runs several (`source_files`), of all
-    of them with their places beside the first."""
-    path, *others = source_files(spec, search_path, what=what)
-    digest = sha256_file(path)
+    """sha256 (hex) that pins a run to a function; see `digest_of`."""
+    return digest_of([(path, sha256_file(path)) for path in source_files(spec, search_path, what=what)])
+
+
+def digest_of(files: Sequence[tuple[Path, str]]) -> str:
+    """sha256 (hex) of a function's files (`source_files`, each with its sha256): of the one that holds it, or, where it runs
+    several, of all of them with their places beside the first."""
+    (path, digest), *others = files
     if not others:
         return digest
-    digests = {os.path.relpath(file, path.parent): sha256_file(file) for file in others}
+    digests = {os.path.relpath(file, path.parent): other for file, other in others}
     return sha256_bytes(json.dumps({**digests, path.name: digest}, sort_keys=True).encode())
 
 

@@ -32,11 +32,6 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 _WHAT = "reward function"
 
 
-def source_digest(spec: str, search_path: str | Path) -> str:
-    """sha256 (hex) that pins a run to the source of a reward function; see `loading.source_digest`."""
-    return loading.source_digest(spec, search_path, what=_WHAT)
-
-
 class RewardFunction:
     """A reward function. `prompt` is the user's text where the conversation is one user turn (a system prompt aside),
     however it was written in the source, else the list of messages; `response` is the text; of the prompt's other

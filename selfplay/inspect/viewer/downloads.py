@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import ConfigError
+from selfplay.core.escape import escape_formula
 from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.matching import stream
 from selfplay.inspect.viewer.query import Query
@@ -20,7 +21,6 @@ from selfplay.inspect.viewer.rows import RowSet
 
 # rows of Python objects at a time
 _BATCH = 256
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def download(rows: RowSet, query: Query, form: str) -> tuple[str, Iterator[bytes]]:
@@ -62,8 +62,7 @@ def _csv_lines(rows: list[list[Any]]) -> bytes:
 def _cell(value: Any) -> Any:
     if isinstance(value, (list, dict)):
         return json.dumps(value, ensure_ascii=False)
-    # a spreadsheet would compute a text that begins like this, and may open addresses and programs that it names
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return escape_formula(value) if isinstance(value, str) else value
 
 
 def _parquet(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.core.outcomes import LengthFit
-from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
+from selfplay.selection.arrays import Bools, Floats, Ints, places_in_groups, run_starts
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing.builders import Positions, RandomBits, candidates
 from selfplay.selection.pairing.filters import ORDER, PASSED, Candidates, Levels, levels
@@ -169,9 +169,7 @@ def _cap(groups: PromptGroups, chosen: Ints, rejected: Ints, level_P: Levels, mo
     left = np.flatnonzero(level_P == PASSED)
     chosen, rejected, group = chosen[left], rejected[left], groups.group_N[chosen[left]]
     order = np.lexsort((rejected, chosen, -margin_P[left], group))
-    start = run_starts(group[order])
-    place = np.arange(len(order)) - np.repeat(start, np.diff(start, append=len(order)))
-    level_P[left[order[place >= most]]] = ORDER.index(OVER_MAX_PER_PROMPT)
+    level_P[left[order[places_in_groups(group[order]) >= most]]] = ORDER.index(OVER_MAX_PER_PROMPT)
 
 
 def _fit(groups: PromptGroups, rules: PairRules, bits_N: RandomBits, texts: Sequence[str]) -> LengthFit:

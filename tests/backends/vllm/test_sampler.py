@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from selfplay.backends.vllm.sampler import VllmSampler, check_engine_keys
 from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError, WorkerLostError
-from selfplay.core.protocols import Canary, CanaryPosition, SampleRequest, SamplingSettings
+from selfplay.core.protocols import Canary, CanaryPosition, LogprobItem, SampleRequest, SamplingSettings
 from tests.helpers.tiny import make_tiny_llama
 
 # Not by importing it: its environment must be prepared first.
@@ -156,6 +156,20 @@ def test_greedy_takes_the_most_likely_tokens_and_no_seed(sampler, models):
     assert sampler.sample(REQUESTS, GREEDY)["token_ids"].to_pylist() == want
     moved = [dataclasses.replace(r, seed=r.seed + 1) for r in REQUESTS]
     assert sampler.sample(moved, GREEDY)["token_ids"].to_pylist() == want
+
+
+def test_log_probs_are_the_models_own_whatever_the_sampling(sampler, models):
+    from selfplay.backends.transformers.logprobs import TorchLogprobs
+
+    settings = dataclasses.replace(SETTINGS, temperature=0.7, top_p=0.8, repetition_penalty=1.3, logprobs=True)
+    rows = sampler.sample(REQUESTS, settings).to_pylist()
+    items = [LogprobItem(str(i), PROMPTS[int(row["prompt_id"][1:])], row["token_ids"]) for i, row in enumerate(rows)]
+    exact = TorchLogprobs().logprobs(str(models["m0"]), "m0", items)["logp"].to_pylist()
+    assert [row["sampler_logp"] for row in rows] == pytest.approx(exact, abs=1e-4)
+    # the same tokens as without them, which cost nothing
+    plain = sampler.sample(REQUESTS, dataclasses.replace(settings, logprobs=False))
+    assert plain["token_ids"].to_pylist() == [row["token_ids"] for row in rows]
+    assert plain["sampler_logp"].null_count == plain.num_rows
 
 
 def test_no_requests_give_an_empty_table(sampler):

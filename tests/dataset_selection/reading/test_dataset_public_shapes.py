@@ -88,6 +88,32 @@ def test_one_pair_of_each_shape(tmp_path: Path, row: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
+def test_several_rejected_texts_of_a_row_are_several_pairs(tmp_path: Path) -> None:
+    """RewardBench 2; its ties have several chosen texts too."""
+    two = {"id": "a", "prompt": "q", "chosen": ["x"], "rejected": ["y", "z"], "subset": "Math"}
+    tie = {"id": "b", "prompt": "p", "chosen": ["red", "blue"], "rejected": ["1", "2", "3"], "subset": "Ties"}
+    dataset = read(tmp_path, [two, tie, {**two, "id": "c", "rejected": ["y", ""]}])
+    assert dataset.pairs is not None and dataset.num_rows == 3 and dataset.bad_rows.counts == {"empty_text": 1}
+    pairs = dataset.pairs.to_pylist()
+    assert [(pair["pair_id"], pair["chosen"][0]["content"], pair["rejected"][0]["content"]) for pair in pairs] == [
+        ("a-0", "x", "y"), ("a-1", "x", "z"),
+        ("b-0", "red", "1"), ("b-1", "red", "2"), ("b-2", "red", "3"),
+        ("b-3", "blue", "1"), ("b-4", "blue", "2"), ("b-5", "blue", "3"),
+    ]  # fmt: skip
+    assert [pair["source_row"] for pair in pairs] == [1, 1, *[2] * 6]
+    assert any(note.startswith("2 rows have several chosen or rejected texts") for note in dataset.notes)
+    with pytest.raises(DataError, match="do not say which pair"):
+        read(tmp_path, [{**two, "score_chosen": 2, "score_rejected": 1}])
+    with pytest.raises(DataError, match="are they turns"):
+        read(tmp_path, [{"prompt": "q", "chosen": ["q", "x"], "rejected": ["q", "y"]}])
+    dialogues = {"chosen": [DIALOGUES["chosen"]], "rejected": [DIALOGUES["rejected"], [user("q"), answer("z")]]}
+    found = read(tmp_path, [{**dialogues, "rejected": [*dialogues["rejected"]], "chosen": DIALOGUES["chosen"]}]).pairs
+    assert found is not None and [pair[0]["content"] for pair in found["rejected"].to_pylist()] == ["y", "z"]
+    turns = {"prompt": ["q1", "q2"], "chosen": ["a1", "a2"], "rejected": ["b1", "b2"]}  # one conversation of two turns
+    with pytest.raises(DataError, match="differ before"):
+        read(tmp_path, [turns])
+
+
 @pytest.mark.parametrize(
     "rows",
     [
@@ -237,7 +263,19 @@ def test_the_output_of_a_chat_template_is_named(tmp_path: Path) -> None:
 def test_dialogues_have_their_prompt_in_them(tmp_path: Path) -> None:
     dataset = read(tmp_path, [{**DIALOGUES, "context": "a document", "input": "z", "problem": "p"}])
     assert dataset.pairs is not None and dataset.pairs["prompt"].to_pylist() == [[user("q")]]
-    assert dataset.notes == ["'context', 'input': not used as part of the conversation, only text turns are read"]
+    assert dataset.notes == [
+        "'context', 'input', 'problem': not used as part of the conversation, only text turns are read"
+    ]
+
+
+def test_lists_as_text_are_said(tmp_path: Path) -> None:
+    """RewardBench 2 as pandas writes it into CSV. In other data the list is the answer."""
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\nq,\"['x']\",\"['y', 'z']\"\n")
+    dataset = read_dataset(str(tmp_path / "a.csv"))
+    (note,) = dataset.notes
+    assert note.startswith("'chosen', 'rejected': some texts look like lists of texts")
+    turns = read(tmp_path, [{**TEXTS_55K, "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0}])
+    assert not [note for note in turns.notes if "lists of texts" in note]
 
 
 def test_preferences_in_a_csv_may_be_empty(tmp_path: Path) -> None:

@@ -172,12 +172,29 @@ def test_a_start_that_hangs_is_said_and_leaves_nothing(no_ray: Path, monkeypatch
     released = threading.Event()
     monkeypatch.setattr(ray, "init", lambda **_: released.wait(20))
     monkeypatch.setattr(local_ray, "START_SECONDS", 0.3)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     before = dict(os.environ)
     with pytest.raises(BackendError, match=r"did not start within 0\.3 s") as late:
         LocalRay().start()
     released.set()
     assert "selfplay doctor" in late.value.hint
     assert {**before, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} == dict(os.environ)
+    assert list(no_ray.iterdir()) == []
+
+
+def test_a_start_on_a_busy_machine_may_take_longer(
+    no_ray: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(ray, "init", lambda **_: released.wait(20))
+    monkeypatch.setattr(local_ray, "START_SECONDS", 0.2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (6.0, 0.0, 0.0))
+    with pytest.raises(BackendError, match=r"did not start within 0\.6 s"):
+        LocalRay().start()
+    released.set()
+    said = "Ray has not started within 0.2 s. The machine is busy (3.0 processes for each CPU)"
+    assert capsys.readouterr().err.count(said) == 1
     assert list(no_ray.iterdir()) == []
 
 

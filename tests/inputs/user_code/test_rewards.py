@@ -12,7 +12,8 @@ import pytest
 
 from selfplay.core.errors import ConfigError
 from selfplay.core.protocols import ScoreItem
-from selfplay.inputs.user_code.rewards import RewardFunction, source_digest
+from selfplay.inputs.user_code.loading import source_digest
+from selfplay.inputs.user_code.rewards import RewardFunction
 
 
 def item(response: str, number: int = 0, unit: str | None = None, **columns) -> ScoreItem:
@@ -305,16 +306,19 @@ def test_files_packages_and_installed_modules(tmp_path):
     assert outcomes(RewardFunction("difflib:get_close_matches", tmp_path), []) == []
 
 
+def digest(spec: str, search_path: Path) -> str:
+    return source_digest(spec, search_path, what="reward function")
+
+
 def test_digest_is_of_the_file(tmp_path):
     make(tmp_path, "def reward(p, r): return 1")
-    first = source_digest("my_rewards:reward", tmp_path)
-    assert first == source_digest("my_rewards.py:reward", tmp_path) and len(first) == 64
+    first = digest("my_rewards:reward", tmp_path)
+    assert first == digest("my_rewards.py:reward", tmp_path) and len(first) == 64
     assert first == hashlib.sha256((tmp_path / "my_rewards.py").read_bytes()).hexdigest()
     make(tmp_path, "def reward(p, r): return 2")
-    assert source_digest("my_rewards:reward", tmp_path) != first
+    assert digest("my_rewards:reward", tmp_path) != first
     assert (
-        source_digest("difflib:get_close_matches", tmp_path)
-        == hashlib.sha256(Path(difflib.__file__).read_bytes()).hexdigest()
+        digest("difflib:get_close_matches", tmp_path) == hashlib.sha256(Path(difflib.__file__).read_bytes()).hexdigest()
     )
 
 
@@ -336,18 +340,18 @@ def test_digest_covers_what_the_file_imports_from_beside_it(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     spec = "rewards.final:reward"
-    first = source_digest(spec, tmp_path)
+    first = digest(spec, tmp_path)
     covered = []
     for name, text in files.items():
         (tmp_path / name).write_text(text + "\n#")
-        if source_digest(spec, tmp_path) != first:
+        if digest(spec, tmp_path) != first:
             covered.append(name)
         (tmp_path / name).write_text(text)
     assert covered == [name for name in files if name not in ("rewards/unused.py", "json_too.py")]
-    assert source_digest(spec, tmp_path) == first
+    assert digest(spec, tmp_path) == first
     # the same files elsewhere are the same function
     shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-moved"))
-    assert source_digest(spec, tmp_path.with_name(f"{tmp_path.name}-moved")) == first
+    assert digest(spec, tmp_path.with_name(f"{tmp_path.name}-moved")) == first
 
 
 def test_digest_of_a_file_in_another_folder_covers_both_folders(tmp_path):
@@ -355,9 +359,9 @@ def test_digest_of_a_file_in_another_folder_covers_both_folders(tmp_path):
     (tmp_path / "mine/one.py").write_text("import near, far\ndef reward(p, r): return 1")
     for name in ("mine/near.py", "far.py"):
         (tmp_path / name).write_text("")
-        before = source_digest("mine/one.py:reward", tmp_path)
+        before = digest("mine/one.py:reward", tmp_path)
         (tmp_path / name).write_text("VALUE = 2")
-        assert source_digest("mine/one.py:reward", tmp_path) != before
+        assert digest("mine/one.py:reward", tmp_path) != before
 
 
 @pytest.mark.parametrize(
