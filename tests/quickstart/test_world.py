@@ -93,9 +93,13 @@ def test_a_folder_with_other_things_is_refused_and_an_empty_one_used(tmp_path: P
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_failed_training_says_its_last_words(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="exit code 1"):
-        prepare(tmp_path / "w", 0, cache_dir=tmp_path / "cache", sizes=Sizes(hidden=-1, fine_tuning_steps=1))
+def test_a_failed_training_says_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'the last words' >&2\nexit 7\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(BackendError, match=r"\(exit code 7\):\nthe last words"):
+        make(tmp_path, "w")
     assert not (tmp_path / "w").exists()
 
 
