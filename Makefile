@@ -52,7 +52,8 @@ test: $(READY)
 
 # one process: the failpoints are shared out among all tests, and the counts are printed at the end
 chaos: $(READY)
-	SELFPLAY_KILLS=$(KILLS) $(BIN)/python -m pytest -m "chaos or not chaos" tests/behaviour/chaos tests/behaviour/real/test_chaos.py tests/behaviour/real/test_faults.py
+	SELFPLAY_KILLS=$(KILLS) $(BIN)/python -m pytest -m "chaos or not chaos" tests/behaviour/chaos tests/behaviour/real/test_chaos.py tests/behaviour/real/test_faults.py \
+	  tests/store/test_durable_crash_states.py tests/execution/ray/test_local_ray.py
 
 families: $(READY)
 	$(BIN)/python -m pytest -m "families or not families" tests/behaviour/real/test_families.py

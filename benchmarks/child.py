@@ -34,6 +34,16 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def device() -> str:
+    """The processor of this machine; a benchmark on a GPU names that one instead."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{num_cores()} cores of {names[0]}" if names else f"{num_cores()} cores"
+
+
 def peak_bytes() -> int:
     """Largest resident memory of this process image so far. Not `ru_maxrss`, which keeps a parent's peak across exec."""
     for line in Path("/proc/self/status").read_text().splitlines():

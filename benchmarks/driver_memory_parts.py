@@ -24,6 +24,7 @@ from selfplay.core.score_table import score_table
 from selfplay.core.stages import LOGPS_SCHEMA, stage_named
 from selfplay.execution.progress import Reporter
 from selfplay.inputs.metric_requirements import Ranking
+from selfplay.inputs.models.thinking import Thinking
 from selfplay.run.driver import stage_settings
 from selfplay.run.stages.context import StageContext
 from selfplay.selection.metrics import find_metric
@@ -31,7 +32,7 @@ from selfplay.store import durable
 from selfplay.store.durable import pretty_json
 from selfplay.store.run import Store
 
-NUM_RESPONSES, NUM_TOKENS, PROMPT_TOKENS = 8, 200, 100
+NUM_RESPONSES, NUM_TOKENS, PROMPT_TOKENS = 8, 500, 100
 LETTERS_A_TOKEN = 4
 SHARD_SIZE = 64
 VOCABULARY = 32_000
@@ -123,6 +124,7 @@ def _responses(num_prompts: int) -> Iterator[pa.Table]:
             "seed": index, "token_ids": _tokens(generator, num, NUM_TOKENS), "num_tokens": pa.repeat(NUM_TOKENS, num),
             "text": _texts(generator, num, NUM_TOKENS * LETTERS_A_TOKEN), "finish_reason": pa.repeat("stop", num),
             "policy_digest": pa.repeat(DIGEST, num), "policy_round": pa.repeat(0, num),
+            "sampler_logp": pa.nulls(num, pa.float64()),
         }  # fmt: skip
         yield pa.table(columns).cast(schema(Response))
 
@@ -162,6 +164,7 @@ def run_stage(stage: str, folder: Path, num_prompts: int) -> dict[str, Any]:
     inputs: Any = SimpleNamespace(
         policy=SimpleNamespace(folder=folder / "policy", digest=DIGEST), gold_on_training=False, gold_lacks=(),
         ranking=Ranking(metric, metric, config.selection.implicit_margin), max_length=4096, mix=None, reference=None,
+        renderer=SimpleNamespace(thinking=Thinking()),
     )  # fmt: skip
     module, _, name = stage_named(stage).function.partition(":")
     function = getattr(importlib.import_module(module), name)

@@ -215,6 +215,7 @@ class _Made:
                     "response_index": index, "seed": rows, "token_ids": self.tokens(self.num_tokens[rows]),
                     "num_tokens": self.num_tokens[rows], "text": self.texts(rows), "finish_reason": pa.repeat("stop", num),
                     "policy_digest": pa.repeat(DIGEST, num), "policy_round": pa.repeat(0, num),
+                    "sampler_logp": pa.nulls(num, pa.float64()),
                 }  # fmt: skip
                 yield pa.table(columns).cast(schema(Response))
 

@@ -135,7 +135,7 @@ class _Made:
                 "response_index": index, "seed": rows, "token_ids": self._tokens(generator, num, 80),
                 "num_tokens": generator.integers(8, 800, num), "text": self._text(generator, num, RESPONSE_LETTERS),
                 "finish_reason": pa.repeat("stop", num), "policy_digest": pa.repeat("a" * 64, num),
-                "policy_round": pa.repeat(0, num),
+                "policy_round": pa.repeat(0, num), "sampler_logp": pa.nulls(num, pa.float64()),
             }  # fmt: skip
             yield pa.table(columns).cast(schema(Response))
 

@@ -8,9 +8,7 @@ No clock is read, so the machine's load does not change the figures.
 
 from __future__ import annotations
 
-import argparse
 import heapq
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.figures import Figure, Given, Measured
 from selfplay.core.pool import IN_FLIGHT, Call, LocalPool
 from selfplay.execution.dispatch import Dispatch
 from selfplay.execution.quarantine import run_with_quarantine
@@ -140,21 +139,18 @@ def spent(tokens: np.ndarray[Any, np.dtype[np.int64]], replicas: int, *, whole_s
     return pool.now
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """The document; a summary goes to stdout."""
-    rows = []
+def measure(given: Given) -> Measured:
+    """How the stage's schedule compares with the ideal one; the schedule of whole shards is in the details."""
+    figures, whole_shards = [], {}
+    prompts = given.scaled(PROMPTS_PER_REPLICA)
     for replicas in REPLICAS:
         for mean in MEANS if replicas == 1 else (600,):
-            tokens = lengths(PROMPTS_PER_REPLICA * replicas * NUM_RESPONSES, mean)
+            tokens = lengths(prompts * replicas * NUM_RESPONSES, mean)
             best = ideal(tokens.tolist(), SLOTS * replicas)
+            name = f"sample over ideal: {replicas} replicas, mean {mean}"
             ratio = spent(tokens, replicas, whole_shards=False) / best
-            before = spent(tokens, replicas, whole_shards=True) / best
-            rows.append(
-                {"replicas": replicas, "mean_tokens": mean, "ratio": round(ratio, 3), "whole_shards": round(before, 3)}
+            figures.append(
+                Figure(name, ratio, "ratio", f"{len(tokens):,} responses, {SLOTS} slots", BAR, clock="virtual")
             )
-            sys.stdout.write(
-                f"orchestration: {replicas:2d} replicas, mean {mean} tokens: {ratio:.3f} of the ideal schedule "
-                f"(a shard a call: {before:.2f})\n"
-            )
-    worst = max(float(row["ratio"]) for row in rows)
-    return {"slots": SLOTS, "shard_size": SHARD_SIZE, "rows": rows, "bar": BAR, "within_bar": worst <= BAR}
+            whole_shards[name] = round(spent(tokens, replicas, whole_shards=True) / best, 3)
+    return Measured(figures, {"slots": SLOTS, "shard_size": SHARD_SIZE, "one_call_for_a_shard": whole_shards})

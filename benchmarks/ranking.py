@@ -7,69 +7,53 @@ in bare numpy (z-scores, argsort, cut) runs on the same columns in a process of 
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from benchmarks.child import measured
+from benchmarks.figures import Figure, Given, Measured, alternate, median_of, ratios
 
 MODULE = "benchmarks.ranking_parts"
 BAR_SECONDS, BAR_BYTES = 8.0, 3e9
+ROWS = 10_000_000
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """The document; a summary goes to stdout."""
-    folder = Path(tempfile.mkdtemp(prefix="selfplay-ranking-", dir=given.folder))
-    try:
-        table = folder / "table.parquet"
-        made = measured(MODULE, "make", table, given.rows)
-        bare = measured(MODULE, "bare", table)
-        ours = measured(MODULE, "ours", table, folder / "result")
-        disk = measured(MODULE, "disk", folder / "plain", ours["result_bytes"])
-        command = measured(MODULE, "command", table, folder / "command")
-    finally:
-        shutil.rmtree(folder)
-    parts = ours["parts"]
-    total = sum(part["seconds"] for part in parts.values())
-    rule = bare["parts"]["rule"]["seconds"]
-    document = {
-        "rows": given.rows,
-        "table_bytes": made["table_bytes"],
-        "result_bytes": ours["result_bytes"],
-        "ours": {**ours, "seconds": round(total, 3)},
-        "command": command,
-        "bare_numpy": bare,
-        "plain_write_seconds": disk["parts"]["disk"]["seconds"],
-        "ratio_rank_to_bare_rule": round(parts["rank"]["seconds"] / rule, 2),
-        "ratio_all_to_bare_read_and_rule": round(total / sum(part["seconds"] for part in bare["parts"].values()), 2),
-        "bar": {"seconds": BAR_SECONDS, "bytes": BAR_BYTES},
-        "within_bar": total < BAR_SECONDS and ours["peak_bytes"] < BAR_BYTES,
-    }
-    sys.stdout.write(_text(document) + "\n")
-    return document
+def measure(given: Given) -> Measured:
+    """Seconds and peak memory of the package's functions and of the command, beside bare numpy and a plain write."""
+    rows = given.scaled(ROWS)
+    found: dict[str, list[dict[str, Any]]] = {"ours": [], "bare": [], "disk": [], "command": []}
+    with given.scratch() as folder:
+        table, result, plain = folder / "table.parquet", folder / "result", folder / "plain"
+        made = measured(MODULE, "make", table, rows)
 
+        def part(name: str, *arguments: object) -> float:
+            if result.exists():
+                shutil.rmtree(result)
+            found[name].append(measured(MODULE, name, *arguments))
+            return sum(float(part["seconds"]) for part in found[name][-1]["parts"].values())
 
-def _text(document: dict[str, Any]) -> str:
-    ours, bare, command = document["ours"], document["bare_numpy"], document["command"]
-    lines = [f"ranking {document['rows']:,} pairs ({document['table_bytes'] / 1e6:,.0f} MB of Parquet)"]
-    lines += [
-        f"  {name:<22} {part['seconds']:7.2f} s   {part['cpu_seconds']:7.2f} s of processor"
-        for name, part in ours["parts"].items()
+        part("ours", table, result)  # not counted: it says how many bytes are written
+        size = found["ours"].pop()["result_bytes"]
+        seconds = alternate(
+            {
+                "ours": lambda: part("ours", table, result),
+                "bare": lambda: part("bare", table),
+                "disk": lambda: part("disk", plain, size),
+                "command": lambda: part("command", table, result),
+            },
+            given.num_runs,
+        )
+    ranked = [run["parts"]["rank"]["seconds"] for run in found["ours"]]
+    rule = [run["parts"]["rule"]["seconds"] for run in found["bare"]]
+    work = f"{rows:,} pairs, {made['table_bytes'] / 1e6:,.0f} MB of Parquet"
+    peaks = {name: max(run["peak_bytes"] for run in found[name]) / 1e9 for name in ("ours", "command")}
+    figures = [
+        median_of("ranking: read, rank and write", seconds["ours"], "s", work, bar=BAR_SECONDS),
+        Figure("ranking: peak of memory", peaks["ours"], "GB", work, BAR_BYTES / 1e9),
+        median_of("ranking: whole command", seconds["command"], "s", work),
+        Figure("ranking: whole command, peak of memory", peaks["command"], "GB", work),
+        median_of("ranking: rank over bare numpy rule", ratios(ranked, rule), "ratio", work),
+        median_of("ranking: all over bare read and rule", ratios(seconds["ours"], seconds["bare"]), "ratio", work),
+        median_of("ranking: plain write of as many bytes", seconds["disk"], "s", f"{size / 1e6:,.0f} MB"),
     ]
-    lines.append(f"  {'all':<22} {ours['seconds']:7.2f} s   peak {ours['peak_bytes'] / 1e9:.2f} GB")
-    lines.append(f"  whole command          {command['seconds']:7.2f} s   peak {command['peak_bytes'] / 1e9:.2f} GB")
-    rule = bare["parts"]["rule"]["seconds"]
-    lines.append(
-        f"  bare numpy rule        {rule:7.2f} s   peak {bare['peak_bytes'] / 1e9:.2f} GB; "
-        f"our ranking takes {document['ratio_rank_to_bare_rule']} times as long"
-    )
-    lines.append(
-        f"  plain write            {document['plain_write_seconds']:7.2f} s   of {document['result_bytes'] / 1e6:,.0f} MB"
-    )
-    lines.append(
-        f"  bar of {BAR_SECONDS:.0f} s and {BAR_BYTES / 1e9:.0f} GB: {'held' if document['within_bar'] else 'missed'}"
-    )
-    return "\n".join(lines)
+    return Measured(figures, {**made, "result_bytes": size, "last": {name: runs[-1] for name, runs in found.items()}})

@@ -109,7 +109,8 @@ def command(table: str, result: str) -> dict[str, Any]:
     subprocess.run([sys.executable, "-m", "selfplay", *line], check=True, stdout=subprocess.DEVNULL)
     seconds = round(time.perf_counter() - started, 3)
     # of the child; this process is small, so that what the child had of it before exec does not matter
-    return {"seconds": seconds, "peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024}
+    parts = {"command": {"seconds": seconds}}
+    return {"parts": parts, "peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024}
 
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {

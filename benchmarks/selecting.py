@@ -1,18 +1,14 @@
 """Benchmark `selecting`: `selfplay select` of a dataset of pairs with texts, as a user gives the command.
 
 A million pairs of about 1.5 kilobytes of text each are read row by row, checked for repeats, ranked and written, with the record
-and the formats of other trainers. Measured are the time and the peak memory of the whole command. `bytes_per_pair` is the peak
-over the number of pairs: what a larger dataset takes.
+and the formats of other trainers. Measured are the time and the peak memory of the whole command.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,28 +16,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.child import measured, peak_bytes
+from benchmarks.figures import Given, Measured, alternate, median_of
 
+PAIRS = 1_000_000
+BAR_BYTES = 1.5e9
 _AT_A_TIME = 50_000
 _WORDS = 75  # of a response: about 670 bytes
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """The document; a summary goes to stdout."""
-    folder = Path(tempfile.mkdtemp(prefix="selfplay-selecting-", dir=given.folder))
-    try:
-        table = folder / "pairs.parquet"
-        made = measured("benchmarks.selecting", table, given.num_pairs)
-        command = measured("benchmarks.ranking_parts", "command", table, folder / "result")
-    finally:
-        shutil.rmtree(folder)
-    document = {"num_pairs": given.num_pairs, **made, **command}
-    document["bytes_per_pair"] = round(command["peak_bytes"] / given.num_pairs)
-    sys.stdout.write(
-        f"selecting from {given.num_pairs:,} pairs with texts ({made['text_bytes'] / 1e6:,.0f} MB of text)\n"
-        f"  whole command          {command['seconds']:7.2f} s   peak {command['peak_bytes'] / 1e9:.2f} GB "
-        f"({document['bytes_per_pair']:,} bytes a pair)\n"
-    )
-    return document
+def measure(given: Given) -> Measured:
+    """Seconds and peak memory of the whole command."""
+    num_pairs = given.scaled(PAIRS)
+    peaks = []
+    with given.scratch() as folder:
+        table, result = folder / "pairs.parquet", folder / "result"
+        made = measured("benchmarks.selecting", table, num_pairs)
+
+        def command() -> float:
+            found = measured("benchmarks.ranking_parts", "command", table, result)
+            shutil.rmtree(result)
+            peaks.append(found["peak_bytes"] / 1e9)
+            return float(found["parts"]["command"]["seconds"])
+
+        seconds = alternate({"command": command}, given.num_runs)["command"]
+    work = f"{num_pairs:,} pairs, {made['text_bytes'] / 1e9:.2f} GB of text"
+    figures = [
+        median_of("selecting: whole command", seconds, "s", work),
+        median_of("selecting: peak of memory", peaks, "GB", work, clock="none", bar=BAR_BYTES / 1e9),
+    ]
+    return Measured(figures, made)
 
 
 def make(table: str, num_pairs: str) -> dict[str, Any]:

@@ -1,54 +1,48 @@
 """Benchmark `viewer`: pages over a run of a million responses with hostile texts, as a browser gets them from `selfplay view`.
 
-Bar: a page in under 300 ms. Each is asked for six times; the first answer reads what it needs, the others may find it in memory.
+Bar: a page in under 300 ms. The first answer reads what it needs, the others may find it in memory.
 """
 
 from __future__ import annotations
 
-import argparse
 import html
 import os
 import re
-import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlencode
 
 from benchmarks.child import measured
+from benchmarks.figures import Figure, Given, Measured, alternate, median_of
 
 BAR_SECONDS = 0.3
-TIMES = 6
 RESPONSES = 1_000_000
 _PAIRS = "/run/run/round/1/pairs"
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """The document; a summary goes to stdout."""
-    folder = Path(tempfile.mkdtemp(prefix="selfplay-viewer-", dir=given.folder))
-    try:
-        made = measured("benchmarks.hostile_run", folder / "runs" / "run", min(given.rows, RESPONSES))
+def measure(given: Given) -> Measured:
+    """Seconds of each page, and the peak memory of the server."""
+    with given.scratch() as folder:
+        made = measured("benchmarks.hostile_run", folder / "runs" / "run", given.scaled(RESPONSES))
         with _served(folder / "runs") as (address, process):
-            pages = {name: _page(address, path, process.pid) for name, path in _pages(address).items()}
+            paths = _pages(address)
+            first = {name: _seconds(address, path) for name, path in paths.items()}
+            before = _cpu_seconds(process.pid)
+            calls = {name: partial(_seconds, address, path) for name, path in paths.items()}
+            seconds = alternate(calls, given.num_runs)
+            used = _cpu_seconds(process.pid) - before
             peak = _peak_bytes(process.pid)
-    finally:
-        shutil.rmtree(folder)
-    document = {
-        **made,
-        "pages": pages,
-        "peak_bytes": peak,
-        "bar": {"seconds": BAR_SECONDS},
-        "within_bar": all(page["median"] < BAR_SECONDS for page in pages.values()),
-    }
-    sys.stdout.write(_text(document) + "\n")
-    return document
+    work = f"{made['num_responses']:,} responses, {made['table_bytes'] / 1e9:.1f} GB of Parquet"
+    figures = [median_of(f"viewer: {name}", found, "s", work, bar=BAR_SECONDS) for name, found in seconds.items()]
+    figures.append(Figure("viewer: peak of memory", peak / 1e9, "GB", work))
+    details = {"seconds_of_first_answer": first, "processor_seconds_of_all": used}
+    return Measured(figures, {**made, **details})
 
 
 @contextmanager
@@ -100,18 +94,10 @@ def _get(address: str, path: str) -> str:
         return str(answer.read().decode())
 
 
-def _page(address: str, path: str, pid: int) -> dict[str, Any]:
-    seconds, size, before = [], 0, _cpu_seconds(pid)
-    for _ in range(TIMES):
-        started = time.perf_counter()
-        size = len(_get(address, path))
-        seconds.append(time.perf_counter() - started)
-    return {
-        "first": round(seconds[0], 4),
-        "median": round(statistics.median(seconds), 4),
-        "cpu_seconds": round((_cpu_seconds(pid) - before) / TIMES, 4),
-        "letters": size,
-    }
+def _seconds(address: str, path: str) -> float:
+    started = time.perf_counter()
+    _get(address, path)
+    return time.perf_counter() - started
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -123,17 +109,3 @@ def _cpu_seconds(pid: int) -> float:
 def _peak_bytes(pid: int) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def _text(document: dict[str, Any]) -> str:
-    lines = [
-        f"viewer over {document['num_responses']:,} responses ({document['table_bytes'] / 1e6:,.0f} MB of Parquet)"
-    ]
-    lines += [
-        f"  {name:<26} first {page['first'] * 1000:6,.0f} ms   median of {TIMES} {page['median'] * 1000:6,.0f} ms"
-        f"   processor {page['cpu_seconds'] * 1000:6,.0f} ms"
-        for name, page in document["pages"].items()
-    ]
-    held = "held" if document["within_bar"] else "missed"
-    lines.append(f"  peak {document['peak_bytes'] / 1e6:,.0f} MB; bar of {BAR_SECONDS * 1000:.0f} ms: {held}")
-    return "\n".join(lines)

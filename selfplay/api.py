@@ -23,6 +23,7 @@ from selfplay.execution.signals import StopFlag
 from selfplay.inspect.query.api import Run, open_run
 from selfplay.inspect.query.open import run_root
 from selfplay.inspect.report.observer import Report
+from selfplay.inspect.trace import Trace, require_new_file
 from selfplay.inspect.tracking.trackers import check_installed
 from selfplay.inspect.tracking.tracking import open_trackers
 from selfplay.run import driver
@@ -32,7 +33,7 @@ from selfplay.run.driver import MakeWorkers, Prepared
 from selfplay.run.find_again import find_again
 from selfplay.run.fork import Forking, prepare_fork
 from selfplay.run.fork_rules import last_whole_round
-from selfplay.run.observers import Observed
+from selfplay.run.observers import MakeObservers, Observed
 from selfplay.run.retention import Retention
 from selfplay.store.run import Store, require_empty_dir
 from selfplay.store.run_state import config_in_force, is_selection, search_path_in_force
@@ -46,6 +47,21 @@ def standard_observers(observed: Observed) -> Sequence[Observer]:
     if observed.folder is not None:
         observers.append(open_trackers(config.tracking, store, observed.folder, reporter.say))
     return [*observers, Report(store, config.report, config.rounds, reporter.say)]
+
+
+def _with_trace(trace: str | Path | None) -> MakeObservers:
+    """The standard observers, and one that writes a trace to a new file. Raises ConfigError where that is not possible."""
+    if trace is None:
+        return standard_observers
+    path = Path(trace).absolute()
+    require_new_file(path)
+
+    def make(observed: Observed) -> Sequence[Observer]:
+        standard = standard_observers(observed)
+        # a resume that has nothing to do has no folder, and nothing to trace
+        return standard if observed.folder is None else [*standard, Trace(path, observed.store.layout.root.name)]
+
+    return make
 
 
 def run_folder(config: str | Path | Config | Mapping[str, Any], run_dir: str | Path | None) -> Path:
@@ -90,6 +106,7 @@ def start(
     reporter: Reporter | None = None,
     workers: MakeWorkers | None = None,
     stop: StopFlag | None = None,
+    trace: str | Path | None = None,
 ) -> Run:
     """Start a run and work on it until it is complete, as `selfplay run` does.
 
@@ -97,6 +114,7 @@ def start(
     exist yet (default: runs/NAME-OF-THE-CONFIG). `force` continues where a data-quality check or an
     estimate of memory or disk would stop the run. `grace` is how
     many seconds after SIGTERM the run stops at once. `workers` and `stop` replace the Ray workers and the handling of signals.
+    `trace` is a new file for a trace of what the driver and the workers do (see `inspect/trace.py`).
 
     Raises ConfigError, ModelError, DataError or ResourceError before anything runs; Interrupted when it is stopped; other
     SelfplayError when it fails. What is committed is kept: `resume` continues it.
@@ -106,15 +124,13 @@ def start(
         run.rounds.to_pandas()
     """
     reporter = reporter or Reporter()
-    target = run_folder(config, run_dir)
+    target, observers = run_folder(config, run_dir), _with_trace(trace)
     require_empty_dir(target)
     prepared, given = preflight(config, run_dir=target, overrides=overrides, force=force, reporter=reporter)
     for line in prepared.plan.lines():
         reporter.say(line)
     reporter.say(f"run directory: {prepared.run_dir}   (log: {prepared.run_dir}/attempts/0001/log.txt)")
-    driver.run(
-        prepared, given, list(overrides), reporter, grace, workers, observers=standard_observers, stop=stop, force=force
-    )
+    driver.run(prepared, given, list(overrides), reporter, grace, workers, observers=observers, stop=stop, force=force)
     return open_run(prepared.run_dir)
 
 
@@ -128,6 +144,7 @@ def resume(
     workers: MakeWorkers | None = None,
     stop: StopFlag | None = None,
     trust_code: bool = False,
+    trace: str | Path | None = None,
     **settings: Any,
 ) -> Run:
     """Continue a run where it stands, as `selfplay resume` does: what is committed is kept, the rest is done.
@@ -147,6 +164,7 @@ def resume(
     store = _open_for_work(run)
     require_writable(store.layout.root, _of_read_only(store, run))
     store.forbid_symlinks()
+    observers = _with_trace(trace)
     reporter, given = reporter or Reporter(), [*overrides, *_as_overrides(settings)]
     before, after, search_path = _changed_settings(store, given)
     pins, command = store.config_json("pins.json", dict), ["resume", Path(run), *given]
@@ -161,7 +179,7 @@ def resume(
         note_begun(store.run_id, pinned.code, reporter.say)
     driver.resume(
         store, prepared, before, pins, reporter, grace, workers,
-        observers=standard_observers, stop=stop, force=force,
+        observers=observers, stop=stop, force=force,
     )  # fmt: skip
     return open_run(Path(run))
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-import yaml
+import typer.testing
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from typer.testing import CliRunner, Result
 
 from selfplay.cli.main import app
+from selfplay.inputs import resolve
+from tests.helpers.configs import write_config_of
 from tests.helpers.make_run import make_run
 
 # The suite tries the same examples each time, so that a failure is the change's; a machine under load is no failure.
@@ -30,6 +35,13 @@ hypothesis_settings.register_profile(
     "explore", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 hypothesis_settings.load_profile("suite")
+
+# The suite has a process for each core; threads of libraries would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+pa.set_cpu_count(1)
+
+# Typer builds the parsers of all commands again for each call, which takes longer than most commands.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,6 +67,42 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync() -> Iterator[None]:
+    """The tests kill processes, not machines, and a killed process loses no page of the kernel. Which calls of fsync a power
+    failure needs is the subject of tests/store/test_durable_crash_states.py, on recorded operations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_are_checked_once() -> Iterator[None]:
+    """What a preflight finds out by building a model without its weights is remembered while the model's files stay as they are:
+    it would be a fifth of a run on fakes."""
+
+    def once(check: Callable[..., Any]) -> Callable[..., Any]:
+        known: dict[Any, Any] = {}
+
+        def checked(folder: Path, **options: Any) -> Any:
+            files = [
+                (path, status.st_size, status.st_mtime_ns)
+                for path in sorted(folder.iterdir())
+                for status in [path.stat()]
+            ]
+            key = (folder, *files, *options.items())
+            if key not in known:
+                known[key] = check(folder, **options)
+            return known[key]
+
+        return checked
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("check_policy_loads", "check_reward_model_loads"):
+            patch.setattr(resolve, name, once(getattr(resolve, name)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `policy/`, `reward_model/` (random weights), `prompts.jsonl` and `eval_prompts.jsonl`."""
@@ -71,30 +119,9 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_config(tiny_world: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Write a small config; keyword arguments replace or add sections."""
+    """Write a small config (see configs.py); keyword arguments replace or add sections."""
 
-    def write(**sections: Any) -> Path:
-        document: dict[str, Any] = {
-            "policy": {"model": str(tiny_world / "policy")},
-            "prompts": {"source": str(tiny_world / "prompts.jsonl"), "per_round": 20},
-            "sampling": {"num_responses": 4, "temperature": 0.8, "max_tokens": 8, "shard_size": 6},
-            "reward": {"model": str(tiny_world / "reward_model")},
-            "selection": {"weight": 1.0, "keep": 0.5},
-            "training": {"beta": 0.1, "learning_rate": 1e-3, "batch_size": 2},
-            "evaluation": {"source": str(tiny_world / "eval_prompts.jsonl"), "num_prompts": 10, "num_responses": 2},
-            "rounds": 2,
-            "seed": 0,
-        }
-        for name, section in sections.items():
-            if isinstance(section, dict) and isinstance(document.get(name), dict):
-                document[name] = {**document[name], **section}
-            else:
-                document[name] = section
-        path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump(document))
-        return path
-
-    return write
+    return lambda **sections: write_config_of(tiny_world, tmp_path, **sections)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ QUIET = Reporter(quiet=True)
 
 
 def test_a_run_is_started_resumed_and_forked(write_config: WriteConfig, tmp_path: Path) -> None:
-    config = write_config(rounds=1)
+    config = write_config(rounds=1, report={"every": 1})
     run = selfplay.start(config, run_dir=tmp_path / "run", reporter=QUIET, workers=Fakes())
     assert run.store.rounds() == [0, 1]
     run = selfplay.resume(tmp_path / "run", rounds=2, reporter=QUIET, workers=Fakes())

@@ -14,6 +14,12 @@ Grace = Annotated[float, typer.Option(help="Seconds after SIGTERM until the run 
 LogText = Annotated[
     bool, typer.Option("--log-text", help="Send example pairs to the trackers (tracking.to), not only numbers.")
 ]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="A new file: what the driver and the workers do, as a trace for https://ui.perfetto.dev."
+    ),
+]
 TrustCode = Annotated[
     bool,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selfplay.cli.arguments import Force, Grace, LogText, TrustCode, require_run
+from selfplay.cli.arguments import Force, Grace, LogText, Trace, TrustCode, require_run
 
 
 def command(
@@ -17,6 +17,7 @@ def command(
     force: Force = False,
     grace: Grace = 25.0,
     log_text: LogText = False,
+    trace: Trace = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Continue a run: print what is adopted, then do the rest."""
@@ -25,5 +26,5 @@ def command(
     from selfplay.cli.run import finish
 
     overrides = [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]
-    api.resume(run_dir, overrides=overrides, force=force, grace=grace, trust_code=trust_code)
+    api.resume(run_dir, overrides=overrides, force=force, grace=grace, trust_code=trust_code, trace=trace)
     finish(run_dir, json_output)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from selfplay.cli.arguments import Force, Grace, LogText
+from selfplay.cli.arguments import Force, Grace, LogText, Trace
 from selfplay.core.commands import shell_command
 from selfplay.core.escape import escape_terminal
 
@@ -26,6 +26,7 @@ def command(
     force: Force = False,
     grace: Grace = 25.0,
     log_text: LogText = False,
+    trace: Trace = None,
 ) -> None:
     """Start a multi-round run."""
     from selfplay import api
@@ -44,7 +45,7 @@ def command(
         if json_output:
             write(json.dumps(prepared.plan.document(), indent=1))
         return
-    api.start(config, run_dir=target, overrides=overrides, force=force, grace=grace, reporter=reporter)
+    api.start(config, run_dir=target, overrides=overrides, force=force, grace=grace, reporter=reporter, trace=trace)
     finish(target, json_output)
 
 

@@ -44,7 +44,19 @@ Every = Annotated[
 ]
 
 
-def command(run: Run, round_number: Round, by: By = None, every: Every = False, json_output: Json = False) -> None:
+Timing = Annotated[
+    bool, typer.Option("--timing", help="Where the time of each stage went, for the driver and workers.")
+]
+
+
+def command(
+    run: Run,
+    round_number: Round,
+    by: By = None,
+    every: Every = False,
+    timing: Timing = False,
+    json_output: Json = False,
+) -> None:
     """Show one round as a whole, warnings first.
 
     The way from prompts to kept pairs with reasons, distributions, selection (what other metrics would have kept, groups,
@@ -53,17 +65,31 @@ def command(run: Run, round_number: Round, by: By = None, every: Every = False, 
     from selfplay.inspect.documents.show import show_document
     from selfplay.inspect.query.open import open_store
 
-    write_document(show_document(open_store(run), round_number, by, quick=not every), _text, as_json=json_output)
+    document = show_document(open_store(run), round_number, by, tables=not timing or json_output, quick=not every)
+    write_document(document, _timing_text if timing else _text, as_json=json_output)
+
+
+def _timing_text(document: dict[str, Any]) -> str:
+    from selfplay.cli.timing_view import timing_lines
+
+    return f"{_head(document)}\n\n{timing_lines(document['timing'])}"
+
+
+def _head(document: dict[str, Any]) -> str:
+    state = "" if document["complete"] else f" (not complete: {', '.join(document['stages'])} are committed)"
+    return f"round {document['round']}{state}, {duration(document['seconds'])}"
 
 
 def _text(document: dict[str, Any]) -> str:
-    state = "" if document["complete"] else f" (not complete: {', '.join(document['stages'])} are committed)"
-    sections = [f"round {document['round']}{state}, {duration(document['seconds'])}"]
+    sections = [_head(document)]
     if document["warnings"]:
         sections.append("\n".join(warning_lines(document)))
     if document["funnel"]:
         sections.append("funnel\n" + _funnel(document["funnel"]))
     sections += [_distribution(name, found) for name, found in document["distributions"].items()]
+    if document["logprobs"] is not None and document["logprobs"]["source_reason"]:
+        found = document["logprobs"]
+        sections.append(escape_terminal(f"log-probs of the {found['source']}: {found['source_reason']}"))
     if document["selection"] is not None:
         sections.append(_numbers("selection", document["selection"], _SELECTION))
     if document["diagnostics"] is not None:

@@ -97,6 +97,8 @@ def _text(document: dict[str, Any]) -> str:
     if document["progress"] is not None:
         title, done, total = (document["progress"][name] for name in ("title", "done", "total"))
         lines.append(f"progress: {escape_terminal(title)}: {done:,} of {total:,}")
+    if document["loading"]:
+        lines.append(f"loading: {escape_terminal(', '.join(document['loading']))}")
     if document["driver"] is not None:
         lines.append(f"driver: {escape_terminal(document['driver']['said'])}")
     for problem in document["problems"]:

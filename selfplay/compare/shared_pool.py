@@ -32,6 +32,7 @@ def pool_key(config: Config, inputs: Inputs) -> dict[str, Any]:
         "pairs": config.pairs.model_dump(mode="json"),
         "reference": not LOSSES[config.training.loss].reference_free,
         "precision": config.training.precision,
+        "logprobs": config.selection.logprobs.source,
         "quantities": sorted(inputs.ranking.made_for(1)),
     }
 

@@ -133,6 +133,16 @@ class PairsConfig(Section):
 _OF_THE_REFERENCE = ("dpo_gap",)
 
 
+class LogprobsConfig(Section):
+    """Where the log-probs come from by which pairs are ranked."""
+
+    source: Literal["auto", "engine", "model"] = identity(
+        "auto",
+        "engine: those that the sampler computed with the responses, where the sampler served the policy that is trained; "
+        "model: a forward pass over all candidates; auto: engine if the dtypes allow it and a check of 64 responses passes",
+    )
+
+
 class SelectionConfig(Section):
     """Which pairs are kept."""
 
@@ -164,6 +174,7 @@ class SelectionConfig(Section):
     first_round_metric: str | None = identity(
         None, "what ranks in round 1, where policy = reference = initial, when the metric compares the two (a name)"
     )
+    logprobs: LogprobsConfig = tagged("identity", LogprobsConfig(), "where the log-probs of the candidates come from")
 
     @field_validator("metric", "first_round_metric")
     @classmethod
@@ -234,7 +245,10 @@ class TrainingConfig(Section):
         None, "optimizer steps of a round instead of epochs: the pairs are passed over as often as that takes", ge=1
     )
     batch_size: int = identity(..., "pairs in an optimizer step, over all devices", ge=1)
-    micro_batch_size: int | None = resource(None, "pairs in one forward pass; batch_size if not set", ge=1)
+    micro_batch_tokens: int | None = resource(
+        None, "tokens in one forward pass, padding included; 16384 on a GPU and 1024 on a CPU if not set", ge=1
+    )
+    micro_batch_size: int | None = resource(None, "pairs in one forward pass, at most; not set: as many as fit", ge=1)
     max_length: int | None = identity(None, "longest prompt + response in tokens; the context if not set", ge=2)
     warmup_ratio: float = identity(0.1, "fraction of the steps that warm up", ge=0, lt=1)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = identity("cosine", "learning-rate schedule")
@@ -256,8 +270,6 @@ class TrainingConfig(Section):
             raise ValueError("`simpo_gamma_beta_ratio` goes with loss: simpo")
         if self.max_steps is not None:
             refuse(self, ("epochs",), "and `max_steps` both say how long to train: give one of them")
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         return self
 
 
@@ -312,6 +324,17 @@ class Config(Section):
             if self.training.start == "initial":
                 raise ValueError(
                     "selection.implicit_margin: dpo with training.start: initial and reference: initial is always 0"
+                )
+        if self.selection.logprobs.source == "engine":
+            if self.training.start == "initial":
+                raise ValueError(
+                    "selection.logprobs.source: engine needs training.start: previous: from round 2 on the sampler serves "
+                    "another policy than the initial one. Use auto"
+                )
+            if self.policy.dtype == "bfloat16" and self.training.precision == "float32":
+                raise ValueError(
+                    "selection.logprobs.source: engine: an engine in bfloat16 (policy.dtype) does not give the log-probs of a "
+                    "trainer in float32 (training.precision). Use auto, or the same dtype for both"
                 )
         if self.sampling.num_responses < 2:
             raise ValueError("sampling.num_responses must be 2 or more: a pair takes two responses")

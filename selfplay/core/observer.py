@@ -6,6 +6,7 @@ The driver calls observers and knows none of them; `selfplay/api.py` says which 
 from __future__ import annotations
 
 from selfplay.core.protocols import StepMetrics
+from selfplay.core.timing import Record
 
 
 class Observer:
@@ -18,6 +19,9 @@ class Observer:
 
     def on_stage(self, round_number: int, stage: str) -> None:
         """A stage begins."""
+
+    def on_timing(self, round_number: int, stage: str, spent: Record) -> None:
+        """A stage is committed; `spent` says where its time went."""
 
     def on_step(self, round_number: int, step: StepMetrics) -> None:
         """An optimizer step is done."""

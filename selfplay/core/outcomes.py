@@ -16,16 +16,19 @@ from pydantic import ConfigDict
 
 from selfplay.core.parse_record import FLAT, STRICT, nested, parse_record, to_document
 from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightSync
+from selfplay.core.timing import PartSeconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Base of the records. `adopted_shards` counts shards that an earlier attempt had finished."""
+    """Base of the records. `adopted_shards` counts shards that an earlier attempt had finished. `timing`: where the time of the
+    attempt that committed the stage went, by who spent it ("driver", "sampler-0")."""
 
     stage: ClassVar[str]
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     adopted_shards: int = 0
+    timing: dict[str, PartSeconds] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `.metrics.json`."""
@@ -143,8 +146,8 @@ class SelectionSummary:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A training that took place; see `TrainResult`. `num_pairs_quarantined` counts pairs of earlier rounds that were left
-    out because a response of theirs is quarantined."""
+    """A training that took place; see `TrainResult`. `num_pairs_quarantined` counts kept pairs that were left out because a
+    response of theirs is quarantined: of earlier rounds, or found when the model passed over the kept pairs."""
 
     num_pairs: int
     num_pairs_quarantined: int
@@ -296,10 +299,24 @@ class PairOutcome(Outcome):
     gates_forced: list[ForcedGate]
 
 
+@dataclass(frozen=True, slots=True)
+class LogprobsCheck:
+    """The engine's log-probs against those of the model on some responses: |difference| / tokens of a response, largest and mean.
+    `tolerance` is of the largest or of the mean error, as `compared` says ("largest" in float32, "mean" in bfloat16)."""
+
+    num_responses: int
+    error_max: float | None
+    error_mean: float | None
+    compared: str
+    tolerance: float
+    passed: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogprobsOutcome(Outcome):
     """Stage *logprobs*. `quarantined` names the responses that killed their worker, with the reason; `made_for_metric` holds
-    what is recorded about each extra table that the round's metric reads."""
+    what is recorded about each extra table that the round's metric reads. `source`: where policy_logp comes from, "engine" (of
+    `num_from_engine` responses; the others were passed over by the model) or "model", with the reason."""
 
     stage = "logprobs"
 
@@ -309,6 +326,10 @@ class LogprobsOutcome(Outcome):
     reference_digest: str | None
     reference_is_policy: bool
     made_for_metric: dict[str, dict[str, Any]]
+    source: str = "model"
+    source_reason: str = ""
+    num_from_engine: int = 0
+    check: LogprobsCheck | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,7 +136,13 @@ class Workers:
         }
         return {role: pool for role, pool in pools.items() if pool is not None}
 
+    def start_first(self) -> None:
+        """Start what the first stages need. The others would compete with the engine for the processor while they import."""
+        for role, pool in self.by_role().items():
+            if role not in ("logprobs", "trainer"):
+                pool.start()
+
     def start(self) -> None:
-        """Start all pools together: imports of one role run while another works."""
+        """Start all pools that have not started: imports of one role run while another works."""
         for pool in self.by_role().values():
             pool.start()

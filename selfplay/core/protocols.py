@@ -34,7 +34,8 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How to sample. `temperature` 0 is greedy (then `num_responses` is 1 and seeds are not used)."""
+    """How to sample. `temperature` 0 is greedy (then `num_responses` is 1 and seeds are not used). `logprobs`: the log-probs of
+    the sampled tokens are wanted too."""
 
     num_responses: int
     temperature: float
@@ -46,6 +47,7 @@ class SamplingSettings:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     stop_token_ids: tuple[int, ...] = ()
+    logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,8 @@ class Sampler(Protocol):
         """Serve the policy in `folder`. A no-op that still reports when `digest` is being served already."""
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
-        """Columns prompt_id, response_index, seed, token_ids, num_tokens, text, finish_reason: a row for each of a
-        request's indices, in the order of the requests."""
+        """Columns prompt_id, response_index, seed, token_ids, num_tokens, text, finish_reason, sampler_logp (null unless the
+        settings ask for log-probs): a row for each of a request's indices, in the order of the requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,8 @@ class TrainJob:
     `output_dir` an empty scratch folder that will hold `policy/` (float32, tokenizer included) and, when `engine_dtype` is
     bfloat16, `engine/` (the copy the engine loads). `checkpoint_dir` keeps sealed trainer checkpoints for a resume. Once
     `stop_file` exists the trainer seals a checkpoint after the step under way and raises Interrupted. `max_steps`: optimizer
-    steps, instead of `epochs`. `keep_checkpoints`: how many of the newest sealed checkpoints stay."""
+    steps, instead of `epochs`. `keep_checkpoints`: how many of the newest sealed checkpoints stay. A forward pass takes at most
+    `micro_batch_size` pairs and `micro_batch_tokens` tokens (None: by the device); neither changes the result."""
 
     pairs: Sequence[TrainPair]
     policy_dir: str
@@ -219,6 +222,7 @@ class TrainJob:
     max_steps: int | None = None
     keep_checkpoints: int = 2
     limits: TrainLimits = TrainLimits()
+    micro_batch_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +239,22 @@ class StepMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file that a trainer wrote: its path in `output_dir`, its size in bytes and its sha256 (hex)."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrainResult:
     """What a training did. `first_loss` is the loss of all checked pairs before the first update, `expected_first_loss` its
     value at zero margin (null where that is not defined: SimPO, or reference != policy); `logp_error_*` hold the trainer's
     own log-probs against the table's, per token; `changed_fraction` counts weights that changed in the engine's dtype.
     `update_ratio` is `update_norm` over the norm of the starting policy; `chosen_logp_*` is the mean log-prob of a token of the
-    chosen responses of the checked pairs (nats)."""
+    chosen responses of the checked pairs (nats). `files` lists all that is in `output_dir`; where it is empty the store hashes
+    the files."""
 
     optimizer_steps: int
     resumed_from_step: int
@@ -259,6 +273,7 @@ class TrainResult:
     update_ratio: float | None = None
     chosen_logp_before: float | None = None
     chosen_logp_after: float | None = None
+    files: list[WrittenFile] = field(default_factory=list)
 
 
 class Trainer(Protocol):

@@ -45,9 +45,10 @@ class Prompt:
 class Response:
     """One sampled response (stage *sample*). `token_ids` ends with the sampled end token when `finish_reason` is "stop".
     `policy_digest` identifies the weights that sampled it, `policy_round` is the round that trained them (0: the starting
-    policy; null: a model that this run did not train, such as the second model of `sampling.mix`).
+    policy; null: a model that this run did not train, such as the second model of `sampling.mix`). `sampler_logp` is the log-prob
+    sum of the tokens as the engine computed it (natural log, temperature 1, before penalties; null where it was not asked for).
 
-    Example: Response("9f2c...-r001-0", "9f2c...", 1, 0, 123456, [7, 8, 2], 3, "hello", "stop", "5e1d...", 0)
+    Example: Response("9f2c...-r001-0", "9f2c...", 1, 0, 123456, [7, 8, 2], 3, "hello", "stop", "5e1d...", 0, -12.5)
     """
 
     response_id: str
@@ -61,6 +62,7 @@ class Response:
     finish_reason: str
     policy_digest: str
     policy_round: int | None
+    sampler_logp: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,9 @@ class Unused:
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """Teacher-forced log-probs of one response (stage *logprobs*): sums over its tokens at temperature 1, natural log, the
-    sampled end token included. `reference_logp` is null when the reference is the policy itself only if it was not asked for.
+    """Log-probs of one response (stage *logprobs*): sums over its tokens at temperature 1, natural log, the sampled end token
+    included; of a teacher-forced pass, or of the engine that sampled it. `reference_logp` is null where there is no reference,
+    and where the ranking does not need it and *train* computes it for the kept pairs.
 
     Example: Logprobs("9f2c...-r001-0", -12.5, -12.5, 3)
     """

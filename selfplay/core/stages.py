@@ -90,7 +90,9 @@ MIXED = ".mixed"  # responses of the second model (`sampling.mix`)
 GOLD = ".gold"  # rewards of the gold judge
 PARTS = ".parts"  # rewards of each part of a combined reward: `.parts/NAME`
 CANDIDATES = ".pairs"  # candidate pairs, beside the `unused` table of stage *pair*
-REFERENCE = ".reference"  # log-probs under the reference
+REFERENCE = ".reference"  # log-probs under the reference; in *train* those of kept pairs
+CHECKED = ".checked"  # the model's log-probs of some responses whose log-probs the engine computed
+POLICY = ".policy"  # in *train*: the model's log-probs of kept pairs that were ranked by the engine's
 ALONE = ".alone"  # log-probs of chosen responses without their prompt
 ASKED = ".asked"  # the policy's "yes" about prompt and chosen response
 EMBEDDINGS = ".embeddings"  # mean hidden states; the width is the policy's
@@ -145,7 +147,7 @@ STAGES = (
         "selfplay.run.stages.train:run",
         (
             Input("prompts", "data"), Input("sample", "data"), Input("select", "data"),
-            Input("logprobs", "same"), Input("train", "trained"),
+            Input("logprobs", "same"), Input("train", "trained"), Input("train", "reference"),
         ),
     ),
     Stage(

@@ -202,7 +202,7 @@ def logprobs_outcome(table: pa.Table, made: dict[str, dict[str, Any]], quarantin
     """What is recorded of log-probs that are the dataset's own."""
     return LogprobsOutcome(
         num_responses=table.num_rows, quarantined=quarantined, policy_digest="", reference_digest=None,
-        reference_is_policy=False, made_for_metric=made,
+        reference_is_policy=False, made_for_metric=made, source="dataset",
     )  # fmt: skip
 
 

@@ -214,7 +214,8 @@ def run(
         ):
             context = StageContext(
                 store, stage_settings(config), inputs, pools, fingerprint, current.number, versions(), reporter,
-                current.stop, from_dataset=True,
+                current.stop, from_dataset=True, on_loading=reporter.loading,
+                on_timing=lambda number, stage, spent: reporter.committed(number, stage, spent.seconds()),
             )  # fmt: skip
             pairs = _pairs(context, settings, dataset, needs)
             summary = _finish(context, record, settings, metric, dataset, sources, pairs, identity, command)

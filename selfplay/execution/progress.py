@@ -11,16 +11,21 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TextIO
 
 from selfplay.core.escape import escape_terminal
 from selfplay.core.redaction import redact
+from selfplay.core.timing import PartSeconds
 from selfplay.store.durable import translating_errors
 from selfplay.store.run import now
 
 LINE_EVERY = 60.0
+# what takes as many seconds to load gets a line
+LONG_LOADING = 1.0
 BAR_WIDTH = 24
 # clears the line that a bar is drawn on
 CLEAR = "\r\x1b[2K"
@@ -65,7 +70,8 @@ class Reporter:
 
     def event(self, kind: str, **fields: object) -> None:
         """One line of events.jsonl."""
-        self._append(self._events, json.dumps({"time": now(), "event": kind, **fields}) + "\n")
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._append(self._events, json.dumps({"time": moment, "event": kind, **fields}) + "\n")
 
     def _append(self, file: IO[bytes] | None, line: str) -> None:
         """Append a line. If writing fails, the line is lost, the user is told once, and the run continues."""
@@ -105,6 +111,25 @@ class Reporter:
         self.event("stage", round=round_number, stage=stage)
         if not self._terminal:
             self._tell(f"round {round_number} {stage}\n")
+
+    def loading(self, what: str, seconds: float | None) -> None:
+        """Something is loaded that the run waits for; then again with the seconds, when it is there."""
+        if seconds is None:
+            self.log(f"waits for {what} to load")
+            self.event("loading", what=what)
+            if self._terminal:
+                self._tell(f"{CLEAR}loading: {_shown(what)}")
+            return
+        self.event("loaded", what=what, seconds=round(seconds, 3))
+        if seconds >= LONG_LOADING:
+            self.say(f"loaded: {what} ({seconds:.1f} s)")
+        elif self._terminal:
+            self._tell(CLEAR)
+
+    def committed(self, round_number: int, stage: str, parts: Mapping[str, PartSeconds]) -> None:
+        """A stage is committed; `parts` says where its time went, by who spent it."""
+        timing = {who: asdict(spent) for who, spent in parts.items()}
+        self.event("committed", round=round_number, stage=stage, timing=timing)
 
     def begin(self, title: str, total: int, done: int, unit: str) -> None:
         """See execution.reporter.Reporter."""

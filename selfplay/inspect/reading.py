@@ -6,8 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from selfplay.config.anonymize import neutral, neutral_place, neutral_settings
-from selfplay.config.load import validate
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, CorruptionError
 from selfplay.core.json_text import parse_json
@@ -40,6 +38,10 @@ def require_round(store: Store, round_number: int, stage: str | None = None) -> 
 def settings_for_others(store: Store) -> dict[str, Any]:
     """The settings that the results depend on, without what names the machine (see `neutral_settings`): of a run those in
     force, of a selection from a dataset those of `selfplay select`."""
+    # the schema of the settings takes long to import, and `status` and `rounds` do not need it
+    from selfplay.config.anonymize import neutral, neutral_place, neutral_settings
+    from selfplay.config.load import validate
+
     if not is_selection(store):
         return neutral_settings(validate(config_in_force(store), "the run"))
     settings = dict(store.config_json(SELECT, dict))

@@ -11,6 +11,7 @@ from typing import Any
 
 from selfplay.core.errors import Interrupted, SelfplayError
 from selfplay.core.redaction import redact
+from selfplay.core.timing import collecting
 from selfplay.core.versions import versions
 from selfplay.execution.progress import Reporter, libraries_to
 from selfplay.execution.signals import StopFlag, ended_by_stop, signals
@@ -56,6 +57,7 @@ def attempt(
     current = Attempt(number, folder, given_stop or StopFlag())
     try:
         reporter.open_log(folder / "log.txt", folder / "events.jsonl")
+        collecting(reporter.loading)
         with (
             _quiet_libraries(folder, reporter),
             heartbeat(folder),

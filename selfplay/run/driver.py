@@ -17,6 +17,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.pool import Workers
 from selfplay.core.redaction import find_secret
 from selfplay.core.stages import stages_of
+from selfplay.core.timing import Record
 from selfplay.core.versions import versions
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
@@ -284,6 +285,10 @@ def _attempt(
             dtype = devices.engine_dtype if stage == "train" else "float32"
             check_room(store, config, inputs, dtype, round_number, stage, force=force)
 
+        def stage_ends(round_number: int, stage: str, spent: Record) -> None:
+            reporter.committed(round_number, stage, spent.seconds())
+            observers.timing(round_number, stage, spent)
+
         context = StageContext(
             store=store,
             settings=stage_settings(config),
@@ -297,6 +302,8 @@ def _attempt(
             devices=devices,
             force=force,
             on_step=observers.step,
+            on_timing=stage_ends,
+            on_loading=reporter.loading,
         )
         loop.run(
             context, config.rounds, stage_begins,

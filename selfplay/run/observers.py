@@ -9,6 +9,7 @@ from pathlib import Path
 from selfplay.config.schema import Config
 from selfplay.core.observer import Observer
 from selfplay.core.protocols import StepMetrics
+from selfplay.core.timing import Record
 from selfplay.execution.reporter import Reporter
 from selfplay.store.run import Store
 
@@ -45,6 +46,10 @@ class Observers:
     def stage(self, round_number: int, stage: str) -> None:
         """See `Observer.on_stage`."""
         self._tell(lambda observer: observer.on_stage(round_number, stage))
+
+    def timing(self, round_number: int, stage: str, spent: Record) -> None:
+        """See `Observer.on_timing`."""
+        self._tell(lambda observer: observer.on_timing(round_number, stage, spent))
 
     def step(self, round_number: int, step: StepMetrics) -> None:
         """See `Observer.on_step`."""

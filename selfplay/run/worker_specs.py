@@ -18,9 +18,9 @@ from selfplay.run.stages.sampling import MAX_CALLS
 
 @contextlib.contextmanager
 def ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
-    """Ray and the pools of this run, started together."""
+    """Ray and the pools of this run. Those of log-probs and training start when the first engine is there."""
     with _pools(config, inputs, folder) as workers:
-        workers.start()
+        workers.start_first()
         yield workers
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import stat
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, cast
@@ -24,6 +25,9 @@ from selfplay.core.parse_record import STRICT, RecordT, parse_record
 from selfplay.core.version import __version__
 from selfplay.store import durable
 from selfplay.store.layout import SCHEMA_VERSION
+
+# Files that are hashed at a time.
+MAX_HASHING = 8
 
 
 def _plain_name(name: str) -> str:
@@ -112,9 +116,13 @@ def check_version(path: Path, version: Any, written_by: Any = None) -> None:
 
 
 def hash_files(folder: Path, below: str = "") -> list[FileEntry]:
-    """An entry for each file below `folder/below`, by path relative to `folder`; every file is read once."""
+    """An entry for each file below `folder/below`, by path relative to `folder`; every file is read once, several at a time."""
     names = sorted(name for name, _ in _sizes(folder, below))
-    return [FileEntry(name, (folder / name).stat().st_size, durable.sha256_file(folder / name)) for name in names]
+    with ThreadPoolExecutor(MAX_HASHING) as pool:
+        digests = pool.map(durable.sha256_file, [folder / name for name in names])
+        return [
+            FileEntry(name, (folder / name).stat().st_size, sha256) for name, sha256 in zip(names, digests, strict=True)
+        ]
 
 
 def policy_digest(entries: Iterable[FileEntry]) -> str:

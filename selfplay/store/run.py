@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import ConfigDict, Field
@@ -25,13 +25,15 @@ from selfplay.store import durable
 from selfplay.store.commits import Commit, check_stage, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, SELECT, Layout, attempts_present, rounds_present, stage_name
-from selfplay.store.lazy_table import LazyTable
 from selfplay.store.manifest import Digest, check_version
 from selfplay.store.policy_removal import delete_policy, finish_deletion
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
 from selfplay.store.tombstone import Tombstone, read_tombstone
 from selfplay.store.writer import StageInputs, StageWriter
+
+if TYPE_CHECKING:
+    from selfplay.store.lazy_table import LazyTable
 
 STOP = "STOP"
 _OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
@@ -311,6 +313,9 @@ class Store:
 
     def lazy_table(self, round_number: int, stage: str, table: str = "") -> LazyTable:
         """A committed table of which nothing is read yet. See `table`."""
+        # pyarrow.compute takes longer to import than `status` and `rounds` take without it
+        from selfplay.store.lazy_table import LazyTable
+
         return LazyTable.of(self.layout.stage(round_number, stage), self.commit_of(round_number, stage).files, table)
 
     # ------------------------------------------------------------------ writing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from pydantic import ConfigDict
 from selfplay.core.errors import CorruptionError
 from selfplay.core.outcomes import Outcome
 from selfplay.core.parse_record import STRICT, parse_record
+from selfplay.core.timing import part
 from selfplay.store import durable
 from selfplay.store.commits import Commit, write_commit
 from selfplay.store.layout import (
@@ -104,6 +105,7 @@ class StageWriter:
             raise CorruptionError(str(item), shard_remedy(sidecar))
         self._entries[name] = dataclasses.replace(entry, path=name)
 
+    @part("writing")
     def write_shard(self, index: int, rows: pa.Table, table: str = "") -> None:
         """Keep one shard, in the place of an earlier one if there is one: durable when this returns. A kill in between leaves
         neither or the new one."""
@@ -128,16 +130,20 @@ class StageWriter:
         """All shards of a table, in order."""
         return pa.concat_tables([self.read_shard(index, table, columns) for index in sorted(self.shards(table))])
 
-    def adopt_folder(self, source: Path, name: str) -> list[FileEntry]:
-        """Move a finished folder of files (a policy) into the stage and fsync it. Returns its files with their digests: this is
-        the only time in an attempt that they are hashed. They get the mode of files that this process creates."""
+    @part("committing")
+    def adopt_folder(self, source: Path, name: str, files: Sequence[FileEntry] | None = None) -> list[FileEntry]:
+        """Move a finished folder of files (a policy) into the stage and fsync it. Returns its files with their digests: `files`,
+        where its writer has hashed them (by path in the stage), else they are hashed here, for the only time in an attempt. They
+        get the mode of files that this process creates. Raises CorruptionError for a folder that does not hold `files`."""
         target = self.folder / name
         forbid_symlinks_below(source, source.parent)
         durable.remove_tree(target)
         durable.set_modes(source, like=self.folder / STAGE_MARK)
         durable.sync_tree(source)
         durable.move(source, target)
-        entries = hash_files(self.folder, name)
+        entries = list(files) if files is not None else hash_files(self.folder, name)
+        for item in check_files(self.folder, entries) if files is not None else ():
+            raise CorruptionError(f"{item} (it was written a moment ago)", "Check the disk, and train the round again.")
         self._entries |= {entry.path: entry for entry in entries}
         return entries
 

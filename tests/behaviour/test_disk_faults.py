@@ -116,7 +116,6 @@ class FailingDisk(durable.Operations):
 def test_every_operation_of_a_run_may_fail(
     prepared: driver.Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     attempt(prepared, Fakes(gold=False), tmp_path / "undisturbed")
 
     run, fakes = tmp_path / "run", Fakes(gold=False)

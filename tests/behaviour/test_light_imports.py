@@ -22,7 +22,7 @@ def test_no_module_imports_torch() -> None:
     modules = [module.name for module in pkgutil.walk_packages(selfplay.inputs.__path__, "selfplay.inputs.")]
     assert "selfplay.inputs.models.preflight" in modules
     command = [sys.executable, "-c", CODE.format(heavy=HEAVY), *modules]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
@@ -33,6 +33,6 @@ def test_a_run_that_is_not_there_is_refused_before_anything_slow_is_imported() -
         f"finally: print([name for name in {slow} if name in sys.modules])"
     )
     for command in (["resume", "no-such-run"], ["fork", "no-such-run", "--from-round", "1"]):
-        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stdout.strip()) == (2, "[]"), done.stderr
         assert "no-such-run does not exist" in done.stderr

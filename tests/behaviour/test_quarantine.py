@@ -37,6 +37,7 @@ from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run.driver import MakeWorkers
 from selfplay.store.run import Store
+from tests.helpers.configs import write_config_of
 from tests.helpers.fakes import FakePool, Fakes, FakeScorer
 from tests.run.test_driver import end_of, is_complete, resume, start
 
@@ -48,9 +49,10 @@ def prompts_of(store: Store, number: int) -> list[str]:
     return ids
 
 
-@pytest.fixture
-def undisturbed(write_config: WriteConfig, tmp_path: Path) -> Store:
-    return start(write_config(rounds=1), tmp_path / "whole", Fakes())
+@pytest.fixture(scope="module")
+def undisturbed(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return start(write_config_of(tiny_world, folder, rounds=1), folder / "whole", Fakes())
 
 
 def test_a_prompt_that_kills_its_engine_has_no_responses_and_the_others_have_theirs(
@@ -249,7 +251,7 @@ def test_pairs_of_earlier_rounds_that_kill_the_log_probs_are_left_out_of_the_tra
     assert not store.outcome(2, LogprobsOutcome).to_json()["reference_is_policy"]
     assert store.table(2, "logprobs")["reference_logp"].null_count == 0
     assert verify_document(run, deep=True)["problems"] == []
-    assert "1 pairs of earlier rounds are left out" in (run / "attempts/0002/log.txt").read_text()
+    assert "1 kept pairs are left out" in (run / "attempts/0002/log.txt").read_text()
 
 
 class NanScorer(FakeScorer):

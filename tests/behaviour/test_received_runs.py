@@ -84,17 +84,11 @@ def other_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @ALL
-def test_a_run_says_each_file_of_its_code_with_its_digest(begin: Callable[[str], Begun], setting: str) -> None:
-    run = begin(setting)
-    files = [run.file, *run.file.parent.glob("mine_helper*.py")]
-    for file in files:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        assert f"code that will run: {setting}: {file} (sha256 {digest})" in run.said.getvalue()
-
-
-@ALL
 def test_a_run_that_was_begun_here_is_continued_without_a_question(begin: Callable[[str], Begun], setting: str) -> None:
     run = begin(setting)
+    for file in (run.file, *run.file.parent.glob("mine_helper*.py")):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert f"code that will run: {setting}: {file} (sha256 {digest})" in run.said.getvalue()
     copied = run.root.with_name("copied")
     run.root.rename(copied)
     said = io.StringIO()

@@ -65,7 +65,9 @@ def test_watched_until_nothing_runs(selfplay: Call, tmp_path: Path, monkeypatch:
         looks.append(seconds)
         if len(looks) == 2:
             progress = {"event": "progress", "title": "round 1 sample", "done": 40, "total": 160}
-            events.write_text(json.dumps(progress) + "\n")
+            loads = [{"event": "loading", "what": "sampler"}, {"event": "loaded", "what": "sampler", "seconds": 2.0}]
+            loads.append({"event": "loading", "what": "scorer"})
+            events.write_text("".join(json.dumps(event) + "\n" for event in (*loads, progress)))
         if len(looks) == 4:
             lock.__exit__(None, None, None)
 
@@ -76,9 +78,10 @@ def test_watched_until_nothing_runs(selfplay: Call, tmp_path: Path, monkeypatch:
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["state"] for line in lines] == ["running", "running", "interrupted"], "said again only when it changes"
     assert [line["progress"] and line["progress"]["done"] for line in lines] == [None, 40, None]
+    assert [line["loading"] for line in lines] == [[], ["scorer"], []]
 
     looks.clear()
     lock.__enter__()
     text = selfplay("status", store.layout.root, "--watch").stdout
-    assert "progress: round 1 sample: 40 of 160" in text
+    assert "progress: round 1 sample: 40 of 160\nloading: scorer\n" in text
     assert text.rstrip().endswith(f"next: selfplay resume {store.layout.root}")

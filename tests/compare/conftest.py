@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +10,6 @@ import pytest
 import yaml
 
 from tests.helpers.comparing import GOLD, METRICS, document_of, run_compare
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _unsynced() -> object:
-    """No fsync: these tests kill processes, not machines (tests/store has the durable writes)."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(os, "fsync", lambda descriptor: None)
-    yield
-    patch.undo()
 
 
 @pytest.fixture

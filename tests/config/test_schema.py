@@ -119,6 +119,18 @@ def test_a_config_cannot_be_changed() -> None:
         ({"selection": {"beta": 0.1}}, "`beta` goes with implicit_margin: dpo"),
         ({"selection": {"first_round_metric": "random"}}, "`first_round_metric` goes with implicit_margin: dpo"),
         ({"selection": {"implicit_margin": "dpo"}}, "needs a reference that differs from the policy"),
+        (
+            {"selection": {"logprobs": {"source": "engine"}}, "training": {"start": "initial"}},
+            "source: engine needs training.start: previous",
+        ),
+        (
+            {
+                "selection": {"logprobs": {"source": "engine"}},
+                "policy": {"dtype": "bfloat16"},
+                "training": {"precision": "float32"},
+            },
+            "does not give the log-probs of a trainer in float32",
+        ),
         ({"selection": {"implicit_margin": "dpo"}, "training": {"reference": "initial"}}, "not defined in round 1"),
         (
             {
@@ -140,7 +152,7 @@ def test_a_config_cannot_be_changed() -> None:
             {"training": {"loss": "simpo", "simpo_gamma_beta_ratio": 0.3, "reference": "initial"}},
             "`reference` does nothing with loss: simpo",
         ),
-        ({"training": {"micro_batch_size": 3}}, "micro_batch_size 3 does not divide batch_size 4"),
+        ({"training": {"micro_batch_tokens": 0}}, "training.micro_batch_tokens` is 0"),
         ({"training": {"beta": 0}}, "training.beta` is 0"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate` is nan"),
         ({"training": {"warmup_ratio": 1}}, "training.warmup_ratio` is 1"),
@@ -179,7 +191,7 @@ def test_refusals(sections: dict[str, Any], message: str) -> None:
             "training": {"reference": "initial"},
         },
         {"training": {"loss": "simpo", "simpo_gamma_beta_ratio": 0.0}},
-        {"training": {"micro_batch_size": 2}},
+        {"training": {"micro_batch_size": 3}},
         {"evaluation": None},
         {"seed": 2**63 - 1},
     ],

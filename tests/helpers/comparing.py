@@ -14,6 +14,7 @@ from selfplay.compare.main import compare
 from selfplay.compare.settings import Wanted
 from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightSync
 from selfplay.execution.progress import Reporter
+from tests.helpers.configs import config_of
 from tests.helpers.fakes import Fakes, FakeSampler
 
 
@@ -47,20 +48,8 @@ GOLD = "def gold(prompt, response):\n    return float(len(response.split()))\n"
 
 
 def document_of(world: Path) -> dict[str, Any]:
-    """A config as tests/conftest.py writes it, with a gold judge beside it."""
-    return {
-        "policy": {"model": str(world / "policy")},
-        "prompts": {"source": str(world / "prompts.jsonl"), "per_round": 20},
-        "sampling": {"num_responses": 4, "temperature": 0.8, "max_tokens": 8, "shard_size": 6},
-        "reward": {"model": str(world / "reward_model")},
-        "selection": {"weight": 1.0, "keep": 0.5},
-        "training": {"beta": 0.1, "learning_rate": 1e-3, "batch_size": 2, "epochs": 2},
-        "evaluation": {
-            "source": str(world / "eval_prompts.jsonl"), "num_prompts": 10, "num_responses": 2, "gold": "my_gold.py:gold",
-        },
-        "rounds": 2,
-        "seed": 0,
-    }  # fmt: skip
+    """The small config, with a gold judge beside it."""
+    return config_of(world, training={"epochs": 2}, evaluation={"gold": "my_gold.py:gold"})
 
 
 def run_compare(

@@ -23,10 +23,10 @@ class EngineProcess:
         self._pool = pool
 
     def fresh(self, settings: dict[str, Any]) -> None:
-        self._pool.submit(_fresh, settings).result(timeout=240)
+        self._pool.submit(_fresh, settings).result(timeout=600)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        return self._pool.submit(_call, method, arguments).result(timeout=240)
+        return self._pool.submit(_call, method, arguments).result(timeout=600)
 
 
 @contextmanager
@@ -96,6 +96,8 @@ def _fresh(settings: dict[str, Any]) -> None:
     if _engine is not None:
         _engine._drop_engine()
     _engine = VllmSampler(**settings)
+    # saves a second engine of each model: what the first live change served is compared with plain computations
+    _engine._live_change_is_whole = True
 
 
 def _call(method: str, arguments: tuple[Any, ...]) -> Any:

@@ -37,8 +37,15 @@ from selfplay.inputs.resolve import Inputs
 END = 2
 
 
+def fake_logp(digest: str, token_ids: Sequence[int]) -> float:
+    return -0.1 * sum(token_ids) / 7 - 0.01 * (int(digest[:4], 16) % 10)
+
+
 class FakeSampler:
-    def __init__(self) -> None:
+    """`logp_error`: what is added to the log-probs that it gives where it is asked for them; None: it gives none."""
+
+    def __init__(self, logp_error: float | None = None) -> None:
+        self.logp_error = logp_error
         self.requests: list[str] = []
         self.loaded: list[str] = []
 
@@ -62,8 +69,20 @@ class FakeSampler:
                 if finish == "stop":
                     tokens[-1] = END
                 text = " ".join(str(token) for token in tokens if token != END)
-                rows.append((request.prompt_id, index, seed, tokens, len(tokens), text, finish))
-        names = ["prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason"]
+                logp = None
+                if settings.logprobs and self.logp_error is not None:
+                    logp = fake_logp(self.loaded[-1], tokens) + self.logp_error * len(tokens)
+                rows.append((request.prompt_id, index, seed, tokens, len(tokens), text, finish, logp))
+        names = [
+            "prompt_id",
+            "response_index",
+            "seed",
+            "token_ids",
+            "num_tokens",
+            "text",
+            "finish_reason",
+            "sampler_logp",
+        ]
         return pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})
 
 
@@ -93,7 +112,7 @@ class FakeLogprobs:
 
     def logprobs(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
         self.calls += [(digest, item.response_id) for item in items]
-        logps = [-0.1 * sum(item.token_ids) / 7 - 0.01 * (int(digest[:4], 16) % 10) for item in items]
+        logps = [fake_logp(digest, item.token_ids) for item in items]
         return pa.table(
             {
                 "response_id": [item.response_id for item in items],
@@ -220,7 +239,8 @@ def is_of(item: SampleRequest | ScoreItem | LogprobItem | Question) -> str:
 
 class Fakes:
     """One set of fakes, and the workers made of them. `poison`: ids of prompts and responses that kill their workers;
-    `num_workers` of each role but the trainer, which finish in an order that `seed` decides; `devices`: what they report."""
+    `num_workers` of each role but the trainer, which finish in an order that `seed` decides; `devices`: what they report;
+    `logp_error`: see FakeSampler."""
 
     def __init__(
         self,
@@ -231,13 +251,14 @@ class Fakes:
         seed: int = 0,
         devices: Sequence[DeviceFacts] = (DEVICE,),
         trainer_device: DeviceFacts = DEVICE,
+        logp_error: float | None = None,
     ) -> None:
         self.poison = poison
         self._options = {"num_workers": num_workers, "seed": seed, "devices": devices}
         self._trainer_device = trainer_device
         self.pools: list[FakePool] = []
         self.sampler, self.scorer, self.logprobs, self.trainer = (
-            FakeSampler(),
+            FakeSampler(logp_error),
             FakeScorer(),
             FakeLogprobs(),
             FakeTrainer(),

@@ -17,6 +17,7 @@ from selfplay.config.load import validate
 from selfplay.core.outcomes import from_json
 from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, to_table
 from selfplay.core.stages import CANDIDATES, stage_named, stages_of
+from selfplay.core.timing import PARTS
 from selfplay.run.stages.evaluation_metrics import summarize
 from selfplay.run.stages.pair import candidate_table, pair_outcome, unused_table
 from selfplay.run.stages.score import score_outcome
@@ -163,6 +164,7 @@ class Maker:
             "num_tokens_sampled": sum(row.num_tokens for row in rows),
             "weight_changes": [_change("reloaded")], "engines": [{"device": "cpu"}], "sampling_seconds": 1.25,
             "stop_token_ids": [2], "drop_reasons": {}, "quarantined": {}, "num_mixed": 0,
+            "timing": {"driver": _parts(waiting=1.25, writing=0.25), "sampler-0": _parts(loading=0.5, computing=1.0)},
         }  # fmt: skip
         reads = [(number, "prompts"), *([(number - 1, "train")] if number > 1 else [])]
         half = len(rows) // 2
@@ -290,6 +292,10 @@ class Maker:
         }  # fmt: skip
         reads = [(0, "prompts"), *([(0, "evaluate"), (number - 1, "evaluate"), (number, "train")] if number else [])]
         self._commit(number, "evaluate", sorted(set(reads)), [("", [table])], metrics)
+
+
+def _parts(**seconds: float) -> dict[str, float]:
+    return {**dict.fromkeys(PARTS, 0.0), **seconds}
 
 
 def _change(how: str, reason: str = "") -> dict[str, Any]:

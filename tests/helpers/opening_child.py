@@ -10,6 +10,7 @@ The hook sees what Python does. What libraries in C++ open outside is seen by in
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import sys
@@ -92,10 +93,11 @@ def pages(run: Path) -> None:
 
 
 def main() -> None:
-    from typer.testing import CliRunner
+    import typer.testing
 
     from selfplay.cli.main import app
 
+    typer.testing._get_command = functools.cache(typer.testing._get_command)  # see tests/conftest.py
     jobs, hook, report = json.load(sys.stdin), Hook(), []
     sys.addaudithook(hook)
     for job in jobs:
@@ -108,7 +110,7 @@ def main() -> None:
                 if command[0] == "view":
                     pages(Path(job["run"]))
                 else:
-                    done = CliRunner().invoke(app, command)
+                    done = typer.testing.CliRunner().invoke(app, command)
                     said = done.stdout + done.stderr
             except Exception as error:  # reported like anything else that should not be
                 hook.found.append(f"raised {type(error).__name__}: {error}")

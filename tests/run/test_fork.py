@@ -25,6 +25,7 @@ from selfplay.store import durable
 from selfplay.store.retention import collect
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force, config_of_round
+from tests.helpers.configs import write_config_of
 from tests.helpers.fakes import Fakes
 from tests.run.test_driver import REWARD, files_of, never, resume, start
 
@@ -62,12 +63,18 @@ def _keys_that_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "check_pass_through", lambda config: None)
 
 
+@pytest.fixture(scope="module")
+def made(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two rounds of 12 prompts; read only."""
+    folder = tmp_path_factory.mktemp("made")
+    config = write_config_of(tiny_world, folder, prompts={"per_round": 12}, storage={"keep_policies": "all"})
+    return start(config, folder / "run", Fakes(gold=False)).layout.root
+
+
 @pytest.fixture
-def source(write_config: WriteConfig, tmp_path: Path) -> Path:
-    """A finished run of two rounds of 12 prompts."""
-    run = tmp_path / "source"
-    start(write_config(prompts={"per_round": 12}, storage={"keep_policies": "all"}), run, Fakes(gold=False))
-    return run
+def source(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path / "source"))
 
 
 def test_a_fork_shares_rounds_and_goes_on_with_other_settings(source: Path, tmp_path: Path) -> None:

@@ -177,11 +177,11 @@ def test_a_flipped_bit_in_a_mark_is_corruption(run: Path) -> None:
     """In what no commit knows, too: when it went, and why."""
     collect(Store.open(run), 2, "test")
     path = next(iter(sorted(run.glob("rounds/*/train/.REMOVED.json"))))
-    data = path.read_bytes()
+    data, store = path.read_bytes(), Store.open(run)
     for place in range(len(data)):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         with pytest.raises(CorruptionError, match=r"REMOVED\.json"):
-            Store.open(run).tombstone(int(path.parts[-3]))
+            store.tombstone(int(path.parts[-3]))
     path.write_bytes(data)
     assert verify_document(run, deep=False)["ok"]
 

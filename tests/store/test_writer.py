@@ -12,6 +12,7 @@ from selfplay.core.errors import CorruptionError, SelfplayError
 from selfplay.store import durable
 from selfplay.store.commits import read_commit
 from selfplay.store.layout import Layout
+from selfplay.store.manifest import FileEntry
 from selfplay.store.writer import StageInputs, StageWriter
 from tests.helpers.outcomes import outcome_of
 
@@ -123,6 +124,23 @@ def test_a_policy_is_sealed_and_adopted_again_after_a_crash(tmp_path: Path) -> N
     assert not (folder / ".trash-policy").exists()
     assert commit.files[1].rows is None
     assert commit.files[1].sha256 == durable.sha256_bytes(b"second")
+
+
+def test_a_folder_that_its_writer_has_hashed_is_not_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "sha256_file", lambda path: pytest.fail("hashed again"))
+
+    def written(num_bytes: int) -> list[FileEntry]:
+        (tmp_path / "out/policy").mkdir(parents=True)
+        (tmp_path / "out/policy/model.safetensors").write_text("weights")
+        return [FileEntry("policy/model.safetensors", num_bytes, durable.sha256_bytes(b"weights"))]
+
+    entries = written(7)
+    assert open_writer(tmp_path).adopt_folder(tmp_path / "out/policy", "policy", entries) == entries
+    entries = written(8)
+    with pytest.raises(CorruptionError, match="has 7 bytes, its manifest says 8"):
+        open_writer(tmp_path).adopt_folder(tmp_path / "out/policy", "policy", entries)
 
 
 def test_what_no_entry_names_is_not_published(tmp_path: Path) -> None:

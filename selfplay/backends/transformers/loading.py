@@ -10,9 +10,11 @@ from transformers import AutoConfig
 
 from selfplay.backends.transformers.attention import needed_attention
 from selfplay.backends.transformers.dropout import switch_off_in_config, switch_off_in_modules
+from selfplay.core.timing import part
 from selfplay.inputs.models.loading_check import does_not_load, refuse_missing
 
 
+@part("loading")
 def load_complete(
     kind: Any,
     folder: str | Path,

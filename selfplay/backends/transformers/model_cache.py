@@ -18,6 +18,7 @@ from selfplay.backends.transformers.attention import check_attention
 from selfplay.backends.transformers.device import this_device, torch_dtype
 from selfplay.backends.transformers.loading import load_complete
 from selfplay.backends.transformers.positions import usable_positions
+from selfplay.backends.transformers.shared_prompt import SharedPrompts
 from selfplay.core.errors import BackendError
 from selfplay.inputs.models.loading_check import does_not_load
 
@@ -36,6 +37,7 @@ class ModelCache:
         self._trust_remote_code = trust_remote_code
         self.model: Any = None
         self._key: tuple[str, bool] | None = None
+        self.shared_prompts: Any = None
         self._attention_is_checked = False
         self._longest: int | None = None
 
@@ -48,6 +50,7 @@ class ModelCache:
         causal = causal or _is_causal(folder, self._trust_remote_code)
         self.model = load(folder, self._dtype, self._trust_remote_code, causal).to(self.device)
         self._key = (digest, causal)
+        self.shared_prompts = SharedPrompts(self.model)
         self._longest = usable_positions(self.model)
         self._attention_is_checked = False
 
@@ -58,7 +61,7 @@ class ModelCache:
 
     def release(self) -> None:
         """Free the model's memory; the next call loads again."""
-        self.model, self._key = None, None
+        self.model, self.shared_prompts, self._key = None, None, None
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

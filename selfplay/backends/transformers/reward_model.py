@@ -20,6 +20,7 @@ from selfplay.backends.transformers.batching import token_batches
 from selfplay.backends.transformers.device import BATCH_TOKENS, this_device, torch_dtype
 from selfplay.backends.transformers.loading import load_complete
 from selfplay.backends.transformers.positions import usable_positions
+from selfplay.backends.transformers.shared_prompt import SharedPrompts, SharedRows, shared_rows
 from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import ScoreItem
@@ -73,6 +74,7 @@ class RewardModel:
         self._config.use_cache = False  # one pass needs no keys and values afterwards
         self._pad_token_id = _usable_pad(self._config)
         self._max_length = _max_length(max_length, self._model, tokenizer)
+        self._shared_prompts = SharedPrompts(self._model)
         self._attention_is_checked = False
 
     def score(self, items: Sequence[ScoreItem]) -> pa.Table:
@@ -87,6 +89,14 @@ class RewardModel:
         if places and not self._attention_is_checked:
             check_attention(self._model, self._folder, [token_ids[place] for place in places])
             self._attention_is_checked = True
+        shared = self._shared([items[place] for place in places], [token_ids[place] for place in places])
+        if shared.rows:
+            rewards = self._forward_shared(shared)
+            for row, reward in zip(shared.rows, rewards, strict=True):
+                again = not math.isfinite(reward)
+                outcomes[places[row]] = finite(self._forward([token_ids[places[row]]])[0] if again else reward)
+            done = {*shared.rows}
+            places = [place for row, place in enumerate(places) if row not in done]
         for batch in token_batches([len(token_ids[place]) for place in places], self._batch_tokens):
             chosen = [places[position] for position in batch]
             rewards = self._forward([token_ids[place] for place in chosen])
@@ -110,22 +120,53 @@ class RewardModel:
             return [], f"not_rendered: {' '.join(error.message.split())[:200]}"
         return ([], TOO_LONG) if len(ids) > self._max_length else (ids, None)
 
+    def _shared(self, items: list[ScoreItem], rows: list[list[int]]) -> SharedRows:
+        """The rows that share a pass over their prompt with others; none where the model does not allow it."""
+        none = SharedRows([], [], [], [])
+        if not self._shared_prompts.possible:
+            return none
+        prompts = [tuple((turn["role"], turn["content"]) for turn in item.messages) for item in items]
+        # what is left of each row has the token whose score is taken: the last that is not the padding token
+        shared = shared_rows(rows, prompts, [_last(row, self._pad_token_id) for row in rows])
+        if not shared.rows:
+            return none
+        agrees = self._shared_prompts.check(
+            shared, self._batch_tokens, self._forward_shared, lambda few: self._forward([rows[row] for row in few])
+        )
+        return shared if agrees else none
+
+    def _forward_shared(self, shared: SharedRows) -> list[float]:
+        """Rewards of the rows of `shared`; fewer where the model keeps no prompts."""
+        pad = self._padding_for(shared.suffixes)
+        rewards: dict[int, float] = {}
+        for batch, arguments in self._shared_prompts.batches(shared, self._batch_tokens, pad):
+            with torch.inference_mode():
+                logits = self._model(**arguments).logits
+            rewards |= zip(batch, logits[:, 0].float().tolist(), strict=True)
+            beat()
+        return [rewards[position] for position in sorted(rewards)]
+
     def _forward(self, rows: list[list[int]]) -> list[float]:
         """Rewards of one batch, padded on the right."""
-        # transformers takes the score of the last token that is not the padding token. A model that was saved
-        # without one was used one by one, with the score of the very last token; so it is padded with a token
-        # that no row ends with.
-        pad = self._pad_token_id
-        if pad is None:
-            ends = {row[-1] for row in rows}
-            pad = next(token for token in range(len(ends) + 1) if token not in ends)
-            self._config.pad_token_id = pad
+        pad = self._padding_for(rows)
         width = max(map(len, rows))
         input_ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self._device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self._device)
         with torch.inference_mode():
             logits = self._model(input_ids=input_ids, attention_mask=mask).logits
         return [float(value) for value in logits[:, 0].float().tolist()]
+
+    def _padding_for(self, rows: list[list[int]]) -> int:
+        """The padding token for a batch.
+
+        transformers takes the score of the last token that is not the padding token. A model that was saved without one was used
+        one by one, with the score of the very last token; so it is padded with a token that no row ends with."""
+        pad = self._pad_token_id
+        if pad is None:
+            ends = {row[-1] for row in rows}
+            pad = next(token for token in range(len(ends) + 1) if token not in ends)
+            self._config.pad_token_id = pad
+        return pad
 
 
 def _load(folder: str, dtype: torch.dtype, trust_remote_code: bool) -> Any:
@@ -138,6 +179,11 @@ def _load(folder: str, dtype: torch.dtype, trust_remote_code: bool) -> Any:
             "Use a reward model with num_labels = 1, or wrap this one in a reward function.",
         )
     return model.eval()
+
+
+def _last(row: list[int], pad: int | None) -> int:
+    """The place of the last token that is not the padding token; 0 where there is none."""
+    return next((place for place in range(len(row) - 1, 0, -1) if row[place] != pad), 0)
 
 
 def _usable_pad(config: Any) -> int | None:

@@ -88,11 +88,11 @@ class StepCallback(TrainerCallback):
                 f"training was stopped before step {state.global_step + 1} of {state.max_steps}; nothing is lost"
             )
 
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        beat()
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         beat()
+        if state.global_step >= state.max_steps and state.global_step % args.save_steps:
+            # transformers saves after the last step too; here the policy itself is written next
+            control.should_save = False
         if self._stop_asked() and state.global_step < state.max_steps:
             control.should_save = True
 

@@ -15,11 +15,10 @@ from selfplay.backends.trl.config import expected_first_loss
 from selfplay.backends.trl.policy_files import load_policy
 from selfplay.core.errors import BackendError, DivergedError
 from selfplay.core.heartbeat import beat
+from selfplay.core.logprob_tolerance import LARGEST_FLOAT32, MEAN_BF16
 from selfplay.core.protocols import Canary, CanaryPosition, TrainJob
 
 NUM_CHECKED_PAIRS = 64
-_MAX_ERROR_FLOAT32 = 1e-4
-_MEAN_ERROR_BF16 = 0.02
 # First loss against its value at zero margin, relative to the larger of that value, beta and 1.
 _LOSS_ERROR_FLOAT32 = 1e-3
 _LOSS_ERROR_BF16 = 0.05
@@ -27,6 +26,8 @@ _LOSS_ERROR_BF16 = 0.05
 _MERGE_ERROR = 1e-3
 # Logits of a whole vocabulary are large: where a few positions are enough, these.
 _NUM_TOKENS = 256
+# Weights that are compared at a time: on a CPU they stay in its cache.
+_PIECE = {"cpu": 1 << 16, "cuda": 1 << 24}
 _TOP_K = 5
 
 
@@ -69,31 +70,23 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
         )
     errors: list[float] = []
     worst = (-1.0, "")
-    losses: list[float] = []
-    for start in range(0, len(rows), job.micro_batch_size):
-        batch = rows[start : start + job.micro_batch_size]
-        measured = trainer.measure(trainer.data_collator([trainer.train_dataset[row] for row in batch]))
-        beat()
-        losses.append(measured.loss * len(batch))
-        for row, chosen, rejected in zip(batch, measured.chosen_logps, measured.rejected_logps, strict=True):
-            pair = job.pairs[row]
-            for own, table, tokens in (
-                (chosen, pair.policy_logp_chosen, pair.chosen_token_ids),
-                (rejected, pair.policy_logp_rejected, pair.rejected_token_ids),
-            ):
-                error = abs(own - table) / len(tokens)
-                # a NaN must not lose against a number
-                if not error <= worst[0]:
-                    worst = (
-                        error,
-                        f"pair {pair.pair_id}: {own:.4f} here, {table:.4f} in the table, {len(tokens)} tokens",
-                    )
-                errors.append(error)
+    measured = trainer.measure(rows)
+    for row, chosen, rejected in zip(rows, measured.chosen_logps, measured.rejected_logps, strict=True):
+        pair = job.pairs[row]
+        for own, table, tokens in (
+            (chosen, pair.policy_logp_chosen, pair.chosen_token_ids),
+            (rejected, pair.policy_logp_rejected, pair.rejected_token_ids),
+        ):
+            error = abs(own - table) / len(tokens)
+            # a NaN must not lose against a number
+            if not error <= worst[0]:
+                worst = (error, f"pair {pair.pair_id}: {own:.4f} here, {table:.4f} in the table, {len(tokens)} tokens")
+            errors.append(error)
     mean = math.fsum(errors) / len(errors)
     # a mixture of experts adds its load-balancing loss, whose value is not known beforehand
     expected = None if trainer.aux_loss_enabled else expected_first_loss(job)
-    check = StartCheck(len(rows), math.fsum(losses) / len(rows), expected, worst[0], mean)
-    seen, allowed, what = (mean, _MEAN_ERROR_BF16, "mean") if bf16 else (worst[0], _MAX_ERROR_FLOAT32, "largest")
+    check = StartCheck(len(rows), measured.loss, expected, worst[0], mean)
+    seen, allowed, what = (mean, MEAN_BF16, "mean") if bf16 else (worst[0], LARGEST_FLOAT32, "largest")
     if not seen <= allowed:
         raise BackendError(
             f"the log-probs of the policy in {job.policy_dir} differ from policy_logp in the pairs: the {what} "
@@ -122,11 +115,7 @@ def chosen_logps(trainer: Any, job: TrainJob) -> tuple[float, float]:
     """Mean log-prob (nats) of a token of the chosen responses of NUM_CHECKED_PAIRS pairs: from the table, and under the
     trainer's weights."""
     rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
-    pairs, after = [job.pairs[row] for row in rows], list[float]()
-    for start in range(0, len(rows), job.micro_batch_size):
-        batch = [trainer.train_dataset[row] for row in rows[start : start + job.micro_batch_size]]
-        after += trainer.measure(trainer.data_collator(batch)).chosen_logps
-        beat()
+    pairs, after = [job.pairs[row] for row in rows], trainer.measure(rows).chosen_logps
     num_tokens = sum(len(pair.chosen_token_ids) for pair in pairs)
     return sum(pair.policy_logp_chosen for pair in pairs) / num_tokens, sum(after) / num_tokens
 
@@ -134,24 +123,29 @@ def chosen_logps(trainer: Any, job: TrainJob) -> tuple[float, float]:
 def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False) -> WeightUpdate:
     """Compare the trained (merged, float32) `model` with the starting policy, which is read again from disk.
 
-    Raises BackendError when a weight is not a number or when none changed in the engine's dtype.
+    Raises BackendError when a weight is not a number, in float32 or in the engine's dtype, or when none changed in the engine's
+    dtype.
     """
     engine_dtype = getattr(torch, job.engine_dtype)
     started = dict(load_policy(Path(job.policy_dir), trust_remote_code=trust_remote_code).named_parameters())
     squares, start_squares, changed, total = 0.0, 0.0, 0, 0
     for name, weight in model.named_parameters():
         beat()
-        final = weight.detach()
-        start = started.pop(name).detach().to(final.device)
-        square = float(torch.linalg.vector_norm(final - start, dtype=torch.float64)) ** 2
-        if not math.isfinite(square):
-            raise DivergedError(
-                f"training left values in {name} that are not finite; the starting policy is kept",
-                "Lower training.learning_rate.",
-            )
-        squares += square
-        start_squares += float(torch.linalg.vector_norm(start, dtype=torch.float64)) ** 2
-        changed += int((final.to(engine_dtype) != start.to(engine_dtype)).sum())
+        final = weight.detach().reshape(-1)
+        start = started.pop(name).detach().to(final.device).reshape(-1)
+        pieces = _PIECE[final.device.type]
+        for after, before in zip(final.split(pieces), start.split(pieces), strict=True):
+            difference = after - before
+            square, start_square = float(difference.dot(difference)), float(before.dot(before))
+            # the square of a value that bfloat16 does not hold is beyond float32 as well
+            if not math.isfinite(square + start_square):
+                raise DivergedError(
+                    f"training left values in {name} that are not finite; the starting policy is kept",
+                    "Lower training.learning_rate.",
+                )
+            squares += square
+            start_squares += start_square
+            changed += int(torch.count_nonzero(after.to(engine_dtype) != before.to(engine_dtype)))
         total += final.numel()
     assert not started, f"weights of the starting policy are gone: {sorted(started)[:5]}"
     if not changed:
@@ -199,26 +193,45 @@ def record_canaries(model: Any, job: TrainJob, end_ids: frozenset[int]) -> list[
     """Greedy continuations of `job.canary_prompts` by the final weights: up to `canary_tokens` positions
     each, the end token included, each with its five best ids and log-probs (float32, temperature 1).
 
-    Raises BackendError when they are not finite. Each position is a forward pass over the whole sequence:
-    slower than a cache, and nothing that could itself be stale.
+    Raises DivergedError when they are not finite. All numbers come from passes over a whole sequence. A cache of keys and values
+    only guesses the tokens, so that one such pass is enough where the guess is right.
     """
     model.eval()
     canaries = []
     for prompt in job.canary_prompts:
-        token_ids, positions = list(prompt), []
-        for _ in range(job.canary_tokens):
-            beat()
+        token_ids, positions = list(prompt), list[CanaryPosition]()
+        while len(positions) < job.canary_tokens and not (positions and token_ids[-1] in end_ids):
+            guessed = _guess(model, token_ids, job.canary_tokens - len(positions) - 1)
             with torch.no_grad():
-                logits_V = model(torch.tensor([token_ids], device=model.device), use_cache=False).logits[0, -1]
-            top = torch.log_softmax(logits_V.float(), dim=-1).topk(min(_TOP_K, logits_V.numel()))
+                logits_TV = model(torch.tensor([[*token_ids, *guessed]], device=model.device), use_cache=False).logits[
+                    0
+                ]
+            beat()
+            logps_TV = torch.log_softmax(logits_TV[len(token_ids) - 1 :].float(), dim=-1)
+            top = logps_TV.topk(min(_TOP_K, logps_TV.shape[-1]))
             if not bool(torch.isfinite(top.values).all()):
                 raise DivergedError(
                     "the trained policy's log-probs are not finite: training diverged; the starting policy is kept",
                     "Lower training.learning_rate.",
                 )
-            positions.append(CanaryPosition(top.indices.tolist(), top.values.tolist()))
-            token_ids.append(positions[-1].top_ids[0])
-            if token_ids[-1] in end_ids:
-                break
+            for ids, logps, guess in zip(top.indices.tolist(), top.values.tolist(), [*guessed, None], strict=True):
+                positions.append(CanaryPosition(ids, logps))
+                token_ids.append(ids[0])
+                if ids[0] != guess or ids[0] in end_ids:
+                    break
         canaries.append(Canary(list(prompt), positions))
     return canaries
+
+
+def _guess(model: Any, token_ids: list[int], num: int) -> list[int]:
+    """Up to `num` tokens of a greedy continuation, by a cache of keys and values."""
+    cache, following, found = None, token_ids, list[int]()
+    with torch.no_grad():
+        while len(found) < num:
+            output = model(torch.tensor([following], device=model.device), past_key_values=cache, use_cache=True)
+            found.append(int(output.logits[0, -1].argmax()))
+            # other kinds of models have another cache, or none
+            if (cache := output.get("past_key_values")) is None:
+                break
+            following = found[-1:]
+    return found

@@ -27,11 +27,6 @@ def check_job(job: TrainJob, device: torch.device) -> None:
     problems = check_trl_keys(job.loss, job.trl)
     if problems:
         raise ConfigError("; ".join(problems), "Change or remove the key under training.trl.")
-    if job.batch_size % job.micro_batch_size:
-        raise ConfigError(
-            f"training.micro_batch_size {job.micro_batch_size} does not divide training.batch_size {job.batch_size}",
-            "Choose a divisor: the batch is made of whole micro-batches.",
-        )
     if (job.gamma_beta_ratio is None) == (job.loss == "simpo"):
         raise ConfigError(
             f"training.simpo_gamma_beta_ratio is {job.gamma_beta_ratio} with training.loss: {job.loss}",
@@ -73,8 +68,9 @@ def make_args(job: TrainJob, device: torch.device, notes: list[str]) -> DPOConfi
         "num_train_epochs": job.epochs,
         # above 0 it overrules the epochs; rows are shuffled anew for each pass over them
         "max_steps": job.max_steps or -1,
-        "per_device_train_batch_size": job.micro_batch_size,
-        "gradient_accumulation_steps": job.batch_size // job.micro_batch_size,
+        # a batch of the data loader is an optimizer step: MicroBatches cuts it
+        "per_device_train_batch_size": job.batch_size,
+        "gradient_accumulation_steps": 1,
         "warmup_steps": _warmup(job, notes),
         "lr_scheduler_type": job.schedule,
         # one kernel for all parameters; moments have the parameters' dtype, float32

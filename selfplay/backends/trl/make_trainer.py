@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
+from selfplay.backends.trl.micro_batches import MICRO_BATCH_TOKENS, MicroBatches
 from selfplay.backends.trl.private_api import PairDPOTrainer, PairSimPOTrainer
-from selfplay.backends.trl.rows import RowOrder, dpo_table, simpo_row
+from selfplay.backends.trl.rows import RowOrder, trl_table
 from selfplay.core.errors import ConfigError
-from selfplay.core.protocols import TrainJob, TrainPair
+from selfplay.core.protocols import TrainJob
 
 
-class _Rows(torch.utils.data.Dataset):
-    """Tokenized rows, made when they are read. CPOTrainer calls `map` three times to tokenize its dataset; here that changes
-    nothing."""
-
-    def __init__(self, pairs: Sequence[TrainPair]) -> None:
-        self._pairs = pairs
+class _Rows(Dataset):
+    """Rows of token ids. CPOTrainer calls `map` three times to tokenize its dataset; here that changes nothing."""
 
     def map(self, *args: Any, **kwargs: Any) -> _Rows:
         return self
 
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return simpo_row(self._pairs[index])
-
 
 def make_trainer(job: TrainJob, args: Any, model: Any, tokenizer: Any, peft_config: Any) -> Any:
     """The trainer of `job.loss` around `model`; `args` is its DPOConfig or CPOConfig. Raises ConfigError."""
-    common = {
-        "model": model,
-        "args": args,
-        "processing_class": tokenizer,
-        "peft_config": peft_config,
-        "row_order": RowOrder(job.pairs, job.seed, job.batch_size),
-    }
+    trainer = PairSimPOTrainer if job.loss == "simpo" else PairDPOTrainer
     try:
-        if job.loss == "simpo":
-            return PairSimPOTrainer(train_dataset=_Rows(job.pairs), **common)
-        return PairDPOTrainer(train_dataset=Dataset(InMemoryTable(dpo_table(job.pairs))), **common)
+        return trainer(
+            model=model,
+            args=args,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            train_dataset=_Rows(InMemoryTable(trl_table(job.pairs, reference=job.loss != "simpo"))),
+            data_collator=MicroBatches(
+                job.micro_batch_tokens or MICRO_BATCH_TOKENS[args.device.type], job.micro_batch_size
+            ),
+            row_order=RowOrder(job.pairs, job.seed),
+        )
     except (ValueError, NotImplementedError) as error:
         # TRL checks some values and combinations only in the constructor
         raise ConfigError(

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from selfplay.backends.policy_folder import read_policy_folder
 from selfplay.backends.transformers.loading import load_complete
 from selfplay.backends.trl.published_tensors import complete_tensors
+from selfplay.core.timing import part
 
 # A folder from the hub may hold more: model cards, other formats of the weights. Those are not the policy.
 _COPIED_SUFFIXES = frozenset((".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"))
@@ -42,6 +43,7 @@ def load_policy(folder: Path, *, trust_remote_code: bool = False) -> Any:
     return model
 
 
+@part("writing")
 def save_policy(model: Any, source: Path, folder: Path) -> None:
     """Write `model` in its dtype with everything else from `source`. `folder` must not exist yet."""
     folder.mkdir(parents=True)

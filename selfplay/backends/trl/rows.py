@@ -61,47 +61,35 @@ def _problem(pair: TrainPair, job: TrainJob, vocab_size: int) -> tuple[str, str]
     return None
 
 
-_DPO_COLUMNS = {
-    "prompt_ids": "prompt_token_ids",
-    "chosen_ids": "chosen_token_ids",
-    "rejected_ids": "rejected_token_ids",
-    "ref_chosen_logps": "reference_logp_chosen",
-    "ref_rejected_logps": "reference_logp_rejected",
-}
+_COLUMNS = {"prompt_ids": "prompt_token_ids", "chosen_ids": "chosen_token_ids", "rejected_ids": "rejected_token_ids"}
+_REFERENCE = {"ref_chosen_logps": "reference_logp_chosen", "ref_rejected_logps": "reference_logp_rejected"}
 
 
-def dpo_table(pairs: Sequence[TrainPair]) -> pa.Table:
-    """Columns by the names TRL's DPO collator takes: token ids and cached reference log-probs."""
+def trl_table(pairs: Sequence[TrainPair], *, reference: bool) -> pa.Table:
+    """Columns by the names TRL's DPO collator takes: token ids and, with `reference`, cached reference log-probs."""
     table = pairs_table(pairs)
-    return pa.table({name: table[source] for name, source in _DPO_COLUMNS.items()})
+    return pa.table({name: table[source] for name, source in (_COLUMNS | (_REFERENCE if reference else {})).items()})
 
 
-def simpo_row(pair: TrainPair) -> dict[str, list[int]]:
-    """A row by the names TRL's CPO collator takes: both sequences whole, the prompt's labels ignored."""
-    row: dict[str, list[int]] = {}
-    for side, token_ids in (("chosen", pair.chosen_token_ids), ("rejected", pair.rejected_token_ids)):
-        row[f"{side}_input_ids"] = [*pair.prompt_token_ids, *token_ids]
-        row[f"{side}_attention_mask"] = [1] * len(row[f"{side}_input_ids"])
-        row[f"{side}_labels"] = [IGNORED_LABEL] * len(pair.prompt_token_ids) + list(token_ids)
-    return row
+def longest_pairs(pairs: Sequence[TrainPair], num: int) -> list[int]:
+    """Rows of the `num` pairs with the most tokens, longest first."""
+    table = pairs_table(pairs)
+    lengths_P = sum(
+        pc.list_value_length(table[f"{name}_token_ids"]).to_numpy() for name in ("prompt", "chosen", "rejected")
+    )
+    rows: list[int] = np.argsort(-np.asarray(lengths_P), kind="stable")[:num].tolist()
+    return rows
 
 
 class RowOrder(Sampler[int]):
-    """The order of the rows, anew for each epoch: by a hash of seed, epoch and pair id, then by length inside
-    each optimizer step.
+    """The order of the rows, anew for each epoch: by a hash of seed, epoch and pair id.
 
     It depends neither on the order in which the pairs came nor on the micro-batch or any library's generator.
-    Inside a step the order does not matter to the gradient, and rows of like length need little padding.
     """
 
-    def __init__(self, pairs: Sequence[TrainPair], seed: int, batch_size: int) -> None:
-        table = pairs_table(pairs)
-        self._ids = table["pair_id"]
-        prompt, chosen, rejected = (
-            pc.list_value_length(table[f"{name}_token_ids"]).to_numpy() for name in ("prompt", "chosen", "rejected")
-        )
-        self._lengths: list[int] = (prompt + np.maximum(chosen, rejected)).tolist()
-        self._seed, self._batch_size, self._epoch = seed, batch_size, 0
+    def __init__(self, pairs: Sequence[TrainPair], seed: int) -> None:
+        self._ids = pairs_table(pairs)["pair_id"]
+        self._seed, self._epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by transformers (through accelerate) before each epoch, on a resume too."""
@@ -113,9 +101,7 @@ class RowOrder(Sampler[int]):
         return sorted(range(len(keys)), key=keys.__getitem__)
 
     def __iter__(self) -> Iterator[int]:
-        order = self.shuffled()
-        for start in range(0, len(order), self._batch_size):
-            yield from sorted(order[start : start + self._batch_size], key=lambda row: -self._lengths[row])
+        return iter(self.shuffled())
 
     def __len__(self) -> int:
         return len(self._ids)

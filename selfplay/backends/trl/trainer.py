@@ -1,9 +1,9 @@
 """Stage *train*: one round of preference training with TRL, from a policy folder to the next one.
 
 The order of events: settings and pairs are checked; the policy is loaded in float32; its log-probs are held
-against the table; TRL trains, from the last intact checkpoint where there is one; the update is measured; the
-policy is written; canaries are recorded for the engine that will load it. A failure on the way leaves
-`output_dir` without a policy, and the starting policy as it was.
+against the table; TRL trains, from the last intact checkpoint where there is one; canaries are recorded for the
+engine that will load the policy; the policy is written, compared with the starting one, read again and hashed.
+A failure on the way leaves `output_dir` without a policy, and the starting policy as it was.
 
 torch and TRL are imported inside the functions: the driver names and checks this class without loading them.
 """
@@ -14,21 +14,27 @@ import gc
 import importlib.metadata
 import os
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfplay.backends.trl import checkpoints
-from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
+from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult, WrittenFile
+from selfplay.store.manifest import hash_files
 
+# Pairs on which sharing prompts is compared with a row for each response.
+_NUM_COMPARED = 8
 _VERSIONS = ("trl", "transformers", "torch", "peft", "accelerate")
 
 
 class TrlTrainer:
     """Trains on the one GPU that its process sees, else on the CPU with `threads` threads. Holds no model
-    between calls.
+    between calls. Its libraries, whose import takes seconds, are loaded in the background from the start.
 
     torch's thread count is the process's: do not share one with a vLLM engine, whose CPU worker binds the
     threads.
@@ -38,6 +44,8 @@ class TrlTrainer:
         if threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
         self._threads, self._trust_remote_code = threads, trust_remote_code
+        self._loading = threading.Thread(target=_load_libraries, name="load-libraries", daemon=True)
+        self._loading.start()
 
     def train(self, job: TrainJob, progress: Callable[[StepMetrics | str], None]) -> TrainResult:
         """Train one round; see `TrainJob` and `TrainResult`. What `progress` raises stops the training and
@@ -47,6 +55,7 @@ class TrlTrainer:
         BackendError when a pair cannot be trained on, the log-probs are another model's, or the training
         diverges or changes nothing.
         """
+        self._loading.join()
         _quiet()
         import torch
 
@@ -59,6 +68,20 @@ class TrlTrainer:
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def _load_libraries() -> None:
+    """Import what a training needs, without touching a device. Once in a process."""
+    if "trl" in sys.modules:
+        return
+    # of this thread alone: it takes what the engine, which starts at the same time, leaves idle
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    _quiet()
+    importlib.import_module("selfplay.backends.trl.make_trainer")
+    importlib.import_module("selfplay.backends.trl.checks")
+    # libraries stay: the collections at the end of a training need not walk through them
+    gc.collect()
+    gc.freeze()
 
 
 def _quiet() -> None:
@@ -108,21 +131,31 @@ def _train(
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     fitted = _fit(job, model, tokenizer, device, progress, notes)
     model = fitted.model
-    update = measure_update(model, job, trust_remote_code=trust_remote_code)
     canaries = record_canaries(model, job, frozenset(stop_token_ids(tokenizer, generation_eos_ids(source))))
-    condition = Condition(fitted.logp_before, fitted.logp_after, update.ratio, uncertainty(canaries))
-    check_policy(condition, job, model.get_input_embeddings().weight.shape[0])
     for name in ("policy", "engine"):
         if (output / name).exists():
             notes.append(f"an unfinished {name}/ of an earlier attempt was replaced")
             shutil.rmtree(output / name)
-    save_policy(model, source, output / "policy")
-    check_saved(model, output / "policy", trust_remote_code=trust_remote_code)
-    if job.engine_dtype == "bfloat16":
-        import torch
+    try:
+        with ThreadPoolExecutor() as threads:
+            # the weights are compared with those of the start while they are written, and hashed while they are read again
+            measuring = threads.submit(measure_update, model, job, trust_remote_code=trust_remote_code)
+            save_policy(model, source, output / "policy")
+            update = measuring.result()
+            condition = Condition(fitted.logp_before, fitted.logp_after, update.ratio, uncertainty(canaries))
+            check_policy(condition, job, model.get_input_embeddings().weight.shape[0])
+            hashing = threads.submit(hash_files, output, "policy")
+            check_saved(model, output / "policy", trust_remote_code=trust_remote_code)
+            files = hashing.result()
+        if job.engine_dtype == "bfloat16":
+            import torch
 
-        # last: this rounds the weights in place
-        save_policy(model.to(torch.bfloat16), source, output / "engine")
+            # last: this rounds the weights in place
+            save_policy(model.to(torch.bfloat16), source, output / "engine")
+            files += hash_files(output, "engine")
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
     return TrainResult(
         optimizer_steps=len(fitted.steps),
         resumed_from_step=fitted.resumed_from_step,
@@ -141,6 +174,7 @@ def _train(
         canaries=canaries,
         versions={name: importlib.metadata.version(name) for name in _VERSIONS} | {"device": device.type},
         notes=notes,
+        files=[WrittenFile(entry.path, entry.num_bytes, entry.sha256) for entry in files],
     )
 
 
@@ -159,13 +193,16 @@ def _fit(
     from selfplay.backends.trl.checks import check_start, chosen_logps, merge_adapters
     from selfplay.backends.trl.config import make_args, make_peft_config, uses_bf16
     from selfplay.backends.trl.make_trainer import make_trainer
-    from selfplay.backends.trl.rows import check_pairs
+    from selfplay.backends.trl.rows import check_pairs, longest_pairs
 
     check_pairs(job, model.get_input_embeddings().weight.shape[0])
     peft_config = make_peft_config(job, model)
     trainer = make_trainer(job, make_args(job, device, notes), model, tokenizer, peft_config)
     # with its bar switched off, transformers prints each log line instead
     trainer.remove_callback(PrinterCallback)
+    if device.type == "cpu":
+        # on a GPU the kernels for plain causal attention may gain more than this saves
+        trainer.share_prompts(longest_pairs(job.pairs, _NUM_COMPARED))
     start = check_start(trainer, job, bf16=uses_bf16(job, device))
     job_fingerprint = checkpoints.fingerprint(job)
     trainer.add_callback(StepCallback(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))

@@ -30,13 +30,14 @@ from selfplay.backends.vllm.request_checks import check_requests, check_settings
 from selfplay.core.errors import BackendError, ConfigError, WeightSyncError
 from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightSync
 from selfplay.core.records import Response, schema
+from selfplay.core.timing import part
 from selfplay.inputs.models.sizes import has_stray_kv_heads
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
     from vllm.v1.engine.llm_engine import LLMEngine
 
-_COLUMNS = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason")
+_COLUMNS = ("prompt_id", "response_index", "seed", "token_ids", "num_tokens", "text", "finish_reason", "sampler_logp")
 SAMPLE_SCHEMA = pa.schema([schema(Response).field(name) for name in _COLUMNS])
 _SEEDS = 2**31
 
@@ -99,6 +100,7 @@ class VllmSampler:
             **dataclasses.asdict(self._stream.take_use()),
         }
 
+    @part("loading")
     def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         """Serve the policy in `folder`; if `digest` is served already, only report how it was loaded (0 seconds).
 
@@ -114,7 +116,9 @@ class VllmSampler:
         policy = read_policy_folder(folder, trust_remote_code=self._trust_remote_code)
         if self._policy is not None:
             check_same_architecture(policy, self._policy)
-        check_finite(policy)
+        if not canaries:
+            # the weights that canaries are of were checked by the trainer, and their files since then by digest
+            check_finite(policy)
 
         how, reason, verdict = "loaded", "", None
         self._served = None
@@ -172,6 +176,8 @@ class VllmSampler:
             [len(ids) for ids in token_ids],
             [self._decode(ids[:-1] if reason == "stop" else ids) for ids, reason in outputs],
             [reason for _, reason in outputs],
+            # vLLM adds up Python floats, which are float64; None where no log-probs were asked for
+            [found.cumulative_logprob for found in completions],
         ]
         arrays = [pa.array(c, type=f.type) for c, f in zip(columns, SAMPLE_SCHEMA, strict=True)]
         return pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA)
@@ -340,6 +346,9 @@ def _sampling_params(settings: SamplingSettings, seed: int | None) -> SamplingPa
         max_tokens=settings.max_tokens,
         seed=seed,
         stop_token_ids=list(settings.stop_token_ids),
+        # The sampled token's alone. The engine is set to raw log-probs: the model's own, before temperature and penalties.
+        logprobs=0 if settings.logprobs else None,
+        flat_logprobs=True,
         # Else vLLM adds the tokenizer's and the generation_config's end tokens to the stop ids that are recorded.
         ignore_eos=True,
         detokenize=False,

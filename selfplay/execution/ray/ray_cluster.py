@@ -15,6 +15,7 @@ from selfplay.config.running import ClusterConfig, RoleConfig
 from selfplay.core.errors import ResourceError
 from selfplay.core.limits import describe_shortages
 from selfplay.core.pool import BackendSpec
+from selfplay.core.timing import loading
 from selfplay.execution.ray.cluster_address import check_may_join, check_reachable
 from selfplay.execution.ray.local_ray import LocalRay
 from selfplay.execution.ray.private_api import job_without_working_directory, read_environment
@@ -47,12 +48,13 @@ class RayCluster:
     def __enter__(self) -> RayCluster:
         for name, value in {**QUIET, **KEEP_GPUS}.items():
             os.environ.setdefault(name, value)
-        if self._config.address is None:
-            own = LocalRay()
-            own.start()
-            self._own = own
-        else:
-            _join(self._config.address)
+        with loading("Ray"):
+            if self._config.address is None:
+                own = LocalRay()
+                own.start()
+                self._own = own
+            else:
+                _join(self._config.address)
         return self
 
     def __exit__(

@@ -19,6 +19,7 @@ from typing import Any
 from selfplay.core.errors import BackendError, SelfplayError, WorkerLostError
 from selfplay.core.machine import DeviceFacts
 from selfplay.core.pool import IN_FLIGHT, BackendSpec, Call, WorkerCrash
+from selfplay.core.timing import loading, part, unwrap
 from selfplay.execution.dispatch import Dispatch
 from selfplay.execution.ray.exit_status import ExitWatch
 from selfplay.execution.ray.hang_detection import HeartbeatMonitor, kill_process_tree
@@ -116,7 +117,8 @@ class RayPool:
         """Before `map`, `broadcast` and `run_streaming`: wait for the actors, and reset the count of replacements."""
         self.start()
         if not self._ready:
-            self._await_start(range(self._replicas))
+            with loading(self._name):
+                self._await_start(range(self._replicas))
             self._ready = True
         self._replaced = 0
 
@@ -155,6 +157,7 @@ class RayPool:
 
     # ------------------------------------------------------------------ waiting, and hung workers
 
+    @part("waiting")
     def _next_of(self, running: Mapping[Any, int], meanwhile: Callable[[], None] = lambda: None) -> Any:
         """The next of these references (reference -> worker index) that is done. A worker without a heartbeat is killed during
         the wait; its references then fail."""
@@ -191,7 +194,7 @@ class RayPool:
         import ray
 
         try:
-            return ray.get(reference)
+            return unwrap(ray.get(reference), f"{self._name}-{index}")
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, WorkerLostError):
@@ -325,6 +328,7 @@ class RayPool:
             yield given_up.key, WorkerCrash(str(died), num_crashes, worker, died.hint)
         self._replace(index, died, counts=without_result[0].max_crashes is None)
 
+    @part("loading")
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """See `Pool.broadcast`. A worker that dies in it is replaced."""
         self._begin()

@@ -20,6 +20,7 @@ from selfplay.core.errors import BackendError, SelfplayError
 from selfplay.core.machine import DeviceFacts, this_device
 from selfplay.core.pool import BackendSpec
 from selfplay.core.redaction import RedactingStream, drop_secret_env, text_of
+from selfplay.core.timing import Record, Timed, collecting
 from selfplay.execution.ray.signal_mask import unmask_sigterm_in_children
 
 
@@ -68,8 +69,9 @@ class Worker:
         heartbeat.set_writer(self._heartbeat)
         self._backend: Any = None
         self._failure: Exception | None = None
+        self._started = collecting()
         try:
-            with _translate_errors():
+            with _translate_errors(), self._started.part("loading"):
                 if spec.setup:
                     load(spec.setup)()
                 self._backend = load(spec.target)(**spec.kwargs)
@@ -77,31 +79,35 @@ class Worker:
             # raised by ready(): raised here, Ray would wrap it in text and drop its type
             self._failure = error
 
-    def ready(self) -> WorkerInfo:
-        """Describes this worker, when the backend exists. Raises what its construction raised."""
+    def ready(self) -> Timed:
+        """Describes this worker (`WorkerInfo`), when the backend exists. Raises what its construction raised."""
         import ray
 
         if self._failure is not None:
             raise self._failure
-        return WorkerInfo(os.getpid(), ray.get_runtime_context().get_node_id(), this_device())
+        info = WorkerInfo(os.getpid(), ray.get_runtime_context().get_node_id(), this_device())
+        return _timed(info, self._started)
 
     def _calling(self) -> AbstractContextManager[None]:
         return self._heartbeat.call() if self._heartbeat is not None else nullcontext()
 
-    def call(self, method: str, args: tuple[Any, ...]) -> Any:
+    def call(self, method: str, args: tuple[Any, ...]) -> Timed:
         """One call on the backend."""
-        with self._calling(), _translate_errors():
-            return getattr(self._backend, method)(*args)
+        record = collecting()
+        with self._calling(), _translate_errors(), record.part("computing"):
+            value = getattr(self._backend, method)(*args)
+        return _timed(value, record)
 
     def stream(self, method: str, args: tuple[Any, ...]) -> Iterator[Any]:
-        """A call with a progress callback: yields what the callback is called with at once, and the result last."""
+        """A call with a progress callback: yields what the callback is called with at once, and the result last (`Timed`)."""
         events: queue.Queue[tuple[str, Any]] = queue.Queue()
 
         def work() -> None:
+            record = collecting()
             try:
-                with self._calling(), _translate_errors():
+                with self._calling(), _translate_errors(), record.part("computing"):
                     result = getattr(self._backend, method)(*args, lambda item: events.put(("item", item)))
-                events.put(("result", result))
+                events.put(("result", _timed(result, record)))
             except BaseException as error:  # raised on the caller's side
                 events.put(("error", error))
 
@@ -113,6 +119,10 @@ class Worker:
             yield value
             if kind == "result":
                 return
+
+
+def _timed(value: Any, record: Record) -> Timed:
+    return Timed(value, tuple(record.spans()))
 
 
 class _translate_errors:

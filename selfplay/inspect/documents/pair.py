@@ -9,6 +9,7 @@ from typing import Any
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.core.records import part_columns
+from selfplay.core.stages import REFERENCE
 from selfplay.inspect.query.connection import connect
 from selfplay.inspect.query.tables import rows_of, scan
 from selfplay.inspect.reading import SCHEMA_VERSION, columns_of, finite
@@ -83,15 +84,18 @@ def responses_to(store: Store, number: int, prompt_id: str, *extra: str) -> list
         {row["response_id"]: row for row in rows_of(store, number, stage, "response_id", ids)}
         for stage in ("score", "logprobs", "pair")
     )
+    # where the ranking needed no reference, only the kept pairs have its log-probs
+    of_kept = {row["response_id"]: row for row in rows_of(store, number, "train", "response_id", ids, hidden=REFERENCE)}
     for response in responses:
         name = response["response_id"]
         reward, logprob = rewards.get(name, {}), logprobs.get(name, {})
+        reference_logp = logprob.get("reference_logp")
         response |= {
             "reward": reward.get("reward"),
             **{part: reward[part] for part in part_columns(reward)},
             "gold_reward": reward.get("gold_reward"),
             "policy_logp": logprob.get("policy_logp"),
-            "reference_logp": logprob.get("reference_logp"),
+            "reference_logp": of_kept.get(name, {}).get("logp") if reference_logp is None else reference_logp,
             "reason": unused[name]["reason"] if name in unused else reward.get("drop_reason"),
         }
         if is_selection(store):

@@ -43,19 +43,39 @@ def run_row(store: Store) -> dict[str, Any]:
 
 def progress(store: Store) -> dict[str, Any] | None:
     """The last that the newest attempt said of how far it is: `title`, `done`, `total`; None where it has said nothing."""
-    folder = _newest_attempt(store)
-    for line in reversed(_tail(folder / "events.jsonl") if folder else []):
+    for event in reversed(_last_events(store)):
+        if event.get("event") == "progress":
+            total, done = event.get("total"), event.get("done")
+            if isinstance(total, int) and isinstance(done, int) and 0 <= done <= total and total:
+                return {"title": str(event.get("title")), "done": done, "total": total}
+        if event.get("event") == "stage":
+            return None  # the stage has begun and not spoken yet
+    return None
+
+
+def loading(store: Store) -> list[str]:
+    """What the newest attempt waits for until it is loaded: Ray, or the workers of a role."""
+    found: list[str] = []
+    for event in _last_events(store):
+        what = str(event.get("what"))
+        if event.get("event") == "loading":
+            found.append(what)
+        elif event.get("event") == "loaded" and what in found:
+            found.remove(what)
+    return found
+
+
+def _last_events(store: Store) -> list[dict[str, Any]]:
+    """The last events of the newest attempt, in order."""
+    folder, events = _newest_attempt(store), []
+    for line in _tail(folder / "events.jsonl") if folder else []:
         try:
             event = parse_json(line)
         except ValueError:
             continue  # the line is being written, or its beginning was cut off
-        if isinstance(event, dict) and event.get("event") == "progress":
-            total, done = event.get("total"), event.get("done")
-            if isinstance(total, int) and isinstance(done, int) and 0 <= done <= total and total:
-                return {"title": str(event.get("title")), "done": done, "total": total}
-        if isinstance(event, dict) and event.get("event") == "stage":
-            return None  # the stage has begun and not spoken yet
-    return None
+        if isinstance(event, dict):
+            events.append(event)
+    return events
 
 
 def _newest_attempt(store: Store) -> Path | None:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from selfplay.core.outcomes import EvaluateOutcome, Outcome, SampleOutcome, SelectOutcome, TrainOutcome
+from selfplay.core.outcomes import (
+    EvaluateOutcome,
+    LogprobsOutcome,
+    Outcome,
+    SampleOutcome,
+    SelectOutcome,
+    TrainOutcome,
+)
 from selfplay.inspect.documents.distributions import distributions
 from selfplay.inspect.documents.funnel import funnel
 from selfplay.inspect.documents.reward_parts import parts_of_round
 from selfplay.inspect.documents.rounds import round_summary
 from selfplay.inspect.documents.selection import selection_diagnostics
+from selfplay.inspect.documents.timing import timing_rows
 from selfplay.inspect.documents.warnings import round_warnings
 from selfplay.inspect.reading import SCHEMA_VERSION, finite, require_round
 from selfplay.store.run import Store
 
-# token ids and per-step lines are for programs that read the metrics file, not for a summary
-_LEFT_OUT = ("canaries", "steps")
+# token ids, per-step lines and the time of single workers are for programs that read the metrics file, not for a summary
+_LEFT_OUT = ("canaries", "steps", "timing")
 LARGE = 1_000_000
 # of the diagnostics: the document has a funnel and distributions of the whole round, and one list of warnings
 _ELSEWHERE = ("funnel", "distributions", "warnings")
@@ -55,11 +63,13 @@ def show_document(
                 "funnel": funnel(outcomes) if round_number else [],
                 "distributions": distributions(store, round_number, most) if tables and round_number else {},
                 "sampling": _recorded(outcomes.get(SampleOutcome)),
+                "logprobs": _recorded(outcomes.get(LogprobsOutcome)),
                 "selection": _recorded(outcomes.get(SelectOutcome)),
                 "diagnostics": _without(diagnostics),
                 "training": _training(outcomes.get(TrainOutcome)),
                 "evaluation": _recorded(outcomes.get(EvaluateOutcome)),
                 "reward_parts": [part.to_json() for part in parts_of_round(outcomes, before)],
+                "timing": [row.to_json() for row in timing_rows(outcomes)],
                 "stage_seconds": summary.stage_seconds,
                 "seconds": summary.seconds,
             }
@@ -81,7 +91,9 @@ def _warnings(of_round: list[dict[str, str]], diagnostics: dict[str, Any] | None
 
 
 def _recorded(outcome: Outcome | None) -> dict[str, Any] | None:
-    return outcome.to_json() if outcome is not None else None
+    return (
+        {name: value for name, value in outcome.to_json().items() if name != "timing"} if outcome is not None else None
+    )
 
 
 def _training(outcome: TrainOutcome | None) -> dict[str, Any] | None:

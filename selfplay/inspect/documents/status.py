@@ -9,7 +9,7 @@ from typing import Any
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import CorruptionError
 from selfplay.inspect.documents.driver_status import liveness
-from selfplay.inspect.documents.progress import progress
+from selfplay.inspect.documents.progress import loading, progress
 from selfplay.inspect.query.open import open_store
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
@@ -24,7 +24,8 @@ def status_document(root: Path) -> dict[str, Any]:
 
     `state` is that of `store.run_state.run_state`; of a corrupt run `problems` names the files. `round` and `stage` are
     what is under way or comes next, null when nothing is left. `progress` is how far the stage is (`title`, `done`, `total`),
-    null where no driver is at work or it has not said. `driver` is who is at work, or who was and gave no word
+    null where no driver is at work or it has not said; `loading` names what it
+    waits for until that is loaded. `driver` is who is at work, or who was and gave no word
     of an end. Raises ConfigError where there is no run.
     """
     try:
@@ -54,6 +55,7 @@ def status_document(root: Path) -> dict[str, Any]:
         "created": store.created,
         "shards_kept": _shards_kept(store, following),
         "progress": progress(store) if state == "running" else None,
+        "loading": loading(store) if state == "running" else [],
         "driver": driver.to_json(),
         "attempts": [_attempt(document) for document in found],
         "problems": [_problem(problem) for problem in problems],
@@ -70,6 +72,7 @@ def _unreadable(root: Path, error: CorruptionError) -> dict[str, Any]:
         "state": "corrupt",
         **dict.fromkeys(keys),
         "run": str(root.absolute()),
+        "loading": [],
         "attempts": [],
         "problems": [_problem(problem)],
         "next": error.hint,

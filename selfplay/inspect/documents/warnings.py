@@ -37,6 +37,7 @@ def round_warnings(outcomes: RoundOutcomes, previous: Evaluation | None) -> list
         _judge(outcomes.get(ScoreOutcome), now),
         _training(outcomes.get(TrainOutcome)),
         _engine(outcomes),
+        _logprobs(outcomes.get(LogprobsOutcome)),
         _prompts(outcomes.get(PromptsOutcome)),
         _responses(outcomes),
         _quarantine(outcomes),
@@ -119,6 +120,16 @@ def _engine(outcomes: RoundOutcomes) -> Found:
                 f"{outcome.stage}: {len(rebuilt)} engines refused the new weights and were rebuilt: {rebuilt[0].reason}",
                 "The responses are of the right policy. If it happens every round, report it.",
             )
+
+
+def _logprobs(logprobs: LogprobsOutcome | None) -> Found:
+    if logprobs and logprobs.check and not logprobs.check.passed:
+        yield (
+            "engine_logprobs_differ",
+            logprobs.source_reason,
+            "The model passed over all candidates instead, so nothing is wrong with the pairs. With selection.logprobs.source: "
+            "model the engine is not asked.",
+        )
 
 
 def _prompts(prompts: PromptsOutcome | None) -> Found:

@@ -47,12 +47,15 @@ def rows_of(
     column: str,
     values: Sequence[str],
     columns: Sequence[str] | None = None,
+    hidden: str = "",
 ) -> list[dict[str, Any]]:
-    """The rows of a stage's table whose `column` is one of `values`, with those of `columns` that it has (None: all); empty where
-    the stage is not committed."""
+    """The rows of a stage's table (or of a `hidden` one inside its folder) whose `column` is one of `values`, with those of
+    `columns` that it has (None: all); empty where the stage is not committed or has no such table."""
     if not store.is_committed(round_number, stage):
         return []
-    table = store.lazy_table(round_number, stage)
+    if hidden and not column_names(store, round_number, stage, hidden):
+        return []
+    table = store.lazy_table(round_number, stage, hidden)
     names = None if columns is None else [name for name in columns if name in table.schema().names]
     rows: list[dict[str, Any]] = table.take(table.rows_where(column, values), names).to_pylist()
     return rows

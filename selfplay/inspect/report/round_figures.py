@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from selfplay.core.format import PAGE
+from selfplay.core.timing import DRIVER, PARTS
 from selfplay.inspect.documents.distributions import describe
 from selfplay.inspect.report.figures import Figure
-from selfplay.inspect.web.charts import Bin, Step, funnel, histogram, scatter
+from selfplay.inspect.web.charts import Bin, Part, Step, funnel, histogram, scatter, stacked_bars
 from selfplay.store.run import Store
 
 Document = Mapping[str, Any]
@@ -30,7 +32,7 @@ def round_figures(store: Store, shown: Document) -> list[Figure]:
     figures = [*_funnel(shown), *_rewards(shown)]
     if shown["selection"] is not None:
         figures += [*_margins(store, shown), *_scatters(store, number)]
-    return figures
+    return [*figures, *_timing(shown)]
 
 
 def _funnel(shown: Document) -> Iterator[Figure]:
@@ -41,6 +43,19 @@ def _funnel(shown: Document) -> Iterator[Figure]:
         yield Figure(
             question, "Bars of one colour count the same thing; the reasons stand below.", funnel(name, question, steps)
         )
+
+
+def _timing(shown: Document) -> Iterator[Figure]:
+    rows = [row for row in shown["timing"] if sum(row["seconds"].values())]
+    if rows:
+        question = "What did each stage spend its time on?"
+        names = [row["stage"] if row["who"] == DRIVER else f"- {row['who']}" for row in rows]
+        parts = [Part(part, [row["seconds"][part] for row in rows]) for part in PARTS]
+        chart = stacked_bars(
+            f"timing-{shown['round']}", question, names, parts, row_title="stage", x_title="seconds", show=PAGE.duration
+        )
+        reading = "The first bar of a stage is the driver; those below it are its workers, the mean of each role."
+        yield Figure(question, reading, chart)
 
 
 def _bins(found: Document) -> list[Bin]:

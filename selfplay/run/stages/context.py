@@ -15,6 +15,7 @@ from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSyncRecord
 from selfplay.core.pool import Workers
 from selfplay.core.protocols import Canary, StepMetrics
 from selfplay.core.stages import Source, stage_named
+from selfplay.core.timing import Record, collecting, part, record
 from selfplay.execution.reporter import Reporter
 from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import Inputs
@@ -73,6 +74,10 @@ class StageContext:
     from_dataset: bool = False
     # called with a round and each optimizer step of its training
     on_step: Callable[[int, StepMetrics], None] = lambda round_number, step: None
+    # called with a round, a stage and where its time went, once it is committed
+    on_timing: Callable[[int, str, Record], None] = lambda round_number, stage, spent: None
+    # called with what a stage waits for while it loads, and again with the seconds when it is there
+    on_loading: Callable[[str, float | None], None] = lambda what, seconds: None
 
     def policy(self, round_number: int) -> Policy:
         """The policy after a round: the starting one for round 0; that of an earlier round where training was skipped."""
@@ -150,13 +155,15 @@ class StageContext:
         """Have every engine serve the policy after a round; returns what each reports about the change, for the record."""
         policy = self.policy(round_number)
         changes = self.workers.sampler.broadcast("load_policy", policy.engine_folder, policy.digest, policy.canaries)
+        self.workers.start()
         for change in changes:
             if change.how == "rebuilt":
                 self.reporter.say(f"engine rebuilt for the policy of round {policy.round}: {change.reason}")
         return [WeightSyncRecord.of(change) for change in changes]
 
     def writer(self, round_number: int, stage: str) -> StageWriter:
-        """A writer for a stage; reports what it adopts from an earlier attempt."""
+        """A writer for a stage; reports what it adopts from an earlier attempt. The record of the stage's time begins."""
+        collecting(self.on_loading)
         writer = self.store.writer(round_number, stage, self.fingerprint, self.reads(round_number, stage))
         if writer.adopted:
             self.reporter.say(
@@ -167,8 +174,12 @@ class StageContext:
     def commit(self, writer: StageWriter, started: float, outcome: Outcome) -> None:
         """Commit a stage; `started` is the monotonic time at which this attempt began it."""
         seconds = time.monotonic() - started
-        recorded = dataclasses.replace(outcome, adopted_shards=writer.adopted)
-        writer.commit(self.attempt, now(), round(seconds, 3), recorded, self.versions)
+        spent = record()
+        assert spent is not None, "`writer` has begun a record on this thread"
+        recorded = dataclasses.replace(outcome, adopted_shards=writer.adopted, timing=spent.seconds())
+        with part("committing"):
+            writer.commit(self.attempt, now(), round(seconds, 3), recorded, self.versions)
+        self.on_timing(writer.round, writer.stage, spent)
 
 
 def derive_seed(*parts: object) -> int:

@@ -1,5 +1,9 @@
-"""Stage *logprobs*: teacher-forced log-probs of the responses that are in a pair, under the policy about to be trained and under
-the reference; one pass where the two are the same weights. What else the round's metric reads of the policy is made here too.
+"""Stage *logprobs*: log-probs of the responses that are in a pair, under the policy about to be trained and under the reference.
+
+Where the engine that sampled them served that policy, its own log-probs are taken (engine_logps.py); otherwise a teacher-forced
+pass computes them, one for both where policy and reference are the same weights. What a training needs of responses with
+log-probs of the engine is computed for the kept pairs alone, in stage *train* (kept_logprobs.py). What else the round's metric
+reads of the policy is made here too.
 """
 
 from __future__ import annotations
@@ -15,12 +19,15 @@ from selfplay.core.errors import BackendError
 from selfplay.core.outcomes import LogprobsOutcome
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Logprobs, schema
-from selfplay.core.stages import LOGPS_SCHEMA, REFERENCE
+from selfplay.core.stages import CHECKED, LOGPS_SCHEMA, REFERENCE
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import cut, quarantined, run_shards
+from selfplay.execution.sharding import LazyItems, cut, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Policy, StageContext
-from selfplay.run.stages.rows import candidate_responses, logprob_items
+from selfplay.run.stages.engine_logps import choose_source, engine_logps, trains_on_model_logps
+from selfplay.run.stages.rows import candidate_responses, kept_responses, logprob_items, responses_of
+from selfplay.selection.metrics import columns_needed
+from selfplay.selection.metrics.inputs import REFERENCE_LOGPS
 from selfplay.store.writer import StageWriter
 
 
@@ -30,28 +37,47 @@ def run(context: StageContext, round_number: int) -> None:
     policy, reference = context.trained_policy(round_number), context.reference_policy(round_number)
     writer = context.writer(round_number, "logprobs")
     paired = [(number, _paired(context, number, round_number)) for number in context.data_rounds(round_number)]
-    _, items = logprob_items(context, paired)
+    names, items = logprob_items(context, paired)
+    given = engine_logps(context, paired, policy)
+    row = pc.index_in(names, value_set=given["response_id"].combine_chunks())
+    source = choose_source(context, round_number, writer, policy, items, row, given, no_logprob(context))
+    row = pc.index_in(names, value_set=source.given["response_id"].combine_chunks())
     shards = cut(items, context.settings.sampling.shard_size)
-    if reference is not None and reference.digest != policy.digest:
-        _forward(context, round_number, writer, reference, shards, REFERENCE)
+    starts = np.cumsum([0, *map(len, shards)])
+    given_rows = [row.slice(start, len(shard)) for start, shard in zip(starts, shards, strict=False)]
+    lacking = [_lacking(shard, rows) for shard, rows in zip(shards, given_rows, strict=True)]
     other = reference is not None and reference.digest != policy.digest
+    everywhere = source.name == "model" or _ranks_by_reference(context, round_number)
+    if reference is not None and other:
+        forward(
+            context, round_number, writer, reference, shards if everywhere else lacking, REFERENCE, "reference logprobs"
+        )
+
+    def complete(index: int, table: pa.Table | None) -> pa.Table:
+        here = source.given.take(given_rows[index].drop_null())
+        if reference is None or not other:
+            return _complete(table, here, policy, is_reference=reference is not None)
+        return _complete(table, here, policy, writer.read_shard(index, REFERENCE), of_given=everywhere)
+
     run_shards(
-        context, writer, context.workers.logprobs, "logprobs", shards,
-        lambda shard: (policy.folder, policy.digest, list(shard)),
-        lambda index, table: _complete(
-            table, writer.read_shard(index, REFERENCE) if other else (table if reference is not None else None), policy
-        ),
+        context, writer, context.workers.logprobs, "logprobs", lacking,
+        lambda shard: (policy.folder, policy.digest, list(shard)), complete,
         title=f"round {round_number} logprobs", unit="responses", quarantine=no_logprob(context),
     )  # fmt: skip
     made = metric_inputs.make(context, round_number, writer, policy)
-    context.workers.logprobs.broadcast("release")
+    if not trains_on_model_logps(context, source.name):  # otherwise the kept pairs come next
+        context.workers.logprobs.broadcast("release")
     outcome = LogprobsOutcome(
         num_responses=len(items),
-        quarantined=quarantined(writer, "", REFERENCE, *metric_inputs.TABLES.values()),
+        quarantined=quarantined(writer, "", REFERENCE, CHECKED, *metric_inputs.TABLES.values()),
         policy_digest=policy.digest,
         reference_digest=reference.digest if reference else None,
         reference_is_policy=reference is not None and not other,
         made_for_metric=made,
+        source=source.name,
+        source_reason=source.reason,
+        num_from_engine=source.given.num_rows,
+        check=source.check,
     )
     context.commit(writer, started, outcome)
 
@@ -67,28 +93,28 @@ def no_logprob(context: StageContext) -> QuarantinePolicy[LogprobItem]:
 
 def _paired(context: StageContext, number: int, round_number: int) -> pa.Array:
     """The ids of the responses in a round's candidates or, of an earlier round than `round_number`, in its kept pairs."""
-    sides = ["chosen_response_id", "rejected_response_id"]
-    if number == round_number:
-        pairs = candidate_responses(context, number)
-    else:
-        pairs = context.store.table(number, "select", columns=[*sides, "kept"])
-        pairs = pairs.filter(pairs["kept"])
-    return pa.chunked_array([chunk for side in sides for chunk in pairs[side].chunks], pa.string()).unique()
+    return (
+        responses_of(candidate_responses(context, number))
+        if number == round_number
+        else kept_responses(context, number)
+    )
 
 
-def _forward(
+def forward(
     context: StageContext,
     round_number: int,
     writer: StageWriter,
     model: Policy,
     shards: Sequence[Sequence[LogprobItem]],
     table: str,
+    what: str,
 ) -> None:
+    """Pass a model over shards of responses and keep their log-probs in a hidden table of the stage."""
     run_shards(
         context, writer, context.workers.logprobs, "logprobs", shards,
         lambda shard: (model.folder, model.digest, list(shard)),
         lambda _, result: checked(result, model.folder) if result is not None else LOGPS_SCHEMA.empty_table(),
-        title=f"round {round_number} reference logprobs", unit="responses", table=table, quarantine=no_logprob(context),
+        title=f"round {round_number} {what}", unit="responses", table=table, quarantine=no_logprob(context),
     )  # fmt: skip
 
 
@@ -105,22 +131,59 @@ def checked(table: pa.Table, folder: str) -> pa.Table:
     return table
 
 
-def _complete(policy: pa.Table | None, reference: pa.Table | None, model: Policy) -> pa.Table:
+def _lacking(shard: Sequence[LogprobItem], given_row: pa.Array) -> Sequence[LogprobItem]:
+    """The items of a shard of which the engine gave no log-probs; `given_row` is null for those."""
+    lacks = given_row.is_null().to_numpy(zero_copy_only=False)
+    if lacks.all():
+        return shard
+    places = np.flatnonzero(lacks).tolist()
+
+    def make(start: int, stop: int) -> list[LogprobItem]:
+        made = list(shard)
+        return [made[place] for place in places[start:stop]]
+
+    return LazyItems(len(places), make)
+
+
+def _ranks_by_reference(context: StageContext, round_number: int) -> bool:
+    """Whether the round's ranking reads log-probs of the reference. A dataset's reference is always asked for its log-probs."""
+    if context.from_dataset or context.settings.selection.implicit_margin == "dpo":
+        return True
+    ranking = context.inputs.ranking
+    needed = columns_needed(ranking.of_round(round_number), ranking.implicit_margin)
+    return not {*needed}.isdisjoint(REFERENCE_LOGPS)
+
+
+def _complete(
+    computed: pa.Table | None,
+    given: pa.Table,
+    model: Policy,
+    reference: pa.Table | None = None,
+    *,
+    is_reference: bool = False,
+    of_given: bool = True,
+) -> pa.Table:
+    """A shard of the table from the model's rows and the engine's. `is_reference`: the policy is the reference too. `reference`
+    has the log-probs of another one, of the engine's rows only with `of_given`; a row that should be there was quarantined."""
     shape = schema(Logprobs)
-    if policy is None:
-        return shape.empty_table()
-    checked(policy, model.folder)
+    if computed is not None:
+        given = pa.concat_tables([checked(computed, model.folder).cast(LOGPS_SCHEMA), given.cast(LOGPS_SCHEMA)])
+    rows = given.sort_by("response_id")
+    reference_logp = rows["logp"] if is_reference else pa.nulls(rows.num_rows, pa.float64())
     if reference is not None:
-        # either may lack a response that killed its worker; one without the other is of no use
-        both = [pc.is_in(one["response_id"], value_set=other["response_id"].combine_chunks())
-                for one, other in ((policy, reference), (reference, policy))]  # fmt: skip
-        policy, reference = policy.filter(both[0]), reference.filter(both[1])
-        assert reference["response_id"].equals(policy["response_id"]), "reference rows are not the policy's"
+        found = pc.index_in(rows["response_id"], value_set=reference["response_id"].combine_chunks())
+        wanted = pa.repeat(True, rows.num_rows)
+        if not of_given:
+            ids = [] if computed is None else computed["response_id"].combine_chunks()
+            wanted = pc.is_in(rows["response_id"], value_set=pa.array(ids, pa.string()))
+        # the one model's log-prob without the other's is of no use
+        has = pc.or_(pc.is_valid(found), pc.invert(wanted))
+        rows, reference_logp = rows.filter(has), reference["logp"].take(found.filter(has))
     return pa.table(
         {
-            "response_id": policy["response_id"],
-            "policy_logp": policy["logp"],
-            "reference_logp": reference["logp"] if reference is not None else pa.nulls(policy.num_rows, pa.float64()),
-            "num_tokens": policy["num_tokens"],
+            "response_id": rows["response_id"],
+            "policy_logp": rows["logp"],
+            "reference_logp": reference_logp,
+            "num_tokens": rows["num_tokens"],
         }
     ).cast(shape)

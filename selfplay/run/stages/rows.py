@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,10 @@ from selfplay.core.stages import CANDIDATES
 from selfplay.execution.sharding import LazyItems
 from selfplay.run.stages.context import StageContext
 from selfplay.selection.arrays import Ints
-from selfplay.store.lazy_table import RowReader
+from selfplay.store.lazy_table import LazyTable, RowReader
+
+# Rows in which ids are looked up together: for each such piece of a table the ids that are looked for are hashed once.
+ROWS_AT_A_TIME = 1 << 20
 
 
 def row_numbers(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
@@ -27,6 +30,40 @@ def row_numbers(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
     row_of_code[found.drop_null().to_numpy()] = rows
     rows_of_ids: Ints = row_of_code[coded.indices.to_numpy()]
     return rows_of_ids
+
+
+def find_rows(
+    table: LazyTable, name: str, ids: pa.ChunkedArray, columns: Sequence[str]
+) -> tuple[Ints, dict[str, pa.Array]]:
+    """The row of each of these ids in a table whose column `name` has different ids, and these columns of the rows. Of the table
+    about ROWS_AT_A_TIME rows are in memory at a time."""
+    coded = ids.combine_chunks().dictionary_encode()
+    rows, codes = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    pieces = []
+    for first, piece in _pieces(table, [name, *columns]):
+        found = pc.index_in(piece[name], value_set=coded.dictionary).combine_chunks()
+        inside = np.flatnonzero(found.is_valid())
+        rows.append(first + inside)
+        codes.append(found.drop_null().to_numpy())
+        pieces.append(piece.select(list(columns)).take(pa.array(inside)))
+    # the codes of the rows that were found, in the order of the table
+    place = np.argsort(np.concatenate(codes))
+    assert len(place) == len(coded.dictionary), "an id of a later table is in the table that it comes from, once"
+    place_P = place[coded.indices.to_numpy()]
+    taken = pa.concat_tables(pieces)
+    rows_P: Ints = np.concatenate(rows)[place_P]
+    return rows_P, {column: taken[column].take(pa.array(place_P)).combine_chunks() for column in columns}
+
+
+def _pieces(table: LazyTable, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+    """Consecutive files of a table together, of ROWS_AT_A_TIME rows or more except for the last: each with its first row."""
+    first, held = 0, list[pa.Table]()
+    for part in table.parts:
+        held.append(table.read(part, columns))
+        end = part.first + part.num_rows
+        if end - first >= ROWS_AT_A_TIME or part == table.parts[-1]:
+            yield first, pa.concat_tables(held)
+            first, held = end, []
 
 
 def count_values(column: pa.ChunkedArray) -> dict[str, int]:
@@ -48,6 +85,19 @@ def candidate_responses(context: StageContext, round_number: int) -> pa.Table:
         return context.store.table(round_number, "pair", CANDIDATES, sides)
     table = context.store.table(round_number, "pair", CANDIDATES, [*sides, "drop_reason"])
     return table.filter(pc.is_null(table["drop_reason"])).select(sides)
+
+
+def responses_of(pairs: pa.Table) -> pa.Array:
+    """The ids of the responses in some pairs, each once."""
+    sides = ("chosen_response_id", "rejected_response_id")
+    return pa.chunked_array([chunk for side in sides for chunk in pairs[side].chunks], pa.string()).unique()
+
+
+def kept_responses(context: StageContext, round_number: int) -> pa.Array:
+    """The ids of the responses in the kept pairs of a round, each once."""
+    columns = ["chosen_response_id", "rejected_response_id", "kept"]
+    pairs = context.store.table(round_number, "select", columns=columns)
+    return responses_of(pairs.filter(pairs["kept"]))
 
 
 def logprob_items(

@@ -17,6 +17,7 @@ from selfplay.core.stages import MIXED
 from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
 from selfplay.execution.sharding import cut, quarantined, run_shards
 from selfplay.run.stages.context import StageContext, derive_seed
+from selfplay.run.stages.engine_logps import wants_engine_logps
 from selfplay.run.stages.prompts import sample_requests
 from selfplay.run.stages.sampling import request_size_of
 from selfplay.store.writer import StageWriter
@@ -31,7 +32,7 @@ def run(context: StageContext, round_number: int) -> None:
         _sample_mixed(context, writer, round_number)
     policy = context.policy(round_number - 1)
     changes = context.serve(round_number - 1)
-    settings = sampling_settings(context)
+    settings = replace(sampling_settings(context), logprobs=wants_engine_logps(context, round_number))
     serving, adopted = time.monotonic(), writer.shards()
     requests = sample_requests(context, round_number, "sample", round_number)
     size, window = request_size_of(context.workers.sampler.broadcast("describe"), settings.num_responses)
@@ -163,7 +164,6 @@ def complete(table: pa.Table | None, round_number: int, policy_digest: str, poli
         "round": pa.repeat(pa.scalar(round_number, pa.int64()), num),
         "policy_digest": pa.repeat(policy_digest, num),
         "policy_round": pa.repeat(pa.scalar(policy_round, pa.int64()), num),
+        "sampler_logp": table["sampler_logp"] if "sampler_logp" in table.column_names else pa.nulls(num, pa.float64()),
     }
-    return pa.table(
-        {name: columns.get(name, table[name] if name in table.column_names else None) for name in shape.names}
-    ).cast(shape)
+    return pa.table({name: columns[name] if name in columns else table[name] for name in shape.names}).cast(shape)

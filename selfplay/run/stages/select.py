@@ -23,7 +23,7 @@ from selfplay.execution.quarantine import QUARANTINED
 from selfplay.inputs.metric_requirements import EMBEDDING, prompt_number
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import StageContext
-from selfplay.run.stages.rows import prompt_rows, row_numbers
+from selfplay.run.stages.rows import find_rows, prompt_rows
 from selfplay.selection.arrays import Bools, Floats, Ints
 from selfplay.selection.diagnostics.groups import Grouping
 from selfplay.selection.groups import group_name
@@ -32,8 +32,8 @@ from selfplay.selection.metrics import columns_needed
 from selfplay.selection.reasons import no_reasons, with_reason
 from selfplay.selection.select import PairPool, Selection, select
 
-# Pairs in a shard.
-SHARD_PAIRS = 25_000
+# A shard has so many pairs, or fewer with about so many tokens: a shard is in memory several times while it is written.
+SHARD_PAIRS, SHARD_TOKENS = 25_000, 8_000_000
 # Kept pairs are by rank, so that each shard needs texts from everywhere in the round. One pass over the round collects those of
 # several shards: of so many tokens, about 300 MB of text.
 PASS_TOKENS = 64_000_000
@@ -69,7 +69,8 @@ def run(context: StageContext, round_number: int) -> None:
     order = np.argsort(rank_P, kind="stable")
     kept = {name: writer.shards(name) for name in ("", READ)}
     read = _read_columns(context, round_number, candidates.columns | extra, groups)
-    shards = [order[start : start + SHARD_PAIRS] for start in range(0, max(len(order), 1), SHARD_PAIRS)]
+    size = _shard_size(candidates)
+    shards = [order[start : start + size] for start in range(0, max(len(order), 1), size)]
     if read:
         for index in sorted({*range(len(shards))} - kept[READ]):
             rows = pa.array(shards[index])
@@ -92,35 +93,44 @@ def _candidates(context: StageContext, number: int) -> _Candidates:
     store = context.store
     table = store.table(number, "pair", CANDIDATES)
     chosen_id, rejected_id = table["chosen_response_id"], table["rejected_response_id"]
-    sample = store.table(number, "sample", columns=["response_id", "prompt_id", "response_index", "num_tokens"])
-    chosen_P, rejected_P = (row_numbers(ids, sample["response_id"]) for ids in (chosen_id, rejected_id))
-    prompt_id = sample["prompt_id"].take(pa.array(chosen_P))
-    index = sample["response_index"].cast(pa.string())
-    ids = [prompt_id, f"r{number:03d}", *(index.take(pa.array(rows)) for rows in (chosen_P, rejected_P))]
-    pair_id = pc.binary_join_element_wise(*ids, "-").combine_chunks()
+    both_ids = pa.chunked_array([*chosen_id.chunks, *rejected_id.chunks], pa.string())
+    of_responses = ["prompt_id", "response_index", "num_tokens"]
+    row_both, sampled = find_rows(store.lazy_table(number, "sample"), "response_id", both_ids, of_responses)
+    size = len(chosen_id)
+    chosen_P, rejected_P = row_both[:size], row_both[size:]
+    prompt_id = sampled["prompt_id"].slice(0, size)
+    index = sampled["response_index"].cast(pa.string())
+    pair_id = pc.binary_join_element_wise(prompt_id, f"r{number:03d}", index.slice(0, size), index.slice(size), "-")
     by_id = pc.sort_indices(pair_id)
     order = by_id.to_numpy()
     columns = {name: table[name].to_numpy()[order] for name in _OF_CANDIDATES}
     chosen_id, rejected_id = chosen_id.take(by_id), rejected_id.take(by_id)
     given_up = pa.array([*store.outcome(number, LogprobsOutcome).quarantined], pa.string())
     lost_P = pc.or_(*(pc.is_in(side, value_set=given_up) for side in (chosen_id, rejected_id))).to_numpy()
-    tokens = sample["num_tokens"].to_numpy()
-    del sample, index
+    tokens = sampled["num_tokens"].to_numpy()
+    tokens_of = {"chosen": tokens[:size][order], "rejected": tokens[size:][order]}
+    del index, both_ids
     logprobs = store.table(number, "logprobs", columns=["response_id", *_LOGPS])
     scored = logprobs["response_id"].combine_chunks()
-    for side, ids, row_P in (("chosen", chosen_id, chosen_P), ("rejected", rejected_id, rejected_P)):
+    for side, ids in (("chosen", chosen_id), ("rejected", rejected_id)):
         found = pc.index_in(ids, value_set=scored)
         assert lost_P[found.is_null().to_numpy()].all(), "a response of a pair has neither log-probs nor a reason"
         for source in _LOGPS:
             values = np.append(logprobs[source].cast(pa.float64()).to_numpy(), np.nan)
             columns[f"{source}_{side}"] = values[found.fill_null(len(values) - 1).to_numpy()]
-        columns[f"num_tokens_{side}"] = tokens[row_P[order]]
-    prompt_P = prompt_rows(context, number, prompt_id.take(by_id))
+        columns[f"num_tokens_{side}"] = tokens_of[side]
+    prompt_P = prompt_rows(context, number, pa.chunked_array([prompt_id.take(by_id)]))
     prompt_tokens = store.table(number, "prompts", columns=["num_prompt_tokens"])["num_prompt_tokens"]
     columns["num_prompt_tokens"] = prompt_tokens.to_numpy()[prompt_P]
     return _Candidates(
         pair_id.take(by_id), chosen_id, rejected_id, columns, chosen_P[order], rejected_P[order], prompt_P, lost_P
     )
+
+
+def _shard_size(candidates: _Candidates) -> int:
+    """Pairs in a shard."""
+    num_pairs = len(candidates.pair_id)
+    return max(min(SHARD_PAIRS, SHARD_TOKENS * num_pairs // max(_num_tokens(candidates, np.arange(num_pairs)), 1)), 1)
 
 
 def _num_tokens(candidates: _Candidates, rows: Ints) -> int:

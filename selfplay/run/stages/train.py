@@ -21,11 +21,13 @@ from selfplay.core.outcomes import PairOutcome, SampleOutcome, SelectOutcome, Tr
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits, TrainPair, TrainResult
 from selfplay.core.train_pairs import SCHEMA, write_pairs
 from selfplay.run.stages.context import Policy, StageContext, derive_seed
+from selfplay.run.stages.kept_logprobs import training_logprobs
 from selfplay.run.stages.rows import prompt_rows, row_numbers
 from selfplay.selection.arrays import Floats, Ints
 from selfplay.store.disk_errors import disk_full_error, is_disk_error
 from selfplay.store.lazy_table import RowReader
-from selfplay.store.manifest import policy_digest
+from selfplay.store.manifest import FileEntry, policy_digest
+from selfplay.store.writer import StageWriter
 
 NUM_CANARIES = 4
 # Longer than two blocks of the engine's prefix cache: a shorter prompt would not be cached, and a stale cache not be seen.
@@ -41,7 +43,7 @@ def run(context: StageContext, round_number: int) -> None:
     started = time.monotonic()
     policy = context.trained_policy(round_number)
     writer = context.writer(round_number, "train")
-    kept = _kept_pairs(context, round_number)
+    kept = _kept_pairs(context, round_number, writer)
     if not len(kept.pair_id):
         _check_not_stuck(context, round_number)
         previous = context.policy(round_number - 1)
@@ -64,12 +66,12 @@ def run(context: StageContext, round_number: int) -> None:
         raise disk_full_error(scratch, error) from error
     result = _train(context, _job(context, round_number, pairs, policy, scratch), round_number)
     pairs.close()
-    adopted = [
-        entry
-        for name in ("policy", "engine")
-        if (scratch / "output" / name).is_dir()
-        for entry in writer.adopt_folder(scratch / "output" / name, name)
-    ]
+    written = [FileEntry(file.path, file.num_bytes, file.sha256) for file in result.files]
+    adopted = []
+    for name in ("policy", "engine"):
+        if (scratch / "output" / name).is_dir():
+            files = [entry for entry in written if entry.path.startswith(f"{name}/")]
+            adopted += writer.adopt_folder(scratch / "output" / name, name, files or None)
     outcome = TrainOutcome(
         skipped=False,
         policy_round=round_number,
@@ -84,8 +86,8 @@ def run(context: StageContext, round_number: int) -> None:
 @dataclass(frozen=True, slots=True)
 class _KeptPairs:
     """The P kept pairs of all rounds that are trained on, by pair id. `round_P` is the round of each, `*_row_P` are rows of that
-    round's tables, `logps` (P values by the names of TrainPair) are under this round's models. `num_lost` pairs of earlier rounds
-    have no log-probs now, because a response of theirs killed its worker, and are left out."""
+    round's tables, `logps` (P values by the names of TrainPair) are under this round's models. `num_lost` kept pairs have no
+    log-probs now, because a response of theirs killed its worker, and are left out."""
 
     pair_id: pa.Array
     round_P: Ints
@@ -96,9 +98,9 @@ class _KeptPairs:
     num_lost: int
 
 
-def _kept_pairs(context: StageContext, round_number: int) -> _KeptPairs:
+def _kept_pairs(context: StageContext, round_number: int, writer: StageWriter) -> _KeptPairs:
     store, sides = context.store, ("chosen", "rejected")
-    logprobs = store.table(round_number, "logprobs", columns=["response_id", "policy_logp", "reference_logp"])
+    logprobs, given_up = training_logprobs(context, round_number, writer)
     scored = logprobs["response_id"].combine_chunks()
     pair_ids, columns, num_lost = [pa.array([], pa.string())], [], 0
     for number in context.data_rounds(round_number):
@@ -108,7 +110,9 @@ def _kept_pairs(context: StageContext, round_number: int) -> _KeptPairs:
         found = {side: pc.index_in(kept[f"{side}_response_id"], value_set=scored) for side in sides}
         has_both = pc.and_(*(pc.is_valid(found[side]) for side in sides))
         # those of this round are not kept without log-probs
-        assert number != round_number or pc.all(has_both, min_count=0).as_py(), "a kept pair has no log-probs"
+        lost = (pc.is_in(kept[f"{side}_response_id"], value_set=given_up) for side in sides)
+        explained = pc.or_(has_both, pc.or_(*lost))
+        assert number != round_number or pc.all(explained, min_count=0).as_py(), "a kept pair has no log-probs"
         num_all = kept.num_rows
         kept = kept.filter(has_both)
         num_lost += num_all - kept.num_rows
@@ -126,7 +130,7 @@ def _kept_pairs(context: StageContext, round_number: int) -> _KeptPairs:
         )
     if num_lost:
         context.reporter.say(
-            f"round {round_number} train: {num_lost} pairs of earlier rounds are left out: a response of theirs is quarantined"
+            f"round {round_number} train: {num_lost} kept pairs are left out: a response of theirs is quarantined"
         )
     pair_id = pa.concat_arrays(pair_ids)
     order = pc.sort_indices(pair_id)
@@ -205,6 +209,7 @@ def _job(
         max_steps=training.max_steps,
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size or training.batch_size,
+        micro_batch_tokens=training.micro_batch_tokens,
         max_length=context.inputs.max_length,
         warmup_ratio=training.warmup_ratio,
         schedule=training.schedule,

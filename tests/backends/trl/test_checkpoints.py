@@ -297,6 +297,7 @@ def test_every_field_of_a_job_is_in_its_fingerprint_or_known_not_to_matter(polic
         "policy_dir": "elsewhere", "output_dir": "elsewhere", "checkpoint_dir": "elsewhere", "micro_batch_size": 2,
         "engine_dtype": "bfloat16", "checkpoint_every": 3, "gradient_checkpointing": True, "canary_prompts": [[1]],
         "canary_tokens": 1, "stop_file": "elsewhere", "limits": TrainLimits(1.0), "keep_checkpoints": 2,
+        "micro_batch_tokens": 64,
     }  # fmt: skip
     bound = {
         "pairs": pairs[1:], "seed": 8, "loss": "simpo", "beta": 0.2, "gamma_beta_ratio": 0.3, "learning_rate": 1.0,

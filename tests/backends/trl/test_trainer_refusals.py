@@ -124,7 +124,6 @@ def test_weights_that_exploded_are_not_a_policy(policy, pairs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"micro_batch_size": 3}, "does not divide"),
         ({"loss": "dp0"}, "unknown loss"),
         ({"loss": "simpo"}, "simpo_gamma_beta_ratio"),
         ({"schedule": "constant"}, "schedule"),

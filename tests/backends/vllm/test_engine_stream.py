@@ -57,6 +57,6 @@ def test_every_call_ends_when_a_request_or_a_step_fails(fails_at: int, clean_up_
         stream = EngineStream(lambda engine=engine: engine, clean_up)  # type: ignore[misc]
         with ThreadPoolExecutor(4) as threads:
             calls = [threads.submit(stream.generate, requests(2)) for _ in range(4)]
-            errors = [call.exception(timeout=20) for call in calls]
+            errors = [call.exception(timeout=120) for call in calls]
         assert any(isinstance(error, WorkerLostError) for error in errors)
         assert {type(error) for error in errors} <= {WorkerLostError, type(None)}

@@ -1,6 +1,7 @@
 """The sampler on real vLLM with tiny models: reproducible sampling, and weight changes that are right or refused.
 
-One engine lives in this process; `serve` asks for a policy by folder, so tests do not depend on their order.
+One engine lives in this process; `serve` asks for a policy by folder, so tests do not depend on their order. A fresh engine
+takes seconds: the tests of tied weights, which need one of their own, come last.
 """
 
 import dataclasses
@@ -17,11 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from selfplay.backends.vllm.sampler import VllmSampler, check_engine_keys
 from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError, WorkerLostError
-from selfplay.core.protocols import Canary, CanaryPosition, SampleRequest, SamplingSettings
+from selfplay.core.protocols import Canary, CanaryPosition, LogprobItem, SampleRequest, SamplingSettings
 from tests.helpers.tiny import make_tiny_llama
 
 # Not by importing it: its environment must be prepared first.
-pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")]
 
 END, LETTER = 257, 65
 # Longer than a block of the prefix cache (32 tokens), else a stale cache could not show.
@@ -47,7 +48,23 @@ def engine():
 @pytest.fixture
 def sampler(engine, models):
     """The one engine, serving m0 at the start of each test."""
-    serve(engine, models["m0"])
+    return serve_kind(engine, models, "m")
+
+
+@pytest.fixture
+def tied_sampler(engine, models):
+    """The one engine, serving tied0 at the start of each test."""
+    return serve_kind(engine, models, "tied")
+
+
+def serve_kind(engine, models, kind):
+    """Serve the first model of a kind: in the engine that is there where it has one of this kind, else in another one. That a
+    change in it reaches every part is taken for known, which saves the comparison with a fresh one."""
+    served = engine._policy.folder.name if engine._policy is not None else ""
+    if served and not served.startswith(kind):
+        engine._drop_engine()
+    engine._live_change_is_whole = True
+    serve(engine, models[f"{kind}0"])
     return engine
 
 
@@ -141,6 +158,20 @@ def test_greedy_takes_the_most_likely_tokens_and_no_seed(sampler, models):
     assert sampler.sample(moved, GREEDY)["token_ids"].to_pylist() == want
 
 
+def test_log_probs_are_the_models_own_whatever_the_sampling(sampler, models):
+    from selfplay.backends.transformers.logprobs import TorchLogprobs
+
+    settings = dataclasses.replace(SETTINGS, temperature=0.7, top_p=0.8, repetition_penalty=1.3, logprobs=True)
+    rows = sampler.sample(REQUESTS, settings).to_pylist()
+    items = [LogprobItem(str(i), PROMPTS[int(row["prompt_id"][1:])], row["token_ids"]) for i, row in enumerate(rows)]
+    exact = TorchLogprobs().logprobs(str(models["m0"]), "m0", items)["logp"].to_pylist()
+    assert [row["sampler_logp"] for row in rows] == pytest.approx(exact, abs=1e-4)
+    # the same tokens as without them, which cost nothing
+    plain = sampler.sample(REQUESTS, dataclasses.replace(settings, logprobs=False))
+    assert plain["token_ids"].to_pylist() == [row["token_ids"] for row in rows]
+    assert plain["sampler_logp"].null_count == plain.num_rows
+
+
 def test_no_requests_give_an_empty_table(sampler):
     assert sampler.sample([], SETTINGS).num_rows == 0
 
@@ -172,16 +203,6 @@ def test_settings_that_cannot_be_meant_are_refused(sampler, change, message):
         sampler.sample(REQUESTS, dataclasses.replace(SETTINGS, **change))
 
 
-def test_an_engine_that_fails_is_given_up_and_can_be_loaded_again(sampler, models, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(sampler._llm.llm_engine, "step", lambda: 1 / 0)
-        with pytest.raises(BackendError, match="vLLM failed while sampling: ZeroDivisionError"):
-            sampler.sample(REQUESTS, SETTINGS)
-    with pytest.raises(BackendError, match="has no policy"):
-        sampler.sample(REQUESTS, SETTINGS)
-    assert serve(sampler, models["m0"]).how == "loaded"
-
-
 def test_calls_of_several_threads_share_the_batch_and_get_their_own_rows(sampler):
     sampler.describe()
     alone = [sampler.sample([request], SETTINGS) for request in REQUESTS]
@@ -194,13 +215,16 @@ def test_calls_of_several_threads_share_the_batch_and_get_their_own_rows(sampler
     assert after["mean_occupancy"] > before["mean_occupancy"]
 
 
-def test_an_engine_that_fails_is_lost_to_every_call(sampler, models, monkeypatch):
+def test_an_engine_that_fails_is_lost_to_every_call_and_can_be_loaded_again(sampler, models, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sampler._llm.llm_engine, "step", lambda: 1 / 0)
         with ThreadPoolExecutor(3) as threads:
             calls = [threads.submit(sampler.sample, [request], SETTINGS) for request in REQUESTS[:3]]
         assert {type(call.exception()) for call in calls} <= {WorkerLostError, BackendError}
-        assert any(isinstance(call.exception(), WorkerLostError) for call in calls)
+        lost = [call.exception() for call in calls if isinstance(call.exception(), WorkerLostError)]
+        assert lost and "vLLM failed while sampling: ZeroDivisionError" in str(lost[0])
+    with pytest.raises(BackendError, match="has no policy"):
+        sampler.sample(REQUESTS, SETTINGS)
     assert serve(sampler, models["m0"]).how == "loaded"
     assert sampler.sample(REQUESTS, SETTINGS).num_rows == 18
 
@@ -231,19 +255,19 @@ def test_what_is_served_already_is_only_reported(sampler, models):
     assert again == dataclasses.replace(change, seconds=0.0)
 
 
-@pytest.mark.parametrize("kind", ["m", "tied"])
-def test_a_live_change_equals_a_fresh_engine(sampler, models, kind):
-    first, second = models[f"{kind}0"], models[f"{kind}1"]
-    canaries = record_canaries(second)
-    fresh(sampler, first)
-    sampler._live_change_is_whole = True  # else the first change ends with a fresh engine
-    live = serve(sampler, second, canaries)
+def check_live_change(sampler, folder: Path) -> None:
+    """A live change to this policy gives what a fresh engine gives."""
+    canaries = record_canaries(folder)
+    live = serve(sampler, folder, canaries)
     assert (live.how, live.reason) == ("reloaded", "")
     assert live.canary_error is not None and live.canary_error <= 1e-4
     seen = [sampler.sample(REQUESTS, s) for s in (SETTINGS, GREEDY)], sampler._continue_canaries(canaries)
-    assert fresh(sampler, second).how == "loaded"
+    assert fresh(sampler, folder).how == "loaded"
     assert ([sampler.sample(REQUESTS, s) for s in (SETTINGS, GREEDY)], sampler._continue_canaries(canaries)) == seen
-    sampler._drop_engine()
+
+
+def test_a_live_change_equals_a_fresh_engine(sampler, models):
+    check_live_change(sampler, models["m1"])
 
 
 def test_a_skipped_cache_reset_is_caught(sampler, models, monkeypatch):
@@ -252,39 +276,6 @@ def test_a_skipped_cache_reset_is_caught(sampler, models, monkeypatch):
     assert change.how == "rebuilt"
     assert "canary missed after the live change: canary" in change.reason
     assert change.canary_error is not None and change.canary_error <= 1e-4
-
-
-def test_a_tied_output_layer_left_stale_is_caught(sampler, models, monkeypatch):
-    fresh(sampler, models["tied0"])
-    monkeypatch.setattr(VllmSampler, "_repack_cpu_layers", lambda self: None)
-    change = serve(sampler, models["tied1"], record_canaries(models["tied1"]))
-    assert change.how == "rebuilt"
-    assert "canary missed after the live change: canary" in change.reason
-    assert change.canary_error is not None and change.canary_error <= 1e-4
-    sampler._drop_engine()
-
-
-def test_a_stale_part_that_the_canary_tolerates_is_found_by_the_first_change(sampler, models, tmp_path, monkeypatch):
-    near = Path(shutil.copytree(models["tied0"], tmp_path / "near"))
-    tensors = load_file(near / "model.safetensors")
-    noise = torch.randn(tensors["model.embed_tokens.weight"].shape, generator=torch.Generator().manual_seed(0))
-    tensors["model.embed_tokens.weight"] += 2e-5 * noise
-    save_file(tensors, near / "model.safetensors", metadata={"format": "pt"})
-    fresh(sampler, models["tied0"])
-    with monkeypatch.context() as patch:
-        patch.setattr(sampler, "_live_change_is_whole", None)
-        patch.setattr(VllmSampler, "_repack_cpu_layers", lambda self: None)
-        change = serve(sampler, near, record_canaries(near))
-        assert change.how == "rebuilt"
-        assert "the live engine differs from a fresh one on the same weights: log-probs differ by" in change.reason
-        again = serve(sampler, models["tied0"])
-        assert (again.how, again.reason) == ("rebuilt", "a change in the live engine leaves a part of it stale")
-        # a second model of `sampling.mix` comes without canaries
-        patch.setattr(sampler, "_live_change_is_whole", None)
-        change = serve(sampler, models["tied1"])
-        assert change.how == "rebuilt"
-        assert "differs from a fresh one" in change.reason
-    sampler._drop_engine()
 
 
 def test_a_live_change_that_fails_is_rebuilt_with_the_reason(sampler, models, monkeypatch):
@@ -327,3 +318,41 @@ def test_a_bad_folder_is_refused_and_the_old_policy_keeps_serving(sampler, tmp_p
             serve(sampler, folder)
     assert sampler._llm is served
     assert sampler.sample(REQUESTS, SETTINGS) == before
+
+
+# ---- tied weights
+
+
+def test_a_live_change_of_tied_weights_equals_a_fresh_engine(tied_sampler, models):
+    check_live_change(tied_sampler, models["tied1"])
+
+
+def test_a_tied_output_layer_left_stale_is_caught(tied_sampler, models, monkeypatch):
+    monkeypatch.setattr(VllmSampler, "_repack_cpu_layers", lambda self: None)
+    change = serve(tied_sampler, models["tied1"], record_canaries(models["tied1"]))
+    assert change.how == "rebuilt"
+    assert "canary missed after the live change: canary" in change.reason
+    assert change.canary_error is not None and change.canary_error <= 1e-4
+
+
+def test_a_stale_part_that_the_canary_tolerates_is_found_by_the_first_change(
+    tied_sampler, models, tmp_path, monkeypatch
+):
+    near = Path(shutil.copytree(models["tied0"], tmp_path / "near"))
+    tensors = load_file(near / "model.safetensors")
+    noise = torch.randn(tensors["model.embed_tokens.weight"].shape, generator=torch.Generator().manual_seed(0))
+    tensors["model.embed_tokens.weight"] += 2e-5 * noise
+    save_file(tensors, near / "model.safetensors", metadata={"format": "pt"})
+    with monkeypatch.context() as patch:
+        patch.setattr(tied_sampler, "_live_change_is_whole", None)
+        patch.setattr(VllmSampler, "_repack_cpu_layers", lambda self: None)
+        change = serve(tied_sampler, near, record_canaries(near))
+        assert change.how == "rebuilt"
+        assert "the live engine differs from a fresh one on the same weights: log-probs differ by" in change.reason
+        again = serve(tied_sampler, models["tied0"])
+        assert (again.how, again.reason) == ("rebuilt", "a change in the live engine leaves a part of it stale")
+        # a second model of `sampling.mix` comes without canaries
+        patch.setattr(tied_sampler, "_live_change_is_whole", None)
+        change = serve(tied_sampler, models["tied1"])
+        assert change.how == "rebuilt"
+        assert "differs from a fresh one" in change.reason

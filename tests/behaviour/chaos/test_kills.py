@@ -37,8 +37,10 @@ from tests.behaviour.chaos.harness import (
 )
 from tests.behaviour.chaos.plans import Plan
 
-KILLS = int(os.environ.get("SELFPLAY_KILLS", "64"))
-OF_A_RUN = 6  # kills of one batch at one run
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("SELFPLAY_KILLS", "72"))
+OF_A_RUN = 11  # kills of one batch at one run
 PER_BATCH = OF_A_RUN + 7  # one at a random time, two of a selection, one of gc, two of fork, one of report
 BATCHES = range(-(-KILLS // PER_BATCH))
 

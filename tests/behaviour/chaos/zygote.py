@@ -59,7 +59,7 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         _child(request)
-    deadline = started + request.get("timeout", 60)
+    deadline = started + request.get("timeout", 300)
     for shot in request.get("shots", ()):  # at random times, from outside
         if not _ended(child, started + shot["after"] - time.monotonic()):
             os.kill(child, signal.Signals[f"SIG{shot['signal']}"])

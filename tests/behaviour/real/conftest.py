@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,22 +16,30 @@ import yaml
 
 from selfplay.quickstart.recipe import TINY
 from selfplay.quickstart.world import prepare
+from selfplay.run import loop
+from selfplay.store.run import Store
 
 # so that an engine does not hold all prompts of a round at once, and a kill finds some done and some not begun
 FEW_SLOTS = {"max_num_seqs": 16}
+
+# seconds that a start, a stage or a whole run may take on a machine that has other work
+PATIENCE = float(os.environ.get("SELFPLAY_PATIENCE", "900"))
 
 Selfplay = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by the quickstart's own code, much smaller."""
+    """Made by the quickstart's own code, much smaller; once for all processes of the suite, by way of its cache."""
     root = tmp_path_factory.mktemp("small")
+    of_all = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        of_all = of_all.parent
     sizes = replace(
         TINY, fine_tuning_steps=300, fine_tuning_batch=16, hidden=64, feed_forward=128, reward_pairs=400,
         max_response_tokens=32, prompts=400, eval_prompts=32,
     )  # fmt: skip
-    prepare(root / "world", 0, cache_dir=root / "cache", sizes=sizes)
+    prepare(root / "world", 0, cache_dir=of_all / "cache", sizes=sizes)
     return root / "world"
 
 
@@ -70,8 +79,9 @@ CAN_BE_ALONE = os.geteuid() == 0 and shutil.which("unshare") is not None
 
 
 @pytest.fixture
-def selfplay(tmp_path: Path) -> Selfplay:
-    """Start `selfplay ARGUMENTS` as a child process, output in tmp_path/output.txt."""
+def selfplay(tmp_path: Path) -> Iterator[Selfplay]:
+    """Start `selfplay ARGUMENTS` as a child process, output in tmp_path/output.txt. A test that fails leaves none at work."""
+    children: list[subprocess.Popen[str]] = []
 
     def run(arguments: Sequence[str | Path], wait: bool = True, alone: bool = False) -> subprocess.Popen[str]:
         program = ["unshare", "--net", sys.executable, "-c", _ALONE] if alone else [sys.executable, "-m", "selfplay"]
@@ -80,9 +90,40 @@ def selfplay(tmp_path: Path) -> Selfplay:
                 [*program, *map(str, arguments)],
                 stdout=output, stderr=output, text=True, env={**os.environ, "COLUMNS": "200"},
             )  # fmt: skip
+        children.append(child)
         if wait:
-            code = child.wait(timeout=600)
+            code = child.wait(timeout=PATIENCE)
             assert code == 0, (tmp_path / "output.txt").read_text()[-4000:]
         return child
 
-    return run
+    yield run
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def wait_for(condition: Callable[[], bool], child: subprocess.Popen[str]) -> None:
+    """Until a run has come to where it is to be stopped."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert child.poll() is None, "the run ended before it was to be stopped"
+        assert time.monotonic() < deadline, "the run did not come to where it was to be stopped"
+        time.sleep(0.005)
+
+
+def num_kept(run: Path, stage: str) -> int:
+    """Shards that are kept of a stage at work ("001-sample")."""
+    return len(list((run / ".work" / stage).glob(".part-*.json")))
+
+
+def committed_rows(run: Path, rounds: int) -> dict[str, list[str]]:
+    """Digests of all tables, and of the policies' weights: a training that was killed ends with the same bits."""
+    store = Store.open(run)
+    return {
+        f"{number}/{name}": [
+            entry.sha256
+            for entry in store.commit_of(number, name).files
+            if entry.rows is not None or entry.path.endswith(".safetensors")
+        ]
+        for number, name in loop.plan(rounds)
+    }

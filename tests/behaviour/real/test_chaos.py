@@ -20,13 +20,12 @@ import pytest
 import yaml
 
 from selfplay.core.stages import STAGE_NAMES
-from selfplay.run import loop
 from selfplay.store.run import Store
+from tests.behaviour.real.conftest import PATIENCE, committed_rows, num_kept, wait_for
 from tests.helpers.processes import check_gone, family_of, signal_everybody
 
 # kills in each stage of each of the two rounds
 PER_STAGE = int(os.environ.get("SELFPLAY_REAL_KILLS", "1"))
-PATIENCE = float(os.environ.get("SELFPLAY_PATIENCE", "300"))
 
 
 def state_of(run: Path) -> str:
@@ -45,19 +44,6 @@ def has_begun(run: Path, number: int, stage: str, attempts: int) -> bool:
             if event["event"] == "stage" and (event["round"], event["stage"]) == (number, stage):
                 return True
     return False
-
-
-def rows_of(run: Path) -> dict[str, list[str]]:
-    """Digests of all committed tables and policies."""
-    store = Store.open(run)
-    return {
-        f"{number}/{name}": [
-            entry.sha256
-            for entry in store.commit_of(number, name).files
-            if entry.rows is not None or entry.path.endswith(".safetensors")
-        ]
-        for number, name in loop.plan(2)
-    }
 
 
 def acknowledged(run: Path) -> dict[str, bytes]:
@@ -105,7 +91,7 @@ def test_kills_in_every_stage_of_two_rounds(config: Path, tmp_path: Path, selfpl
 
     whole = tmp_path / "whole"
     selfplay(["run", config, "--run-dir", whole])
-    assert rows_of(run) == rows_of(whole)
+    assert committed_rows(run, 2) == committed_rows(whole, 2)
     for number in (1, 2):
         columns = {"sample": "response_id", "select": "pair_id", "prompts": "prompt_id"}
         for stage, column in columns.items():
@@ -128,11 +114,7 @@ def test_kills_in_every_stage_of_two_rounds(config: Path, tmp_path: Path, selfpl
 def start_sampling(arguments: list[Any], run: Path, selfplay: Callable[..., Any], shards: int) -> Any:
     """A driver that has kept so many shards of round 1."""
     child = selfplay(arguments, wait=False)
-    deadline = time.monotonic() + PATIENCE
-    while len(list((run / ".work/001-sample").glob(".part-*.json"))) < shards:
-        assert child.poll() is None, "it ended before the signal"
-        assert time.monotonic() < deadline, "it did not come to sampling"
-        time.sleep(0.005)
+    wait_for(lambda: num_kept(run, "001-sample") >= shards, child)
     return child
 
 
@@ -149,7 +131,7 @@ def test_sigterm_in_all_its_ways(config: Path, tmp_path: Path, selfplay: Callabl
     began = time.monotonic()
     family = signal_everybody(child, signal.SIGTERM)
     assert child.wait() == 143
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 90
     check_gone(family)
     assert state_of(run) == "interrupted"
     assert "stopped as asked" in (tmp_path / "output.txt").read_text()
@@ -184,7 +166,7 @@ def test_sigterm_in_all_its_ways(config: Path, tmp_path: Path, selfplay: Callabl
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_nothing_outlives_an_error(config: Path, tmp_path: Path, selfplay: Callable[..., Any]) -> None:
     (tmp_path / "my_rewards.py").write_text("def reward(prompt, response):\n    raise ValueError('no reward today')\n")
     document = yaml.safe_load(config.read_text())

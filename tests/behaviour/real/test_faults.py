@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,21 +12,10 @@ import psutil
 import pytest
 
 from selfplay.core.outcomes import SampleOutcome, TrainOutcome
-from selfplay.run import loop
 from selfplay.store.run import Store
+from tests.behaviour.real.conftest import PATIENCE, committed_rows, num_kept, wait_for
 
 LITTLE = ("rounds=1", "prompts.per_round=80", "training.epochs=3", "evaluation.num_prompts=4")
-
-
-def kept(run: Path, stage: str) -> int:
-    return len(list((run / ".work" / stage).glob(".part-*.json")))
-
-
-def wait_for(condition: Callable[[], bool], child: psutil.Popen) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert child.poll() is None and time.monotonic() < deadline, "the run did not come to where a worker was to die"
-        time.sleep(0.005)
 
 
 def worker(run: Path, name: str, child: psutil.Popen) -> int:
@@ -41,16 +29,8 @@ def worker(run: Path, name: str, child: psutil.Popen) -> int:
     raise AssertionError(f"no process of {name}")
 
 
-def rows(run: Path) -> dict[str, list[str]]:
-    store = Store.open(run)
-    return {
-        f"{number}/{stage}": [entry.sha256 for entry in store.commit_of(number, stage).files if entry.rows is not None]
-        for number, stage in loop.plan(1)
-    }
-
-
 @pytest.mark.chaos
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_killed_workers_are_replaced_and_the_run_ends_as_ever(
     config: Path, tmp_path: Path, selfplay: Callable[..., psutil.Popen]
 ) -> None:
@@ -58,14 +38,14 @@ def test_killed_workers_are_replaced_and_the_run_ends_as_ever(
     work = run / ".work"
     child = selfplay(["run", config, "--run-dir", run, *LITTLE], wait=False)
     moments: tuple[tuple[str, Callable[[], bool]], ...] = (
-        ("sampler", lambda: kept(run, "001-sample") >= 3),
-        ("scorer", lambda: kept(run, "001-score") >= 2),
+        ("sampler", lambda: num_kept(run, "001-sample") >= 3),
+        ("scorer", lambda: num_kept(run, "001-score") >= 2),
         ("trainer", lambda: any((work / "001-trainer").rglob(".SEAL.json"))),
     )
     for name, reached in moments:
         wait_for(reached, child)
         os.kill(worker(run, name, child), signal.SIGKILL)
-    assert child.wait(timeout=300) == 0, (tmp_path / "output.txt").read_text()[-2000:]
+    assert child.wait(timeout=PATIENCE) == 0, (tmp_path / "output.txt").read_text()[-2000:]
     log = (run / "attempts/0001/log.txt").read_text()
     for name, _ in moments:
         assert f"{name} worker 0 died (" in log and f"{name}-0.log" in log
@@ -74,5 +54,5 @@ def test_killed_workers_are_replaced_and_the_run_ends_as_ever(
     assert Store.open(run).outcome(1, SampleOutcome).to_json()["quarantined"] == {}
 
     selfplay(["run", config, "--run-dir", whole, *LITTLE])
-    assert rows(run) == rows(whole)
+    assert committed_rows(run, 1) == committed_rows(whole, 1)
     assert train["policy_digest"] == Store.open(whole).outcome(1, TrainOutcome).to_json()["policy_digest"]

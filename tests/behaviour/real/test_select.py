@@ -7,12 +7,13 @@ import hashlib
 import json
 import math
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
+from tests.behaviour.real.conftest import num_kept, wait_for
 
 DATA = Path(os.environ.get("SELFPLAY_REAL_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 SOURCE = DATA / "hh-harmless" / "test.jsonl.gz"
@@ -20,7 +21,7 @@ SOURCE = DATA / "hh-harmless" / "test.jsonl.gz"
 
 @pytest.mark.realdata
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not SOURCE.is_file(), reason=f"the dialogues are not at {SOURCE}")
 def test_dialogues_are_scored_killed_and_gone_on_with(tiny_world: Path, tmp_path: Path, selfplay: Any) -> None:
     with gzip.open(SOURCE, "rt", encoding="utf-8") as file:
@@ -35,22 +36,16 @@ def test_dialogues_are_scored_killed_and_gone_on_with(tiny_world: Path, tmp_path
     ]  # fmt: skip
     child = selfplay(command, wait=False)
     work = out / ".work" / "000-rewards"
-    deadline = time.monotonic() + 200
-    try:
-        while len(list(work.glob(".part-*.json"))) < 3:
-            assert child.poll() is None, "it ended before the kill: " + (tmp_path / "output.txt").read_text()[-2000:]
-            assert time.monotonic() < deadline, "it did not come to the rewards"
-            time.sleep(0.005)
-    finally:
-        child.kill()
-        child.wait()
+    wait_for(lambda: num_kept(out, "000-rewards") >= 3, child)
+    child.kill()
+    child.wait()
     kept = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in work.glob("part-*.parquet")}
-    num_kept = len(list(work.glob(".part-*.json")))
-    assert num_kept < 30, "the kill came after the last shard"
+    adopted = num_kept(out, "000-rewards")
+    assert adopted < 30, "the kill came after the last shard"
 
     selfplay(command)
     text = (tmp_path / "output.txt").read_text()
-    assert f"rewards: {num_kept} shards of an earlier attempt are adopted" in text
+    assert f"rewards: {adopted} shards of an earlier attempt are adopted" in text
     assert kept
     summary = json.loads((out / "summary.json").read_text())
     rows = [row for part in ("kept", "dropped") for row in pq.read_table(out / part, partitioning=None).to_pylist()]

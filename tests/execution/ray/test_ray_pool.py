@@ -21,6 +21,8 @@ from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
 from tests.helpers.processes import is_alive, workers_find_the_tests
 
+pytestmark = pytest.mark.slow
+
 MakePool = Callable[..., RayPool]
 
 
@@ -38,30 +40,43 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     assert gone(family)
 
 
+def make_a_pool(
+    folder: Path, target: str = "Counter", replicas: int = 1, start_timeout: float = 60.0, **kwargs: Any
+) -> RayPool:
+    return RayPool(
+        name="sampler",
+        spec=BackendSpec(
+            f"tests.helpers.pool_backends:{target}", kwargs, setup="tests.helpers.pool_backends:set_marker"
+        ),
+        replicas=replicas,
+        demand={},
+        env={"POOL_TEST_ENV": "set"},
+        log_folder=folder,
+        retries=2,
+        start_timeout=start_timeout,
+    )
+
+
 @pytest.fixture
 def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
     """A pool of `tests/helpers/pool_backends.py` classes; its workers end with the test."""
     pools: list[RayPool] = []
 
-    def make(target: str = "Counter", replicas: int = 1, start_timeout: float = 30.0, **kwargs: Any) -> RayPool:
-        pool = RayPool(
-            name="sampler",
-            spec=BackendSpec(
-                f"tests.helpers.pool_backends:{target}", kwargs, setup="tests.helpers.pool_backends:set_marker"
-            ),
-            replicas=replicas,
-            demand={},
-            env={"POOL_TEST_ENV": "set"},
-            log_folder=tmp_path,
-            retries=2,
-            start_timeout=start_timeout,
-        )
-        pools.append(pool)
-        return pool
+    def make(target: str = "Counter", **kwargs: Any) -> RayPool:
+        pools.append(make_a_pool(tmp_path, target, **kwargs))
+        return pools[-1]
 
     yield make
     for pool in pools:
         pool.close()
+
+
+@pytest.fixture(scope="module")
+def pair(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayPool]:
+    """Two workers for the tests that leave them alive."""
+    pool = make_a_pool(tmp_path_factory.mktemp("pair"), replicas=2)
+    yield pool
+    pool.close()
 
 
 def test_ray_listens_on_loopback_only(cluster: RayCluster) -> None:
@@ -137,17 +152,16 @@ def test_a_sigterm_to_every_process_leaves_the_workers_at_work(make_pool: MakePo
     assert all(process.is_running() for process in family)
 
 
-def test_results_come_with_their_keys_as_they_are_done(make_pool: MakePool) -> None:
-    pool = make_pool(replicas=2)
-    results = dict(pool.map("add", [Call(key, (key, 100)) for key in range(40)]))
+def test_results_come_with_their_keys_as_they_are_done(pair: RayPool) -> None:
+    results = dict(pair.map("add", [Call(key, (key, 100)) for key in range(40)]))
     assert results == {key: key + 100 for key in range(40)}
     # a long call does not hold up the other worker's short ones
-    order = [key for key, _ in pool.map("sleep", [Call(0, (1.0,)), *(Call(key, (0.0,)) for key in range(1, 6))])]
+    order = [key for key, _ in pair.map("sleep", [Call(0, (2.0,)), *(Call(key, (0.0,)) for key in range(1, 6))])]
     assert order.index(0) >= 4
     assert sorted(order) == list(range(6))
 
 
-def test_few_calls_are_in_flight_at_a_time(make_pool: MakePool) -> None:
+def test_few_calls_are_in_flight_at_a_time(pair: RayPool) -> None:
     drawn: list[int] = []
 
     def calls() -> Iterator[Call]:
@@ -155,7 +169,7 @@ def test_few_calls_are_in_flight_at_a_time(make_pool: MakePool) -> None:
             drawn.append(key)
             yield Call(key, (key, 0))
 
-    results = make_pool(replicas=2).map("add", calls())
+    results = pair.map("add", calls())
     for done in range(1, 11):
         next(results)
         # two a worker are running or waiting, besides those that came back
@@ -164,10 +178,9 @@ def test_few_calls_are_in_flight_at_a_time(make_pool: MakePool) -> None:
     assert len(drawn) <= 14
 
 
-def test_setup_and_environment_reach_the_worker(make_pool: MakePool) -> None:
-    pool = make_pool()
-    assert pool.broadcast("environment", "POOL_TEST_SETUP") == ["ran before"]
-    assert pool.broadcast("environment", "POOL_TEST_ENV") == ["set"]
+def test_setup_and_environment_reach_the_workers(pair: RayPool) -> None:
+    assert pair.broadcast("environment", "POOL_TEST_SETUP") == ["ran before"] * 2
+    assert pair.broadcast("environment", "POOL_TEST_ENV") == ["set"] * 2
 
 
 def test_errors_keep_their_class_and_hint(make_pool: MakePool, tmp_path: Path) -> None:
@@ -203,7 +216,7 @@ def test_a_slow_start_has_a_deadline(make_pool: MakePool) -> None:
     started = time.monotonic()
     with pytest.raises(BackendError, match="not started within 3 s: sampler 0") as late:
         make_pool("Slow", start_timeout=3).broadcast("anything")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45
     assert "cluster.start_timeout" in late.value.hint
 
 
@@ -272,11 +285,11 @@ def test_a_wait_for_workers_that_hang_can_be_interrupted_and_close_ends_them(mak
     started = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
-            list(pool.map("sleep", [Call(key, (120.0,)) for key in range(4)]))
+            list(pool.map("sleep", [Call(key, (300.0,)) for key in range(4)]))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     pool.close()
     assert gone(processes)
 
@@ -310,7 +323,7 @@ def test_what_can_never_be_placed_is_refused_at_once(cluster: RayCluster, tmp_pa
     check(cluster, tmp_path, scorers=3)
     with pytest.raises(ResourceError, match=r"together need 1200 CPU; the cluster has \d+ CPU \(CPU is short\)"):
         check(cluster, tmp_path, scorers=3, scorer=RoleConfig(num_cpus=1, replicas=400))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_a_second_pool_of_a_role_reserves_nothing(tmp_path: Path, cluster: RayCluster) -> None:

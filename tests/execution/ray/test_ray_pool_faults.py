@@ -24,10 +24,12 @@ from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
 from tests.helpers.processes import check_gone, is_alive, workers_find_the_tests
 
+pytestmark = pytest.mark.slow
+
 MakePool = Callable[..., RayPool]
 # seconds without a beat that a worker of these tests is given: more than a busy machine takes to come to the first
 DEADLINE = 5.0
-NUMBERS = [list(range(0, 4)), list(range(4, 8))]
+NUMBERS = [[0, 1], [4, 5]]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
             env={"HF_TOKEN": secret},
             log_folder=tmp_path,
             retries=retries,
-            start_timeout=60.0,
+            start_timeout=200.0,
             heartbeat_timeout=heartbeat_timeout,
         )
         pools.append(pool)
@@ -101,11 +103,11 @@ def test_a_shard_that_kills_its_worker_is_halved_until_one_item_is_given_up(
         assert table["number"] == numbers
         assert table["square"] == [None if number == 5 else number * number for number in numbers]
         assert given_up == ([("5", QUARANTINED)] if index == 1 else [])
-    # twice by the shard, once by the half that holds it, twice alone; and the first
-    assert len((tmp_path / "lives").read_text().split()) == 2 + 1 + 2 + 1
-    assert sum("is split in two" in line for line in said) == 2
+    # twice by the shard, twice alone; and the first
+    assert len((tmp_path / "lives").read_text().split()) == 2 + 2 + 1
+    assert sum("is split in two" in line for line in said) == 1
     assert any(line.startswith(f"squares: 5 is {QUARANTINED}") for line in said)
-    assert sum(line.startswith("sampler worker 0 died (") for line in said) == 5
+    assert sum(line.startswith("sampler worker 0 died (") for line in said) == 4
 
 
 def test_a_backend_that_lost_its_engine_is_replaced_with_its_process(make_pool: MakePool, tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_workers_that_hang_do_not_outlive_a_killed_driver(tmp_path: Path) -> Non
     """One in C code that holds Python's lock, one that is stopped."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])}
     driver = subprocess.Popen([sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path)], env=env)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (tmp_path / "hangs").exists():
         assert driver.poll() is None and time.monotonic() < deadline, "the driver did not come to the hang"
         time.sleep(0.1)

@@ -30,7 +30,7 @@ ROUND_KEYS = [
 SHOW_KEYS = [
     "schema_version", "round", "complete", "stages", "warnings", "funnel", "distributions", "sampling", "selection",
     "diagnostics",
-    "training", "evaluation", "reward_parts", "stage_seconds", "seconds",
+    "training", "evaluation", "reward_parts", "timing", "stage_seconds", "seconds",
 ]  # fmt: skip
 RESPONSE_KEYS = [
     "response_id", "prompt_id", "response_index", "seed", "num_tokens", "text", "finish_reason", "reward",

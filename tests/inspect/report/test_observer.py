@@ -23,6 +23,12 @@ from tests.helpers.fakes import Fakes
 WriteConfig = Callable[..., Path]
 
 
+@pytest.fixture
+def write_config(write_config: WriteConfig) -> WriteConfig:
+    """Runs that write reports."""
+    return lambda **sections: write_config(**{**sections, "report": {"every": 1, **sections.get("report", {})}})
+
+
 def run(path: Path, run_dir: Path) -> Store:
     return api.start(path, run_dir=run_dir, reporter=Reporter(quiet=True), workers=Fakes()).store
 

@@ -154,8 +154,8 @@ def test_a_run_and_its_rounds(get: Get) -> None:
 def test_a_run_under_way_says_how_far_it_is(tmp_path: Path) -> None:
     store = make_run(tmp_path / "live", stop=(1, "score"), outcome=None)
     events = store.layout.attempt(1) / "events.jsonl"
-    lines = [{"event": "stage", "round": 1, "stage": "score"}]
-    lines.append({"event": "progress", "title": "round 1 score <b>", "done": 30, "total": 44})
+    lines = [{"event": "stage", "round": 1, "stage": "score"}, {"event": "loading", "what": "scorer <b>"}]
+    lines.insert(1, {"event": "progress", "title": "round 1 score <b>", "done": 30, "total": 44})
     events.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "prog')
     (store.layout.attempt(1) / driver_heartbeat.NAME).touch()
     with RunLock(store.layout.lock):
@@ -164,6 +164,7 @@ def test_a_run_under_way_says_how_far_it_is(tmp_path: Path) -> None:
     assert 'data-live="4"' in text
     assert '<progress id="progress" max="44" value="30">' in text
     assert "round 1 score &lt;b&gt;" in text
+    assert "loading: <bdi>scorer &lt;b&gt;</bdi>" in text
     assert re.search(r"Last heartbeat</dt><dd>\d+ s ago", text)
     with RunLock(store.layout.lock):
         events.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))

@@ -22,7 +22,7 @@ PATHS = ("", "run/whole", "run/whole/round/1", "run/whole/round/1/pairs", "selec
 def raw(address: str, path: str) -> bytes:
     """The answer to a path that no client would send as it is."""
     name, port = address.removeprefix("http://").rstrip("/").split(":")
-    with socket.create_connection((name, int(port)), timeout=30) as connection:
+    with socket.create_connection((name, int(port)), timeout=120) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n".encode())
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
@@ -41,7 +41,7 @@ def test_it_serves_until_interrupted_and_imports_nothing_heavy(runs: Path) -> No
             address = process.stdout.readline().strip()
             assert address.startswith("http://127.0.0.1:")
             for path in PATHS:
-                with urllib.request.urlopen(address + path, timeout=30) as answer:
+                with urllib.request.urlopen(address + path, timeout=120) as answer:
                     assert answer.status == 200
                     assert "set-cookie" not in answer.headers
                     assert b"selfplay" in answer.read()
@@ -54,7 +54,7 @@ def test_it_serves_until_interrupted_and_imports_nothing_heavy(runs: Path) -> No
                 assert b"root:" not in raw(address, path)
                 assert raw(address, path).split()[1] in (b"404", b"421")
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode in (0, 130)

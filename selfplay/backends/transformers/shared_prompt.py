@@ -1,0 +1,190 @@
+"""One pass over a prompt for all of its responses, for rewards (score) and log-probs (logprobs).
+
+Rows that begin with the same tokens have the same keys and values there, if attention is causal and full. These are computed
+once; each batch of continuations reads them. Eight responses as long as their prompt are then 9 lengths of tokens instead of 16.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from selfplay.backends.transformers.batching import token_batches
+from selfplay.core.logprob_tolerance import MEAN_BF16
+
+# A prompt is shared where that saves this part of the tokens of its rows: below it the second pass and the reads of the cache
+# cost as much (`python -m benchmarks logprobs`).
+_MIN_SAVED = 0.3
+# Rows in the comparison with the plain pass, and the error that is allowed: of a reward relative to it, of a log-prob for each
+# token.
+_NUM_CHECKED = 8
+_MAX_ERROR_FLOAT32 = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRows:
+    """Rows by their number in a call, each as the prompt that it begins with and the tokens after that."""
+
+    prompts: list[list[int]]
+    rows: list[int]
+    prompt_of_row: list[int]
+    suffixes: list[list[int]]
+
+    def few(self, most_tokens: int) -> SharedRows:
+        """The first rows of the first prompt: one at least, else so many that they have `most_tokens` with padding."""
+        suffixes = self.suffixes[: self.prompt_of_row.count(0)]
+        longest = len(self.prompts[0]) + max(map(len, suffixes))
+        size = max(1, min(_NUM_CHECKED, len(suffixes), most_tokens // longest))
+        return SharedRows(self.prompts[:1], self.rows[:size], self.prompt_of_row[:size], self.suffixes[:size])
+
+
+def shared_rows(token_ids: Sequence[Sequence[int]], groups: Sequence[Hashable], most: Sequence[int]) -> SharedRows:
+    """The rows that are worth a pass of their own over what they share. Rows of the same group begin with the same tokens: as
+    many as they all have in common, `most` of a row at most."""
+    members: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    found = SharedRows([], [], [], [])
+    for rows in members.values():
+        if len(rows) < 2:
+            continue
+        size = min(most[row] for row in rows)
+        first = token_ids[rows[0]]
+        for row in rows[1:]:
+            size = next((i for i in range(size) if token_ids[row][i] != first[i]), size)
+        if (len(rows) - 1) * size < _MIN_SAVED * sum(len(token_ids[row]) for row in rows):
+            continue
+        found.rows.extend(rows)
+        found.prompt_of_row.extend([len(found.prompts)] * len(rows))
+        found.suffixes.extend([*token_ids[row][size:]] for row in rows)
+        found.prompts.append([*first[:size]])
+    return found
+
+
+class SharedPrompts:
+    """Whether a loaded model gives the same results with shared prompts, and the batches of such a pass."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.possible = _can_share(model)
+        self._is_checked = False
+
+    def check(
+        self,
+        rows: SharedRows,
+        most_tokens: int,
+        shared: Callable[[SharedRows], list[float]],
+        plain: Callable[[list[int]], list[float]],
+    ) -> bool:
+        """Whether to share prompts: compares the results of a few rows once, `most_tokens` in a pass. `shared` and `plain` give
+        one number for each row."""
+        if not self._is_checked:
+            few = rows.few(most_tokens)
+            ours = shared(few)
+            self.possible = bool(ours) and _agree(ours, plain(few.rows), self._model.dtype)
+            self._is_checked = True
+        return self.possible
+
+    def batches(
+        self, shared: SharedRows, batch_tokens: int, pad_token_id: int, *, batch_share: int | None = None
+    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Positions in `shared` and the arguments of the model for their suffixes: input_ids, attention_mask, position_ids,
+        past_key_values. `batch_tokens` bounds rows x (prompt + longest suffix); `batch_share` rows x longest suffix.
+
+        Yields nothing more where the model keeps no keys and values of a prompt."""
+        for chosen in token_batches([len(prompt) for prompt in shared.prompts], batch_tokens):
+            prompts = _PromptPass(self._model, [shared.prompts[number] for number in chosen])
+            if not prompts.is_kept:
+                return
+            place = {number: index for index, number in enumerate(chosen)}
+            here = [index for index, number in enumerate(shared.prompt_of_row) if number in place]
+            suffixes = [shared.suffixes[index] for index in here]
+            lengths = [prompts.width + len(suffix) for suffix in suffixes]
+            spans = [len(suffix) for suffix in suffixes]
+            share = batch_tokens if batch_share is None else batch_share
+            for batch in token_batches(lengths, batch_tokens, rows_share=spans, batch_share=share):
+                of_row = [place[shared.prompt_of_row[here[index]]] for index in batch]
+                yield (
+                    [here[index] for index in batch],
+                    prompts.arguments(of_row, [suffixes[index] for index in batch], pad_token_id),
+                )
+
+
+class _PromptPass:
+    """Keys and values of G prompts, padded on the right."""
+
+    def __init__(self, model: Any, prompts: list[list[int]]) -> None:
+        self._device = model.get_input_embeddings().weight.device
+        self._lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
+        self.width = max(map(len, prompts))
+        input_ids, self._mask = _padded(prompts, 0, self._device)
+        cache = DynamicCache(config=model.config)
+        with torch.inference_mode():
+            model.base_model(input_ids=input_ids, attention_mask=self._mask, past_key_values=cache, use_cache=True)
+        self._layers = cache.layers
+        self.is_kept = bool(cache.layers) and all(layer.get_seq_length() == self.width for layer in cache.layers)
+
+    def arguments(self, prompt_of_row: list[int], suffixes: list[list[int]], pad_token_id: int) -> dict[str, Any]:
+        """The arguments of the model for a batch of suffixes."""
+        of_row = torch.tensor(prompt_of_row, device=self._device)
+        input_ids, mask = _padded(suffixes, pad_token_id, self._device)
+        # a padded place must not lie beyond a learned position table
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": torch.cat([self._mask[of_row], mask], dim=-1),
+            "position_ids": self._lengths[of_row, None] + places,
+            "past_key_values": Cache(layers=[_ReadLayer(layer, of_row) for layer in self._layers]),
+            "use_cache": True,
+        }
+
+
+class _ReadLayer(DynamicLayer):
+    """A layer's keys and values of prompts, of which each row reads its own. What follows is not kept: one pass is all there
+    is, so that the copies of one layer are in memory at a time."""
+
+    def __init__(self, layer: DynamicLayer, of_row: torch.Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self._of_row = layer.keys, layer.values, of_row
+        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows' keys and values, those of the prompt first."""
+        keys = torch.cat([self.keys[self._of_row], key_states], dim=-2)
+        return keys, torch.cat([self.values[self._of_row], value_states], dim=-2)
+
+
+def _can_share(model: Any) -> bool:
+    """Whether a model is a plain decoder with full attention: what the results of a few rows then confirm."""
+    config = model.config
+    if config.is_encoder_decoder or config.get_text_config() is not config:
+        return False
+    if not {"past_key_values", "position_ids", "use_cache"} <= {
+        *inspect.signature(model.base_model.forward).parameters
+    }:
+        return False
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+
+
+def _agree(ours: list[float], plain: list[float], dtype: torch.dtype) -> bool:
+    errors = [abs(one - other) / max(1.0, abs(other)) for one, other in zip(ours, plain, strict=True)]
+    if not all(map(math.isfinite, errors)):
+        return False
+    if dtype == torch.float32:
+        return max(errors) <= _MAX_ERROR_FLOAT32
+    return math.fsum(errors) / len(errors) <= MEAN_BF16
+
+
+def _padded(rows: list[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, rows))
+    input_ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return input_ids, mask
