@@ -189,11 +189,13 @@ def engine_arguments(
     trust_remote_code: bool,
     max_logprobs: int,
     composite: bool = False,
+    overrides: Mapping[str, int] | None = None,
     cpu_config: Any | None,
 ) -> dict[str, Any]:
     """All arguments of the engine: defaults, overridden by the user's `engine`, then those that selfplay sets.
 
-    `dtype` is resolved; `composite`: the model has parts beside its language model, for images or sound;
+    `dtype` is resolved; `composite`: the model has parts beside its language model, for images or sound; `overrides`: what is
+    corrected in the model's config;
     `cpu_config` is the model's transformers config when the engine runs on a CPU, None on a GPU.
     Raises ConfigError for a combination that breaks seeded sampling on a CPU.
     """
@@ -206,6 +208,8 @@ def engine_arguments(
         text = cpu_config.get_text_config()
         max_model_len = text.max_position_embeddings if max_model_len is None else max_model_len
         arguments |= _cpu_defaults(text, max_model_len, dtype)
+    if overrides:
+        arguments["hf_overrides"] = dict(overrides)
     arguments |= engine
     if cpu_config is not None:
         _check_whole_prefills(arguments, max_model_len)

@@ -31,6 +31,7 @@ from selfplay.core.errors import BackendError, ConfigError, WeightSyncError
 from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightSync
 from selfplay.core.records import Response, schema
 from selfplay.core.timing import part
+from selfplay.inputs.models.sizes import has_stray_kv_heads
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -248,6 +249,7 @@ class VllmSampler:
             trust_remote_code=self._trust_remote_code,
             max_logprobs=MAX_TOP_LOGPS,
             composite=config.get_text_config() is not config,
+            overrides={"num_key_value_heads": config.num_attention_heads} if has_stray_kv_heads(config) else None,
             cpu_config=config if self._on_cpu else None,
         )
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **remote)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfplay.core.errors import ConfigError
+from selfplay.inputs.models.sizes import has_stray_kv_heads
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -36,7 +37,8 @@ def kv_cache_bytes(config: Any, num_tokens: int, dtype: str) -> int:
     """Bytes that keys and values of `num_tokens` tokens take, rounding to blocks and the block that vLLM keeps empty
     included."""
     # Both are optional in a config: without them there is one head of keys for each head of queries.
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    heads = None if has_stray_kv_heads(config) else getattr(config, "num_key_value_heads", None)
+    heads = heads or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = 4 if dtype == "float32" else 2
     return 2 * config.num_hidden_layers * heads * size * width * (num_tokens + 2 * _BLOCK)

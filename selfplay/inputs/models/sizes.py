@@ -91,3 +91,15 @@ def vocab_size(config: Any, folder: str | Path) -> int:
     if not isinstance(size, int):
         raise ModelError(f"{Path(folder) / 'config.json'} has no vocab_size", "Save the model with save_pretrained.")
     return size
+
+
+def has_stray_kv_heads(config: Any) -> bool:
+    """Whether a text config of transformers has a `num_key_value_heads` that its model does not read, as a GPT-NeoX may: it has a
+    head of keys for each head of queries. vLLM would build its cache by the number all the same."""
+    kind = type(config)
+    return (
+        kind.__module__.startswith("transformers.")  # a model's own code may read what its class does not declare
+        and "num_key_value_heads" in vars(config)
+        and not hasattr(kind, "num_key_value_heads")
+        and "num_key_value_heads" not in kind.attribute_map
+    )

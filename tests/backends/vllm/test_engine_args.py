@@ -24,7 +24,7 @@ from selfplay.inputs.models.engine_cache import cpu_cache_bytes
 CONFIG = LlamaConfig(hidden_size=64, num_attention_heads=2, num_hidden_layers=2, max_position_embeddings=4096)
 
 
-def arguments(engine, *, max_model_len=None, cpu_config=CONFIG, composite=False):
+def arguments(engine, *, max_model_len=None, cpu_config=CONFIG, composite=False, overrides=None):
     return engine_arguments(
         engine,
         folder="/policy",
@@ -34,8 +34,14 @@ def arguments(engine, *, max_model_len=None, cpu_config=CONFIG, composite=False)
         trust_remote_code=False,
         max_logprobs=20,
         composite=composite,
+        overrides=overrides,
         cpu_config=cpu_config,
     )
+
+
+def test_a_config_is_corrected_where_it_says_what_the_model_does_not_read():
+    assert arguments({}, overrides={"num_key_value_heads": 2})["hf_overrides"] == {"num_key_value_heads": 2}
+    assert "hf_overrides" not in arguments({})
 
 
 def test_cpu_never_splits_a_prefill():

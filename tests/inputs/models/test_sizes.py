@@ -6,6 +6,7 @@ import json
 
 import pytest
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     Gemma3Config,
     GPT2Config,
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from selfplay.core.errors import ModelError
-from selfplay.inputs.models.sizes import load_config, position_limit, tokenizer_limit, vocab_size
+from selfplay.inputs.models.sizes import has_stray_kv_heads, load_config, position_limit, tokenizer_limit, vocab_size
 from tests.helpers.tiny import make_tokenizer
 
 
@@ -92,3 +93,16 @@ def test_a_config_that_is_no_json(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match=r"config\.json is not valid JSON: .* line 1 column 2"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "stray"),
+    [
+        ("gpt_neox", {"num_key_value_heads": 1}, True),
+        ("gpt_neox", {}, False),
+        ("llama", {"num_key_value_heads": 1}, False),
+        ("falcon", {"num_kv_heads": 1}, False),
+    ],
+)
+def test_a_number_of_heads_that_the_model_does_not_read(kind, settings, stray):
+    assert has_stray_kv_heads(CONFIG_MAPPING[kind](**settings)) is stray
