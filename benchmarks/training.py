@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import Figure, Given, Measured, alternate, median_of, ratios
-from benchmarks.forward_work import MEDIUM, VOCABULARY, make_model, padded, seconds
+from benchmarks.forward_work import VOCABULARY, make_model, padded, seconds
 from selfplay.core.protocols import LogprobItem, TrainJob, TrainPair
 
 BATCH = 16
+# about 2 million parameters
+SIZES = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 6}
 # of prompts and of responses, in tokens
 MEAN_LENGTH, SIGMA = 40, 0.6
 
@@ -30,7 +32,7 @@ def measure(given: Given) -> Measured:
 
     torch.set_num_threads(1)
     with given.scratch() as root:
-        job = make_job(make_model(root / "policy", MEDIUM, is_reward=False), root, given.scaled(64))
+        job = make_job(make_model(root / "policy", SIZES, is_reward=False), root, given.scaled(64))
         losses: dict[str, list[float]] = {}
         size = min((4, 8, BATCH), key=lambda size: stock(job, size, losses))
         runs: dict[str, Callable[[], float]] = {
@@ -41,7 +43,7 @@ def measure(given: Given) -> Measured:
         }
         found = alternate(runs, given.num_runs)
     error = max(abs(one - other) for one, other in zip(losses["ours"], losses["stock"], strict=True))
-    what = f"{len(job.pairs)} pairs, steps of {BATCH}, {MEAN_LENGTH} tokens a prompt and a response, 9 M parameters, one thread"
+    what = f"{len(job.pairs)} pairs, steps of {BATCH}, {MEAN_LENGTH} tokens a prompt and a response, 2 M parameters, one thread"
     more: dict[str, Any] = {"unit": "x", "clock": "processor"}
     return Measured(
         [
