@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from benchmarks.child import peak_bytes
 from selfplay.config.load import validate
+from selfplay.core.answer_schemas import LOGPS_SCHEMA
 from selfplay.core.outcomes import PromptsOutcome, SampleOutcome
 from selfplay.core.pool import LocalPool, Workers
 from selfplay.core.protocols import LogprobItem, ScoreItem, StepMetrics, TrainJob, TrainResult
 from selfplay.core.records import Prompt, Response, schema
 from selfplay.core.score_table import score_table
-from selfplay.core.stages import LOGPS_SCHEMA, stage_named
+from selfplay.core.stages import stage_named
 from selfplay.execution.progress import Reporter
 from selfplay.inputs.metric_requirements import Ranking
 from selfplay.inputs.models.thinking import Thinking

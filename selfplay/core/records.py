@@ -11,9 +11,11 @@ import functools
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-import pyarrow as pa
+# pyarrow takes long to import, and `status` and `rounds` read no table
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Message(TypedDict):
@@ -157,27 +159,32 @@ class EvaluationResponse:
     drop_reason: str | None = None
 
 
-_MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
-_ARROW: dict[Any, pa.DataType] = {
-    str: pa.string(),
-    int: pa.int64(),
-    float: pa.float64(),
-    bool: pa.bool_(),
-    list[int]: pa.list_(pa.int32()),
-    list[Message]: _MESSAGES,
-}
+def _arrow_type(hint: Any) -> pa.DataType:
+    import pyarrow as pa
+
+    kinds: dict[Any, pa.DataType] = {
+        str: pa.string(),
+        int: pa.int64(),
+        float: pa.float64(),
+        bool: pa.bool_(),
+        list[int]: pa.list_(pa.int32()),
+        list[Message]: pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])),
+    }
+    return kinds[hint]
 
 
 @functools.cache
 def schema(record: type) -> pa.Schema:
     """Arrow schema of a record class: one field per dataclass field, nullable only where the annotation says `| None`."""
+    import pyarrow as pa
+
     hints = typing.get_type_hints(record)
     fields = []
     for field in dataclasses.fields(record):
         hint = hints[field.name]
         members = [arg for arg in typing.get_args(hint) if arg is not type(None)]
         nullable = type(None) in typing.get_args(hint)
-        fields.append(pa.field(field.name, _ARROW[members[0] if nullable else hint], nullable=nullable))
+        fields.append(pa.field(field.name, _arrow_type(members[0] if nullable else hint), nullable=nullable))
     return pa.schema(fields)
 
 
@@ -188,6 +195,8 @@ def part_column(name: str) -> str:
 
 def with_parts(shape: pa.Schema, names: Iterable[str]) -> pa.Schema:
     """A schema with `reward` (rewards, responses of the evaluation) with the columns of the parts behind it, by name."""
+    import pyarrow as pa
+
     fields = [pa.field(part_column(name), pa.float64()) for name in sorted(names)]
     at = shape.get_field_index("reward") + 1
     return pa.schema([*list(shape)[:at], *fields, *list(shape)[at:]])
@@ -200,6 +209,8 @@ def part_columns(names: Iterable[str]) -> list[str]:
 
 def to_table(record: type, rows: Iterable[Any]) -> pa.Table:
     """Rows of one record class as an Arrow table with its schema (also when there is no row)."""
+    import pyarrow as pa
+
     rows = list(rows)
     shape = schema(record)
     columns = [pa.array([getattr(row, field.name) for row in rows], type=field.type) for field in shape]

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Literal
 
 from selfplay.core.outcomes import (
     EvaluateOutcome,
@@ -24,6 +22,9 @@ from selfplay.core.outcomes import (
     TrainOutcome,
 )
 from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Which round's commit an input is, seen from round N:
 #   same       round N
@@ -70,13 +71,13 @@ class DiskSizes:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage. `schema` is that of its committed table (None: it has none; parts of a combined reward add columns). `unit` is
+    """One stage. `record` is a row of its committed table (None: it has none; parts of a combined reward add columns). `unit` is
     what its progress counts. `disk_bytes` estimates what it writes in a round. `function` is "MODULE:NAME" of what runs it.
     `role`: the workers that it asks (None: it works in the driver). `in_round_0`: round 0, the starting policy, has it too."""
 
     name: str
     outcome: type[Outcome]
-    schema: pa.Schema | None
+    record: type | None
     unit: str
     disk_bytes: Callable[[DiskSizes, int], int]
     function: str
@@ -84,13 +85,11 @@ class Stage:
     role: str | None = None
     in_round_0: bool = False
 
+    @property
+    def schema(self) -> pa.Schema | None:
+        """The Arrow schema of the committed table, without parts of a combined reward."""
+        return None if self.record is None else schema(self.record)
 
-SCORES_SCHEMA = pa.schema([("response_id", pa.string()), ("reward", pa.float64()), ("drop_reason", pa.string())])
-GOLD_SCHEMA = pa.schema(
-    [("response_id", pa.string()), ("gold_reward", pa.float64()), ("gold_drop_reason", pa.string())]
-)
-LOGPS_SCHEMA = pa.schema([("response_id", pa.string()), ("logp", pa.float64()), ("num_tokens", pa.int64())])
-ASKED_SCHEMA = pa.schema([("response_id", pa.string()), ("probability", pa.float64()), ("trimmed", pa.bool_())])
 
 # Names of the hidden tables: each is a folder inside the folder of its stage.
 MIXED = ".mixed"  # responses of the second model (`sampling.mix`)
@@ -108,32 +107,32 @@ READ = ".read"  # what the metric read that the pairs table has no column for: p
 
 STAGES = (
     Stage(
-        "prompts", PromptsOutcome, schema(Prompt), "prompts",
+        "prompts", PromptsOutcome, Prompt, "prompts",
         lambda sizes, number: sizes.num_prompts * sizes.prompt_bytes if number else (
             sizes.num_evaluation_prompts * sizes.evaluation_prompt_bytes
         ),
         "selfplay.run.stages.prompts:run", in_round_0=True,
     ),
     Stage(
-        "sample", SampleOutcome, schema(Response), "prompts",
+        "sample", SampleOutcome, Response, "prompts",
         lambda sizes, _: sizes.num_responses * sizes.response_bytes,
         "selfplay.run.stages.sample:run",
         (Input("prompts", "same"), Input("train", "sampler")), role="sampler",
     ),
     Stage(
-        "score", ScoreOutcome, schema(Reward), "responses",
+        "score", ScoreOutcome, Reward, "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.score:run",
         (Input("prompts", "same"), Input("sample", "same", "shard")), role="scorer",
     ),
     Stage(
-        "pair", PairOutcome, schema(Unused), "responses",
+        "pair", PairOutcome, Unused, "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.pair:run",
         (Input("sample", "same", "shard"), Input("score", "same", "shard")),
     ),
     Stage(
-        "logprobs", LogprobsOutcome, schema(Logprobs), "responses",
+        "logprobs", LogprobsOutcome, Logprobs, "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.logprobs:run",
         (
@@ -143,7 +142,7 @@ STAGES = (
         role="logprobs",
     ),
     Stage(
-        "select", SelectOutcome, schema(Pair), "pairs",
+        "select", SelectOutcome, Pair, "pairs",
         # a pair holds its prompt and two responses as text
         lambda sizes, _: sizes.num_prompts * (sizes.prompt_bytes + 2 * sizes.response_bytes),
         "selfplay.run.stages.select:run",
@@ -160,7 +159,7 @@ STAGES = (
         role="trainer",
     ),
     Stage(
-        "evaluate", EvaluateOutcome, schema(EvaluationResponse), "prompts",
+        "evaluate", EvaluateOutcome, EvaluationResponse, "prompts",
         lambda sizes, _: sizes.num_evaluation_responses * sizes.response_bytes,
         "selfplay.run.stages.evaluate:run",
         (

@@ -17,14 +17,14 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from selfplay.core.errors import SelfplayError
 from selfplay.core.json_text import parse_json
 from selfplay.store.disk_errors import write_error
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Hook = Callable[[str, Path, int], None]
 
@@ -250,6 +250,9 @@ def encode_parquet(table: pa.Table) -> bytes:
     """A table as Parquet bytes (zstd): written whole so that its digest is of what was meant. Row groups are what a page of
     rows is read by: of 64k rows at most, and of about 8 MB where rows hold long texts. Each page carries a checksum, so that
     a reader that takes a page and no digest of the file shows no value that was not written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     sink = pa.BufferOutputStream()
     pq.write_table(
         table, sink, compression="zstd", row_group_size=_rows_in_group(table), write_page_checksum=True,
@@ -260,6 +263,8 @@ def encode_parquet(table: pa.Table) -> bytes:
 
 def _dictionary_leaves(path: str, kind: pa.DataType) -> Iterator[str]:
     """The columns inside a Parquet file that are worth a dictionary: not floats, whose values are nearly all different."""
+    import pyarrow as pa
+
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         yield from _dictionary_leaves(f"{path}.list.element", kind.value_type)
     elif pa.types.is_struct(kind):

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import AfterValidator, ConfigDict, Field
 
 from selfplay.core.errors import ConfigError
@@ -161,6 +159,9 @@ def check_files(
         elif digests and durable.sha256_file(path) != entry.sha256:
             yield Damage("digest", path, "is damaged: its sha256 differs from its manifest")
         elif rows and entry.rows is not None:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
             try:
                 num_rows = pq.read_metadata(path).num_rows
             except (pa.ArrowException, OSError) as error:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import pyarrow as pa
 from pydantic import ConfigDict, Field
 
 from selfplay.core.commands import shell_command
@@ -34,6 +33,8 @@ from selfplay.store.tombstone import Tombstone, read_tombstone
 from selfplay.store.writer import StageInputs, StageWriter
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from selfplay.store.lazy_table import LazyTable
 
 STOP = "STOP"

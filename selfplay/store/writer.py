@@ -9,10 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from annotated_types import Len
 from pydantic import ConfigDict
 
@@ -35,6 +33,9 @@ from selfplay.store.layout import (
 )
 from selfplay.store.manifest import Digest, FileEntry, check_files, hash_files, read_manifest, write_manifest
 from selfplay.store.symlinks import forbid_symlinks_below
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 STAGE_MARK = ".stage.json"
 # In the folder of a table: where its shards were cut.
@@ -223,6 +224,8 @@ class StageWriter:
 
     def read_shards(self, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """All shards of a table, in order."""
+        import pyarrow as pa
+
         return pa.concat_tables([self.read_shard(index, table, columns) for index in sorted(self.shards(table))])
 
     @part("committing")
@@ -342,5 +345,7 @@ def shard_remedy(sidecar: Path) -> str:
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """One Parquet file, without datasets' cache (it can serve stale data) and without hive partitions from folder names."""
+    import pyarrow.parquet as pq
+
     source = io.BytesIO(path.read_bytes()) if columns is None else path
     return pq.read_table(source, columns=columns, partitioning=None, page_checksum_verification=True)

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.answer_schemas import LOGPS_SCHEMA
 from selfplay.core.errors import BackendError
 from selfplay.core.outcomes import LogprobsOutcome
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Logprobs, schema
-from selfplay.core.stages import CHECKED, LOGPS_SCHEMA, REFERENCE
+from selfplay.core.stages import CHECKED, REFERENCE
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import LazyItems, cut_as_begun, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs

@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core import stages
+from selfplay.core.answer_schemas import ASKED_SCHEMA, LOGPS_SCHEMA
 from selfplay.core.errors import DataError
 from selfplay.core.protocols import LogprobItem, Question
 from selfplay.core.records import Message
-from selfplay.core.stages import ASKED_SCHEMA, LOGPS_SCHEMA
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import LazyItems, cut_as_begun, run_shards
 from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY

@@ -17,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.core.answer_schemas import GOLD_SCHEMA, SCORES_SCHEMA
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import BackendError
 from selfplay.core.outcomes import CombinedReward, RewardPart
 from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import part_column
-from selfplay.core.stages import GOLD, GOLD_SCHEMA, PARTS, SCORES_SCHEMA
+from selfplay.core.stages import GOLD, PARTS
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import LazyItems, Shard, cut_as_begun, run_shards
 from selfplay.inputs.models.thinking import WHOLE, Answer, Thinking
