@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from selfplay.core.errors import CorruptionError
+from selfplay.core.timing import part
 from selfplay.store.commits import Commit
 from selfplay.store.layout import part_index, part_name, stage_name
 from selfplay.store.lazy_table import LazyTable, Part
@@ -70,12 +71,14 @@ class ShardFeed:
             self._has_ended = True
             self._changed.notify_all()
 
+    @part("waiting")
     def wait(self) -> bool:
         """Wait for the first shard, or for the end of a stage without one. Returns whether there is something to read."""
         with self._changed:
             self._changed.wait_for(lambda: self._order or self._has_ended)
             return bool(self._order) or self._commit is not None
 
+    @part("waiting")
     def wait_committed(self) -> tuple[Commit, str] | None:
         """Wait for the stage's end; returns its commit and the digest of that, or None where it has stopped without one."""
         with self._changed:
@@ -97,8 +100,9 @@ class ShardFeed:
         """The index of each shard, waiting for it, until the stage ends."""
         for place in count():
             with self._changed:
-                while place == len(self._order) and not self._has_ended:
-                    self._changed.wait()
+                with part("waiting"):
+                    while place == len(self._order) and not self._has_ended:
+                        self._changed.wait()
                 if place == len(self._order):
                     return
                 found = self._order[place]

@@ -134,6 +134,7 @@ SETTINGS: dict[str, tuple[Tag, Any, dict[str, Any]]] = {
     "evaluation.max_tokens": ("identity", 4, {}),
     "evaluation.gold": ("content", "m:gold", {"evaluation": {"source": "org/held", "gold": "n:gold"}}),
     "cluster.address": ("resource", "10.0.0.1:6379", {}),
+    "cluster.overlap": ("resource", True, {}),
     **{f"cluster.sampler.{key}": ("resource", value, {}) for key, value in ROLE.items()},
     **{f"cluster.scorer.{key}": ("resource", value, {}) for key, value in ROLE.items()},
     **{f"cluster.logprobs.{key}": ("resource", value, {}) for key, value in ROLE.items()},
