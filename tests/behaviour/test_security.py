@@ -159,7 +159,7 @@ def test_what_is_said_of_work_is_harmless() -> None:
     reporter = Reporter(people)
     reporter.say(EVIL)
     progress = reporter.begin(EVIL, 2, 0, "prompts")
-    reporter._shown = -100.0  # a line a minute without a terminal
+    progress._shown = -100.0  # a line a minute without a terminal
     progress.advance(1, EVIL)
     progress.end()
     assert len(people.getvalue().splitlines()) == 2

@@ -26,7 +26,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     },
     "logprobs": {
         "num_responses": 0, "quarantined": {}, "policy_digest": "a" * 64, "reference_digest": None,
-        "reference_is_policy": False, "made_for_metric": {},
+        "reference_is_policy": False, "made_for_metric": {}, "source": "model", "source_reason": "", "num_from_engine": 0,
     },
     "train": {"skipped": True, "policy_round": 0, "policy_digest": "a" * 64, "optimizer_steps": 0},
     "evaluate": {"weight_changes": [], "policy_digest": "a" * 64, "eval_quarantined": {}},
