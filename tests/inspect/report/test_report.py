@@ -33,6 +33,7 @@ OF_A_ROUND = [
     "What became of the prompts and the responses?", "How are the rewards of the responses spread?",
     "Which pairs are worth the most?", "How far apart does the reward set them?", "What does the policy prefer already?",
     "Do the kept pairs tell the policy something new?", "Is the better response just the longer one?",
+    "What did each stage spend its time on?",
 ]  # fmt: skip
 GOLD = ("eval_gold_mean", "eval_gold_ci_low", "eval_gold_ci_high", "eval_gold_greedy_mean")
 VOID = {"meta", "br", "hr", "img", "input", "link"}
