@@ -184,11 +184,15 @@ def select(case: Case, world: Path, **how: Any) -> Outcome:
 
 
 def result_of(out: Path) -> dict[str, str]:
-    """Digests of a selection's files; the commit tells the time, and so does the record of the selection in `.run`."""
+    """Digests of a selection's files; the commit tells the time, and so does the record of the selection in `.run`. A file that
+    was not renamed to its name yet is none of them."""
     return {
         path.relative_to(out).as_posix(): sha256_file(path)
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != ".COMMIT.json" and not {".run", ".work", ".trash-.work"} & {*path.parts}
+        if path.is_file()
+        and path.name != ".COMMIT.json"
+        and not path.name.startswith(".tmp-")
+        and not {".run", ".work", ".trash-.work"} & {*path.parts}
     }
 
 
