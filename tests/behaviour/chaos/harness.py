@@ -32,8 +32,8 @@ GRACEFUL = (("TERM",), ("INT",), ("TERM", "TERM"))
 CHECKPOINT_EVERY = 2
 # What differs from attempt to attempt in what a stage says of itself.
 OF_THE_ATTEMPT = {
-    "seconds", "timing", "adopted_shards", "sampling_seconds", "num_tokens_sampled", "weight_changes", "steps", "resumed_from_step",
-    "notes",
+    "seconds", "timing", "adopted_shards", "sampling_seconds", "num_tokens_sampled", "weight_changes", "steps",
+    "resumed_from_step", "notes",
 }  # fmt: skip
 
 
