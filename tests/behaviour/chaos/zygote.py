@@ -24,6 +24,7 @@ SINGLE = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
     "JE_ARROW_MALLOC_CONF": "background_thread:false", "ARROW_DEFAULT_MEMORY_POOL": "system", "COLUMNS": "200",
 }  # fmt: skip
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> None:
@@ -44,10 +45,13 @@ def _import_everything(world: Path) -> None:
 
     from selfplay.cli import main as _  # noqa: F401
     from selfplay.config.load import load_config
+    from selfplay.core.stages import STAGE_NAMES
     from selfplay.dataset_selection import pipeline  # noqa: F401
-    from selfplay.run import driver
+    from selfplay.run import driver, loop
     from tests.behaviour.chaos import chaos_workers  # noqa: F401
 
+    for name in STAGE_NAMES:
+        loop.function_of(name)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     driver.preflight(load_config(world / "config.yaml"), world, world / "never-made")
@@ -56,9 +60,12 @@ def _import_everything(world: Path) -> None:
 
 def _serve(request: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
+    # a signal that comes before the command has begun is received when it begins
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child == 0:
         _child(request)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     deadline = started + request.get("timeout", 300)
     for shot in request.get("shots", ()):  # at random times, from outside
         if not _ended(child, started + shot["after"] - time.monotonic()):
@@ -114,6 +121,7 @@ def _command(request: dict[str, Any]) -> int:
     sys.argv = ["selfplay", *request["arguments"]]
     points.install()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         selfplay()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
