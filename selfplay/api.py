@@ -35,7 +35,8 @@ from selfplay.run.fork import Forking, prepare_fork
 from selfplay.run.fork_rules import last_whole_round
 from selfplay.run.observers import MakeObservers, Observed
 from selfplay.run.retention import Retention
-from selfplay.store.run import Store, require_empty_dir
+from selfplay.store.new_folder import require_empty_dir
+from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force, is_selection, search_path_in_force
 from selfplay.store.writable import require_writable
 

@@ -43,7 +43,7 @@ def command(
     from selfplay.cli.run import finish
     from selfplay.core.terminal import note, write_json
     from selfplay.execution.progress import Reporter
-    from selfplay.store.run import require_empty_dir
+    from selfplay.store.new_folder import require_empty_dir
 
     target, given = api.fork_folder(run, from_round, run_dir), overrides or []
     if not dry_run and not no_run:

@@ -29,7 +29,7 @@ def command(
     from selfplay.cli.run import finish
     from selfplay.execution.progress import Reporter
     from selfplay.quickstart.world import prepare as prepare_world
-    from selfplay.store.run import require_empty_dir
+    from selfplay.store.new_folder import require_empty_dir
 
     reporter = Reporter()
     if not prepare_only and (run_dir / "RUN.json").is_file():

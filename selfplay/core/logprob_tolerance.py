@@ -8,9 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 LARGEST_FLOAT32 = 1e-4
 MEAN_BF16 = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobsCheck:
+    """The engine's log-probs against those of the model on some responses: |difference| / tokens of a response, largest and mean.
+    `tolerance` is of the largest or of the mean error, as `compared` says ("largest" in float32, "mean" in bfloat16)."""
+
+    num_responses: int
+    error_max: float | None
+    error_mean: float | None
+    compared: str
+    tolerance: float
+    passed: bool
 
 
 def bound(precision: str) -> tuple[str, float]:

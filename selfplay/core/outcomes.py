@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict
 
+from selfplay.core.logprob_tolerance import LogprobsCheck
 from selfplay.core.parse_record import FLAT, STRICT, nested, parse_record, to_document
 from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightSync
 from selfplay.core.timing import PartSeconds
@@ -297,19 +298,6 @@ class PairOutcome(Outcome):
     length_fit: LengthFit | None
     length_gap_mean: float | None
     gates_forced: list[ForcedGate]
-
-
-@dataclass(frozen=True, slots=True)
-class LogprobsCheck:
-    """The engine's log-probs against those of the model on some responses: |difference| / tokens of a response, largest and mean.
-    `tolerance` is of the largest or of the mean error, as `compared` says ("largest" in float32, "mean" in bfloat16)."""
-
-    num_responses: int
-    error_max: float | None
-    error_mean: float | None
-    compared: str
-    tolerance: float
-    passed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

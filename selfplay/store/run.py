@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.core.json_text import parse_json
 from selfplay.core.outcomes import OutcomeT, RoundOutcomes, from_json
@@ -25,6 +24,7 @@ from selfplay.store.commits import Commit, check_stage, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, SELECT, Layout, attempts_present, rounds_present, stage_name
 from selfplay.store.manifest import Digest, check_version
+from selfplay.store.new_folder import is_bare_skeleton, require_empty_dir
 from selfplay.store.policy_removal import delete_policy, finish_deletion
 from selfplay.store.shard_feed import ShardFeed
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
@@ -41,7 +41,6 @@ STOP = "STOP"
 _OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
 DERIVED = ("report.html", "README.md")
 FileName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]  # of a file in a folder, without a path
-SKELETON = {"run.lock", "config", "attempts", "rounds", ".work"}
 
 
 def now() -> str:
@@ -52,32 +51,6 @@ def now() -> str:
 def new_id() -> str:
     """A random id for a run."""
     return secrets.token_hex(8)
-
-
-def require_empty_dir(root: Path) -> None:
-    """Raise ConfigError unless `root` is missing or empty, and not inside a run: a run never overwrites anything."""
-    for above in root.absolute().resolve().parents:
-        if (above / "RUN.json").is_file():
-            raise ConfigError(
-                f"{root} is inside the run {above}", "Choose another --run-dir: a run's folder holds nothing else."
-            )
-    if not root.exists() or _is_bare_skeleton(root):
-        return
-    if (root / "RUN.json").is_file():
-        raise ConfigError(
-            f"{root} holds a run already",
-            f"Continue it with `{shell_command('resume', root)}`, look at it with `{shell_command('rounds', root)}`, "
-            "or choose another --run-dir.",
-        )
-    raise ConfigError(f"{root} is there already and is not empty", "Choose another --run-dir, or remove it.")
-
-
-def _is_bare_skeleton(root: Path) -> bool:
-    """Whether the folder is empty, or holds only what a killed creation leaves before RUN.json."""
-    halves = {path.name for path in durable.temporaries(root, "RUN.json")} if root.is_dir() else set()
-    if not root.is_dir() or not {path.name for path in root.iterdir()} <= SKELETON | halves:
-        return False
-    return not any((root / name).is_dir() and any((root / name).iterdir()) for name in ("attempts", "rounds", ".work"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +113,7 @@ class Store:
                     f"{layout.identity} is missing, but {layout.root} holds attempts of a run",
                     "Restore it from a backup.",
                 )
-            if root.is_dir() and any(root.iterdir()) and _is_bare_skeleton(root):
+            if root.is_dir() and any(root.iterdir()) and is_bare_skeleton(root):
                 raise ConfigError(
                     f"{root} holds no run yet: its creation was interrupted", "Start it again with `selfplay run`."
                 )

@@ -11,16 +11,19 @@ import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.timing import part
 from selfplay.store.commits import Commit
 from selfplay.store.layout import part_index, part_name, stage_name
-from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.manifest import FileEntry
 from selfplay.store.writer import StageWriter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from selfplay.store.lazy_table import LazyTable, Part
 
 
 class ShardFeed:
@@ -130,6 +133,9 @@ class ShardFeed:
         return self._files(table)[1][index][1]
 
     def _files(self, table: str) -> tuple[LazyTable, dict[int, tuple[Part, FileEntry]]]:
+        # as in `Store.lazy_table`
+        from selfplay.store.lazy_table import LazyTable
+
         if table not in self._tables:
             assert self._folder is not None and self._commit is not None, "a feed has a writer or a commit"
             lazy = LazyTable.of(self._folder, self._commit[0].files, table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import selfplay.inputs
 
@@ -36,3 +37,15 @@ def test_a_run_that_is_not_there_is_refused_before_anything_slow_is_imported() -
         done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stdout.strip()) == (2, "[]"), done.stderr
         assert "no-such-run does not exist" in done.stderr
+
+
+def test_status_and_rounds_import_no_arrow() -> None:
+    """They are called again and again while a run is under way; pyarrow and numpy would double their time."""
+    run = Path(__file__).parents[1] / "fixtures/run-v1"
+    code = (
+        "import sys; from selfplay.cli.main import main\ntry: main()\n"
+        "finally: print([name for name in ('pyarrow', 'numpy', 'selfplay.config.schema') if name in sys.modules])"
+    )
+    for command in ("status", "rounds"):
+        done = subprocess.run([sys.executable, "-c", code, command, run], capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stdout + done.stderr

@@ -13,7 +13,8 @@ from selfplay.config.load import load_config
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.execution.progress import Reporter
 from selfplay.run import driver, loop
-from selfplay.store.run import Store, require_empty_dir
+from selfplay.store.new_folder import require_empty_dir
+from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes
 from tests.helpers.sealing import rewrite
 

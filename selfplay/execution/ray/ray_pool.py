@@ -1,273 +1,26 @@
-"""A pool of Ray actors of one role: bounded work in flight, replacement of actors that die or hang, errors that name the worker.
-
-The duration of a call depends on models, lengths and machine, so a call has no deadline. A call without progress has one
-(`cluster.heartbeat_timeout`; see heartbeat.py): its worker is killed and counts as dead.
+"""A pool of Ray actors of one role: bounded work in flight, and what becomes of the calls of an actor that dies.
 
 Deaths are bounded in two ways. A call with `max_crashes` that killed so many workers returns a `WorkerCrash`: the caller splits
 it, and bounds how often that happens (see execution/quarantine.py). All other deaths (in calls without that number, in
-broadcasts, of workers that are just being started) are bounded by `retries`: so many workers in a row are replaced without a
-result in between.
+broadcasts, of workers that are just being started) are bounded by `retries` (see ray_workers.py).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from selfplay.core.errors import BackendError, SelfplayError, WorkerLostError
-from selfplay.core.machine import DeviceFacts
-from selfplay.core.pool import IN_FLIGHT, PAUSE, BackendSpec, Call, WorkerCrash
-from selfplay.core.timing import loading, part, unwrap
+from selfplay.core.errors import BackendError
+from selfplay.core.pool import IN_FLIGHT, PAUSE, Call, WorkerCrash
+from selfplay.core.timing import part
 from selfplay.execution.dispatch import Dispatch
-from selfplay.execution.ray.exit_status import ExitWatch
-from selfplay.execution.ray.hang_detection import HeartbeatMonitor, kill_process_tree
-from selfplay.execution.ray.private_api import death_reason
-from selfplay.execution.ray.worker import Worker, WorkerInfo
-from selfplay.execution.ray.worker_log import log_tail
-
-# Seconds between two checks of Ray and of the workers' heartbeats.
-POLL_INTERVAL = 1.0
+from selfplay.execution.ray.ray_workers import RayWorkers, WorkerDied
 
 
-class RayPool:
-    """See `Pool`. Actors are started by `start()`, stay alive across rounds, and are replaced at most `retries` times
-    in one `map` or `broadcast` without a result in between."""
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        spec: BackendSpec,
-        replicas: int,
-        demand: Mapping[str, float],
-        env: Mapping[str, str],
-        log_folder: Path,
-        retries: int,
-        start_timeout: float,
-        heartbeat_timeout: float = 0.0,
-        check_ray: Callable[[], None] | None = None,
-        lacking: Callable[[], str] | None = None,
-    ) -> None:
-        self._name = name
-        self._spec = spec
-        self._replicas = replicas
-        self._demand = dict(demand)
-        self._env = dict(env)
-        self._log_folder = log_folder
-        self._retries = retries
-        self._start_timeout = start_timeout
-        self._heartbeat_timeout = heartbeat_timeout
-        # raises if Ray itself has died: workers that cannot be replaced do not report that
-        self._check_ray = check_ray or (lambda: None)
-        # what the machine of the workers lacks, in words that follow the message that one did not start
-        self._lacking = lacking or (lambda: "")
-        self._actors: list[Any] = []
-        self._heartbeats: list[HeartbeatMonitor] = []
-        # what each worker reported when it started, and why this pool killed one
-        self._workers: dict[int, WorkerInfo] = {}
-        self._killed: dict[int, str] = {}
-        self._exits = [ExitWatch() for _ in range(replicas)]
-        # size of the log when the worker started: what is before that was written by earlier workers
-        self._log_start: dict[int, int] = {}
-        self._ready = False
-        self._replaced = 0
-        self._events: list[str] = []
-        # arguments of the last broadcast, by method: they are repeated on a replacement
-        self._broadcasts: dict[str, tuple[Any, ...]] = {}
-
-    def start(self) -> None:
-        """Create the actors; `_wait_ready` waits for them at the first call."""
-        if not self._actors:
-            self._heartbeats = [
-                HeartbeatMonitor(self._log_path(index).with_suffix(".beat")) for index in range(self._replicas)
-            ]
-            self._actors = [self._create(index) for index in range(self._replicas)]
-
-    def _log_path(self, index: int) -> Path:
-        return self._log_folder / f"{self._name}-{index}.log"
-
-    def _create(self, index: int) -> Any:
-        import ray
-
-        custom = {name: amount for name, amount in self._demand.items() if name not in ("CPU", "GPU")}
-        remote = ray.remote(Worker).options(
-            num_cpus=self._demand.get("CPU", 0),
-            num_gpus=self._demand.get("GPU", 0),
-            resources=custom,
-            max_restarts=0,
-            max_concurrency=self._spec.concurrency,
-            name=None,
-        )
-        self._killed.pop(index, None)
-        self._exits[index].close()
-        path = self._log_path(index)
-        self._log_start[index] = path.stat().st_size if path.is_file() else 0
-        return remote.remote(
-            self._spec, self._env, str(path), str(self._heartbeats[index].path), self._heartbeat_timeout
-        )
-
-    def devices(self) -> list[DeviceFacts]:
-        """See `Pool.devices`."""
-        self._begin()
-        return [self._workers[index].device for index in range(self._replicas)]
-
-    def _begin(self) -> None:
-        """Before `map`, `broadcast` and `run_streaming`: wait for the actors, and reset the count of replacements."""
-        self.start()
-        if not self._ready:
-            with loading(self._name):
-                self._await_start(range(self._replicas))
-            self._ready = True
-        self._replaced = 0
-
-    def _await_start(self, indices: Sequence[int]) -> None:
-        """Wait until these workers have created their backends. Raises what the constructor raised, or BackendError."""
-        import ray
-
-        waiting = {self._actors[index].ready.remote(): index for index in indices}
-        deadline = time.monotonic() + self._start_timeout
-        done: list[Any] = []
-        late = list(waiting)
-        while late and (left := deadline - time.monotonic()) > 0:
-            self._check_ray()
-            done, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=min(left, POLL_INTERVAL))
-        for reference in done:
-            index = waiting[reference]
-            try:
-                self._workers[index] = self._result(reference, index)
-                if self._is_here(index):
-                    self._exits[index].watch(self._workers[index].pid)
-            except _WorkerDied as died:
-                raise BackendError(
-                    f"{self._name} worker {index} died while it started ({died}){self._log_tail(index)}{self._lacking()}",
-                    f"Its log is {self._log_path(index)}; `selfplay doctor` checks the environment.",
-                ) from None
-            except BackendError as error:
-                error.message += self._lacking()
-                raise
-        if late:
-            names = ", ".join(f"{self._name} {waiting[reference]}" for reference in late)
-            raise BackendError(
-                f"not started within {self._start_timeout:g} s: {names}{self._log_tail(waiting[late[0]])}{self._lacking()}",
-                f"See {self._log_path(waiting[late[0]])}; raise cluster.start_timeout if the machine is only slow. "
-                "On a shared cluster the devices may be in use: see `ray status`.",
-            )
-
-    # ------------------------------------------------------------------ waiting, and hung workers
-
-    @part("waiting")
-    def _done_of(
-        self,
-        running: Mapping[Any, int],
-        meanwhile: Callable[[], None] = lambda: None,
-        patience: float = math.inf,
-    ) -> list[Any]:
-        """Those of these references (reference -> worker index) that are done, at least one unless `patience` seconds pass. A
-        worker without a heartbeat is killed during the wait; its references then fail."""
-        import ray
-
-        interval = max(0.05, min(POLL_INTERVAL, (self._heartbeat_timeout or 10 * POLL_INTERVAL) / 10))
-        references = list(running)
-        while True:
-            self._check_ray()
-            if not self._actors:
-                raise BackendError(f"the {self._name} workers were stopped", "`selfplay resume` continues.")
-            done, others = ray.wait(references, num_returns=1, timeout=min(interval, patience))
-            if done:
-                # all at once: a wait looks at every reference, so that one for each result would cost the square of them
-                return [*done, *(ray.wait(others, num_returns=len(others), timeout=0)[0] if others else ())]
-            meanwhile()
-            for index in {*running.values()} - self._killed.keys() if self._heartbeat_timeout else ():
-                if self._heartbeats[index].idle() > self._heartbeat_timeout:
-                    self._kill(index, f"no progress for {self._heartbeat_timeout:g} s, so it was killed")
-            if patience <= interval:
-                return []
-
-    def _wait_for(self, reference: Any, index: int) -> Any:
-        """The reference, once it is done."""
-        return self._done_of({reference: index})[0]
-
-    def _is_here(self, index: int) -> bool:
-        """Whether a worker is on the driver's node."""
-        import ray
-
-        return self._workers[index].node_id == str(ray.get_runtime_context().get_node_id())
-
-    def _kill(self, index: int, why: str) -> None:
-        """Kill a worker; its calls fail with this reason."""
-        import ray
-
-        self._killed[index] = why
-        ray.kill(self._actors[index])
-        if self._is_here(index):
-            kill_process_tree(self._workers[index].pid)
-
-    def _result(self, reference: Any, index: int) -> Any:
-        """ray.get with selfplay's errors instead of Ray's wrappers; a dead actor raises _WorkerDied."""
-        import ray
-
-        try:
-            return unwrap(ray.get(reference), f"{self._name}-{index}")
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, WorkerLostError):
-                self._kill(index, cause.message)
-                raise _WorkerDied(cause.message) from None
-            if isinstance(cause, BackendError):
-                hint = cause.hint or f"The full traceback is in {self._log_path(index)}"
-                raise type(cause)(f"{self._name} worker {index}: {cause.message}", hint) from None
-            if isinstance(cause, SelfplayError):
-                raise cause from None
-            raise BackendError(f"{self._name} worker {index}: {cause}", f"See {self._log_path(index)}") from None
-        except ray.exceptions.RayError as error:
-            if index in self._killed:
-                raise _WorkerDied(self._killed[index]) from None
-            raise _WorkerDied(death_reason(error) + self._exits[index].described(), self._exits[index].hint()) from None
-
-    def _log_tail(self, index: int) -> str:
-        return log_tail(self._log_path(index), self._log_start.get(index, 0), is_hung=index in self._killed)
-
-    def _replace(self, index: int, died: _WorkerDied, *, counts: bool = True) -> dict[str, Any]:
-        """Replace a dead actor and repeat the broadcasts on the new one; returns its results by method. A death that does not
-        `count` is left out of the number in a row: the bound of its call is the caller's."""
-        while True:
-            self._check_ray()
-            self._replaced += counts
-            counts = True
-            if self._replaced > self._retries:
-                raise BackendError(
-                    f"{self._name} worker {index} died ({died}); {self._name} workers died {self._replaced} times "
-                    f"in this stage without a result in between, cluster.retries is {self._retries}"
-                    f"{self._log_tail(index)}",
-                    f"Committed work is safe. Its log is {self._log_path(index)}. {died.hint} Fix the cause, then "
-                    "`selfplay resume`.",
-                )
-            self._events.append(
-                f"{self._name} worker {index} died ({died}) and is replaced; its log is {self._log_path(index)}"
-            )
-            self._actors[index] = self._create(index)
-            self._await_start([index])
-            try:
-                return {
-                    method: self._ask(index, method, args) for method, args in self._broadcasts.items()
-                }  # in the order of the broadcasts
-            except _WorkerDied as again:
-                died = again
-
-    def _ask(self, index: int, method: str, args: tuple[Any, ...]) -> Any:
-        self._heartbeats[index].restart()
-        reference = self._actors[index].call.remote(method, args)
-        return self._result(self._wait_for(reference, index), index)
-
-    def drain_events(self) -> list[str]:
-        """See `Pool.drain_events`."""
-        events, self._events = self._events, []
-        return events
-
-    # ------------------------------------------------------------------ work
+class RayPool(RayWorkers):
+    """See `Pool`."""
 
     def map(self, method: str, calls: Iterable[Call | None], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
         """See `Pool.map`, and `Dispatch` for what happens to the calls of a worker that dies."""
@@ -312,7 +65,7 @@ class RayPool:
                     index, call = running[reference]
                     try:
                         result = self._result(reference, index)
-                    except _WorkerDied as died:
+                    except WorkerDied as died:
                         lost = [(other, theirs) for other, (where, theirs) in running.items() if where == index]
                         for other, _ in lost:
                             del running[other]
@@ -332,7 +85,7 @@ class RayPool:
                 ray.cancel(reference)
 
     def _after_death(
-        self, dispatch: Dispatch, lost: Sequence[tuple[Any, Call]], index: int, died: _WorkerDied
+        self, dispatch: Dispatch, lost: Sequence[tuple[Any, Call]], index: int, died: WorkerDied
     ) -> Iterator[tuple[int, Any]]:
         """The results that the calls of a dead worker have after all, and a WorkerCrash for the one that is given up; then its
         replacement. The death counts towards `retries` unless the call has a `max_crashes` of its own."""
@@ -344,7 +97,7 @@ class RayPool:
                 continue
             try:
                 result = self._result(reference, index)
-            except _WorkerDied:
+            except WorkerDied:
                 without_result.append(call)
                 continue
             self._replaced = 0
@@ -368,7 +121,7 @@ class RayPool:
         for index, reference in enumerate(references):
             try:
                 results.append(self._result(self._wait_for(reference, index), index))
-            except _WorkerDied as died:
+            except WorkerDied as died:
                 results.append(self._replace(index, died)[method])
         return results
 
@@ -380,7 +133,7 @@ class RayPool:
             try:
                 yield from self._stream(method, args, meanwhile)
                 return
-            except _WorkerDied as died:
+            except WorkerDied as died:
                 if attempt or not self._retries:
                     times = "died twice, the last time" if attempt else "died"
                     raise BackendError(
@@ -400,33 +153,3 @@ class RayPool:
             except StopIteration:
                 return
             yield self._result(reference, 0)
-
-    def replace_dead(self) -> None:
-        """Replace workers that died since the last call. Call it before another run uses the pool."""
-        if not self._ready:
-            return
-        self._replaced = 0
-        for index, actor in enumerate(self._actors):
-            self._heartbeats[index].restart()
-            try:
-                self._result(self._wait_for(actor.ready.remote(), index), index)
-            except _WorkerDied as died:
-                self._replace(index, died)
-
-    def close(self) -> None:
-        """Kill the actors now."""
-        import ray
-
-        for actor in self._actors:
-            ray.kill(actor)
-        for watch in self._exits:
-            watch.close()
-        self._actors, self._ready = [], False
-
-
-class _WorkerDied(Exception):
-    """The process behind an actor is gone; `hint` says what usually ends one like that. Used in this module only."""
-
-    def __init__(self, reason: str, hint: str = "Its log may show why.") -> None:
-        super().__init__(reason)
-        self.hint = hint

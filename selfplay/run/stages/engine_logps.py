@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 
 from selfplay.core.answer_schemas import LOGPS_SCHEMA
 from selfplay.core.errors import BackendError
-from selfplay.core.logprob_tolerance import bound, largest_and_mean
+from selfplay.core.logprob_tolerance import LogprobsCheck, bound, largest_and_mean
 from selfplay.core.losses import LOSSES
-from selfplay.core.outcomes import LogprobsCheck
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.stages import CHECKED
 from selfplay.execution.quarantine import QuarantinePolicy

@@ -1,0 +1,37 @@
+"""Where a new run may be created: in a folder that is missing or empty, and in no other run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfplay.core.commands import shell_command
+from selfplay.core.errors import ConfigError
+from selfplay.store import durable
+
+SKELETON = {"run.lock", "config", "attempts", "rounds", ".work"}
+
+
+def require_empty_dir(root: Path) -> None:
+    """Raise ConfigError unless `root` is missing or empty, and not inside a run: a run never overwrites anything."""
+    for above in root.absolute().resolve().parents:
+        if (above / "RUN.json").is_file():
+            raise ConfigError(
+                f"{root} is inside the run {above}", "Choose another --run-dir: a run's folder holds nothing else."
+            )
+    if not root.exists() or is_bare_skeleton(root):
+        return
+    if (root / "RUN.json").is_file():
+        raise ConfigError(
+            f"{root} holds a run already",
+            f"Continue it with `{shell_command('resume', root)}`, look at it with `{shell_command('rounds', root)}`, "
+            "or choose another --run-dir.",
+        )
+    raise ConfigError(f"{root} is there already and is not empty", "Choose another --run-dir, or remove it.")
+
+
+def is_bare_skeleton(root: Path) -> bool:
+    """Whether the folder is empty, or holds only what a killed creation leaves before RUN.json."""
+    halves = {path.name for path in durable.temporaries(root, "RUN.json")} if root.is_dir() else set()
+    if not root.is_dir() or not {path.name for path in root.iterdir()} <= SKELETON | halves:
+        return False
+    return not any((root / name).is_dir() and any((root / name).iterdir()) for name in ("attempts", "rounds", ".work"))
