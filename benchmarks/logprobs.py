@@ -74,19 +74,20 @@ def measure(given: Given) -> Measured:
         shared, shared_error = compared(make_work(given.scaled(6), 8, 60, 60))
         ours.release()
         stages, stage_error = stage_seconds(given, folder / "stage")
+    num_pairs, num_shared, num_stage = given.scaled(24), given.scaled(6), given.scaled(256)
     what = "responses of 60 words, policy of 9 M parameters, one thread"
     more: dict[str, Any] = {"unit": "x", "clock": "processor", "at_least": True}
     return Measured(
         [
             median_of("logprobs_over_loop_in_given_order", ratios(pairs["given order"], pairs["ours"]),
-                      work=f"24 prompts of 16 words with 2 {what}", bar=1.5, **more),
+                      work=f"{num_pairs} prompts of 16 words with 2 {what}", bar=1.5, **more),
             median_of("logprobs_over_sorted_loop", ratios(pairs["sorted"], pairs["ours"]),
-                      work=f"24 prompts of 16 words with 2 {what}", bar=1.0, **more),
+                      work=f"{num_pairs} prompts of 16 words with 2 {what}", bar=1.0, **more),
             median_of("logprobs_shared_prompts_over_sorted_loop", ratios(shared["sorted"], shared["ours"]),
-                      work=f"6 prompts of 60 words with 8 {what}", bar=1.3, **more),
+                      work=f"{num_shared} prompts of 60 words with 8 {what}", bar=1.3, **more),
             Figure("logprobs_largest_error", max(error, shared_error), "nats a token", "against the sorted loop", bar=1e-5),
             median_of("logprobs_stage_engine_over_model", ratios(stages["model"], stages["engine"]),
-                      work="the whole stage, 256 pairs of a round, policy as that of the quickstart", bar=3.0, **more),
+                      work=f"the whole stage, {num_stage} pairs of a round, policy as that of the quickstart", bar=3.0, **more),
             Figure("logprobs_stage_engine_error", stage_error, "nats a token", "engine against model, 64 responses"),
         ],
         {"seconds_pairs": pairs, "seconds_shared_prompts": shared, "seconds_stage": stages},

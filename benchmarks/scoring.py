@@ -68,16 +68,17 @@ def measure(given: Given) -> Measured:
 
     different, error = compared(make_work(given.scaled(48), 1, 16, 60))
     shared, shared_error = compared(make_work(given.scaled(6), 8, 60, 60))
+    num_different, num_shared = given.scaled(48), given.scaled(6)
     what = "responses of 60 words, reward model of 9 M parameters, one thread"
     more: dict[str, Any] = {"unit": "x", "clock": "processor", "at_least": True}
     return Measured(
         [
             median_of("scoring_over_batched_loop", ratios(different["batched"], different["ours"]),
-                      work=f"48 {what}, a prompt of 16 words each", bar=1.0, **more),
+                      work=f"{num_different} {what}, a prompt of 16 words each", bar=1.0, **more),
             median_of("scoring_over_one_at_a_time", ratios(different["one by one"], different["ours"]),
-                      work=f"48 {what}, a prompt of 16 words each", bar=1.2, **more),
+                      work=f"{num_different} {what}, a prompt of 16 words each", bar=1.2, **more),
             median_of("scoring_shared_prompts_over_batched_loop", ratios(shared["batched"], shared["ours"]),
-                      work=f"6 prompts of 60 words with 8 {what}", bar=1.3, **more),
+                      work=f"{num_shared} prompts of 60 words with 8 {what}", bar=1.3, **more),
             Figure("scoring_largest_error", max(error, shared_error), "reward", "against the batched loop", bar=1e-5),
         ],
         {"seconds_different_prompts": different, "seconds_shared_prompts": shared},

@@ -23,6 +23,7 @@ from selfplay.store.layout import POOL
 MAY_DIFFER = ("pairs.", "selection.", "training.")
 # it decides which prompts are short enough to be asked
 MAY_NOT_DIFFER = ("training.max_length",)
+SOURCE = "selection.logprobs.source"
 BUDGETS = ("training.epochs", "training.max_steps")
 EQUAL = ("steps", "epochs")
 
@@ -124,5 +125,10 @@ def arm_config(block: dict[str, Any], arm: Arm, equal: str, steps: int, search_p
                 f"arm {arm.name!r} sets {change.name}; arms share the start and the sampled pool, so they may differ in "
                 "pairs, selection and training only (and not in training.max_length)",
                 "Set it for all arms, as key=value after the config, or compare another config with it.",
+            )
+        if change.name == SOURCE and before.selection.logprobs.source == "model":
+            raise ConfigError(
+                f"arm {arm.name!r} sets {SOURCE}, but the shared pool is sampled without the engine's log-probs",
+                f"Set {SOURCE}=auto after the config, and {SOURCE}=model in the arms that want it.",
             )
     return config

@@ -304,7 +304,7 @@ class PairOutcome(Outcome):
 class LogprobsOutcome(Outcome):
     """Stage *logprobs*. `quarantined` names the responses that killed their worker, with the reason; `made_for_metric` holds
     what is recorded about each extra table that the round's metric reads. `source`: where policy_logp comes from, "engine" (of
-    `num_from_engine` responses; the others were passed over by the model) or "model", with the reason."""
+    `num_from_engine` responses; the others were passed over by the model), "model" or "dataset", with the reason."""
 
     stage = "logprobs"
 

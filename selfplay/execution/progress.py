@@ -109,22 +109,25 @@ class Reporter:
         """A stage begins."""
         self.log(f"round {round_number} {stage} begins")
         self.event("stage", round=round_number, stage=stage)
-        if not self._terminal:
-            self._tell(f"round {round_number} {stage}\n")
+        with self._lock:
+            if not self._terminal:
+                self._tell(f"round {round_number} {stage}\n")
 
     def loading(self, what: str, seconds: float | None) -> None:
         """Something is loaded that the run waits for; then again with the seconds, when it is there."""
         if seconds is None:
             self.log(f"waits for {what} to load")
             self.event("loading", what=what)
-            if self._terminal:
-                self._tell(f"{CLEAR}loading: {_shown(what)}")
+            with self._lock:
+                if self._terminal:
+                    self._tell(f"{CLEAR}loading: {_shown(what)}")
             return
         self.event("loaded", what=what, seconds=round(seconds, 3))
         if seconds >= LONG_LOADING:
             self.say(f"loaded: {what} ({seconds:.1f} s)")
         elif self._terminal:
-            self._tell(CLEAR)
+            with self._lock:
+                self._tell(CLEAR)
 
     def committed(self, round_number: int, stage: str, parts: Mapping[str, PartSeconds]) -> None:
         """A stage is committed; `parts` says where its time went, by who spent it."""

@@ -7,6 +7,7 @@ One track for the driver's work on each stage and one for each worker. A slice i
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ _PID = 1
 
 def require_new_file(path: Path) -> None:
     """Raise ConfigError unless a trace can be written to `path`."""
-    if path.exists():
+    folder = path.absolute().parent
+    if path.exists() or path.is_symlink():
         raise ConfigError(f"--trace: {path} exists", "Give the name of a new file.")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--trace: there is no folder {path.absolute().parent}", "Create it, or give another place.")
+    if not folder.is_dir():
+        raise ConfigError(f"--trace: there is no folder {folder}", "Create it, or give another place.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--trace: {folder} is not writable for you", "Give another place.")
 
 
 class Trace(Observer):

@@ -306,7 +306,10 @@ def _attempt(
             on_loading=reporter.loading,
         )
         if not {"sampler", "scorer"} <= workers.own_devices:
-            reporter.log("stages take turns: their workers share devices (cluster.overlap)")
+            reporter.log(
+                "stages take turns: "
+                + ("cluster.overlap is false" if config.cluster.overlap is False else "their workers share devices")
+            )
         loop.run(
             context, config.rounds, stage_begins,
             check_disk,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,12 @@ def no_observers(observed: Observed) -> Sequence[Observer]:
 
 
 class Observers:
-    """Tells every observer, in order."""
+    """Tells every observer, in order, one thing at a time: stages that work side by side speak from threads of their own."""
 
     def __init__(self, observers: Sequence[Observer], reporter: Reporter) -> None:
         self._observers = observers
         self._reporter = reporter
+        self._lock = threading.RLock()
 
     def begin(self) -> None:
         """See `Observer.on_begin`."""
@@ -68,12 +70,13 @@ class Observers:
         self._tell(lambda observer: observer.on_close())
 
     def _tell(self, call: Callable[[Observer], None]) -> None:
-        for observer in self._observers:
-            try:
-                call(observer)
-            except Exception as error:
-                # whatever it is: hours of sampling and training must not end because somebody looked at them
-                if observer.required:
-                    raise
-                name = type(observer).__name__
-                self._reporter.say(f"{name} failed ({type(error).__name__}: {error}); the run continues")
+        with self._lock:
+            for observer in self._observers:
+                try:
+                    call(observer)
+                except Exception as error:
+                    # whatever it is: hours of sampling and training must not end because somebody looked at them
+                    if observer.required:
+                        raise
+                    name = type(observer).__name__
+                    self._reporter.say(f"{name} failed ({type(error).__name__}: {error}); the run continues")

@@ -53,9 +53,11 @@ def run_side_by_side(
 
     # after a stop at once nothing waits for them
     threads = [threading.Thread(target=work, args=(name,), name=name, daemon=True) for name in stages]
-    for thread in threads:
-        thread.start()
+    started = []
     try:
+        for thread in threads:
+            thread.start()
+            started.append(thread)
         for thread in threads:
             while thread.is_alive():
                 thread.join(POLL)
@@ -63,7 +65,7 @@ def run_side_by_side(
         stop.at_once()
         for feed in feeds.values():
             feed.end()
-        for thread in threads:
+        for thread in started:
             thread.join(LAST_WRITES / len(threads))
         raise
     if errors:

@@ -303,16 +303,17 @@ class Store:
         reads: Sequence[tuple[int, str]],
         on_shard: Callable[[int], None] = lambda index: None,
         may_write: Callable[[], None] = lambda: None,
+        made_with: str = "",
     ) -> StageWriter:
         """A writer for a stage made from the commits in `reads`; each is digest-checked first. `on_shard` and `may_write`: see
-        StageWriter."""
+        StageWriter, `made_with`: see StageInputs."""
         for source in reads:
             self.require(*source)
         commits = {stage_name(*source): self.digest_of(*source) for source in sorted(reads)}
         # this process hashes each file while it writes or adopts it: `require` need not hash it again
         checked = functools.partial(self._checked.add, (round_number, stage))
         return StageWriter(
-            self.layout, round_number, stage, StageInputs(fingerprint, commits), checked, on_shard, may_write
+            self.layout, round_number, stage, StageInputs(fingerprint, commits, made_with), checked, on_shard, may_write
         )
 
     def feed(self, round_number: int, stage: str) -> ShardFeed:

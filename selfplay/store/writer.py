@@ -45,12 +45,14 @@ BORDERS = ".borders.json"
 @dataclass(frozen=True, slots=True)
 class StageInputs:
     """What a stage is made from: the run's fingerprint and the digests of the commits it reads as a whole ("ROUND/STAGE" ->
-    digest). It is the content of the mark of a work folder. What it reads shard by shard is recorded with its shards."""
+    digest). It is the content of the mark of a work folder. What it reads shard by shard is recorded with its shards. `made_with`
+    is what else decides the rows and may change on a resume, such as dtypes that follow the devices."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     fingerprint: str
     inputs: dict[str, str]
+    made_with: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ class StageWriter:
             borders = [*begun, *(border for border in wanted if border > begun[-1])]
             if borders == before:
                 return borders
+        self._may_write()
         durable.make_folder(path.parent)
         durable.write_file(path, durable.json_with_checksum(dataclasses.asdict(Borders(borders))))
         return borders
@@ -173,6 +176,8 @@ class StageWriter:
     ) -> None:
         """Keep one shard, in the place of an earlier one if there is one: durable when this returns. A kill in between leaves
         neither or the new one. `reads`: see `ShardSource`."""
+        data = durable.encode_parquet(rows)
+        # last, because a thread may encode for a while after a stop at once
         self._may_write()
         folder = self._table_folder(table)
         durable.make_folder(folder)
@@ -180,9 +185,9 @@ class StageWriter:
         if (folder / sidecar_name(index)).is_file():
             durable.discard(folder / sidecar_name(index))
             durable.fsync_folder(folder)
-        data = durable.encode_parquet(rows)
         entry = FileEntry(path.name, len(data), durable.sha256_bytes(data), rows.num_rows)
         durable.write_file(path, data)
+        self._may_write()
         write_manifest(folder / sidecar_name(index), {"reads": dict(reads)}, [entry])
         name = path.relative_to(self.folder).as_posix()
         self._entries[name], self._reads[name] = dataclasses.replace(entry, path=name), dict(reads)
@@ -204,7 +209,7 @@ class StageWriter:
         """Keep a shard that follows from more than one shard of what it is made from: an earlier attempt's stays where it is the
         same."""
         if (
-            index in self.shards(table)
+            (Path(table) / part_name(index)).as_posix() in self._entries
             and self.reads(index, table) == reads
             and self.read_shard(index, table).equals(rows)
         ):
@@ -239,9 +244,18 @@ class StageWriter:
         durable.set_modes(source, like=self.folder / STAGE_MARK)
         durable.sync_tree(source)
         durable.move(source, target)
-        entries = list(files) if files is not None else hash_files(self.folder, name)
-        for item in check_files(self.folder, entries) if files is not None else ():
-            raise CorruptionError(f"{item} (it was written a moment ago)", "Check the disk, and train the round again.")
+        if files is None:
+            entries = hash_files(self.folder, name)
+        else:
+            entries = list(files)
+            there = {path.relative_to(self.folder).as_posix() for path in target.rglob("*") if path.is_file()}
+            others = (
+                f"{path} is not among the files that were written" for path in sorted(there - {e.path for e in entries})
+            )
+            for item in (*check_files(self.folder, entries), *others):
+                raise CorruptionError(
+                    f"{item} (it was written a moment ago)", "Check the disk, and train the round again."
+                )
         self._entries |= {entry.path: entry for entry in entries}
         return entries
 

@@ -28,11 +28,14 @@ from tests.run.test_driver import start
 LARGEST = sys.float_info.max
 TINY = 5e-324
 EDGES = {
+    "one ulp apart": [0.3, 0.1 + 0.2],
     "one ulp apart and large": [1e17, math.nextafter(1e17, math.inf)],
+    "near the largest float": [1e308, -1e308, 0.0],
     "the largest floats": [LARGEST, -LARGEST, LARGEST / 2],
     "denormal": [TINY, 0.0, 3 * TINY],
     "tiny": [1e-200, 2e-200, -1e-200],
     "all equal": [0.25],
+    "all equal and large": [1e17],
     "all equal to the largest float": [LARGEST],
     "very different": [1e308, 1e-308, 1.0, 0.0, -1.0],
 }
@@ -54,7 +57,10 @@ class EdgeScorer(FakeScorer):
 def test_rewards_at_the_edge_reach_every_page(name: str, write_config: Callable[..., Path], tmp_path: Path) -> None:
     fakes = Fakes()
     fakes.scorer, fakes.gold = EdgeScorer(EDGES[name]), EdgeScorer(EDGES[name])
-    check_pages(start(write_config(rounds=1), tmp_path / "run", fakes).layout.root, tmp_path)
+    run = start(write_config(rounds=1, report={"every": 1}), tmp_path / "run", fakes).layout.root
+    assert (run / "report.html").is_file()
+    assert "was not written" not in (run / "attempts/0001/log.txt").read_text()
+    check_pages(run, tmp_path)
 
 
 class EdgeLogprobs(FakeLogprobs):

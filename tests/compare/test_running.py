@@ -194,15 +194,16 @@ def test_a_run_killed_before_it_took_over_its_pool_takes_it_over(out: Path) -> N
     assert len(workers.sampler.requests) == 2 * 20 + 20
 
 
-def test_a_signal_stops_at_a_safe_point(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_at_a_safe_point(config: Path, tmp_path: Path, number: int, code: int) -> None:
     workers = fakes()
-    at_call(workers.trainer, "train", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM)
+    at_call(workers.trainer, "train", 1, lambda: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
     with pytest.raises(Interrupted, match="stopped as asked") as stopped:
         run_compare(tmp_path / "out", [config], metrics=METRICS, workers=workers)
-    assert stopped.value.exit_code == 143
+    assert stopped.value.exit_code == code
     assert f"selfplay compare --out {tmp_path / 'out'}" in stopped.value.hint
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     assert run_compare(tmp_path / "out")["num_done"] == 2
 
 

@@ -19,6 +19,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+import selfplay
 from selfplay.api import standard_observers
 from selfplay.cli.main import app
 from selfplay.config.load import load_config, validate
@@ -667,3 +668,6 @@ def test_the_address_of_a_cluster_is_said_before_it_is_joined(write_config: Writ
     prepared = driver.preflight(load_config(config), config.parent, tmp_path / "run", say=reporter.say)
     with pytest.raises(ResourceError, match="nobody answers"):
         driver.run(prepared, config.read_text(), [], reporter, workers=join)
+    people.truncate(0)
+    with pytest.raises(ResourceError, match="nobody answers"):
+        selfplay.resume(tmp_path / "run", reporter=reporter, workers=join)

@@ -20,6 +20,8 @@ _EAGER = "eager"
 # Part of the name of the soft cap on attention logits: attn_logit_softcapping (Gemma 2, Gemma 3, VaultGemma, T5Gemma),
 # attention_logit_cap (Gemma 3n). A cap on the output logits (final_logit_softcapping) is no matter of attention.
 _CAPS = ("softcap", "soft_cap", "logit_cap", "logits_cap")
+# Names of settings by which attention depends on how far apart tokens lie (GPT-Neo, Longformer, Falcon)
+_OF_DISTANCE = ("attention_types", "attention_window", "window_size", "alibi")
 _MAX_TOKENS = 1024
 _NUM_ROWS = 2
 # Largest relative error of a token's last hidden state in float32, where two exact implementations agree to about 1e-5, and
@@ -44,6 +46,24 @@ def needed_attention(config: Any) -> str | None:
             if is_cap and isinstance(value, int | float) and value:
                 return _EAGER
     return None
+
+
+def has_full_causal_attention(model: Any) -> bool:
+    """Whether each token of a causal model of transformers attends to all earlier ones and to no later one, wherever they lie in
+    the batch, so that rows may share the tokens that they begin with. What says otherwise: a window, biases by distance in the
+    batch (ALiBi, and whatever takes no position ids), attention in both directions, code of the model's own."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if (window is not None and not kinds) or {*(kinds or ())} - {"full_attention"}:
+        return False
+    if any(getattr(config, name, None) for name in _OF_DISTANCE) or config.is_encoder_decoder:
+        return False
+    return (
+        type(model).__module__.startswith("transformers.")
+        and "position_ids" in inspect.signature(model.base_model.forward).parameters
+        and all(getattr(module, "is_causal", True) for module in model.modules())
+    )
 
 
 def check_attention(model: Any, folder: str, rows: Sequence[Sequence[int]]) -> None:

@@ -198,6 +198,7 @@ class TorchLogprobs:
         for batch, arguments in self._cache.shared_prompts.batches(shared, self._batch_tokens, 0, batch_share=share):
             with torch.inference_mode():
                 logits = self._cache.model(**arguments).logits
+            del arguments  # the next pass over prompts keeps as much
             for row, position in enumerate(batch):
                 token_ids = items[shared.rows[position]].token_ids
                 targets = torch.tensor(token_ids, device=self._cache.device)

@@ -142,6 +142,7 @@ class RewardModel:
         for batch, arguments in self._shared_prompts.batches(shared, self._batch_tokens, pad):
             with torch.inference_mode():
                 logits = self._model(**arguments).logits
+            del arguments  # the next pass over prompts keeps as much
             rewards |= zip(batch, logits[:, 0].float().tolist(), strict=True)
             beat()
         return [rewards[position] for position in sorted(rewards)]

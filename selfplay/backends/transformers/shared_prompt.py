@@ -10,19 +10,20 @@ import inspect
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from selfplay.backends.transformers.attention import has_full_causal_attention
 from selfplay.backends.transformers.batching import token_batches
 from selfplay.core.logprob_tolerance import MEAN_BF16
 
 # A prompt is shared where that saves this part of the tokens of its rows: below it the second pass and the reads of the cache
 # cost as much (`python -m benchmarks logprobs`).
 _MIN_SAVED = 0.3
-# Rows in the comparison with the plain pass, and the error that is allowed: of a reward relative to it, of a log-prob for each
-# token.
+# Rows in the comparison with the plain pass, and the error that is allowed: relative to the result where that is above 1.
 _NUM_CHECKED = 8
 _MAX_ERROR_FLOAT32 = 1e-5
 
@@ -37,11 +38,20 @@ class SharedRows:
     suffixes: list[list[int]]
 
     def few(self, most_tokens: int) -> SharedRows:
-        """The first rows of the first prompt: one at least, else so many that they have `most_tokens` with padding."""
-        suffixes = self.suffixes[: self.prompt_of_row.count(0)]
-        longest = len(self.prompts[0]) + max(map(len, suffixes))
-        size = max(1, min(_NUM_CHECKED, len(suffixes), most_tokens // longest))
-        return SharedRows(self.prompts[:1], self.rows[:size], self.prompt_of_row[:size], self.suffixes[:size])
+        """Rows of the longest and the shortest prompt, by turns: one at least, else so many that they have `most_tokens` with
+        padding. Their prompts are padded as in a pass over all."""
+        by_length = sorted(range(len(self.prompts)), key=lambda number: -len(self.prompts[number]))
+        chosen = [*dict.fromkeys((by_length[0], by_length[-1]))]
+        of_prompt = [[i for i, number in enumerate(self.prompt_of_row) if number == prompt] for prompt in chosen]
+        places = [place for turn in zip_longest(*of_prompt) for place in turn if place is not None]
+        longest = len(self.prompts[chosen[0]]) + max(len(self.suffixes[place]) for place in places)
+        places = places[: max(1, min(_NUM_CHECKED, most_tokens // longest))]
+        return SharedRows(
+            [self.prompts[number] for number in chosen],
+            [self.rows[place] for place in places],
+            [chosen.index(self.prompt_of_row[place]) for place in places],
+            [self.suffixes[place] for place in places],
+        )
 
 
 def shared_rows(token_ids: Sequence[Sequence[int]], groups: Sequence[Hashable], most: Sequence[int]) -> SharedRows:
@@ -114,6 +124,7 @@ class SharedPrompts:
                     [here[index] for index in batch],
                     prompts.arguments(of_row, [suffixes[index] for index in batch], pad_token_id),
                 )
+            del prompts  # before the next pass keeps as much
 
 
 class _PromptPass:
@@ -163,13 +174,11 @@ class _ReadLayer(DynamicLayer):
 
 
 def _can_share(model: Any) -> bool:
-    """Whether a model is a plain decoder with full attention: what the results of a few rows then confirm."""
+    """Whether a model is a plain decoder with full attention that reads a cache: what the results of a few rows then confirm."""
     config = model.config
-    if config.is_encoder_decoder or config.get_text_config() is not config:
+    if config.get_text_config() is not config or not has_full_causal_attention(model):
         return False
-    if not {"past_key_values", "position_ids", "use_cache"} <= {
-        *inspect.signature(model.base_model.forward).parameters
-    }:
+    if not {"past_key_values", "use_cache"} <= {*inspect.signature(model.base_model.forward).parameters}:
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 

@@ -16,7 +16,7 @@ from selfplay.backends.trl.config import expected_first_loss
 from selfplay.backends.trl.policy_files import load_policy
 from selfplay.core.errors import BackendError, DivergedError
 from selfplay.core.heartbeat import beat
-from selfplay.core.logprob_tolerance import LARGEST_FLOAT32, MEAN_BF16
+from selfplay.core.logprob_tolerance import LARGEST_FLOAT32, bound
 from selfplay.core.protocols import Canary, CanaryPosition, TrainJob
 
 NUM_CHECKED_PAIRS = 64
@@ -78,7 +78,8 @@ def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
     # a mixture of experts adds its load-balancing loss, whose value is not known beforehand
     expected = None if trainer.aux_loss_enabled else expected_first_loss(job)
     check = StartCheck(len(rows), loss, expected, worst[0], mean)
-    seen, allowed, what = (mean, MEAN_BF16, "mean") if bf16 else (worst[0], LARGEST_FLOAT32, "largest")
+    what, allowed = bound("bf16" if bf16 else "float32")
+    seen = mean if bf16 else worst[0]
     if not seen <= allowed:
         raise BackendError(
             f"the log-probs of the policy in {job.policy_dir} differ from policy_logp in the pairs: the {what} "

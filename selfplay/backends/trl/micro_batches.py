@@ -18,7 +18,7 @@ MicroBatch = dict[str, torch.Tensor]
 class MicroBatches:
     """A collator: the rows of one optimizer step in, its micro-batches out, each as TRL's DPO collator makes it. Pairs of like
     length are put together. A micro-batch has at most `max_pairs` pairs and `max_tokens` tokens, or one pair that is longer.
-    `shares_prompts`: the model computes a prompt once for both responses (shared_prompts.py)."""
+    `shares_prompts`: the model computes a prompt once for both responses (pair_rows.py)."""
 
     def __init__(self, max_tokens: int, max_pairs: int) -> None:
         self._max_tokens, self._max_pairs = max_tokens, max_pairs

@@ -22,9 +22,9 @@ from trl.experimental.cpo import CPOTrainer
 from trl.trainer import dpo_trainer
 
 from selfplay.backends.trl.micro_batches import MicroBatch, num_pairs
+from selfplay.backends.trl.pair_rows import may_share
 from selfplay.backends.trl.response_head import add_response_head
 from selfplay.backends.trl.rows import IGNORED_LABEL, RowOrder
-from selfplay.backends.trl.shared_prompts import may_share
 from selfplay.core.errors import BackendError
 from selfplay.core.heartbeat import beat
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
+from selfplay.backends.trl.pair_rows import share_prompts
 from selfplay.backends.trl.rows import IGNORED_LABEL
-from selfplay.backends.trl.shared_prompts import share_prompts
 
 # Outputs of the fused head that a loss reads; what TRL only logs is left out.
 _OF_LOSSES = ("log_probs", "log_sum_sq_probs")

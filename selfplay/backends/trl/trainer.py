@@ -200,7 +200,12 @@ def _fit(
     trainer.remove_callback(PrinterCallback)
     # on a GPU the kernels for plain causal attention may gain more than this saves
     trainer.share_prompts(device.type == "cpu")
+    shares = trainer.shares_prompts
     start = check_start(trainer, job, bf16=uses_bf16(job, device))
+    if shares and not trainer.shares_prompts:
+        notes.append(
+            "each response is computed with its prompt: with a prompt shared by a pair this model has other log-probs"
+        )
     job_fingerprint = checkpoints.fingerprint(job)
     trainer.add_callback(StepCallback(progress, job_fingerprint, job.stop_file, job.keep_checkpoints, job.limits))
     found = _resume_point(job, job_fingerprint, notes, progress)

@@ -130,14 +130,15 @@ class RayCluster:
 
     def own_devices(self) -> frozenset[str]:
         """The roles whose workers may work at the same time as those of the others: all with `cluster.overlap: true`, none with
-        `false`, else those for which whole GPUs are reserved or, without a GPU, CPUs."""
+        `false`, else those for which whole GPUs are reserved or, in a cluster without a GPU, CPUs."""
         if self._config.overlap != "auto":
             return frozenset(ROLES if self._config.overlap else ())
         demands = {role: self._demand(getattr(self._config, role)) for role in ROLES}
         return frozenset(
             role
             for role, demand in demands.items()
-            if (demand["GPU"] >= 1 if "GPU" in demand else demand.get("CPU", 0) > 0)
+            # workers that reserve no GPU see all of them
+            if (demand.get("GPU", 0) >= 1 if self.num_gpus() else demand.get("CPU", 0) > 0)
         )
 
     def pool(

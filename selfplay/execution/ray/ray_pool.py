@@ -76,6 +76,7 @@ class RayPool(RayWorkers):
                     dispatch.done(index, call)
                     self._replaced = 0
                     fill(None if dispatch.has_suspects else index)
+                    was_dry = was_dry or dispatch.is_dry
                     yield call.key, result
                 if was_dry:
                     fill()

@@ -137,7 +137,8 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> An
 
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except Exception as error:  # a tokenizer of another class than its files raises whatever it meets
+    # a tokenizer of another class than its files raises whatever it meets, and code of its own may try to end the command
+    except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"the tokenizer in {folder} does not load: {type(error).__name__}: {reason}",

@@ -174,12 +174,15 @@ class StageContext:
                 self.reporter.say(f"engine rebuilt for the policy of round {policy.round}: {change.reason}")
         return [WeightSyncRecord.of(change) for change in changes]
 
-    def writer(self, round_number: int, stage: str) -> StageWriter:
-        """A writer for a stage; reports what it adopts from an earlier attempt. The record of the stage's time begins."""
+    def writer(self, round_number: int, stage: str, *, made_with: str = "") -> StageWriter:
+        """A writer for a stage; reports what it adopts from an earlier attempt (which was `made_with` the same: see StageInputs).
+        The record of the stage's time begins."""
         collecting(self.on_loading)
         feed = self.feeds.get((round_number, stage))
         reads, on_shard = self.reads(round_number, stage), feed.add if feed is not None else lambda index: None
-        writer = self.store.writer(round_number, stage, self.fingerprint, reads, on_shard, self.stop.check_at_once)
+        writer = self.store.writer(
+            round_number, stage, self.fingerprint, reads, on_shard, self.stop.check_at_once, made_with
+        )
         if feed is not None:
             feed.begin(writer)
         if writer.adopted:

@@ -44,6 +44,12 @@ def wants_engine_logps(context: StageContext, round_number: int) -> bool:
     return context.trained_policy(round_number).digest == context.policy(round_number - 1).digest
 
 
+def dtypes(context: StageContext) -> str:
+    """What log-probs were made with. Shards of an attempt on other devices are made again: engine and model may have other dtypes
+    there, and the engine's log-probs may no longer stand for the model's."""
+    return f"engine {context.devices.engine_dtype}, trainer {context.devices.precision}"
+
+
 def trains_on_model_logps(context: StageContext, source: str) -> bool:
     """Whether a training needs log-probs of kept pairs that stage *logprobs*, with this source, has only from the engine. A loss
     without a reference uses none of the table's: it only compares the trainer's own with some of them."""

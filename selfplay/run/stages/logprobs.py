@@ -25,7 +25,7 @@ from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import LazyItems, cut_as_begun, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Policy, StageContext
-from selfplay.run.stages.engine_logps import choose_source, engine_logps, trains_on_model_logps
+from selfplay.run.stages.engine_logps import choose_source, dtypes, engine_logps, trains_on_model_logps
 from selfplay.run.stages.rows import candidate_responses, kept_responses, logprob_items, responses_of
 from selfplay.selection.metrics import columns_needed
 from selfplay.selection.metrics.inputs import REFERENCE_LOGPS
@@ -36,7 +36,7 @@ def run(context: StageContext, round_number: int) -> None:
     """Write the log-probs table of a round: its candidates and, with accumulated data, the pairs kept in earlier rounds."""
     started = time.monotonic()
     policy, reference = context.trained_policy(round_number), context.reference_policy(round_number)
-    writer = context.writer(round_number, "logprobs")
+    writer = context.writer(round_number, "logprobs", made_with=dtypes(context))
     paired = [(number, _paired(context, number, round_number)) for number in context.data_rounds(round_number)]
     names, items = logprob_items(context, paired)
     given = engine_logps(context, paired, policy)

@@ -22,6 +22,7 @@ from selfplay.core.protocols import StepMetrics, TrainJob, TrainLimits, TrainPai
 from selfplay.core.train_pairs import SCHEMA, write_pairs
 from selfplay.execution.reporter import Progress
 from selfplay.run.stages.context import Policy, StageContext, derive_seed
+from selfplay.run.stages.engine_logps import dtypes
 from selfplay.run.stages.kept_logprobs import training_logprobs
 from selfplay.run.stages.rows import prompt_rows, row_numbers
 from selfplay.selection.arrays import Floats, Ints
@@ -43,7 +44,7 @@ def run(context: StageContext, round_number: int) -> None:
     """Write a round's policy (`policy/`, and `engine/` where the engine has another dtype) and how it was trained."""
     started = time.monotonic()
     policy = context.trained_policy(round_number)
-    writer = context.writer(round_number, "train")
+    writer = context.writer(round_number, "train", made_with=dtypes(context))
     kept = _kept_pairs(context, round_number, writer)
     if not len(kept.pair_id):
         _check_not_stuck(context, round_number)
@@ -110,7 +111,7 @@ def _kept_pairs(context: StageContext, round_number: int, writer: StageWriter) -
         kept = kept.filter(kept["kept"])
         found = {side: pc.index_in(kept[f"{side}_response_id"], value_set=scored) for side in sides}
         has_both = pc.and_(*(pc.is_valid(found[side]) for side in sides))
-        # those of this round are not kept without log-probs
+        # those of this round are not kept without log-probs, but the pass over kept pairs may lose some
         lost = (pc.is_in(kept[f"{side}_response_id"], value_set=given_up) for side in sides)
         explained = pc.or_(has_both, pc.or_(*lost))
         assert number != round_number or pc.all(explained, min_count=0).as_py(), "a kept pair has no log-probs"

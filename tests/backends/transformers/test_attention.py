@@ -9,14 +9,19 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BertConfig,
+    BloomConfig,
+    FalconConfig,
     Gemma2Config,
     Gemma3Config,
+    GPTNeoConfig,
     LlamaConfig,
+    PretrainedConfig,
     T5GemmaConfig,
     VaultGemmaConfig,
 )
 
-from selfplay.backends.transformers.attention import check_attention, needed_attention
+from selfplay.backends.transformers.attention import check_attention, has_full_causal_attention, needed_attention
 from selfplay.backends.transformers.loading import load_complete
 from selfplay.core.errors import BackendError
 from tests.helpers.families import FAMILIES, Family, make_model
@@ -78,3 +83,28 @@ def test_a_models_own_config_may_ask_for_eager_attention(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "eager"}))
     assert load(folder).config._attn_implementation == "eager"
+
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+LOCAL = GPTNeoConfig(
+    vocab_size=64, hidden_size=32, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]], window_size=8
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "has"),
+    [
+        (LlamaConfig(**SMALL, intermediate_size=32), True),
+        (FalconConfig(**SMALL, alibi=False), True),
+        (FalconConfig(**SMALL, alibi=True), False),
+        (BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=2), False),
+        (LOCAL, False),
+        (BertConfig(**SMALL, intermediate_size=32), False),
+    ],
+    ids=["llama", "falcon", "falcon alibi", "bloom", "gpt-neo", "bert"],
+)
+def test_what_has_full_causal_attention(config: PretrainedConfig, has: bool) -> None:
+    """A model that attends by distance, or in both directions, agrees with a plain pass on some rows and not on others."""
+    config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(config)
+    assert has_full_causal_attention(model) is has

@@ -95,6 +95,7 @@ def test_a_stop_while_sampling_and_a_kill_while_training_lose_nothing(
     )
     changes = store.outcome(1, EvaluateOutcome).to_json()["weight_changes"]
     assert len(changes) == 2, "two engines"
+    assert all(change["canary_positions"] > 0 and change["canary_error"] < 1e-3 for change in changes)
 
     whole = tmp_path / "whole"
     selfplay(["run", small, "--run-dir", whole, "cluster.sampler.replicas=1"], alone=CAN_BE_ALONE)

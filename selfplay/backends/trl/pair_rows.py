@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 
+from selfplay.backends.transformers.attention import has_full_causal_attention
 from selfplay.backends.trl.rows import IGNORED_LABEL
 
 
 @dataclass(frozen=True, slots=True)
-class SharedRows:
+class PairRows:
     """B pairs in rows of L tokens. `attention_mask` (B, 1, L, L) is added to attention scores. `targets_BL` holds the token that
     each position predicts, IGNORED_LABEL where that is none of a response. `source_BL` is the row of the padded batch that a
     position is of, and `position_ids` its column there."""
@@ -31,14 +33,12 @@ class SharedRows:
 
 
 def may_share(model: Any) -> bool:
-    """Whether the config of a model names nothing but full causal attention, in an implementation that takes any mask."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return model.config._attn_implementation in ("sdpa", "eager") and kinds == {"full_attention"} and window is None
+    """Whether a model (with or without adapters) has full causal attention, in an implementation that takes any mask."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return inner.config._attn_implementation in ("sdpa", "eager") and has_full_causal_attention(inner)
 
 
-def share_prompts(input_ids: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> SharedRows:
+def share_prompts(input_ids: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> PairRows:
     """From a padded batch to B rows. The batch has 2 B rows of T tokens, chosen sequences and then rejected ones; labels are
     IGNORED_LABEL outside responses. `dtype` is that of the mask."""
     num_pairs, device = len(input_ids) // 2, input_ids.device
@@ -56,7 +56,7 @@ def share_prompts(input_ids: torch.Tensor, labels: torch.Tensor, dtype: torch.dt
     source_BL = torch.arange(num_pairs, device=device)[:, None] + num_pairs * in_second_BL
     only_chosen_BL = ~in_second_BL & (column_L >= num_prompt_B1 - 1)
     hidden_BLL = (column_L > column_L[:, None]) | (in_second_BL[:, :, None] & only_chosen_BL[:, None, :])
-    return SharedRows(
+    return PairRows(
         input_ids=input_ids[source_BL, position_BL],
         position_ids=position_BL,
         attention_mask=torch.zeros(1, device=device, dtype=dtype).masked_fill(

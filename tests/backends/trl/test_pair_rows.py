@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 from trl.trainer import utils as trl_utils
 
 from selfplay.backends.trl.micro_batches import MicroBatches
+from selfplay.backends.trl.pair_rows import may_share
 from selfplay.backends.trl.response_head import add_response_head
 from selfplay.backends.trl.rows import IGNORED_LABEL
-from selfplay.backends.trl.shared_prompts import may_share
 from tests.helpers.tiny import make_tiny_llama
 
 
