@@ -20,7 +20,7 @@ from selfplay.core.pool import IN_FLIGHT, BackendSpec, Call, LocalPool
 from selfplay.core.protocols import SampleRequest, SamplingSettings
 from selfplay.execution.dispatch import Dispatch
 from selfplay.execution.progress import Reporter
-from selfplay.execution.sharding import LazyItems, cut, run_shards
+from selfplay.execution.sharding import LazyItems, Shards, cut, run_shards
 from selfplay.execution.signals import StopFlag
 from selfplay.run.stages.sample import complete
 from selfplay.run.stages.sampling import RESPONSES_PER_CALL, request_size
@@ -89,7 +89,7 @@ def stage(folder: Path, num_prompts: int, replicas: int) -> float:
     size, window = request_size(SLOTS, NUM_RESPONSES)
     before = time.process_time()
     run_shards(
-        context, writer, InstantPool(replicas), "sample", cut(LazyItems(num_prompts, make), SHARD_SIZE),
+        context, writer, InstantPool(replicas), "sample", Shards.of(cut(LazyItems(num_prompts, make), SHARD_SIZE)),
         lambda shard: (list(shard), SETTINGS), lambda _, table: complete(table, 1, "", 0),
         title="sample", unit="prompts", size=size, window=window,
     )  # fmt: skip

@@ -136,8 +136,8 @@ STAGES = (
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.logprobs:run",
         (
-            Input("prompts", "data"), Input("sample", "data"), Input("select", "earlier"),
-            Input("pair", "same"), Input("train", "trained"), Input("train", "reference"),
+            Input("prompts", "data"), Input("sample", "data", "shard"), Input("select", "earlier"),
+            Input("pair", "same", "shard"), Input("train", "trained"), Input("train", "reference"),
         ),
         role="logprobs",
     ),

@@ -104,6 +104,12 @@ class Record:
                     others.append(last)
             kept += sorted([*others, Span(who, span.part, begin, end)], key=lambda each: each.end)
 
+    def include(self, other: Record, who: str) -> None:
+        """What another thread did for this one: the spans of its workers; its own are those of `who`."""
+        self.add(who, other._own)
+        for worker, spans in other._workers.items():
+            self.add(worker, spans)
+
     def spans(self) -> list[Span]:
         """All spans, those of the thread itself first."""
         return [*self._own, *(span for spans in self._workers.values() for span in spans)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar, overload
 
 import pyarrow as pa
@@ -70,6 +71,21 @@ class Shard(Generic[Item]):
     reads: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Shards(Generic[Item]):
+    """The shards of a table. `indices` gives the index of each shard that is there, and None while there is no further one yet;
+    it begins anew at each call. `shard` returns the one of an index. `num_items` are expected in all."""
+
+    indices: Callable[[], Iterable[int | None]]
+    shard: Callable[[int], Shard[Item]]
+    num_items: int
+
+    @classmethod
+    def of(cls, shards: Sequence[Sequence[Item]], reads: Mapping[str, str] = MappingProxyType({})) -> Shards[Item]:
+        """Shards that are all there, and were read from the files `reads`."""
+        return cls(lambda: range(len(shards)), lambda index: Shard(index, shards[index], reads), sum(map(len, shards)))
+
+
 def cut(items: Sequence[Item], size: int, starts: Sequence[int] | None = None) -> list[Sequence[Item]]:
     """Consecutive shards of `size` items; one empty shard when there are no items, so that every table has a shard. With
     `starts` (the first item of each unit, ascending from 0) a shard goes on to the end of its last unit."""
@@ -82,9 +98,14 @@ def cut_as_begun(
     items: Sequence[Item],
     size: int,
     starts: Sequence[int] | None = None,
+    reads: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Sequence[Item]]:
     """The same, but what an earlier attempt began of these tables keeps the borders by which it was cut then: `size` may have
-    changed since."""
+    changed since. What it made from other files than `reads` is removed."""
+    for table in tables:
+        if not all(writer.is_kept(index, reads, table) for index in writer.shards(table)):
+            writer.drop_shards((), table)
+            writer.drop_shards((), _quarantined_table(table))
     folders = [*tables, *map(_quarantined_table, tables)]
     borders = writer.borders(_borders(len(items), size, starts), folders)
     return [items[start:stop] for start, stop in pairwise(borders)]
@@ -104,7 +125,7 @@ def run_shards(
     writer: StageWriter,
     pool: Pool,
     method: str,
-    shards: Sequence[Sequence[Item]] | Iterable[Shard[Item] | None],
+    shards: Shards[Item],
     arguments: Callable[[Sequence[Item]], tuple[Any, ...]],
     finish: Callable[[int, Any], pa.Table],
     *,
@@ -114,14 +135,13 @@ def run_shards(
     quarantine: QuarantinePolicy[Item] | None = None,
     size: int | None = None,
     window: int = IN_FLIGHT,
-    total: int = 0,
     duration: Callable[[Item], float] | None = None,
+    on_kept: Callable[[int], None] = lambda index: None,
 ) -> None:
     """Send the shards that are not written yet to a pool and write each when its result arrives.
 
-    `shards` are all of them or, where they are made while this stage runs, an iterable of those that are there, in which None
-    says that there is no further one yet; `total` is then the expected number of items. A shard that was written from other
-    files than those that are there now is written again.
+    A shard that was written from other files than those that are there now is written again. `on_kept` is called with the index
+    of each shard that is there: written now, or by an earlier attempt.
 
     `finish` turns a shard's index and result into the rows to write. After a stop request no new shard is sent; those that are
     running are still written, then Interrupted is raised. A shard that crashes its worker is bisected (see quarantine.py); the
@@ -135,34 +155,34 @@ def run_shards(
     kept = writer.shards(table)
     found_before = writer.shards(_quarantined_table(table))
     suspects = {index: _names(writer, index, table)["name"].to_pylist() for index in found_before - kept}
-    listed = [Shard(index, items) for index, items in enumerate(shards)] if isinstance(shards, Sequence) else shards
-    if isinstance(shards, Sequence):
-        total = sum(len(items) for items in shards)
-    progress = context.reporter.begin(title, total, 0, unit)
+    progress = context.reporter.begin(title, shards.num_items, 0, unit)
     # the shards that were sent and are not written
     under_way: dict[int, Shard[Item]] = {}
     seen: set[int] = set()
 
     def write(shard: Shard[Item], result: Any) -> None:
         writer.write_shard(shard.index, finish(shard.index, result), table, shard.reads)
+        on_kept(shard.index)
 
     def pending() -> Iterator[tuple[int, Sequence[Item]] | None]:
-        for shard in listed:
+        for index in shards.indices():
             if context.stop.exit_code is not None:
                 return
-            if shard is None:
+            if index is None:
                 yield None
                 continue
-            seen.add(shard.index)
-            if shard.index in kept and writer.reads(shard.index, table) == shard.reads:
+            shard = shards.shard(index)
+            seen.add(index)
+            if writer.is_kept(index, shard.reads, table):
                 progress.adopt(len(shard.items))
-                writer.announce(shard.index, table)
+                writer.announce(index, table)
+                on_kept(index)
             # a shard without items needs no call: its result is None
             elif not shard.items:
                 write(shard, None)
             else:
-                under_way[shard.index] = shard
-                yield shard.index, shard.items
+                under_way[index] = shard
+                yield index, shard.items
 
     def keep_names(index: int, found: Sequence[tuple[str, str]]) -> None:
         columns = [pa.array(column, pa.string()) for column in zip(*found, strict=True)]

@@ -85,6 +85,8 @@ class StopFlag:
     def at_once(self) -> None:
         """The command ends now: threads that still work must not write any more."""
         self._is_at_once = True
+        if self._outer is not None:
+            self._outer.at_once()
 
     def check_at_once(self) -> None:
         """Raise Interrupted if the command ends now."""

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 from selfplay.core.stages import LAST_STAGE, shard_inputs, stage_named, stages_of
 from selfplay.run.side_by_side import run_side_by_side
 from selfplay.run.stages.context import StageContext
-
-
-def plan(rounds: int) -> Iterator[tuple[int, str]]:
-    """Every (round, stage) of a run, in order."""
-    for number in range(rounds + 1):
-        for name in stages_of(number):
-            yield number, name
 
 
 def function_of(stage: str) -> Callable[[StageContext, int], None]:

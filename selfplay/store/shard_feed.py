@@ -82,6 +82,13 @@ class ShardFeed:
             return bool(self._order) or self._commit is not None
 
     @part("waiting")
+    def wait_for(self, index: int) -> bool:
+        """Wait for a shard, or for the end of a stage without it. Returns whether the shard is there."""
+        with self._changed:
+            self._changed.wait_for(lambda: index in self._order or self._has_ended)
+            return index in self._order
+
+    @part("waiting")
     def wait_committed(self) -> tuple[Commit, str] | None:
         """Wait for the stage's end; returns its commit and the digest of that, or None where it has stopped without one."""
         with self._changed:
@@ -118,14 +125,10 @@ class ShardFeed:
         lazy, files = self._files(table)
         return lazy.read(files[index][0], columns)
 
-    def num_rows(self, index: int, table: str = "") -> int:
-        """Rows of a shard."""
-        return self._entry(index, table).rows or 0
-
-    def digest(self, index: int, *tables: str) -> dict[str, str]:
-        """What a shard that reads these tables of the shard `index` records: see `ShardSource`."""
-        entries = [self._entry(index, table) for table in tables or ("",)]
-        return {f"{stage_name(self.round, self.stage)}/{entry.path}": entry.sha256 for entry in entries}
+    def digest(self, index: int, table: str = "") -> dict[str, str]:
+        """What a shard that is made from the shard `index` of this table records: see `ShardSource`."""
+        entry = self._entry(index, table)
+        return {f"{stage_name(self.round, self.stage)}/{entry.path}": entry.sha256}
 
     def _entry(self, index: int, table: str) -> FileEntry:
         if self._writer is not None:

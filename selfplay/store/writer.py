@@ -170,6 +170,10 @@ class StageWriter:
         """What a shard kept before was made from: see `ShardSource`."""
         return self._reads[(Path(table) / part_name(index)).as_posix()]
 
+    def is_kept(self, index: int, reads: Mapping[str, str], table: str = "") -> bool:
+        """Whether a shard is there that was made from these files: by this attempt, or by an earlier one and adopted."""
+        return (Path(table) / part_name(index)).as_posix() in self._entries and self.reads(index, table) == reads
+
     @part("writing")
     def write_shard(
         self, index: int, rows: pa.Table, table: str = "", reads: Mapping[str, str] = MappingProxyType({})
@@ -208,11 +212,7 @@ class StageWriter:
     ) -> None:
         """Keep a shard that follows from more than one shard of what it is made from: an earlier attempt's stays where it is the
         same."""
-        if (
-            (Path(table) / part_name(index)).as_posix() in self._entries
-            and self.reads(index, table) == reads
-            and self.read_shard(index, table).equals(rows)
-        ):
+        if self.is_kept(index, reads, table) and self.read_shard(index, table).equals(rows):
             self.announce(index, table)
         else:
             self.write_shard(index, rows, table, reads)

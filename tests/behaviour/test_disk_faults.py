@@ -27,11 +27,12 @@ from selfplay.core.errors import BackendError, ResourceError, SelfplayError
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run import disk_estimate as room
-from selfplay.run import driver, loop
+from selfplay.run import driver
 from selfplay.store import durable
 from selfplay.store.lock import RunLock, read_holder
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes
+from tests.helpers.stages import every_stage
 
 WriteConfig = Callable[..., Path]
 CODES = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -184,7 +185,7 @@ def test_a_trainer_that_finds_no_room(prepared: driver.Prepared, tmp_path: Path,
     assert "Make room on" in failed.value.hint
     fakes.trainer.train = real  # type: ignore[method-assign]
     attempt(prepared, fakes, run)
-    assert all(Store.open(run).is_committed(number, name) for number, name in loop.plan(1))
+    assert all(Store.open(run).is_committed(number, name) for number, name in every_stage(1))
 
 
 def test_another_failure_of_a_trainer_is_not_taken_for_the_disk(prepared: driver.Prepared, tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_no_run_stops_for_want_of_its_log(
     monkeypatch.setattr(Reporter, "open_log", open_log)
     monkeypatch.setattr(Reporter, "speaking_to", lambda self, stream: contextlib.nullcontext())
     attempt(prepared, Fakes(gold=False), tmp_path / "run", people)
-    assert all(Store.open(tmp_path / "run").is_committed(number, stage) for number, stage in loop.plan(1))
+    assert all(Store.open(tmp_path / "run").is_committed(number, stage) for number, stage in every_stage(1))
     lines = [line for line in people.getvalue().splitlines() if "missing in the attempt's log" in line]
     assert lines == ["lines are missing in the attempt's log (No space left on device); the run continues"]
 
@@ -312,7 +313,7 @@ def test_what_a_stage_needs_and_what_of_it_is_there_already(
 
     monkeypatch.setattr(room, "stage_bytes", noting)
     attempt(prepared, Fakes(gold=False), run)
-    assert needs.keys() == {(number, stage) for number, stage in loop.plan(1)}
+    assert needs.keys() == {(number, stage) for number, stage in every_stage(1)}
     response = 6 * 8 + 500
     assert needs[1, "sample"] == 4 * 3 * response
     assert needs[1, "evaluate"] == needs[0, "evaluate"] == 3 * (2 + 1) * response

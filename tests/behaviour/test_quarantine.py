@@ -30,7 +30,7 @@ from selfplay.core.pool import Workers
 from selfplay.core.protocols import LogprobItem, ScoreItem
 from selfplay.execution.progress import Reporter
 from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy, TooManyPoisonItems
-from selfplay.execution.sharding import quarantined, run_shards
+from selfplay.execution.sharding import Shards, quarantined, run_shards
 from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import Inputs
 from selfplay.inspect.documents.show import show_document
@@ -91,7 +91,7 @@ def test_what_earlier_attempts_gave_up_counts(undisturbed: Store) -> None:
     def attempt(poison: set[str], shards: Sequence[Sequence[ScoreItem]]) -> dict[str, str]:
         writer = undisturbed.writer(9, "score", "fingerprint", [])
         run_shards(
-            under_way, writer, FakePool(FakeScorer(), poison), "score", shards, lambda shard: (list(shard),),
+            under_way, writer, FakePool(FakeScorer(), poison), "score", Shards.of(shards), lambda shard: (list(shard),),
             lambda _, table: table, title="score", unit="responses", quarantine=quarantine,
         )  # fmt: skip
         return quarantined(writer, "")

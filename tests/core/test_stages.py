@@ -10,6 +10,7 @@ import pytest
 import selfplay
 from selfplay.core.stages import STAGE_NAMES, STAGES, DiskSizes, stage_named, stages_of
 from selfplay.run import loop
+from tests.helpers.stages import every_stage
 
 PACKAGE = Path(selfplay.__file__).parent
 
@@ -31,7 +32,7 @@ def test_inputs_are_earlier_stages_or_other_rounds() -> None:
 def test_round_0_has_the_evaluation_only() -> None:
     assert stages_of(0) == ("prompts", "evaluate")
     assert stages_of(1) == stages_of(7) == STAGE_NAMES
-    assert list(loop.plan(1)) == [(0, "prompts"), (0, "evaluate"), *((1, name) for name in STAGE_NAMES)]
+    assert list(every_stage(1)) == [(0, "prompts"), (0, "evaluate"), *((1, name) for name in STAGE_NAMES)]
 
 
 def test_every_stage_estimates_its_disk_space() -> None:

@@ -19,7 +19,7 @@ from selfplay.execution.quarantine import (
     TooManyPoisonItems,
     run_with_quarantine,
 )
-from selfplay.execution.sharding import cut, quarantined, run_shards
+from selfplay.execution.sharding import Shards, cut, quarantined, run_shards
 from selfplay.execution.signals import StopFlag
 from selfplay.store.layout import Layout
 from selfplay.store.writer import StageInputs, StageWriter
@@ -128,7 +128,7 @@ def test_what_was_found_survives_a_resume(tmp_path: Path) -> None:
     def attempt(pool: FakePool, max_items: int) -> StageWriter:
         writer = StageWriter(Layout(tmp_path), 1, "score", inputs)
         run_shards(
-            under_way, writer, pool, "score", cut(ITEMS, 20), lambda shard: (list(shard),), lambda _, table: table,
+            under_way, writer, pool, "score", Shards.of(cut(ITEMS, 20)), lambda shard: (list(shard),), lambda _, table: table,
             title="score", unit="responses", quarantine=policy(max_items),
         )  # fmt: skip
         return writer
@@ -151,8 +151,8 @@ def test_a_cause_that_is_gone_gives_the_items_their_rows(tmp_path: Path) -> None
     def attempt(poison: set[str]) -> StageWriter:
         writer = StageWriter(Layout(tmp_path), 1, "score", StageInputs("fingerprint", {}))
         run_shards(
-            under_way, writer, FakePool(FakeScorer(), poison), "score", cut(ITEMS, 20), lambda shard: (list(shard),),
-            lambda _, table: table, title="score", unit="responses", quarantine=policy(1),
+            under_way, writer, FakePool(FakeScorer(), poison), "score", Shards.of(cut(ITEMS, 20)),
+            lambda shard: (list(shard),), lambda _, table: table, title="score", unit="responses", quarantine=policy(1),
         )  # fmt: skip
         return writer
 

@@ -33,10 +33,11 @@ from selfplay.execution import signals as stopping
 from selfplay.execution.progress import Reporter
 from selfplay.inputs.resolve import Inputs
 from selfplay.inspect.verify.verify import verify_document
-from selfplay.run import driver, loop
+from selfplay.run import driver
 from selfplay.store.lock import is_held
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes, FakeSampler, FakeScorer
+from tests.helpers.stages import every_stage
 
 WriteConfig = Callable[..., Path]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
@@ -79,7 +80,7 @@ def log_of(run_dir: Path, attempt: int = 1) -> str:
 
 
 def is_complete(run_dir: Path, rounds: int) -> bool:
-    return all(Store.open(run_dir).is_committed(number, name) for number, name in loop.plan(rounds))
+    return all(Store.open(run_dir).is_committed(number, name) for number, name in every_stage(rounds))
 
 
 def at_call(victim: Any, method: str, number: int, action: Callable[[], None]) -> None:

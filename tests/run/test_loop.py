@@ -17,10 +17,11 @@ from selfplay.core.protocols import StepMetrics, TrainJob
 from selfplay.core.records import Pair, schema
 from selfplay.core.stages import stages_of
 from selfplay.execution.progress import Reporter
-from selfplay.run import driver, loop
+from selfplay.run import driver
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes, FakeScorer
+from tests.helpers.stages import every_stage
 
 WriteConfig = Callable[..., Path]
 
@@ -58,7 +59,7 @@ def digests(store: Store) -> dict[str, list[str]]:
 def test_every_stage_commits_and_rows_agree(write_config: WriteConfig, tmp_path: Path) -> None:
     fakes = Fakes()
     store = start(write_config(), tmp_path / "run", fakes)
-    assert [*digests(store)] == [f"{number}/{name}" for number, name in loop.plan(2)]
+    assert [*digests(store)] == [f"{number}/{name}" for number, name in every_stage(2)]
     responses = store.table(1, "sample")
     assert responses.num_rows == 80
     assert len(set(responses["response_id"].to_pylist())) == 80

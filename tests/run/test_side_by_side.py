@@ -18,6 +18,7 @@ from selfplay.inspect.verify.verify import verify_document
 from selfplay.run import loop
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes, FakeSampler, FakeScorer
+from tests.helpers.stages import every_stage
 from tests.run.test_loop import resume, start
 
 WriteConfig = Callable[..., Path]
@@ -37,10 +38,11 @@ def config(write_config: WriteConfig) -> Path:
 
 
 def test_groups_follow_the_devices() -> None:
-    assert loop.groups(1, OWN)[:3] == [["prompts"], ["sample", "score", "pair"], ["logprobs"]]
-    assert loop.groups(1, ("sampler", "logprobs"))[:4] == [["prompts"], ["sample"], ["score"], ["pair"]]
+    assert loop.groups(1, OWN)[:3] == [["prompts"], ["sample", "score", "pair", "logprobs"], ["select"]]
+    assert loop.groups(1, ("sampler", "scorer"))[1:3] == [["sample", "score", "pair"], ["logprobs"]]
+    assert loop.groups(1, ("sampler", "logprobs"))[1:4] == [["sample"], ["score"], ["pair", "logprobs"]]
     assert [name for group in loop.groups(1, OWN) for name in group] == [
-        name for number, name in loop.plan(1) if number
+        name for number, name in every_stage(1) if number
     ]
     assert loop.groups(0, OWN) == [["prompts"], ["evaluate"]]
 

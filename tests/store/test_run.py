@@ -12,11 +12,12 @@ import pytest
 from selfplay.config.load import load_config
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.execution.progress import Reporter
-from selfplay.run import driver, loop
+from selfplay.run import driver
 from selfplay.store.new_folder import require_empty_dir
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes
 from tests.helpers.sealing import rewrite
+from tests.helpers.stages import every_stage
 
 
 def test_create_then_open(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_every_table_is_read_by_load_dataset_as_it_is(write_config: Callable[...
     from datasets import load_dataset
 
     read = []
-    for number, name in loop.plan(1):
+    for number, name in every_stage(1):
         if name == "train":
             continue  # a policy, not a table
         table = store.table(number, name)

@@ -51,19 +51,23 @@ def test_shards_are_read_while_later_ones_are_made(tmp_path: Path) -> None:
     assert [*committed] == [*committed.available()] == [0, 2]
     assert committed.digest(2) == before and [*before] == ["001/sample/part-00002.parquet"]
     assert committed.read(2, ["y"])["y"].to_pylist() == ["a", "b", "c"]
-    assert committed.num_rows(0) == 3
     assert committed.read(7, table=".hidden").equals(rows(7))
+    assert [*committed.digest(7, ".hidden")] == ["001/sample/.hidden/part-00007.parquet"]
 
 
 def test_who_waits_hears_of_the_end(tmp_path: Path) -> None:
     feed, writer = open_feed(tmp_path)
     heard: list[object] = []
-    waiting = threading.Thread(target=lambda: heard.append(([*feed], feed.wait_committed(), feed.wait())))
+    waiting = threading.Thread(
+        target=lambda: heard.append(
+            (feed.wait_for(0), [*feed], feed.wait_committed(), feed.wait(), feed.wait_for(1)),
+        )
+    )
     waiting.start()
     writer.write_shard(0, rows(0))
     feed.end()
     waiting.join(30)
-    assert heard == [([0], None, True)]
+    assert heard == [(True, [0], None, True, False)]
     stopped = ShardFeed(1, "sample")
     stopped.end()
     assert not stopped.wait() and [*stopped] == []

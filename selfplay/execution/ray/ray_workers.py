@@ -8,6 +8,7 @@ workers in a row are replaced without a result in between. For those of a call w
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,6 +77,7 @@ class RayWorkers:
         # size of the log when the worker started: what is before that was written by earlier workers
         self._log_start: dict[int, int] = {}
         self._ready = False
+        self._starting = threading.Lock()
         self._replaced = 0
         self._events: list[str] = []
         # arguments of the last broadcast, by method: they are repeated on a replacement
@@ -119,11 +121,13 @@ class RayWorkers:
 
     def _begin(self) -> None:
         """Before `map`, `broadcast` and `run_streaming`: wait for the actors, and reset the count of replacements."""
-        self.start()
-        if not self._ready:
-            with loading(self._name):
-                self._await_start(range(self._replicas))
-            self._ready = True
+        # a stage may look at the devices of workers that another one, side by side with it, is about to call
+        with self._starting:
+            self.start()
+            if not self._ready:
+                with loading(self._name):
+                    self._await_start(range(self._replicas))
+                self._ready = True
         self._replaced = 0
 
     def _await_start(self, indices: Sequence[int]) -> None:

@@ -1,40 +1,22 @@
-"""The log-probs that the engine computed while it sampled, and whether they may stand for those of a forward pass.
+"""The log-probs that the engine computed while it sampled.
 
 They are the model's own (temperature 1, before penalties and top-p), so that they are what stage *logprobs* wants wherever the
-engine served the very weights that the round trains. A check on a few responses compares them with the model's in every round.
+engine served the very weights that the round trains (see logprob_source.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.answer_schemas import LOGPS_SCHEMA
-from selfplay.core.errors import BackendError
-from selfplay.core.logprob_tolerance import LogprobsCheck, bound, largest_and_mean
 from selfplay.core.losses import LOSSES
-from selfplay.core.protocols import LogprobItem
-from selfplay.core.stages import CHECKED
-from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import quarantined, run_shards
 from selfplay.run.stages.context import Policy, StageContext
-from selfplay.store.writer import StageWriter
 
-NUM_CHECKED = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a round's policy_logp comes from ("engine" or "model") and why; `given`: the engine's rows, as LOGPS_SCHEMA."""
-
-    name: str
-    reason: str
-    given: pa.Table
-    check: LogprobsCheck | None = None
+# The columns of *sample* that `given_by_engine` reads.
+_COLUMNS = ["response_id", "sampler_logp", "num_tokens", "policy_digest"]
 
 
 def wants_engine_logps(context: StageContext, round_number: int) -> bool:
@@ -56,81 +38,16 @@ def trains_on_model_logps(context: StageContext, source: str) -> bool:
     return source == "engine" and not LOSSES[context.settings.training.loss].reference_free
 
 
+def given_by_engine(rows: pa.Table, policy: Policy) -> pa.Table:
+    """The finite log-probs, as LOGPS_SCHEMA, of those of these rows of *sample* that `policy` sampled."""
+    own = pc.and_(pc.equal(rows["policy_digest"], policy.digest), pc.is_finite(rows["sampler_logp"]))
+    return rows.filter(own).select(_COLUMNS[:3]).rename_columns(LOGPS_SCHEMA.names).cast(LOGPS_SCHEMA)
+
+
 def engine_logps(context: StageContext, wanted: Sequence[tuple[int, pa.Array]], policy: Policy) -> pa.Table:
-    """The finite log-probs, as LOGPS_SCHEMA, of those of these (round, response ids) that `policy` sampled."""
-    columns = ["response_id", "sampler_logp", "num_tokens", "policy_digest"]
+    """The same of the responses with these (round, response ids)."""
     found = [LOGPS_SCHEMA.empty_table()]
     for number, ids in wanted:
-        rows = context.store.table(number, "sample", columns=columns)
-        own = pc.and_(pc.equal(rows["policy_digest"], policy.digest), pc.is_finite(rows["sampler_logp"]))
-        rows = rows.filter(pc.and_(own, pc.is_in(rows["response_id"], value_set=ids)))
-        found.append(rows.select(columns[:3]).rename_columns(LOGPS_SCHEMA.names).cast(LOGPS_SCHEMA))
+        rows = context.store.table(number, "sample", columns=_COLUMNS)
+        found.append(given_by_engine(rows.filter(pc.is_in(rows["response_id"], value_set=ids)), policy))
     return pa.concat_tables(found)
-
-
-def choose_source(
-    context: StageContext,
-    round_number: int,
-    writer: StageWriter,
-    policy: Policy,
-    items: Sequence[LogprobItem],
-    given_row: pa.Array,
-    given: pa.Table,
-    quarantine: QuarantinePolicy[LogprobItem],
-) -> Source:
-    """The source of a round's policy_logp. `given_row` is the row of each item in `given`, null where the engine has none.
-
-    Raises BackendError where `selection.logprobs.source: engine` asks for log-probs that are not there or differ from the
-    model's."""
-    asked, none = context.settings.selection.logprobs.source, LOGPS_SCHEMA.empty_table()
-    if asked == "model":
-        return Source("model", "selection.logprobs.source is model", none)
-    check: LogprobsCheck | None = None
-    if not given.num_rows:
-        reason = "the engine computed no log-probs of these responses with the weights that are trained"
-    elif context.devices.engine_dtype == "bfloat16" and context.devices.precision == "float32":
-        reason = "the engine computes in bfloat16 and the trainer in float32"
-    else:
-        has_given = np.flatnonzero(given_row.is_valid())
-        places = has_given[np.unique(np.linspace(0, len(has_given) - 1, NUM_CHECKED).astype(np.int64))]
-        run_shards(
-            context, writer, context.workers.logprobs, "logprobs", [[items[place] for place in places.tolist()]],
-            lambda shard: (policy.folder, policy.digest, list(shard)), lambda _, table: table,
-            title=f"round {round_number} logprobs check", unit="responses", table=CHECKED, quarantine=quarantine,
-        )  # fmt: skip
-        check = _compare(writer.read_shard(0, CHECKED), given, context.devices.precision)
-        seen = check.error_max if check.compared == "largest" else check.error_mean
-        reason = (
-            f"on {check.num_responses} responses the log-probs of the engine ({context.devices.engine_dtype}) and of the model "
-            f"({context.devices.precision}) differ by {seen or 0:.3g} a token ({check.compared}; {check.tolerance:g} is allowed)"
-        )
-        if check.passed:
-            lost = pa.array([*quarantined(writer, CHECKED)], pa.string())
-            return Source(
-                "engine", reason, given.filter(pc.invert(pc.is_in(given["response_id"], value_set=lost))), check
-            )
-    if asked == "engine" and len(items):
-        raise BackendError(
-            f"selection.logprobs.source is engine, but {reason}",
-            "Set selection.logprobs.source to auto or model: a fork from the round before can.",
-        )
-    if check is not None:
-        context.reporter.say(f"round {round_number} logprobs: {reason}; the model passes over all candidates instead")
-    return Source("model", reason, none, check)
-
-
-def _compare(exact: pa.Table, given: pa.Table, precision: str) -> LogprobsCheck:
-    """The engine's log-probs against the model's (`exact`)."""
-    compared, tolerance = bound(precision)
-    if not exact.num_rows:  # each killed its worker
-        return LogprobsCheck(0, None, None, compared, tolerance, passed=False)
-    row = pc.index_in(exact["response_id"], value_set=given["response_id"].combine_chunks()).to_numpy()
-    differences = np.abs(exact["logp"].to_numpy() - given["logp"].to_numpy()[row])
-    errors = (differences / np.maximum(exact["num_tokens"].to_numpy(), 1)).tolist()
-    largest, mean = largest_and_mean(errors)
-    passed = (largest if compared == "largest" else mean) <= tolerance
-    return LogprobsCheck(len(errors), _finite(largest), _finite(mean), compared, tolerance, passed)
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -18,7 +18,7 @@ from selfplay.core.outcomes import CombinedReward, EvaluateOutcome
 from selfplay.core.protocols import SamplingSettings
 from selfplay.core.records import EvaluationResponse, schema, with_parts
 from selfplay.core.stages import GOLD
-from selfplay.execution.sharding import cut_as_begun, quarantined, run_shards
+from selfplay.execution.sharding import Shards, cut_as_begun, quarantined, run_shards
 from selfplay.run.stages.context import Policy, StageContext, derive_seed
 from selfplay.run.stages.evaluation_metrics import summarize
 from selfplay.run.stages.prompts import sample_requests
@@ -27,11 +27,10 @@ from selfplay.run.stages.sample import no_responses, sampling_settings
 from selfplay.run.stages.sampling import expected_tokens, request_size_of
 from selfplay.run.stages.scoring import (
     gold_drop_reasons,
-    judge_shards,
-    reward_shards,
     score_items,
     score_shards,
     scored_columns,
+    scored_shards,
 )
 from selfplay.selection.margins import Spread
 from selfplay.store.writer import StageWriter
@@ -46,9 +45,8 @@ def run(context: StageContext, round_number: int) -> None:
     policy = context.policy(round_number)
     changes = context.serve(round_number)
     tables = [f".{mode}" for mode in MODES]
-    shards = cut_as_begun(
-        writer, tables, sample_requests(context, 0, "evaluation"), context.settings.sampling.shard_size
-    )
+    requests = sample_requests(context, 0, "evaluation")
+    shards = Shards.of(cut_as_begun(writer, tables, requests, context.settings.sampling.shard_size))
     engines = context.workers.sampler.broadcast("describe")
     columns = ["prompt_id", "num_tokens"]
     before = context.store.table(round_number - 1, "evaluate", columns=columns) if round_number else None
@@ -139,11 +137,9 @@ def _score(context: StageContext, writer: StageWriter, round_number: int, respon
     items = score_items(context, 0, prompt_rows(context, 0, responses["prompt_id"]), rows, unit)
     shards = score_shards(context, writer, items, size, unit)
     starts = np.cumsum([0, *(len(shard) for shard in shards)])
-    if context.workers.gold is not None:
-        title = f"round {round_number} evaluate, gold"
-        judge_shards(context, writer, context.workers.gold, lambda: shards, title=title)
-    return reward_shards(
-        context, writer, lambda: shards, rewarded, title=f"round {round_number} evaluate, reward",
+    return scored_shards(
+        context, writer, Shards.of(shards), rewarded, title=f"round {round_number} evaluate, reward",
+        gold=context.workers.gold, gold_title=f"round {round_number} evaluate, gold",
         statistics=_first_statistics(context, round_number),
         measured_R=pc.equal(responses["mode"], "sampled").to_numpy(),
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from selfplay.core.outcomes import LogprobsOutcome
 from selfplay.core.stages import POLICY, REFERENCE
-from selfplay.execution.sharding import cut_as_begun, quarantined
+from selfplay.execution.sharding import Shards, cut_as_begun, quarantined
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.engine_logps import engine_logps, trains_on_model_logps
 from selfplay.run.stages.logprobs import forward
@@ -32,7 +32,7 @@ def training_logprobs(context: StageContext, round_number: int, writer: StageWri
     kept = [(number, kept_responses(context, number)) for number in context.data_rounds(round_number)]
     ranked_by_engine = engine_logps(context, kept, policy)["response_id"].combine_chunks()
     _, items = logprob_items(context, [(number, _among(ids, ranked_by_engine)) for number, ids in kept])
-    shards = cut_as_begun(writer, (POLICY, REFERENCE), items, context.settings.sampling.shard_size)
+    shards = Shards.of(cut_as_begun(writer, (POLICY, REFERENCE), items, context.settings.sampling.shard_size))
     forward(context, round_number, writer, policy, shards, POLICY, "logprobs of kept pairs")
     found = writer.read_shards(POLICY)
     columns = {"response_id": found["response_id"], "policy_logp": found["logp"], "reference_logp": found["logp"]}

@@ -1,7 +1,8 @@
 """Stage *logprobs*: log-probs of the responses that are in a pair, under the policy about to be trained and under the reference.
 
-Where the engine that sampled them served that policy, its own log-probs are taken (engine_logps.py); otherwise a teacher-forced
-pass computes them, one for both where policy and reference are the same weights. What a training needs of responses with
+The shards are those of the responses, so that they follow while later ones are still sampled (paired_shards.py). Where the engine
+that sampled served that policy, its own log-probs are taken (logprob_source.py); otherwise a teacher-forced pass computes them,
+one for both where policy and reference are the same weights. What a training needs of responses with
 log-probs of the engine is computed for the kept pairs alone, in stage *train* (kept_logprobs.py). What else the round's metric
 reads of the policy is made here too.
 """
@@ -9,7 +10,7 @@ reads of the policy is made here too.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +23,12 @@ from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Logprobs, schema
 from selfplay.core.stages import CHECKED, REFERENCE
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import LazyItems, cut_as_begun, quarantined, run_shards
+from selfplay.execution.sharding import Shard, Shards, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Policy, StageContext
-from selfplay.run.stages.engine_logps import choose_source, dtypes, engine_logps, trains_on_model_logps
-from selfplay.run.stages.rows import candidate_responses, kept_responses, logprob_items, responses_of
+from selfplay.run.stages.engine_logps import dtypes, trains_on_model_logps
+from selfplay.run.stages.logprob_source import Source, choose_source
+from selfplay.run.stages.paired_shards import PairedResponses, PairedShards, paired_shards
 from selfplay.selection.metrics import columns_needed
 from selfplay.selection.metrics.inputs import REFERENCE_LOGPS
 from selfplay.store.writer import StageWriter
@@ -37,39 +39,40 @@ def run(context: StageContext, round_number: int) -> None:
     started = time.monotonic()
     policy, reference = context.trained_policy(round_number), context.reference_policy(round_number)
     writer = context.writer(round_number, "logprobs", made_with=dtypes(context))
-    paired = [(number, _paired(context, number, round_number)) for number in context.data_rounds(round_number)]
-    names, items = logprob_items(context, paired)
-    given = engine_logps(context, paired, policy)
-    row = pc.index_in(names, value_set=given["response_id"].combine_chunks())
-    source = choose_source(context, round_number, writer, policy, items, row, given, no_logprob(context))
-    row = pc.index_in(names, value_set=source.given["response_id"].combine_chunks())
-    shards = cut_as_begun(writer, ("", REFERENCE), items, context.settings.sampling.shard_size)
-    starts = np.cumsum([0, *map(len, shards)])
-    given_rows = [row.slice(start, len(shard)) for start, shard in zip(starts, shards, strict=False)]
-    lacking = [_lacking(shard, rows) for shard, rows in zip(shards, given_rows, strict=True)]
+    paired = paired_shards(context, writer, round_number, policy)
+    source = choose_source(context, round_number, writer, policy, paired, no_logprob(context))
     other = reference is not None and reference.digest != policy.digest
     everywhere = source.name == "model" or _ranks_by_reference(context, round_number)
     if reference is not None and other:
-        forward(
-            context, round_number, writer, reference, shards if everywhere else lacking, REFERENCE, "reference logprobs"
-        )
+        asked = _asked(paired, source, _lost(writer), of_given=everywhere)
+        forward(context, round_number, writer, reference, asked, REFERENCE, "reference logprobs")
+    lost = _lost(writer)
+    # what the engine gave of the shards that are under way; by index, so that a shard that is read again counts once
+    given, num_responses, num_given = dict[int, pa.Table](), dict[int, int](), dict[int, int]()
+
+    def keep_given(index: int, responses: PairedResponses) -> None:
+        rows = _given(responses, source, lost)
+        num_responses[index], num_given[index] = len(responses.ids), rows.num_rows
+        if not writer.is_kept(index, responses.reads):
+            given[index] = rows
 
     def complete(index: int, table: pa.Table | None) -> pa.Table:
-        here = source.given.take(given_rows[index].drop_null())
         if reference is None or not other:
-            return _complete(table, here, policy, is_reference=reference is not None)
-        return _complete(table, here, policy, writer.read_shard(index, REFERENCE), of_given=everywhere)
+            return _complete(table, given.pop(index), policy, is_reference=reference is not None)
+        return _complete(table, given.pop(index), policy, writer.read_shard(index, REFERENCE), of_given=everywhere)
 
     run_shards(
-        context, writer, context.workers.logprobs, "logprobs", lacking,
+        context, writer, context.workers.logprobs, "logprobs", _asked(paired, source, lost, on_read=keep_given),
         lambda shard: (policy.folder, policy.digest, list(shard)), complete,
         title=f"round {round_number} logprobs", unit="responses", quarantine=no_logprob(context),
     )  # fmt: skip
+    if not context.from_dataset:
+        context.require_end(context.feed(round_number, "pair"))
     made = metric_inputs.make(context, round_number, writer, policy)
     if not trains_on_model_logps(context, source.name):  # otherwise the kept pairs come next
         context.workers.logprobs.broadcast("release")
     outcome = LogprobsOutcome(
-        num_responses=len(items),
+        num_responses=sum(num_responses.values()),
         quarantined=quarantined(writer, "", REFERENCE, CHECKED, *metric_inputs.TABLES.values()),
         policy_digest=policy.digest,
         reference_digest=reference.digest if reference else None,
@@ -77,10 +80,43 @@ def run(context: StageContext, round_number: int) -> None:
         made_for_metric=made,
         source=source.name,
         source_reason=source.reason,
-        num_from_engine=source.given.num_rows,
+        num_from_engine=sum(num_given.values()),
         check=source.check,
     )
     context.commit(writer, started, outcome)
+
+
+def _lost(writer: StageWriter) -> pa.Array:
+    """The responses that have killed their worker in this stage. They are not asked for again: one log-prob without the other is
+    of no use."""
+    return pa.array([*quarantined(writer, CHECKED, REFERENCE)], pa.string())
+
+
+def _given(responses: PairedResponses, source: Source, lost: pa.Array) -> pa.Table:
+    """The log-probs of a shard that are the engine's."""
+    if source.name == "model":
+        return LOGPS_SCHEMA.empty_table()
+    return responses.given.filter(pc.invert(pc.is_in(responses.given["response_id"], value_set=lost)))
+
+
+def _asked(
+    paired: PairedShards,
+    source: Source,
+    lost: pa.Array,
+    *,
+    of_given: bool = False,
+    on_read: Callable[[int, PairedResponses], None] = lambda index, responses: None,
+) -> Shards[LogprobItem]:
+    """The shards of a forward pass: what the engine gave no log-probs of or, with `of_given`, all; without those that are lost.
+    `on_read` is called with each shard that is read."""
+
+    def shard(index: int) -> Shard[LogprobItem]:
+        responses = paired.shard(index)
+        on_read(index, responses)
+        given = [] if of_given else _given(responses, source, lost)["response_id"].chunks
+        return Shard(index, responses.items_without(pa.concat_arrays([lost, *given])), responses.reads)
+
+    return Shards(paired.indices, shard, paired.num_items)
 
 
 def no_logprob(context: StageContext) -> QuarantinePolicy[LogprobItem]:
@@ -92,21 +128,12 @@ def no_logprob(context: StageContext) -> QuarantinePolicy[LogprobItem]:
     )
 
 
-def _paired(context: StageContext, number: int, round_number: int) -> pa.Array:
-    """The ids of the responses in a round's candidates or, of an earlier round than `round_number`, in its kept pairs."""
-    return (
-        responses_of(candidate_responses(context, number))
-        if number == round_number
-        else kept_responses(context, number)
-    )
-
-
 def forward(
     context: StageContext,
     round_number: int,
     writer: StageWriter,
     model: Policy,
-    shards: Sequence[Sequence[LogprobItem]],
+    shards: Shards[LogprobItem],
     table: str,
     what: str,
 ) -> None:
@@ -130,20 +157,6 @@ def checked(table: pa.Table, folder: str) -> pa.Table:
             "The weights hold values that are not finite, or the dtype is too narrow for them: try policy.dtype: float32.",
         )
     return table
-
-
-def _lacking(shard: Sequence[LogprobItem], given_row: pa.Array) -> Sequence[LogprobItem]:
-    """The items of a shard of which the engine gave no log-probs; `given_row` is null for those."""
-    lacks = given_row.is_null().to_numpy(zero_copy_only=False)
-    if lacks.all():
-        return shard
-    places = np.flatnonzero(lacks).tolist()
-
-    def make(start: int, stop: int) -> list[LogprobItem]:
-        made = list(shard)
-        return [made[place] for place in places[start:stop]]
-
-    return LazyItems(len(places), make)
 
 
 def _ranks_by_reference(context: StageContext, round_number: int) -> bool:

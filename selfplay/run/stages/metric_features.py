@@ -25,13 +25,14 @@ from selfplay.core.errors import DataError
 from selfplay.core.protocols import LogprobItem, Question
 from selfplay.core.records import Message
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import LazyItems, cut_as_begun, run_shards
+from selfplay.execution.sharding import LazyItems, Shards, cut_as_begun, quarantined, run_shards
 from selfplay.inputs.metric_requirements import ALONE, ASKED, EMBEDDING, ENTROPY
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
 from selfplay.inputs.resolve import EmbeddingModel
 from selfplay.run.stages.context import Policy, StageContext
 from selfplay.run.stages.rows import candidate_responses, logprob_items, prompt_rows, row_numbers
 from selfplay.selection.arrays import Floats, Ints
+from selfplay.store.layout import stage_name
 from selfplay.store.lazy_table import RowReader
 from selfplay.store.writer import StageWriter
 
@@ -67,6 +68,9 @@ class _Work:
     def __init__(self, context: StageContext, round_number: int, writer: StageWriter, policy: Policy) -> None:
         self._context, self._round, self._writer, self._policy = context, round_number, writer, policy
         self._candidates = candidate_responses(context, round_number)
+        # the mark of the stage has the digests of what it reads as a whole from the beginning: *pair* of a run is not among them
+        pair = (round_number, "pair")
+        self._reads = {} if context.from_dataset else {stage_name(*pair): context.store.digest_of(*pair)}
 
     def alone(self) -> dict[str, Any]:
         """See ALONE."""
@@ -163,12 +167,18 @@ class _Work:
 
     def _chosen(self) -> LazyItems[LogprobItem]:
         """The chosen responses, by id."""
-        return logprob_items(self._context, [(self._round, self._candidates["chosen_response_id"].unique())])[1]
+        return logprob_items(self._context, [(self._round, self._chosen_ids())])[1]
+
+    def _chosen_ids(self) -> pa.Array:
+        """The ids of the chosen responses. Those that have killed a worker in this stage are not asked about again."""
+        chosen = self._candidates["chosen_response_id"].unique()
+        lost = quarantined(self._writer, "", stages.REFERENCE, stages.CHECKED)
+        return chosen.filter(pc.invert(pc.is_in(chosen, value_set=pa.array([*lost], pa.string()))))
 
     def _chosen_texts(self) -> tuple[pa.Array, LazyItems[_Asked]]:
         """The same responses as texts, and their ids."""
         store = self._context.store
-        chosen = self._candidates["chosen_response_id"].unique()
+        chosen = self._chosen_ids()
         chosen = chosen.take(pc.sort_indices(chosen))
         sample = store.table(self._round, "sample", columns=["response_id", "prompt_id"])
         row = row_numbers(pa.chunked_array([chosen]), sample["response_id"])
@@ -192,7 +202,7 @@ class _Work:
 
     def _cut(self, quantity: str, items: Sequence[Any]) -> list[Sequence[Any]]:
         size = self._context.settings.sampling.shard_size
-        return cut_as_begun(self._writer, (TABLES[quantity],), items, size)
+        return cut_as_begun(self._writer, (TABLES[quantity],), items, size, reads=self._reads)
 
     def _run(
         self,
@@ -213,7 +223,7 @@ class _Work:
         )
         run_shards(
             self._context, self._writer, self._context.workers.logprobs, method,
-            self._cut(quantity, items),
+            Shards.of(self._cut(quantity, items), self._reads),
             lambda shard: (policy.folder, policy.digest, *arguments(shard)),
             finish,
             title=f"round {self._round} {quantity}", unit="responses", table=TABLES[quantity], quarantine=quarantine,

@@ -33,12 +33,11 @@ def run(context: StageContext, round_number: int) -> None:
     writer = context.writer(round_number, "pair")
     seed = derive_seed(context.settings.seed, "pair", round_number)
     sample, score = context.feed(round_number, "sample"), context.feed(round_number, "score")
-    # the penalty that balances lengths is fitted to all pairs of the round
-    is_whole = context.settings.pairs.length_penalty == "auto"
-    if is_whole:
+    at_once = is_built_at_once(context)
+    if at_once:
         context.require_end(score)
     responses, outcomes = dict[int, RoundResponses](), dict[int, PairOutcome]()
-    for indices in [sorted(score)] if is_whole else ([index] for index in score):
+    for indices in [sorted(score)] if at_once else ([index] for index in score):
         context.stop.check()
         found = {index: _read(sample, score, index) for index in indices}
         responses |= {index: block.responses for index, block in found.items()}
@@ -61,6 +60,11 @@ def run(context: StageContext, round_number: int) -> None:
     forced = gates.check(context, round_number, whole, context.store.lazy_table(round_number, "sample"))
     outcome = joined([outcomes[index] for index in sorted(outcomes)])
     context.commit(writer, started, replace(outcome, gates_forced=forced))
+
+
+def is_built_at_once(context: StageContext) -> bool:
+    """Whether all pairs of a round are built at once, as one shard: a penalty that balances lengths is fitted to all of them."""
+    return context.settings.pairs.length_penalty == "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from selfplay.core.protocols import SampleRequest, SamplingSettings
 from selfplay.core.records import Response, schema
 from selfplay.core.stages import MIXED
 from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy
-from selfplay.execution.sharding import cut_as_begun, quarantined, run_shards
+from selfplay.execution.sharding import Shards, cut_as_begun, quarantined, run_shards
 from selfplay.run.stages.context import StageContext, derive_seed
 from selfplay.run.stages.engine_logps import wants_engine_logps
 from selfplay.run.stages.prompts import sample_requests
@@ -77,11 +77,9 @@ def _before(context: StageContext, round_number: int) -> pa.Table | None:
     return context.store.table(round_number - 1, "sample", columns=["prompt_id", "num_tokens"])
 
 
-def shards(
-    context: StageContext, writer: StageWriter, requests: Sequence[SampleRequest]
-) -> list[Sequence[SampleRequest]]:
+def shards(context: StageContext, writer: StageWriter, requests: Sequence[SampleRequest]) -> Shards[SampleRequest]:
     """The shards of a round's requests, the same for both models."""
-    return cut_as_begun(writer, ("", MIXED), requests, context.settings.sampling.shard_size)
+    return Shards.of(cut_as_begun(writer, ("", MIXED), requests, context.settings.sampling.shard_size))
 
 
 def _counts(shard: pa.Table) -> Counter[str]:
@@ -100,8 +98,8 @@ def _counts(shard: pa.Table) -> Counter[str]:
 
 def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int) -> None:
     """The second model's responses, in hidden shards cut as the policy's are: before the engines serve the policy."""
-    cut_shards = shards(context, writer, sample_requests(context, round_number, "mix", round_number))
-    if len(writer.shards(MIXED)) == len(cut_shards):
+    theirs = shards(context, writer, sample_requests(context, round_number, "mix", round_number))
+    if writer.shards(MIXED) == {*theirs.indices()}:
         return
     model = context.inputs.mix
     assert model is not None, "the second model of sampling.mix is resolved with the inputs"
@@ -109,7 +107,7 @@ def _sample_mixed(context: StageContext, writer: StageWriter, round_number: int)
     settings = sampling_settings(context)
     size, window = request_size_of(context.workers.sampler.broadcast("describe"), settings.num_responses)
     run_shards(
-        context, writer, context.workers.sampler, "sample", cut_shards,
+        context, writer, context.workers.sampler, "sample", theirs,
         lambda shard: (share(context, shard, mixed=True), settings),
         lambda _, table: complete(table, round_number, model.digest, None),
         title=f"round {round_number} sample, second model", unit="prompts", table=MIXED, quarantine=no_responses(context),

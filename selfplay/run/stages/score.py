@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,18 +13,16 @@ from selfplay.core.outcomes import CombinedReward, PromptsOutcome, ScoreOutcome
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import Reward, schema, with_parts
 from selfplay.core.stages import GOLD
-from selfplay.execution.sharding import LazyItems, Shard
+from selfplay.execution.sharding import LazyItems, Shard, Shards
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.rows import SortedIds, count_values, prompt_rows
 from selfplay.run.stages.scoring import (
-    Shards,
     batched_sources,
     gold_drop_reasons,
-    judge_shards,
-    reward_shards,
     score_items,
     score_shards,
     scored_columns,
+    scored_shards,
 )
 from selfplay.store.lazy_table import RowReader
 from selfplay.store.writer import StageWriter
@@ -35,14 +33,11 @@ def run(context: StageContext, round_number: int) -> None:
     needs columns that only the held-out prompts have)."""
     started = time.monotonic()
     writer = context.writer(round_number, "score")
-    shards, total = _shards(context, writer, round_number)
     gold = context.workers.gold if context.inputs.gold_on_training else None
-    if gold is not None:
-        judge_shards(context, writer, gold, shards, title=f"round {round_number} gold", total=total)
-    combined = reward_shards(
-        context, writer, shards,
+    combined = scored_shards(
+        context, writer, _shards(context, writer, round_number),
         lambda index, scores: _complete(context, scores, writer.read_shard(index, GOLD) if gold else None),
-        title=f"round {round_number} score", total=total,
+        title=f"round {round_number} score", gold=gold, gold_title=f"round {round_number} gold",
     )  # fmt: skip
     scored = writer.read_shards(columns=["reward", "gold_reward", "drop_reason"])
     outcome = score_outcome(
@@ -55,11 +50,10 @@ def run(context: StageContext, round_number: int) -> None:
     context.commit(writer, started, outcome)
 
 
-def _shards(context: StageContext, writer: StageWriter, round_number: int) -> tuple[Shards, int]:
-    """The responses of each shard of *sample*, and how many are expected in all."""
+def _shards(context: StageContext, writer: StageWriter, round_number: int) -> Shards[ScoreItem]:
+    """The responses of each shard of *sample*."""
     if context.from_dataset:
-        shards = _of_dataset(context, writer, round_number)
-        return lambda: shards, 0
+        return Shards.of(_of_dataset(context, writer, round_number))
     columns = ["prompt_id", *scored_columns(context)]
     feed, prompt_id = (
         context.feed(round_number, "sample"),
@@ -73,12 +67,12 @@ def _shards(context: StageContext, writer: StageWriter, round_number: int) -> tu
             context, round_number, prompt_row, lambda start, stop: table.slice(start, stop - start), table["prompt_id"]
         )
 
-    def available() -> Iterator[Shard[ScoreItem] | None]:
-        for index in feed.available():
-            yield None if index is None else Shard(index, items_of(feed.read(index, columns)), feed.digest(index))
-
     asked = context.store.outcome(round_number, PromptsOutcome).num_admitted
-    return available, asked * context.settings.sampling.num_responses
+    return Shards(
+        feed.available,
+        lambda index: Shard(index, items_of(feed.read(index, columns)), feed.digest(index)),
+        asked * context.settings.sampling.num_responses,
+    )
 
 
 def _of_dataset(context: StageContext, writer: StageWriter, round_number: int) -> list[Sequence[ScoreItem]]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,11 @@ from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import part_column
 from selfplay.core.stages import GOLD, PARTS
+from selfplay.core.timing import Record, collecting, part, record
 from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import LazyItems, Shard, cut_as_begun, run_shards
+from selfplay.execution.sharding import LazyItems, Shards, cut_as_begun, run_shards
+from selfplay.execution.signals import StopFlag
+from selfplay.execution.together import run_together
 from selfplay.inputs.models.thinking import WHOLE, Answer, Thinking
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.rows import count_values
@@ -35,6 +40,7 @@ from selfplay.selection.margins import Spread
 from selfplay.selection.reasons import REWARD_NOT_FINITE
 from selfplay.selection.rewards import combine, part_statistics
 from selfplay.store.lazy_table import RowReader
+from selfplay.store.shard_feed import ShardFeed
 from selfplay.store.writer import StageWriter
 
 JUDGE = "evaluation.gold"
@@ -42,8 +48,6 @@ JUDGE = "evaluation.gold"
 # A shard's index and its scores (response_id, reward, reward_NAME of each part, drop_reason; None: the shard has no
 # responses) as the rows that the stage keeps.
 Finish = Callable[[int, pa.Table | None], pa.Table]
-# All shards or, where the responses are still sampled, those that are there: see run_shards. Every scorer asks for them anew.
-Shards = Callable[[], Sequence[Sequence[ScoreItem]] | Iterable[Shard[ScoreItem] | None]]
 
 
 def scored_columns(context: StageContext) -> list[str]:
@@ -124,31 +128,6 @@ def batched_sources(context: StageContext) -> list[str]:
     return [section for section, source in context.settings.reward.sources().items() if source.batched]
 
 
-def judge_shards(
-    context: StageContext,
-    writer: StageWriter,
-    pool: Pool,
-    shards: Shards,
-    *,
-    title: str,
-    total: int = 0,
-) -> None:
-    """Have the gold judge score every shard: kept under `.gold`. Raises BackendError when it failed too often."""
-
-    def judged(_: int, table: pa.Table | None) -> pa.Table:
-        if table is None:
-            return GOLD_SCHEMA.empty_table()
-        table = only_numbers(table)
-        check_failures(context, table, JUDGE)
-        columns = [table["response_id"], table["reward"], table["drop_reason"]]
-        return pa.table(columns, names=GOLD_SCHEMA.names).cast(GOLD_SCHEMA)
-
-    run_shards(
-        context, writer, pool, "score", shards(), lambda shard: (list(shard),), judged,
-        title=title, unit="responses", table=GOLD, quarantine=no_reward(context, batched=False), total=total,
-    )  # fmt: skip
-
-
 def no_reward(context: StageContext, *, batched: bool) -> QuarantinePolicy[ScoreItem]:
     """A response that kills its scorer has no reward, and the reason; so have, where the scorer is a batched function, the other
     responses of its unit."""
@@ -169,27 +148,48 @@ def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
     return count_values(writer.read_shards(GOLD, ["gold_drop_reason"])["gold_drop_reason"])
 
 
-def reward_shards(
+def scored_shards(
     context: StageContext,
     writer: StageWriter,
-    shards: Shards,
+    shards: Shards[ScoreItem],
     finish: Finish,
     *,
     title: str,
-    total: int = 0,
+    gold: Pool | None = None,
+    gold_title: str = "",
     statistics: Mapping[str, Spread] | None = None,
     measured_R: Bools | None = None,
 ) -> CombinedReward | None:
-    """Have every shard scored and keep its rows as `finish` makes them.
+    """Have every shard scored and keep its rows as `finish` makes them; with a `gold` judge, its scores are kept under `.gold`
+    before. The scorers work side by side where they have devices of their own, else one after the other.
 
     Where rewards are combined, their parts are normalised by `statistics` (part by name), else by those over the responses of
     `measured_R` (None: all), and what was used is returned, to be recorded; None for a single reward. Raises BackendError when a
     scorer failed too often.
     """
-
     batched = batched_sources(context)
+    parts = {f"{title}, {name}": name for name in sorted(context.settings.reward.parts)}
+    # the shards that the judge has scored: those of a single reward follow, because a row holds both
+    judged = ShardFeed(writer.round, writer.stage)
 
-    def ask(pool: Pool, section: str, title: str, keep: Finish, table: str = "") -> None:
+    def ask(inside: StageContext, what: str) -> None:
+        keep, of, on_kept = finish, shards, _nothing
+        if what == gold_title:
+            assert gold is not None
+            pool, section, table, keep, on_kept = gold, JUDGE, GOLD, _gold_rows, judged.add
+        elif what in parts:
+            name = parts[what]
+            pool, section, table, keep = (
+                context.workers.parts[name],
+                f"reward.parts.{name}",
+                f"{PARTS}/{name}",
+                _part_rows,
+            )
+        else:
+            assert context.workers.scorer is not None, "a reward without parts has one scorer"
+            pool, section, table = context.workers.scorer, "reward", ""
+            of = shards if gold is None else replace(shards, indices=judged.available)
+
         def checked(index: int, scores: pa.Table | None) -> pa.Table:
             if scores is not None:
                 scores = only_numbers(scores)
@@ -197,18 +197,58 @@ def reward_shards(
             return keep(index, scores)
 
         run_shards(
-            context, writer, pool, "score", shards(), lambda shard: (list(shard),), checked,
-            title=title, unit="responses", table=table, quarantine=no_reward(context, batched=section in batched), total=total,
+            inside, writer, pool, "score", of, lambda shard: (list(shard),), checked, title=what, unit="responses",
+            table=table, quarantine=no_reward(context, batched=section in batched), on_kept=on_kept,
         )  # fmt: skip
 
-    if not context.settings.reward.parts:
-        assert context.workers.scorer is not None, "a reward without parts has one scorer"
-        ask(context.workers.scorer, "reward", title, finish)
-        return None
-    for name in sorted(context.settings.reward.parts):
-        pool = context.workers.parts[name]
-        ask(pool, f"reward.parts.{name}", f"{title}, {name}", _part_rows, f"{PARTS}/{name}")
-    return _combine_parts(context, writer, finish, statistics, measured_R)
+    def ended(what: str) -> None:
+        if what == gold_title:
+            judged.end()
+
+    _each([*([gold_title] if gold is not None else []), *(parts or [title])], context, ask, ended)
+    return _combine_parts(context, writer, finish, statistics, measured_R) if parts else None
+
+
+def _nothing(index: int) -> None:
+    pass
+
+
+def _each(
+    works: Sequence[str],
+    context: StageContext,
+    run: Callable[[StageContext, str], None],
+    ended: Callable[[str], None],
+) -> None:
+    """Run each of these works: side by side where the scorers have devices of their own. `ended` is called with each that has
+    ended."""
+    if len(works) == 1 or "scorer" not in context.workers.own_devices:
+        for what in works:
+            run(context, what)
+            ended(what)
+        return
+    stop, records = StopFlag(context.stop), dict[str, Record]()
+    inside = replace(context, stop=stop)
+
+    def timed(what: str) -> None:
+        records[what] = collecting(context.on_loading)
+        run(inside, what)
+
+    with part("waiting"):
+        run_together(
+            {what: partial(timed, what) for what in works}, stop,
+            lambda what: context.reporter.say(f"{what} failed; the other scorers finish and keep the shards in progress"),
+            ended,
+        )  # fmt: skip
+    if (own := record()) is not None:
+        for what, spent in records.items():
+            own.include(spent, f"driver, {what}")
+
+
+def _gold_rows(_: int, scores: pa.Table | None) -> pa.Table:
+    if scores is None:
+        return GOLD_SCHEMA.empty_table()
+    columns = [scores["response_id"], scores["reward"], scores["drop_reason"]]
+    return pa.table(columns, names=GOLD_SCHEMA.names).cast(GOLD_SCHEMA)
 
 
 def _part_rows(_: int, scores: pa.Table | None) -> pa.Table:

@@ -16,8 +16,8 @@ import yaml
 
 from selfplay.quickstart.recipe import TINY
 from selfplay.quickstart.world import prepare
-from selfplay.run import loop
 from selfplay.store.run import Store
+from tests.helpers.stages import every_stage
 
 # so that an engine does not hold all prompts of a round at once, and a kill finds some done and some not begun
 FEW_SLOTS = {"max_num_seqs": 16}
@@ -125,5 +125,5 @@ def committed_rows(run: Path, rounds: int) -> dict[str, list[str]]:
             for entry in store.commit_of(number, name).files
             if entry.rows is not None or entry.path.endswith(".safetensors")
         ]
-        for number, name in loop.plan(rounds)
+        for number, name in every_stage(rounds)
     }

@@ -20,7 +20,7 @@ from selfplay.execution.quarantine import QUARANTINED
 from selfplay.inputs.resolve import Inputs
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run import driver
-from selfplay.run.stages.engine_logps import NUM_CHECKED
+from selfplay.run.stages.logprob_source import NUM_CHECKED
 from selfplay.store.run import Store
 from tests.helpers.fakes import FakePool, Fakes, fake_logp
 
