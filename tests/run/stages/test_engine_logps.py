@@ -172,3 +172,24 @@ def test_a_response_that_kills_the_pass_over_kept_pairs_is_left_out(write_config
     assert training is not None and training.num_pairs_quarantined == 1
     assert len(fakes.trainer.jobs[0].pairs) == training.num_pairs == len(kept_ids(store, 1)) // 2 - 1
     assert verify_document(tmp_path / "run", deep=True)["problems"] == []
+
+
+def test_a_response_that_kills_the_check_is_not_asked_about_again(write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config(rounds=1, evaluation=None, training={"reference": "initial"})
+    checked = by_id(start(config, tmp_path / "whole", Fakes(logp_error=0.01)).table(1, "logprobs", CHECKED), "logp")
+    poison, fakes = min(checked), Fakes(logp_error=0.01)
+
+    @contextlib.contextmanager
+    def workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
+        with fakes(config, inputs, folder) as made:
+            assert isinstance(made.logprobs, FakePool)
+            made.logprobs.poison = {poison}
+            yield made
+
+    outcome = start(config, tmp_path / "run", workers).outcome(1, LogprobsOutcome)
+    assert (outcome.source, outcome.quarantined) == ("model", {poison: QUARANTINED})
+    assert outcome.check is not None and outcome.check.num_responses == len(checked) - 1
+    # the model passes over all the others
+    assert {name for _, name in fakes.logprobs.calls} >= {*checked} - {poison}
+    log = (tmp_path / "run/attempts/0001/log.txt").read_text()
+    assert "round 1 logprobs check: shard 0" in log and "round 1 logprobs: shard" not in log
