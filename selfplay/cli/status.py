@@ -98,6 +98,8 @@ def _text(document: dict[str, Any]) -> str:
     for each in [*under_way, *document["side_by_side"]]:
         title, done, total = (each[name] for name in ("title", "done", "total"))
         lines.append(f"progress: {escape_terminal(title)}: {done:,} of {total:,}")
+    if document["overlap"] is not None:
+        lines.append(f"order: {escape_terminal(document['overlap']['text'])}")
     if document["loading"]:
         lines.append(f"loading: {escape_terminal(', '.join(document['loading']))}")
     if document["driver"] is not None:

@@ -57,7 +57,7 @@ class WarmWorkers:
                 pool = make_pool(cluster, key, spec)
                 self._pools[key] = (warm_key(spec, inputs), pool)
                 pool.start()
-        yield workers_of({key: pool for key, (_, pool) in self._pools.items()})
+        yield workers_of({key: pool for key, (_, pool) in self._pools.items()}, cluster.own_devices())
 
     def _cluster_for(self, config: Config) -> Cluster:
         """The live cluster; a new one where the settings of the cluster have changed."""

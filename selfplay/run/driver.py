@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from selfplay.config.schema import Config
@@ -30,6 +30,7 @@ from selfplay.run.devices import LazyDevices, RunDevices, check_memory, find_dev
 from selfplay.run.disk_estimate import check_room
 from selfplay.run.drift import check_drift
 from selfplay.run.observers import MakeObservers, Observed, Observers, no_observers
+from selfplay.run.overlap import overlap_of
 from selfplay.run.pass_through_check import check_pass_through
 from selfplay.run.plan import Plan, make_plan
 from selfplay.run.stages.context import StageContext
@@ -305,11 +306,9 @@ def _attempt(
             on_timing=stage_ends,
             on_loading=reporter.loading,
         )
-        if not {"sampler", "scorer"} <= workers.own_devices:
-            reporter.log(
-                "stages take turns: "
-                + ("cluster.overlap is false" if config.cluster.overlap is False else "their workers share devices")
-            )
+        overlap = overlap_of(config.cluster, workers.own_devices)
+        reporter.event("overlap", **asdict(overlap))
+        reporter.log(overlap.text)
         loop.run(
             context, config.rounds, stage_begins,
             check_disk,

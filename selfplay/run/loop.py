@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
-from selfplay.core.stages import LAST_STAGE, shard_inputs, stage_named, stages_of
+from selfplay.core.stages import LAST_STAGE, stage_named
+from selfplay.run.overlap import groups
 from selfplay.run.side_by_side import run_side_by_side
 from selfplay.run.stages.context import StageContext
 
@@ -14,19 +15,6 @@ def function_of(stage: str) -> Callable[[StageContext, int], None]:
     """The function that runs a stage: it is given the run's context and the round."""
     module, _, name = stage_named(stage).function.partition(":")
     found: Callable[[StageContext, int], None] = getattr(importlib.import_module(module), name)
-    return found
-
-
-def groups(round_number: int, own_devices: Collection[str]) -> list[list[str]]:
-    """The stages of a round, in order; those of one group may run side by side. A stage joins the group of the stage whose shards
-    it reads if its workers have devices of their own, as those of the group have; `own_devices` are the roles of such workers."""
-    found: list[list[str]] = []
-    for name in stages_of(round_number):
-        roles = {stage_named(each).role for each in (name, *(found[-1] if found else ()))} - {None}
-        if found and {*shard_inputs(name)} & {*found[-1]} and roles <= {*own_devices}:
-            found[-1].append(name)
-        else:
-            found.append([name])
     return found
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfplay.config.device_shares import own_devices
 from selfplay.config.schema import Config
 from selfplay.core.errors import ConfigError, ResourceError
 from selfplay.core.format import human_bytes
@@ -22,6 +23,7 @@ from selfplay.inputs.prompts import PromptSource
 from selfplay.inputs.resolve import Inputs
 from selfplay.run.disk_estimate import checkpoint_bytes, policy_bytes, response_bytes
 from selfplay.run.memory_estimate import MemoryNeeds, cpu_engine_memory, engine_dtype, memory_needs
+from selfplay.run.overlap import UNKNOWN, overlap_of
 from selfplay.selection.pair_rules import pairs_per_prompt
 
 _LESS_DISK = "Free disk space, lower rounds or prompts.per_round, or choose another --run-dir. "
@@ -31,11 +33,11 @@ SHOWN_BAD_ROWS = 3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Counts are upper bounds: ties, drops and stops make them smaller. Bytes of memory are those of one process: `engine_bytes`
-    of an engine on a CPU (0 on a GPU, where it takes the share that it is given), `reward_bytes` of the weights of all reward
-    models together. `disk_bytes` is what the remaining rounds add at their peak, `final_disk_bytes` what stays of it after
-    `storage.keep_policies` has deleted the rest. `bad_rows_shown` names the first invalid rows of both sources,
-    `notes` says what was assumed of their columns."""
+    """Counts are upper bounds: ties, drops and stops make them smaller. Bytes of memory are those of one process:
+    `engine_bytes` of an engine on a CPU (0 on a GPU, where it takes the share that it is given), `reward_bytes` of the
+    weights of all reward models together. `disk_bytes` is what the remaining rounds add at their peak, `final_disk_bytes`
+    what stays of it after `storage.keep_policies` has deleted the rest. `overlap` says which stages work side by side.
+    `bad_rows_shown` names the first invalid rows of both sources, `notes` says what was assumed of their columns."""
 
     rounds: int
     rounds_done: int
@@ -58,6 +60,7 @@ class Plan:
     disk_bytes: int
     final_disk_bytes: int
     free_disk_bytes: int
+    overlap: str
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -81,6 +84,7 @@ class Plan:
             f"({self.policy_parameters / 1e6:.1f} M parameters){engine}{rewards}, {human_bytes(self.available_bytes)} available; "
             f"disk: about {human_bytes(self.disk_bytes)} at the peak, {human_bytes(self.final_disk_bytes)} in the end, "
             f"{human_bytes(self.free_disk_bytes)} free",
+            f"order: {self.overlap}",
             *(f"note: {note}" for note in self.notes),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
@@ -149,6 +153,7 @@ def make_plan(
         disk_bytes=disk,
         final_disk_bytes=final,
         free_disk_bytes=free,
+        overlap=_order(config, device),
         notes=[
             f"{name}: {note}"
             for name, source in (("prompts.source", inputs.prompts), ("evaluation.source", inputs.evaluation))
@@ -157,6 +162,14 @@ def make_plan(
         + list(inputs.notes),
         warnings=list(_warnings(config, inputs, steps, needs, device)),
     )
+
+
+def _order(config: Config, device: DeviceFacts) -> str:
+    """Which stages work side by side, as far as the devices are known."""
+    if config.cluster.address is not None and config.cluster.overlap == "auto":
+        return UNKNOWN
+    own = own_devices(config.cluster, len(device.gpus), len(config.reward.sources()))
+    return overlap_of(config.cluster, own).text
 
 
 def _check_prompts(config: Config, available: int, rounds_done: int, *, begun: bool) -> None:

@@ -51,6 +51,9 @@ class Cluster(Protocol):
     def pool(self, role: str, spec: BackendSpec, *, name: str = "", reserves: bool = True) -> Any:
         """The pool of a role."""
 
+    def own_devices(self) -> frozenset[str]:
+        """See `Workers`."""
+
 
 _PART = "reward.parts."
 

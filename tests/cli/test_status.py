@@ -67,6 +67,9 @@ def test_watched_until_nothing_runs(selfplay: Call, tmp_path: Path, monkeypatch:
             progress = {"event": "progress", "title": "round 1 sample", "done": 40, "total": 160}
             loads = [{"event": "loading", "what": "sampler"}, {"event": "loaded", "what": "sampler", "seconds": 2.0}]
             loads.append({"event": "loading", "what": "scorer"})
+            loads.append(
+                {"event": "overlap", "stages": [["sample", "score"]], "text": "sample and score work side by side"}
+            )
             events.write_text("".join(json.dumps(event) + "\n" for event in (*loads, progress)))
         if len(looks) == 4:
             lock.__exit__(None, None, None)
@@ -83,5 +86,5 @@ def test_watched_until_nothing_runs(selfplay: Call, tmp_path: Path, monkeypatch:
     looks.clear()
     lock.__enter__()
     text = selfplay("status", store.layout.root, "--watch").stdout
-    assert "progress: round 1 sample: 40 of 160\nloading: scorer\n" in text
+    assert "progress: round 1 sample: 40 of 160\norder: sample and score work side by side\nloading: scorer\n" in text
     assert text.rstrip().endswith(f"next: selfplay resume {store.layout.root}")

@@ -38,6 +38,9 @@ class FakeCluster:
     def check_resources(self) -> None:
         self.log.append("cluster")
 
+    def own_devices(self) -> frozenset[str]:
+        return frozenset(["sampler", "scorer"])
+
     def pool(self, role: str, spec: BackendSpec, *, name: str = "", reserves: bool = True) -> Any:
         assert reserves is (name != "gold")
         return FakePool(name or role, self.log)
@@ -67,7 +70,7 @@ def test_equal_workers_stay_and_are_healed(made: tuple[Config, Inputs], tmp_path
     config, inputs = made
     with Warm(tmp_path / "workers") as warm:
         with warm(config, inputs, tmp_path) as first:
-            pass
+            assert first.own_devices == {"sampler", "scorer"}
         assert warm.log == ["cluster", *(f"start {name}" for name in ALL)]
         warm.log.clear()
         # another arm and another seed: the engine's own seed makes no difference

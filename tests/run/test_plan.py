@@ -57,6 +57,14 @@ def test_counts(write_config: WriteConfig) -> None:
     text = "\n".join(found.lines())
     assert "2 rounds: 20 prompts, 80 responses, 20 pairs, 10 kept, 5 optimizer steps a round" in text
     assert "warning: only 5 optimizer steps a round" in text
+    assert "order: stages take turns: the workers of sampler, scorer and logprobs have no devices of their own" in text
+
+
+def test_the_order_of_stages_is_known_with_the_devices(write_config: WriteConfig) -> None:
+    devices = DeviceFacts("node", (80 << 30,) * 4, 64 << 30, 64 << 30, None, 32)
+    assert make(write_config(), device=devices).overlap == "sample, score, pair and logprobs work side by side"
+    joined = make(write_config(), "cluster.address=ray://node:10001", device=devices)
+    assert joined.overlap.endswith("which is known once the cluster is joined")
 
 
 @pytest.mark.parametrize(

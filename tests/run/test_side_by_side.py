@@ -17,11 +17,9 @@ from selfplay.core.errors import BackendError, Interrupted, SelfplayError
 from selfplay.core.outcomes import LogprobsOutcome, ScoreOutcome
 from selfplay.core.stages import CANDIDATES
 from selfplay.inspect.verify.verify import verify_document
-from selfplay.run import loop
 from selfplay.run.stages.logprob_source import NUM_CHECKED
 from selfplay.store.run import Store
 from tests.helpers.fakes import FakeLogprobs, Fakes, FakeSampler, FakeScorer
-from tests.helpers.stages import every_stage
 from tests.run.test_loop import resume, start
 
 WriteConfig = Callable[..., Path]
@@ -38,16 +36,6 @@ def rows(store: Store) -> dict[str, pa.Table]:
 @pytest.fixture
 def config(write_config: WriteConfig) -> Path:
     return write_config(rounds=1, evaluation=None, sampling={"shard_size": 2, "num_responses": 3})
-
-
-def test_groups_follow_the_devices() -> None:
-    assert loop.groups(1, OWN)[:3] == [["prompts"], ["sample", "score", "pair", "logprobs"], ["select"]]
-    assert loop.groups(1, ("sampler", "scorer"))[1:3] == [["sample", "score", "pair"], ["logprobs"]]
-    assert loop.groups(1, ("sampler", "logprobs"))[1:4] == [["sample"], ["score"], ["pair", "logprobs"]]
-    assert [name for group in loop.groups(1, OWN) for name in group] == [
-        name for number, name in every_stage(1) if number
-    ]
-    assert loop.groups(0, OWN) == [["prompts"], ["evaluate"]]
 
 
 def meet(first: Any, method: str, after: int, *others: tuple[Any, str]) -> None:

@@ -5,12 +5,12 @@ Ray starts without a dashboard, on loopback, and quiet. Its processes end with t
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from selfplay.config.device_shares import ROLES, demand, num_workers, own_devices
 from selfplay.config.running import ClusterConfig, RoleConfig
 from selfplay.core.errors import ResourceError
 from selfplay.core.limits import describe_shortages
@@ -33,7 +33,6 @@ QUIET = {
 }
 # otherwise Ray hides all GPUs from a worker that reserves none
 KEEP_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-ROLES = ("sampler", "scorer", "logprobs", "trainer")
 
 
 class RayCluster:
@@ -84,13 +83,12 @@ class RayCluster:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         need: dict[str, float] = {}
         for role in ROLES:
-            config: RoleConfig = getattr(self._config, role)
-            demand = self._demand(config)
-            for name, amount in demand.items():
-                need[name] = need.get(name, 0) + amount * self._replicas(role)
-            if not any(all(node.get(name, 0) >= amount for name, amount in demand.items()) for node in nodes):
+            one = self._demand(role)
+            for name, amount in one.items():
+                need[name] = need.get(name, 0) + amount * num_workers(self._config, role, self._scorers)
+            if not any(all(node.get(name, 0) >= amount for name, amount in one.items()) for node in nodes):
                 raise ResourceError(
-                    f"no node can hold one {role} worker: it needs {_amounts(demand)}; the largest node has "
+                    f"no node can hold one {role} worker: it needs {_amounts(one)}; the largest node has "
                     f"{_amounts(max(nodes, key=lambda node: node.get('GPU', 0) * 1000 + node.get('CPU', 0)))}",
                     f"Lower cluster.{role}, or join a cluster that has it with cluster.address.",
                 )
@@ -113,33 +111,12 @@ class RayCluster:
                 "Wait until they finish (`ray status` shows them), or lower the replicas or reservations under cluster:.",
             )
 
-    def _replicas(self, role: str) -> int:
-        """Workers of a role, over all its pools."""
-        config: RoleConfig = getattr(self._config, role)
-        return config.replicas * (self._scorers if role == "scorer" else 1)
-
-    def _demand(self, role: RoleConfig) -> dict[str, float]:
-        gpus = role.num_gpus
-        if gpus is None:
-            replicas = {name: self._replicas(name) for name in ROLES}
-            engines = replicas.pop("sampler")
-            is_engine = role is self._config.sampler
-            gpus = gpu_share(self.num_gpus(), engines, sum(replicas.values()), is_engine=is_engine)
-        demand = {"CPU": role.num_cpus, "GPU": gpus, **role.resources}
-        return {name: amount for name, amount in demand.items() if amount > 0}
+    def _demand(self, role: str) -> dict[str, float]:
+        return demand(self._config, role, self.num_gpus(), self._scorers)
 
     def own_devices(self) -> frozenset[str]:
-        """The roles whose workers may work at the same time as those of the others: all with `cluster.overlap: true`, none with
-        `false`, else those for which whole GPUs are reserved or, in a cluster without a GPU, CPUs."""
-        if self._config.overlap != "auto":
-            return frozenset(ROLES if self._config.overlap else ())
-        demands = {role: self._demand(getattr(self._config, role)) for role in ROLES}
-        return frozenset(
-            role
-            for role, demand in demands.items()
-            # workers that reserve no GPU see all of them
-            if (demand.get("GPU", 0) >= 1 if self.num_gpus() else demand.get("CPU", 0) > 0)
-        )
+        """See `device_shares.own_devices`."""
+        return own_devices(self._config, self.num_gpus(), self._scorers)
 
     def pool(
         self,
@@ -160,7 +137,7 @@ class RayCluster:
             name=name or role,
             spec=spec,
             replicas=config.replicas,
-            demand=self._demand(config) if reserves else {},
+            demand=self._demand(role) if reserves else {},
             env={**QUIET, **threads},
             log_folder=self._log_folder,
             retries=self._config.retries,
@@ -171,27 +148,6 @@ class RayCluster:
         )
         self._pools.append(pool)
         return pool
-
-
-def gpu_share(num_gpus: float, num_engines: int, num_others: int, *, is_engine: bool) -> float:
-    """GPUs to reserve for one worker where `num_gpus` is not set: only Ray's bookkeeping (an engine's memory is its
-    gpu_memory_utilization). With enough devices one each; else engines have their own, and the rest share what is left; a
-    single device is shared by all in turn.
-
-    Shares are unit fractions, so that they fill whole devices.
-    """
-    devices = int(num_gpus)
-    if devices == 0:
-        return 0.0
-    if devices >= num_engines + num_others:
-        return 1.0
-    if devices > num_engines:
-        return 1.0 if is_engine else _unit_share(devices - num_engines, num_others)
-    return _unit_share(devices, num_engines + num_others)
-
-
-def _unit_share(devices: int, workers: int) -> float:
-    return math.floor(1e4 / math.ceil(workers / devices)) / 1e4
 
 
 def _join(text: str) -> None:

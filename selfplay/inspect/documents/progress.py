@@ -14,8 +14,8 @@ from selfplay.store.layout import attempts_present
 from selfplay.store.run import Store
 from selfplay.store.run_state import check_committed_files, config_in_force, next_stage, run_state
 
-# of a log's end, what is read for the last word on progress
-_TAIL = 16_384
+# of the end of a log, what is read for the last word on progress; of its beginning, for what the attempt began with
+_NUM_BYTES = 16_384
 
 
 def run_row(store: Store) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def progress(store: Store) -> list[dict[str, Any]]:
     """The last that the newest attempt said of how far each piece of work is that is under way: `title`, `done`, `total`; the one
     that it spoke of last comes first. Stages that run side by side are several."""
     found: dict[str, dict[str, Any]] = {}
-    for event in reversed(_last_events(store)):
+    for event in reversed(_events(store)):
         if event.get("event") == "progress":
             total, done = event.get("total"), event.get("done")
             if isinstance(total, int) and isinstance(done, int) and 0 <= done <= total and total:
@@ -57,10 +57,19 @@ def progress(store: Store) -> list[dict[str, Any]]:
     return [one for one in (last, *(one for one in others if one["done"] < one["total"])) if one is not None]
 
 
+def overlap(store: Store) -> dict[str, Any] | None:
+    """Which stages of the newest attempt work side by side (`stages`, in groups), and in words (`text`) that also say why others
+    take turns; None where it has not begun with them."""
+    for event in _events(store, at_the_end=False):
+        if event.get("event") == "overlap":
+            return {name: event.get(name) for name in ("stages", "text")}
+    return None
+
+
 def loading(store: Store) -> list[str]:
     """What the newest attempt waits for until it is loaded: Ray, or the workers of a role."""
     found: list[str] = []
-    for event in _last_events(store):
+    for event in _events(store):
         what = str(event.get("what"))
         if event.get("event") == "loading":
             found.append(what)
@@ -69,14 +78,14 @@ def loading(store: Store) -> list[str]:
     return found
 
 
-def _last_events(store: Store) -> list[dict[str, Any]]:
-    """The last events of the newest attempt, in order."""
+def _events(store: Store, *, at_the_end: bool = True) -> list[dict[str, Any]]:
+    """The last events of the newest attempt, or its first ones, in order."""
     folder, events = _newest_attempt(store), []
-    for line in _tail(folder / "events.jsonl") if folder else []:
+    for line in _lines(folder / "events.jsonl", at_the_end) if folder else []:
         try:
             event = parse_json(line)
         except ValueError:
-            continue  # the line is being written, or its beginning was cut off
+            continue  # the line is being written, or was cut off
         if isinstance(event, dict):
             events.append(event)
     return events
@@ -87,11 +96,11 @@ def _newest_attempt(store: Store) -> Path | None:
     return store.layout.attempt(numbers[-1]) if numbers else None
 
 
-def _tail(path: Path) -> list[str]:
+def _lines(path: Path, at_the_end: bool) -> list[str]:
     try:
         with reading_file(path) as file:
             file.seek(0, 2)
-            file.seek(max(file.tell() - _TAIL, 0))
-            return file.read(_TAIL).decode("utf-8", "replace").splitlines()
+            file.seek(max(file.tell() - _NUM_BYTES, 0) if at_the_end else 0)
+            return file.read(_NUM_BYTES).decode("utf-8", "replace").splitlines()
     except (OSError, SelfplayError):
         return []

@@ -9,7 +9,7 @@ from typing import Any
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import CorruptionError
 from selfplay.inspect.documents.driver_status import liveness
-from selfplay.inspect.documents.progress import loading, progress
+from selfplay.inspect.documents.progress import loading, overlap, progress
 from selfplay.inspect.query.open import open_store
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
@@ -25,6 +25,7 @@ def status_document(root: Path) -> dict[str, Any]:
     `state` is that of `store.run_state.run_state`; of a corrupt run `problems` names the files. `round` and `stage` are
     what is under way or comes next, null when nothing is left. `progress` is how far the stage is (`title`, `done`, `total`),
     null where no driver is at work or it has not said; `side_by_side` is how far other stages are that work at the same time;
+    `overlap` is which `stages` of a round do so, and in words (`text`) why others take turns, null where no driver is at work;
     `loading` names what it waits for until that is loaded. `driver` is who is at work, or who was and gave no word of an end.
     Raises ConfigError where there is no run.
     """
@@ -57,6 +58,7 @@ def status_document(root: Path) -> dict[str, Any]:
         "shards_kept": _shards_kept(store, following),
         "progress": under_way[0] if under_way else None,
         "side_by_side": under_way[1:],
+        "overlap": overlap(store) if state == "running" else None,
         "loading": loading(store) if state == "running" else [],
         "driver": driver.to_json(),
         "attempts": [_attempt(document) for document in found],
@@ -74,6 +76,7 @@ def _unreadable(root: Path, error: CorruptionError) -> dict[str, Any]:
         "state": "corrupt",
         **dict.fromkeys(keys),
         "side_by_side": [],
+        "overlap": None,
         "run": str(root.absolute()),
         "loading": [],
         "attempts": [],

@@ -156,7 +156,7 @@ class ChaosWorkers:
             AheadPool("logprobs", FakeLogprobs(), points),
             AheadPool("trainer", SteppingTrainer(points), points),
             AheadPool("gold", FakeScorer(0.1), points),
-            own_devices=frozenset(["sampler", "scorer"] if config.cluster.overlap is True else []),
+            own_devices=frozenset(["sampler", "scorer", "logprobs"] if config.cluster.overlap is True else []),
         )
         points.reached("workers end")
 

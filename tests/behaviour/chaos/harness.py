@@ -296,16 +296,16 @@ def leftovers(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in found)
 
 
-def check_complete(case: Case, run: Path, whole: dict[str, Any], num_stages: int = 1) -> None:
-    """The end of a run that was killed on the way: the rows of the undisturbed one, and little was done twice. `num_stages`:
-    how many ask their workers at the same time."""
+def check_complete(case: Case, run: Path, whole: dict[str, Any], num_roles: int = 1) -> None:
+    """The end of a run that was killed on the way: the rows of the undisturbed one, and little was done twice. `num_roles`:
+    how many kinds of workers are asked at the same time."""
     assert state_of(run) == "complete"
     assert rows_of(run) == whole
     assert leftovers(run) == []
     assert verify_document(run, deep=True)["ok"]
     calls = Counter((note[1], note[2]) for note in case.notes if note[0] == "call" and note[1] != "trainer.train")
     again = sum(count - 1 for count in calls.values())
-    assert again <= num_stages * IN_FLIGHT * case.crashes, f"{again} shards done again after {case.crashes} kills"
+    assert again <= num_roles * IN_FLIGHT * case.crashes, f"{again} shards done again after {case.crashes} kills"
     steps = Counter(note[1] for note in case.notes if note[0] == "step")
     steps_again = sum(count - 1 for count in steps.values())
     assert steps_again <= CHECKPOINT_EVERY * case.crashes, f"{steps_again} steps done again"

@@ -102,13 +102,13 @@ def test_a_run_killed_again_and_again(batch: int, zygote: Zygote, small_world: P
 def test_a_run_of_stages_side_by_side_killed_again_and_again(
     batch: int, zygote: Zygote, small_world: Path, folder: Path, whole: Case
 ) -> None:
-    points = [label for label in whole.points() if re.search(r"sample|score|pair", label)]
+    points = [label for label in whole.points() if re.search(r"sample|score|pair|logprobs", label)]
     case, expected = Case(zygote, folder / "case"), rows_of(whole.root / "run")
     begin = ("run", small_world / "config.yaml", "--run-dir", "run", "cluster.overlap=true")
     for kill in Plan(points).kills(batch, 4):
         go_on(case, "run", begin, expected, kill=kill)
     assert go_on(case, "run", begin, expected).code == 0
-    check_complete(case, case.root / "run", expected, num_stages=2)
+    check_complete(case, case.root / "run", expected, num_roles=4)
 
 
 @pytest.mark.parametrize("batch", BATCHES)

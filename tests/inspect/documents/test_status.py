@@ -15,7 +15,7 @@ from tests.helpers.make_run import make_run
 
 KEYS = {
     "schema_version", "state", "rounds_done", "rounds_planned", "round", "stage", "run", "run_id", "created",
-    "shards_kept", "progress", "side_by_side", "loading", "driver", "attempts", "problems", "next",
+    "shards_kept", "progress", "side_by_side", "overlap", "loading", "driver", "attempts", "problems", "next",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from selfplay.execution.ray.ray_cluster import gpu_share
+from selfplay.config.device_shares import gpu_share
 
 
 @pytest.mark.parametrize(
