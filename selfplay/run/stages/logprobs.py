@@ -10,6 +10,7 @@ reads of the policy is made here too.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -47,12 +48,12 @@ def run(context: StageContext, round_number: int) -> None:
         asked = _asked(paired, source, _lost(writer), of_given=everywhere)
         forward(context, round_number, writer, reference, asked, REFERENCE, "reference logprobs")
     lost = _lost(writer)
-    # what the engine gave of the shards that are under way; by index, so that a shard that is read again counts once
-    given, num_responses, num_given = dict[int, pa.Table](), dict[int, int](), dict[int, int]()
+    # what the engine gave of the shards that are under way, by index
+    given, counts = dict[int, pa.Table](), Counter[str]()
 
     def keep_given(index: int, responses: PairedResponses) -> None:
         rows = _given(responses, source, lost)
-        num_responses[index], num_given[index] = len(responses.ids), rows.num_rows
+        counts.update(responses=len(responses.ids), given=rows.num_rows)
         if not writer.is_kept(index, responses.reads):
             given[index] = rows
 
@@ -72,7 +73,7 @@ def run(context: StageContext, round_number: int) -> None:
     if not trains_on_model_logps(context, source.name):  # otherwise the kept pairs come next
         context.workers.logprobs.broadcast("release")
     outcome = LogprobsOutcome(
-        num_responses=sum(num_responses.values()),
+        num_responses=counts["responses"],
         quarantined=quarantined(writer, "", REFERENCE, CHECKED, *metric_inputs.TABLES.values()),
         policy_digest=policy.digest,
         reference_digest=reference.digest if reference else None,
@@ -80,7 +81,7 @@ def run(context: StageContext, round_number: int) -> None:
         made_for_metric=made,
         source=source.name,
         source_reason=source.reason,
-        num_from_engine=sum(num_given.values()),
+        num_from_engine=counts["given"],
         check=source.check,
     )
     context.commit(writer, started, outcome)
