@@ -100,3 +100,15 @@ def test_what_loads_is_announced_and_how_long_it_took(clock: Clock) -> None:
 
 def test_a_result_that_no_worker_timed_is_passed_on() -> None:
     assert unwrap([1, 2], "scorer-0") == [1, 2]
+
+
+def test_what_another_thread_did_is_included(clock: Clock) -> None:
+    found, other = collecting(), timing.Record()
+    with part("waiting"):
+        with other.part("writing"):
+            clock.seconds += 2
+        other.add("gold-0", [Span("", "computing", 1000.0, 1001.0)])
+    found.include(other, "driver, gold")
+    seconds = found.seconds()
+    assert seconds["driver"].waiting == 2 and seconds["driver, gold"].writing == 2
+    assert (seconds["gold-0"].computing, seconds["gold-0"].waiting) == (1, 1)

@@ -27,7 +27,7 @@ from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import part_column
 from selfplay.core.stages import GOLD, PARTS
-from selfplay.core.timing import Record, collecting, part, record
+from selfplay.core.timing import DRIVER, Record, collecting, part, record
 from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import LazyItems, Shards, cut_as_begun, run_shards
 from selfplay.execution.signals import StopFlag
@@ -241,7 +241,7 @@ def _each(
         )  # fmt: skip
     if (own := record()) is not None:
         for what, spent in records.items():
-            own.include(spent, f"driver, {what}")
+            own.include(spent, f"{DRIVER}, {what.rpartition(' ')[2]}")
 
 
 def _gold_rows(_: int, scores: pa.Table | None) -> pa.Table:
