@@ -119,7 +119,7 @@ def test_scorers_work_side_by_side(write_config: WriteConfig, tmp_path: Path) ->
             turns.parts = {"a": FakeScorer(), "b": FakeScorer(2.0)}
             whole = start(config, tmp_path / "turns", turns)
             assert rows(store) == rows(whole) and store.table(1, "evaluate") == whole.table(1, "evaluate")
-        assert "driver, gold" in store.outcome(1, ScoreOutcome).timing
+        assert "driver, evaluation.gold" in store.outcome(1, ScoreOutcome).timing
 
 
 class Erring:

@@ -30,7 +30,7 @@ def timing_rows(outcomes: RoundOutcomes) -> list[TimingRow]:
     for outcome in outcomes:
         found: dict[str, list[PartSeconds]] = {}
         for who, spent in (outcome.timing or {}).items():
-            # a worker is called ROLE-INDEX, and a thread of the driver that asks one of several scorers "driver, NAME"
+            # a worker is called ROLE-INDEX, and a thread of the driver that asks one of several scorers "driver, SECTION"
             found.setdefault(who if who.startswith(DRIVER) else who.rpartition("-")[0], []).append(spent)
         for role in sorted(found, key=lambda role: (role != DRIVER, role)):
             rows.append(TimingRow(outcome.stage, role, len(found[role]), _mean(found[role])))

@@ -16,8 +16,8 @@ from selfplay.core.stages import GOLD
 from selfplay.execution.sharding import LazyItems, Shard, Shards
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.rows import SortedIds, count_values, prompt_rows
+from selfplay.run.stages.scorers import batched_sources
 from selfplay.run.stages.scoring import (
-    batched_sources,
     gold_drop_reasons,
     score_items,
     score_shards,

@@ -9,10 +9,8 @@ neither.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,21 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.answer_schemas import GOLD_SCHEMA, SCORES_SCHEMA
-from selfplay.core.commands import shell_command
-from selfplay.core.errors import BackendError
 from selfplay.core.outcomes import CombinedReward, RewardPart
 from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import part_column
 from selfplay.core.stages import GOLD, PARTS
-from selfplay.core.timing import DRIVER, Record, collecting, part, record
-from selfplay.execution.quarantine import QuarantinePolicy
-from selfplay.execution.sharding import LazyItems, Shards, cut_as_begun, run_shards
-from selfplay.execution.signals import StopFlag
-from selfplay.execution.together import run_together
+from selfplay.execution.sharding import LazyItems, Shards, cut_as_begun
 from selfplay.inputs.models.thinking import WHOLE, Answer, Thinking
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.rows import count_values
+from selfplay.run.stages.scorers import JUDGE, Finish, Scorer, batched_sources, run_scorers
 from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
 from selfplay.selection.margins import Spread
 from selfplay.selection.reasons import REWARD_NOT_FINITE
@@ -42,12 +35,6 @@ from selfplay.selection.rewards import combine, part_statistics
 from selfplay.store.lazy_table import RowReader
 from selfplay.store.shard_feed import ShardFeed
 from selfplay.store.writer import StageWriter
-
-JUDGE = "evaluation.gold"
-
-# A shard's index and its scores (response_id, reward, reward_NAME of each part, drop_reason; None: the shard has no
-# responses) as the rows that the stage keeps.
-Finish = Callable[[int, pa.Table | None], pa.Table]
 
 
 def scored_columns(context: StageContext) -> list[str]:
@@ -123,24 +110,6 @@ def score_shards(
     return cut_as_begun(writer, tables, items, size, run_starts(codes).tolist())
 
 
-def batched_sources(context: StageContext) -> list[str]:
-    """The sections of the rewards whose function is called once for each unit."""
-    return [section for section, source in context.settings.reward.sources().items() if source.batched]
-
-
-def no_reward(context: StageContext, *, batched: bool) -> QuarantinePolicy[ScoreItem]:
-    """A response that kills its scorer has no reward, and the reason; so have, where the scorer is a batched function, the other
-    responses of its unit."""
-
-    def row(item: ScoreItem, reason: str) -> pa.Table:
-        return pa.Table.from_pylist(
-            [{"response_id": item.response_id, "reward": None, "drop_reason": reason}], schema=SCORES_SCHEMA
-        )
-
-    unit = (lambda item: item.unit) if batched else None
-    return QuarantinePolicy(lambda item: item.response_id, row, context.settings.max_poison_items, unit)
-
-
 def gold_drop_reasons(writer: StageWriter) -> dict[str, int]:
     """Why responses of a stage have no gold reward, counted over the judge's shards."""
     if not writer.shards(GOLD):
@@ -161,87 +130,27 @@ def scored_shards(
     measured_R: Bools | None = None,
 ) -> CombinedReward | None:
     """Have every shard scored and keep its rows as `finish` makes them; with a `gold` judge, its scores are kept under `.gold`
-    before. The scorers work side by side where they have devices of their own, else one after the other.
+    before.
 
     Where rewards are combined, their parts are normalised by `statistics` (part by name), else by those over the responses of
     `measured_R` (None: all), and what was used is returned, to be recorded; None for a single reward. Raises BackendError when a
     scorer failed too often.
     """
-    batched = batched_sources(context)
-    parts = {f"{title}, {name}": name for name in sorted(context.settings.reward.parts)}
-    # the shards that the judge has scored: those of a single reward follow, because a row holds both
+    workers, parts = context.workers, sorted(context.settings.reward.parts)
+    # the shards that the judge has scored: a single reward follows them, because a row holds both
     judged = ShardFeed(writer.round, writer.stage)
-
-    def ask(inside: StageContext, what: str) -> None:
-        keep, of, on_kept = finish, shards, _nothing
-        if what == gold_title:
-            assert gold is not None
-            pool, section, table, keep, on_kept = gold, JUDGE, GOLD, _gold_rows, judged.add
-        elif what in parts:
-            name = parts[what]
-            pool, section, table, keep = (
-                context.workers.parts[name],
-                f"reward.parts.{name}",
-                f"{PARTS}/{name}",
-                _part_rows,
-            )
-        else:
-            assert context.workers.scorer is not None, "a reward without parts has one scorer"
-            pool, section, table = context.workers.scorer, "reward", ""
-            of = shards if gold is None else replace(shards, indices=judged.available)
-
-        def checked(index: int, scores: pa.Table | None) -> pa.Table:
-            if scores is not None:
-                scores = only_numbers(scores)
-                check_failures(context, scores, section)
-            return keep(index, scores)
-
-        run_shards(
-            inside, writer, pool, "score", of, lambda shard: (list(shard),), checked, title=what, unit="responses",
-            table=table, quarantine=no_reward(context, batched=section in batched), on_kept=on_kept,
-        )  # fmt: skip
-
-    def ended(what: str) -> None:
-        if what == gold_title:
-            judged.end()
-
-    _each([*([gold_title] if gold is not None else []), *(parts or [title])], context, ask, ended)
+    scorers: list[Scorer] = []
+    if gold is not None:
+        scorers.append(Scorer(gold_title, gold, JUDGE, shards, GOLD, _gold_rows, on_kept=judged.add, on_end=judged.end))
+    for name in parts:
+        section, table = f"reward.parts.{name}", f"{PARTS}/{name}"
+        scorers.append(Scorer(f"{title}, {name}", workers.parts[name], section, shards, table, _part_rows))
+    if not parts:
+        assert workers.scorer is not None, "a reward without parts has one scorer"
+        follows = shards if gold is None else replace(shards, indices=judged.available)
+        scorers.append(Scorer(title, workers.scorer, "reward", follows, "", finish))
+    run_scorers(context, writer, scorers)
     return _combine_parts(context, writer, finish, statistics, measured_R) if parts else None
-
-
-def _nothing(index: int) -> None:
-    pass
-
-
-def _each(
-    works: Sequence[str],
-    context: StageContext,
-    run: Callable[[StageContext, str], None],
-    ended: Callable[[str], None],
-) -> None:
-    """Run each of these works: side by side where the scorers have devices of their own. `ended` is called with each that has
-    ended."""
-    if len(works) == 1 or "scorer" not in context.workers.own_devices:
-        for what in works:
-            run(context, what)
-            ended(what)
-        return
-    stop, records = StopFlag(context.stop), dict[str, Record]()
-    inside = replace(context, stop=stop)
-
-    def timed(what: str) -> None:
-        records[what] = collecting(context.on_loading)
-        run(inside, what)
-
-    with part("waiting"):
-        run_together(
-            {what: partial(timed, what) for what in works}, stop,
-            lambda what: context.reporter.say(f"{what} failed; the other scorers finish and keep the shards in progress"),
-            ended,
-        )  # fmt: skip
-    if (own := record()) is not None:
-        for what, spent in records.items():
-            own.include(spent, f"{DRIVER}, {what.rpartition(' ')[2]}")
 
 
 def _gold_rows(_: int, scores: pa.Table | None) -> pa.Table:
@@ -315,39 +224,3 @@ def _say_what_has_no_spread(context: StageContext, statistics: Mapping[str, Spre
 def _floats(column: pa.ChunkedArray) -> Floats:
     """A column of numbers with NaN for null."""
     return np.array(column.to_numpy(), dtype=np.float64)
-
-
-def only_numbers(scores: pa.Table) -> pa.Table:
-    """A scorer's answers with null, and a reason, in the place of rewards that are no finite numbers."""
-    rewards = scores["reward"].cast(pa.float64())
-    finite = pa.array(np.isfinite(_floats(rewards)))
-    given = scores["drop_reason"].cast(pa.string())
-    columns = {
-        "reward": pc.if_else(finite, rewards, None),
-        "drop_reason": pc.if_else(pc.or_(finite, pc.is_valid(given)), given, REWARD_NOT_FINITE),
-    }
-    return pa.table({name: columns.get(name, scores[name]) for name in scores.column_names})
-
-
-def check_failures(context: StageContext, table: pa.Table, section: str) -> None:
-    """Raise when more of a shard failed than `reward.max_failed` allows: a broken reward, or judge, must not eat a round.
-    `section` is whose scores they are: JUDGE, or one of `RewardConfig.sources`."""
-    reasons = count_values(table["drop_reason"].filter(pc.starts_with(table["drop_reason"], "reward_")))
-    settings, num_failed = context.settings, sum(reasons.values())
-    if not reasons or num_failed <= settings.reward.max_failed * table.num_rows:
-        return
-    common, count = Counter(reasons).most_common(1)[0]
-    if section == JUDGE:
-        function = settings.evaluation.gold if settings.evaluation else None
-        name = f"the gold judge ({section})"
-    else:
-        function = settings.reward.sources()[section].function
-        name = f"the reward ({section}.{'model' if function is None else 'function'})"
-    root = context.store.layout.root
-    enough = 0.5 if num_failed <= 0.5 * table.num_rows else 1.0
-    raise BackendError(
-        f"{name} failed for {num_failed} of {table.num_rows} responses of a shard; most often ({count}): {common}",
-        f"If a service that it calls failed for a while, `{shell_command('resume', root)}` scores the rest. "
-        + ("A changed function makes another run: its source is pinned. " if function is not None else "")
-        + f"`{shell_command('resume', root, f'reward.max_failed={enough}')}` allows more failures.",
-    )
