@@ -253,6 +253,8 @@ class VllmSampler:
             cpu_config=config if self._on_cpu else None,
         )
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **remote)
+        # vLLM collects garbage several times while it builds; what the libraries hold would be half of that time
+        gc.freeze()
         self._llm = LLM(**arguments)
 
     def _drop_engine(self) -> None:
