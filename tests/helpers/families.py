@@ -26,13 +26,15 @@ _WINDOW = 32  # shorter than the test's sequences
 @dataclass(frozen=True, slots=True)
 class Family:
     """`kind` is transformers' model type, `settings` what its config has beside the sizes; `text` are those of the language
-    model inside a composite one. `reward`: whether transformers has a reward model (sequence classification) of it.
+    model inside a composite one. `reward`: whether transformers has a reward model (sequence classification) of it;
+    `engine`: whether vLLM serves it on a CPU in float32.
     `attention`: factor on the query and key weights, so that a soft cap or a sink matters."""
 
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
     text: dict[str, Any] | None = None
     reward: bool = True
+    engine: bool = True
     attention: float = 1.0
 
 
@@ -92,6 +94,7 @@ FAMILIES: dict[str, Family] = {
             "linear_key_head_dim": 32,
             "linear_value_head_dim": 32,
         },
+        engine=False,
     ),
 }
 

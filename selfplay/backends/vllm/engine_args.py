@@ -214,6 +214,7 @@ def engine_arguments(
     arguments |= engine
     if cpu_config is not None:
         _check_whole_prefills(arguments, max_model_len)
+        _check_linear_attention(cpu_config, dtype)
     return arguments | {
         "model": folder,
         "dtype": dtype,
@@ -240,6 +241,15 @@ def _cpu_defaults(config: Any, max_model_len: int, dtype: str) -> dict[str, Any]
         # vLLM keeps the states of recurrent layers for prefixes only where prefills may be split
         "enable_prefix_caching": not has_recurrent_layers(config),
     }
+
+
+def _check_linear_attention(config: Any, dtype: str) -> None:
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ()
+    if "linear_attention" in kinds and dtype != "bfloat16":
+        raise ConfigError(
+            f"on a CPU vLLM computes linear attention in bfloat16 only, and the engine's dtype is {dtype}",
+            "Set policy.dtype: bfloat16, or sample on a GPU.",
+        )
 
 
 def _check_whole_prefills(arguments: Mapping[str, Any], max_model_len: int | None) -> None:

@@ -68,7 +68,13 @@ class ConversationCheck:
     ) -> tuple[list[tuple[Example, list[int]]], list[str]]:
         """The examples that the template accepts, with their token ids, and why it refuses the others. A template may refuse some
         messages; one that fails or refuses all of them is an error."""
-        try_template(self._name, lambda: [_ignoring_refusals(render, example) for example in examples])
+
+        def render_all() -> None:
+            for example in examples:
+                with contextlib.suppress(DataError):
+                    render(example)
+
+        try_template(self._name, render_all)
         accepted: list[tuple[Example, list[int]]] = []
         refused: list[str] = []
         for example in examples:
@@ -148,11 +154,6 @@ class ConversationCheck:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def _ignoring_refusals(render: Callable[[Example], list[int]], example: Example) -> None:
-    with contextlib.suppress(DataError):
-        render(example)
 
 
 def check_of_folder(name: str, folder: Path, *, trust_remote_code: bool = False) -> ConversationCheck:

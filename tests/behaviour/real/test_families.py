@@ -94,7 +94,8 @@ def check_greedy(engine: EngineProcess, plain: Plain, prompts: list[list[int]]) 
 def matrix() -> list[Any]:
     return [
         pytest.param(name, lora, id=f"{name}-{'lora' if lora else 'full'}", marks=marks)
-        for name in FAMILIES
+        for name, family in FAMILIES.items()
+        if family.engine
         for lora in (None, LORA)
         for marks in [[] if name in (LORA_IN_MAKE_TEST if lora else IN_MAKE_TEST) else [pytest.mark.families]]
     ]
