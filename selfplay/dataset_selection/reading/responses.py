@@ -246,7 +246,12 @@ def _own_fields(values: dict[str, Any], theirs: str, lists: dict[str, str]) -> l
     if theirs in values or root not in values:
         return []
     used = {name.removeprefix(f"{root}.") for name in (theirs, *lists.values())}
-    return [{name: value for name, value in entry.items() if name not in used} for entry in unfolded(values[root])]
+    entries = unfolded(values[root])
+    if isinstance(entries, dict):  # an object of lists, as `datasets` stores a list of objects
+        size = len(entries[theirs.removeprefix(f"{root}.")])
+        held = {name: value for name, value in entries.items() if isinstance(value, list) and len(value) == size}
+        entries = [{name: value[at] for name, value in held.items()} for at in range(size)]
+    return [{name: value for name, value in entry.items() if name not in used} for entry in entries]
 
 
 def _finite(ours: str, value: Any) -> float | None:
