@@ -24,10 +24,17 @@ def find_problems(engine: dict[str, Any], loss: str, trl: dict[str, Any]) -> lis
     """
     if not engine and not trl:
         return []
-    question = json.dumps({"engine": engine, "loss": loss, "trl": trl}, default=str)
-    command = [sys.executable, "-P", "-m", "selfplay.backends.pass_through"]
-    child = subprocess.run(command, input=question, capture_output=True, text=True, timeout=300, check=False)
+    return ask_library("selfplay.backends.pass_through", {"engine": engine, "loss": loss, "trl": trl})
+
+
+def ask_library(module: str, question: dict[str, Any]) -> list[str]:
+    """The sentences with which a module of `backends` answers a question, in a process of its own. Raises BackendError when its
+    libraries cannot be imported."""
+    child = subprocess.run(
+        [sys.executable, "-P", "-m", module],
+        input=json.dumps(question, default=str), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         raise BackendError(f"vLLM or TRL could not be imported: {last}", "Run `selfplay doctor` to find the cause.")
-    return [str(problem) for problem in json.loads(child.stdout.splitlines()[-1])]
+    return [str(answer) for answer in json.loads(child.stdout.splitlines()[-1])]
