@@ -54,11 +54,11 @@ class RewardModel:
         folder = model_folder(model, revision)
         check_reward_model(folder, trust_remote_code=trust_remote_code)
         torch.set_num_threads(threads)
-        self._folder = str(folder)
+        self.folder = str(folder)
         self._device = this_device()
-        self._batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
+        self.batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-        self._model = _load(self._folder, torch_dtype(dtype, self._device, "reward.dtype"), trust_remote_code).to(
+        self._model = _load(self.folder, torch_dtype(dtype, self._device, "reward.dtype"), trust_remote_code).to(
             self._device
         )
         self._config = self._model.config.get_text_config()
@@ -71,12 +71,17 @@ class RewardModel:
     def score(self, items: Sequence[ScoreItem]) -> pa.Table:
         """Rewards in the order of `items`, as SCORE_SCHEMA: a reward or a drop_reason, never both and never
         neither."""
-        return self.rows.score(items, self._rewards)
+        return self.rows.score(items, self.rewards)
 
-    def _rewards(self, rows: Rows) -> list[float]:
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the weights."""
+        return sum(weight.nbytes for weight in self._model.parameters())
+
+    def rewards(self, rows: Rows) -> list[float]:
         """One number for each row; what is not finite was computed alone."""
         if not self._attention_is_checked:
-            check_attention(self._model, self._folder, rows.token_ids)
+            check_attention(self._model, self.folder, rows.token_ids)
             self._attention_is_checked = True
         found = self._shared_prompts.results(
             rows.token_ids,
@@ -86,12 +91,12 @@ class RewardModel:
             Task(
                 lambda logits, _: logits[:, 0].float().tolist(),
                 lambda numbers: self._forward([rows.token_ids[number] for number in numbers]),
-                self._batch_tokens,
+                self.batch_tokens,
                 pad=self._padding_for,
             ),
         )
         left = [number for number in range(len(rows.token_ids)) if number not in found]
-        for batch in token_batches([len(rows.token_ids[number]) for number in left], self._batch_tokens):
+        for batch in token_batches([len(rows.token_ids[number]) for number in left], self.batch_tokens):
             chosen = [left[place] for place in batch]
             found |= zip(chosen, self._forward([rows.token_ids[number] for number in chosen]), strict=True)
             beat()
