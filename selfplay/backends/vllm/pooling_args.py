@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfplay.backends.vllm.engine_args import ON_CPU
+from selfplay.backends.vllm.engine_args import CPU_BLOCK
 from selfplay.inputs.models.engine_cache import default_cache_bytes, kv_cache_bytes
 from selfplay.inputs.models.sizes import has_stray_kv_heads
 
@@ -42,6 +42,8 @@ def pooling_arguments(
         "enable_chunked_prefill": False,
         "kv_cache_memory_bytes": cache,
         "trust_remote_code": trust_remote_code,
+        # CUDA graphs are for small batches, and these are whole prompts
+        "enforce_eager": True,
         "seed": 0,
         "skip_tokenizer_init": True,
         "load_format": "safetensors",
@@ -53,6 +55,6 @@ def pooling_arguments(
     if has_stray_kv_heads(config):
         arguments["hf_overrides"] = {"num_key_value_heads": config.num_attention_heads}
     if device_bytes is None:
-        return arguments | ON_CPU
+        return arguments | {"block_size": CPU_BLOCK}
     # the size of the cache is given: vLLM only checks that as much is free before it loads
     return arguments | {"gpu_memory_utilization": min(1.0, (weight_bytes + cache) / device_bytes)}

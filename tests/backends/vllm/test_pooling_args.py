@@ -28,13 +28,13 @@ def test_on_a_gpu_it_takes_its_weights_and_two_steps() -> None:
     assert found["kv_cache_memory_bytes"] == kv_cache_bytes(LLAMA_8B, 2 * 16384, "bfloat16") < 5 << 30
     # what vLLM checks to be free; its default of .92 would leave no room for the sampler's engine
     assert found["gpu_memory_utilization"] == pytest.approx((16 + 4) / 80, abs=0.01)
-    assert "enforce_eager" not in found
+    assert "block_size" not in found
     assert (found["runner"], found["model_impl"]) == ("pooling", "vllm")
 
 
-def test_on_a_cpu_it_is_eager() -> None:
+def test_on_a_cpu_it_takes_no_share() -> None:
     found = arguments(device_bytes=None, dtype="float32", batch_tokens=2048, max_length=512)
-    assert found["enforce_eager"] and "gpu_memory_utilization" not in found
+    assert found["block_size"] == 32 and "gpu_memory_utilization" not in found
 
 
 @pytest.mark.parametrize("max_length", [512, 40_000])
