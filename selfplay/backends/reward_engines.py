@@ -17,6 +17,7 @@ from selfplay.backends.transformers.reward_model import RewardModel
 from selfplay.backends.vllm.pooling_engine import PoolingEngine, pooling_problem
 from selfplay.core.answer_schemas import ENGINES_SCHEMA
 from selfplay.core.protocols import ScoreItem
+from selfplay.core.timing import part
 
 NUM_COMPARED = 8
 
@@ -56,7 +57,9 @@ class RewardEngines:
         )
         chosen = [items[place] for place in dict.fromkeys(places)]
         exact = dict(self._rewards_of(chosen, "transformers"))
-        problem, found = pooling_problem(self._folder, trust_remote_code=self._trust_remote_code), dict[str, Any]()
+        with part("loading"):  # it imports vLLM
+            problem = pooling_problem(self._folder, trust_remote_code=self._trust_remote_code)
+        found: dict[str, float | None] = {}
         if not problem:
             try:
                 found = dict(self._rewards_of(chosen, "vllm"))
@@ -84,7 +87,8 @@ class RewardEngines:
     def _by_vllm(self, rows: Rows) -> list[float]:
         if self._engine is None:
             self._free()
-            self._engine = self._new_engine()
+            with part("loading"):
+                self._engine = self._new_engine()
         found = self._engine.rewards(rows.token_ids)
         bad = [place for place, reward in enumerate(found) if not math.isfinite(reward)]
         if bad:

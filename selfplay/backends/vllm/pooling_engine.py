@@ -10,7 +10,6 @@ from selfplay.backends.reward_rows import last_token
 from selfplay.backends.vllm.engine_args import prepare_environment, resolve_dtype
 from selfplay.backends.vllm.engine_stream import EngineStream
 from selfplay.backends.vllm.pooling_args import pooling_arguments
-from selfplay.core.timing import part
 from selfplay.inputs.models.sizes import load_config
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class PoolingEngine:
         prepare_environment()
         self._pad_token_id = pad_token_id
         self._llm: LLMEngine | None = None
-        self._stream = EngineStream(self._engine, self.close)
+        self._stream = EngineStream(self._engine, self._drop)
         self._stream.call(self._build, folder, dtype, max_length, batch_tokens, weight_bytes, trust_remote_code)
 
     def rewards(self, rows: Sequence[Sequence[int]]) -> list[float]:
@@ -68,6 +67,9 @@ class PoolingEngine:
 
     def close(self) -> None:
         """Free the engine's memory: another one may then be built."""
+        self._stream.call(self._drop)
+
+    def _drop(self) -> None:
         import torch
 
         self._llm = None
@@ -75,7 +77,6 @@ class PoolingEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    @part("loading")
     def _build(
         self, folder: str, dtype: str, max_length: int, batch_tokens: int, weight_bytes: int, trust_remote_code: bool
     ) -> None:

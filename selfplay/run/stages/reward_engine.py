@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -59,9 +60,8 @@ def choose_engine(
         return _judge(rows, _dtype(source, on_gpu))
 
     def finish(_: int, rows: pa.Table) -> pa.Table:
-        rows = rows.filter(pc.or_(pc.is_valid(rows["problem"]), pc.is_valid(rows["engine_reward"]))).cast(
-            ENGINES_SCHEMA
-        )
+        is_compared = pc.or_(pc.is_valid(rows["reward"]), pc.is_valid(rows["engine_reward"]))
+        rows = rows.filter(is_compared).cast(ENGINES_SCHEMA)
         # before they are kept: a resume may find more memory
         if source.engine == VLLM and (found := judged(rows)).engine != VLLM:
             raise BackendError(
@@ -81,8 +81,10 @@ def choose_engine(
             )  # fmt: skip
     if not writer.shards(kept):
         return RewardEngine(TRANSFORMERS, "there was no response to compare")
-    context.compared_engines[section] = writer.read_shard(0, kept)
-    chosen = judged(context.compared_engines[section])
+    rows = writer.read_shard(0, kept)
+    if rows.num_rows:
+        context.compared_engines[section] = rows
+    chosen = judged(rows)
     if chosen.engine != VLLM:
         context.reporter.say(f"{title}: {chosen.reason}; transformers computes the rewards instead")
     return chosen
@@ -92,13 +94,12 @@ def _judge(rows: pa.Table, dtype: str) -> RewardEngine:
     problems = rows["problem"].drop_null()
     if len(problems):
         return RewardEngine(TRANSFORMERS, f"vLLM cannot compute these rewards: {problems[0].as_py()}")
-    errors = [
-        abs(ours - exact) / max(1.0, abs(exact))
-        for ours, exact in zip(rows["engine_reward"].to_pylist(), rows["reward"].to_pylist(), strict=True)
-    ]
-    check = EngineCheck.of(errors, *reward_bound(dtype))
-    if not errors:
-        return RewardEngine(TRANSFORMERS, "none of the responses that were to be compared can be scored", check)
+    if not rows.num_rows:
+        return RewardEngine(TRANSFORMERS, "none of the responses that were to be compared can be scored")
+    # NaN where only one of the two is a number
+    exact, ours = (rows[name].to_numpy() for name in ("reward", "engine_reward"))
+    errors = np.abs(ours - exact) / np.maximum(1.0, np.abs(exact))
+    check = EngineCheck.of(errors.tolist(), *reward_bound(dtype))
     reason = f"on {check.num_responses} responses the rewards of vLLM and of transformers ({dtype}) {check.sentence()}"
     return RewardEngine(VLLM if check.passed else TRANSFORMERS, reason, check)
 
