@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -116,7 +115,6 @@ class _Between(Observer):
             return
         wall = time.perf_counter() - self._started["prompts"]
         ours = Took(wall, _processor_seconds() - self._processor)
-        sys.stderr.write(f"rounds: round {round_number}: {ours}\n")
         if round_number < FIRST:
             self._begin(round_number)
             return
@@ -124,7 +122,6 @@ class _Between(Observer):
         for stage, seconds in self._seconds.items():
             self._turns.our_stages.setdefault(stage, []).append(seconds)
         for name, took in self._plain(round_number).items():
-            sys.stderr.write(f"rounds: {name}: {took}\n")
             self._turns.plain.setdefault(name, []).append(took)
 
 
