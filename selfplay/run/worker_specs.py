@@ -56,6 +56,7 @@ class Cluster(Protocol):
 
 
 _PART = "reward.parts."
+_VLLM_SETUP = "selfplay.backends.vllm.engine_args:prepare_environment"
 
 
 def make_pool(cluster: Cluster, key: str, spec: BackendSpec) -> Any:
@@ -95,7 +96,7 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
                 "seed": config.seed & 0x7FFFFFFF,
                 "trust_remote_code": trust,
             },
-            setup="selfplay.backends.vllm.engine_args:prepare_environment",
+            setup=_VLLM_SETUP,
             concurrency=MAX_CALLS,
         ),
         "logprobs": BackendSpec(
@@ -116,8 +117,11 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
         if source.function is not None:
             specs[section] = _function(source.function, search_path, source.batched)
             continue
+        plain = source.engine == "transformers"
         specs[section] = BackendSpec(
-            "selfplay.backends.transformers.reward_model:RewardModel",
+            "selfplay.backends.transformers.reward_model:RewardModel"
+            if plain
+            else "selfplay.backends.reward_engines:RewardEngines",
             {
                 "model": str(inputs.rewards[section].folder),
                 "dtype": source.dtype,
@@ -127,6 +131,7 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
                 "trust_remote_code": source.trust_remote_code,
                 "threads": config.cluster.scorer.threads,
             },
+            setup=None if plain else _VLLM_SETUP,
         )
     if config.evaluation is not None and config.evaluation.gold is not None:
         specs["gold"] = _function(config.evaluation.gold, search_path, False)

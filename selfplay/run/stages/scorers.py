@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from selfplay.core.answer_schemas import SCORES_SCHEMA
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import BackendError
+from selfplay.core.outcomes import RewardEngine
 from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.timing import DRIVER, Record, collecting, part, record
@@ -23,6 +24,7 @@ from selfplay.execution.sharding import Shards, run_shards
 from selfplay.execution.signals import StopFlag
 from selfplay.execution.together import run_together
 from selfplay.run.stages.context import StageContext
+from selfplay.run.stages.reward_engine import TRANSFORMERS, choose_engine
 from selfplay.run.stages.rows import count_values
 from selfplay.selection.reasons import REWARD_NOT_FINITE
 from selfplay.store.writer import StageWriter
@@ -49,19 +51,21 @@ class Scorer:
     on_end: Callable[[], None] = lambda: None
 
 
-def run_scorers(context: StageContext, writer: StageWriter, scorers: Sequence[Scorer]) -> None:
-    """Ask every scorer about its shards. Raises BackendError when one failed too often."""
+def run_scorers(context: StageContext, writer: StageWriter, scorers: Sequence[Scorer]) -> dict[str, RewardEngine]:
+    """Ask every scorer about its shards. Returns what computed the rewards of each model, by its section. Raises BackendError if
+    a scorer failed too often."""
+    engines = dict[str, RewardEngine]()
     if len(scorers) == 1 or "scorer" not in context.workers.own_devices:
         for scorer in scorers:
-            _ask(context, writer, scorer)
+            _ask(context, writer, scorer, engines)
             scorer.on_end()
-        return
+        return engines
     stop, records, by_title = StopFlag(context.stop), dict[str, Record](), {scorer.title: scorer for scorer in scorers}
     inside = replace(context, stop=stop)
 
     def ask(scorer: Scorer) -> None:
         records[scorer.section] = collecting(context.on_loading)
-        _ask(inside, writer, scorer)
+        _ask(inside, writer, scorer, engines)
 
     with part("waiting"):
         run_together(
@@ -72,18 +76,28 @@ def run_scorers(context: StageContext, writer: StageWriter, scorers: Sequence[Sc
     if (own := record()) is not None:
         for section, spent in records.items():
             own.include(spent, f"{DRIVER}, {section}")
+    return engines
 
 
-def _ask(context: StageContext, writer: StageWriter, scorer: Scorer) -> None:
+def _ask(context: StageContext, writer: StageWriter, scorer: Scorer, engines: dict[str, RewardEngine]) -> None:
     def checked(index: int, scores: pa.Table | None) -> pa.Table:
         if scores is not None:
             scores = only_numbers(scores)
             check_failures(context, scores, scorer.section)
         return scorer.keep(index, scores)
 
+    asked: tuple[str, ...] = ()
+    if scorer.section != JUDGE:
+        found = choose_engine(
+            context, writer, scorer.pool, scorer.section, scorer.shards, title=scorer.title, table=scorer.table
+        )
+        if found is not None:
+            engines[scorer.section] = found
+        # transformers is what a reward model has without being asked
+        asked = () if found is None or found.engine == TRANSFORMERS else (found.engine,)
     quarantine = no_reward(context, batched=scorer.section in batched_sources(context))
     run_shards(
-        context, writer, scorer.pool, "score", scorer.shards, lambda shard: (list(shard),), checked,
+        context, writer, scorer.pool, "score", scorer.shards, lambda shard: (list(shard), *asked), checked,
         title=scorer.title, unit="responses", table=scorer.table, quarantine=quarantine, on_kept=scorer.on_kept,
     )  # fmt: skip
 

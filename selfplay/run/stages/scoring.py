@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.answer_schemas import GOLD_SCHEMA, SCORES_SCHEMA
-from selfplay.core.outcomes import CombinedReward, RewardPart
+from selfplay.core.outcomes import CombinedReward, RewardEngine, RewardPart
 from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import part_column
@@ -128,13 +128,13 @@ def scored_shards(
     gold_title: str = "",
     statistics: Mapping[str, Spread] | None = None,
     measured_R: Bools | None = None,
-) -> CombinedReward | None:
+) -> tuple[CombinedReward | None, dict[str, RewardEngine]]:
     """Have every shard scored and keep its rows as `finish` makes them; with a `gold` judge, its scores are kept under `.gold`
     before.
 
     Where rewards are combined, their parts are normalised by `statistics` (part by name), else by those over the responses of
-    `measured_R` (None: all), and what was used is returned, to be recorded; None for a single reward. Raises BackendError when a
-    scorer failed too often.
+    `measured_R` (None: all), and what was used is returned, to be recorded; None for a single reward. Beside it is what computed
+    the rewards of each model, by its section. Raises BackendError when a scorer failed too often.
     """
     workers, parts = context.workers, sorted(context.settings.reward.parts)
     # the shards that the judge has scored: a single reward follows them, because a row holds both
@@ -149,8 +149,8 @@ def scored_shards(
         assert workers.scorer is not None, "a reward without parts has one scorer"
         follows = shards if gold is None else replace(shards, indices=judged.available)
         scorers.append(Scorer(title, workers.scorer, "reward", follows, "", finish))
-    run_scorers(context, writer, scorers)
-    return _combine_parts(context, writer, finish, statistics, measured_R) if parts else None
+    engines = run_scorers(context, writer, scorers)
+    return (_combine_parts(context, writer, finish, statistics, measured_R) if parts else None), engines
 
 
 def _gold_rows(_: int, scores: pa.Table | None) -> pa.Table:
