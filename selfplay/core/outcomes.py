@@ -49,22 +49,6 @@ class InvalidRow:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightSyncRecord:
-    """How one engine got the weights of a policy; see `WeightSync`."""
-
-    how: str
-    seconds: float
-    canary_error: float | None
-    canary_positions: int
-    reason: str
-
-    @classmethod
-    def of(cls, change: WeightSync) -> WeightSyncRecord:
-        """The part of a change that is recorded."""
-        return cls(change.how, round(change.seconds, 3), change.canary_error, change.canary_positions, change.reason)
-
-
-@dataclass(frozen=True, slots=True)
 class RewardPart:
     """One part of a combined reward: its weight, and the mean and standard deviation that normalise it."""
 
@@ -259,7 +243,7 @@ class SampleOutcome(Outcome):
     drop_reasons: dict[str, int]
     quarantined: dict[str, str]
     policy_digest: str
-    weight_changes: list[WeightSyncRecord]
+    weight_changes: list[WeightSync]
     engines: list[dict[str, Any]]
     num_tokens_sampled: int
     sampling_seconds: float
@@ -361,7 +345,7 @@ class EvaluateOutcome(Outcome):
 
     stage = "evaluate"
 
-    weight_changes: list[WeightSyncRecord]
+    weight_changes: list[WeightSync]
     policy_digest: str
     eval_quarantined: dict[str, str]
     reward_engines: dict[str, RewardEngine] | None = None

@@ -70,11 +70,10 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class WeightSync:
-    """How an engine loaded a policy. `how`: "loaded" (fresh engine), "reloaded" (new weights in the live engine) or
-    "rebuilt" (the live change failed, for `reason`). `canary_error` is the largest absolute difference of log-probs."""
+    """How an engine loaded a policy, as it is recorded. `how`: "loaded" (fresh engine), "reloaded" (new weights in the live
+    engine) or "rebuilt" (the live change failed, for `reason`). `canary_error` is the largest difference of log-probs."""
 
     how: str
-    digest: str
     seconds: float
     canary_error: float | None
     canary_positions: int = 0

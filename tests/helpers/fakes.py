@@ -57,7 +57,7 @@ class FakeSampler:
     def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         assert Path(folder).is_dir()
         self.loaded.append(digest)
-        return WeightSync("loaded", digest, 0.0, None)
+        return WeightSync("loaded", 0.0, None)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
         rows = []

@@ -245,7 +245,7 @@ def test_describe_and_engine_keys(sampler):
 
 def test_a_fresh_engine_agrees_with_a_plain_forward_pass(sampler, models):
     change = fresh(sampler, models["m0"], record_canaries(models["m0"], tokens=16, top=10))
-    assert (change.how, change.digest, change.reason, change.canary_positions) == ("loaded", "m0", "", 96)
+    assert (change.how, change.reason, change.canary_positions) == ("loaded", "", 96)
     assert change.canary_error is not None and change.canary_error <= 1e-4
 
 
