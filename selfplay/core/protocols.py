@@ -258,16 +258,14 @@ class WrittenFile:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class TrainResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingNumbers:
     """What a training did. `first_loss` is the loss of all checked pairs before the first update, `expected_first_loss` its
     value at zero margin (null where that is not defined: SimPO, or reference != policy); `logp_error_*` hold the trainer's
     own log-probs against the table's, per token; `changed_fraction` counts weights that changed in the engine's dtype.
     `update_ratio` is `update_norm` over the norm of the starting policy; `chosen_logp_*` is the mean log-prob of a token of the
-    chosen responses of the checked pairs (nats). `files` lists all that is in `output_dir`; where it is empty the store hashes
-    the files."""
+    chosen responses of the checked pairs (nats)."""
 
-    optimizer_steps: int
     resumed_from_step: int
     first_loss: float
     expected_first_loss: float | None
@@ -284,6 +282,13 @@ class TrainResult:
     update_ratio: float | None = None
     chosen_logp_before: float | None = None
     chosen_logp_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult(TrainingNumbers):
+    """What a trainer returns. `files` lists all that is in `output_dir`; where it is empty the store hashes the files."""
+
+    optimizer_steps: int
     files: list[WrittenFile] = field(default_factory=list)
 
 
