@@ -47,6 +47,8 @@ def measure(given: Given) -> Measured:
         )
 
     def by_vllm(asked: list[ScoreItem]) -> list[float]:
+        # a run would find the prompts and responses of the run before
+        engine._stream.call(engine._engine().reset_prefix_cache)
         found: list[float] = ours.rows.score(asked, lambda rows: engine.rewards(rows.token_ids))["reward"].to_pylist()
         return found
 
