@@ -381,10 +381,11 @@ def test_rewards_of_vllm_are_those_of_transformers(engine, tmp_path):
         ScoreItem("thoughts", [user], "<think>long</think>\n\nfine", final_answer="fine"),
         ScoreItem("endless", [user], "<think>endless", no_answer="unclosed_thinking"),
     ]
+    exact = rewards.score(asked)
     compared = rewards.compare(asked)
     assert compared["response_id"].to_pylist() == [item.response_id for item in asked]
     assert compared["engine_reward"].null_count == len(asked) - NUM_COMPARED
-    exact, found = rewards.score(asked), rewards.score(asked, "vllm")
+    found = rewards.score(asked, "vllm")
     assert found["drop_reason"].to_pylist() == exact["drop_reason"].to_pylist() == [
         *[None] * 8, "too_long_for_reward_model", None, "unclosed_thinking",
     ]  # fmt: skip
