@@ -105,6 +105,8 @@ class RewardEngines:
             self._engine.close()
         elif self._model is not None:
             self._model = None
+            # a worker freezes what its constructor made, this model too
+            gc.unfreeze()
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

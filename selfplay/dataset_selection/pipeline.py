@@ -69,6 +69,7 @@ from selfplay.selection.select import PairPool, Selection, select
 from selfplay.store.durable import pretty_json, remove_tree
 from selfplay.store.result_folder import ResultWriter
 from selfplay.store.run import Store, now
+from selfplay.store.spool import Spool
 
 # Pairs in a shard of stage *select*.
 _SHARD_PAIRS, _SHARD_NUMBERS = 25_000, 1 << 18
@@ -85,8 +86,10 @@ class Outcome:
 # -------------------------------------------------------------------------------------------------------------- steps
 
 
-def read(settings: SelectSettings, metric: Metric) -> tuple[OfflineDataset, list[SourceFacts]]:
-    """The dataset; of several also what was read of each. Raises DataError and ConfigError."""
+def read(
+    settings: SelectSettings, metric: Metric, spool: Spool | None = None
+) -> tuple[OfflineDataset, list[SourceFacts]]:
+    """The dataset; of several also what was read of each. `spool`: see `read_dataset`. Raises DataError and ConfigError."""
     columns = dict(settings.columns)
     if settings.group_column is not None:
         columns["group"] = settings.group_column
@@ -99,7 +102,7 @@ def read(settings: SelectSettings, metric: Metric) -> tuple[OfflineDataset, list
         dataset = read_dataset(
             source.dataset, split=source.split, subset=source.subset, revision=source.revision,
             columns={**columns, **source.columns}, wanted=[name for name in metric.inputs if name != "pair_id"],
-            prefer="responses" if built else "pairs",
+            prefer="responses" if built else "pairs", spool=spool,
         )  # fmt: skip
         if built and dataset.kind == "pairs":
             raise ConfigError(
@@ -187,7 +190,8 @@ def run(
     announce(code, reporter.say)
     metric = resolve_metric(settings)
     inputs = resolve_inputs(settings, metric, record.revisions(), code)
-    dataset, sources = read(settings, metric)
+    with _same_command(record):
+        dataset, sources = read(settings, metric, Spool(record.root))
     _report_what_was_read(dataset, sources, reporter)
     content = {**dict(sorted(inputs.pins.items())), "dataset": dataset.digest}
     identity = {"settings": settings.identity(), "content": content, "version": __version__}

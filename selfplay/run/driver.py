@@ -29,6 +29,7 @@ from selfplay.run.code_trust import announce, note_begun
 from selfplay.run.devices import LazyDevices, RunDevices, check_memory, find_devices
 from selfplay.run.disk_estimate import check_room
 from selfplay.run.drift import check_drift
+from selfplay.run.engine_check import check_engine
 from selfplay.run.observers import MakeObservers, Observed, Observers, no_observers
 from selfplay.run.pass_through_check import check_pass_through, check_reward_engines
 from selfplay.run.plan import Plan, make_plan
@@ -75,9 +76,8 @@ def preflight(
     config, search_path = pinned.config, pinned.search_path
     announce(pinned.code, say)
     check_pass_through(config)
-    return prepare(
-        config, resolve(config, search_path, pinned=pinned), run_dir, search_path, store, rounds_done, force=force
-    )
+    inputs = check_engine(config, resolve(config, search_path, pinned=pinned))
+    return prepare(config, inputs, run_dir, search_path, store, rounds_done, force=force)
 
 
 def prepare(

@@ -39,20 +39,24 @@ def find_problems(engine: dict[str, Any], loss: str, trl: dict[str, Any]) -> lis
 
     Raises BackendError when the libraries cannot be imported.
     """
-    return _ask({"engine": engine, "loss": loss, "trl": trl}) if engine or trl else []
+    question = {"engine": engine, "loss": loss, "trl": trl}
+    return ask_library("selfplay.backends.pass_through", question) if engine or trl else []
 
 
 @functools.cache
 def _pooling_problems(models: tuple[tuple[str, bool], ...]) -> list[str]:
     """Why vLLM cannot compute each model (folder, trust_remote_code); empty where it can."""
-    return _ask({"pooling": models}) if models else []
+    return ask_library("selfplay.backends.pass_through", {"pooling": models}) if models else []
 
 
-def _ask(question: dict[str, Any]) -> list[str]:
-    command = [sys.executable, "-P", "-m", "selfplay.backends.pass_through"]
-    text = json.dumps(question, default=str)
-    child = subprocess.run(command, input=text, capture_output=True, text=True, timeout=300, check=False)
+def ask_library(module: str, question: dict[str, Any]) -> list[str]:
+    """The sentences with which a module of `backends` answers a question, in a process of its own. Raises BackendError when its
+    libraries cannot be imported."""
+    child = subprocess.run(
+        [sys.executable, "-P", "-m", module],
+        input=json.dumps(question, default=str), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         raise BackendError(f"vLLM or TRL could not be imported: {last}", "Run `selfplay doctor` to find the cause.")
-    return [str(problem) for problem in json.loads(child.stdout.splitlines()[-1])]
+    return [str(answer) for answer in json.loads(child.stdout.splitlines()[-1])]

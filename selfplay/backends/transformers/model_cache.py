@@ -62,6 +62,8 @@ class ModelCache:
 
     def release(self) -> None:
         """Free the model's memory; the next call loads again."""
+        if self.model is None:
+            return
         self.model, self.shared_prompts, self._key = None, None, None
         gc.collect()
         if self.device.type == "cuda":

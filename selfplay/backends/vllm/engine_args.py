@@ -15,6 +15,7 @@ from typing import Any
 from selfplay.config.pass_through import ENGINE_KEYS, is_plain
 from selfplay.core.errors import ConfigError
 from selfplay.inputs.models.engine_cache import default_cache_bytes, kv_cache_bytes
+from selfplay.inputs.models.sizes import has_recurrent_layers
 
 CPU_BLOCK = 32
 _WEIGHTS = "it loads the policy of each round"
@@ -214,6 +215,7 @@ def engine_arguments(
     arguments |= engine
     if cpu_config is not None:
         _check_whole_prefills(arguments, max_model_len)
+        _check_linear_attention(cpu_config, dtype)
     return arguments | {
         "model": folder,
         "dtype": dtype,
@@ -237,7 +239,18 @@ def _cpu_defaults(config: Any, max_model_len: int, dtype: str) -> dict[str, Any]
         # On a CPU a seeded request whose prefill is split over two steps crashes the engine: never split one.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(2048, max_model_len),
+        # vLLM keeps the states of recurrent layers for prefixes only where prefills may be split
+        "enable_prefix_caching": not has_recurrent_layers(config),
     }
+
+
+def _check_linear_attention(config: Any, dtype: str) -> None:
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ()
+    if "linear_attention" in kinds and dtype != "bfloat16":
+        raise ConfigError(
+            f"on a CPU vLLM computes linear attention in bfloat16 only, and the engine's dtype is {dtype}",
+            "Set policy.dtype: bfloat16, or sample on a GPU.",
+        )
 
 
 def _check_whole_prefills(arguments: Mapping[str, Any], max_model_len: int | None) -> None:
