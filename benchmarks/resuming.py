@@ -154,7 +154,7 @@ class _Sampler:
 
     def load_policy(self, folder: str, digest: str, canaries: Sequence[Any]) -> WeightSync:
         """Always."""
-        return WeightSync("loaded", digest, 0.0, None)
+        return WeightSync("loaded", 0.0, None)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
         """Different responses of 20 tokens."""
