@@ -160,7 +160,21 @@ class _Trainer:
         (policy / "config.json").write_text("{}")
         step = StepMetrics(1, 1, 0.69, job.learning_rate, 1.0, 0.5, 0.0)
         progress(step)
-        return TrainResult(1, 0, 0.69, 0.69, len(job.pairs), 0.0, 0.0, 1.0, 1.0, 0.1, [step], [], {})
+        return TrainResult(
+            optimizer_steps=1,
+            resumed_from_step=0,
+            first_loss=0.69,
+            expected_first_loss=0.69,
+            checked_pairs=len(job.pairs),
+            logp_error_max=0.0,
+            logp_error_mean=0.0,
+            update_norm=1.0,
+            changed_fraction=1.0,
+            seconds=0.1,
+            steps=[step],
+            canaries=[],
+            versions={},
+        )
 
 
 def run_stage(stage: str, folder: Path, num_prompts: int) -> dict[str, Any]:

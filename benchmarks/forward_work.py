@@ -4,12 +4,15 @@ words."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.figures import Figure, alternate, median_of, ratios
 
 CONTEXT, VOCABULARY = 1024, 2048
 # about 9 million parameters
@@ -77,6 +80,18 @@ def seconds(function: Callable[[], Any]) -> float:
     start = time.process_time()
     function()
     return time.process_time() - start
+
+
+def turns(runs: Mapping[str, Callable[[], Any]], num_runs: int) -> dict[str, list[float]]:
+    """Processor time of each of `runs`, `num_runs` times each, in turns."""
+    return alternate({name: partial(seconds, run) for name, run in runs.items()}, num_runs)
+
+
+def processor_ratio(
+    name: str, over: Sequence[float], under: Sequence[float], work: str, *, bar: float | None = None
+) -> Figure:
+    """The figure "how many times as fast" of two alternatives that ran in turns."""
+    return median_of(name, ratios(over, under), "x", work, clock="processor", at_least=True, bar=bar)
 
 
 def best(loops: dict[int, Callable[[], Any]]) -> int:

@@ -27,9 +27,8 @@ from selfplay.core.outcomes import (
     SelectOutcome,
     Training,
     TrainOutcome,
-    WeightSyncRecord,
 )
-from selfplay.core.protocols import StepMetrics
+from selfplay.core.protocols import StepMetrics, WeightSync
 from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema, to_table
 from selfplay.core.stages import CANDIDATES
 from selfplay.run.stages.evaluation_metrics import summarize
@@ -360,7 +359,7 @@ class _Made:
         return to_table(EvaluationResponse, rows)
 
 
-_CHANGE = WeightSyncRecord("loaded", 0.25, 1e-6, 8, "")
+_CHANGE = WeightSync("loaded", 0.25, 1e-6, 8, "")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from benchmarks.figures import Figure, Given, Measured, alternate, median_of, ratios
-from benchmarks.forward_work import MEDIUM, Work, best, make_model, make_work, padded, seconds
+from benchmarks.figures import Figure, Given, Measured
+from benchmarks.forward_work import MEDIUM, Work, best, make_model, make_work, padded, processor_ratio, turns
 from benchmarks.logprobs_stage import stage_seconds
 
 BATCH_SIZES = (4, 8, 16)
@@ -68,27 +68,30 @@ def measure(given: Given) -> Measured:
                 "sorted": lambda: loop(asked, size, is_sorted=True),
                 "given order": lambda: loop(asked, size, is_sorted=False),
             }
-            return alternate({name: partial(seconds, run) for name, run in runs.items()}, given.num_runs), error
+            return turns(runs, given.num_runs), error
 
         pairs, error = compared(make_work(given.scaled(24), 2, 16, 60))
         shared, shared_error = compared(make_work(given.scaled(6), 8, 60, 60))
         ours.release()
         stages, stage_error = stage_seconds(given, folder / "stage")
-    num_pairs, num_shared, num_stage = given.scaled(24), given.scaled(6), given.scaled(256)
     what = "responses of 60 words, policy of 9 M parameters, one thread"
-    more: dict[str, Any] = {"unit": "x", "clock": "processor", "at_least": True}
+    of_pairs = f"{given.scaled(24)} prompts of 16 words with 2 {what}"
+    of_shared = f"{given.scaled(6)} prompts of 60 words with 8 {what}"
+    of_stage = f"the whole stage, {given.scaled(256)} pairs of a round, policy as that of the quickstart"
     return Measured(
         [
-            median_of("logprobs_over_loop_in_given_order", ratios(pairs["given order"], pairs["ours"]),
-                      work=f"{num_pairs} prompts of 16 words with 2 {what}", bar=1.5, **more),
-            median_of("logprobs_over_sorted_loop", ratios(pairs["sorted"], pairs["ours"]),
-                      work=f"{num_pairs} prompts of 16 words with 2 {what}", bar=1.0, **more),
-            median_of("logprobs_shared_prompts_over_sorted_loop", ratios(shared["sorted"], shared["ours"]),
-                      work=f"{num_shared} prompts of 60 words with 8 {what}", bar=1.3, **more),
-            Figure("logprobs_largest_error", max(error, shared_error), "nats a token", "against the sorted loop", bar=1e-5),
-            median_of("logprobs_stage_engine_over_model", ratios(stages["model"], stages["engine"]),
-                      work=f"the whole stage, {num_stage} pairs of a round, policy as that of the quickstart", bar=3.0, **more),
+            processor_ratio(
+                "logprobs_over_loop_in_given_order", pairs["given order"], pairs["ours"], of_pairs, bar=1.5
+            ),
+            processor_ratio("logprobs_over_sorted_loop", pairs["sorted"], pairs["ours"], of_pairs, bar=1.0),
+            processor_ratio(
+                "logprobs_shared_prompts_over_sorted_loop", shared["sorted"], shared["ours"], of_shared, bar=1.3
+            ),
+            Figure(
+                "logprobs_largest_error", max(error, shared_error), "nats a token", "against the sorted loop", bar=1e-5
+            ),
+            processor_ratio("logprobs_stage_engine_over_model", stages["model"], stages["engine"], of_stage, bar=3.0),
             Figure("logprobs_stage_engine_error", stage_error, "nats a token", "engine against model, 64 responses"),
         ],
         {"seconds_pairs": pairs, "seconds_shared_prompts": shared, "seconds_stage": stages},
-    )  # fmt: skip
+    )

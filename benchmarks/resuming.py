@@ -154,7 +154,7 @@ class _Sampler:
 
     def load_policy(self, folder: str, digest: str, canaries: Sequence[Any]) -> WeightSync:
         """Always."""
-        return WeightSync("loaded", digest, 0.0, None)
+        return WeightSync("loaded", 0.0, None)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
         """Different responses of 20 tokens."""
@@ -181,4 +181,18 @@ class _Trainer:
         shutil.copytree(job.policy_dir, Path(job.output_dir) / "policy")
         step = StepMetrics(1, 1, 0.69, job.learning_rate, 1.0, 0.5, 0.0)
         progress(step)
-        return TrainResult(1, 0, 0.69, 0.69, len(job.pairs), 0.0, 0.0, 1.0, 1.0, 0.1, [step], [], {})
+        return TrainResult(
+            optimizer_steps=1,
+            resumed_from_step=0,
+            first_loss=0.69,
+            expected_first_loss=0.69,
+            checked_pairs=len(job.pairs),
+            logp_error_max=0.0,
+            logp_error_mean=0.0,
+            update_norm=1.0,
+            changed_fraction=1.0,
+            seconds=0.1,
+            steps=[step],
+            canaries=[],
+            versions={},
+        )

@@ -12,6 +12,7 @@ from typing import Any
 
 from selfplay.core.errors import ModelError
 from selfplay.inputs.models.files import weight_headers
+from selfplay.inputs.models.sizes import load_config
 
 _CHUNK = 1 << 24  # elements looked at together: bounds the extra memory to 16 MiB
 _SHOWN = 5
@@ -101,14 +102,7 @@ def check_finite(policy: PolicyFolder) -> None:
 
 def _architecture(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     """The config as transformers understands it (so that two versions' spellings of the same model compare equal)."""
-    from transformers import AutoConfig
-
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"policy folder {folder} lacks config.json", "Give the folder of a Hugging Face model.")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"config.json of policy folder {folder} is invalid: {error}") from error
+    config = load_config(folder, trust_remote_code=trust_remote_code)
     return {key: value for key, value in config.to_dict().items() if key not in _NOT_ARCHITECTURE}
 
 

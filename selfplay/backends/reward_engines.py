@@ -103,7 +103,11 @@ class RewardEngines:
         """Free the memory of the one that is loaded."""
         if self._engine is not None:
             self._engine.close()
+        elif self._model is not None:
+            self._model = None
+            # a worker freezes what its constructor made, this model too
+            gc.unfreeze()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         self._model = self._engine = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from selfplay.core.engine_check import EngineCheck
 from selfplay.core.parse_record import FLAT, STRICT, nested, parse_record, to_document
-from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightSync
+from selfplay.core.protocols import TrainingNumbers, TrainResult, WeightSync
 from selfplay.core.timing import PartSeconds
 
 
@@ -46,22 +46,6 @@ class InvalidRow:
     file: str
     row: int
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class WeightSyncRecord:
-    """How one engine got the weights of a policy; see `WeightSync`."""
-
-    how: str
-    seconds: float
-    canary_error: float | None
-    canary_positions: int
-    reason: str
-
-    @classmethod
-    def of(cls, change: WeightSync) -> WeightSyncRecord:
-        """The part of a change that is recorded."""
-        return cls(change.how, round(change.seconds, 3), change.canary_error, change.canary_positions, change.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,35 +139,19 @@ class SelectionSummary:
     keep_zero_margins: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """A training that took place; see `TrainResult`. `num_pairs_quarantined` counts kept pairs that were left out because a
-    response of theirs is quarantined: of earlier rounds, or found when the model passed over the kept pairs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training(TrainingNumbers):
+    """A training that took place. `num_pairs_quarantined` counts kept pairs that were left out because a response of theirs is
+    quarantined: of earlier rounds, or found when the model passed over the kept pairs."""
 
     num_pairs: int
     num_pairs_quarantined: int
-    resumed_from_step: int
-    first_loss: float
-    expected_first_loss: float | None
-    checked_pairs: int
-    logp_error_max: float
-    logp_error_mean: float
-    update_norm: float
-    changed_fraction: float
-    seconds: float
-    steps: list[StepMetrics]
-    canaries: list[Canary]
-    versions: dict[str, str]
-    notes: list[str]
-    update_ratio: float | None = None
-    chosen_logp_before: float | None = None
-    chosen_logp_after: float | None = None
 
     @classmethod
     def of(cls, result: TrainResult, num_pairs: int, num_pairs_quarantined: int) -> Training:
         """The record of a result."""
-        shared = {each.name for each in dataclasses.fields(cls)} & {each.name for each in dataclasses.fields(result)}
-        return cls(num_pairs, num_pairs_quarantined, **{name: getattr(result, name) for name in shared})
+        numbers = {each.name: getattr(result, each.name) for each in dataclasses.fields(TrainingNumbers)}
+        return cls(num_pairs=num_pairs, num_pairs_quarantined=num_pairs_quarantined, **numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +227,7 @@ class SampleOutcome(Outcome):
     drop_reasons: dict[str, int]
     quarantined: dict[str, str]
     policy_digest: str
-    weight_changes: list[WeightSyncRecord]
+    weight_changes: list[WeightSync]
     engines: list[dict[str, Any]]
     num_tokens_sampled: int
     sampling_seconds: float
@@ -361,7 +329,7 @@ class EvaluateOutcome(Outcome):
 
     stage = "evaluate"
 
-    weight_changes: list[WeightSyncRecord]
+    weight_changes: list[WeightSync]
     policy_digest: str
     eval_quarantined: dict[str, str]
     reward_engines: dict[str, RewardEngine] | None = None

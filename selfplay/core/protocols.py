@@ -70,11 +70,10 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class WeightSync:
-    """How an engine loaded a policy. `how`: "loaded" (fresh engine), "reloaded" (new weights in the live engine) or
-    "rebuilt" (the live change failed, for `reason`). `canary_error` is the largest absolute difference of log-probs."""
+    """How an engine loaded a policy, as it is recorded. `how`: "loaded" (fresh engine), "reloaded" (new weights in the live
+    engine) or "rebuilt" (the live change failed, for `reason`). `canary_error` is the largest difference of log-probs."""
 
     how: str
-    digest: str
     seconds: float
     canary_error: float | None
     canary_positions: int = 0
@@ -259,16 +258,14 @@ class WrittenFile:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class TrainResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingNumbers:
     """What a training did. `first_loss` is the loss of all checked pairs before the first update, `expected_first_loss` its
     value at zero margin (null where that is not defined: SimPO, or reference != policy); `logp_error_*` hold the trainer's
     own log-probs against the table's, per token; `changed_fraction` counts weights that changed in the engine's dtype.
     `update_ratio` is `update_norm` over the norm of the starting policy; `chosen_logp_*` is the mean log-prob of a token of the
-    chosen responses of the checked pairs (nats). `files` lists all that is in `output_dir`; where it is empty the store hashes
-    the files."""
+    chosen responses of the checked pairs (nats)."""
 
-    optimizer_steps: int
     resumed_from_step: int
     first_loss: float
     expected_first_loss: float | None
@@ -285,6 +282,13 @@ class TrainResult:
     update_ratio: float | None = None
     chosen_logp_before: float | None = None
     chosen_logp_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult(TrainingNumbers):
+    """What a trainer returns. `files` lists all that is in `output_dir`; where it is empty the store hashes the files."""
+
+    optimizer_steps: int
     files: list[WrittenFile] = field(default_factory=list)
 
 

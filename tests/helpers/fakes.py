@@ -57,7 +57,7 @@ class FakeSampler:
     def load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         assert Path(folder).is_dir()
         self.loaded.append(digest)
-        return WeightSync("loaded", digest, 0.0, None)
+        return WeightSync("loaded", 0.0, None)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
         rows = []
@@ -194,7 +194,21 @@ class FakeTrainer:
         log = [StepMetrics(step, steps, 0.69, job.learning_rate, 1.0, 0.5, 0.0) for step in range(1, steps + 1)]
         for line in log:
             progress(line)
-        return TrainResult(steps, 0, 0.6931, 0.6931, len(job.pairs), 0.0, 0.0, 1.0, 1.0, 0.1, log, [], {"fake": "1"})
+        return TrainResult(
+            optimizer_steps=steps,
+            resumed_from_step=0,
+            first_loss=0.6931,
+            expected_first_loss=0.6931,
+            checked_pairs=len(job.pairs),
+            logp_error_max=0.0,
+            logp_error_mean=0.0,
+            update_norm=1.0,
+            changed_fraction=1.0,
+            seconds=0.1,
+            steps=log,
+            canaries=[],
+            versions={"fake": "1"},
+        )
 
 
 # what the workers of fakes report, unless a test chooses other facts

@@ -199,13 +199,13 @@ def test_every_part_of_a_reward_has_a_scorer_of_its_own(
     specs = worker_specs(load_config(path), inputs(path))
     assert {*specs} == {"sampler", "logprobs", "trainer", "reward.parts.helpful", "reward.parts.short"}
     helpful, short = specs["reward.parts.helpful"], specs["reward.parts.short"]
-    assert helpful.target.endswith(":RewardModel")
+    assert helpful.target.endswith(":RewardEngines")
     assert helpful.kwargs["model"] == str(tiny_world / "reward_model")
     assert (helpful.kwargs["sees"], helpful.kwargs["max_length"], helpful.kwargs["batch_tokens"]) == ("full", 99, 77)
     assert short.target.endswith(":RewardFunction")
     assert short.kwargs["batched"] is True
-    path = write_config()
-    assert "reward" in worker_specs(load_config(path), inputs(path))
+    path = write_config(reward={"engine": "transformers"})
+    assert worker_specs(load_config(path), inputs(path))["reward"].target.endswith(":RewardModel")
 
 
 @pytest.mark.parametrize("function", ["absent.py:reward", "rewards.py:absent"])

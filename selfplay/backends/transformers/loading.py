@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from selfplay.backends.transformers.attention import needed_attention
 from selfplay.backends.transformers.dropout import switch_off_in_config, switch_off_in_modules
 from selfplay.core.timing import part
 from selfplay.inputs.models.loading_check import does_not_load, refuse_missing
+from selfplay.inputs.models.sizes import load_config
 
 
 @part("loading")
@@ -31,11 +31,11 @@ def load_complete(
 
     Raises ModelError if the model does not load or lacks weights, which transformers would fill with random numbers.
     """
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    if for_training:
+        switch_off_in_config(config)
+    attention = needed_attention(config)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-        if for_training:
-            switch_off_in_config(config)
-        attention = needed_attention(config)
         model, loading = kind.from_pretrained(
             folder,
             config=config,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from selfplay.backends.transformers.attention import check_attention
@@ -21,7 +21,7 @@ from selfplay.backends.transformers.padding import pad_right
 from selfplay.backends.transformers.positions import usable_positions
 from selfplay.backends.transformers.shared_prompt import SharedPrompts
 from selfplay.core.errors import BackendError
-from selfplay.inputs.models.loading_check import does_not_load
+from selfplay.inputs.models.sizes import load_config
 
 
 class ModelCache:
@@ -106,11 +106,8 @@ class ModelCache:
 
 def _is_causal(folder: str, trust_remote_code: bool) -> bool:
     """Whether the config names a causal language model."""
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise does_not_load(folder, "policy", error) from error
-    return bool({*(config.architectures or [])} & {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()})
+    architectures = load_config(folder, trust_remote_code=trust_remote_code).architectures
+    return bool({*(architectures or [])} & {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()})
 
 
 def load(folder: str, dtype: torch.dtype, trust_remote_code: bool, causal: bool = True) -> Any:

@@ -97,6 +97,8 @@ class PoolingEngine:
             weight_bytes=weight_bytes,
             device_bytes=None if on_cpu else torch.cuda.mem_get_info()[1],
         )
+        # as in the sampler: vLLM collects garbage while it builds
+        gc.freeze()
         pooler = PoolerConfig(task="classify", use_activation=False)
         self._llm = LLMEngine.from_engine_args(EngineArgs(**arguments, pooler_config=pooler))
         # the others take the first token's, of an encoder

@@ -31,7 +31,8 @@ from selfplay.core.errors import BackendError, ConfigError, WeightSyncError
 from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, WeightSync
 from selfplay.core.records import Response, schema
 from selfplay.core.timing import part
-from selfplay.inputs.models.sizes import has_stray_kv_heads
+from selfplay.inputs.models.chat import load_tokenizer
+from selfplay.inputs.models.sizes import has_stray_kv_heads, load_config
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -70,7 +71,6 @@ class VllmSampler:
         self._max_model_len = max_model_len
         self._seed = seed
         self._trust_remote_code = trust_remote_code
-        self._local = {"trust_remote_code": trust_remote_code, "local_files_only": True}
         prepare_environment()
         from vllm.platforms import current_platform
 
@@ -78,7 +78,8 @@ class VllmSampler:
         self._dtype = resolve_dtype(dtype, on_cpu=self._on_cpu)
         self._llm: LLM | None = None
         self._policy: PolicyFolder | None = None
-        self._served: WeightSync | None = None
+        # the digest of the policy that is served, and how it was loaded
+        self._served: tuple[str, WeightSync] | None = None
         # whether a change in the live engine is known to reach every part of it; set by the first change
         self._live_change_is_whole: bool | None = None
         self._tokenizer: Any = None
@@ -112,8 +113,8 @@ class VllmSampler:
 
     def _load_policy(self, folder: str, digest: str, canaries: Sequence[Canary]) -> WeightSync:
         started = time.perf_counter()
-        if self._served is not None and self._served.digest == digest:
-            return dataclasses.replace(self._served, seconds=0.0)
+        if self._served is not None and self._served[0] == digest:
+            return dataclasses.replace(self._served[1], seconds=0.0)
         policy = read_policy_folder(folder, trust_remote_code=self._trust_remote_code)
         if self._policy is not None:
             check_same_architecture(policy, self._policy)
@@ -132,15 +133,15 @@ class VllmSampler:
         elif self._live_change_is_whole is None:
             how, reason, verdict = self._compare_with_fresh(folder, canaries)
         self._policy = policy
-        self._served = WeightSync(
+        change = WeightSync(
             how=how,
-            digest=digest,
-            seconds=time.perf_counter() - started,
+            seconds=round(time.perf_counter() - started, 3),
             canary_error=verdict.max_error if verdict else None,
             canary_positions=verdict.positions if verdict else 0,
             reason=reason,
         )
-        return self._served
+        self._served = (digest, change)
+        return change
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
         """Sample the responses that each request asks for; see `Sampler.sample` for the table.
@@ -236,11 +237,10 @@ class VllmSampler:
         return verdict
 
     def _build(self, folder: str) -> None:
-        from transformers import AutoTokenizer
         from vllm import LLM
 
         arguments = self._arguments(folder)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, **self._local)
+        self._tokenizer = load_tokenizer(folder, trust_remote_code=self._trust_remote_code)
         # vLLM collects garbage several times while it builds; what the libraries hold would be half of that time
         gc.freeze()
         self._llm = LLM(**arguments)
@@ -248,21 +248,18 @@ class VllmSampler:
     def try_to_configure(self, folder: str) -> None:
         """Have vLLM check what it checks before it reads weights: its settings for the policy in `folder`, and its code of the
         architecture. Raises what vLLM raises, ImportError where its code needs a library that is not installed."""
-        from transformers import AutoConfig
         from vllm.engine.arg_utils import EngineArgs
         from vllm.model_executor.models import ModelRegistry
 
         arguments = self._arguments(folder)
-        for name in AutoConfig.from_pretrained(folder, **self._local).architectures or ():
+        for name in load_config(folder, trust_remote_code=self._trust_remote_code).architectures or ():
             if name in ModelRegistry.models:
                 # vLLM itself would only say that it cannot inspect the class
                 ModelRegistry.models[name].load_model_cls()
         EngineArgs(**arguments).create_engine_config()
 
     def _arguments(self, folder: str) -> dict[str, Any]:
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(folder, **self._local)
+        config = load_config(folder, trust_remote_code=self._trust_remote_code)
         return engine_arguments(
             self._engine_keys,
             folder=folder,

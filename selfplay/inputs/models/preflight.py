@@ -24,10 +24,9 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.
 @dataclass(frozen=True, slots=True)
 class PolicyInfo:
     """What is known of a policy from its files. `num_params` counts tied embeddings once; `max_position_embeddings` is in
-    tokens (None: the config names no limit); `eos_token_ids` is the union of the tokenizer's and the generation
-    config's, sorted.
+    tokens (None: the config names no limit).
 
-    Example: PolicyInfo("LlamaForCausalLM", 451_072, "float32", 2048, 512, True, (2,), True)
+    Example: PolicyInfo("LlamaForCausalLM", 451_072, "float32", 2048, 512, True, True)
     """
 
     architecture: str
@@ -36,7 +35,6 @@ class PolicyInfo:
     max_position_embeddings: int | None
     vocab_size: int
     tied: bool
-    eos_token_ids: tuple[int, ...]
     has_chat_template: bool
 
 
@@ -83,7 +81,7 @@ def check_policy(folder: str | Path, *, chat_template_needed: bool = True) -> Po
     tied = bool(declared) if declared is not None else not heads
     if tied:
         tensors = {name: tensor for name, tensor in tensors.items() if name not in heads}
-    generation_eos = generation_eos_ids(folder)
+    generation_eos_ids(folder)  # raises for what is no token id
     return PolicyInfo(
         architecture=architecture,
         num_params=_num_params(tensors),
@@ -91,7 +89,6 @@ def check_policy(folder: str | Path, *, chat_template_needed: bool = True) -> Po
         max_position_embeddings=position_limit(loaded),
         vocab_size=vocab_size(loaded, folder),
         tied=tied,
-        eos_token_ids=tuple(sorted({*_tokenizer_eos_ids(folder), *generation_eos})),
         has_chat_template=has_template,
     )
 
@@ -200,21 +197,6 @@ def _score_head(folder: Path, architecture: str, tensors: dict[str, TensorHeader
 def _check_tokenizer(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelError(f"{folder} has no tokenizer", "Save it there with tokenizer.save_pretrained.")
-
-
-def _tokenizer_eos_ids(folder: Path) -> tuple[int, ...]:
-    """The id of the tokenizer's eos_token, looked up in tokenizer.json; none where either file does not say."""
-    settings, vocabulary = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    if not settings.is_file() or not vocabulary.is_file():
-        return ()
-    token = read_json(settings).get("eos_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    tokenizer = read_json(vocabulary)
-    ids = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}
-    if token not in ids:
-        known = tokenizer["model"].get("vocab", {})
-        ids = known if isinstance(known, dict) else {piece: number for number, (piece, _) in enumerate(known)}
-    return (ids[token],) if token in ids else ()
 
 
 def _num_params(tensors: dict[str, TensorHeader]) -> int:

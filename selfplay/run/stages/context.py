@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from selfplay.core.errors import SelfplayError
 from selfplay.core.losses import LOSSES
-from selfplay.core.outcomes import Outcome, TrainOutcome, WeightSyncRecord
+from selfplay.core.outcomes import Outcome, TrainOutcome
 from selfplay.core.pool import Workers
-from selfplay.core.protocols import Canary, StepMetrics
+from selfplay.core.protocols import Canary, StepMetrics, WeightSync
 from selfplay.core.stages import Source, shard_inputs, stage_named
 from selfplay.core.timing import Record, collecting, part, record
 from selfplay.execution.reporter import Reporter
@@ -169,15 +169,17 @@ class StageContext:
                 policy_round = reference.round if reference is not None else 0
         return [policy_round] if policy_round > 0 else []
 
-    def serve(self, round_number: int) -> list[WeightSyncRecord]:
+    def serve(self, round_number: int) -> list[WeightSync]:
         """Have every engine serve the policy after a round; returns what each reports about the change, for the record."""
         policy = self.policy(round_number)
-        changes = self.workers.sampler.broadcast("load_policy", policy.engine_folder, policy.digest, policy.canaries)
+        changes: list[WeightSync] = self.workers.sampler.broadcast(
+            "load_policy", policy.engine_folder, policy.digest, policy.canaries
+        )
         self.workers.start()
         for change in changes:
             if change.how == "rebuilt":
                 self.reporter.say(f"engine rebuilt for the policy of round {policy.round}: {change.reason}")
-        return [WeightSyncRecord.of(change) for change in changes]
+        return changes
 
     def writer(self, round_number: int, stage: str, *, made_with: str = "") -> StageWriter:
         """A writer for a stage; reports what it adopts from an earlier attempt (which was `made_with` the same: see StageInputs).

@@ -52,7 +52,7 @@ def choose_engine(
     kept = f"{ENGINES}/{section.removeprefix('reward.parts.')}" if context.settings.reward.parts else ENGINES
     if source.engine == "auto" and not writer.shards(kept):
         if not on_gpu:
-            return RewardEngine(TRANSFORMERS, "the reward model runs on a CPU, where vLLM is not known to be faster")
+            return RewardEngine(TRANSFORMERS, "the reward model runs on a CPU, where auto does not ask vLLM")
         if writer.shards(table):
             return RewardEngine(TRANSFORMERS, "an earlier attempt, without a GPU, began with it")
 
@@ -82,11 +82,11 @@ def choose_engine(
     if not writer.shards(kept):
         return RewardEngine(TRANSFORMERS, "there was no response to compare")
     rows = writer.read_shard(0, kept)
+    chosen = judged(rows)
+    if section not in context.compared_engines:
+        context.reporter.say(f"{title}: {chosen.engine} computes the rewards: {chosen.reason}")
     if rows.num_rows:
         context.compared_engines[section] = rows
-    chosen = judged(rows)
-    if chosen.engine != VLLM:
-        context.reporter.say(f"{title}: {chosen.reason}; transformers computes the rewards instead")
     return chosen
 
 

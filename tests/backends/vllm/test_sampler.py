@@ -245,7 +245,7 @@ def test_describe_and_engine_keys(sampler):
 
 def test_a_fresh_engine_agrees_with_a_plain_forward_pass(sampler, models):
     change = fresh(sampler, models["m0"], record_canaries(models["m0"], tokens=16, top=10))
-    assert (change.how, change.digest, change.reason, change.canary_positions) == ("loaded", "m0", "", 96)
+    assert (change.how, change.reason, change.canary_positions) == ("loaded", "", 96)
     assert change.canary_error is not None and change.canary_error <= 1e-4
 
 
@@ -381,10 +381,11 @@ def test_rewards_of_vllm_are_those_of_transformers(engine, tmp_path):
         ScoreItem("thoughts", [user], "<think>long</think>\n\nfine", final_answer="fine"),
         ScoreItem("endless", [user], "<think>endless", no_answer="unclosed_thinking"),
     ]
+    exact = rewards.score(asked)
     compared = rewards.compare(asked)
     assert compared["response_id"].to_pylist() == [item.response_id for item in asked]
     assert compared["engine_reward"].null_count == len(asked) - NUM_COMPARED
-    exact, found = rewards.score(asked), rewards.score(asked, "vllm")
+    found = rewards.score(asked, "vllm")
     assert found["drop_reason"].to_pylist() == exact["drop_reason"].to_pylist() == [
         *[None] * 8, "too_long_for_reward_model", None, "unclosed_thinking",
     ]  # fmt: skip

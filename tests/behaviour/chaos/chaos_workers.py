@@ -128,7 +128,19 @@ class SteppingTrainer:
         shutil.copytree(source, output)
         save_file(weights, output / "model.safetensors", {"format": "pt"})
         yield TrainResult(
-            total, found.step, 0.6931, 0.6931, len(job.pairs), 0.0, 0.0, 1.0, 1.0, 0.1, log, [], {"fake": "1"}
+            optimizer_steps=total,
+            resumed_from_step=found.step,
+            first_loss=0.6931,
+            expected_first_loss=0.6931,
+            checked_pairs=len(job.pairs),
+            logp_error_max=0.0,
+            logp_error_mean=0.0,
+            update_norm=1.0,
+            changed_fraction=1.0,
+            seconds=0.1,
+            steps=log,
+            canaries=[],
+            versions={"fake": "1"},
         )
 
     def _save(self, folder: Path, weights: Mapping[str, Any], step: int, mark: str) -> None:

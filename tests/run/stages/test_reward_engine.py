@@ -83,7 +83,7 @@ def test_what_differs_or_cannot_be_computed(
     store = start(write_config(), tmp_path / "auto", fakes_of(scorer))
     assert {found.engine for found in engines_of(store)} == {"transformers"} == {*scorer.engines}
     said = (tmp_path / "auto/attempts/0001/log.txt").read_text()
-    assert "transformers computes the rewards instead" in said
+    assert said.count("transformers computes the rewards: ") == 1
     config = write_config(reward={"engine": "vllm"})
     with pytest.raises(BackendError, match=rf"reward\.engine is vllm, but .*{reason}"):
         start(config, tmp_path / "vllm", fakes_of(scorer))
@@ -139,10 +139,16 @@ def test_each_part_has_its_engine(write_config: WriteConfig, tiny_world: Path, t
 
 
 def test_a_response_that_kills_its_worker_is_not_compared(write_config: WriteConfig, tmp_path: Path) -> None:
-    config = write_config(evaluation=None)
-    scorer = FakeScorer(engine_error=EXACT)
-    poison = start(config, tmp_path / "plain", fakes_of(scorer)).table(1, "score")["response_id"][1].as_py()
-    store = start(config, tmp_path / "run", fakes_of(FakeScorer(engine_error=EXACT), poison=[poison]))
+    class First(list[str]):
+        """The first response that is asked about."""
+
+        def __contains__(self, name: object) -> bool:
+            if not self and "-r001-" in str(name):
+                self.append(str(name))
+            return super().__contains__(name)
+
+    fakes = fakes_of(FakeScorer(engine_error=EXACT), poison=First())
+    store = start(write_config(evaluation=None), tmp_path / "run", fakes)
     outcome = store.outcome(1, ScoreOutcome)
     assert outcome.reward_engines is not None and outcome.reward_engines["reward"].engine == "vllm"
     assert outcome.num_scored == outcome.num_responses - 1
