@@ -22,6 +22,8 @@ NAMES = (
     "logprobs",
     "training",
     "weights",
+    "rounds",
+    "resuming",
     "commands",
     "opening",
     "ranking",

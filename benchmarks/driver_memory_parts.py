@@ -130,13 +130,19 @@ def _responses(num_prompts: int) -> Iterator[pa.Table]:
         yield pa.table(columns).cast(schema(Response))
 
 
-class _Scorer:
+class FakeScorer:
+    """Rewards by a hash of the id."""
+
     def score(self, items: Sequence[ScoreItem]) -> pa.Table:
+        """A finite reward for each response."""
         return score_table(items, [(float(hash(item.response_id) % 100_003), None) for item in items])
 
 
-class _Logprobs:
+class FakeLogprobs:
+    """Log-probs by the token ids."""
+
     def logprobs(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
+        """A sum for each response."""
         rows = [(item.response_id, -0.001 * (sum(item.token_ids) % 1009) - 1, len(item.token_ids)) for item in items]
         return pa.table([pa.array(column) for column in zip(*rows, strict=True)], schema=LOGPS_SCHEMA)
 
@@ -171,7 +177,7 @@ def run_stage(stage: str, folder: Path, num_prompts: int) -> dict[str, Any]:
     function = getattr(importlib.import_module(module), name)
     context = StageContext(
         store=Store.open(folder / "run"), settings=stage_settings(config), inputs=inputs,
-        workers=Workers(LocalPool(None), LocalPool(_Scorer()), LocalPool(_Logprobs()), LocalPool(_Trainer())),
+        workers=Workers(LocalPool(None), LocalPool(FakeScorer()), LocalPool(FakeLogprobs()), LocalPool(_Trainer())),
         fingerprint="f" * 64, attempt=1, versions={}, reporter=Reporter(quiet=True),
     )  # fmt: skip
     durable.operations.fsync = lambda file: None  # type: ignore[method-assign]

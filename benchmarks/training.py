@@ -8,8 +8,9 @@ batches sorted by length, save. It is given the log-probs of the reference, as t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -144,26 +145,24 @@ def timed(trainer: Any, losses: dict[str, list[float]], name: str) -> float:
     return taken
 
 
-def plain(job: TrainJob) -> None:
-    """Load, train, save."""
+def plain(job: TrainJob, size: int = 4) -> None:
+    """Load, train in micro-batches of `size` pairs, save."""
     import torch
     from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
-    from selfplay.backends.trl.rows import RowOrder
-
     model = AutoModelForCausalLM.from_pretrained(job.policy_dir, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=0.0, fused=True)
-    order = list(RowOrder(job.pairs, job.seed))
-    schedule = get_cosine_schedule_with_warmup(optimizer, 1, -(-len(order) // job.batch_size))
-    for start in range(0, len(order), job.batch_size):
+    num_steps = job.max_steps or -(-len(job.pairs) // job.batch_size)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 1, num_steps)
+    for numbers in islice(_batches(job), num_steps):
         pairs = sorted(
-            (job.pairs[row] for row in order[start : start + job.batch_size]),
+            (job.pairs[number] for number in numbers),
             key=lambda pair: (
                 -len(pair.prompt_token_ids) - max(len(pair.chosen_token_ids), len(pair.rejected_token_ids))
             ),
         )
-        for first in range(0, len(pairs), 4):
-            some = pairs[first : first + 4]
+        for first in range(0, len(pairs), size):
+            some = pairs[first : first + size]
             rows = [(pair.prompt_token_ids, pair.chosen_token_ids) for pair in some]
             rows += [(pair.prompt_token_ids, pair.rejected_token_ids) for pair in some]
             logits = model(**padded([prompt + response for prompt, response in rows]), use_cache=False).logits
@@ -182,6 +181,17 @@ def plain(job: TrainJob) -> None:
         schedule.step()
         optimizer.zero_grad()
     model.save_pretrained(job.output_dir)
+
+
+def _batches(job: TrainJob) -> Iterator[list[int]]:
+    """The rows of each optimizer step, without end."""
+    from selfplay.backends.trl.rows import RowOrder
+
+    order = RowOrder(job.pairs, job.seed)
+    for epoch in count():
+        order.set_epoch(epoch)
+        rows = list(order)
+        yield from (rows[start : start + job.batch_size] for start in range(0, len(rows), job.batch_size))
 
 
 def _reference_margin(pair: TrainPair) -> float:

@@ -1,43 +1,22 @@
 """The console script `selfplay`: its commands, and the one place where an error becomes a message and an exit code.
 
-The command modules import their dependencies inside their functions, so that importing them all is cheap.
+The command modules import their dependencies inside their functions, so that importing them all is cheap. To have typer build
+all commands still takes as long as some of them run, so a call of one command makes only that one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import typer
 
-from selfplay.cli import (
-    compare,
-    config,
-    diff,
-    doctor,
-    export,
-    fork,
-    gc,
-    metrics,
-    pair,
-    pairs,
-    quickstart,
-    report,
-    resume,
-    rounds,
-    run,
-    select,
-    show,
-    sql,
-    status,
-    verify,
-    view,
-)
 from selfplay.core.errors import SelfplayError
 from selfplay.core.escape import escape_terminal
 from selfplay.core.redaction import redact
@@ -48,8 +27,13 @@ from selfplay.core.version import __version__
 _PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 _HELP = {"help_option_names": ["-h", "--help"]}
 
-app = typer.Typer(no_args_is_help=True, context_settings=_HELP, **_PLAIN)
-config_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Show, check and list settings.", **_PLAIN)
+# in the order of `selfplay --help`; a command is named after its module, and is its `command`
+_MODULES = (
+    "quickstart", "run", "resume", "status", "rounds", "show", "pairs", "pair", "diff", "sql", "view", "compare", "select",
+    "metrics", "export", "report", "verify", "fork", "gc", "doctor",
+)  # fmt: skip
+_OF_CONFIG = ("show", "validate", "schema")
+COMMANDS = (*_MODULES, "config")
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -101,7 +85,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _selfplay(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -114,15 +97,29 @@ def _selfplay(
     """
 
 
-# in the order of `selfplay --help`; a command is named after its module
-for _module in (
-    quickstart, run, resume, status, rounds, show, pairs, pair, diff, sql, view, compare, select, metrics, export, report,
-    verify, fork, gc, doctor,
-):  # fmt: skip
-    app.command(_module.__name__.rpartition(".")[2])(guarded(_module.command))
-for _name, _function in (("show", config.show), ("validate", config.validate), ("schema", config.schema)):
-    config_app.command(_name)(guarded(_function))
-app.add_typer(config_app, name="config")
+def make_app(names: Collection[str] = COMMANDS) -> typer.Typer:
+    """The app with these of its commands."""
+    app = typer.Typer(no_args_is_help=True, context_settings=_HELP, **_PLAIN)
+    app.callback()(_selfplay)
+    for name in _MODULES:
+        if name in names:
+            app.command(name)(guarded(importlib.import_module(f"selfplay.cli.{name}").command))
+    if "config" in names:
+        config = importlib.import_module("selfplay.cli.config")
+        of_config = typer.Typer(
+            no_args_is_help=True, add_completion=False, help="Show, check and list settings.", **_PLAIN
+        )
+        for name in _OF_CONFIG:
+            of_config.command(name)(guarded(getattr(config, name)))
+        app.add_typer(of_config, name="config")
+    return app
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """`app`, with all commands: for programs that look for a typer app (`typer utils docs`) and for tests. `main` needs none."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return make_app()
 
 
 def open_streams() -> None:
@@ -140,7 +137,10 @@ def open_streams() -> None:
 def main() -> None:
     """Entry point of the console script."""
     open_streams()
+    asked = sys.argv[1:2]
     try:
+        # what is no command is an option of selfplay itself, or an error that names all commands
+        app = make_app(asked if asked and asked[0] in COMMANDS else COMMANDS)
         code = app(prog_name="selfplay", standalone_mode=False)
     except typer.TyperException as error:  # an error of usage
         with contextlib.suppress(OSError):  # in standalone mode the exit code would be 1 where stderr has no reader

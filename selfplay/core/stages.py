@@ -10,21 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from selfplay.core.outcomes import (
-    EvaluateOutcome,
-    LogprobsOutcome,
-    Outcome,
-    PairOutcome,
-    PromptsOutcome,
-    SampleOutcome,
-    ScoreOutcome,
-    SelectOutcome,
-    TrainOutcome,
-)
-from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
-
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from selfplay.core.outcomes import Outcome
 
 # Which round's commit an input is, seen from round N:
 #   same       round N
@@ -71,13 +60,15 @@ class DiskSizes:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage. `record` is a row of its committed table (None: it has none; parts of a combined reward add columns). `unit` is
-    what its progress counts. `disk_bytes` estimates what it writes in a round. `function` is "MODULE:NAME" of what runs it.
-    `role`: the workers that it asks (None: it works in the driver). `in_round_0`: round 0, the starting policy, has it too."""
+    """One stage. `outcome_name` is its class in core/outcomes.py, `record` that of a row of its committed table in
+    core/records.py (None: it has none; parts of a combined reward add columns). They are names: to make the classes takes long,
+    and who only lists stages needs none. `unit` is what its progress counts. `disk_bytes` estimates what it writes in a round.
+    `function` is "MODULE:NAME" of what runs it. `role`: the workers that it asks (None: it works in the driver). `in_round_0`:
+    round 0, the starting policy, has it too."""
 
     name: str
-    outcome: type[Outcome]
-    record: type | None
+    outcome_name: str
+    record: str | None
     unit: str
     disk_bytes: Callable[[DiskSizes, int], int]
     function: str
@@ -88,7 +79,17 @@ class Stage:
     @property
     def schema(self) -> pa.Schema | None:
         """The Arrow schema of the committed table, without parts of a combined reward."""
-        return None if self.record is None else schema(self.record)
+        from selfplay.core import records
+
+        return None if self.record is None else records.schema(getattr(records, self.record))
+
+    @property
+    def outcome(self) -> type[Outcome]:
+        """The class of its outcome."""
+        from selfplay.core import outcomes
+
+        found: type[Outcome] = getattr(outcomes, self.outcome_name)
+        return found
 
 
 # Names of the hidden tables: each is a folder inside the folder of its stage.
@@ -98,6 +99,7 @@ PARTS = ".parts"  # rewards of each part of a combined reward: `.parts/NAME`
 CANDIDATES = ".pairs"  # candidate pairs, beside the `unused` table of stage *pair*
 REFERENCE = ".reference"  # log-probs under the reference; in *train* those of kept pairs
 CHECKED = ".checked"  # the model's log-probs of some responses whose log-probs the engine computed
+ENGINES = ".engines"  # rewards of some responses by two engines; of a part of a combined reward `.engines/NAME`
 POLICY = ".policy"  # in *train*: the model's log-probs of kept pairs that were ranked by the engine's
 ALONE = ".alone"  # log-probs of chosen responses without their prompt
 ASKED = ".asked"  # the policy's "yes" about prompt and chosen response
@@ -107,32 +109,32 @@ READ = ".read"  # what the metric read that the pairs table has no column for: p
 
 STAGES = (
     Stage(
-        "prompts", PromptsOutcome, Prompt, "prompts",
+        "prompts", "PromptsOutcome", "Prompt", "prompts",
         lambda sizes, number: sizes.num_prompts * sizes.prompt_bytes if number else (
             sizes.num_evaluation_prompts * sizes.evaluation_prompt_bytes
         ),
         "selfplay.run.stages.prompts:run", in_round_0=True,
     ),
     Stage(
-        "sample", SampleOutcome, Response, "prompts",
+        "sample", "SampleOutcome", "Response", "prompts",
         lambda sizes, _: sizes.num_responses * sizes.response_bytes,
         "selfplay.run.stages.sample:run",
         (Input("prompts", "same"), Input("train", "sampler")), role="sampler",
     ),
     Stage(
-        "score", ScoreOutcome, Reward, "responses",
+        "score", "ScoreOutcome", "Reward", "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.score:run",
         (Input("prompts", "same"), Input("sample", "same", "shard")), role="scorer",
     ),
     Stage(
-        "pair", PairOutcome, Unused, "responses",
+        "pair", "PairOutcome", "Unused", "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.pair:run",
         (Input("sample", "same", "shard"), Input("score", "same", "shard")),
     ),
     Stage(
-        "logprobs", LogprobsOutcome, Logprobs, "responses",
+        "logprobs", "LogprobsOutcome", "Logprobs", "responses",
         lambda sizes, _: sizes.num_responses * sizes.row_bytes,
         "selfplay.run.stages.logprobs:run",
         (
@@ -142,14 +144,14 @@ STAGES = (
         role="logprobs",
     ),
     Stage(
-        "select", SelectOutcome, Pair, "pairs",
+        "select", "SelectOutcome", "Pair", "pairs",
         # a pair holds its prompt and two responses as text
         lambda sizes, _: sizes.num_prompts * (sizes.prompt_bytes + 2 * sizes.response_bytes),
         "selfplay.run.stages.select:run",
         tuple(Input(stage, "same") for stage in ("prompts", "sample", "pair", "logprobs")),
     ),
     Stage(
-        "train", TrainOutcome, None, "steps",
+        "train", "TrainOutcome", None, "steps",
         lambda sizes, _: sizes.policy_bytes + sizes.checkpoint_bytes,
         "selfplay.run.stages.train:run",
         (
@@ -159,7 +161,7 @@ STAGES = (
         role="trainer",
     ),
     Stage(
-        "evaluate", EvaluateOutcome, EvaluationResponse, "prompts",
+        "evaluate", "EvaluateOutcome", "EvaluationResponse", "prompts",
         lambda sizes, _: sizes.num_evaluation_responses * sizes.response_bytes,
         "selfplay.run.stages.evaluate:run",
         (

@@ -56,6 +56,7 @@ from selfplay.inspect.reading import finite
 from selfplay.run.attempt import Attempt, attempt
 from selfplay.run.code_trust import announce
 from selfplay.run.driver import MakeWorkers, stage_settings
+from selfplay.run.pass_through_check import check_reward_engines
 from selfplay.run.stages.context import StageContext
 from selfplay.run.worker_specs import lazy_ray_workers
 from selfplay.selection.diagnostics.diagnose import diagnose
@@ -205,6 +206,7 @@ def run(
         inputs = with_given(inputs, given)
         check_tokenizer(needs, inputs)
         config = run_config(settings)
+        check_reward_engines(config, inputs)
         usable = dataset.pairs if dataset.pairs is not None else dataset.responses
         assert usable is not None
         store, fingerprint, continued = record.begin(settings, config, inputs, identity, needs, usable.num_rows)

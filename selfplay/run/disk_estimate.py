@@ -9,6 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from selfplay.config.schema import Config
 from selfplay.core.errors import ResourceError
 from selfplay.core.format import human_bytes
@@ -29,8 +31,10 @@ def response_bytes(config: Config) -> int:
 
 def prompt_bytes(source: PromptSource) -> int:
     """One prompt of a source on average: its messages, their token ids, and what else is in its row."""
-    text = sum(len(message["content"].encode()) for prompt in source.prompts for message in prompt.messages)
-    return ROW_BYTES + 3 * text // max(len(source.prompts), 1)
+    # asked before each stage, of all prompts
+    contents = pc.struct_field(pc.list_flatten(source.prompts.table["messages"]), "content")
+    text = pc.sum(pc.binary_length(contents), min_count=0).as_py()
+    return int(ROW_BYTES + 3 * text // max(len(source.prompts), 1))
 
 
 def policy_bytes(parameters: int, engine_dtype: str) -> int:

@@ -15,7 +15,6 @@ from pydantic import ConfigDict, Field
 
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.core.json_text import parse_json
-from selfplay.core.outcomes import OutcomeT, RoundOutcomes, from_json
 from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
 from selfplay.core.version import __version__
@@ -35,6 +34,7 @@ from selfplay.store.writer import StageInputs, StageWriter
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from selfplay.core.outcomes import OutcomeT, RoundOutcomes
     from selfplay.store.lazy_table import LazyTable
 
 STOP = "STOP"
@@ -261,6 +261,8 @@ class Store:
 
         Raises SelfplayError where the stage is not committed, CorruptionError for a record that is not what was committed.
         """
+        from selfplay.core.outcomes import from_json
+
         commit, folder = self.commit_of(round_number, kind.stage), self.layout.stage(round_number, kind.stage)
         path = folder / METRICS
         try:
@@ -277,6 +279,8 @@ class Store:
 
     def outcomes(self, round_number: int) -> RoundOutcomes:
         """The outcomes of a round's committed stages. Raises CorruptionError."""
+        from selfplay.core.outcomes import RoundOutcomes
+
         kinds = [stage_named(name).outcome for name in stages_of(round_number)]
         return RoundOutcomes(
             self.outcome(round_number, kind) for kind in kinds if self.is_committed(round_number, kind.stage)

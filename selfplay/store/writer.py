@@ -15,7 +15,6 @@ from annotated_types import Len
 from pydantic import ConfigDict
 
 from selfplay.core.errors import CorruptionError
-from selfplay.core.outcomes import Outcome
 from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.timing import part
 from selfplay.store import durable
@@ -36,6 +35,8 @@ from selfplay.store.symlinks import forbid_symlinks_below
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from selfplay.core.outcomes import Outcome
 
 STAGE_MARK = ".stage.json"
 # In the folder of a table: where its shards were cut.

@@ -47,9 +47,17 @@ LIBRARIES = ("pyarrow", "numpy", "pydantic", "ruamel", "rich")
 
 
 def test_command_surface() -> None:
-    names = {command.name for command in main.app.registered_commands}
-    assert names | {group.name for group in main.app.registered_groups} == COMMANDS
-    assert [command.name for command in main.config_app.registered_commands] == ["show", "validate", "schema"]
+    app = main.app
+    assert {command.name for command in app.registered_commands} | {"config"} == COMMANDS == {*main.COMMANDS}
+    (config,) = app.registered_groups
+    assert config.name == "config" and config.typer_instance is not None
+    assert [command.name for command in config.typer_instance.registered_commands] == ["show", "validate", "schema"]
+
+
+@pytest.mark.parametrize("asked", [["pair", "--help"], ["config", "schema", "--help"]])
+def test_a_command_says_the_same_whether_the_others_are_made_or_not(asked: list[str]) -> None:
+    alone = CliRunner().invoke(main.make_app(asked[:1]), asked)
+    assert (alone.exit_code, alone.output) == (0, CliRunner().invoke(main.app, asked).output)
 
 
 INSPECTION = [

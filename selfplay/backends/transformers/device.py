@@ -7,7 +7,7 @@ import torch
 from selfplay.core.errors import ConfigError
 
 # Small batches waste less padding, and only a GPU gains from large ones.
-BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
+BATCH_TOKENS = {"cuda": 16384, "cpu": 512}
 
 
 def this_device() -> torch.device:

@@ -14,9 +14,9 @@ import torch
 from selfplay.backends.transformers.dropout import is_random
 from selfplay.backends.trl.config import expected_first_loss
 from selfplay.backends.trl.policy_files import load_policy
+from selfplay.core.engine_check import LARGEST_FLOAT32, bound
 from selfplay.core.errors import BackendError, DivergedError
 from selfplay.core.heartbeat import beat
-from selfplay.core.logprob_tolerance import LARGEST_FLOAT32, bound
 from selfplay.core.protocols import Canary, CanaryPosition, TrainJob
 
 NUM_CHECKED_PAIRS = 64
@@ -208,14 +208,21 @@ def record_canaries(model: Any, job: TrainJob, end_ids: frozenset[int]) -> list[
     each, the end token included, each with its five best ids and log-probs (float32, temperature 1).
 
     Raises DivergedError when they are not finite. All numbers come from passes over a whole sequence. A cache of keys and values
-    only guesses the tokens, so that one such pass is enough where the guess is right.
+    only guesses the tokens, of all prompts of the same length together, so that one such pass is enough where the guess is right.
     """
     model.eval()
     canaries = []
+    guesses: dict[tuple[int, ...], list[int]] = {}
+    for length in {len(prompt) for prompt in job.canary_prompts}:
+        same = [prompt for prompt in job.canary_prompts if len(prompt) == length]
+        guesses |= zip(map(tuple, same), _guess(model, same, job.canary_tokens - 1), strict=True)
     for prompt in job.canary_prompts:
         token_ids, positions = list(prompt), list[CanaryPosition]()
         while len(positions) < job.canary_tokens and not (positions and token_ids[-1] in end_ids):
-            guessed = _guess(model, token_ids, job.canary_tokens - len(positions) - 1)
+            if positions:
+                (guessed,) = _guess(model, [token_ids], job.canary_tokens - len(positions) - 1)
+            else:
+                guessed = guesses[tuple(prompt)]
             with torch.no_grad():
                 logits_TV = model(torch.tensor([[*token_ids, *guessed]], device=model.device), use_cache=False).logits[
                     0
@@ -237,15 +244,16 @@ def record_canaries(model: Any, job: TrainJob, end_ids: frozenset[int]) -> list[
     return canaries
 
 
-def _guess(model: Any, token_ids: list[int], num: int) -> list[int]:
-    """Up to `num` tokens of a greedy continuation, by a cache of keys and values."""
-    cache, following, found = None, token_ids, list[int]()
+def _guess(model: Any, rows: Sequence[Sequence[int]], num: int) -> list[list[int]]:
+    """Up to `num` tokens of a greedy continuation of each row, by a cache of keys and values. The rows are equally long."""
+    cache, following, found = None, torch.tensor(rows, device=model.device), list[torch.Tensor]()
     with torch.no_grad():
         while len(found) < num:
-            output = model(torch.tensor([following], device=model.device), past_key_values=cache, use_cache=True)
-            found.append(int(output.logits[0, -1].argmax()))
+            output = model(following, past_key_values=cache, use_cache=True)
+            found.append(output.logits[:, -1].argmax(-1, keepdim=True))
             # other kinds of models have another cache, or none
             if (cache := output.get("past_key_values")) is None:
                 break
-            following = found[-1:]
-    return found
+            following = found[-1]
+    guessed: list[list[int]] = torch.cat(found, dim=-1).tolist() if found else [[] for _ in rows]
+    return guessed

@@ -1,6 +1,7 @@
 """The arguments and the environment of the sampler's engine: defaults, the user's keys, and the keys that selfplay sets.
 
-sampler.py builds the engine. Nothing here imports vllm, so these rules can be tested without it.
+sampler.py builds the engine; pooling_args.py has the arguments of one for rewards. Nothing here imports vllm, so these rules can
+be tested without it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.inputs.models.engine_cache import default_cache_bytes, kv_cache_bytes
 from selfplay.inputs.models.sizes import has_recurrent_layers
 
-_BLOCK = 32
+CPU_BLOCK = 32
 _WEIGHTS = "it loads the policy of each round"
 _TOKENS = "the engine gets and returns token ids and needs no tokenizer"
 _NEUTRAL = "set the fields of `sampling`"
@@ -233,7 +234,7 @@ def _cpu_defaults(config: Any, max_model_len: int, dtype: str) -> dict[str, Any]
     """Measured on tiny models: eager mode loads ten times faster than compiled and samples as fast; blocks of 32 are fastest."""
     return {
         "enforce_eager": True,
-        "block_size": _BLOCK,
+        "block_size": CPU_BLOCK,
         "kv_cache_memory_bytes": default_cache_bytes(kv_cache_bytes(config, max_model_len, dtype)),
         # On a CPU a seeded request whose prefill is split over two steps crashes the engine: never split one.
         "enable_chunked_prefill": False,

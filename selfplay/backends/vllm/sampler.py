@@ -241,6 +241,8 @@ class VllmSampler:
 
         arguments = self._arguments(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **self._local)
+        # vLLM collects garbage several times while it builds; what the libraries hold would be half of that time
+        gc.freeze()
         self._llm = LLM(**arguments)
 
     def try_to_configure(self, folder: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -78,6 +79,8 @@ class Worker:
         except SelfplayError as error:
             # raised by ready(): raised here, Ray would wrap it in text and drop its type
             self._failure = error
+        # libraries stay: the collections of a backend that lets go of a model need not walk through them
+        gc.freeze()
 
     def ready(self) -> Timed:
         """Describes this worker (`WorkerInfo`), when the backend exists. Raises what its construction raised."""

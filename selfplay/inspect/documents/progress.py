@@ -7,7 +7,6 @@ from typing import Any
 
 from selfplay.core.errors import SelfplayError
 from selfplay.core.json_text import parse_json
-from selfplay.core.outcomes import EvaluateOutcome
 from selfplay.inspect.documents.driver_status import liveness
 from selfplay.store.durable import reading_file
 from selfplay.store.layout import attempts_present
@@ -21,6 +20,8 @@ _TAIL = 16_384
 def run_row(store: Store) -> dict[str, Any]:
     """A line of the list: `state` as of `status`, rounds done and planned, what comes next, and the newest evaluation. Raises
     CorruptionError where a committed file is missing."""
+    from selfplay.core.outcomes import EvaluateOutcome
+
     check_committed_files(store)
     found = store.attempt_documents()
     rounds = int(config_in_force(store)["rounds"])

@@ -151,7 +151,7 @@ def test_canaries_do_not_depend_on_the_guess(policy, pairs, tmp_path, monkeypatc
     job = make_job(tmp_path, policy, [], canary_prompts=[pair.prompt_token_ids for pair in pairs[:2]], canary_tokens=6)
     model = load_policy(policy)
     right = checks.record_canaries(model, job, frozenset())
-    monkeypatch.setattr(checks, "_guess", lambda model, token_ids, num: [1] * num)
+    monkeypatch.setattr(checks, "_guess", lambda model, rows, num: [[1] * num for _ in rows])
     for canary, expected in zip(checks.record_canaries(model, job, frozenset()), right, strict=True):
         assert [position.top_ids for position in canary.positions] == [p.top_ids for p in expected.positions]
         for position, other in zip(canary.positions, expected.positions, strict=True):
