@@ -128,7 +128,7 @@ class Metric:
         hint = "A metric returns one number for each pair, larger for pairs more worth keeping."
         try:
             if isinstance(result, np.ma.MaskedArray):  # np.asarray would show what is masked
-                result = result.astype(np.float64).filled(np.nan)
+                result = np.ma.filled(result.astype(np.float64), np.nan)
             found = np.asarray(result)
         except ValueError as error:  # lists of different lengths
             raise ConfigError(f"metric {self.name!r} returned something that is not an array: {error}", hint) from error
