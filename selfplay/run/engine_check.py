@@ -21,8 +21,10 @@ SERVED = {
 
 def check_engine(config: Config, inputs: Inputs) -> Inputs:
     """The inputs, with a warning where vLLM lacks a library for the policy on this machine. Raises ModelError for a policy that
-    vLLM refuses."""
+    vLLM refuses. Not asked where the workers are on a cluster, whose devices are others."""
     folder = inputs.policy.folder
+    if config.cluster.address is not None:
+        return inputs
     if read_json(folder / "config.json").get("model_type") in SERVED and not config.policy.trust_remote_code:
         return inputs
     sampler = worker_specs(config, inputs)["sampler"]

@@ -12,6 +12,9 @@ from selfplay.config.schema import Config
 from selfplay.core.errors import BackendError, ConfigError
 from selfplay.inputs.resolve import Inputs
 
+# Importing vLLM takes seconds, on a busy machine minutes.
+_SECONDS = 600
+
 
 def check_pass_through(config: Config) -> None:
     """Raise ConfigError for keys of vLLM and TRL that are not passed on."""
@@ -52,10 +55,15 @@ def _pooling_problems(models: tuple[tuple[str, bool], ...]) -> list[str]:
 def ask_library(module: str, question: dict[str, Any]) -> list[str]:
     """The sentences with which a module of `backends` answers a question, in a process of its own. Raises BackendError when its
     libraries cannot be imported."""
-    child = subprocess.run(
-        [sys.executable, "-P", "-m", module],
-        input=json.dumps(question, default=str), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    try:
+        child = subprocess.run(
+            [sys.executable, "-P", "-m", module],
+            input=json.dumps(question, default=str), capture_output=True, text=True, timeout=_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise BackendError(
+            f"{module} did not answer within {_SECONDS} s", "Run `selfplay doctor` to find the cause."
+        ) from None
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         raise BackendError(f"vLLM or TRL could not be imported: {last}", "Run `selfplay doctor` to find the cause.")

@@ -20,7 +20,13 @@ class SomeInputs:
 
 
 def asked(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, answer: tuple[str, str] | None, *, trust: bool = False
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    kind: str,
+    answer: tuple[str, str] | None,
+    *,
+    trust: bool = False,
+    address: str | None = None,
 ) -> Any:
     """The inputs after the check; `answer`: what vLLM says, None where it must not be asked."""
     (folder / "config.json").write_text(f'{{"model_type": "{kind}"}}')
@@ -31,7 +37,8 @@ def asked(
 
     monkeypatch.setattr(engine_check, "ask_library", ask)
     monkeypatch.setattr(engine_check, "worker_specs", lambda *_: {"sampler": SimpleNamespace(kwargs={"engine": {}})})
-    config: Any = SimpleNamespace(policy=SimpleNamespace(trust_remote_code=trust))
+    policy, cluster = SimpleNamespace(trust_remote_code=trust), SimpleNamespace(address=address)
+    config: Any = SimpleNamespace(policy=policy, cluster=cluster)
     inputs: Any = SomeInputs(SimpleNamespace(folder=folder))
     return check_engine(config, inputs)
 
@@ -40,6 +47,7 @@ def test_common_kinds_are_not_asked_about(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert {family.kind for family in FAMILIES.values() if family.text is None} == SERVED
     for kind in SERVED:
         assert asked(monkeypatch, tmp_path, kind, None).warnings == ("before",)
+    assert asked(monkeypatch, tmp_path, "qwen3_5", None, address="10.0.0.1:6379").warnings == ("before",)
 
 
 def test_a_policy_that_vllm_refuses_is_an_error_before_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

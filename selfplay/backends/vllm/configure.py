@@ -11,6 +11,7 @@ import os
 import sys
 
 from selfplay.backends.vllm.sampler import VllmSampler
+from selfplay.core.errors import SelfplayError
 
 
 def main() -> None:
@@ -23,6 +24,8 @@ def main() -> None:
         VllmSampler(**question).try_to_configure(folder)
     except ImportError as error:
         lacks = str(error)
+    except SelfplayError as error:
+        refused = f"{error.message} ({error.hint})"
     except Exception as error:  # vLLM's start raises many kinds of exceptions
         refused = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     with os.fdopen(answer, "w") as file:

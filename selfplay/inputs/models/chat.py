@@ -97,6 +97,17 @@ class ChatRenderer:
         return self._template is not None
 
     @property
+    def template_source(self) -> str:
+        """The Jinja source of the chat template; empty without one."""
+        return self._template.source if self._template is not None else ""
+
+    def written(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """The text that the chat template writes, as it is. Raises DataError as `prompt`; there is a template."""
+        assert self._template is not None, "there is a template"
+        with self.guard():
+            return self._template.render(messages, add_generation_prompt)
+
+    @property
     def left_out(self) -> frozenset[str]:
         """The roles whose messages the chat template does not write."""
         return self._template.left_out if self._template is not None else frozenset()

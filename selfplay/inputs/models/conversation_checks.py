@@ -19,6 +19,7 @@ from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer
 from selfplay.inputs.models.chat_template import PROBE, TemplateFailure
 from selfplay.inputs.models.example_prompts import Example
 from selfplay.inputs.models.files import read_json
+from selfplay.inputs.models.template_habits import habits
 from selfplay.inputs.models.thinking import Thinking
 from selfplay.inputs.models.trial import tried_renderer, try_template
 
@@ -41,6 +42,7 @@ class ConversationCheck:
     def prompts(self, examples: Sequence[Example]) -> Iterator[str]:
         """What a policy is asked; yields warnings. Raises ModelError."""
         accepted, refused = self._rendered(examples, lambda one: self._renderer.prompt(one.messages))
+        yield from self._habits(for_prompts=True)
         yield from (f"{message}: such prompts are dropped" for message in refused)
         for example, ids in accepted:
             decoded = _visible(self._decode(ids))
@@ -51,6 +53,7 @@ class ConversationCheck:
         """What a reward model is given, the prompts with an answer; yields warnings. Raises ModelError."""
         answer = Message(role="assistant", content=PROBE)
         accepted, refused = self._rendered(examples, lambda one: self._renderer.conversation([*one.messages, answer]))
+        yield from self._habits(for_prompts=False)
         yield from (f"{message}: such responses have no reward" for message in refused)
         for example, ids in accepted:
             decoded = _visible(self._decode(ids))
@@ -62,6 +65,15 @@ class ConversationCheck:
                     )
             yield from self._message(example.messages[-1], decoded, example)
             yield from self._message(answer, decoded, example)
+
+    def _habits(self, *, for_prompts: bool) -> list[str]:
+        def find() -> list[str]:
+            return [*habits(self._name, self._renderer, for_prompts=for_prompts)]
+
+        if not self._renderer.has_template:
+            return []
+        try_template(self._name, find)
+        return find()
 
     def _rendered(
         self, examples: Sequence[Example], render: Callable[[Example], list[int]]

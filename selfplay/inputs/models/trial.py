@@ -57,7 +57,7 @@ def try_template(name: str, render: Callable[[], object]) -> None:
 
 def limit_broken(function: Callable[[], object], seconds: float, num_bytes: int) -> str | None:
     """Call a function in a child process; returns "time" or "memory" if it needs more than this, and is ended for it."""
-    before, started, wait = _resident_bytes(os.getpid()), time.monotonic(), 0.001
+    before, started, wait = _own_bytes(os.getpid()), time.monotonic(), 0.001
     child = os.fork()
     if child == 0:
         _call_and_die(function)
@@ -67,7 +67,7 @@ def limit_broken(function: Callable[[], object], seconds: float, num_bytes: int)
             # by its peak the child is judged also where it was faster than this loop
             found, _, usage = os.wait4(child, os.WNOHANG)
             ended = found == child
-            used = usage.ru_maxrss * 1024 if ended else _resident_bytes(child)
+            used = usage.ru_maxrss * 1024 if ended else _own_bytes(child)
             if used - before > num_bytes:
                 return "memory"
             if not ended and time.monotonic() - started > seconds:
@@ -93,9 +93,11 @@ def _call_and_die(function: Callable[[], object]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)  # no handler or buffer of the parent's takes part in the end
 
 
-def _resident_bytes(process: int) -> int:
+def _own_bytes(process: int) -> int:
+    """Resident memory of a process without what it maps from files, of which a child begins with less than its parent."""
     try:
         with open(f"/proc/{process}/statm") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except (OSError, IndexError):  # it has ended
+            _, resident, mapped, *_ = map(int, file.read().split())
+            return (resident - mapped) * _PAGE
+    except (OSError, ValueError):  # it has ended
         return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +28,7 @@ from selfplay.core.score_table import Outcome, finite, score_table
 from selfplay.inputs.user_code import loading
 
 NO_REWARD = "reward_none"
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _MAX_MESSAGE = 200
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _WHAT = "reward function"
@@ -206,5 +208,6 @@ def _heed(error: BaseException) -> None:
 
 def _reason(error: BaseException) -> str:
     _heed(error)
-    said = redact(" ".join(text_of(error).split()))
+    # an address of an object in memory differs in each process
+    said = _ADDRESS.sub("", redact(" ".join(text_of(error).split())))
     return f"reward_error: {type(error).__name__}: {said}"[:_MAX_MESSAGE]

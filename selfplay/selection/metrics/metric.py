@@ -127,9 +127,16 @@ class Metric:
     def _checked(self, result: Any, num_pairs: int) -> Floats:
         hint = "A metric returns one number for each pair, larger for pairs more worth keeping."
         try:
+            if isinstance(result, np.ma.MaskedArray):  # np.asarray would show what is masked
+                result = np.ma.filled(result.astype(np.float64), np.nan)
             found = np.asarray(result)
         except ValueError as error:  # lists of different lengths
             raise ConfigError(f"metric {self.name!r} returned something that is not an array: {error}", hint) from error
+        if type(result).__name__ == "Series" and not np.array_equal(np.asarray(result.index), np.arange(len(result))):
+            raise ConfigError(
+                f"metric {self.name!r} returned a pandas Series in another order than that of the pairs",
+                "Return the values in the order of the arrays that the metric is given, with sort_index().",
+            )
         if found.dtype.kind not in "biuf":
             raise ConfigError(f"metric {self.name!r} returned {found.dtype} values, not numbers", hint)
         if found.shape != (num_pairs,):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen3NextConfig
 
 from selfplay.backends.vllm.engine_args import (
     OWNED_KEYS,
@@ -24,11 +24,11 @@ from selfplay.inputs.models.engine_cache import cpu_cache_bytes
 CONFIG = LlamaConfig(hidden_size=64, num_attention_heads=2, num_hidden_layers=2, max_position_embeddings=4096)
 
 
-def arguments(engine, *, max_model_len=None, cpu_config=CONFIG, composite=False, overrides=None):
+def arguments(engine, *, max_model_len=None, cpu_config=CONFIG, composite=False, overrides=None, dtype="float32"):
     return engine_arguments(
         engine,
         folder="/policy",
-        dtype="float32",
+        dtype=dtype,
         max_model_len=max_model_len,
         seed=7,
         trust_remote_code=False,
@@ -85,6 +85,19 @@ def test_gpu_keeps_vllms_own_sizes():
     made = arguments({"gpu_memory_utilization": 0.5}, cpu_config=None)
     assert made["gpu_memory_utilization"] == 0.5
     assert not {"enforce_eager", "kv_cache_memory_bytes", "block_size", "enable_chunked_prefill"} & made.keys()
+
+
+def test_linear_attention_on_a_cpu_needs_bfloat16_and_has_no_prefix_cache():
+    config = Qwen3NextConfig(
+        hidden_size=64, num_attention_heads=2, num_hidden_layers=2, max_position_embeddings=4096,
+        layer_types=["linear_attention", "full_attention"],
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="linear attention in bfloat16 only, and the engine's dtype is float32"):
+        arguments({}, cpu_config=config)
+    made = arguments({}, cpu_config=config, dtype="bfloat16")
+    assert made["enable_prefix_caching"] is False and made["enable_chunked_prefill"] is False
+    assert arguments({})["enable_prefix_caching"] is True
+    assert arguments({}, cpu_config=None)["enable_prefix_caching"] is True
 
 
 def test_of_a_composite_model_the_language_model_alone_is_served():

@@ -18,7 +18,14 @@ from transformers import (
 )
 
 from selfplay.core.errors import ModelError
-from selfplay.inputs.models.sizes import has_stray_kv_heads, load_config, position_limit, tokenizer_limit, vocab_size
+from selfplay.inputs.models.sizes import (
+    has_recurrent_layers,
+    has_stray_kv_heads,
+    load_config,
+    position_limit,
+    tokenizer_limit,
+    vocab_size,
+)
 from tests.helpers.tiny import make_tokenizer
 
 
@@ -106,3 +113,14 @@ def test_a_config_that_is_no_json(tmp_path):
 )
 def test_a_number_of_heads_that_the_model_does_not_read(kind, settings, stray):
     assert has_stray_kv_heads(CONFIG_MAPPING[kind](**settings)) is stray
+
+
+@pytest.mark.parametrize(
+    ("kind", "recurrent"),
+    [
+        ("qwen3_5", True), ("qwen3_next", True), ("mamba", True), ("mamba2", True), ("bamba", True), ("jamba", True),
+        ("recurrent_gemma", True), ("llama", False), ("gemma3", False), ("gemma2", False), ("gpt_oss", False), ("gpt2", False),
+    ],
+)  # fmt: skip
+def test_recurrent_layers(kind: str, recurrent: bool) -> None:
+    assert has_recurrent_layers(AutoConfig.for_model(kind)) is recurrent

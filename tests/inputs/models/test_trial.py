@@ -29,11 +29,11 @@ def raises() -> None:
         (raises, None),
         (never_ends, "time"),
         (lambda: time.sleep(60), "time"),
-        (lambda: "a" * (1 << 28), "memory"),
+        (lambda: "a" * (1 << 29), "memory"),
     ],
 )
 def test_limits_of_a_function(function: Callable[[], object], broken: str | None) -> None:
-    assert limit_broken(function, 30.0 if broken == "memory" else 0.3, 1 << 27) == broken
+    assert limit_broken(function, 30.0 if broken == "memory" else 0.3, 1 << 28) == broken
 
 
 @pytest.mark.parametrize(

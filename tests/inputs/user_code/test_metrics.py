@@ -110,6 +110,10 @@ def test_what_cannot_be_found(tmp_path: Path, spec: str, message: str) -> None:
         ("return reward_chosen[:2]", r"returned an array of shape \(2,\), expected \(3,\)"),
         ("return None", "returned object values, not numbers"),
         ("return ['good', 'bad', 'good']", "returned <U4 values, not numbers"),
+        (
+            "import pandas; return pandas.Series(reward_chosen).sort_values(ascending=False)",
+            "a pandas Series in another order",
+        ),
     ],
 )
 def test_what_goes_wrong_inside_names_the_metric(tmp_path: Path, body: str, message: str) -> None:
@@ -117,6 +121,12 @@ def test_what_goes_wrong_inside_names_the_metric(tmp_path: Path, body: str, mess
     with pytest.raises(ConfigError, match=message) as caught:
         select(POOL, metric=metric, keep=1)
     assert "mine.py:short" in caught.value.message and caught.value.hint
+
+
+def test_what_a_metric_masks_has_no_value(tmp_path: Path) -> None:
+    body = "import numpy\n    return numpy.ma.masked_array(reward_chosen, mask=[True, False, False])"
+    metric = load_metric(written(tmp_path, f"def short(reward_chosen):\n    {body}\n"), tmp_path)
+    assert np.isnan(select(POOL, metric=metric, keep=1).metric_value_P).tolist() == [True, False, False]
 
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:

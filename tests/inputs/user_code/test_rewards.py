@@ -97,6 +97,13 @@ def test_messages_of_exceptions_are_one_short_line(tmp_path):
     assert reward is None and reason.startswith("reward_error: RuntimeError: a ba b") and len(reason) == 200
 
 
+def test_messages_of_exceptions_have_no_addresses(tmp_path):
+    function = make(tmp_path, "def reward(prompt, response): return object()")
+    assert outcomes(function, [item("x")]) == [
+        (None, "reward_error: TypeError: returned <object object>, which is no number")
+    ]
+
+
 RAISES = """
 import argparse, asyncio
 
