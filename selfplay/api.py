@@ -27,7 +27,7 @@ from selfplay.inspect.trace import Trace, require_new_file
 from selfplay.inspect.tracking.trackers import check_installed
 from selfplay.inspect.tracking.tracking import open_trackers
 from selfplay.run import driver
-from selfplay.run.code_trust import check_policy_code, note_begun, require_trust
+from selfplay.run.code_trust import check_policy_code, note_code, require_trust
 from selfplay.run.drift import check_drift
 from selfplay.run.driver import MakeWorkers, Prepared
 from selfplay.run.find_again import find_again
@@ -176,8 +176,7 @@ def resume(
     prepared = driver.preflight(
         pinned.config, pinned.search_path, store.layout.root, store, force=force, pinned=pinned, say=reporter.say
     )
-    if trust_code or given:  # what the command names is trusted as well
-        note_begun(store.run_id, pinned.code, reporter.say)
+    note_code(store.run_id, pinned.code, reporter.say, trust_code=trust_code)
     driver.resume(
         store, prepared, before, pins, reporter, grace, workers,
         observers=observers, stop=stop, force=force,

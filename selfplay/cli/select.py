@@ -66,6 +66,9 @@ def command(
     reward_model: Annotated[
         str | None, typer.Option(help="Reward model with one label, where rewards are missing.")
     ] = None,
+    reward_engine: Annotated[
+        str | None, typer.Option(help="What computes the reward model: auto, vllm or transformers.")
+    ] = None,
     reward_function: Annotated[str | None, typer.Option(help="module:function or file.py:function instead.")] = None,
     columns: Annotated[
         list[str] | None, typer.Option(help="OURS=THEIRS[,...]: reward_chosen=my_col,reward_rejected=my_other_col")
@@ -119,6 +122,7 @@ def command(
         "out": str(out) if out is not None else None,
         "weight": weight, "implicit_margin": implicit_margin, "beta": beta, "raw": raw or None,
         "policy": policy, "reference": reference, "reward_model": reward_model, "reward_function": reward_function,
+        "reward_engine": reward_engine,
         "columns": _mapping("--columns", columns, empty=True) or None, "pairs": {"build": pairs} if pairs is not None else None,
         "group_column": group_column, "embedding_model": embedding_model, "chat_template": chat_template,
         "options": {name: _option(name, value) for name, value in _mapping("--option", option).items()} or None,

@@ -87,9 +87,8 @@ def _text(document: dict[str, Any]) -> str:
     if document["funnel"]:
         sections.append("funnel\n" + _funnel(document["funnel"]))
     sections += [_distribution(name, found) for name, found in document["distributions"].items()]
-    if document["logprobs"] is not None and document["logprobs"]["source_reason"]:
-        found = document["logprobs"]
-        sections.append(escape_terminal(f"log-probs of the {found['source']}: {found['source_reason']}"))
+    if document["engines"]:
+        sections.append("\n".join(map(escape_terminal, document["engines"])))
     if document["selection"] is not None:
         sections.append(_numbers("selection", document["selection"], _SELECTION))
     if document["diagnostics"] is not None:

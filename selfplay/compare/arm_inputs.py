@@ -16,6 +16,7 @@ from selfplay.inputs.pinning import Pinned, pin
 from selfplay.inputs.resolve import Inputs, resolve
 from selfplay.inputs.user_code.listing import Code
 from selfplay.run.driver import Prepared, prepare
+from selfplay.run.engine_check import check_engine
 from selfplay.run.pass_through_check import check_pass_through
 from selfplay.store.durable import canonical_json
 from selfplay.store.layout import POOL
@@ -44,7 +45,8 @@ class ArmInputs:
         key = _key(config, search_path, revisions)
         if key not in self._inputs:
             pinned = self.pin(config, search_path, revisions)
-            self._inputs[key] = resolve(pinned.config, pinned.search_path, pinned=pinned)
+            inputs = resolve(pinned.config, pinned.search_path, pinned=pinned)
+            self._inputs[key] = check_engine(pinned.config, inputs)
         return self._inputs[key]
 
     def prepare(self, config: Config, search_path: Path, folder: Path, store: Store | None) -> Prepared:

@@ -21,7 +21,7 @@ from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag, signals
 from selfplay.inputs.user_code.listing import Code
 from selfplay.run import driver
-from selfplay.run.code_trust import announce, note_begun, require_trust
+from selfplay.run.code_trust import announce, note_code, require_trust
 from selfplay.store.durable import make_folder
 from selfplay.store.layout import COMPARISON
 from selfplay.store.lock import RunLock
@@ -71,7 +71,7 @@ def compare(
             write_comparison(out, comparison)
         _say_plan(planned, out, len(todo), reporter)
         if todo:  # what is only shown is not noted as begun: its code was not looked at
-            note_begun(_name(out), run_code, reporter.say)
+            note_code(_name(out), run_code, reporter.say, trust_code=trust_code or before is None)
             runner = Runner(
                 comparison, out, inputs, reporter, made, stop,
                 retry_failed=retry_failed, force=force, trust_code=trust_code,

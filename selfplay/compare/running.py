@@ -32,7 +32,7 @@ from selfplay.core.errors import (
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
 from selfplay.run import driver
-from selfplay.run.code_trust import check_policy_code, note_begun, require_trust
+from selfplay.run.code_trust import check_policy_code, note_code, require_trust
 from selfplay.run.drift import check_drift
 from selfplay.store.durable import make_folder
 from selfplay.store.fork import Fork
@@ -208,8 +208,7 @@ class Runner:
         check_policy_code(store, pinned)
         command = ["compare", "--out", self._out]
         require_trust(store.run_id, folder, pinned.code, command, trust_code=self._trust_code)
-        if self._trust_code:
-            note_begun(store.run_id, pinned.code, reporter.say)
+        note_code(store.run_id, pinned.code, reporter.say, trust_code=self._trust_code)
         prepared = self._inputs.prepare(config, search_path, folder, store)
         driver.resume(
             store,

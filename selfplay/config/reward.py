@@ -19,13 +19,22 @@ class RewardSource(Section):
     sees: Literal["final", "full"] = identity("final", "final: without the thinking part; full: everything")
     max_length: int | None = identity(None, "longest conversation in tokens; the model's own limit if not set", ge=1)
     dtype: Literal["auto", "float32", "bfloat16"] = identity("auto", "auto: float32 on a CPU, bfloat16 on a GPU")
+    engine: Literal["auto", "vllm", "transformers"] = identity(
+        "auto",
+        "what computes the rewards of a model; auto: vllm on a GPU, where it supports the model and agrees with transformers on "
+        "a few responses, else transformers",
+    )
     batched: bool = identity(False, "the function takes the lists of one prompt's responses and returns a list")
     trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         if self.function is not None:
-            refuse(self, ("revision", "sees", "max_length", "dtype", "trust_remote_code"), "goes with reward.model")
+            refuse(
+                self,
+                ("revision", "sees", "max_length", "dtype", "engine", "trust_remote_code"),
+                "goes with reward.model",
+            )
         if self.model is not None and self.batched:
             raise ValueError("`batched` goes with reward.function")
         if self.trust_remote_code and not is_commit(self.revision):
@@ -78,7 +87,7 @@ class RewardConfig(RewardSource):
         if not self.parts:
             refuse(self, ("normalize",), "goes with reward.parts")
             return self
-        theirs = ("revision", "sees", "max_length", "dtype", "batched", "trust_remote_code")
+        theirs = ("revision", "sees", "max_length", "dtype", "engine", "batched", "trust_remote_code")
         refuse(self, theirs, "belongs to a part: say it under reward.parts.NAME")
         for name in self.parts:
             if not (name.isascii() and name.isidentifier()) or name in _NO_PART_NAMES:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 
 SCORES_SCHEMA = pa.schema([("response_id", pa.string()), ("reward", pa.float64()), ("drop_reason", pa.string())])
+ENGINES_SCHEMA = pa.schema(
+    [("response_id", pa.string()), ("reward", pa.float64()), ("engine_reward", pa.float64()), ("problem", pa.string())]
+)
 GOLD_SCHEMA = pa.schema(
     [("response_id", pa.string()), ("gold_reward", pa.float64()), ("gold_drop_reason", pa.string())]
 )

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict
 
-from selfplay.core.logprob_tolerance import LogprobsCheck
+from selfplay.core.engine_check import EngineCheck
 from selfplay.core.parse_record import FLAT, STRICT, nested, parse_record, to_document
 from selfplay.core.protocols import Canary, StepMetrics, TrainResult, WeightSync
 from selfplay.core.timing import PartSeconds
@@ -80,6 +80,16 @@ class CombinedReward:
 
     reward_normalize: str
     reward_parts: dict[str, RewardPart]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardEngine:
+    """What computed the rewards of a model, "vllm" or "transformers", and why. `check`: the rewards of both on a few responses;
+    null where only one was asked."""
+
+    engine: str
+    reason: str
+    check: EngineCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +278,8 @@ class SampleOutcome(Outcome):
 class ScoreOutcome(Outcome):
     """Stage *score*. `num_gold` counts responses with a gold reward; `gold_lacks` names the prompt columns that the gold judge
     needs and the training prompts do not have; `called_by_prompt` names the sections of the batched reward functions, which
-    were called with all responses to one prompt at a time."""
+    were called with all responses to one prompt at a time; `reward_engines` has what computed the rewards of each model, by
+    its section."""
 
     stage = "score"
 
@@ -283,6 +294,7 @@ class ScoreOutcome(Outcome):
     gold_drop_reasons: dict[str, int]
     gold_lacks: list[str]
     called_by_prompt: list[str] | None = None
+    reward_engines: dict[str, RewardEngine] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,7 +329,7 @@ class LogprobsOutcome(Outcome):
     source: str = "model"
     source_reason: str = ""
     num_from_engine: int = 0
-    check: LogprobsCheck | None = None
+    check: EngineCheck | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,13 +357,14 @@ class TrainOutcome(Outcome):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateOutcome(Outcome):
-    """Stage *evaluate*; `evaluation` is None in a run without held-out prompts."""
+    """Stage *evaluate*; `evaluation` is None in a run without held-out prompts. `reward_engines`: see `ScoreOutcome`."""
 
     stage = "evaluate"
 
     weight_changes: list[WeightSyncRecord]
     policy_digest: str
     eval_quarantined: dict[str, str]
+    reward_engines: dict[str, RewardEngine] | None = None
     combined: CombinedReward | None = field(default=None, metadata=FLAT)
     evaluation: Evaluation | None = field(default=None, metadata=FLAT)
 

@@ -120,6 +120,17 @@ class Scorer(Protocol):
         of the items."""
 
 
+class EngineScorer(Protocol):
+    """A reward model that vLLM or transformers can compute."""
+
+    def score(self, items: Sequence[ScoreItem], engine: str = "transformers") -> pa.Table:
+        """As `Scorer.score`, with this engine ("vllm" or "transformers")."""
+
+    def compare(self, items: Sequence[ScoreItem]) -> pa.Table:
+        """The rewards of a few of the items by both engines: columns response_id, reward (transformers) and engine_reward (vLLM;
+        both float64, null for the other items), problem (why vLLM has none; else null), in the order of the items."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogprobItem:
     """A response whose log-prob is wanted: the prompt's and the response's own token ids."""

@@ -99,6 +99,7 @@ PARTS = ".parts"  # rewards of each part of a combined reward: `.parts/NAME`
 CANDIDATES = ".pairs"  # candidate pairs, beside the `unused` table of stage *pair*
 REFERENCE = ".reference"  # log-probs under the reference; in *train* those of kept pairs
 CHECKED = ".checked"  # the model's log-probs of some responses whose log-probs the engine computed
+ENGINES = ".engines"  # rewards of some responses by two engines; of a part of a combined reward `.engines/NAME`
 POLICY = ".policy"  # in *train*: the model's log-probs of kept pairs that were ranked by the engine's
 ALONE = ".alone"  # log-probs of chosen responses without their prompt
 ASKED = ".asked"  # the policy's "yes" about prompt and chosen response

@@ -22,6 +22,7 @@ from selfplay.dataset_selection.rendering import ResponseRenderer
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.score import score_outcome
 from selfplay.selection.arrays import Ints, places_in_groups
+from selfplay.store.spool import release_pages
 
 ROUND = 1
 NO_REWARD = "no_reward"
@@ -54,11 +55,10 @@ def as_round(dataset: OfflineDataset) -> Imported:
     code_P = np.asarray(coded.indices.to_numpy(), dtype=np.int64)
     _, first = np.unique(code_P, return_index=True)
     names = ["prompt_id", "source_file", "source_row", "prompt", *_present(pairs, ("columns_json",))]
-    prompts = (
-        pairs.select(names)
-        .take(pa.array(first))
-        .rename_columns(["messages" if name == "prompt" else name for name in names])
-    )
+    prompts = pairs.select(names)
+    if len(first) < len(code_P):  # where each pair has its own prompt, its texts are not copied
+        prompts = prompts.take(pa.array(first))
+    prompts = prompts.rename_columns(["messages" if name == "prompt" else name for name in names])
     code_R = np.concatenate([code_P, code_P])
     index_R = places_in_groups(code_R)
     sides = [_side(pairs, side, index_R[at * len(code_P) :][: len(code_P)]) for at, side in enumerate(_SIDES)]
@@ -139,6 +139,7 @@ def import_responses(
         if "columns_json" in rows.column_names:
             table = table.append_column("columns_json", rows["columns_json"])
         writer.write_shard(index, table)
+        release_pages()
     if renderer is not None:
         progress.end()
     lengths = [writer.read_shard(index)["num_tokens"] for index in sorted(writer.shards())]

@@ -29,6 +29,7 @@ from selfplay.inputs.models.files import model_digest
 from selfplay.inputs.models.metric_prompts import AskLlm, start_token_id
 from selfplay.inputs.models.preflight import check_policy, check_reward_model, generation_eos_ids
 from selfplay.inputs.models.sizes import load_config, position_limit
+from selfplay.inputs.models.trial import tried_renderer
 from selfplay.inputs.pinning import PinnedModel, find_model
 from selfplay.inputs.resolve import EmbeddingModel, Inputs
 from selfplay.inputs.user_code.listing import Code, function_code
@@ -196,7 +197,7 @@ def _renderer(
             "Lower it, or leave it out: what is too long is dropped with a reason.",
         )
     stops = stop_token_ids(tokenizer, generation_eos_ids(policy.folder))
-    return ChatRenderer(tokenizer, template), stops, settings.max_length or positions
+    return tried_renderer("policy", tokenizer, template), stops, settings.max_length or positions
 
 
 def _check_reference(policy: PinnedModel, reference: PinnedModel, renderer: ChatRenderer) -> None:

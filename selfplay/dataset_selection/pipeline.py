@@ -56,6 +56,7 @@ from selfplay.inspect.reading import finite
 from selfplay.run.attempt import Attempt, attempt
 from selfplay.run.code_trust import announce
 from selfplay.run.driver import MakeWorkers, stage_settings
+from selfplay.run.pass_through_check import check_reward_engines
 from selfplay.run.stages.context import StageContext
 from selfplay.run.worker_specs import lazy_ray_workers
 from selfplay.selection.diagnostics.diagnose import diagnose
@@ -68,6 +69,7 @@ from selfplay.selection.select import PairPool, Selection, select
 from selfplay.store.durable import pretty_json, remove_tree
 from selfplay.store.result_folder import ResultWriter
 from selfplay.store.run import Store, now
+from selfplay.store.spool import Spool
 
 # Pairs in a shard of stage *select*.
 _SHARD_PAIRS, _SHARD_NUMBERS = 25_000, 1 << 18
@@ -84,8 +86,10 @@ class Outcome:
 # -------------------------------------------------------------------------------------------------------------- steps
 
 
-def read(settings: SelectSettings, metric: Metric) -> tuple[OfflineDataset, list[SourceFacts]]:
-    """The dataset; of several also what was read of each. Raises DataError and ConfigError."""
+def read(
+    settings: SelectSettings, metric: Metric, spool: Spool | None = None
+) -> tuple[OfflineDataset, list[SourceFacts]]:
+    """The dataset; of several also what was read of each. `spool`: see `read_dataset`. Raises DataError and ConfigError."""
     columns = dict(settings.columns)
     if settings.group_column is not None:
         columns["group"] = settings.group_column
@@ -98,7 +102,7 @@ def read(settings: SelectSettings, metric: Metric) -> tuple[OfflineDataset, list
         dataset = read_dataset(
             source.dataset, split=source.split, subset=source.subset, revision=source.revision,
             columns={**columns, **source.columns}, wanted=[name for name in metric.inputs if name != "pair_id"],
-            prefer="responses" if built else "pairs",
+            prefer="responses" if built else "pairs", spool=spool,
         )  # fmt: skip
         if built and dataset.kind == "pairs":
             raise ConfigError(
@@ -186,7 +190,8 @@ def run(
     announce(code, reporter.say)
     metric = resolve_metric(settings)
     inputs = resolve_inputs(settings, metric, record.revisions(), code)
-    dataset, sources = read(settings, metric)
+    with _same_command(record):
+        dataset, sources = read(settings, metric, Spool(record.root))
     _report_what_was_read(dataset, sources, reporter)
     content = {**dict(sorted(inputs.pins.items())), "dataset": dataset.digest}
     identity = {"settings": settings.identity(), "content": content, "version": __version__}
@@ -201,6 +206,7 @@ def run(
         inputs = with_given(inputs, given)
         check_tokenizer(needs, inputs)
         config = run_config(settings)
+        check_reward_engines(config, inputs)
         usable = dataset.pairs if dataset.pairs is not None else dataset.responses
         assert usable is not None
         store, fingerprint, continued = record.begin(settings, config, inputs, identity, needs, usable.num_rows)

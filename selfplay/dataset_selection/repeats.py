@@ -13,6 +13,7 @@ from selfplay.dataset_selection.settings import SelectSettings
 from selfplay.selection.arrays import Ints
 from selfplay.selection.pairing.repeats import NONE, find_repeats
 from selfplay.selection.reasons import DUPLICATE, REVERSED, is_kept, no_reasons, with_reason
+from selfplay.store.spool import release_pages
 
 DUPLICATE_OF, REVERSED_OF = "duplicate_of", "reversed_of"
 _SEPARATOR = "\x1e"
@@ -69,4 +70,5 @@ def _digests(turns: pa.ListArray) -> pa.Array:
     flat = pc.list_flatten(turns)
     words = pc.binary_join_element_wise(flat.field("role"), flat.field("content"), _SEPARATOR)
     joined = pc.binary_join(pa.ListArray.from_arrays(offsets, words), _SEPARATOR)
+    release_pages()
     return pa.array([blake2b(text.encode(), digest_size=16).digest() for text in joined.to_pylist()], pa.binary(16))

@@ -92,6 +92,7 @@ class SelectSettings(Section):
     reference: str | None = None
     reward_model: str | None = None
     reward_function: str | None = None
+    reward_engine: Literal["auto", "vllm", "transformers"] = "auto"
     reward: RewardParts | None = None
     embedding_model: str | None = None
     policy_revision: str | None = None
@@ -153,6 +154,8 @@ class SelectSettings(Section):
             raise ValueError("`beta` goes with implicit_margin: dpo; simpo has none")
         if sum(given is not None for given in (self.reward_model, self.reward_function, self.reward)) > 1:
             raise ValueError("give one of `reward_model`, `reward_function` and `reward.parts`")
+        if self.reward_engine != "auto" and self.reward_model is None:
+            raise ValueError("`reward_engine` goes with `reward_model`; a part has its own, reward.parts.NAME.engine")
         if self.group_column is not None and self.columns.get("group", self.group_column) != self.group_column:
             raise ValueError("`group_column` and `columns: {group: ...}` name different columns")
         for name in ("reference", "chat_template", "max_length"):
@@ -194,6 +197,7 @@ class SelectSettings(Section):
         """The rewards that are computed, as those of a run."""
         return RewardConfig.model_construct(
             model=self.reward_model, function=self.reward_function, revision=self.reward_model_revision,
+            engine=self.reward_engine,
             max_failed=self.max_failed, parts=self.reward.parts if self.reward is not None else {},
             normalize=self.reward.normalize if self.reward is not None else "zscore",
         )  # fmt: skip

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfplay.store.spool import release_pages
+
 
 class TurnTexts(Sequence[str]):
     """The text of each conversation of one turn."""
@@ -24,6 +26,7 @@ class TurnTexts(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         for chunk in self._chunks:
             yield from chunk.to_pylist()
+            release_pages()
 
     @overload
     def __getitem__(self, row: int) -> str: ...

@@ -13,6 +13,8 @@ from selfplay.execution.progress import Reporter
 
 # seconds from SIGTERM's deadline until the process leaves as it is, should the end hang as well
 LAST = 3.0
+# code of a model, inside of which os._exit raises, may be under way then
+_leave_now = os._exit
 
 
 @contextlib.contextmanager
@@ -37,7 +39,7 @@ def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
 
     def leave(number: int, frame: Any) -> None:
         # an exception in the middle of ray.shutdown would abort the process; the kernel ends what Ray started
-        os._exit(143)
+        _leave_now(143)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = [signal.signal(number, interrupt) for number in numbers]

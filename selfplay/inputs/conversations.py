@@ -13,6 +13,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.inputs.models.chat import ChatRenderer
 from selfplay.inputs.models.conversation_checks import ConversationCheck, check_of_folder
 from selfplay.inputs.models.example_prompts import Example, example_prompts
+from selfplay.inputs.user_code.exits import model_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,16 @@ def check_conversations(
     """
     examples = example_prompts(sources)
     stops = tuple(token for token in stop_token_ids if token < vocab_size)
-    warnings = [
-        *ConversationCheck("policy.model", renderer, vocab_size, policy).prompts(examples),
-        *_end_tokens(renderer, stop_token_ids, stops, vocab_size),
-    ]
+    with renderer.guard():
+        warnings = [
+            *ConversationCheck("policy.model", renderer, vocab_size, policy).prompts(examples),
+            *_end_tokens(renderer, stop_token_ids, stops, vocab_size),
+        ]
     notes: list[str] = []
     for section, (source, folder) in rewards.items():
-        check = check_of_folder(f"{section}.model", folder, trust_remote_code=source.trust_remote_code)
-        warnings += check.conversations(examples)
+        with model_code(f"{section}.model", runs=source.trust_remote_code):
+            check = check_of_folder(f"{section}.model", folder, trust_remote_code=source.trust_remote_code)
+            warnings += check.conversations(examples)
         if source.sees == "final" and (form := renderer.thinking.describe()):
             notes.append(
                 f"{section}.sees: final: the policy thinks before it answers: {form}{_opened(renderer, examples)}"

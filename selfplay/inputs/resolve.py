@@ -23,9 +23,10 @@ from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer, stop_token
 from selfplay.inputs.models.loading_check import check_policy_loads, check_reward_model_loads
 from selfplay.inputs.models.lora_targets import check_lora_targets
 from selfplay.inputs.models.preflight import PolicyInfo, RewardModelInfo, generation_eos_ids
+from selfplay.inputs.models.trial import tried_renderer
 from selfplay.inputs.pinning import Pinned, PinnedModel, pin
 from selfplay.inputs.prompts import PromptSource
-from selfplay.inputs.user_code.exits import exits_are_errors
+from selfplay.inputs.user_code.exits import model_code
 from selfplay.inputs.user_code.listing import Code
 from selfplay.inputs.user_code.rewards import RewardFunction
 from selfplay.store.durable import canonical_json, sha256_bytes
@@ -106,12 +107,18 @@ def resolve(
 def _resolve(pinned: Pinned) -> Inputs:
     config, search_path = pinned.config, pinned.search_path
     gold_lacks = _check_functions(config, search_path, pinned.prompts, pinned.evaluation)
-    # a model's own code may print, and stdout is for data; and it may not end the command
-    with contextlib.redirect_stdout(sys.stderr), exits_are_errors():
-        _check_models_load(config, pinned)
-        tokenizer = load_tokenizer(pinned.policy.folder, trust_remote_code=config.policy.trust_remote_code)
+    trust = config.policy.trust_remote_code
+    with model_code("policy.model", runs=trust):
+        _check_policy_loads(config, pinned)
+        tokenizer = load_tokenizer(pinned.policy.folder, trust_remote_code=trust)
+    for section, reward in pinned.rewards.items():
+        own_code = config.reward.sources()[section].trust_remote_code
+        with model_code(f"{section}.model", runs=own_code):
+            check_reward_model_loads(reward.folder, trust_remote_code=own_code)
     lengths = _lengths(config, pinned.policy_info)
-    renderer = ChatRenderer(tokenizer, pinned.template, config.policy.chat_template_kwargs)
+    renderer = tried_renderer(
+        "policy.model", tokenizer, pinned.template, config.policy.chat_template_kwargs, own_code=trust
+    )
     ranking = resolve_ranking(config, search_path, pinned.prompts, renderer, lengths["context_length"])
     tables = {"prompts.source": pinned.prompts, "evaluation.source": pinned.evaluation}
     conversations = check_conversations(
@@ -150,14 +157,11 @@ def _resolve(pinned: Pinned) -> Inputs:
     )
 
 
-def _check_models_load(config: Config, pinned: Pinned) -> None:
-    """Raise ModelError for a model that its library would refuse, ConfigError for LoRA targets that cannot be trained."""
+def _check_policy_loads(config: Config, pinned: Pinned) -> None:
+    """Raise ModelError for a policy that its library would refuse, ConfigError for LoRA targets that cannot be trained."""
     model = check_policy_loads(pinned.policy.folder, trust_remote_code=config.policy.trust_remote_code)
     if config.training.lora is not None:
         check_lora_targets(config.training.lora.target_modules, model)
-    sources = config.reward.sources()
-    for section, reward in pinned.rewards.items():
-        check_reward_model_loads(reward.folder, trust_remote_code=sources[section].trust_remote_code)
 
 
 def _check_functions(

@@ -70,6 +70,14 @@ def note_begun(name: str, code: Iterable[Code], say: Callable[[str], None]) -> N
         )
 
 
+def note_code(name: str, code: Iterable[Code], say: Callable[[str], None], *, trust_code: bool) -> None:
+    """Note the code that this user continues a run with. Whose run it is does not change, except by `trust_code`: a run of
+    somebody else that names no code can be continued without a question, and stays somebody else's."""
+    begun, code = code_begun(name), tuple(code)
+    if trust_code or (begun is not None and not {piece.key for piece in code} <= begun):
+        note_begun(name, code, say)
+
+
 def check_policy_code(store: Store, pinned: Pinned) -> None:
     """Raise CorruptionError where a policy of the run contains other code than the pinned one, which its training copied. Only
     asked where the code of the policy's folder is run."""

@@ -29,8 +29,9 @@ from selfplay.run.code_trust import announce, note_begun
 from selfplay.run.devices import LazyDevices, RunDevices, check_memory, find_devices
 from selfplay.run.disk_estimate import check_room
 from selfplay.run.drift import check_drift
+from selfplay.run.engine_check import check_engine
 from selfplay.run.observers import MakeObservers, Observed, Observers, no_observers
-from selfplay.run.pass_through_check import check_pass_through
+from selfplay.run.pass_through_check import check_pass_through, check_reward_engines
 from selfplay.run.plan import Plan, make_plan
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.settings import StageSettings
@@ -75,9 +76,8 @@ def preflight(
     config, search_path = pinned.config, pinned.search_path
     announce(pinned.code, say)
     check_pass_through(config)
-    return prepare(
-        config, resolve(config, search_path, pinned=pinned), run_dir, search_path, store, rounds_done, force=force
-    )
+    inputs = check_engine(config, resolve(config, search_path, pinned=pinned))
+    return prepare(config, inputs, run_dir, search_path, store, rounds_done, force=force)
 
 
 def prepare(
@@ -91,6 +91,7 @@ def prepare(
     force: bool = False,
 ) -> Prepared:
     """The last part of `preflight`: count what will be done with these inputs."""
+    check_reward_engines(config, inputs)
     if rounds_done is None:
         numbers = store.rounds() if store else []
         rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)

@@ -53,6 +53,7 @@ class Cluster(Protocol):
 
 
 _PART = "reward.parts."
+_VLLM_SETUP = "selfplay.backends.vllm.engine_args:prepare_environment"
 
 
 def make_pool(cluster: Cluster, key: str, spec: BackendSpec) -> Any:
@@ -92,7 +93,7 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
                 "seed": config.seed & 0x7FFFFFFF,
                 "trust_remote_code": trust,
             },
-            setup="selfplay.backends.vllm.engine_args:prepare_environment",
+            setup=_VLLM_SETUP,
             concurrency=MAX_CALLS,
         ),
         "logprobs": BackendSpec(
@@ -113,8 +114,11 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
         if source.function is not None:
             specs[section] = _function(source.function, search_path, source.batched)
             continue
+        plain = source.engine == "transformers"
         specs[section] = BackendSpec(
-            "selfplay.backends.transformers.reward_model:RewardModel",
+            "selfplay.backends.transformers.reward_model:RewardModel"
+            if plain
+            else "selfplay.backends.reward_engines:RewardEngines",
             {
                 "model": str(inputs.rewards[section].folder),
                 "dtype": source.dtype,
@@ -124,6 +128,7 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
                 "trust_remote_code": source.trust_remote_code,
                 "threads": config.cluster.scorer.threads,
             },
+            setup=None if plain else _VLLM_SETUP,
         )
     if config.evaluation is not None and config.evaluation.gold is not None:
         specs["gold"] = _function(config.evaluation.gold, search_path, False)

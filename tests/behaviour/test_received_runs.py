@@ -165,6 +165,15 @@ def test_a_run_without_code_asks_nothing(
     selfplay.start(write_config(rounds=1), run_dir=tmp_path / "run", reporter=quiet, workers=Fakes())
     other_user(monkeypatch, tmp_path)
     selfplay.resume(tmp_path / "run", rounds=2, reporter=quiet, workers=Fakes())
+    write_function(tmp_path / "mine.py", tmp_path / "RAN")
+    for _ in range(2):  # whoever continues it does not make it a run of one's own
+        with pytest.raises(ConfigError, match="was not begun by you"):
+            api.plan_fork(
+                tmp_path / "run", from_round=0, run_dir=tmp_path / "fork",
+                overrides=[f"selection.metric={tmp_path}/mine.py:short"],
+            )  # fmt: skip
+        selfplay.resume(tmp_path / "run", overrides=["report.every=0"], reporter=quiet, workers=Fakes())
+    assert not (tmp_path / "RAN").exists()
 
 
 def test_a_received_run_asks_before_it_joins_the_cluster_that_it_names(
@@ -189,13 +198,18 @@ def test_a_received_run_asks_before_it_joins_the_cluster_that_it_names(
     with pytest.raises(ConfigError, match="not begun by you"):
         api.plan_fork(run, from_round=0, run_dir=tmp_path / "fork")
     resume(rounds=3, **{"cluster.address": None})
+    rewrite(run / "attempts/0003/attempt.json", lambda d: d["config"]["cluster"].update(address="10.0.0.6:6379"))
+    for given in ({}, {"cluster.address": "10.0.0.7:6379"}):  # no override made it the user's own run
+        with pytest.raises(ConfigError, match="not begun by you"):
+            resume(rounds=4, **given)
+    resume(rounds=4, trust_code=True)
     with pytest.raises(
-        ConfigError, match=r"other code.*\n.*10\.0\.0\.6"
-    ):  # the run is the user's now, this file of it is not
-        rewrite(run / "attempts/0003/attempt.json", lambda d: d["config"]["cluster"].update(address="10.0.0.6:6379"))
-        resume(rounds=4)
-    resume(rounds=4, **{"cluster.address": "10.0.0.7:6379"})
-    resume(rounds=5)  # an address that the user has given is not asked for again
+        ConfigError, match=r"other code.*\n.*10\.0\.0\.8"
+    ):  # the run is the user's now, this file is not
+        rewrite(run / "attempts/0004/attempt.json", lambda d: d["config"]["cluster"].update(address="10.0.0.8:6379"))
+        resume(rounds=5)
+    resume(rounds=5, **{"cluster.address": "10.0.0.7:6379"})
+    resume(rounds=6)  # an address that the user has given is not asked for again
 
 
 def test_a_function_that_the_fork_itself_names_is_the_users_own_choice(

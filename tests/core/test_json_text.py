@@ -23,6 +23,6 @@ def test_depth_is_bounded(opened: str) -> None:
 
 
 def test_what_is_invalid_is_a_value_error() -> None:
-    for text in ("", "{", b"\xff", "[1,]", "9" * 5000):
+    for text in ("", "{", b"\xff", "[1,]", "9" * 5000, '{"a": 1, "a": 1}', '[{"b": {"a": 1, "a": 2}}]'):
         with pytest.raises(ValueError):
             parse_json(text)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
 from selfplay.config.schema import Config
+from selfplay.core.answer_schemas import ENGINES_SCHEMA
 from selfplay.core.machine import DeviceFacts
 from selfplay.core.pool import Call, LocalPool, WorkerCrash, Workers
 from selfplay.core.protocols import (
@@ -88,13 +89,30 @@ class FakeSampler:
 
 
 class FakeScorer:
-    def __init__(self, scale: float = 1.0) -> None:
-        self.scored: list[str] = []
-        self.scale = scale
+    """`engine_error` is what vLLM adds to each reward, `problem` the reason why it has none. `engines` has what each call
+    asked for."""
 
-    def score(self, items: Sequence[ScoreItem]) -> pa.Table:
+    def __init__(self, scale: float = 1.0, *, engine_error: float = 0.0, problem: str = "") -> None:
+        self.scored: list[str] = []
+        self.engines: list[str] = []
+        self.compared: list[str] = []
+        self.scale, self.engine_error, self.problem = scale, engine_error, problem
+
+    def compare(self, items: Sequence[ScoreItem]) -> pa.Table:
+        self.compared += [item.response_id for item in items]
+        exact = [self._value(item) if place < 8 else None for place, item in enumerate(items)]
+        ours = [None if value is None or self.problem else value + self.engine_error for value in exact]
+        columns = [[item.response_id for item in items], exact, ours, [self.problem or None] * len(items)]
+        return pa.table(columns, schema=ENGINES_SCHEMA)
+
+    def _value(self, item: ScoreItem) -> float:
+        return self.scale * (sum(map(ord, item.response)) % 17)
+
+    def score(self, items: Sequence[ScoreItem], engine: str = "transformers") -> pa.Table:
         self.scored += [item.response_id for item in items]
-        values = [self.scale * (sum(map(ord, item.response)) % 17) for item in items]
+        self.engines.append(engine)
+        error = self.engine_error if engine == "vllm" else 0.0
+        values = [self._value(item) + error for item in items]
         return pa.table(
             {
                 "response_id": pa.array([item.response_id for item in items], pa.string()),

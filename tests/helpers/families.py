@@ -27,7 +27,7 @@ _WINDOW = 32  # shorter than the test's sequences
 class Family:
     """`kind` is transformers' model type, `settings` what its config has beside the sizes; `text` are those of the language
     model inside a composite one. `reward`: whether transformers has a reward model (sequence classification) of it;
-    `engine`: whether vLLM serves it on a CPU.
+    `engine`: whether vLLM serves it on a CPU in float32.
     `attention`: factor on the query and key weights, so that a soft cap or a sink matters."""
 
     kind: str
@@ -72,7 +72,6 @@ FAMILIES: dict[str, Family] = {
         "gemma3",
         {"vision_config": _VISION, "mm_tokens_per_image": 4},
         text={**_CAPPED, "layer_types": ["sliding_attention", "full_attention"]},
-        reward=False,
     ),
     "qwen3.5-composite": Family(
         "qwen3_5",
@@ -95,7 +94,6 @@ FAMILIES: dict[str, Family] = {
             "linear_key_head_dim": 32,
             "linear_value_head_dim": 32,
         },
-        reward=False,
         engine=False,
     ),
 }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from selfplay.config.load import validate
-from selfplay.core.outcomes import from_json
+from selfplay.core.outcomes import RewardEngine, from_json
 from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, to_table
 from selfplay.core.stages import CANDIDATES, stage_named, stages_of
 from selfplay.core.timing import PARTS
@@ -182,7 +182,8 @@ class Maker:
     def score(self, number: int) -> None:
         table = to_table(Reward, self._rewards(number))
         reads = [(number, "prompts"), (number, "sample")]
-        outcome = score_outcome(table, combined=None, gold_drop_reasons={}, gold_lacks=[])
+        engines = {"reward": RewardEngine("transformers", "the reward model runs on a CPU")}
+        outcome = score_outcome(table, combined=None, gold_drop_reasons={}, gold_lacks=[], engines=engines)
         self._commit(number, "score", reads, [("", [table])], outcome.to_json())
 
     def _pool(self, number: int) -> ResponsePool:

@@ -314,7 +314,7 @@ def test_an_end_that_hangs_after_the_deadline_is_left(
 
     codes: list[int] = []
     monkeypatch.setattr(stopping, "LAST", 0.1)
-    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(stopping, "_leave_now", leave)
     fakes = Fakes(gold=False)
 
     @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from selfplay.backends.transformers.padding import pad_right
 from selfplay.core.errors import BackendError
 
 _EAGER = "eager"
@@ -77,10 +78,7 @@ def check_attention(model: Any, folder: str, rows: Sequence[Sequence[int]]) -> N
     # the first and the longest that eager attention, which is quadratic in memory, can take; a longer one is cut
     fitting = [row for row in rows if len(row) <= _MAX_TOKENS] or [rows[0][:_MAX_TOKENS]]
     few = [fitting[0], *sorted(fitting[1:], key=len)[-(_NUM_ROWS - 1) :]]
-    width = max(map(len, few))
-    device = model.get_input_embeddings().weight.device
-    input_ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in few], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in few], device=device)
+    input_ids, mask = pad_right(few, 0, model.get_input_embeddings().weight.device)
     found = _hidden_states(model, input_ids, mask)
     model.set_attn_implementation(_EAGER)
     try:

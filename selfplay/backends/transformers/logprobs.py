@@ -20,7 +20,7 @@ from selfplay.backends.transformers import hidden_states
 from selfplay.backends.transformers.batching import token_batches
 from selfplay.backends.transformers.device import BATCH_TOKENS
 from selfplay.backends.transformers.model_cache import ModelCache
-from selfplay.backends.transformers.shared_prompt import SharedRows, shared_rows
+from selfplay.backends.transformers.shared_prompt import Task
 from selfplay.core.errors import BackendError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import LogprobItem, Question
@@ -93,17 +93,14 @@ class TorchLogprobs:
             sums[index] = logp
 
         shared = self._shared([items[index] for index in scored])
-        if shared.rows:
-            for row, logp in zip(shared.rows, self._forward_shared([items[i] for i in scored], shared), strict=True):
-                keep(scored[row], logp)
-            done = {*shared.rows}
-            scored = [index for row, index in enumerate(scored) if row not in done]
+        for row, logp in shared.items():
+            keep(scored[row], logp)
+        scored = [index for row, index in enumerate(scored) if row not in shared]
         lengths = [len(items[index].prompt_token_ids) + len(items[index].token_ids) for index in scored]
         # A batch takes logits from its shortest prompt's end on. Its rows have nearly the same length, so that
         # is about as many positions as its longest response has tokens.
         spans = [len(items[index].token_ids) for index in scored]
-        share = max(1, _MAX_LOGITS // self._cache.vocab_size)
-        for batch in token_batches(lengths, self._batch_tokens, rows_share=spans, batch_share=share):
+        for batch in token_batches(lengths, self._batch_tokens, rows_share=spans, batch_share=self._most_logits()):
             chosen = [scored[position] for position in batch]
             for index, logp in zip(chosen, self._forward([items[i] for i in chosen]), strict=True):
                 keep(index, logp)
@@ -169,42 +166,37 @@ class TorchLogprobs:
         """Free the model's memory; the next call loads again."""
         self._cache.release()
 
-    def _shared(self, items: list[LogprobItem]) -> SharedRows:
-        """The items that share a pass over their prompt with others; none where the model does not allow it.
+    def _shared(self, items: list[LogprobItem]) -> dict[int, float]:
+        """Log-prob sums, by place, of the items that share a pass over their prompt with others.
 
         The last token of a prompt predicts the first of the response, so it belongs to the rows; the last of a response predicts
         nothing that is wanted."""
-        sharing = self._cache.shared_prompts
-        none = SharedRows([], [], [], [])
-        if not sharing.possible:
-            return none
-        rows = [[*item.prompt_token_ids, *item.token_ids][:-1] for item in items]
-        prompts = [tuple(item.prompt_token_ids) for item in items]
-        shared = shared_rows(rows, prompts, [len(prompt) - 1 for prompt in prompts])
-        if not shared.rows:
-            return none
-        agrees = sharing.check(
-            shared,
-            min(self._batch_tokens, max(1, _MAX_LOGITS // self._cache.vocab_size)),
-            lambda few: self._forward_shared(items, few),
-            lambda few: self._forward([items[row] for row in few]),
-        )
-        return shared if agrees else none
 
-    def _forward_shared(self, items: list[LogprobItem], shared: SharedRows) -> list[float]:
-        """Log-prob sums of the rows of `shared`, which are numbers of `items`; fewer where the model keeps no prompts."""
-        share = max(1, _MAX_LOGITS // self._cache.vocab_size)
-        sums: dict[int, float] = {}
-        for batch, arguments in self._cache.shared_prompts.batches(shared, self._batch_tokens, 0, batch_share=share):
-            with torch.inference_mode():
-                logits = self._cache.model(**arguments).logits
-            del arguments  # the next pass over prompts keeps as much
-            for row, position in enumerate(batch):
-                token_ids = items[shared.rows[position]].token_ids
-                targets = torch.tensor(token_ids, device=self._cache.device)
-                sums[position] = _sum_logps(logits[row, : len(token_ids)], targets)
-            beat()
-        return [sums[position] for position in sorted(sums)]
+        def read(logits: torch.Tensor, rows: list[int]) -> list[float]:
+            return [
+                _sum_logps(logits[place, : len(items[row].token_ids)], self._targets(items[row]))
+                for place, row in enumerate(rows)
+            ]
+
+        prompts = [tuple(item.prompt_token_ids) for item in items]
+        return self._cache.shared_prompts.results(
+            [[*item.prompt_token_ids, *item.token_ids][:-1] for item in items],
+            prompts,
+            [len(prompt) - 1 for prompt in prompts],
+            Task(
+                read,
+                lambda rows: self._forward([items[row] for row in rows]),
+                self._batch_tokens,
+                self._most_logits(),
+            ),
+        )
+
+    def _most_logits(self) -> int:
+        """Positions of a batch whose logits fit into memory."""
+        return max(1, _MAX_LOGITS // self._cache.vocab_size)
+
+    def _targets(self, item: LogprobItem) -> torch.Tensor:
+        return torch.tensor(item.token_ids, device=self._cache.device)
 
     def _forward(self, items: list[LogprobItem]) -> list[float]:
         """Log-prob sums of one batch, padded on the right.
@@ -224,8 +216,7 @@ class TorchLogprobs:
         sums = []
         for row, item in enumerate(items):
             start = len(item.prompt_token_ids) - 1 - offset
-            targets = torch.tensor(item.token_ids, device=device)
-            sums.append(_sum_logps(logits[row, start : start + len(item.token_ids)], targets))
+            sums.append(_sum_logps(logits[row, start : start + len(item.token_ids)], self._targets(item)))
         return sums
 
 

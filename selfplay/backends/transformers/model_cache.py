@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from selfplay.backends.transformers.attention import check_attention
 from selfplay.backends.transformers.device import this_device, torch_dtype
 from selfplay.backends.transformers.loading import load_complete
+from selfplay.backends.transformers.padding import pad_right
 from selfplay.backends.transformers.positions import usable_positions
 from selfplay.backends.transformers.shared_prompt import SharedPrompts
 from selfplay.core.errors import BackendError
@@ -100,10 +101,7 @@ class ModelCache:
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask of a batch, padded on the right to its longest row."""
-        width = max(map(len, rows))
-        input_ids = [[*row, *[0] * (width - len(row))] for row in rows]
-        mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-        return torch.tensor(input_ids, device=self.device), torch.tensor(mask, device=self.device)
+        return pad_right(rows, 0, self.device)
 
 
 def _is_causal(folder: str, trust_remote_code: bool) -> bool:

@@ -18,14 +18,17 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from selfplay.backends.transformers.attention import has_full_causal_attention
 from selfplay.backends.transformers.batching import token_batches
-from selfplay.core.logprob_tolerance import MEAN_BF16
+from selfplay.backends.transformers.padding import pad_right
+from selfplay.core.heartbeat import beat
 
 # A prompt is shared where that saves this part of the tokens of its rows: below it the second pass and the reads of the cache
 # cost as much (`python -m benchmarks logprobs`).
 _MIN_SAVED = 0.3
-# Rows in the comparison with the plain pass, and the error that is allowed: relative to the result where that is above 1.
+# Rows in the comparison with the plain pass, and the error that is allowed, relative to the result where that is above 1: the
+# largest in float32, the mean in a narrower dtype, where single results scatter by rounding.
 _NUM_CHECKED = 8
 _MAX_ERROR_FLOAT32 = 1e-5
+_MEAN_ERROR_NARROW = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,38 +80,67 @@ def shared_rows(token_ids: Sequence[Sequence[int]], groups: Sequence[Hashable], 
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is computed of each row: one number, from the logits of the tokens after what is shared (`read`, which is given the
+    logits of a batch and the numbers of its rows) or in a plain pass over whole rows (`plain`, given such numbers).
+
+    `batch_tokens` bounds the tokens of a batch, rows x (prompt + longest suffix); `batch_share`, by default as many, those that
+    need logits, rows x longest suffix. `pad` chooses the padding token for suffixes."""
+
+    read: Callable[[torch.Tensor, list[int]], list[float]]
+    plain: Callable[[list[int]], list[float]]
+    batch_tokens: int
+    batch_share: int | None = None
+    pad: Callable[[list[list[int]]], int] = lambda suffixes: 0
+
+    @property
+    def share(self) -> int:
+        """`batch_share` or its default."""
+        return self.batch_tokens if self.batch_share is None else self.batch_share
+
+
 class SharedPrompts:
-    """Whether a loaded model gives the same results with shared prompts, and the batches of such a pass."""
+    """One pass over a prompt for the rows that begin with it, if the loaded model then gives the same results."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self.possible = _can_share(model)
         self._is_checked = False
 
-    def check(
-        self,
-        rows: SharedRows,
-        most_tokens: int,
-        shared: Callable[[SharedRows], list[float]],
-        plain: Callable[[list[int]], list[float]],
-    ) -> bool:
-        """Whether to share prompts: compares the results of a few rows once, `most_tokens` in a pass. `shared` and `plain` give
-        one number for each row."""
+    def results(
+        self, token_ids: Sequence[Sequence[int]], groups: Sequence[Hashable], most: Sequence[int], task: Task
+    ) -> dict[int, float]:
+        """The results, by row, of the rows for which sharing saves work (see `shared_rows`); the others are left to the caller.
+        Empty where the model does not allow it: a few rows are compared with a plain pass once."""
+        if not self.possible:
+            return {}
+        shared = shared_rows(token_ids, groups, most)
+        if not shared.rows:
+            return {}
         if not self._is_checked:
-            few = rows.few(most_tokens)
-            ours = shared(few)
-            self.possible = bool(ours) and _agree(ours, plain(few.rows), self._model.dtype)
+            few = shared.few(min(task.batch_tokens, task.share))
+            ours = self._forward(few, task)
+            self.possible = bool(ours) and _agree(ours, task.plain(few.rows), self._model.dtype)
             self._is_checked = True
-        return self.possible
+        return dict(zip(shared.rows, self._forward(shared, task), strict=True)) if self.possible else {}
 
-    def batches(
-        self, shared: SharedRows, batch_tokens: int, pad_token_id: int, *, batch_share: int | None = None
-    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    def _forward(self, shared: SharedRows, task: Task) -> list[float]:
+        """The results of the rows of `shared`; fewer where the model keeps no prompts."""
+        found: dict[int, float] = {}
+        for batch, arguments in self._batches(shared, task):
+            with torch.inference_mode():
+                logits = self._model(**arguments).logits
+            del arguments  # the next pass over prompts keeps as much
+            found |= zip(batch, task.read(logits, [shared.rows[position] for position in batch]), strict=True)
+            beat()
+        return [found[position] for position in sorted(found)]
+
+    def _batches(self, shared: SharedRows, task: Task) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Positions in `shared` and the arguments of the model for their suffixes: input_ids, attention_mask, position_ids,
-        past_key_values. `batch_tokens` bounds rows x (prompt + longest suffix); `batch_share` rows x longest suffix.
-
-        Yields nothing more where the model keeps no keys and values of a prompt."""
-        for chosen in token_batches([len(prompt) for prompt in shared.prompts], batch_tokens):
+        past_key_values. Yields nothing more where the model keeps no keys and values of a prompt."""
+        pad = task.pad(shared.suffixes)
+        for chosen in token_batches([len(prompt) for prompt in shared.prompts], task.batch_tokens):
             prompts = _PromptPass(self._model, [shared.prompts[number] for number in chosen])
             if not prompts.is_kept:
                 return
@@ -117,12 +149,11 @@ class SharedPrompts:
             suffixes = [shared.suffixes[index] for index in here]
             lengths = [prompts.width + len(suffix) for suffix in suffixes]
             spans = [len(suffix) for suffix in suffixes]
-            share = batch_tokens if batch_share is None else batch_share
-            for batch in token_batches(lengths, batch_tokens, rows_share=spans, batch_share=share):
+            for batch in token_batches(lengths, task.batch_tokens, rows_share=spans, batch_share=task.share):
                 of_row = [place[shared.prompt_of_row[here[index]]] for index in batch]
                 yield (
                     [here[index] for index in batch],
-                    prompts.arguments(of_row, [suffixes[index] for index in batch], pad_token_id),
+                    prompts.arguments(of_row, [suffixes[index] for index in batch], pad),
                 )
             del prompts  # before the next pass keeps as much
 
@@ -134,7 +165,7 @@ class _PromptPass:
         self._device = model.get_input_embeddings().weight.device
         self._lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         self.width = max(map(len, prompts))
-        input_ids, self._mask = _padded(prompts, 0, self._device)
+        input_ids, self._mask = pad_right(prompts, 0, self._device)
         cache = DynamicCache(config=model.config)
         with torch.inference_mode():
             model.base_model(input_ids=input_ids, attention_mask=self._mask, past_key_values=cache, use_cache=True)
@@ -144,7 +175,7 @@ class _PromptPass:
     def arguments(self, prompt_of_row: list[int], suffixes: list[list[int]], pad_token_id: int) -> dict[str, Any]:
         """The arguments of the model for a batch of suffixes."""
         of_row = torch.tensor(prompt_of_row, device=self._device)
-        input_ids, mask = _padded(suffixes, pad_token_id, self._device)
+        input_ids, mask = pad_right(suffixes, pad_token_id, self._device)
         # a padded place must not lie beyond a learned position table
         places = (mask.cumsum(-1) - 1).clamp(min=0)
         return {
@@ -189,11 +220,4 @@ def _agree(ours: list[float], plain: list[float], dtype: torch.dtype) -> bool:
         return False
     if dtype == torch.float32:
         return max(errors) <= _MAX_ERROR_FLOAT32
-    return math.fsum(errors) / len(errors) <= MEAN_BF16
-
-
-def _padded(rows: list[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, rows))
-    input_ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    return input_ids, mask
+    return math.fsum(errors) / len(errors) <= _MEAN_ERROR_NARROW

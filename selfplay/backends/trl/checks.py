@@ -14,9 +14,9 @@ import torch
 from selfplay.backends.transformers.dropout import is_random
 from selfplay.backends.trl.config import expected_first_loss
 from selfplay.backends.trl.policy_files import load_policy
+from selfplay.core.engine_check import LARGEST_FLOAT32, bound
 from selfplay.core.errors import BackendError, DivergedError
 from selfplay.core.heartbeat import beat
-from selfplay.core.logprob_tolerance import LARGEST_FLOAT32, bound
 from selfplay.core.protocols import Canary, CanaryPosition, TrainJob
 
 NUM_CHECKED_PAIRS = 64

@@ -1,6 +1,7 @@
 """The arguments and the environment of the sampler's engine: defaults, the user's keys, and the keys that selfplay sets.
 
-sampler.py builds the engine. Nothing here imports vllm, so these rules can be tested without it.
+sampler.py builds the engine; pooling_args.py has the arguments of one for rewards. Nothing here imports vllm, so these rules can
+be tested without it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 from selfplay.config.pass_through import ENGINE_KEYS, is_plain
 from selfplay.core.errors import ConfigError
 from selfplay.inputs.models.engine_cache import default_cache_bytes, kv_cache_bytes
+from selfplay.inputs.models.sizes import has_recurrent_layers
 
-_BLOCK = 32
+CPU_BLOCK = 32
 _WEIGHTS = "it loads the policy of each round"
 _TOKENS = "the engine gets and returns token ids and needs no tokenizer"
 _NEUTRAL = "set the fields of `sampling`"
@@ -213,6 +215,7 @@ def engine_arguments(
     arguments |= engine
     if cpu_config is not None:
         _check_whole_prefills(arguments, max_model_len)
+        _check_linear_attention(cpu_config, dtype)
     return arguments | {
         "model": folder,
         "dtype": dtype,
@@ -231,12 +234,23 @@ def _cpu_defaults(config: Any, max_model_len: int, dtype: str) -> dict[str, Any]
     """Measured on tiny models: eager mode loads ten times faster than compiled and samples as fast; blocks of 32 are fastest."""
     return {
         "enforce_eager": True,
-        "block_size": _BLOCK,
+        "block_size": CPU_BLOCK,
         "kv_cache_memory_bytes": default_cache_bytes(kv_cache_bytes(config, max_model_len, dtype)),
         # On a CPU a seeded request whose prefill is split over two steps crashes the engine: never split one.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(2048, max_model_len),
+        # vLLM keeps the states of recurrent layers for prefixes only where prefills may be split
+        "enable_prefix_caching": not has_recurrent_layers(config),
     }
+
+
+def _check_linear_attention(config: Any, dtype: str) -> None:
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ()
+    if "linear_attention" in kinds and dtype != "bfloat16":
+        raise ConfigError(
+            f"on a CPU vLLM computes linear attention in bfloat16 only, and the engine's dtype is {dtype}",
+            "Set policy.dtype: bfloat16, or sample on a GPU.",
+        )
 
 
 def _check_whole_prefills(arguments: Mapping[str, Any], max_model_len: int | None) -> None:

@@ -19,11 +19,12 @@ from selfplay.core.errors import WorkerLostError
 from selfplay.core.heartbeat import beat
 
 if TYPE_CHECKING:
-    from vllm import RequestOutput, SamplingParams
+    from vllm import PoolingParams, SamplingParams
     from vllm.v1.engine.llm_engine import LLMEngine
 
 T = TypeVar("T")
-Request = tuple[list[int], "SamplingParams"]
+# prompt token ids and what is wanted of them: one sequence, or what a pooling model gives
+Request = tuple[list[int], "SamplingParams | PoolingParams"]
 
 
 @dataclass(slots=True)
@@ -63,8 +64,8 @@ class EngineStream:
         """Run a function on the engine's thread and return its result."""
         return self._thread.submit(function, *args).result()
 
-    def generate(self, requests: Sequence[Request]) -> list[RequestOutput]:
-        """The final output of each request (prompt token ids, parameters for one sequence), in their order. Any thread but the
+    def generate(self, requests: Sequence[Request]) -> list[Any]:
+        """The final output of each request (a RequestOutput or PoolingRequestOutput of vLLM), in their order. Any thread but the
         engine's may call it, several at a time. Raises WorkerLostError when the engine fails."""
         batch = self._put(requests)
         with self._lock:
@@ -73,7 +74,7 @@ class EngineStream:
                 self._thread.submit(self._step_until_empty)
         return batch.done.result()
 
-    def generate_here(self, requests: Sequence[Request]) -> list[RequestOutput]:
+    def generate_here(self, requests: Sequence[Request]) -> list[Any]:
         """As `generate`, on the engine's own thread, while no other call has requests."""
         batch = self._put(requests)
         self._step_until_empty()
@@ -100,7 +101,7 @@ class EngineStream:
         try:
             self._step(running)
         except Exception as error:  # a step of vLLM raises many kinds of exceptions
-            failure = f"vLLM failed while sampling: {type(error).__name__}: {error}"
+            failure = f"vLLM failed in a step: {type(error).__name__}: {error}"
         if failure is None:
             return
         try:

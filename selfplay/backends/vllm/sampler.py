@@ -70,6 +70,7 @@ class VllmSampler:
         self._max_model_len = max_model_len
         self._seed = seed
         self._trust_remote_code = trust_remote_code
+        self._local = {"trust_remote_code": trust_remote_code, "local_files_only": True}
         prepare_environment()
         from vllm.platforms import current_platform
 
@@ -235,12 +236,34 @@ class VllmSampler:
         return verdict
 
     def _build(self, folder: str) -> None:
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoTokenizer
         from vllm import LLM
 
-        remote = {"trust_remote_code": self._trust_remote_code, "local_files_only": True}
-        config = AutoConfig.from_pretrained(folder, **remote)
-        arguments = engine_arguments(
+        arguments = self._arguments(folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, **self._local)
+        # vLLM collects garbage several times while it builds; what the libraries hold would be half of that time
+        gc.freeze()
+        self._llm = LLM(**arguments)
+
+    def try_to_configure(self, folder: str) -> None:
+        """Have vLLM check what it checks before it reads weights: its settings for the policy in `folder`, and its code of the
+        architecture. Raises what vLLM raises, ImportError where its code needs a library that is not installed."""
+        from transformers import AutoConfig
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.model_executor.models import ModelRegistry
+
+        arguments = self._arguments(folder)
+        for name in AutoConfig.from_pretrained(folder, **self._local).architectures or ():
+            if name in ModelRegistry.models:
+                # vLLM itself would only say that it cannot inspect the class
+                ModelRegistry.models[name].load_model_cls()
+        EngineArgs(**arguments).create_engine_config()
+
+    def _arguments(self, folder: str) -> dict[str, Any]:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(folder, **self._local)
+        return engine_arguments(
             self._engine_keys,
             folder=folder,
             dtype=self._dtype,
@@ -252,8 +275,6 @@ class VllmSampler:
             overrides={"num_key_value_heads": config.num_attention_heads} if has_stray_kv_heads(config) else None,
             cpu_config=config if self._on_cpu else None,
         )
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, **remote)
-        self._llm = LLM(**arguments)
 
     def _drop_engine(self) -> None:
         """Delete the engine before another is built: a second one breaks if the first is collected while it exists."""

@@ -21,6 +21,7 @@ from selfplay.selection.reasons import DropReasons
 from selfplay.selection.select import PairPool, Selection
 from selfplay.store.layout import part_name
 from selfplay.store.result_folder import ResultWriter
+from selfplay.store.spool import release_pages
 
 KEPT, DROPPED, UNUSED = "kept", "dropped", "unused"
 # Gathered at a time: of texts fewer, since each row is kilobytes.
@@ -184,7 +185,7 @@ def _taken_of_chunks(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
     ends = np.cumsum(np.bincount(where, minlength=column.num_chunks))
     begins = np.concatenate(([0], ends[:-1]))
     pieces = [
-        column.chunk(number).take(pa.array(rows[order[begins[number] : ends[number]]] - starts[number]))
+        _taken_of_chunk(column.chunk(number), rows[order[begins[number] : ends[number]]] - starts[number])
         for number in np.flatnonzero(ends > begins).tolist()
     ]
     joined = pa.concat_arrays(pieces) if pieces else pa.array([], column.type)
@@ -193,3 +194,9 @@ def _taken_of_chunks(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return joined.take(pa.array(back))
+
+
+def _taken_of_chunk(chunk: pa.Array, rows: Ints) -> pa.Array:
+    taken = chunk.take(pa.array(rows))
+    release_pages()  # each row group reads a little of every chunk
+    return taken

@@ -23,6 +23,7 @@ from selfplay.inputs.rows.columns import recognise
 from selfplay.inputs.rows.messages import NO_PROMPT, SERIALISED, SEVERAL
 from selfplay.inputs.rows.source import Source, open_source
 from selfplay.inputs.rows.survey import survey
+from selfplay.store.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,14 @@ def read_dataset(
     wanted: Collection[str] = (),
     prefer: Literal["pairs", "responses"] = "pairs",
     base_dir: str | Path = ".",
+    spool: Spool | None = None,
 ) -> OfflineDataset:
     """Read and check every row of a preference dataset.
 
     `source`, `split`, `subset`, `revision` and `base_dir` are those of `open_source`. `columns`: our name -> the source's
     column, for what is not recognised or not as wanted; an empty name means that there is none. `wanted`: further columns
     of numbers, one for each pair, that a metric reads under their own names. `prefer`: what to read where the columns
-    hold both pairs and several responses for each prompt.
+    hold both pairs and several responses for each prompt. `spool` keeps large tables (None: they stay in memory).
 
     Raises DataError for a source that cannot be read or has no usable row, for named columns that do not exist, for
     columns that could have several roles, or that are neither pairs nor responses.
@@ -92,10 +94,10 @@ def read_dataset(
         log, notes = BadRowLog(), list(found.notes)
         if found.shape in ("lists", "rows"):
             read = read_lists if found.shape == "lists" else read_response_rows
-            prompts, responses, num_rows = read(opened, found, log, notes)
+            prompts, responses, num_rows = read(opened, found, log, notes, spool)
         else:
             read_table = read_numbers if has_only_numbers(opened, found) else read_pairs
-            pairs, num_rows = read_table(opened, found, log, notes)
+            pairs, num_rows = read_table(opened, found, log, notes, spool)
     bad_rows = log.done()
     kind: Literal["pairs", "responses"] = "pairs" if responses is None else "responses"
     usable = pairs if responses is None else responses

@@ -16,6 +16,7 @@ from selfplay.inputs.rows.source import Source
 from selfplay.inputs.rows.tables import json_rows, row_ids
 from selfplay.inputs.rows.values import group_name
 from selfplay.selection.arrays import Bools
+from selfplay.store.spool import Spool
 
 MOST_TOKENS = 2**31 - 1
 TOKEN_COUNTS = ("num_tokens", "num_prompt_tokens", "num_tokens_chosen", "num_tokens_rejected")
@@ -27,10 +28,16 @@ Place = Callable[[int], tuple[str, int]]
 
 
 def checked(
-    table: pa.Table, numbers: Mapping[str, str], log: BadRowLog, place: Place, notes: list[str]
+    table: pa.Table,
+    numbers: Mapping[str, str],
+    log: BadRowLog,
+    place: Place,
+    notes: list[str],
+    spool: Spool | None = None,
 ) -> tuple[pa.Table, Bools | None]:
     """A table without its bad rows and without columns that are null everywhere, and the rows that are good (None: all).
-    `numbers`: the columns to check, and their names in the source, for messages. Each becomes one chunk without nulls.
+    `numbers`: the columns to check, and their names in the source, for messages. Each becomes one chunk without nulls. `spool`
+    keeps the table without the bad rows if it is large.
 
     Bad: null, not finite, and numbers of tokens that are not whole numbers from 1 to 2^31 - 1. A bad row is logged once,
     with its first column at fault. Columns that are not strict keep what is not finite, and null becomes NaN.
@@ -69,7 +76,7 @@ def checked(
                 )
                 good = ~fault_P if good is None else good & ~fault_P
     if good is not None:
-        table = table.filter(pa.array(good))
+        table = spool.filtered(table, pa.array(good)) if spool is not None else table.filter(pa.array(good))
     for ours, values in kept.items():
         values = values if good is None else values[good]
         if ours in TOKEN_COUNTS and values.dtype.kind == "f" and _is_whole(values):
@@ -108,9 +115,11 @@ def _is_number(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def read_numbers(source: Source, columns: Columns, log: BadRowLog, notes: list[str]) -> tuple[pa.Table, int]:
+def read_numbers(
+    source: Source, columns: Columns, log: BadRowLog, notes: list[str], spool: Spool | None = None
+) -> tuple[pa.Table, int]:
     """The table of pairs (`pair_id`, numbers, `group?`, `columns_json?`) of a source for which `has_only_numbers` holds,
-    and the number of rows read. No Python object is made for a row."""
+    and the number of rows read. No Python object is made for a row. Numbers stay in memory, and so `spool` is not used."""
     names = columns.names
     needed = [names[ours] for ours in ("pair_id", "group", *columns.numbers) if ours in names]
     places: list[tuple[str, int]] = []

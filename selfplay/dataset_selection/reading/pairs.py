@@ -18,11 +18,17 @@ from selfplay.inputs.rows.messages import read_pair
 from selfplay.inputs.rows.source import Source
 from selfplay.inputs.rows.tables import MESSAGES, RowTable, distinct_hashes, other_columns, prompt_ids, row_ids
 from selfplay.inputs.rows.values import content_hash, embedding, group_name, number, user_id
+from selfplay.store.spool import Spool
+
+# The shortest prompt, in characters, that an answer does not begin with by chance.
+_A_SENTENCE = 10
 
 
-def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str]) -> tuple[pa.Table, int]:
-    """The table of pairs (see `dataset.OfflineDataset`) and the number of rows read. Raises DataError for ids that the
-    user named and that cannot be used."""
+def read_pairs(
+    source: Source, columns: Columns, log: BadRowLog, notes: list[str], spool: Spool | None = None
+) -> tuple[pa.Table, int]:
+    """The table of pairs (see `dataset.OfflineDataset`), kept in `spool` if it is large, and the number of rows read. Raises
+    DataError for ids that the user named and that cannot be used."""
     has_text = columns.shape != "numbers"
     preference = find_preference(source, columns, notes) if columns.shape == "choices" else None
     names = preference.names_of_sides[0] if preference is not None else columns.names
@@ -40,7 +46,7 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     schema |= dict.fromkeys(numbers, pa.float64())
     schema |= {"embedding": pa.list_(pa.float32())} if "embedding" in names else {}
     schema |= {"columns_json": pa.string()} if columns.others else {}
-    pairs, width, total, num_several = RowTable(schema), None, 0, 0
+    pairs, width, total, num_several, num_prefixed = RowTable(schema, spool), None, 0, 0, 0
     numbered = bool(numbers) or "embedding" in names
     pair_id, prompt_id = names.get("pair_id"), names.get("prompt_id")
     for item in source.rows():
@@ -61,6 +67,9 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
                 heads.append([f"{given}-{number}" if given is not None and len(each) > 1 else given])
                 if has_text:
                     prompt, chosen, rejected = read_pair(one, names)
+                    asked = prompt[-1]["content"]
+                    begins = all(answer[0]["content"].startswith(asked) for answer in (chosen, rejected))
+                    num_prefixed += begins and len(asked) >= _A_SENTENCE
                     prompt_hash = content_hash([prompt, 0])  # as a run makes the id of a prompt
                     heads[-1] += [
                         content_hash([prompt_hash, chosen[0]["content"], rejected[0]["content"]]),
@@ -86,6 +95,11 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
         notes.append(
             f"{num_several} rows have several chosen or rejected texts: each chosen one makes a pair with each rejected one"
         )
+    if 2 * num_prefixed > len(pairs):
+        notes.append(
+            f"in {num_prefixed} rows both answers begin with the text of the prompt: answers that were stored together with "
+            "their prompt have it twice (leave it out of them)"
+        )
     table = pairs.done()
     ids = row_ids(table["pair_id"], distinct_hashes(table["hash"]), "pair_id", columns, notes)
     table = table.set_column(0, "pair_id", ids)
@@ -98,7 +112,7 @@ def read_pairs(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     files, rows = table["source_file"], table["source_row"]
     hidden = {"hash", "prompt_hash"} | (set() if has_text else {"source_file", "source_row"})
     table = table.select([name for name in table.column_names if name not in hidden])
-    return checked(table, numbers, log, lambda row: (files[row].as_py(), rows[row].as_py()), notes)[0], total
+    return checked(table, numbers, log, lambda row: (files[row].as_py(), rows[row].as_py()), notes, spool)[0], total
 
 
 def _measured(values: Mapping[str, Any], name: str) -> float | None:

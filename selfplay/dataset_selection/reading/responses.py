@@ -19,6 +19,7 @@ from selfplay.inputs.rows.messages import Messages, read_answer, read_context
 from selfplay.inputs.rows.source import Source, SourceRow
 from selfplay.inputs.rows.tables import MESSAGES, RowTable, distinct_hashes, other_columns, prompt_ids, row_ids
 from selfplay.inputs.rows.values import content_hash, group_name, lenient_json, number, user_id
+from selfplay.store.spool import Spool
 
 _LISTS = {
     "rewards": "reward",
@@ -49,7 +50,9 @@ class _Response:
     own: dict[str, Any]
 
 
-def read_lists(source: Source, columns: Columns, log: BadRowLog, notes: list[str]) -> _Tables:
+def read_lists(
+    source: Source, columns: Columns, log: BadRowLog, notes: list[str], spool: Spool | None = None
+) -> _Tables:
     """Prompts, responses and the number of rows read of a source with one row a prompt and lists of responses.
 
     A response that cannot be used stays, with a `drop_reason`, and drops none of the others; a row whose lists differ in
@@ -57,10 +60,9 @@ def read_lists(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     """
     lists = {ours: columns.names[ours] for ours in _LISTS if ours in columns.names}
     has_own = "." in columns.names["responses"]
-    prompts = _prompt_table(columns)
-    responses = RowTable(
-        _RESPONSE | {_LISTS[ours]: pa.float64() for ours in lists} | ({"columns_json": pa.string()} if has_own else {})
-    )
+    prompts = _prompt_table(columns, spool)
+    kinds = _RESPONSE | {_LISTS[ours]: pa.float64() for ours in lists}
+    responses = RowTable(kinds | ({"columns_json": pa.string()} if has_own else {}), spool)
     total = 0
     for item in source.rows():
         total += 1
@@ -90,16 +92,18 @@ def read_lists(source: Source, columns: Columns, log: BadRowLog, notes: list[str
     return _finished(prompt_table, ids, columns, log, notes), table, total
 
 
-def read_response_rows(source: Source, columns: Columns, log: BadRowLog, notes: list[str]) -> _Tables:
+def read_response_rows(
+    source: Source, columns: Columns, log: BadRowLog, notes: list[str], spool: Spool | None = None
+) -> _Tables:
     """Prompts, responses and the number of rows read of a source with one row a response. The rows of one prompt may
     stand anywhere; its responses are numbered in the order of the rows, and each keeps its own row's other columns and group."""
     names = columns.names
     theirs = {_LISTS.get(f"{ours}s", ours): names[ours] for ours in columns.numbers}
     signs = [-1 if ours == "rank" else 1 for ours in columns.numbers]
-    prompts = _prompt_table(columns, of_responses=True)
+    prompts = _prompt_table(columns, spool, of_responses=True)
     kinds = _RESPONSE | ({"group": pa.string()} if "group" in names else {}) | dict.fromkeys(theirs, pa.float64())
     kinds |= {"id": pa.string(), "hash": pa.string(), "prompt_given": pa.string(), "prompt_hash": pa.string()}
-    responses = RowTable(kinds | ({"columns_json": pa.string()} if columns.others else {}))
+    responses = RowTable(kinds | ({"columns_json": pa.string()} if columns.others else {}), spool)
     row_of: dict[str, int] = {}
     numbers_of: dict[int, str] = {}
     num_of: Counter[int] = Counter()
@@ -143,20 +147,20 @@ def read_response_rows(source: Source, columns: Columns, log: BadRowLog, notes: 
         table = table.append_column("response_id", row_ids(table["id"], made, "response_id", columns, notes))
     files, rows = table["source_file"], table["source_row"]
     table = _with_ids(table.drop_columns(["id", "hash", "prompt_given", "prompt_hash"]), ids)
-    table, good = checked(table, theirs, log, lambda row: (files[row].as_py(), rows[row].as_py()), notes)
+    table, good = checked(table, theirs, log, lambda row: (files[row].as_py(), rows[row].as_py()), notes, spool)
     prompt_table = _finished(prompt_table, ids, columns, log, notes)
     if good is not None:
         prompt_table = prompt_table.filter(pc.is_in(prompt_table["prompt_id"], table["prompt_id"].combine_chunks()))
     return prompt_table, table, total
 
 
-def _prompt_table(columns: Columns, *, of_responses: bool = False) -> RowTable:
+def _prompt_table(columns: Columns, spool: Spool | None, *, of_responses: bool = False) -> RowTable:
     """`of_responses`: group and other columns belong to the responses."""
     schema: dict[str, pa.DataType] = {"given": pa.string(), "hash": pa.string()}
     schema |= {"source_file": pa.string(), "source_row": pa.int64(), "messages": MESSAGES}
     schema |= {"group": pa.string()} if "group" in columns.names and not of_responses else {}
     schema |= dict.fromkeys(columns.of_prompts, pa.float64())
-    return RowTable(schema | ({"columns_json": pa.string()} if columns.others and not of_responses else {}))
+    return RowTable(schema | ({"columns_json": pa.string()} if columns.others and not of_responses else {}), spool)
 
 
 def _values(item: SourceRow, columns: Columns) -> tuple[dict[str, Any], list[float | None]]:
@@ -242,7 +246,12 @@ def _own_fields(values: dict[str, Any], theirs: str, lists: dict[str, str]) -> l
     if theirs in values or root not in values:
         return []
     used = {name.removeprefix(f"{root}.") for name in (theirs, *lists.values())}
-    return [{name: value for name, value in entry.items() if name not in used} for entry in unfolded(values[root])]
+    entries = unfolded(values[root])
+    if isinstance(entries, dict):  # an object of lists, as `datasets` stores a list of objects
+        size = len(entries[theirs.removeprefix(f"{root}.")])
+        held = {name: value for name, value in entries.items() if isinstance(value, list) and len(value) == size}
+        entries = [{name: value[at] for name, value in held.items()} for at in range(size)]
+    return [{name: value for name, value in entry.items() if name not in used} for entry in entries]
 
 
 def _finite(ours: str, value: Any) -> float | None:

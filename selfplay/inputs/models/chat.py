@@ -6,7 +6,8 @@ Used by stage *prompts* and inside *score*. Needs a transformers tokenizer and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class ChatRenderer:
     exactly one user message, encoded with the special tokens that the tokenizer itself puts before a text),
     else a Jinja template. `chat_template_kwargs` are further variables of the template; one that it does not
     mention is refused. `thinking` is the form of thoughts that tokenizer and template have, `control` are their control tokens.
+    `guard` is entered around what runs the tokenizer, which may be code of somebody else.
 
     BOS is there exactly once if the template or the tokenizer's own rule adds one, or both; if neither does, there
     is none. This departs from `apply_chat_template` only where the template leaves out the
@@ -39,8 +41,9 @@ class ChatRenderer:
         tokenizer: Any,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self.guard = tokenizer, guard
         self._template: ChatTemplate | None = None
         if chat_template == NO_TEMPLATE:
             check_kwargs(chat_template_kwargs or {}, None)
@@ -64,10 +67,12 @@ class ChatRenderer:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation that ends in a user turn, up to where the assistant's turn begins.
 
-        Raises DataError when the template refuses the messages (an unknown role or order of roles) or fails, or if
-        there is no template and the messages are not exactly one user message.
+        Raises DataError when the template refuses the messages (an unknown role or order of roles) or fails, if a text contains a
+        string that structures the template's conversations and is no token, or if there is no template and the messages are not
+        exactly one user message.
         """
-        return self._plain(messages) if self._template is None else self._render(self._template, messages, True)
+        with self.guard():
+            return self._plain(messages) if self._template is None else self._render(self._template, messages, True)
 
     def conversation(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a whole conversation, the assistant's last turn included: what a reward model reads."""
@@ -76,13 +81,15 @@ class ChatRenderer:
                 "a conversation cannot be rendered without a chat template",
                 "chat_template: none is for the prompts of a base model only.",
             )
-        return self._render(self._template, messages, False)
+        with self.guard():
+            return self._render(self._template, messages, False)
 
     def text(self, text: str) -> list[int]:
         """Token ids of what an assistant says by itself: nothing is put before or after it, and strings that spell control
         tokens are encoded as text. Raises DataError where the tokenizer cannot do that."""
         replaced, hidden = self.control.hide([Message(role="assistant", content=text)])
-        return self.control.encode(replaced[0]["content"], hidden)
+        with self.guard():
+            return self.control.encode(replaced[0]["content"], hidden)
 
     @property
     def has_template(self) -> bool:
@@ -100,6 +107,7 @@ class ChatRenderer:
         return self.control.found_in(self._template.turn_end) if self._template is not None else []
 
     def _render(self, template: ChatTemplate, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
+        self.control.refuse_imitations(messages)
         replaced, hidden = self.control.hide(messages)
         return self._one_bos(self.control.encode(template.render(replaced, add_generation_prompt), hidden))
 
@@ -137,8 +145,10 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> An
 
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except KeyboardInterrupt:
+        raise
     # a tokenizer of another class than its files raises whatever it meets, and code of its own may try to end the command
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"the tokenizer in {folder} does not load: {type(error).__name__}: {reason}",

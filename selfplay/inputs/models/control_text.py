@@ -17,10 +17,13 @@ from typing import Any
 
 from selfplay.core.errors import DataError
 from selfplay.core.records import Message
+from selfplay.inputs.models.chat_template import PROBE
 from selfplay.inputs.models.encoding import encode, single_token
 
 # A string that a template writes is a control token only if it looks like one: tokenizers have tokens for words as well.
 _BRACKETED = re.compile(r"[<\[◁][^\s<>\[\]◁▷'\"]{1,40}[>\]▷]")
+# A line with which a template without marks begins a turn: "USER:", "### Response:".
+_HEADING = re.compile(r"^[ \t]*([^\n:]{1,40}:)[ \t]*$", re.MULTILINE)
 
 
 class ControlText:
@@ -28,7 +31,8 @@ class ControlText:
 
     `source` is the template's, `rendered` are texts that it wrote. `thoughts`: the marks of thoughts, which are a part of what an
     assistant says and control tokens in every other turn. `ids` are the control tokens by their string; `plain` the strings
-    that structure a conversation in the same way but are no tokens.
+    that structure a conversation in the same way but are no tokens: typed ones cannot be told from the template's own; `headings`
+    are lines that do ("USER:").
     """
 
     def __init__(
@@ -49,8 +53,9 @@ class ControlText:
         for text in strings:
             if text not in self.ids and (token := single_token(tokenizer, text)) is not None:
                 self.ids[text] = token
-        shown = [found for one in rendered for found in _BRACKETED.findall(one)]
-        self.plain = frozenset(shown) - self.ids.keys()
+        self.plain = frozenset(mark for one in rendered for mark in _marks(one)) - self.ids.keys()
+        self._any_plain = _pattern(self.plain)
+        self.headings = frozenset(heading for one in rendered for heading in _headings(one))
         # an unknown token stands for characters and not for its string, unless the tokenizer uses it as an end token too
         unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id}
         self._numbers = frozenset(self.ids.values()) - unknown
@@ -73,10 +78,23 @@ class ControlText:
         """The control tokens in a text that the template has written."""
         return [self.ids[string] for string in self._any.findall(text)]
 
-    def imitated(self, messages: Sequence[Message]) -> str | None:
-        """A string of `plain` that is typed in a turn which is not the assistant's: for the model it is the template's own."""
+    def refuse_imitations(self, messages: Sequence[Message]) -> None:
+        """Raise DataError for a string of `plain` in a turn which is not the assistant's."""
+        for message in messages:
+            if message["role"] != "assistant" and (found := self._any_plain.search(message["content"])):
+                raise DataError(
+                    f"the text contains {found.group()!r}, with which the chat template structures a conversation; it is no "
+                    "token, so that it cannot be told from the template's own",
+                    "Remove the string from the prompt.",
+                )
+
+    def heading_in(self, messages: Sequence[Message]) -> str | None:
+        """A heading that begins a line of a turn which is not the assistant's: for the model it may begin another turn."""
         said = [message["content"] for message in messages if message["role"] != "assistant"]
-        return next((string for string in sorted(self.plain) if any(string in text for text in said)), None)
+        lines = [line.lstrip() for text in said for line in text.splitlines()]
+        return next(
+            (heading for heading in sorted(self.headings) if any(line.startswith(heading) for line in lines)), None
+        )
 
     def encode(self, text: str, hidden: Hidden) -> list[int]:
         """Token ids of rendered text, nothing put before or behind it. Raises DataError where the tokenizer cannot write a typed
@@ -170,3 +188,15 @@ class _Renamed:
 def _pattern(strings: Iterable[str]) -> re.Pattern[str]:
     ordered = sorted((string for string in strings if string), key=lambda string: (-len(string), string))
     return re.compile("|".join(map(re.escape, ordered))) if ordered else re.compile(r"(?!)")
+
+
+def _marks(rendered: str) -> list[str]:
+    """The marks that structure the conversation in a text that the template wrote of PROBE: the one before it, and all after it.
+    (A template may begin with a system message of its own, which may contain anything.)"""
+    before, _, after = rendered.rpartition(PROBE)
+    return [*_BRACKETED.findall(before)[-1:], *_BRACKETED.findall(after)]
+
+
+def _headings(rendered: str) -> list[str]:
+    before, _, after = rendered.rpartition(PROBE)
+    return [*_HEADING.findall(before.rstrip().rpartition("\n")[2]), *_HEADING.findall(after)]

@@ -6,6 +6,7 @@ text is refused with the example. What concerns some prompts only, or what a per
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from selfplay.inputs.models.chat_template import PROBE, TemplateFailure
 from selfplay.inputs.models.example_prompts import Example
 from selfplay.inputs.models.files import read_json
 from selfplay.inputs.models.thinking import Thinking
+from selfplay.inputs.models.trial import tried_renderer, try_template
 
 # The largest share of unknown tokens among those of a message.
 _MOST_UNKNOWN = 0.1
@@ -66,6 +68,13 @@ class ConversationCheck:
     ) -> tuple[list[tuple[Example, list[int]]], list[str]]:
         """The examples that the template accepts, with their token ids, and why it refuses the others. A template may refuse some
         messages; one that fails or refuses all of them is an error."""
+
+        def render_all() -> None:
+            for example in examples:
+                with contextlib.suppress(DataError):
+                    render(example)
+
+        try_template(self._name, render_all)
         accepted: list[tuple[Example, list[int]]] = []
         refused: list[str] = []
         for example in examples:
@@ -150,7 +159,8 @@ class ConversationCheck:
 def check_of_folder(name: str, folder: Path, *, trust_remote_code: bool = False) -> ConversationCheck:
     """The check of a model by its folder, with its own tokenizer and chat template."""
     config = read_json(folder / "config.json")
-    renderer = ChatRenderer(load_tokenizer(folder, trust_remote_code=trust_remote_code))
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    renderer = tried_renderer(name, tokenizer, own_code=trust_remote_code)
     return ConversationCheck(name, renderer, (config.get("text_config") or config).get("vocab_size"), folder)
 
 

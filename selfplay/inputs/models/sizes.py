@@ -27,6 +27,8 @@ _COUNT_FROM_PADDING = {
     ),
     *("data2vec-text", "ibert", "luke", "mluke", "lilt", "markuplm", "layoutlmv3"),
 }
+# Kinds of layers, as transformers calls them, that keep a state instead of the keys and values of all tokens, or beside them.
+_RECURRENT = {"linear_attention", "hybrid", "hybrid_sliding", "conv", "mamba", "recurrent"}
 # Larger numbers stand for "no limit" (tokenizers write 1e30).
 _NO_LIMIT = 10**9
 
@@ -103,3 +105,10 @@ def has_stray_kv_heads(config: Any) -> bool:
         and not hasattr(kind, "num_key_value_heads")
         and "num_key_value_heads" not in kind.attribute_map
     )
+
+
+def has_recurrent_layers(config: Any) -> bool:
+    """Whether a model has recurrent layers (Mamba, linear attention, short convolutions), by its transformers config."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+    return hasattr(text, "state_size") or not _RECURRENT.isdisjoint(kinds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,16 @@ _POLL_SECONDS = 0.25
 _lock = threading.Lock()
 _deadlines: dict[int, float] = {}  # by thread, in seconds of the monotonic clock
 _watcher: threading.Thread | None = None
+
+
+def _begin_anew() -> None:
+    """In a forked process: the thread is not there, and what it held is not given back."""
+    global _lock, _watcher
+    _lock, _watcher = threading.Lock(), None
+    _deadlines.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 class OutOfTime(Exception):

@@ -13,7 +13,7 @@ _WORDS = frozenset(
      "turns", "dialog", "dialogue", "dialogues", "conversation", "conversations", "messages", "context", "contexts", "ctx",
      "ctxs", "document", "documents", "doc", "docs", "passage", "passages", "evidence", "retrieved", "background", "knowledge",
      "memory", "instruction", "instructions", "input", "prompt", "question", "query", "problem",
-     "demonstrations", "shots", "prefix", "suffix")
+     "thinking", "thought", "thoughts", "reasoning", "cot", "scratchpad", "demonstrations", "shots", "prefix", "suffix")
 )  # fmt: skip
 # Whatever else such a name says: an image's path, the turn that a message answers.
 _STRONG = frozenset(
@@ -52,6 +52,15 @@ def unread(found: Survey, others: Iterable[str], used: Collection[str]) -> Itera
     extras = [repr(name) for name in found.extras if name.lower() not in _OF_A_MESSAGE]
     if extras:
         yield f"the messages also have {', '.join(extras)}: not used, only their role and content are read"
+
+
+def missing(found: Survey, used: Collection[str]) -> Iterator[str]:
+    """Notes on what a source lacks, as it seems: files, and values that were written as texts."""
+    if found.missing_shards is not None:
+        yield found.missing_shards
+    nulls = [repr(name) for name in found.nulls if name in used]
+    if nulls:
+        yield f"{', '.join(nulls)}: some texts are 'None', 'nan' or the like, they are read as texts (write null for no value)"
 
 
 def lists_as_text(found: Survey, names: Mapping[str, str]) -> Iterator[str]:

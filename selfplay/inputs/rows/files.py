@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # JSON files beside the data that hold no rows.
 _NO_DATA = {"summary.json", "dataset_info.json", "dataset_infos.json", "state.json", "config.json"}
 _SHARD = re.compile(r"(-\d+-of-\d+(-[0-9a-f]+)?|[-_]?\d+)$")
+_COUNTED = re.compile(r"(.*)-(\d{4,5})-of-(\d{4,5})\b")
 _SAVE_AGAIN = "Save or copy the dataset again."
 _SPLITS = ("train", "test", "validation", "valid", "dev", "eval")
 WHAT_IS_READ = (
@@ -73,6 +75,20 @@ def source_files(path: Path, split: str | None) -> list[Path]:
             raise DataError(f"split {split!r} is given, but {path} holds one dataset without splits", "Remove split.")
         return _saved_files(path)
     return _folder_files(path, split)
+
+
+def missing_shards(files: Sequence[Path]) -> str | None:
+    """Which files are not there of a dataset whose files count themselves (train-00000-of-00003); None where all are."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if counted := _COUNTED.match(file.name):
+            found.setdefault((counted[1], int(counted[3])), set()).add(int(counted[2]))
+    for (name, total), numbers in found.items():
+        missing = sorted({*range(total)} - numbers)
+        if missing:
+            shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+            return f"{len(missing)} of the {total} files {name}-N-of-{total} are not there (N = {shown}): the others are read"
+    return None
 
 
 def file_digest(path: Path) -> str:
@@ -178,4 +194,10 @@ def _one_kind(folder: Path, files: list[Path]) -> list[Path]:
         raise DataError(
             f"{folder} holds files of several kinds: {', '.join(kinds)}", "Name one file, or move the others away."
         )
+    unpacked = [file.with_suffix("") if file.suffix in COMPRESSIONS else file for file in files]
+    for file, name in zip(files, unpacked, strict=True):
+        if unpacked.count(name) > 1:
+            raise DataError(
+                f"{folder} holds {name.name} several times, packed and unpacked ({file.name})", "Move all but one away."
+            )
     return files

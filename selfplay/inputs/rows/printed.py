@@ -57,7 +57,14 @@ _AROUND = ("array", "list", "float64", "float32", "float16", "int64", "int32", "
 
 
 class _Arrays(ast.NodeTransformer):
-    """The values that numpy prints something around, `nan` as None. Raises ValueError for an array that was shortened."""
+    """The values that numpy prints something around, `nan` as None. Raises ValueError for an array that was shortened and
+    for an object that has a key twice."""
+
+    def visit_Dict(self, node: ast.Dict) -> ast.AST:
+        keys = [ast.dump(key) for key in node.keys if key is not None]
+        if len({*keys}) < len(keys):
+            raise ValueError("a key is there twice")
+        return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         name = node.func

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from selfplay.inputs.rows.dialogues import is_dialogue
 from selfplay.inputs.rows.fields import unfolded
+from selfplay.inputs.rows.files import missing_shards
 from selfplay.inputs.rows.source import Source
 
 Kind = Literal[
@@ -44,6 +45,8 @@ _TEMPLATED = re.compile(
     r"|.*<extra_id_1>(User|Assistant)",
     re.DOTALL,
 )
+# What Python, pandas, NumPy and JSON print of a missing value.
+_NULLS = ("None", "nan", "NaN", "null", "<NA>", "NaT")
 _SAMPLE = 100
 _DEPTH = 4
 
@@ -53,7 +56,7 @@ class Survey:
     """`columns` and `fields` (dotted names) of all rows, in the order of their first appearance; `kinds`: the most common kind
     of the values of each column in the first rows (none where they are null); `extras`: further fields of their messages;
     `templated`: columns with texts that a chat template wrote, as it seems; `listed`: columns with texts that are lists of
-    texts."""
+    texts; `nulls`: columns with texts that say that there is none; `missing_shards`: which files of it are not there."""
 
     columns: tuple[str, ...]
     fields: tuple[str, ...] = ()
@@ -61,6 +64,8 @@ class Survey:
     extras: tuple[str, ...] = ()
     templated: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
+    nulls: tuple[str, ...] = ()
+    missing_shards: str | None = None
 
     def kind(self, name: str) -> Kind | None:
         """The kind of a column's values, None where it is not known."""
@@ -96,6 +101,7 @@ def survey(source: Source) -> Survey:
     extras: dict[str, None] = {}
     templated: dict[str, None] = {}
     listed: dict[str, None] = {}
+    nulls: dict[str, None] = {}
     for values in sample:
         for name, value in values.items():
             given, value = value, unfolded(value)
@@ -103,6 +109,8 @@ def survey(source: Source) -> Survey:
                 listed[name] = None
             if isinstance(value, str) and not is_dialogue(value) and _TEMPLATED.match(value):
                 templated[name] = None
+            if isinstance(value, str) and value in _NULLS:
+                nulls[name] = None
             if isinstance(value, dict | list):
                 fields.add(name, value)
                 extras |= dict.fromkeys(_extras(value))
@@ -110,7 +118,10 @@ def survey(source: Source) -> Survey:
                 kinds.setdefault(name, Counter())[kind] += 1
     common = {name: counts.most_common(1)[0][0] for name, counts in kinds.items()}
     inside = tuple(name for name in fields.names if name not in columns)
-    return Survey(tuple(columns), inside, common, tuple(extras), tuple(templated), tuple(listed))
+    return Survey(
+        tuple(columns), inside, common, tuple(extras), tuple(templated), tuple(listed), tuple(nulls),
+        missing_shards(source.files),
+    )  # fmt: skip
 
 
 class _Fields:

@@ -15,18 +15,19 @@ from selfplay.core.errors import DataError
 from selfplay.core.json_text import parse_json
 from selfplay.inputs.rows.columns import Columns
 from selfplay.inputs.rows.values import content_hash, lenient_json
+from selfplay.store.spool import Spool, SpooledTable
 
 MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
 _FLUSH = 5_000
 
 
 class RowTable:
-    """An Arrow table that is filled row by row; rows become Arrow every few thousand."""
+    """An Arrow table that is filled row by row; rows become Arrow every few thousand. A large one is kept in `spool`."""
 
-    def __init__(self, schema: Mapping[str, pa.DataType]) -> None:
+    def __init__(self, schema: Mapping[str, pa.DataType], spool: Spool | None = None) -> None:
         self._schema = pa.schema(list(schema.items()))
         self._rows: list[Sequence[Any]] = []
-        self._batches: list[pa.RecordBatch] = []
+        self._table = SpooledTable(self._schema, spool)
         self._num_flushed = 0
 
     def __len__(self) -> int:
@@ -42,14 +43,14 @@ class RowTable:
         if self._rows:
             columns = zip(*self._rows, strict=True)
             arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-            self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+            self._table.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
             self._num_flushed += len(self._rows)
             self._rows = []
 
     def done(self) -> pa.Table:
         """The table of all rows."""
         self._flush()
-        return pa.Table.from_batches(self._batches, self._schema)
+        return self._table.done()
 
 
 def distinct_hashes(hashes: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -14,6 +14,7 @@ from selfplay.core.outcomes import (
     TrainOutcome,
 )
 from selfplay.inspect.documents.distributions import distributions
+from selfplay.inspect.documents.engines import engine_lines
 from selfplay.inspect.documents.funnel import funnel
 from selfplay.inspect.documents.reward_parts import parts_of_round
 from selfplay.inspect.documents.rounds import round_summary
@@ -63,6 +64,7 @@ def show_document(
                 "funnel": funnel(outcomes) if round_number else [],
                 "distributions": distributions(store, round_number, most) if tables and round_number else {},
                 "sampling": _recorded(outcomes.get(SampleOutcome)),
+                "engines": engine_lines(outcomes),
                 "logprobs": _recorded(outcomes.get(LogprobsOutcome)),
                 "selection": _recorded(outcomes.get(SelectOutcome)),
                 "diagnostics": _without(diagnostics),

@@ -18,6 +18,7 @@ from selfplay.core.outcomes import (
     ScoreOutcome,
     TrainOutcome,
 )
+from selfplay.inspect.documents.engines import reward_engines
 
 TRUNCATED = 0.3
 FEW_STEPS = 10
@@ -37,6 +38,7 @@ def round_warnings(outcomes: RoundOutcomes, previous: Evaluation | None) -> list
         _judge(outcomes.get(ScoreOutcome), now),
         _training(outcomes.get(TrainOutcome)),
         _engine(outcomes),
+        _rewards(outcomes),
         _logprobs(outcomes.get(LogprobsOutcome)),
         _prompts(outcomes.get(PromptsOutcome)),
         _responses(outcomes),
@@ -119,6 +121,17 @@ def _engine(outcomes: RoundOutcomes) -> Found:
                 "engine_rebuilt",
                 f"{outcome.stage}: {len(rebuilt)} engines refused the new weights and were rebuilt: {rebuilt[0].reason}",
                 "The responses are of the right policy. If it happens every round, report it.",
+            )
+
+
+def _rewards(outcomes: RoundOutcomes) -> Found:
+    for section, found in reward_engines(outcomes).items():
+        if found.check and not found.check.passed:
+            yield (
+                "engine_rewards_differ",
+                found.reason,
+                "transformers computed them all instead, so nothing is wrong with them. With "
+                f"{section}.engine: transformers vLLM is not asked.",
             )
 
 

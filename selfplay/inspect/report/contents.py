@@ -34,15 +34,15 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RoundDetail:
-    """One round: figures, why responses and pairs were left out (step, reason, count), examples (none where redacted), and where
-    the log-probs of the candidates come from."""
+    """One round: figures, why responses and pairs were left out (step, reason, count), examples (none where redacted), and what
+    computed rewards and log-probs."""
 
     number: int
     figures: list[Figure]
     lost: list[tuple[str, str, int]]
     kept: list[Document]
     dropped: list[Document]
-    logprobs: str
+    engines: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +158,8 @@ def _detail(store: Store, shown: Document, seed: int, num: int, hidden: Mapping[
         for reason, count in step["lost"].items()
     ]
     pairs = example_pairs(store, number, seed, num) if num and shown["selection"] is not None else {}
-    found = shown["logprobs"]
-    source = (
-        f"Log-probs of the {found['source']}: {found['source_reason']}." if found and found["source_reason"] else ""
-    )
     return RoundDetail(
-        number, round_figures(store, shown), lost, pairs.get("kept", []), pairs.get("dropped", []), source
+        number, round_figures(store, shown), lost, pairs.get("kept", []), pairs.get("dropped", []), shown["engines"]
     )
 
 

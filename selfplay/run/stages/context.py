@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from selfplay.core.errors import SelfplayError
 from selfplay.core.losses import LOSSES
@@ -25,6 +25,9 @@ from selfplay.store.layout import stage_name
 from selfplay.store.run import Store, now
 from selfplay.store.shard_feed import ShardFeed, check_reads
 from selfplay.store.writer import StageWriter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class StageContext:
     force: bool = False
     # the round was imported from a dataset: responses have columns of their own, candidate pairs have drop reasons
     from_dataset: bool = False
+    # what was compared of the engines of each reward model in this attempt, by section (see reward_engine.py)
+    compared_engines: dict[str, pa.Table] = field(default_factory=dict)
     # called with a round and each optimizer step of its training
     on_step: Callable[[int, StepMetrics], None] = lambda round_number, step: None
     # the stages that run side by side with this one, by round and name: those whose shards it reads, and itself

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.answer_schemas import LOGPS_SCHEMA
+from selfplay.core.engine_check import EngineCheck, bound
 from selfplay.core.errors import BackendError
-from selfplay.core.logprob_tolerance import LogprobsCheck, bound, largest_and_mean
 from selfplay.core.losses import LOSSES
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.stages import CHECKED
@@ -34,7 +34,7 @@ class Source:
     name: str
     reason: str
     given: pa.Table
-    check: LogprobsCheck | None = None
+    check: EngineCheck | None = None
 
 
 def wants_engine_logps(context: StageContext, round_number: int) -> bool:
@@ -85,7 +85,7 @@ def choose_source(
     asked, none = context.settings.selection.logprobs.source, LOGPS_SCHEMA.empty_table()
     if asked == "model":
         return Source("model", "selection.logprobs.source is model", none)
-    check: LogprobsCheck | None = None
+    check: EngineCheck | None = None
     if not given.num_rows:
         reason = "the engine computed no log-probs of these responses with the weights that are trained"
     elif context.devices.engine_dtype == "bfloat16" and context.devices.precision == "float32":
@@ -99,10 +99,9 @@ def choose_source(
             title=f"round {round_number} logprobs check", unit="responses", table=CHECKED, quarantine=quarantine,
         )  # fmt: skip
         check = _compare(writer.read_shard(0, CHECKED), given, context.devices.precision)
-        seen = check.error_max if check.compared == "largest" else check.error_mean
         reason = (
             f"on {check.num_responses} responses the log-probs of the engine ({context.devices.engine_dtype}) and of the model "
-            f"({context.devices.precision}) differ by {seen or 0:.3g} a token ({check.compared}; {check.tolerance:g} is allowed)"
+            f"({context.devices.precision}) {check.sentence(' a token')}"
         )
         if check.passed:
             lost = pa.array([*quarantined(writer, CHECKED)], pa.string())
@@ -119,18 +118,9 @@ def choose_source(
     return Source("model", reason, none, check)
 
 
-def _compare(exact: pa.Table, given: pa.Table, precision: str) -> LogprobsCheck:
-    """The engine's log-probs against the model's (`exact`)."""
-    compared, tolerance = bound(precision)
-    if not exact.num_rows:  # each killed its worker
-        return LogprobsCheck(0, None, None, compared, tolerance, passed=False)
+def _compare(exact: pa.Table, given: pa.Table, precision: str) -> EngineCheck:
+    """The engine's log-probs against the model's (`exact`, which has no row of a response that killed its worker)."""
     row = pc.index_in(exact["response_id"], value_set=given["response_id"].combine_chunks()).to_numpy()
     differences = np.abs(exact["logp"].to_numpy() - given["logp"].to_numpy()[row])
-    errors = (differences / np.maximum(exact["num_tokens"].to_numpy(), 1)).tolist()
-    largest, mean = largest_and_mean(errors)
-    passed = (largest if compared == "largest" else mean) <= tolerance
-    return LogprobsCheck(len(errors), _finite(largest), _finite(mean), compared, tolerance, passed)
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    errors = differences / np.maximum(exact["num_tokens"].to_numpy(), 1)
+    return EngineCheck.of(errors.tolist(), *bound(precision))

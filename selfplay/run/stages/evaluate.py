@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfplay.core.outcomes import CombinedReward, EvaluateOutcome
+from selfplay.core.outcomes import CombinedReward, EvaluateOutcome, RewardEngine
 from selfplay.core.protocols import SamplingSettings
 from selfplay.core.records import EvaluationResponse, schema, with_parts
 from selfplay.core.stages import GOLD
@@ -64,7 +64,7 @@ def run(context: StageContext, round_number: int) -> None:
         )  # fmt: skip
     sampled = [writer.read_shards(f".{mode}") for mode in _modes(context)]
     responses = pa.concat_tables([schema(EvaluationResponse).empty_table(), *sampled])
-    combined = _score(context, writer, round_number, responses)
+    combined, reward_engines = _score(context, writer, round_number, responses)
     table = writer.read_shards()
     evaluation = None
     if table.num_rows:
@@ -77,6 +77,7 @@ def run(context: StageContext, round_number: int) -> None:
         weight_changes=changes,
         policy_digest=policy.digest,
         eval_quarantined=quarantined(writer, *(f".{mode}" for mode in _modes(context))),
+        reward_engines=reward_engines or None,
         combined=combined,
         evaluation=evaluation,
     )
@@ -119,7 +120,9 @@ def _sampled(table: pa.Table | None, round_number: int, mode: str, policy: Polic
     return pa.table({name: columns[name] if name in columns else table[name] for name in shape.names}).cast(shape)
 
 
-def _score(context: StageContext, writer: StageWriter, round_number: int, responses: pa.Table) -> CombinedReward | None:
+def _score(
+    context: StageContext, writer: StageWriter, round_number: int, responses: pa.Table
+) -> tuple[CombinedReward | None, dict[str, RewardEngine]]:
     shape = with_parts(schema(EvaluationResponse), context.settings.reward.parts)
     size = 4 * context.settings.sampling.shard_size
 

@@ -56,11 +56,10 @@ def run(context: StageContext, round_number: int) -> None:
         context.reporter.say(
             f"round {round_number}: {sum(reasons.values())} of {table.num_rows} prompts dropped: {reasons}"
         )
-    imitations = Counter(found for block in blocks for found in _imitations(context, block))
-    for string, count in sorted(imitations.items()):
+    for heading, count in sorted(Counter(found for block in blocks for found in _headings(context, block)).items()):
         context.reporter.say(
-            f"round {round_number}: {count} of {table.num_rows} prompts contain {string!r}, with which the chat template "
-            "structures a conversation. It is no control token, so the policy cannot tell it from the template's own"
+            f"round {round_number}: {count} of {table.num_rows} prompts have a line that begins with {heading!r}, with which the "
+            "chat template begins a turn: the policy cannot tell it from the template's own"
         )
     if not writer.shards():
         writer.write_shard(0, table)
@@ -118,11 +117,11 @@ def _seeded_order(prompts: Prompts, seed: int, purpose: str) -> Ints:
     return np.asarray(order.to_numpy(), dtype=np.int64)
 
 
-def _imitations(context: StageContext, prompts: Prompts) -> Iterator[str]:
-    """The strings of the chat template, no tokens, that prompts contain: one of each prompt that has any."""
+def _headings(context: StageContext, prompts: Prompts) -> Iterator[str]:
+    """The headings of the chat template that lines of prompts begin with: one of each prompt that has any."""
     control = context.inputs.renderer.control
-    if control.plain:
-        yield from filter(None, (control.imitated(prompt.messages) for prompt in prompts))
+    if control.headings:
+        yield from filter(None, (control.heading_in(prompt.messages) for prompt in prompts))
 
 
 def _render(context: StageContext, round_number: int, raw: Prompts, limit: int) -> Iterator[Prompt]:

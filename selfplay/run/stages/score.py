@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfplay.core.magnitudes import finite, in_units
-from selfplay.core.outcomes import CombinedReward, PromptsOutcome, ScoreOutcome
+from selfplay.core.outcomes import CombinedReward, PromptsOutcome, RewardEngine, ScoreOutcome
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import Reward, schema, with_parts
 from selfplay.core.stages import GOLD
@@ -39,7 +40,7 @@ def run(context: StageContext, round_number: int) -> None:
     gold = context.workers.gold if context.inputs.gold_on_training else None
     if gold is not None:
         judge_shards(context, writer, gold, shards, title=f"round {round_number} gold", total=total)
-    combined = reward_shards(
+    combined, engines = reward_shards(
         context, writer, shards,
         lambda index, scores: _complete(context, scores, writer.read_shard(index, GOLD) if gold else None),
         title=f"round {round_number} score", total=total,
@@ -51,6 +52,7 @@ def run(context: StageContext, round_number: int) -> None:
         gold_drop_reasons=gold_drop_reasons(writer) if gold is not None else {},
         gold_lacks=list(context.inputs.gold_lacks),
         batched=batched_sources(context),
+        engines=engines,
     )
     context.commit(writer, started, outcome)
 
@@ -103,6 +105,7 @@ def score_outcome(
     gold_drop_reasons: dict[str, int],
     gold_lacks: list[str],
     batched: Sequence[str] = (),
+    engines: Mapping[str, RewardEngine] = MappingProxyType({}),
 ) -> ScoreOutcome:
     """Counts and means of a rewards table."""
     return ScoreOutcome(
@@ -117,6 +120,7 @@ def score_outcome(
         gold_drop_reasons=gold_drop_reasons,
         gold_lacks=gold_lacks,
         called_by_prompt=list(batched) or None,
+        reward_engines=dict(engines) or None,
     )
 
 

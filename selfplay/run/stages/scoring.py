@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from selfplay.core.answer_schemas import GOLD_SCHEMA, SCORES_SCHEMA
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import BackendError
-from selfplay.core.outcomes import CombinedReward, RewardPart
+from selfplay.core.outcomes import CombinedReward, RewardEngine, RewardPart
 from selfplay.core.pool import Pool
 from selfplay.core.protocols import ScoreItem
 from selfplay.core.records import part_column
@@ -29,6 +29,7 @@ from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import LazyItems, Shard, cut_as_begun, run_shards
 from selfplay.inputs.models.thinking import WHOLE, Answer, Thinking
 from selfplay.run.stages.context import StageContext
+from selfplay.run.stages.reward_engine import TRANSFORMERS, choose_engine
 from selfplay.run.stages.rows import count_values
 from selfplay.selection.arrays import Bools, Floats, Ints, run_starts
 from selfplay.selection.margins import Spread
@@ -179,15 +180,15 @@ def reward_shards(
     total: int = 0,
     statistics: Mapping[str, Spread] | None = None,
     measured_R: Bools | None = None,
-) -> CombinedReward | None:
+) -> tuple[CombinedReward | None, dict[str, RewardEngine]]:
     """Have every shard scored and keep its rows as `finish` makes them.
 
     Where rewards are combined, their parts are normalised by `statistics` (part by name), else by those over the responses of
-    `measured_R` (None: all), and what was used is returned, to be recorded; None for a single reward. Raises BackendError when a
-    scorer failed too often.
+    `measured_R` (None: all), and what was used is returned, to be recorded; None for a single reward. Beside it is what computed
+    the rewards of each model, by its section. Raises BackendError when a scorer failed too often.
     """
 
-    batched = batched_sources(context)
+    batched, engines = batched_sources(context), dict[str, RewardEngine]()
 
     def ask(pool: Pool, section: str, title: str, keep: Finish, table: str = "") -> None:
         def checked(index: int, scores: pa.Table | None) -> pa.Table:
@@ -196,19 +197,24 @@ def reward_shards(
                 check_failures(context, scores, section)
             return keep(index, scores)
 
+        engine = choose_engine(context, writer, pool, section, shards, title=title, table=table)
+        if engine is not None:
+            engines[section] = engine
+        # transformers is what a reward model has without being asked
+        asked = () if engine is None or engine.engine == TRANSFORMERS else (engine.engine,)
         run_shards(
-            context, writer, pool, "score", shards(), lambda shard: (list(shard),), checked,
+            context, writer, pool, "score", shards(), lambda shard: (list(shard), *asked), checked,
             title=title, unit="responses", table=table, quarantine=no_reward(context, batched=section in batched), total=total,
         )  # fmt: skip
 
     if not context.settings.reward.parts:
         assert context.workers.scorer is not None, "a reward without parts has one scorer"
         ask(context.workers.scorer, "reward", title, finish)
-        return None
+        return None, engines
     for name in sorted(context.settings.reward.parts):
         pool = context.workers.parts[name]
         ask(pool, f"reward.parts.{name}", f"{title}, {name}", _part_rows, f"{PARTS}/{name}")
-    return _combine_parts(context, writer, finish, statistics, measured_R)
+    return _combine_parts(context, writer, finish, statistics, measured_R), engines
 
 
 def _part_rows(_: int, scores: pa.Table | None) -> pa.Table:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from selfplay.backends.reward_rows import TOO_LONG
 from selfplay.backends.transformers.positions import usable_positions
-from selfplay.backends.transformers.reward_model import TOO_LONG, RewardModel
+from selfplay.backends.transformers.reward_model import RewardModel
 from selfplay.core.protocols import ScoreItem
 from selfplay.inputs.models.sizes import load_config, position_limit
 from tests.helpers.families import Family, make_model

@@ -60,8 +60,8 @@ def test_padding_never_stands_for_a_last_token(tmp_path):
 
 def test_too_long_is_dropped_never_cut(folder):
     model = RewardModel(str(folder))
-    assert model._max_length == 512
-    room = 512 - len(model._render(items([""])[0])[0])
+    assert model.rows.max_length == 512
+    room = 512 - len(model.rows.render(items([""])[0])[0])
     table = model.score(items(["x" * room, "x" * (room + 1), "y"]))
     assert table["drop_reason"].to_pylist() == [None, "too_long_for_reward_model", None]
     assert [reward is None for reward in table["reward"].to_pylist()] == [False, True, False]

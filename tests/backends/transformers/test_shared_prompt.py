@@ -79,7 +79,7 @@ def test_rewards_of_shared_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert backend._shared_prompts.possible
     seen.clear()
     backend.score(asked)
-    rows = [backend._render(item)[0] for item in asked]
+    rows = [backend.rows.render(item)[0] for item in asked]
     assert sum(seen) < sum(map(len, rows))
 
 

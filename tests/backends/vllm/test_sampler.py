@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from selfplay.backends.vllm.sampler import VllmSampler, check_engine_keys
 from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError, WorkerLostError
-from selfplay.core.protocols import Canary, CanaryPosition, LogprobItem, SampleRequest, SamplingSettings
-from tests.helpers.tiny import make_tiny_llama
+from selfplay.core.protocols import Canary, CanaryPosition, LogprobItem, SampleRequest, SamplingSettings, ScoreItem
+from tests.helpers.tiny import make_tiny_llama, make_tiny_reward_model
 
 # Not by importing it: its environment must be prepared first.
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")]
@@ -222,7 +222,7 @@ def test_an_engine_that_fails_is_lost_to_every_call_and_can_be_loaded_again(samp
             calls = [threads.submit(sampler.sample, [request], SETTINGS) for request in REQUESTS[:3]]
         assert {type(call.exception()) for call in calls} <= {WorkerLostError, BackendError}
         lost = [call.exception() for call in calls if isinstance(call.exception(), WorkerLostError)]
-        assert lost and "vLLM failed while sampling: ZeroDivisionError" in str(lost[0])
+        assert lost and "vLLM failed in a step: ZeroDivisionError" in str(lost[0])
     with pytest.raises(BackendError, match="has no policy"):
         sampler.sample(REQUESTS, SETTINGS)
     assert serve(sampler, models["m0"]).how == "loaded"
@@ -356,3 +356,49 @@ def test_a_stale_part_that_the_canary_tolerates_is_found_by_the_first_change(
         change = serve(tied_sampler, models["tied1"])
         assert change.how == "rebuilt"
         assert "differs from a fresh one" in change.reason
+
+
+# ---- rewards with the pooling runner: here, because vLLM takes longer to import than anything else of these tests
+
+
+def test_rewards_of_vllm_are_those_of_transformers(engine, tmp_path):
+    from selfplay.backends.reward_engines import NUM_COMPARED, RewardEngines
+    from selfplay.backends.vllm.pooling_engine import pooling_problem
+
+    engine._drop_engine()  # one engine a process
+    folder = make_tiny_reward_model(tmp_path / "reward")
+    rewards = RewardEngines(str(folder), dtype="float32")
+    user = {"role": "user", "content": "How are you?"}
+    several = [user, {"role": "assistant", "content": "Fine."}, {"role": "user", "content": "And now, after all this?"}]
+    room = 512 - len(rewards._rows.render(ScoreItem("", [user], ""))[0])
+    asked = [
+        *(ScoreItem(f"same-{i}", several, "word " * i) for i in range(5)),
+        ScoreItem("empty", [user], ""),
+        # the model's config has this padding token: transformers takes the score of the token before it
+        ScoreItem("ends-with-pad", [user], "as typed <|pad|>"),
+        ScoreItem("longest", [user], "x" * room),
+        ScoreItem("too-long", [user], "x" * (room + 1)),
+        ScoreItem("thoughts", [user], "<think>long</think>\n\nfine", final_answer="fine"),
+        ScoreItem("endless", [user], "<think>endless", no_answer="unclosed_thinking"),
+    ]
+    compared = rewards.compare(asked)
+    assert compared["response_id"].to_pylist() == [item.response_id for item in asked]
+    assert compared["engine_reward"].null_count == len(asked) - NUM_COMPARED
+    exact, found = rewards.score(asked), rewards.score(asked, "vllm")
+    assert found["drop_reason"].to_pylist() == exact["drop_reason"].to_pylist() == [
+        *[None] * 8, "too_long_for_reward_model", None, "unclosed_thinking",
+    ]  # fmt: skip
+    pairs = [
+        (ours, plain) for ours, plain in zip(found["reward"].to_pylist(), exact["reward"].to_pylist(), strict=True)
+    ]
+    assert all((ours is None) == (plain is None) for ours, plain in pairs)
+    numbers = [pair for pair in pairs if None not in pair]
+    assert [ours for ours, _ in numbers] == pytest.approx([plain for _, plain in numbers], abs=1e-5)
+    assert len({round(plain, 3) for _, plain in numbers}) == len(numbers), (
+        "a model that scores all alike proves nothing"
+    )
+    rewards._free()
+
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["XLNetForSequenceClassification"]}))
+    assert "XLNetForSequenceClassification" in pooling_problem(str(folder))

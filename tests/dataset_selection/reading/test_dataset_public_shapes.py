@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -283,3 +284,33 @@ def test_preferences_in_a_csv_may_be_empty(tmp_path: Path) -> None:
     dataset = read_dataset(str(tmp_path / "a.csv"))
     assert dataset.pairs is not None and dataset.pairs["chosen"].to_pylist() == [[answer("x")], [answer("y")]]
     assert dataset.bad_rows.counts == {"not_finite": 1, "null_value": 1}
+
+
+def test_an_object_of_lists_is_a_list_of_objects(tmp_path: Path) -> None:
+    """As `datasets` stores a list of objects that its features call a Sequence."""
+    row = {"prompt": "q", "completions": {"text": ["x", "y"], "score": [1.0, 2.0], "model": ["m", "n"]}}
+    found = read(tmp_path, [row])
+    assert found.responses is not None and found.responses["reward"].to_pylist() == [1.0, 2.0]
+    assert found.responses["columns_json"].to_pylist() == ['{"model":"m"}', '{"model":"n"}']
+
+
+def test_what_may_be_wrong_with_texts_is_said(tmp_path: Path) -> None:
+    rows = [{"prompt": "a question", "chosen": f"a question {n}", "rejected": "a question?"} for n in range(3)]
+    assert any("both answers begin with the text of the prompt" in note for note in read(tmp_path, rows).notes)
+    rows += [{"prompt": f"q{n}", "chosen": "None", "rejected": f"{n}"} for n in range(3)]
+    (note,) = read(tmp_path, rows).notes
+    assert note.startswith("'chosen': some texts are 'None', 'nan' or the like")
+    (note,) = read(tmp_path, [{"prompt": "q", "chosen": "x", "rejected": "y", "chosen_thinking": "z"}]).notes
+    assert "'chosen_thinking': not used as part of the conversation" in note
+
+
+def test_files_that_are_not_there_and_files_that_are_there_twice(tmp_path: Path) -> None:
+    line = json.dumps({"prompt": "q", "chosen": "x", "rejected": "y"}) + "\n"
+    for number in (0, 3):
+        (tmp_path / f"train-0000{number}-of-00005.jsonl").write_text(line)
+    (note,) = read_dataset(str(tmp_path)).notes
+    assert note == "3 of the 5 files train-N-of-5 are not there (N = 1, 2, 4): the others are read"
+    with gzip.open(tmp_path / "train-00003-of-00005.jsonl.gz", "wt") as file:
+        file.write(line)
+    with pytest.raises(DataError, match=r"holds train-00003-of-00005.jsonl several times, packed and unpacked"):
+        read_dataset(str(tmp_path))

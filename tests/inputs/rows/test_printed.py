@@ -42,6 +42,7 @@ def test_what_has_one_reading(text: str, value: Any) -> None:
         "[a, b]",
         "[" * 500,
         "[x](y)",
+        '[{"a": 1, "a": 2}]',
         "",
     ],
 )

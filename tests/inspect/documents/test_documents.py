@@ -28,8 +28,8 @@ ROUND_KEYS = [
     "seconds", "stage_seconds", "complete",
 ]  # fmt: skip
 SHOW_KEYS = [
-    "schema_version", "round", "complete", "stages", "warnings", "funnel", "distributions", "sampling", "logprobs",
-    "selection", "diagnostics",
+    "schema_version", "round", "complete", "stages", "warnings", "funnel", "distributions", "sampling", "engines",
+    "logprobs", "selection", "diagnostics",
     "training", "evaluation", "reward_parts", "timing", "stage_seconds", "seconds",
 ]  # fmt: skip
 RESPONSE_KEYS = [
