@@ -51,6 +51,6 @@ def test_the_work_of_a_round_passes_through_json(tmp_path: Path) -> None:
     work = RoundWork("/policy", messages, [[1]], [[5, 6]], sampling, [(0, "one", [2, 3]), (0, "two", [4])], [0, 1], job)
     (tmp_path / "given.json").write_text(json.dumps(dataclasses.asdict(work)))
     found = published_loop.read_work(tmp_path)
-    assert found.job == job
+    assert list(found.job.pairs) == list(job.pairs) and found.job.limits == job.limits
     assert (found.prompt_token_ids, found.seeds, found.paired) == (work.prompt_token_ids, work.seeds, work.paired)
     assert [tuple(response) for response in found.responses] == work.responses
