@@ -43,7 +43,8 @@ def time_published(work: RoundWork, reward_model: str, sizes: dict[str, int], ma
     return Took(wall, processor)
 
 
-def _work(folder: Path) -> RoundWork:
+def read_work(folder: Path) -> RoundWork:
+    """The work that a stage is given."""
     given: dict[str, Any] = json.loads((folder / "given.json").read_text())
     pairs = [TrainPair(**pair) for pair in given["job"].pop("pairs")]
     limits = TrainLimits(**given["job"].pop("limits"))
@@ -55,7 +56,7 @@ def _work(folder: Path) -> RoundWork:
 def main() -> None:
     """Run one stage."""
     stage, folder = sys.argv[1], Path(sys.argv[2])
-    work, settings = _work(folder), json.loads((folder / "settings.json").read_text())
+    work, settings = read_work(folder), json.loads((folder / "settings.json").read_text())
     found: Any
     if stage == "sample":
         engine = plain_loops.load_engine(work.policy, settings["max_model_len"])

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 
 from benchmarks.driver_memory_parts import FakeLogprobs, FakeScorer
@@ -47,19 +48,15 @@ def measure(given: Given) -> Measured:
         }
         found = alternate(runs, given.num_runs)
     work = f"{NUM_PROMPTS} prompts a round, small world"
-    return Measured(
-        [
-            median_of(
-                f"resume to the first new response, beyond the engine: {number} rounds done",
-                seconds,
-                "s",
-                work,
-                bar=2.0,
-            )
-            for number, seconds in found.items()
-        ],
-        {"seconds": parts},
-    )
+    used = {number: [each["processor of the driver"] for each in runs_of] for number, runs_of in parts.items()}
+    figures = []
+    for done, seconds in found.items():
+        name = f"{done} rounds done"
+        figures += [
+            median_of(f"resume to a response, beyond the engine: {name}", seconds, "s", work, bar=2.0),
+            median_of(f"resume, processor of the driver: {name}", used[done], "s", work, clock="processor"),
+        ]
+    return Measured(figures, {"seconds": parts})
 
 
 def _make(folder: Path, world: World, rounds: int) -> None:
@@ -96,6 +93,7 @@ def _resume(made: Path, rounds: int, parts: list[dict[str, float]]) -> float:
     ) as process:
         try:
             while not wall and process.poll() is None and time.time() - begun < LIMIT:
+                used = psutil.Process(process.pid).cpu_times()
                 wall = _first_shard(folder, rounds + 1, begun)
                 time.sleep(POLL)
             # the record of its time is written when the stage is committed
@@ -108,7 +106,13 @@ def _resume(made: Path, rounds: int, parts: list[dict[str, float]]) -> float:
     assert wall and loading, "the resumed run has sampled nothing"
     engine = sum(end - begin for begin, end in loading)
     parts.append(
-        {"wall": wall, "engine": engine, "Ray": _seconds_of_ray(folder), "engine begins": loading[0][0] - begun}
+        {
+            "wall": wall,
+            "engine": engine,
+            "Ray": _seconds_of_ray(folder),
+            "engine begins": loading[0][0] - begun,
+            "processor of the driver": used.user + used.system,
+        }
     )
     return wall - engine
 

@@ -129,7 +129,7 @@ def chosen_logps(trainer: Any, job: TrainJob) -> tuple[float, float]:
     """Mean log-prob (nats) of a token of the chosen responses of NUM_CHECKED_PAIRS pairs: from the table, and under the
     trainer's weights."""
     rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
-    pairs, after = [job.pairs[row] for row in rows], trainer.measure(rows).chosen_logps
+    pairs, after = [job.pairs[row] for row in rows], trainer.measure(rows, only_chosen=True).chosen_logps
     num_tokens = sum(len(pair.chosen_token_ids) for pair in pairs)
     return sum(pair.policy_logp_chosen for pair in pairs) / num_tokens, sum(after) / num_tokens
 

@@ -87,13 +87,16 @@ class _PairTrainerMixin:
         """Whether a prompt is computed once for both of its responses."""
         return bool(self.data_collator.shares_prompts)  # type: ignore[attr-defined]
 
-    def measure(self, rows: Sequence[int]) -> Measured:
-        """Loss and log-probs of rows of the dataset, in the order given, through the same forward that trains."""
+    def measure(self, rows: Sequence[int], *, only_chosen: bool = False) -> Measured:
+        """Loss and log-probs of rows of the dataset, in the order given, through the same forward that trains. `only_chosen`: of
+        the rejected responses only the first token is computed, so that loss and their log-probs say nothing."""
         model: Any = self.model  # type: ignore[attr-defined]
         model.eval()
         found: list[torch.Tensor] = []
         hook = model.register_forward_hook(lambda module, args, output: found.append(output.log_probs.sum(dim=1)))
         data, collator = [self.train_dataset[row] for row in rows], self.data_collator  # type: ignore[attr-defined]
+        if only_chosen:
+            data = [{**row, "rejected_ids": row["rejected_ids"][:1]} for row in data]
         losses, chosen, rejected = [], [math.nan] * len(data), [math.nan] * len(data)
         try:
             for places in collator.cut(data):

@@ -11,6 +11,7 @@ from typing import Any
 from selfplay.config.anonymize import neutral_text
 from selfplay.config.strict_yaml import dump
 from selfplay.core.outcomes import PromptsOutcome, RoundOutcomes
+from selfplay.core.stages import LAST_STAGE
 from selfplay.inspect.documents.examples import example_answers, example_pairs
 from selfplay.inspect.documents.lineage import lineage_document
 from selfplay.inspect.documents.overlap import overlap_document
@@ -68,8 +69,15 @@ class Report:
     num_commits: int
 
 
-def gather(store: Store, *, redact: bool = False) -> Report:
-    """Read a run as it stands. Raises CorruptionError for one that is not what its commits say."""
+Known = dict[tuple[int, bool, int], tuple[list[Document], RoundDetail | None]]
+"""Warnings and detail of complete rounds, by round, whether its tables were read, and number of example pairs."""
+
+
+def gather(store: Store, *, redact: bool = False, known: Known | None = None) -> Report:
+    """Read a run as it stands. `known` is filled, and what it holds of complete rounds is not gathered again, so that a run that
+    writes a report after each round reads each round's tables twice. Raises CorruptionError for a run that is not what its
+    commits say."""
+    known = {} if known is None else known
     numbers = store.rounds()
     outcomes = {number: store.outcomes(number) for number in numbers}
     rows = [round_summary(store, number, outcomes[number]) for number in numbers]
@@ -79,12 +87,19 @@ def gather(store: Store, *, redact: bool = False) -> Report:
     details: list[RoundDetail] = []
     warnings: list[tuple[int, Document]] = []
     for number in numbers:
-        # tables of old rounds are not read again and again: of those only what their metrics say is warned of
-        shown = show_document(store, number, tables=number in numbers[-DETAILED:], quick=True)
-        warnings += [(number, _said(warning, hidden)) for warning in shown["warnings"]]
-        if number and number in numbers[-DETAILED:]:
-            num = 0 if redact else _PAIRS_NEWEST if number == numbers[-1] else _PAIRS
-            details.append(_detail(store, shown, seed, num, hidden))
+        is_detailed = number in numbers[-DETAILED:]
+        num = 0 if redact else _PAIRS_NEWEST if number == numbers[-1] else _PAIRS
+        if (key := (number, is_detailed, num)) not in known:
+            # tables of old rounds are not read again and again: of those only what their metrics say is warned of
+            shown = show_document(store, number, tables=is_detailed, quick=True)
+            detail = _detail(store, shown, seed, num, hidden) if number and is_detailed else None
+            known[key] = [_said(warning, hidden) for warning in shown["warnings"]], detail
+        said, found = known[key]
+        warnings += [(number, warning) for warning in said]
+        if found is not None:
+            details.append(found)
+        if redact or not store.is_committed(number, LAST_STAGE):  # what is hidden depends on all rounds
+            del known[key]
     tries = store.attempt_documents()
     commits = [store.commit_of(number, stage) for number, stage in _committed(store, numbers)]
     return Report(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from selfplay.config.running import ReportConfig
 from selfplay.core.observer import Observer
 from selfplay.core.stages import LAST_STAGE, stages_of
-from selfplay.inspect.report.contents import gather
+from selfplay.inspect.report.contents import Known, gather
 from selfplay.inspect.report.writing import README, REPORT, write
 from selfplay.store.run import Store
 
@@ -21,6 +21,7 @@ class Report(Observer):
 
     def __init__(self, store: Store, settings: ReportConfig, rounds: int, say: Callable[[str], None]) -> None:
         self._store, self._settings, self._rounds, self._say = store, settings, rounds, say
+        self._known: Known = {}
 
     def on_begin(self) -> None:
         """Write the report that an earlier attempt was stopped before."""
@@ -52,7 +53,7 @@ class Report(Observer):
 
     def _write(self) -> None:
         try:
-            write(self._store, gather(self._store, redact=self._settings.redact))
+            write(self._store, gather(self._store, redact=self._settings.redact, known=self._known))
         except Exception as error:
             # whatever it is: hours of sampling and training must not end because of a page about them
             self._say(

@@ -335,3 +335,20 @@ def test_a_bf16_policy_with_an_odd_generation_config(tmp_path):
     assert (made / "generation_config.json").read_bytes() == (policy / "generation_config.json").read_bytes()
     assert json.loads((made / "config.json").read_text())["dtype"] == "float32"
     assert not (made / ".COMMIT.json").exists() and not (made / "original").exists()
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_chosen_responses_are_measured_without_the_rejected_ones(policy, pairs, tmp_path, shares):
+    from transformers import AutoTokenizer
+
+    from selfplay.backends.trl.config import make_args
+    from selfplay.backends.trl.make_trainer import make_trainer
+    from selfplay.backends.trl.policy_files import load_policy
+
+    job = make_job(tmp_path, policy, pairs)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    trainer = make_trainer(job, make_args(job, torch.device("cpu"), []), load_policy(policy), tokenizer, None)
+    trainer.share_prompts(shares)
+    both, alone = trainer.measure(range(19)), trainer.measure(range(19), only_chosen=True)
+    assert alone.chosen_logps == pytest.approx(both.chosen_logps, abs=1e-3)
+    assert alone.chosen_logps == pytest.approx([pair.policy_logp_chosen for pair in pairs], abs=1e-3)

@@ -43,13 +43,14 @@ def _import_everything(world: Path) -> None:
     """What a run, a resume and a selection import, by doing what they do before they lock anything."""
     import pyarrow as pa
 
-    from selfplay.cli import main as _  # noqa: F401
+    from selfplay.cli.main import make_app
     from selfplay.config.load import load_config
     from selfplay.core.stages import STAGE_NAMES
     from selfplay.dataset_selection import pipeline  # noqa: F401
     from selfplay.run import driver, loop
     from tests.behaviour.chaos import chaos_workers  # noqa: F401
 
+    make_app()
     for name in STAGE_NAMES:
         loop.function_of(name)
     pa.set_cpu_count(1)

@@ -38,7 +38,7 @@ def test_a_report_is_due_after_so_many_rounds_and_at_the_end(
     whole_run: Path, monkeypatch: pytest.MonkeyPatch, every: int, due: list[int]
 ) -> None:
     written: list[int] = []
-    monkeypatch.setattr(automatic, "gather", lambda store, redact: None)
+    monkeypatch.setattr(automatic, "gather", lambda store, redact, known: None)
     observer = Report(Store.open(whole_run), ReportConfig(every=every), 5, pytest.fail)
     for number in range(6):
         monkeypatch.setattr(automatic, "write", lambda store, report, number=number: written.append(number))

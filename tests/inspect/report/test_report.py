@@ -93,6 +93,15 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_run(tmp_path_factory.mktemp("hostile") / "run", text=EVIL, fields=fields)
 
 
+def test_what_is_known_of_complete_rounds_is_not_gathered_again(
+    whole_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, known = Store.open(whole_run), contents.Known()
+    first = html(gather(store, known=known))
+    monkeypatch.setattr(contents, "show_document", lambda *args, **more: pytest.fail("a complete round was read again"))
+    assert html(gather(store, known=known)) == first
+
+
 def test_the_page_has_its_sections_questions_and_pictures(whole_run: Path) -> None:
     report = gather(Store.open(whole_run))
     assert [figure.question for figure in report.figures] == OF_THE_RUN
