@@ -47,6 +47,7 @@ def test_defaults_are_the_released_rule() -> None:
         ({"implicit_margin": "dpo", "beta": 0.0}, "beta"),
         ({"weight": -1.0}, "weight"),
         ({"reward_model": "a", "reward_function": "b:c"}, "one of"),
+        ({"reward_function": "b:c", "reward_engine": "vllm"}, "goes with `reward_model`"),
         ({"reference": "a"}, "needs `policy`"),
         ({"max_length": 10}, "needs `policy`"),
         ({"chat_template": "none"}, "needs `policy`"),

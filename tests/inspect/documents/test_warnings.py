@@ -11,6 +11,7 @@ import pytest
 from selfplay.core.outcomes import Evaluation, Outcome, RoundOutcomes, from_json
 from selfplay.core.stages import stage_named
 from selfplay.inspect.documents import warnings
+from selfplay.inspect.documents.engines import engine_lines
 from selfplay.inspect.documents.show import show_document
 from selfplay.run import plan
 from selfplay.store.run import Store
@@ -35,6 +36,20 @@ def test_over_optimisation_is_flagged_first(tmp_path: Path, gold_gain: float, fl
     found = show_document(store, 1)["warnings"]
     assert (found[0]["name"] == "over_optimised") is flagged
     assert not any(warning["name"] == "over_optimised" for warning in show_document(store, 0)["warnings"])
+
+
+def test_engines_that_differ_are_named_with_what_was_seen() -> None:
+    check = {
+        "num_responses": 8, "error_max": 0.5, "error_mean": 0.1, "compared": "largest", "tolerance": 1e-4, "passed": False,
+    }  # fmt: skip
+    engine = {"engine": "transformers", "reason": "they differ by 0.5", "check": check}
+    score = outcome_of("score", reward_engines={"reward.parts.helpful": engine})
+    (found,) = warnings.round_warnings(RoundOutcomes([score]), None)
+    assert (found["name"], found["message"]) == ("engine_rewards_differ", "they differ by 0.5")
+    assert "reward.parts.helpful.engine: transformers" in found["hint"]
+    assert engine_lines(RoundOutcomes([score])) == [
+        "Rewards of transformers (reward.parts.helpful): they differ by 0.5."
+    ]
 
 
 def test_a_judge_that_failed_is_named_with_its_reasons() -> None:
