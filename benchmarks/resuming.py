@@ -119,7 +119,12 @@ def _resume(made: Path, rounds: int, parts: list[dict[str, float]]) -> float:
 
 def _first_shard(folder: Path, number: int, begun: float) -> float:
     """Seconds from `begun` until the first shard of the round was written; 0 where there is none."""
-    written = [path.stat().st_mtime for path in folder.glob(f"rounds/{number:03d}/*sample*/**/*.parquet")]
+    # in its place once the stage is committed
+    written = [
+        path.stat().st_mtime
+        for stage in (f".work/{number:03d}-sample", f"rounds/{number:03d}/sample")
+        for path in (folder / stage).glob("**/*.parquet")
+    ]
     return min(written) - begun if written else 0.0
 
 
