@@ -19,7 +19,7 @@ from selfplay.core.errors import BackendError, ModelError, ResourceError, Weight
 from selfplay.core.pool import BackendSpec, Call
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
-from tests.helpers.processes import is_alive, workers_find_the_tests
+from tests.helpers.processes import is_alive, lines_of, workers_find_the_tests
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +135,7 @@ def test_another_user_of_the_machine_is_refused(cluster: RayCluster, mode: str) 
 
 def test_the_token_is_on_no_command_line(cluster: RayCluster) -> None:
     token = os.environ["RAY_AUTH_TOKEN"]
-    lines = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    lines = lines_of(psutil.Process().children(recursive=True))
     assert any("raylet" in line for line in lines)
     assert not [line for line in lines if token in line]
 

@@ -22,7 +22,7 @@ from selfplay.core.pool import BackendSpec, Call, WorkerCrash
 from selfplay.execution.quarantine import QUARANTINED, QuarantinePolicy, run_with_quarantine
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
-from tests.helpers.processes import check_gone, is_alive, workers_find_the_tests
+from tests.helpers.processes import check_gone, is_alive, lines_of, workers_find_the_tests
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def make_pool(cluster: RayCluster, tmp_path: Path) -> Iterator[MakePool]:
 
 def test_ray_starts_no_dashboard(cluster: RayCluster) -> None:
     """Its head process would ask the metadata service of a cloud, and be one more server. Nor is there an autoscaler."""
-    lines = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    lines = lines_of(psutil.Process().children(recursive=True))
     assert any("raylet" in line for line in lines)
     assert not [line for line in lines if "dashboard/dashboard.py" in line or "monitor.py" in line]
 
