@@ -76,7 +76,7 @@ def choose_engine(
             writer.write_shard(0, known, kept)
         else:
             run_shards(
-                context, writer, pool, "compare", _first(shards), lambda shard: (list(shard),), finish,
+                context, writer, pool, "compare", first_by_index(shards), lambda shard: (list(shard),), finish,
                 title=f"{title}, engines", unit="responses", table=kept, quarantine=_not_compared(context),
             )  # fmt: skip
     if not writer.shards(kept):
@@ -108,18 +108,24 @@ def _dtype(source: RewardSource, on_gpu: bool) -> str:
     return source.dtype if source.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
 
 
-def _first(shards: Shards[ScoreItem]) -> Shards[ScoreItem]:
-    """The first shard that has responses, as shard 0."""
+def first_by_index(shards: Shards[ScoreItem]) -> Shards[ScoreItem]:
+    """The first shard by index that has responses, as shard 0: which one is there first depends on time."""
     found: list[Shard[ScoreItem]] = []
 
     def indices() -> Iterator[int | None]:
+        there: set[int] = set()
+        next_index = 0
         for index in shards.indices():
             if index is None:
                 yield None
-            elif (shard := shards.shard(index)).items:
-                found.append(Shard(0, shard.items))
-                yield 0
-                return
+                continue
+            there.add(index)
+            while next_index in there:
+                if (shard := shards.shard(next_index)).items:
+                    found.append(Shard(0, shard.items))
+                    yield 0
+                    return
+                next_index += 1
 
     return Shards(indices, lambda _: found[-1], 0)
 

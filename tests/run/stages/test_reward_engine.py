@@ -12,11 +12,14 @@ from selfplay.config.load import load_config
 from selfplay.core.errors import BackendError, ConfigError
 from selfplay.core.machine import DeviceFacts
 from selfplay.core.outcomes import EvaluateOutcome, RewardEngine, ScoreOutcome
+from selfplay.core.protocols import ScoreItem
 from selfplay.core.stages import ENGINES
 from selfplay.execution.progress import Reporter
+from selfplay.execution.sharding import Shard, Shards
 from selfplay.inspect.query.open import open_store
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run import driver, pass_through_check
+from selfplay.run.stages.reward_engine import first_by_index
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes, FakeScorer
 
@@ -161,3 +164,17 @@ def test_an_architecture_without_support_is_refused_before_anything_starts(
     with pytest.raises(ConfigError, match=r"reward\.engine is vllm, but vLLM cannot compute .* no such thing"):
         start(write_config(reward={"engine": "vllm"}), tmp_path / "run", fakes_of(FakeScorer()))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arrive", "given"), [([0, 1, 2], [0]), ([2, None, 1, None, 0], [None, None, 0]), ([2, 0, 1], [0]), ([0], [])]
+)
+def test_what_is_compared_does_not_depend_on_which_shard_is_there_first(
+    arrive: list[int | None], given: list[int | None]
+) -> None:
+    items = [ScoreItem(str(number), [{"role": "user", "content": "a"}], "b") for number in range(3)]
+    shards = Shards(lambda: arrive, lambda index: Shard(index, items[index : index + 1] if index else []), 2)
+    first = first_by_index(shards)
+    assert list(first.indices()) == given
+    if given:
+        assert first.shard(0) == Shard(0, items[1:2])
