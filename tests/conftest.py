@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from selfplay.cli.main import app
 from selfplay.inputs import resolve
+from selfplay.inputs.models import trial
 from tests.helpers.configs import write_config_of
 from tests.helpers.make_run import make_run
 
@@ -100,6 +101,15 @@ def models_are_checked_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("check_policy_loads", "check_reward_model_loads"):
             patch.setattr(resolve, name, once(getattr(resolve, name)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates_are_not_tried() -> Iterator[None]:
+    """A preflight tries templates in forked processes, which takes long from a process that holds as much as this one does.
+    tests/inputs/models/test_trial.py is about that; the templates of the other tests end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "limit_broken", lambda function, seconds, num_bytes: None)
         yield
 
 

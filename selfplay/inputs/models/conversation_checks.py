@@ -41,8 +41,10 @@ class ConversationCheck:
 
     def prompts(self, examples: Sequence[Example]) -> Iterator[str]:
         """What a policy is asked; yields warnings. Raises ModelError."""
-        accepted, refused = self._rendered(examples, lambda one: self._renderer.prompt(one.messages))
-        yield from self._habits(for_prompts=True)
+        accepted, refused, said = self._rendered(
+            examples, lambda one: self._renderer.prompt(one.messages), for_prompts=True
+        )
+        yield from said
         yield from (f"{message}: such prompts are dropped" for message in refused)
         for example, ids in accepted:
             decoded = _visible(self._decode(ids))
@@ -52,8 +54,10 @@ class ConversationCheck:
     def conversations(self, examples: Sequence[Example]) -> Iterator[str]:
         """What a reward model is given, the prompts with an answer; yields warnings. Raises ModelError."""
         answer = Message(role="assistant", content=PROBE)
-        accepted, refused = self._rendered(examples, lambda one: self._renderer.conversation([*one.messages, answer]))
-        yield from self._habits(for_prompts=False)
+        accepted, refused, said = self._rendered(
+            examples, lambda one: self._renderer.conversation([*one.messages, answer]), for_prompts=False
+        )
+        yield from said
         yield from (f"{message}: such responses have no reward" for message in refused)
         for example, ids in accepted:
             decoded = _visible(self._decode(ids))
@@ -66,27 +70,23 @@ class ConversationCheck:
             yield from self._message(example.messages[-1], decoded, example)
             yield from self._message(answer, decoded, example)
 
-    def _habits(self, *, for_prompts: bool) -> list[str]:
-        def find() -> list[str]:
-            return [*habits(self._name, self._renderer, for_prompts=for_prompts)]
-
-        if not self._renderer.has_template:
-            return []
-        try_template(self._name, find)
-        return find()
-
     def _rendered(
-        self, examples: Sequence[Example], render: Callable[[Example], list[int]]
-    ) -> tuple[list[tuple[Example, list[int]]], list[str]]:
-        """The examples that the template accepts, with their token ids, and why it refuses the others. A template may refuse some
-        messages; one that fails or refuses all of them is an error."""
+        self, examples: Sequence[Example], render: Callable[[Example], list[int]], *, for_prompts: bool
+    ) -> tuple[list[tuple[Example, list[int]]], list[str], list[str]]:
+        """The examples that the template accepts, with their token ids, why it refuses the others, and warnings about its
+        habits. A template may refuse some messages; one that fails or refuses all of them is an error."""
 
-        def render_all() -> None:
+        def find_habits() -> list[str]:
+            has_template = self._renderer.has_template
+            return [*habits(self._name, self._renderer, for_prompts=for_prompts)] if has_template else []
+
+        def run_all() -> None:
             for example in examples:
                 with contextlib.suppress(DataError):
                     render(example)
+            find_habits()
 
-        try_template(self._name, render_all)
+        try_template(self._name, run_all)
         accepted: list[tuple[Example, list[int]]] = []
         refused: list[str] = []
         for example in examples:
@@ -104,7 +104,7 @@ class ConversationCheck:
                     "The tokenizer belongs to another model: give the model its own.",
                 )
             accepted.append((example, ids))
-        return accepted, refused
+        return accepted, refused, find_habits()
 
     def _message(self, message: Message, decoded: str, example: Example) -> Iterator[str]:
         """Raise ModelError where a message is not in the (visible) decoded token ids of its prompt; yield what else is to be

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from selfplay.inputs.user_code.exits import model_code
 
 MOST_BYTES = 1 << 30
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_LONGEST_WAIT = 0.05
+_LOOK_MS = 50
 
 
 def tried_renderer(
@@ -57,13 +58,17 @@ def try_template(name: str, render: Callable[[], object]) -> None:
 
 def limit_broken(function: Callable[[], object], seconds: float, num_bytes: int) -> str | None:
     """Call a function in a child process; returns "time" or "memory" if it needs more than this, and is ended for it."""
-    before, started, wait = _own_bytes(os.getpid()), time.monotonic(), 0.001
+    before, started = _own_bytes(os.getpid()), time.monotonic()
+    end, held = os.pipe()
     child = os.fork()
     if child == 0:
         _call_and_die(function)
-    ended = False
+    os.close(held)
+    ended, end_of_child = False, select.poll()
+    end_of_child.register(end)  # the kernel closes the child's side
     try:
         while not ended:
+            end_of_child.poll(_LOOK_MS)
             # by its peak the child is judged also where it was faster than this loop
             found, _, usage = os.wait4(child, os.WNOHANG)
             ended = found == child
@@ -72,11 +77,9 @@ def limit_broken(function: Callable[[], object], seconds: float, num_bytes: int)
                 return "memory"
             if not ended and time.monotonic() - started > seconds:
                 return "time"
-            if not ended:
-                time.sleep(wait)
-                wait = min(2 * wait, _LONGEST_WAIT)
         return None
     finally:
+        os.close(end)
         if not ended:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)

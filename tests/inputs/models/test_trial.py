@@ -6,11 +6,16 @@ from collections.abc import Callable
 import pytest
 
 from selfplay.core.errors import ModelError
-from selfplay.inputs.models import chat_template
+from selfplay.inputs.models import chat_template, trial
 from selfplay.inputs.models.trial import limit_broken, tried_renderer
 from tests.helpers.tiny import make_tokenizer
 
 MESSAGES = "{% for message in messages %}{{ message.content }}{% endfor %}"
+
+
+@pytest.fixture(autouse=True)
+def templates_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "limit_broken", limit_broken)
 
 
 def never_ends() -> None:
