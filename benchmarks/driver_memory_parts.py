@@ -150,6 +150,27 @@ class FakeLogprobs:
         """Nothing is held."""
 
 
+def one_step(job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
+    """What a trainer says of a training of one step that changes nothing."""
+    step = StepMetrics(1, 1, 0.69, job.learning_rate, 1.0, 0.5, 0.0)
+    progress(step)
+    return TrainResult(
+        optimizer_steps=1,
+        resumed_from_step=0,
+        first_loss=0.69,
+        expected_first_loss=0.69,
+        checked_pairs=len(job.pairs),
+        logp_error_max=0.0,
+        logp_error_mean=0.0,
+        update_norm=1.0,
+        changed_fraction=1.0,
+        seconds=0.1,
+        steps=[step],
+        canaries=[],
+        versions={},
+    )
+
+
 class _Trainer:
     """Reads the pairs of the first optimizer step."""
 
@@ -158,23 +179,7 @@ class _Trainer:
         policy = Path(job.output_dir) / "policy"
         policy.mkdir(parents=True)
         (policy / "config.json").write_text("{}")
-        step = StepMetrics(1, 1, 0.69, job.learning_rate, 1.0, 0.5, 0.0)
-        progress(step)
-        return TrainResult(
-            optimizer_steps=1,
-            resumed_from_step=0,
-            first_loss=0.69,
-            expected_first_loss=0.69,
-            checked_pairs=len(job.pairs),
-            logp_error_max=0.0,
-            logp_error_mean=0.0,
-            update_norm=1.0,
-            changed_fraction=1.0,
-            seconds=0.1,
-            steps=[step],
-            canaries=[],
-            versions={},
-        )
+        return one_step(job, progress)
 
 
 def run_stage(stage: str, folder: Path, num_prompts: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from benchmarks.driver_memory_parts import FakeLogprobs, FakeScorer
+from benchmarks.driver_memory_parts import FakeLogprobs, FakeScorer, one_step
 from benchmarks.figures import Given, Measured, alternate, median_of
 from selfplay import api
 from selfplay.core.pool import LocalPool, Workers
@@ -188,20 +188,4 @@ class _Trainer:
     def train(self, job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
         """One step."""
         shutil.copytree(job.policy_dir, Path(job.output_dir) / "policy")
-        step = StepMetrics(1, 1, 0.69, job.learning_rate, 1.0, 0.5, 0.0)
-        progress(step)
-        return TrainResult(
-            optimizer_steps=1,
-            resumed_from_step=0,
-            first_loss=0.69,
-            expected_first_loss=0.69,
-            checked_pairs=len(job.pairs),
-            logp_error_max=0.0,
-            logp_error_mean=0.0,
-            update_norm=1.0,
-            changed_fraction=1.0,
-            seconds=0.1,
-            steps=[step],
-            canaries=[],
-            versions={},
-        )
+        return one_step(job, progress)
