@@ -123,7 +123,7 @@ def start_sampling(arguments: list[Any], run: Path, selfplay: Callable[..., Any]
 def test_sigterm_in_all_its_ways(config: Path, tmp_path: Path, selfplay: Callable[..., Any]) -> None:
     run = tmp_path / "run"
     document = yaml.safe_load(config.read_text())
-    document["rounds"] = 1
+    document |= {"rounds": 1, "cluster": {"sampler": {"replicas": 2}}}
     config.write_text(yaml.safe_dump(document))
 
     # once, to everybody: what is under way is kept
@@ -137,7 +137,7 @@ def test_sigterm_in_all_its_ways(config: Path, tmp_path: Path, selfplay: Callabl
     assert "stopped as asked" in (tmp_path / "output.txt").read_text()
 
     # twice, to everybody
-    child = start_sampling(["resume", run], run, selfplay, 4)
+    child = start_sampling(["resume", run, "cluster.sampler.replicas=1"], run, selfplay, 4)
     family = signal_everybody(child, signal.SIGTERM)
     signal_everybody(child, signal.SIGTERM)
     assert child.wait() == 143

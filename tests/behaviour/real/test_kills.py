@@ -1,7 +1,7 @@
-"""A round on real vLLM, Ray and TRL, stopped by SIGTERM while two engines sample, killed with SIGKILL while it trains, and
-resumed each time. Every stage of two rounds is killed by `make chaos` (test_chaos.py).
+"""A round on real vLLM, Ray and TRL, killed with SIGKILL while it trains, and resumed. Every stage of two rounds is killed by
+`make chaos`, and a stop by SIGTERM while two engines sample (test_chaos.py).
 
-Ends with the rows of an uninterrupted run of one engine, without a network where that can be arranged; what was committed before
+Ends with the rows of an uninterrupted run of two engines, without a network where that can be arranged; what was committed before
 is still there, byte for byte, and was not asked for again; nothing that the driver started outlives it.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +18,10 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from selfplay.core.outcomes import EvaluateOutcome, SampleOutcome, TrainOutcome
+from selfplay.core.outcomes import EvaluateOutcome, TrainOutcome
 from selfplay.store.run import Store
-from tests.behaviour.real.conftest import CAN_BE_ALONE, PATIENCE, committed_rows, num_kept, wait_for
-from tests.helpers.processes import check_gone, family_of, lines_of, signal_everybody
+from tests.behaviour.real.conftest import CAN_BE_ALONE, committed_rows, wait_for
+from tests.helpers.processes import check_gone, family_of, lines_of
 
 GOLD = """
 def gold(prompt, response, skill):
@@ -51,7 +50,7 @@ def kill(child: psutil.Popen) -> None:
 
 @pytest.fixture
 def small(config: Path) -> Path:
-    """One round with adapters, a gold judge of the user's, and two engines."""
+    """One round with adapters and a gold judge of the user's."""
     (config.parent / "my_gold.py").write_text(GOLD)
     document = yaml.safe_load(config.read_text())
     document["rounds"] = 1
@@ -59,52 +58,43 @@ def small(config: Path) -> Path:
     document["sampling"]["shard_size"] = 4
     document["training"] |= {"epochs": 3, "learning_rate": 1e-2, "lora": {"r": 4, "alpha": 8}}
     document["evaluation"] |= {"gold": "my_gold:gold"}
-    document["cluster"] = {"sampler": {"replicas": 2}}
     config.write_text(yaml.safe_dump(document))
     return config
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_stop_while_sampling_and_a_kill_while_training_lose_nothing(
+def test_a_kill_while_training_loses_nothing(
     small: Path, world: Path, tmp_path: Path, selfplay: Callable[..., psutil.Popen]
 ) -> None:
     run = tmp_path / "run"
     child = selfplay(["run", small, "--run-dir", run], wait=False)
-    wait_for(lambda: num_kept(run, "001-sample") >= 1, child)
-    family = signal_everybody(child, signal.SIGTERM)
-    assert child.wait(timeout=PATIENCE) == 143
-    check_gone(family)
-    end = Store.open(run).attempt_documents()[-1]["end"]
-    assert (end["outcome"], end["message"]) == ("interrupted", "stopped as asked; what was committed is kept")
-    before, kept = shards(run), num_kept(run, "001-sample")
-    assert 1 <= kept < 24
-
-    child = selfplay(["resume", run, "cluster.sampler.replicas=1"], wait=False)
     wait_for(lambda: any((run / ".work/001-trainer").rglob(".SEAL.json")), child)
-    assert before.items() <= shards(run).items()
     before = shards(run)
+    assert len([name for name in before if name.startswith("001/sample")]) == 24
     kill(child)
     assert before.items() <= shards(run).items(), "a shard that was kept before the kill is not there, or is another"
-    selfplay(["resume", run, "cluster.sampler.replicas=2"])
+    selfplay(["resume", run])
     assert before.items() <= shards(run).items()
     store = Store.open(run)
-    assert store.outcome(1, SampleOutcome).to_json()["adopted_shards"] == kept
     assert store.outcome(1, TrainOutcome).to_json()["resumed_from_step"] > 0, (
         "training began anew instead of from its checkpoint"
     )
-    changes = store.outcome(1, EvaluateOutcome).to_json()["weight_changes"]
-    assert len(changes) == 2, "two engines"
-    assert all(change["canary_positions"] > 0 and change["canary_error"] < 1e-3 for change in changes)
 
     whole = tmp_path / "whole"
-    selfplay(["run", small, "--run-dir", whole, "cluster.sampler.replicas=1"], alone=CAN_BE_ALONE)
+    selfplay(["run", small, "--run-dir", whole, "cluster.sampler.replicas=2"], alone=CAN_BE_ALONE)
     if CAN_BE_ALONE:  # root is needed for a network of its own; the rest of this test is for everybody
         assert "attempts to leave this machine: 0\n" in (tmp_path / "output.txt").read_text()
-    assert committed_rows(run, 1) == committed_rows(whole, 1)
-    (change,) = Store.open(whole).outcome(1, EvaluateOutcome).to_json()["weight_changes"]
-    assert change["how"] == "reloaded", "the engine that sampled serves the new policy"
-    assert change["canary_positions"] > 0 and change["canary_error"] < 1e-3
+    assert committed_rows(run, 1) == committed_rows(whole, 1), "the rows depend on the kill or on the number of engines"
+    loaded, *reloaded = [
+        change
+        for each in (store, Store.open(whole))
+        for change in each.outcome(1, EvaluateOutcome).to_json()["weight_changes"]
+    ]
+    assert loaded["how"] == "loaded"
+    assert [change["how"] for change in reloaded] == ["reloaded"] * 2, "the engines that sampled serve the new policy"
+    for change in (loaded, *reloaded):
+        assert change["canary_positions"] > 0 and change["canary_error"] < 1e-3
     policy = load_file(store.layout.stage(1, "train") / "policy/model.safetensors")
     assert policy.keys() == load_file(world / "policy/model.safetensors").keys(), "adapters are merged"
     assert {str(value.dtype) for value in policy.values()} == {"float32"}
