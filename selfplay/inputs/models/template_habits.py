@@ -76,8 +76,8 @@ def _of_roles(name: str, renderer: ChatRenderer) -> Iterator[str]:
         yield f"{name}: the chat template does not say who speaks: it writes {to_answer!r} between all turns"
     if _speaker(to_answer) == "user" and _speaker(to_question) == "assistant":
         raise ModelError(
-            f"{name}: the chat template exchanges the roles: it writes {to_answer!r} before an answer and {to_question!r} before a "
-            "question",
+            f"{name}: the chat template exchanges the roles: it writes {to_answer!r} before an answer and {to_question!r} "
+            "before a question",
             "Correct the template, or give another chat_template.",
         )
 

@@ -46,7 +46,8 @@ def test_ordinary_templates_have_none(template: str) -> None:
         ),
         (
             (FRAME % "{{ m.content }}").replace("}<|assistant|>", "}### Answer:"),
-            "a prompt ends with '<|end|>### Answer:', but the chat template begins an answer in a dialogue with '<|end|><|assistant|>'",
+            "a prompt ends with '<|end|>### Answer:', but the chat template begins an answer in a dialogue with "
+            "'<|end|><|assistant|>'",
         ),
     ],
 )
@@ -77,11 +78,8 @@ def test_what_is_refused(template: str, said: str) -> None:
 
 @pytest.mark.parametrize("closed", ["<think>\\n\\n</think>", "<think></think>", ""])
 def test_a_thought_that_the_prompt_opens_may_be_closed_or_left_out_in_a_dialogue(closed: str) -> None:
-    template = (
-        "{%% for m in messages %%}<|{{ m.role }}|>{{ '%s' if m.role == 'assistant' }}{{ m.content }}<|end|>{%% endfor %%}"
-        % closed
-    )
-    assert found(template + "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}") == []
+    opened = FRAME % f"{{{{ '{closed}' if m.role == 'assistant' }}}}{{{{ m.content }}}}"
+    assert found(opened.replace("}<|assistant|>", "}<|assistant|><think>\n")) == []
 
 
 def test_a_template_that_refuses_the_messages_is_not_looked_at() -> None:
