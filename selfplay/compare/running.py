@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +99,6 @@ class Runner:
         retry_failed: bool = False,
         force: bool = False,
         trust_code: bool = False,
-        make_reporter: Callable[[], Reporter] = lambda: Reporter(quiet=True),
     ) -> None:
         self.comparison = comparison
         self._out = out
@@ -111,7 +109,6 @@ class Runner:
         self._force = force
         self._trust_code = trust_code
         self._inputs = inputs
-        self._make_reporter = make_reporter
 
     def run(self) -> None:
         """Make everything that is not there yet. A block that another process works on is left to it. Raises Interrupted when
@@ -186,7 +183,7 @@ class Runner:
         search_path = Path(block.world.search_path)
         # a comparison has a report of its own; `selfplay report` writes that of any of its runs
         config = config.model_copy(update={"report": ReportConfig(every=0)})
-        reporter = self._make_reporter()
+        reporter = Reporter(quiet=True)
         if not has_run(folder):
             prepared = self._inputs.prepare(config, search_path, folder, None)
             driver.run(
