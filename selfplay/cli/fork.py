@@ -43,6 +43,7 @@ def command(
     from selfplay.cli.run import finish
     from selfplay.core.terminal import note, write_json
     from selfplay.execution.progress import Reporter
+    from selfplay.store.layout import is_run
     from selfplay.store.new_folder import require_empty_dir
 
     target, given = api.fork_folder(run, from_round, run_dir), overrides or []
@@ -64,7 +65,7 @@ def command(
     if not dry_run:
         api.create_fork(forking, given, reporter)
         note(escape_terminal(f"created: {target}   (start it with {shell_command('resume', target)})"))
-    elif (target / "RUN.json").is_file():
+    elif is_run(target):
         note(f"note: {target} already contains a run; choose another --run-dir")
     if json_output:
         write_json(forking.document())

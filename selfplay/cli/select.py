@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from selfplay.cli.arguments import Grace
+
 
 def command(
     dataset: Annotated[
@@ -97,7 +99,7 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Of what is random.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file that says the same things; flags win.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="summary.json on stdout.")] = False,
-    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until it stops at once.", min=0.1)] = 25.0,
+    grace: Grace = 25.0,
 ) -> None:
     """Rank an existing preference dataset and keep the best part.
 
@@ -125,7 +127,7 @@ def command(
         "reward_engine": reward_engine,
         "columns": _mapping("--columns", columns, empty=True) or None, "pairs": {"build": pairs} if pairs is not None else None,
         "group_column": group_column, "embedding_model": embedding_model, "chat_template": chat_template,
-        "options": {name: _option(name, value) for name, value in _mapping("--option", option).items()} or None,
+        "options": {name: _number(f"--option {name}", value) for name, value in _mapping("--option", option).items()} or None,
         "max_length": max_length, "split": split, "subset": subset, "revision": revision, "seed": seed,
         "policy_revision": policy_revision, "reference_revision": reference_revision,
         "reward_model_revision": reward_model_revision, "embedding_model_revision": embedding_model_revision,
@@ -174,12 +176,6 @@ def _sources(given: list[str] | None) -> dict[str, dict[str, str]] | None:
             raise ConfigError(f"--source: two datasets are called {name!r}", f"Write --source NAME={place}.")
         found[name] = {"dataset": place}
     return found or None
-
-
-def _option(name: str, text: str) -> Any:
-    from selfplay.config.strict_yaml import parse
-
-    return parse(text, f"--option {name}")
 
 
 def _mapping(flag: str, given: list[str] | None, *, empty: bool = False) -> dict[str, str]:

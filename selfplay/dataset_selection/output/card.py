@@ -8,7 +8,7 @@ from selfplay.core.escape import escape_markdown, markdown_code, one_line
 from selfplay.core.format import markdown_table
 from selfplay.dataset_selection.output.writing import DROPPED, KEPT, UNUSED, ResultTable
 from selfplay.inspect.export import formats
-from selfplay.inspect.export.identity import content_identity
+from selfplay.inspect.export.cards import content_identity
 from selfplay.store.result_folder import ResultWriter
 
 _FRONT = """---

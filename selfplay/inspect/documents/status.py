@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ from selfplay.core.commands import shell_command
 from selfplay.core.errors import CorruptionError
 from selfplay.inspect.documents.driver_status import liveness
 from selfplay.inspect.documents.progress import loading, overlap, progress
-from selfplay.inspect.query.open import open_store
-from selfplay.inspect.reading import SCHEMA_VERSION
+from selfplay.inspect.reading import SCHEMA_VERSION, open_store
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
 from selfplay.store.commits import check_stage
 from selfplay.store.layout import sidecars_in
@@ -62,7 +62,7 @@ def status_document(root: Path) -> dict[str, Any]:
         "loading": loading(store) if state == "running" else [],
         "driver": driver.to_json(),
         "attempts": [_attempt(document) for document in found],
-        "problems": [_problem(problem) for problem in problems],
+        "problems": [asdict(problem) for problem in problems],
         "next": _next(state, store, root, rounds, problems),
     }
 
@@ -80,7 +80,7 @@ def _unreadable(root: Path, error: CorruptionError) -> dict[str, Any]:
         "run": str(root.absolute()),
         "loading": [],
         "attempts": [],
-        "problems": [_problem(problem)],
+        "problems": [asdict(problem)],
         "next": error.hint,
     }
 
@@ -113,10 +113,6 @@ def _attempt(document: dict[str, Any]) -> dict[str, Any]:
         "pid": document.get("pid"),
         "host": document.get("host"),
     }
-
-
-def _problem(problem: Problem) -> dict[str, str]:
-    return {"kind": problem.kind, "file": problem.file, "message": problem.message, "hint": problem.hint}
 
 
 def _next(state: str, store: Store, root: Path, rounds: int, problems: list[Problem]) -> str:

@@ -1,5 +1,5 @@
 """The cards of an export: the dataset's says how the data were made and the command that remakes them, a model's what it was
-trained from and on. Nothing in them names the machine (neutral.py)."""
+trained from and on. Nothing in them names the machine (config/anonymize.py)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from selfplay.core.escape import escape_markdown, markdown_code
 from selfplay.core.format import markdown_table
 from selfplay.inspect.documents.rounds import RoundSummary
 from selfplay.inspect.documents.rounds_table import rounds_markdown
+from selfplay.store.result_folder import ResultWriter
 
 RECIPE = "recipe/config.yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the cards say of a run. `settings` are neutral (see neutral.py), `pins` the digests of what the settings name;
+    """What the cards say of a run. `settings` are neutral (config/anonymize.py), `pins` the digests of what the settings name;
     `rounds` are the numbers of each round; `splits` maps a round to its number of pairs by split; `base_model` is the policy's
     hub name, or the name of its folder; `dataset` the name under which the dataset is found. `from_dataset`: `selfplay select`
-    made the pairs from a dataset. `identities` maps a round to the description of its config (see identity.py)."""
+    made the pairs from a dataset. `identities` maps a round to the description of its config (see `content_identity`)."""
 
     name: str
     dataset: str
@@ -42,6 +43,13 @@ class Facts:
 def config_name(round_number: int) -> str:
     """Name of a round as a dataset config."""
     return f"round_{round_number:03d}"
+
+
+def content_identity(writer: ResultWriter, *folders: str) -> str:
+    """The description of the config whose data are in these folders, as in "content sha256 5d41402abc4b2a76...". `datasets`
+    caches what it loads from a local folder by the folder's name and the parameters of the config, not by the data: without a
+    digest among these, two folders of one name would be served from each other's cache."""
+    return f"content sha256 {writer.digest(*folders)}"
 
 
 def recipe(facts: Facts) -> str:
