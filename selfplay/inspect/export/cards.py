@@ -52,6 +52,17 @@ def content_identity(writer: ResultWriter, *folders: str) -> str:
     return f"content sha256 {writer.digest(*folders)}"
 
 
+def front_matter(document: dict[str, Any]) -> str:
+    """The YAML block with which a card begins."""
+    return f"---\n{dump(document)}---\n"
+
+
+def dataset_config(name: str, description: str, splits: dict[str, str], **more: Any) -> dict[str, Any]:
+    """A config of a dataset's front matter: `splits` maps each split to its files. `description`: see `content_identity`."""
+    files = [{"split": split, "path": path} for split, path in splits.items()]
+    return {"config_name": name, "description": description, "data_files": files, **more}
+
+
 def recipe(facts: Facts) -> str:
     """The settings as a config file, with what its places must hold."""
     lines = [
@@ -66,30 +77,24 @@ def recipe(facts: Facts) -> str:
 def dataset_card(facts: Facts) -> str:
     """README.md of the dataset; its front matter tells `load_dataset` which files are which config and split."""
     configs = [
-        {
-            "config_name": config_name(number),
-            "description": facts.identities[number],
-            "data_files": [
-                {"split": split, "path": f"{config_name(number)}/{split}/*.parquet"}
-                for split, count in splits.items()
-                if count
-            ],
+        dataset_config(
+            config_name(number),
+            facts.identities[number],
+            {split: f"{config_name(number)}/{split}/*.parquet" for split, count in splits.items() if count},
             **({"default": True} if number == max(facts.splits) else {}),
-        }
+        )
         for number, splits in facts.splits.items()
         if any(splits.values())
     ]
-    front = dump(
-        {
-            "configs": configs,
-            "tags": ["preference", "dpo", "self-play", "selfplay"],
-            "task_categories": ["text-generation"],
-        },
-    )
+    front = {
+        "configs": configs,
+        "tags": ["preference", "dpo", "self-play", "selfplay"],
+        "task_categories": ["text-generation"],
+    }
     newest = config_name(max(facts.splits))
     return "\n".join(
         [
-            f"---\n{front}---\n",
+            front_matter(front),
             f"# {escape_markdown(facts.name)}: preference pairs by {'selection' if facts.from_dataset else 'self-play'}\n",
             _what_it_is(facts),
             "## Reading it\n",
@@ -142,25 +147,23 @@ def _made_with(facts: Facts) -> list[tuple[str, str]]:
 
 def model_card(facts: Facts, round_number: int, digest: str) -> str:
     """README.md of the policy after a round."""
-    front = dump(
-        {
-            "base_model": facts.base_model,
-            "datasets": [facts.dataset],
-            "library_name": "transformers",
-            "pipeline_tag": "text-generation",
-            "tags": [
-                "dpo" if facts.settings["training"].get("loss", "dpo") == "dpo" else "simpo",
-                "self-play",
-                "selfplay",
-            ],
-        },
-    )
+    front = {
+        "base_model": facts.base_model,
+        "datasets": [facts.dataset],
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": [
+            "dpo" if facts.settings["training"].get("loss", "dpo") == "dpo" else "simpo",
+            "self-play",
+            "selfplay",
+        ],
+    }
     row = next(row for row in facts.rounds if row.round == round_number)
     trained = facts.settings["training"]
     local = " (a folder of that name, not a hub model)" if facts.base_is_local else ""
     return "\n".join(
         [
-            f"---\n{front}---\n",
+            front_matter(front),
             f"# Policy after round {round_number} of {escape_markdown(facts.name)}\n",
             f"{markdown_code(facts.base_model)}{local} after {round_number} rounds of self-play: "
             "its own answers, labelled by a reward, "
