@@ -90,7 +90,7 @@ def _counts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     selection = summary["selection"]
     rows = [("rows read", str(summary["dataset"]["num_rows"]))]
     rows += [
-        (f"rows that are none: {markdown_code(name)}", str(count))
+        (f"rows that cannot be used: {markdown_code(name)}", str(count))
         for name, count in summary["bad_rows"]["reasons"].items()
     ]
     rows += [("pairs", str(selection["num_pairs"]))]

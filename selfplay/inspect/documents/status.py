@@ -26,7 +26,8 @@ def status_document(root: Path) -> dict[str, Any]:
     what is under way or comes next, null when nothing is left. `progress` is how far the stage is (`title`, `done`, `total`),
     null where no driver is at work or it has not said; `side_by_side` is how far other stages are that work at the same time;
     `overlap` is which `stages` of a round do so, and in words (`text`) why others take turns, null where no driver is at work;
-    `loading` names what it waits for until that is loaded. `driver` is who is at work, or who was and gave no word of an end.
+    `loading` names what it waits for until that is loaded. `driver` is the process at
+    work, or the last one if its end was not recorded.
     Raises ConfigError where there is no run.
     """
     try:
