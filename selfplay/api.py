@@ -21,7 +21,7 @@ from selfplay.core.observer import Observer
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
 from selfplay.inspect.query.api import Run, open_run
-from selfplay.inspect.query.open import run_root
+from selfplay.inspect.reading import run_root
 from selfplay.inspect.report.observer import Report
 from selfplay.inspect.trace import Trace, require_new_file
 from selfplay.inspect.tracking.trackers import check_installed
