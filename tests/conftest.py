@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -21,6 +22,8 @@ from typer.testing import CliRunner, Result
 from selfplay.cli.main import app
 from selfplay.inputs import resolve
 from selfplay.inputs.models import trial
+from selfplay.run import driver
+from selfplay.run.worker_specs import ray_workers
 from tests.helpers.configs import write_config_of
 from tests.helpers.make_run import make_run
 
@@ -110,6 +113,14 @@ def templates_are_not_tried() -> Iterator[None]:
     tests/inputs/models/test_trial.py is about that; the templates of the other tests end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "limit_broken", lambda function, seconds, num_bytes: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_starts_before_the_checks() -> Iterator[None]:
+    """A run that its checks refuse would have started Ray for nothing. tests/test_api_early_start.py is about that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "early_ray_workers", lambda config: contextlib.nullcontext(ray_workers))
         yield
 
 

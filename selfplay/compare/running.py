@@ -34,6 +34,7 @@ from selfplay.execution.signals import StopFlag
 from selfplay.run import driver
 from selfplay.run.code_trust import check_policy_code, note_code, require_trust
 from selfplay.run.drift import check_drift
+from selfplay.run.worker_specs import MakeWorkers
 from selfplay.store.durable import make_folder
 from selfplay.store.fork import Fork
 from selfplay.store.layout import POOL
@@ -94,7 +95,7 @@ class Runner:
         out: Path,
         inputs: ArmInputs,
         reporter: Reporter,
-        workers: driver.MakeWorkers,
+        workers: MakeWorkers,
         stop: StopFlag,
         *,
         retry_failed: bool = False,
