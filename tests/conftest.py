@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
@@ -19,6 +20,8 @@ from hypothesis import settings as hypothesis_settings
 from typer.testing import CliRunner, Result
 
 from selfplay.cli.main import app
+from selfplay.run import driver
+from selfplay.run.worker_specs import ray_workers
 from tests.helpers.configs import write_config_of
 from tests.helpers.make_run import make_run
 from tests.helpers.preflights import check_models_once, try_no_templates
@@ -89,6 +92,14 @@ def preflights_are_short() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         check_models_once(patch)
         try_no_templates(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_starts_before_the_checks() -> Iterator[None]:
+    """A run that its checks refuse would have started Ray for nothing. tests/test_api_early_start.py is about that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "early_ray_workers", lambda config: contextlib.nullcontext(ray_workers))
         yield
 
 

@@ -20,6 +20,7 @@ from selfplay.backends.vllm.engine_args import prepare_environment
 from selfplay.backends.vllm.sampler import VllmSampler, check_engine_keys
 from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError, WorkerLostError
 from selfplay.core.protocols import Canary, CanaryPosition, LogprobItem, SampleRequest, SamplingSettings, ScoreItem
+from tests.helpers.families import FAMILIES, make_model
 from tests.helpers.garbage import vllm_freezes_nothing
 from tests.helpers.tiny import make_tiny_llama, make_tiny_reward_model
 
@@ -407,3 +408,5 @@ def test_rewards_of_vllm_are_those_of_transformers(engine, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["XLNetForSequenceClassification"]}))
     assert "XLNetForSequenceClassification" in pooling_problem(str(folder))
+    body = make_model(FAMILIES["gemma3"], tmp_path / "gemma3", reward=True)
+    assert "its code of Gemma3TextForSequenceClassification is that of a body" in pooling_problem(str(body))

@@ -125,7 +125,7 @@ def _command(request: dict[str, Any]) -> int:
     from tests.behaviour.chaos.failpoints import Failpoints
 
     points = Failpoints(request["root"], request["notes"], request.get("kill"))
-    driver.ray_workers = ChaosWorkers(points)  # type: ignore[assignment]
+    driver.early_ray_workers = lambda config: contextlib.nullcontext(ChaosWorkers(points))  # type: ignore[assignment]
     pipeline.run = functools.partial(pipeline.run, workers=ChaosPools(points))
     if request.get("sabotage"):
         _write_in_place()
