@@ -359,8 +359,11 @@ def shard_remedy(sidecar: Path) -> str:
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file, without datasets' cache (it can serve stale data) and without hive partitions from folder names."""
+    """One Parquet file, without datasets' cache (it can serve stale data) and without Arrow's datasets, which take longer for one
+    file and make columns of folder names."""
     import pyarrow.parquet as pq
 
     source = io.BytesIO(path.read_bytes()) if columns is None else path
-    return pq.read_table(source, columns=columns, partitioning=None, page_checksum_verification=True)
+    with pq.ParquetFile(source, page_checksum_verification=True) as file:
+        table = file.read(columns)
+    return table if columns is None else table.select(columns)

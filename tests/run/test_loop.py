@@ -20,6 +20,7 @@ from selfplay.execution.progress import Reporter
 from selfplay.run import driver
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
+from tests.helpers.configs import write_config_of
 from tests.helpers.fakes import Fakes, FakeScorer
 from tests.helpers.stages import every_stage
 
@@ -83,12 +84,17 @@ def test_every_stage_commits_and_rows_agree(write_config: WriteConfig, tmp_path:
     assert store.outcome(1, TrainOutcome).to_json()["policy_digest"] in fakes.sampler.loaded
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return digests(start(write_config_of(tiny_world, folder), folder / "run", Fakes()))
+
+
 @pytest.mark.parametrize("stage", ["sample", "score", "logprobs", "train", "evaluate"])
 def test_resume_adopts_shards_and_ends_with_the_same_rows(
-    write_config: WriteConfig, tmp_path: Path, stage: str
+    write_config: WriteConfig, tmp_path: Path, undisturbed: dict[str, list[str]], stage: str
 ) -> None:
     config = write_config()
-    whole = digests(start(config, tmp_path / "whole", Fakes()))
 
     broken = Fakes()
     victim, method = {
@@ -117,7 +123,7 @@ def test_resume_adopts_shards_and_ends_with_the_same_rows(
 
     second = Fakes()
     store = resume(tmp_path / "run", second)
-    assert digests(store) == whole
+    assert digests(store) == undisturbed
     now = {path.read_bytes() for path in (tmp_path / "run").rglob("part-*.parquet")}
     assert {*kept.values()} <= now
     if stage == "sample":
