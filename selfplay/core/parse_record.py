@@ -36,6 +36,7 @@ def parse_record(kind: type[RecordT], document: Any) -> RecordT:
     return record
 
 
+@functools.cache
 def _flat_fields(kind: type[Any]) -> dict[str, type]:
     """The flat fields of a record class, with their classes."""
     hints = typing.get_type_hints(kind)

@@ -49,4 +49,5 @@ def symlinks_below(root: Path) -> Iterator[Path]:
     """Every symbolic link below a folder, none followed."""
     for folder, folders, names in os.walk(root):
         folders.sort()
-        yield from (path for path in (Path(folder, name) for name in sorted((*folders, *names))) if path.is_symlink())
+        paths = (os.path.join(folder, name) for name in sorted((*folders, *names)))  # noqa: PTH118 - twice as fast
+        yield from (Path(path) for path in paths if os.path.islink(path))  # noqa: PTH114
