@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfplay.core.errors import SelfplayError
+from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.core.escape import escape_terminal
 from selfplay.core.redaction import redact
 from selfplay.core.terminal import flush_or_discard, note, writing_stdout
@@ -42,6 +42,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run_it(*args: Any, **kwargs: Any) -> None:
         try:
+            _refuse_lost_folder()
             command(*args, **kwargs)
             with writing_stdout():
                 sys.stdout.flush()
@@ -65,6 +66,14 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             flush_or_discard()
 
     return run_it
+
+
+def _refuse_lost_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        hint = "Change to a folder that exists (cd), and give the command again."
+        raise ConfigError("the working directory was deleted while this shell was in it", hint) from None
 
 
 def _explain(message: str, hint: str) -> None:

@@ -200,3 +200,13 @@ def test_shells_complete_the_commands() -> None:
     env = {**os.environ, "_SELFPLAY_COMPLETE": "complete_bash", "COMP_WORDS": "selfplay pa", "COMP_CWORD": "1"}
     done = subprocess.run([sys.executable, "-m", "selfplay"], capture_output=True, text=True, env=env, check=False)
     assert done.stdout.split() == ["pairs", "pair"]
+
+
+def test_a_working_directory_that_was_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `rm -r` of a folder in another terminal."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    found = CliRunner().invoke(main.make_app(["status"]), ["status", str(tmp_path)])
+    assert found.exit_code == 2 and "the working directory was deleted" in found.output
