@@ -127,7 +127,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def pretty_json(value: Any) -> bytes:
-    """JSON for files that people read too."""
+    """Indented JSON, for files that are also read by humans."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

@@ -1,4 +1,4 @@
-"""Where a run stands in a line, for lists of runs (little is read); how far a run under way is (its stage, last heartbeat)."""
+"""The state of a run in one line, for lists of runs (little is read), and what a running attempt says of its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run stands, from its commits, its lock and its attempts (`status`). There is no state file to disagree with
+"""The state of a run, from its commits, its lock and its attempts (`status`). There is no state file to disagree with
 them."""
 
 from __future__ import annotations
