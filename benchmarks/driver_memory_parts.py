@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.child import peak_bytes
+from benchmarks.fake_backends import FakeLogprobs, FakeScorer, one_step
 from selfplay.config.load import validate
-from selfplay.core.answer_schemas import LOGPS_SCHEMA
 from selfplay.core.outcomes import PromptsOutcome, SampleOutcome
 from selfplay.core.pool import LocalPool, Workers
-from selfplay.core.protocols import LogprobItem, ScoreItem, StepMetrics, TrainJob, TrainResult
+from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
 from selfplay.core.records import Prompt, Response, schema
-from selfplay.core.score_table import score_table
 from selfplay.core.stages import stage_named
 from selfplay.execution.progress import Reporter
 from selfplay.inputs.metric_requirements import Ranking
@@ -128,47 +127,6 @@ def _responses(num_prompts: int) -> Iterator[pa.Table]:
             "sampler_logp": pa.nulls(num, pa.float64()),
         }  # fmt: skip
         yield pa.table(columns).cast(schema(Response))
-
-
-class FakeScorer:
-    """Rewards by a hash of the id."""
-
-    def score(self, items: Sequence[ScoreItem]) -> pa.Table:
-        """A finite reward for each response."""
-        return score_table(items, [(float(hash(item.response_id) % 100_003), None) for item in items])
-
-
-class FakeLogprobs:
-    """Log-probs by the token ids."""
-
-    def logprobs(self, folder: str, digest: str, items: Sequence[LogprobItem]) -> pa.Table:
-        """A sum for each response."""
-        rows = [(item.response_id, -0.001 * (sum(item.token_ids) % 1009) - 1, len(item.token_ids)) for item in items]
-        return pa.table([pa.array(column) for column in zip(*rows, strict=True)], schema=LOGPS_SCHEMA)
-
-    def release(self) -> None:
-        """Nothing is held."""
-
-
-def one_step(job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
-    """What a trainer says of a training of one step that changes nothing."""
-    step = StepMetrics(1, 1, 0.69, job.learning_rate, 1.0, 0.5, 0.0)
-    progress(step)
-    return TrainResult(
-        optimizer_steps=1,
-        resumed_from_step=0,
-        first_loss=0.69,
-        expected_first_loss=0.69,
-        checked_pairs=len(job.pairs),
-        logp_error_max=0.0,
-        logp_error_mean=0.0,
-        update_norm=1.0,
-        changed_fraction=1.0,
-        seconds=0.1,
-        steps=[step],
-        canaries=[],
-        versions={},
-    )
 
 
 class _Trainer:

@@ -13,19 +13,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 
-from benchmarks.driver_memory_parts import FakeLogprobs, FakeScorer, one_step
+from benchmarks.fake_backends import CopyingTrainer, FakeLogprobs, FakeSampler, FakeScorer
 from benchmarks.figures import Given, Measured, alternate, median_of
 from selfplay import api
 from selfplay.core.pool import LocalPool, Workers
-from selfplay.core.protocols import SampleRequest, SamplingSettings, StepMetrics, TrainJob, TrainResult, WeightSync
 from selfplay.execution.progress import Reporter
 from selfplay.quickstart.world import World, prepare
 
@@ -75,7 +73,9 @@ def _make(folder: Path, world: World, rounds: int) -> None:
 
     @contextlib.contextmanager
     def workers(*_: Any) -> Iterator[Workers]:
-        yield Workers(LocalPool(_Sampler()), LocalPool(FakeScorer()), LocalPool(FakeLogprobs()), LocalPool(_Trainer()))
+        yield Workers(
+            LocalPool(FakeSampler()), LocalPool(FakeScorer()), LocalPool(FakeLogprobs()), LocalPool(CopyingTrainer())
+        )
 
     api.start(settings, run_dir=folder, reporter=Reporter(quiet=True), workers=workers)
 
@@ -152,40 +152,3 @@ def _seconds_of_ray(folder: Path) -> float:
     newest = max((folder / "attempts").iterdir())
     events = [json.loads(line) for line in (newest / "events.jsonl").read_text().splitlines()]
     return sum(float(each["seconds"]) for each in events if each["event"] == "loaded" and each["what"] == "Ray")
-
-
-class _Sampler:
-    """Answers at once, with as many tokens as there are in a line of text."""
-
-    def describe(self) -> dict[str, Any]:
-        """Nothing to say."""
-        return {}
-
-    def load_policy(self, folder: str, digest: str, canaries: Sequence[Any]) -> WeightSync:
-        """Always."""
-        return WeightSync("loaded", 0.0, None)
-
-    def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> pa.Table:
-        """Different responses of 20 tokens."""
-        rows = [(request, index) for request in requests for index in request.indices(settings)]
-        ids = [[5 + (request.seed + index + place) % 500 for place in range(20)] for request, index in rows]
-        return pa.table(
-            {
-                "prompt_id": [request.prompt_id for request, _ in rows],
-                "response_index": pa.array([index for _, index in rows], pa.int64()),
-                "seed": pa.array([request.seed + index for request, index in rows], pa.int64()),
-                "token_ids": pa.array(ids, pa.list_(pa.int32())),
-                "num_tokens": pa.array([20] * len(rows), pa.int64()),
-                "text": [f"words {request.seed} {index}" for request, index in rows],
-                "finish_reason": ["stop"] * len(rows),
-            }
-        )
-
-
-class _Trainer:
-    """Its policy is the one that it was given."""
-
-    def train(self, job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
-        """One step."""
-        shutil.copytree(job.policy_dir, Path(job.output_dir) / "policy")
-        return one_step(job, progress)

@@ -1,7 +1,7 @@
 """Start, resume and fork runs, and select from datasets: what the commands, `compare` and Python programs call.
 
 `import selfplay` names the functions of this module that users need. This is also the one place that says which observers a run
-has.
+has. What is needed at the end of a run is imported there: the first sample waits for what is imported here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfplay.config.load import absolute_places, apply_override, load_config, validate
 from selfplay.config.schema import Config
@@ -20,29 +20,33 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.observer import Observer
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
-from selfplay.inspect.query.api import Run, open_run
 from selfplay.inspect.reading import run_root
-from selfplay.inspect.report.observer import Report
 from selfplay.inspect.trace import Trace, require_new_file
 from selfplay.inspect.tracking.trackers import check_installed
-from selfplay.inspect.tracking.tracking import open_trackers
 from selfplay.run import driver
 from selfplay.run.code_trust import check_policy_code, note_code, require_trust
 from selfplay.run.drift import check_drift
-from selfplay.run.driver import MakeWorkers, Prepared
+from selfplay.run.driver import Prepared
 from selfplay.run.find_again import find_again
 from selfplay.run.fork import Forking, prepare_fork
 from selfplay.run.fork_rules import last_whole_round
 from selfplay.run.observers import MakeObservers, Observed
 from selfplay.run.retention import Retention
+from selfplay.run.worker_specs import MakeWorkers
 from selfplay.store.new_folder import require_empty_dir
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force, is_selection, search_path_in_force
 from selfplay.store.writable import require_writable
 
+if TYPE_CHECKING:
+    from selfplay.inspect.query.api import Run
+
 
 def standard_observers(observed: Observed) -> Sequence[Observer]:
     """The observers of a run: retention, trackers, report."""
+    from selfplay.inspect.report.observer import Report
+    from selfplay.inspect.tracking.tracking import open_trackers
+
     store, config, reporter = observed.store, observed.config, observed.reporter
     observers: list[Observer] = [Retention(store, config.storage, reporter)]
     if observed.folder is not None:
@@ -65,6 +69,12 @@ def _with_trace(trace: str | Path | None) -> MakeObservers:
     return make
 
 
+def _opened(run_dir: str | Path) -> Run:
+    from selfplay.inspect.query.api import open_run
+
+    return open_run(run_dir)
+
+
 def run_folder(config: str | Path | Config | Mapping[str, Any], run_dir: str | Path | None) -> Path:
     """Where a new run goes: `run_dir`, else runs/NAME-OF-THE-CONFIG."""
     if run_dir is not None:
@@ -82,6 +92,13 @@ def preflight(
 ) -> tuple[Prepared, str]:
     """Check everything about a new run that needs no worker. Returns what is ready to run, with its plan, and the text of the
     configuration. See `start` for the arguments."""
+    settings, search_path, given = _load(config, overrides)
+    say = (reporter or Reporter()).say
+    return driver.preflight(settings, search_path, run_folder(config, run_dir), force=force, say=say), given
+
+
+def _load(config: str | Path | Config | Mapping[str, Any], overrides: Sequence[str]) -> tuple[Config, Path, str]:
+    """The settings of a new run, the folder of its configuration, and the configuration's text."""
     if isinstance(config, (str, Path)):
         path = Path(config)
         settings, search_path = load_config(path, overrides), path.resolve().parent
@@ -93,8 +110,7 @@ def preflight(
             apply_override(document, override)
         settings = absolute_places(validate(document, "the configuration"), search_path)
     check_installed(settings.tracking.to)
-    say = (reporter or Reporter()).say
-    return driver.preflight(settings, search_path, run_folder(config, run_dir), force=force, say=say), given
+    return settings, search_path, given
 
 
 def start(
@@ -127,12 +143,14 @@ def start(
     reporter = reporter or Reporter()
     target, observers = run_folder(config, run_dir), _with_trace(trace)
     require_empty_dir(target)
-    prepared, given = preflight(config, run_dir=target, overrides=overrides, force=force, reporter=reporter)
-    for line in prepared.plan.lines():
-        reporter.say(line)
-    reporter.say(f"run directory: {prepared.run_dir}   (log: {prepared.run_dir}/attempts/0001/log.txt)")
-    driver.run(prepared, given, list(overrides), reporter, grace, workers, observers=observers, stop=stop, force=force)
-    return open_run(prepared.run_dir)
+    settings, search_path, given = _load(config, overrides)
+    with driver.begin_workers(settings, workers) as make:
+        prepared = driver.preflight(settings, search_path, target, force=force, say=reporter.say)
+        for line in prepared.plan.lines():
+            reporter.say(line)
+        reporter.say(f"run directory: {prepared.run_dir}   (log: {prepared.run_dir}/attempts/0001/log.txt)")
+        driver.run(prepared, given, list(overrides), reporter, grace, make, observers=observers, stop=stop, force=force)
+    return _opened(prepared.run_dir)
 
 
 def resume(
@@ -168,20 +186,21 @@ def resume(
     observers = _with_trace(trace)
     reporter, given = reporter or Reporter(), [*overrides, *_as_overrides(settings)]
     before, after, search_path = _changed_settings(store, given)
-    pins, command = store.config_json("pins.json", dict), ["resume", Path(run), *given]
-    pinned = find_again(store, before, after, search_path, command)
-    check_drift(store, before, pinned.config, pins, pinned.pins)
-    check_policy_code(store, pinned)
-    require_trust(store.run_id, run, pinned.code, command, named=given, trust_code=trust_code)
-    prepared = driver.preflight(
-        pinned.config, pinned.search_path, store.layout.root, store, force=force, pinned=pinned, say=reporter.say
-    )
-    note_code(store.run_id, pinned.code, reporter.say, trust_code=trust_code)
-    driver.resume(
-        store, prepared, before, pins, reporter, grace, workers,
-        observers=observers, stop=stop, force=force,
-    )  # fmt: skip
-    return open_run(Path(run))
+    with driver.begin_workers(after, workers, store) as make:
+        pins, command = store.config_json("pins.json", dict), ["resume", Path(run), *given]
+        pinned = find_again(store, before, after, search_path, command)
+        check_drift(store, before, pinned.config, pins, pinned.pins)
+        check_policy_code(store, pinned)
+        require_trust(store.run_id, run, pinned.code, command, named=given, trust_code=trust_code)
+        prepared = driver.preflight(
+            pinned.config, pinned.search_path, store.layout.root, store, force=force, pinned=pinned, say=reporter.say
+        )
+        note_code(store.run_id, pinned.code, reporter.say, trust_code=trust_code)
+        driver.resume(
+            store, prepared, before, pins, reporter, grace, make,
+            observers=observers, stop=stop, force=force,
+        )  # fmt: skip
+    return _opened(Path(run))
 
 
 def _open_for_work(run: str | Path) -> Store:
@@ -254,7 +273,7 @@ def create_fork(forking: Forking, overrides: Sequence[str], reporter: Reporter |
         forking.prepared, forking.given(), forking.overrides(overrides), reporter or Reporter(), forking.lineage(),
         forking.files(),
     )  # fmt: skip
-    return open_run(forking.prepared.run_dir)
+    return _opened(forking.prepared.run_dir)
 
 
 def fork(
@@ -285,15 +304,17 @@ def fork(
     overrides = [*overrides, *_as_overrides(settings)]
     target = fork_folder(run, from_round, run_dir)
     require_empty_dir(target)
-    forking = plan_fork(
-        run, from_round=from_round, run_dir=target, overrides=overrides, force=force, trust_code=trust_code,
-        reporter=reporter,
-    )  # fmt: skip
-    for line in forking.lines():
-        reporter.say(line)
-    reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
-    driver.run(
-        forking.prepared, forking.given(), forking.overrides(overrides), reporter, grace, workers,
-        observers=standard_observers, forked_from=forking.lineage(), files=forking.files(), force=force,
-    )  # fmt: skip
-    return open_run(target)
+    after = _changed_settings(_open_for_work(run), overrides)[1]
+    with driver.begin_workers(after, workers) as make:
+        forking = plan_fork(
+            run, from_round=from_round, run_dir=target, overrides=overrides, force=force, trust_code=trust_code,
+            reporter=reporter,
+        )  # fmt: skip
+        for line in forking.lines():
+            reporter.say(line)
+        reporter.say(f"run directory: {target}   (log: {target}/attempts/0001/log.txt)")
+        driver.run(
+            forking.prepared, forking.given(), forking.overrides(overrides), reporter, grace, make,
+            observers=standard_observers, forked_from=forking.lineage(), files=forking.files(), force=force,
+        )  # fmt: skip
+    return _opened(target)

@@ -20,8 +20,8 @@ from selfplay.core.errors import ConfigError, Interrupted
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag, signals
 from selfplay.inputs.user_code.listing import Code
-from selfplay.run import driver
 from selfplay.run.code_trust import announce, note_code, require_trust
+from selfplay.run.worker_specs import MakeWorkers
 from selfplay.store.durable import make_folder
 from selfplay.store.layout import COMPARISON
 from selfplay.store.lock import RunLock
@@ -39,7 +39,7 @@ def compare(
     force: bool = False,
     trust_code: bool = False,
     grace: float = 25.0,
-    workers: driver.MakeWorkers | None = None,
+    workers: MakeWorkers | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Start a comparison, continue it or add to it, and return its results (see `results_document`; on a dry run its

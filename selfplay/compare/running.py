@@ -32,6 +32,7 @@ from selfplay.execution.signals import StopFlag
 from selfplay.run import driver
 from selfplay.run.code_trust import check_policy_code, note_code, require_trust
 from selfplay.run.drift import check_drift
+from selfplay.run.worker_specs import MakeWorkers
 from selfplay.store.durable import make_folder
 from selfplay.store.fork import Fork
 from selfplay.store.layout import POOL, is_run
@@ -92,7 +93,7 @@ class Runner:
         out: Path,
         inputs: ArmInputs,
         reporter: Reporter,
-        workers: driver.MakeWorkers,
+        workers: MakeWorkers,
         stop: StopFlag,
         *,
         retry_failed: bool = False,

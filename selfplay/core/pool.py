@@ -23,13 +23,15 @@ class BackendSpec:
     """How a worker makes its backend: `target` is "module:Class", called with `kwargs` in the worker's own process,
     after `setup` ("module:function", optional: it sets environment variables that an import reads). `secrets`: the backend needs
     the secrets of the environment (a user's function may call a service with them); otherwise they are removed. `concurrency`:
-    how many calls the backend serves at a time, each on a thread of its own."""
+    how many calls the backend serves at a time, each on a thread of its own. `preload`: "module:function" that imports what the
+    backend will need, for a worker that starts before its arguments are known."""
 
     target: str
     kwargs: dict[str, Any] = field(default_factory=dict)
     setup: str | None = None
     secrets: bool = False
     concurrency: int = 1
+    preload: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

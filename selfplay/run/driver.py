@@ -14,7 +14,6 @@ from pathlib import Path
 from selfplay.config.schema import Config
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
-from selfplay.core.pool import Workers
 from selfplay.core.redaction import find_secret
 from selfplay.core.stages import stages_of
 from selfplay.core.timing import Record
@@ -36,7 +35,7 @@ from selfplay.run.pass_through_check import check_pass_through, check_reward_eng
 from selfplay.run.plan import Plan, make_plan
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.settings import StageSettings
-from selfplay.run.worker_specs import ray_workers
+from selfplay.run.worker_specs import MakeWorkers, early_ray_workers, ray_workers
 from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.layout import sidecars_in
@@ -56,7 +55,14 @@ class Prepared:
     search_path: Path
 
 
-MakeWorkers = Callable[[Config, Inputs, Path], AbstractContextManager[Workers]]
+def begin_workers(
+    config: Config, workers: MakeWorkers | None, store: Store | None = None
+) -> AbstractContextManager[MakeWorkers]:
+    """What makes the workers of a run that is still to be checked, to be entered around the checks and the run: `workers` where
+    it is given, else Ray's, which begin to start now. They do not where `store`, the run that goes on, has nothing left to do."""
+    if workers is not None or (store is not None and next_stage(store, config.rounds) is None):
+        return contextlib.nullcontext(workers or ray_workers)
+    return early_ray_workers(config)
 
 
 def preflight(

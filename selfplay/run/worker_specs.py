@@ -6,14 +6,22 @@ Backends are named, not imported: they run in the workers' processes, which choo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from selfplay.config.schema import Config
 from selfplay.core.pool import BackendSpec, Pool, Workers
 from selfplay.inputs.resolve import Inputs
 from selfplay.run.stages.sampling import MAX_CALLS
+
+if TYPE_CHECKING:
+    from selfplay.execution.ray.early_start import EarlyStart
+
+
+MakeWorkers = Callable[[Config, Inputs, Path], AbstractContextManager[Workers]]
 
 
 @contextlib.contextmanager
@@ -25,6 +33,31 @@ def ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Worker
 
 
 @contextlib.contextmanager
+def early_ray_workers(config: Config) -> Iterator[MakeWorkers]:
+    """`ray_workers` of a run that may be refused yet: Ray starts at once, and the engine's workers import vLLM. What was started
+    and is not used ends with the context."""
+    if (
+        config.cluster.address is not None
+    ):  # whoever is there executes code here, so a cluster is joined after the checks
+        yield ray_workers
+        return
+    from selfplay.execution.ray.early_start import EarlyStart
+
+    early = EarlyStart(config.cluster, "sampler", _ENGINE, scorers=len(config.reward.sources()))
+
+    @contextlib.contextmanager
+    def make(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
+        with _pools(config, inputs, folder, early) as workers:
+            workers.start_first()
+            yield workers
+
+    try:
+        yield make
+    finally:
+        early.end()
+
+
+@contextlib.contextmanager
 def lazy_ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
     """Ray and the pools of a selection from a dataset, each started by its first call: it samples and trains nothing."""
     with _pools(config, inputs, folder) as workers:
@@ -32,10 +65,10 @@ def lazy_ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[W
 
 
 @contextlib.contextmanager
-def _pools(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
+def _pools(config: Config, inputs: Inputs, folder: Path, early: EarlyStart | None = None) -> Iterator[Workers]:
     from selfplay.execution.ray.ray_cluster import RayCluster
 
-    with RayCluster(config.cluster, folder, scorers=len(config.reward.sources())) as cluster:
+    with RayCluster(config.cluster, folder, scorers=len(config.reward.sources()), early=early) as cluster:
         cluster.check_resources()
         specs = worker_specs(config, inputs)
         pools = {key: make_pool(cluster, key, spec) for key, spec in specs.items()}
@@ -57,6 +90,13 @@ class Cluster(Protocol):
 
 _PART = "reward.parts."
 _VLLM_SETUP = "selfplay.backends.vllm.engine_args:prepare_environment"
+# without its arguments
+_ENGINE = BackendSpec(
+    "selfplay.backends.vllm.sampler:VllmSampler",
+    setup=_VLLM_SETUP,
+    concurrency=MAX_CALLS,
+    preload="selfplay.backends.vllm.preload:import_engine",
+)
 
 
 def make_pool(cluster: Cluster, key: str, spec: BackendSpec) -> Any:
@@ -87,17 +127,15 @@ def worker_specs(config: Config, inputs: Inputs) -> dict[str, BackendSpec]:
     search_path = str(inputs.search_path)
     trust = config.policy.trust_remote_code
     specs = {
-        "sampler": BackendSpec(
-            "selfplay.backends.vllm.sampler:VllmSampler",
-            {
+        "sampler": replace(
+            _ENGINE,
+            kwargs={
                 "engine": dict(config.sampling.engine),
                 "dtype": config.policy.dtype,
                 "max_model_len": inputs.context_length,
                 "seed": config.seed & 0x7FFFFFFF,
                 "trust_remote_code": trust,
             },
-            setup=_VLLM_SETUP,
-            concurrency=MAX_CALLS,
         ),
         "logprobs": BackendSpec(
             "selfplay.backends.transformers.logprobs:TorchLogprobs",

@@ -35,7 +35,7 @@ from selfplay.execution.signals import StopFlag
 from selfplay.inputs.resolve import Inputs
 from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.verify.verify import verify_document
-from selfplay.run.driver import MakeWorkers
+from selfplay.run.worker_specs import MakeWorkers
 from selfplay.store.run import Store
 from tests.helpers.configs import write_config_of
 from tests.helpers.fakes import FakePool, Fakes, FakeScorer

@@ -34,6 +34,7 @@ from selfplay.execution.progress import Reporter
 from selfplay.inputs.resolve import Inputs
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run import driver
+from selfplay.run.worker_specs import MakeWorkers
 from selfplay.store.lock import is_held
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes, FakeSampler, FakeScorer
@@ -46,14 +47,14 @@ REWARD = "def reward(prompt, response):\n    return float(len(response))\n"
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
 
 
-def start(config: Path, run_dir: Path, workers: driver.MakeWorkers, *, grace: float = 25.0) -> Store:
+def start(config: Path, run_dir: Path, workers: MakeWorkers, *, grace: float = 25.0) -> Store:
     prepared = driver.preflight(load_config(config), config.parent, run_dir)
     return driver.run(
         prepared, config.read_text(), [], Reporter(quiet=True), grace, workers, observers=standard_observers
     )
 
 
-def resume(run_dir: Path, workers: driver.MakeWorkers, **changes: Any) -> str:
+def resume(run_dir: Path, workers: MakeWorkers, **changes: Any) -> str:
     """Resume with other settings (`training__beta=0.2`); returns what is said before the attempt begins."""
     store = Store.open(run_dir)
     document = store.attempt_documents()[-1]["config"]

@@ -16,9 +16,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-from selfplay.core.errors import BackendError
+from selfplay.core.errors import BackendError, SelfplayError
 from selfplay.core.limits import check_loopback, describe_shortages, ray_temp
 from selfplay.core.terminal import note
 from selfplay.execution.ray.private_api import (
@@ -29,7 +31,7 @@ from selfplay.execution.ray.private_api import (
     job_without_working_directory,
     read_environment,
 )
-from selfplay.execution.ray.signal_mask import keep_signal_handlers, mask_sigterm
+from selfplay.execution.ray.signal_mask import forget, keep_signal_handlers, mask_sigterm, set_handlers_again
 
 # no worker can run without these; if another of Ray's processes dies, the next start of a worker reports it
 ESSENTIAL = ("gcs_server", "raylet")
@@ -37,20 +39,25 @@ ESSENTIAL = ("gcs_server", "raylet")
 START_SECONDS = 28.0
 # a machine with more to do than its CPUs can takes longer, so many times at most
 _MOST_TIMES = 5.0
+# a start that is given up is waited for so long: ended in the middle, it could abort the process
+_GIVE_UP_SECONDS = 10.0
 OBJECT_STORE_BYTES = 512 << 20
 _LOG_LINES, _LINE_CHARACTERS = 3, 300
 
 
 class LocalRay:
-    """`start` it instead of ray.init, and `end` it."""
+    """`start` it instead of ray.init, and `end` it. What is done between `begin` and `start` is done while Ray starts. `on_start`
+    is called when Ray has started, on Ray's own thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_start: Callable[[], None] = lambda: None) -> None:
+        self._on_start = on_start
         self._before: dict[str, str | None] = {}
-        self._done, self._ended = threading.Event(), threading.Event()
         self._failure: BaseException | None = None
+        self._state: Literal["new", "begun", "started", "ended"] = "new"
 
-    def start(self) -> None:
-        """Start Ray. Raises ResourceError where this machine lacks what it needs, and BackendError where it does not start."""
+    def begin(self) -> None:
+        """Begin to start Ray, without waiting. Raises ResourceError where this machine lacks what it needs, BackendError where no
+        process or thread can be started."""
         check_loopback()
         self._folder = Path(tempfile.mkdtemp(prefix="selfplay-", dir=ray_temp()))
         try:
@@ -65,16 +72,31 @@ class LocalRay:
         except OSError as error:
             self._folder.rmdir()
             raise _failed(error) from error
-        assert self._reaper.stdin is not None
-        self._set_environment()
+        self._state = "begun"
+        self._done, self._ended = threading.Event(), threading.Event()
         try:
-            with keep_signal_handlers(), mask_sigterm(self._reaper.stdin.fileno()):
-                self._start_in_thread()
+            self._set_environment()
+            threading.Thread(target=self._init, name="selfplay-ray", daemon=True).start()
+        except BaseException as error:
+            self._clean_up()
+            if isinstance(error, RuntimeError):  # no thread can be started
+                raise _failed(error) from error
+            raise
+
+    def start(self) -> None:
+        """Start Ray. Raises ResourceError where this machine lacks what it needs, BackendError where it does not start, and what
+        `on_start` raised."""
+        if self._state != "begun":
+            self.begin()
+        try:
+            self._wait()
+            set_handlers_again()
             self._node = LocalNode()
             self._started = self._node.processes()
         except BaseException:
             self._clean_up()
             raise
+        self._state = "started"
 
     def _set_environment(self) -> None:
         """Set what Ray and the libraries of its workers read from the environment; `end` restores it."""
@@ -96,13 +118,9 @@ class LocalRay:
         _update_environment(values)
         read_environment()
 
-    def _start_in_thread(self) -> None:
-        """ray.init, with a limit of time and with signals that are heard meanwhile. The thread stays: when it ends, the kernel
-        ends the processes that it has started."""
-        try:
-            threading.Thread(target=self._init, name="selfplay-ray", daemon=True).start()
-        except RuntimeError as error:  # no thread can be started
-            raise _failed(error) from error
+    def _wait(self) -> None:
+        """Wait until ray.init has ended in its thread, with a limit of time and with signals that are heard meanwhile. The thread
+        stays: when it ends, the kernel ends the processes that it has started."""
         begun, limit = time.monotonic(), START_SECONDS
         while not self._done.wait(timeout=0.1):
             if time.monotonic() < begun + limit:
@@ -119,15 +137,18 @@ class LocalRay:
                 f"Ray did not start within {limit:.3g} s{self._log_tail()}{describe_shortages()}",
                 "`selfplay doctor` checks what Ray needs. If the machine is only busy, start again when it is not.",
             )
+        if isinstance(self._failure, SelfplayError):
+            raise self._failure
         if self._failure is not None:
             raise _failed(self._failure, self._log_tail()) from self._failure
 
     def _init(self) -> None:
         import ray
 
+        assert self._reaper.stdin is not None
         try:
             allow_loopback()
-            with bare_node():
+            with keep_signal_handlers(), mask_sigterm(self._reaper.stdin.fileno()), bare_node():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -138,6 +159,7 @@ class LocalRay:
                     job_config=job_without_working_directory(),
                     **LOOPBACK,
                 )
+            self._on_start()
         except BaseException as error:  # raised in the thread that waits
             self._failure = error
         self._done.set()
@@ -167,19 +189,31 @@ class LocalRay:
 
     def end(self) -> None:
         """`ray.shutdown` with SIGKILL: Ray would first send SIGTERM, which its processes do not receive, and wait a second for
-        each. What they started ends with them, including Ray's two agents, which otherwise stay for a while."""
-        import ray
-
-        self._node.kill_at_shutdown()
+        each. What they started ends with them, including Ray's two agents, which otherwise stay for a while. A start that was
+        begun and is not wanted ends too. Does nothing where nothing was begun, or all has ended."""
+        if self._state not in ("begun", "started"):
+            return
         try:
-            ray.shutdown()
+            self._done.wait(_GIVE_UP_SECONDS)
         finally:
             self._clean_up()
 
     def _clean_up(self) -> None:
         """End what is left, delete the folder, and restore the environment."""
+        import ray
+
+        self._state = "ended"
+        try:
+            if self._done.is_set() and ray.is_initialized():
+                LocalNode().kill_at_shutdown()
+                ray.shutdown()
+        finally:
+            self._end_processes()
+
+    def _end_processes(self) -> None:
         self._ended.set()
         assert self._reaper.stdin is not None
+        forget(self._reaper.stdin.fileno())
         self._reaper.stdin.close()
         # it has its own deadline, and continues without us
         with contextlib.suppress(subprocess.TimeoutExpired):

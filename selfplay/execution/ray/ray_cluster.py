@@ -5,7 +5,6 @@ Ray starts without a dashboard, on loopback, and quiet. Its processes end with t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,41 +16,34 @@ from selfplay.core.limits import describe_shortages
 from selfplay.core.pool import BackendSpec
 from selfplay.core.timing import loading
 from selfplay.execution.ray.cluster_address import check_may_join, check_reachable
+from selfplay.execution.ray.early_start import EarlyStart
+from selfplay.execution.ray.environment import set_environment, worker_environment
 from selfplay.execution.ray.local_ray import LocalRay
 from selfplay.execution.ray.private_api import job_without_working_directory, read_environment
 from selfplay.execution.ray.ray_pool import RayPool
 from selfplay.execution.ray.signal_mask import keep_signal_handlers
 
-QUIET = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    # a thread that still waits when Ray has been shut down must not start another one
-    "RAY_ENABLE_AUTO_CONNECT": "0",
-}
-# otherwise Ray hides all GPUs from a worker that reserves none
-KEEP_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-
 
 class RayCluster:
     """Context manager around ray.init and ray.shutdown. `scorers`: the number of pools of the role scorer (a combined reward has
-    one for each part), each with the replicas and reservations of `cluster.scorer`."""
+    one for each part), each with the replicas and reservations of `cluster.scorer`. `early`: a local Ray that was begun before,
+    which this cluster takes over and ends."""
 
-    def __init__(self, config: ClusterConfig, log_folder: Path, *, scorers: int = 1) -> None:
+    def __init__(
+        self, config: ClusterConfig, log_folder: Path, *, scorers: int = 1, early: EarlyStart | None = None
+    ) -> None:
         self._config = config
+        self._early = early
         self._scorers = scorers
         self._log_folder = log_folder
         self._pools: list[RayPool] = []
         self._own: LocalRay | None = None
 
     def __enter__(self) -> RayCluster:
-        for name, value in {**QUIET, **KEEP_GPUS}.items():
-            os.environ.setdefault(name, value)
+        set_environment()
         with loading("Ray"):
             if self._config.address is None:
-                own = LocalRay()
+                own = self._early.ray if self._early is not None else LocalRay()
                 own.start()
                 self._own = own
             else:
@@ -102,6 +94,8 @@ class RayCluster:
                 f"{_amounts({name: total.get(name, 0) for name in need})} ({', '.join(short)} is short)",
                 "Lower the replicas or reservations under cluster: (num_cpus: 0 lets workers take turns).",
             )
+        if self._own is not None:  # nobody else uses it
+            return
         free = ray.available_resources()
         if taken := {name: amount for name, amount in need.items() if amount > free.get(name, 0) + 1e-9}:
             raise ResourceError(
@@ -132,19 +126,19 @@ class RayCluster:
         reserves nothing.
         """
         config: RoleConfig = getattr(self._config, role)
-        threads = {"OMP_NUM_THREADS": str(config.threads), "MKL_NUM_THREADS": str(config.threads)}
         pool = RayPool(
             name=name or role,
             spec=spec,
             replicas=config.replicas,
             demand=self._demand(role) if reserves else {},
-            env={**QUIET, **threads},
+            env=worker_environment(config),
             log_folder=self._log_folder,
             retries=self._config.retries,
             start_timeout=self._config.start_timeout,
             heartbeat_timeout=self._config.heartbeat_timeout,
             check_ray=self._own.check if self._own is not None else None,
             lacking=describe_shortages if self._own is not None else None,
+            spare=self._early.take(role) if self._early is not None else (),
         )
         self._pools.append(pool)
         return pool

@@ -36,6 +36,22 @@ class WorkerDied(Exception):
         self.hint = hint
 
 
+def new_worker(spec: BackendSpec, demand: Mapping[str, float], env: Mapping[str, str]) -> Any:
+    """An actor of `Worker`, without a backend: of `spec` it has the concurrency, and the secrets or not."""
+    import ray
+
+    custom = {name: amount for name, amount in demand.items() if name not in ("CPU", "GPU")}
+    remote = ray.remote(Worker).options(
+        num_cpus=demand.get("CPU", 0),
+        num_gpus=demand.get("GPU", 0),
+        resources=custom,
+        max_restarts=0,
+        max_concurrency=spec.concurrency,
+        name=None,
+    )
+    return remote.remote(dict(env), spec.secrets)
+
+
 class RayWorkers:
     """The actors of one role, by index. `start()` creates them. They stay alive across rounds, and are replaced at most `retries`
     times in one `map` or `broadcast` without a result in between."""
@@ -54,6 +70,7 @@ class RayWorkers:
         heartbeat_timeout: float = 0.0,
         check_ray: Callable[[], None] | None = None,
         lacking: Callable[[], str] | None = None,
+        spare: Sequence[Any] = (),
     ) -> None:
         self._name = name
         self._spec = spec
@@ -68,7 +85,11 @@ class RayWorkers:
         self._check_ray = check_ray or (lambda: None)
         # what the machine of the workers lacks, in words that follow the message that one did not start
         self._lacking = lacking or (lambda: "")
+        # workers that wait for a backend (see early_start.py)
+        self._spare = list(spare)
         self._actors: list[Any] = []
+        # what `Worker.build` of each has said or will say
+        self._built: dict[int, Any] = {}
         self._heartbeats: list[HeartbeatMonitor] = []
         # what each worker reported when it started, and why this pool killed one
         self._workers: dict[int, WorkerInfo] = {}
@@ -84,7 +105,7 @@ class RayWorkers:
         self._broadcasts: dict[str, tuple[Any, ...]] = {}
 
     def start(self) -> None:
-        """Create the actors; `_wait_ready` waits for them at the first call."""
+        """Create the actors; `_await_start` waits for them at the first call."""
         if not self._actors:
             self._heartbeats = [
                 HeartbeatMonitor(self._log_path(index).with_suffix(".beat")) for index in range(self._replicas)
@@ -95,24 +116,15 @@ class RayWorkers:
         return self._log_folder / f"{self._name}-{index}.log"
 
     def _create(self, index: int) -> Any:
-        import ray
-
-        custom = {name: amount for name, amount in self._demand.items() if name not in ("CPU", "GPU")}
-        remote = ray.remote(Worker).options(
-            num_cpus=self._demand.get("CPU", 0),
-            num_gpus=self._demand.get("GPU", 0),
-            resources=custom,
-            max_restarts=0,
-            max_concurrency=self._spec.concurrency,
-            name=None,
-        )
+        actor = self._spare.pop() if self._spare else new_worker(self._spec, self._demand, self._env)
         self._killed.pop(index, None)
         self._exits[index].close()
         path = self._log_path(index)
         self._log_start[index] = path.stat().st_size if path.is_file() else 0
-        return remote.remote(
-            self._spec, self._env, str(path), str(self._heartbeats[index].path), self._heartbeat_timeout
+        self._built[index] = actor.build.remote(
+            self._spec, str(path), str(self._heartbeats[index].path), self._heartbeat_timeout
         )
+        return actor
 
     def devices(self) -> list[DeviceFacts]:
         """See `Pool.devices`."""
@@ -134,7 +146,7 @@ class RayWorkers:
         """Wait until these workers have created their backends. Raises what the constructor raised, or BackendError."""
         import ray
 
-        waiting = {self._actors[index].ready.remote(): index for index in indices}
+        waiting = {self._built[index]: index for index in indices}
         deadline = time.monotonic() + self._start_timeout
         done: list[Any] = []
         late = list(waiting)
@@ -282,7 +294,7 @@ class RayWorkers:
         for index, actor in enumerate(self._actors):
             self._heartbeats[index].restart()
             try:
-                self._result(self._wait_for(actor.ready.remote(), index), index)
+                self._result(self._wait_for(actor.ping.remote(), index), index)
             except WorkerDied as died:
                 self._replace(index, died)
 
@@ -290,8 +302,8 @@ class RayWorkers:
         """Kill the actors now."""
         import ray
 
-        for actor in self._actors:
+        for actor in (*self._actors, *self._spare):
             ray.kill(actor)
         for watch in self._exits:
             watch.close()
-        self._actors, self._ready = [], False
+        self._actors, self._built, self._ready = [], {}, False

@@ -10,6 +10,7 @@ SIGTERM again: see `unmask_sigterm_in_children`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -18,15 +19,18 @@ from typing import Any
 
 from selfplay.execution.ray.private_api import without_sigterm_handler
 
-# where a process that is forked writes its id; None: Ray is not being started
-_sessions: int | None = None
+# where a process that a thread forks writes its id, for the threads in which Ray is being started
+_sessions: dict[int, int] = {}
+# more than a struct sigaction of any system has
+_SIGACTION_BYTES = 1024
 
 
 def _in_a_child() -> None:
-    if _sessions is not None:
+    sessions = _sessions.get(threading.get_ident())  # a child keeps the thread that forked it, and its identity
+    if sessions is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         os.setsid()
-        os.write(_sessions, b"%d\n" % os.getpid())
+        os.write(sessions, b"%d\n" % os.getpid())
 
 
 os.register_at_fork(after_in_child=_in_a_child)
@@ -34,30 +38,46 @@ os.register_at_fork(after_in_child=_in_a_child)
 
 @contextlib.contextmanager
 def mask_sigterm(sessions: int) -> Iterator[None]:
-    """Processes that are forked inside, by any thread, do not receive SIGTERM, nor does what they start. Each leads a session
-    and writes its id, as a line, into the file descriptor `sessions`."""
-    global _sessions
-    _sessions = sessions
+    """Processes that this thread forks inside do not receive SIGTERM, nor does what they start. Each leads a session and writes
+    its id, as a line, into the file descriptor `sessions`. `forget` ends it before that is closed."""
+    thread = threading.get_ident()
+    _sessions[thread] = sessions
     try:
         yield
     finally:
-        _sessions = None
+        _sessions.pop(thread, None)
+
+
+def forget(sessions: int) -> None:
+    """Nothing that any thread forks from now on writes into this file descriptor."""
+    for thread in [thread for thread, descriptor in _sessions.items() if descriptor == sessions]:
+        del _sessions[thread]
 
 
 @contextlib.contextmanager
 def keep_signal_handlers() -> Iterator[None]:
     """ray.init inside, in any thread, changes no signal handler of this process: neither of Ray's two stays. The Python one would
     end a driver at once. The C++ one writes a trace, sets SIGALRM to abort the process, and then calls Python's handler: the
-    alarm of a deadline would end the run by SIGABRT."""
+    alarm of a deadline would end the run by SIGABRT. Handlers that Python sets meanwhile are lost: see `set_handlers_again`."""
+    libc = ctypes.CDLL(None)
+    before = {number: ctypes.create_string_buffer(_SIGACTION_BYTES) for number in (signal.SIGTERM, signal.SIGALRM)}
+    for number, action in before.items():
+        libc.sigaction(number, None, action)
     try:
         with without_sigterm_handler():
             yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            # set Python's handlers again, over those that C++ has set
-            for number in (signal.SIGTERM, signal.SIGALRM):
-                if (handler := signal.getsignal(number)) is not None:
-                    signal.signal(number, handler)
+        # Python sets handlers in the main thread only
+        for number, action in before.items():
+            libc.sigaction(number, action, None)
+
+
+def set_handlers_again() -> None:
+    """In the main thread: set Python's handlers over those that another thread has set since (see `keep_signal_handlers`)."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGALRM):
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
 
 
 def unmask_sigterm_in_children() -> None:

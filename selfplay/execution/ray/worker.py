@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import logging
@@ -41,55 +42,54 @@ class WorkerInfo:
 
 
 class Worker:
-    """Holds one backend object. `env`: environment variables, set before the backend's libraries are imported. Output of
-    libraries goes to `log_path`, this worker's own file. `heartbeat_path` is touched while a call makes progress; the driver
-    kills a worker after `heartbeat_timeout` seconds without (0: never)."""
+    """Holds one backend object, once `build` has made it. `env`: environment variables, set before any library of the backend is
+    imported. `secrets`: see `BackendSpec`."""
 
-    def __init__(
-        self,
-        spec: BackendSpec,
-        env: dict[str, str],
-        log_path: str,
-        heartbeat_path: str = "",
-        heartbeat_timeout: float = 0.0,
-    ) -> None:
+    def __init__(self, env: dict[str, str], secrets: bool) -> None:
         os.environ.update(env)
+        if not secrets:
+            drop_secret_env()
+        unmask_sigterm_in_children()
+        self._backend: Any = None
+        self._heartbeat: heartbeat.HeartbeatWriter | None = None
+        self._started = Record()
+        # calls of a backend that serves several at a time have threads of their own: two must not import the same libraries
+        self._loading = threading.Lock()
+
+    def prepare(self, preload: str) -> None:
+        """Call "module:function", which imports what the backend will need. What is wrong there is raised by `build`, which does
+        it again: nobody waits for this call."""
+        with self._loading, self._started.part("loading"), contextlib.suppress(Exception):
+            load(preload)()
+
+    def build(self, spec: BackendSpec, log_path: str, heartbeat_path: str, heartbeat_timeout: float) -> Timed:
+        """Make the backend. Describes this worker (`WorkerInfo`). Output of libraries goes to `log_path`, this worker's own file.
+        `heartbeat_path` is touched while a call makes progress; the driver kills a worker after `heartbeat_timeout` seconds
+        without (0: never)."""
+        import ray
+
         # open for the life of the process; printed text may be invalid Unicode
         log = open(log_path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         # tracebacks and prints of a user's function may hold the secrets that it calls a service with
         sys.stdout = sys.stderr = cast(TextIO, RedactingStream(log))
-        if not spec.secrets:
-            drop_secret_env()
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
-        unmask_sigterm_in_children()
-        self._heartbeat = (
-            heartbeat.HeartbeatWriter(Path(heartbeat_path), heartbeat_timeout, log) if heartbeat_timeout else None
-        )
+        if heartbeat_timeout:
+            self._heartbeat = heartbeat.HeartbeatWriter(Path(heartbeat_path), heartbeat_timeout, log)
         heartbeat.set_writer(self._heartbeat)
-        self._backend: Any = None
-        self._failure: Exception | None = None
-        self._started = collecting()
-        try:
-            with _translate_errors(), self._started.part("loading"):
-                if spec.setup:
-                    load(spec.setup)()
-                self._backend = load(spec.target)(**spec.kwargs)
-        except SelfplayError as error:
-            # raised by ready(): raised here, Ray would wrap it in text and drop its type
-            self._failure = error
+        record = collecting()
+        with _translate_errors(), record.part("loading"), self._loading:
+            if spec.setup:
+                load(spec.setup)()
+            self._backend = load(spec.target)(**spec.kwargs)
         # libraries stay: the collections of a backend that lets go of a model need not walk through them
         gc.freeze()
-
-    def ready(self) -> Timed:
-        """Describes this worker (`WorkerInfo`), when the backend exists. Raises what its construction raised."""
-        import ray
-
-        if self._failure is not None:
-            raise self._failure
         info = WorkerInfo(os.getpid(), ray.get_runtime_context().get_node_id(), this_device())
-        return _timed(info, self._started)
+        return Timed(info, (*self._started.spans(), *record.spans()))
+
+    def ping(self) -> None:
+        """Answers where the worker lives."""
 
     def _calling(self) -> AbstractContextManager[None]:
         return self._heartbeat.call() if self._heartbeat is not None else nullcontext()

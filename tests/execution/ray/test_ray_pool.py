@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from selfplay.core.errors import BackendError, ModelError, ResourceError, Weight
 from selfplay.core.pool import BackendSpec, Call
 from selfplay.execution.ray.ray_cluster import RayCluster
 from selfplay.execution.ray.ray_pool import RayPool
+from selfplay.execution.ray.ray_workers import new_worker
 from tests.helpers.processes import is_alive, lines_of, workers_find_the_tests
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 
 def make_a_pool(
-    folder: Path, target: str = "Counter", replicas: int = 1, start_timeout: float = 60.0, **kwargs: Any
+    folder: Path,
+    target: str = "Counter",
+    replicas: int = 1,
+    start_timeout: float = 60.0,
+    spare: Sequence[Any] = (),
+    **kwargs: Any,
 ) -> RayPool:
     return RayPool(
         name="sampler",
@@ -54,6 +60,7 @@ def make_a_pool(
         log_folder=folder,
         retries=2,
         start_timeout=start_timeout,
+        spare=spare,
     )
 
 
@@ -307,6 +314,21 @@ def gone(processes: Iterable[int], seconds: float = 10) -> bool:
 def check(cluster: RayCluster, tmp_path: Path, scorers: int = 1, **roles: RoleConfig) -> None:
     """The check of another configuration against the Ray that runs already."""
     RayCluster(ClusterConfig(**roles), tmp_path, scorers=scorers).check_resources()
+
+
+def test_a_pool_builds_its_backend_in_a_worker_that_waits(tmp_path: Path, cluster: RayCluster) -> None:
+    """What the worker was told to import is imported once more by the backend, which then says what is wrong there."""
+    import ray
+
+    spec = BackendSpec("tests.helpers.pool_backends:Counter")
+    waiting = new_worker(spec, {}, {"POOL_TEST_ENV": "set"})
+    waiting.prepare.remote("tests.helpers.no_such_module:function")
+    pool = make_a_pool(tmp_path, spare=[waiting])
+    try:
+        (answer,) = pool.broadcast("what")
+        assert ray.get(waiting.call.remote("what", ())).value == answer
+    finally:
+        pool.close()
 
 
 def test_what_can_never_be_placed_is_refused_at_once(cluster: RayCluster, tmp_path: Path) -> None:
