@@ -15,9 +15,8 @@ from selfplay.inputs.pinning import Pinned, pin
 from selfplay.inputs.resolve import Inputs, resolve
 from selfplay.inputs.user_code.listing import Code
 from selfplay.run.driver import Prepared, prepare
-from selfplay.run.engine_check import check_engine
 from selfplay.run.fork_rules import changed_pins
-from selfplay.run.pass_through_check import check_pass_through
+from selfplay.run.library_checks import check_engine, check_pass_through
 from selfplay.store.durable import canonical_json
 from selfplay.store.layout import POOL, is_run
 from selfplay.store.run import Store
