@@ -47,6 +47,8 @@ def main() -> None:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     # a command as an installation has it: with the bytecode of an earlier call
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # Ray's workers import fakes of this package, which is not installed
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     given = Given(options.runs, options.scale, options.folder)
     document: dict[str, Any] = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
     for name in options.names or NAMES:

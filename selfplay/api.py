@@ -20,7 +20,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.observer import Observer
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
-from selfplay.inspect.query.open import run_root
+from selfplay.inspect.reading import run_root
 from selfplay.inspect.trace import Trace, require_new_file
 from selfplay.inspect.tracking.trackers import check_installed
 from selfplay.run import driver

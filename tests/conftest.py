@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -20,12 +20,11 @@ from hypothesis import settings as hypothesis_settings
 from typer.testing import CliRunner, Result
 
 from selfplay.cli.main import app
-from selfplay.inputs import resolve
-from selfplay.inputs.models import trial
 from selfplay.run import driver
 from selfplay.run.worker_specs import ray_workers
 from tests.helpers.configs import write_config_of
 from tests.helpers.make_run import make_run
+from tests.helpers.preflights import check_models_once, try_no_templates
 
 # The suite tries the same examples each time, so that a failure is the change's; a machine under load is no failure.
 # `pytest --hypothesis-profile=explore` tries new ones.
@@ -63,6 +62,13 @@ def import_path_stays() -> Iterator[None]:
     sys.path[:] = before
 
 
+@pytest.fixture(scope="module", autouse=True)
+def garbage_is_looked_for_where_it_can_be() -> None:
+    """The libraries that the files before imported are a million objects, and trainers and engines collect garbage often."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The runs that tests begin are noted in a folder of theirs, not in that of the user."""
@@ -81,38 +87,11 @@ def no_fsync() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def models_are_checked_once() -> Iterator[None]:
-    """What a preflight finds out by building a model without its weights is remembered while the model's files stay as they are:
-    it would be a fifth of a run on fakes."""
-
-    def once(check: Callable[..., Any]) -> Callable[..., Any]:
-        known: dict[Any, Any] = {}
-
-        def checked(folder: Path, **options: Any) -> Any:
-            files = [
-                (path, status.st_size, status.st_mtime_ns)
-                for path in sorted(folder.iterdir())
-                for status in [path.stat()]
-            ]
-            key = (folder, *files, *options.items())
-            if key not in known:
-                known[key] = check(folder, **options)
-            return known[key]
-
-        return checked
-
+def preflights_are_short() -> Iterator[None]:
+    """See preflights.py."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("check_policy_loads", "check_reward_model_loads"):
-            patch.setattr(resolve, name, once(getattr(resolve, name)))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def templates_are_not_tried() -> Iterator[None]:
-    """A preflight tries templates in forked processes, which takes long from a process that holds as much as this one does.
-    tests/inputs/models/test_trial.py is about that; the templates of the other tests end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "limit_broken", lambda function, seconds, num_bytes: None)
+        check_models_once(patch)
+        try_no_templates(patch)
         yield
 
 

@@ -44,7 +44,7 @@ class RewardEngines:
         )
 
     def score(self, items: Sequence[ScoreItem], engine: str = "transformers") -> pa.Table:
-        """Rewards in the order of `items`, as SCORE_SCHEMA, by "vllm" or "transformers"."""
+        """Rewards in the order of `items`, as SCORES_SCHEMA, by "vllm" or "transformers"."""
         return self._rows.score(items, self._by_vllm if engine == "vllm" else self._by_transformers)
 
     def compare(self, items: Sequence[ScoreItem]) -> pa.Table:

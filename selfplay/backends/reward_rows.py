@@ -45,7 +45,7 @@ class RewardRows:
         self.max_length = _max_length(max_length, tokenizer_limit(tokenizer), positions)
 
     def score(self, items: Sequence[ScoreItem], rewards: Callable[[Rows], list[float]]) -> pa.Table:
-        """Rewards in the order of `items`, as SCORE_SCHEMA: a reward or a drop_reason, never both and never neither. `rewards`
+        """Rewards in the order of `items`, as SCORES_SCHEMA: a reward or a drop_reason, never both and never neither. `rewards`
         gives a number for each row that it is given."""
         outcomes: list[Outcome | None] = []
         rows, places = Rows(), []

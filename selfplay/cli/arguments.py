@@ -10,7 +10,7 @@ import typer
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")]
 Round = Annotated[int, typer.Argument(metavar="ROUND", help="Number of the round; 0 is the starting policy.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Grace = Annotated[float, typer.Option(help="Seconds after SIGTERM until the run stops at once.", min=0.1)]
+Grace = Annotated[float, typer.Option(help="Seconds after SIGTERM until it stops at once.", min=0.1)]
 LogText = Annotated[
     bool, typer.Option("--log-text", help="Send example pairs to the trackers (tracking.to), not only numbers.")
 ]
@@ -38,6 +38,6 @@ Force = Annotated[
 
 def require_run(run: Path) -> None:
     """Raise the error of what is not a run, before anything is imported that takes long."""
-    from selfplay.inspect.query.open import open_store
+    from selfplay.inspect.reading import open_store
 
     open_store(run)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfplay.cli.arguments import Force, Json, TrustCode
+from selfplay.cli.arguments import Force, Grace, Json, TrustCode
 
 
 def command(
@@ -43,7 +43,7 @@ def command(
     json_output: Json = False,
     force: Force = False,
     trust_code: TrustCode = False,
-    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until it stops at once.", min=0.1)] = 25.0,
+    grace: Grace = 25.0,
 ) -> None:
     """Compare arms that share start, evaluation and sampled pool. Repeat it to continue, or to add arms, seeds, configs."""
     from selfplay.compare.arms import EQUAL, parse_arms

@@ -34,7 +34,7 @@ def command(
     from selfplay.core.escape import escape_terminal
     from selfplay.core.terminal import note, table, write, write_json
     from selfplay.inspect.export.main import Wanted, export
-    from selfplay.inspect.query.open import open_store
+    from selfplay.inspect.reading import open_store
 
     if policies not in ("last", "all", "none"):
         raise ConfigError(f"--policies {policies!r} is unknown", "Use last, all or none.")

@@ -1,4 +1,4 @@
-"""`selfplay fork RUN --from-round N [key=value ...]`: share the rounds up to N and go on with other settings."""
+"""`selfplay fork RUN --from-round N [key=value ...]`: share the rounds up to N and continue with other settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def command(
         Path | None, typer.Option(help="Where the new run goes; RUN-from-N beside the other by default.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what is shared and what will be done, and stop.")
+        bool, typer.Option("--dry-run", help="Show what is shared and what will be done, and stop.")
     ] = False,
     no_run: Annotated[
         bool, typer.Option("--no-run", help="Only make the new run; `selfplay resume` begins it.")
@@ -32,17 +32,18 @@ def command(
     grace: Grace = 25.0,
     trust_code: TrustCode = False,
 ) -> None:
-    """Go on from a committed round with other settings.
+    """Continue from a committed round with other settings.
 
-    The new run shares the committed rounds 0 to N of RUN, which stays as it is; either may be removed later. Pairs,
-    selection, training and sampling of later rounds may change; the
-    starting policy, the held-out evaluation, the reward that judged it, the prompts' order and the seed may not.
+    The new run shares the committed rounds 0 to N of RUN, which stays as it is; either may be removed later. Pairs, selection,
+    training and sampling of later rounds may change. The starting policy, the held-out evaluation, the reward that judged it,
+    the prompts' order and the seed may not.
     """
     require_run(run)
     from selfplay import api
     from selfplay.cli.run import finish
     from selfplay.core.terminal import note, write_json
     from selfplay.execution.progress import Reporter
+    from selfplay.store.layout import is_run
     from selfplay.store.new_folder import require_empty_dir
 
     target, given = api.fork_folder(run, from_round, run_dir), overrides or []
@@ -64,7 +65,7 @@ def command(
     if not dry_run:
         api.create_fork(forking, given, reporter)
         note(escape_terminal(f"created: {target}   (start it with {shell_command('resume', target)})"))
-    elif (target / "RUN.json").is_file():
+    elif is_run(target):
         note(f"note: {target} already contains a run; choose another --run-dir")
     if json_output:
         write_json(forking.document())

@@ -30,7 +30,7 @@ def command(
     Rewards, log-probs, how each response was used, and the pair's numbers. Dropped pairs are found too.
     """
     from selfplay.inspect.documents.pair import pair_document
-    from selfplay.inspect.query.open import open_store
+    from selfplay.inspect.reading import open_store
 
     write_document(pair_document(open_store(run), pair_id), _text, as_json=json_output)
 

@@ -56,7 +56,7 @@ def command(
     WHERE in SQL, over any column: chosen ILIKE '%sorry%', length(rejected) > 500, num_tokens_chosen > 2 * num_tokens_rejected.
     """
     from selfplay.inspect.documents.pairs import pairs_document
-    from selfplay.inspect.query.open import open_store
+    from selfplay.inspect.reading import open_store
 
     document = pairs_document(
         open_store(run), round_number, where=where, sort=sort, descending=descending, limit=limit, offset=offset,

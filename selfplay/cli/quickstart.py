@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from selfplay.cli.arguments import Grace
 from selfplay.core.commands import shell_command
+from selfplay.core.terminal import note
 
 
 def command(
@@ -29,10 +29,11 @@ def command(
     from selfplay.cli.run import finish
     from selfplay.execution.progress import Reporter
     from selfplay.quickstart.world import prepare as prepare_world
+    from selfplay.store.layout import is_run
     from selfplay.store.new_folder import require_empty_dir
 
     reporter = Reporter()
-    if not prepare_only and (run_dir / "RUN.json").is_file():
+    if not prepare_only and is_run(run_dir):
         _what_is_there(run_dir, json_output)
         return
     if not prepare_only:
@@ -77,20 +78,20 @@ class _Progress:
 
 
 def _what_is_there(run_dir: Path, json_output: bool) -> None:
-    """A second quickstart neither fails nor overwrites: it says what stands there and how to go on."""
+    """A second quickstart neither fails nor overwrites: it says what is there and how to continue."""
     from selfplay.cli.rounds import command as rounds
     from selfplay.inspect.documents.status import status_document
 
     state = status_document(run_dir)
-    sys.stderr.write(
+    note(
         f"{run_dir} holds a quickstart run already: {state['state']}, "
-        f"{state['rounds_done']} of {state['rounds_planned']} rounds.\n"
+        f"{state['rounds_done']} of {state['rounds_planned']} rounds."
     )
     rounds(run_dir, json_output=json_output)
     another = run_dir.with_name(f"{run_dir.name}-2")
-    sys.stderr.write(
+    note(
         f"\nGo on with it:      {shell_command('resume', run_dir)}            "
         f"(or rounds={state['rounds_planned'] + 2} for two more)\n"
         f"Look into it:       {shell_command('show', run_dir, 1)}\n"
-        f"Start another one:  {shell_command('quickstart', '--run-dir', another, '--seed', 1)}\n"
+        f"Start another one:  {shell_command('quickstart', '--run-dir', another, '--seed', 1)}"
     )

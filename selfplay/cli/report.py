@@ -24,8 +24,7 @@ def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json
     It needs no script and no network: warnings first, then lineage, rounds, plots that each answer a question, examples, and
     how to do it again.
     """
-    from selfplay.inspect.query.open import open_store
-    from selfplay.inspect.reading import SCHEMA_VERSION
+    from selfplay.inspect.reading import SCHEMA_VERSION, open_store
     from selfplay.inspect.report.contents import gather
     from selfplay.inspect.report.writing import write as write_report
     from selfplay.store.writable import require_writable

@@ -1,4 +1,4 @@
-"""`selfplay resume RUN [key=value ...]`: go on where a run stands."""
+"""`selfplay resume RUN [key=value ...]`: continue a run."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def command(run: Run, json_output: Json = False) -> None:
     Held-out numbers are of the policy after the round, on the same prompts with the same seeds every round.
     """
     from selfplay.inspect.documents.rounds import round_summaries, rounds_document
-    from selfplay.inspect.query.open import open_store
+    from selfplay.inspect.reading import open_store
 
     store = open_store(run)
     if json_output:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -30,20 +29,21 @@ def command(
 ) -> None:
     """Start a multi-round run."""
     from selfplay import api
-    from selfplay.core.terminal import note, write
+    from selfplay.core.terminal import note, write_json
     from selfplay.execution.progress import Reporter
+    from selfplay.store.layout import is_run
 
     overrides = [*(overrides or []), *(["tracking.log_text=true"] if log_text else [])]
     target = api.run_folder(config, run_dir)
     reporter = Reporter()
     if dry_run:
-        if (target / "RUN.json").is_file():
+        if is_run(target):
             note(f"note: {target} already contains a run; choose another --run-dir")
         prepared, _ = api.preflight(config, run_dir=target, overrides=overrides, force=force, reporter=reporter)
         for line in prepared.plan.lines():
             reporter.say(line)
         if json_output:
-            write(json.dumps(prepared.plan.document(), indent=1))
+            write_json(prepared.plan.document())
         return
     api.start(config, run_dir=target, overrides=overrides, force=force, grace=grace, reporter=reporter, trace=trace)
     finish(target, json_output)

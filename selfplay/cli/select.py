@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from selfplay.cli.arguments import Grace
+
 
 def command(
     dataset: Annotated[
@@ -97,13 +99,14 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Of what is random.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file that says the same things; flags win.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="summary.json on stdout.")] = False,
-    grace: Annotated[float, typer.Option(help="Seconds after SIGTERM until it stops at once.", min=0.1)] = 25.0,
+    grace: Grace = 25.0,
 ) -> None:
     """Rank an existing preference dataset and keep the best part.
 
     Scores and log-probs that the dataset has are used; what is missing is computed with the given models, resumably. The
     result is a folder that datasets.load_dataset, TRL, axolotl and LLaMA-Factory read.
     """
+    flags = dict(locals())
     from selfplay.cli.select_view import view
     from selfplay.core.escape import escape_terminal
     from selfplay.core.terminal import note, write, write_json
@@ -114,23 +117,15 @@ def command(
     named_elsewhere = config is not None or source is not None
     if dataset is not None and named_elsewhere and "=" in dataset and not Path(dataset).exists():
         overrides, dataset = [dataset, *(overrides or [])], None  # only overrides are left
-    flags: dict[str, Any] = {
-        "dataset": dataset, "sources": _sources(source), "metric": metric, "keep": _number("--keep", keep),
-        "keep_lowest": keep_lowest or None, "keep_per_group": _quotas(keep_per_group), "min_per_group": min_per_group,
-        "max_per_prompt": max_per_prompt, "keep_zero_margins": keep_zero_margins or None,
-        "drop_duplicates": drop_duplicates or None, "drop_reversed": drop_reversed or None,
-        "out": str(out) if out is not None else None,
-        "weight": weight, "implicit_margin": implicit_margin, "beta": beta, "raw": raw or None,
-        "policy": policy, "reference": reference, "reward_model": reward_model, "reward_function": reward_function,
-        "reward_engine": reward_engine,
+    for name in ("overrides", "source", "option", "config", "json_output", "grace"):
+        del flags[name]  # the others are settings of their names
+    flags |= {
+        "dataset": dataset, "sources": _sources(source), "out": str(out) if out is not None else None,
+        "keep": _number("--keep", keep), "keep_per_group": _quotas(keep_per_group),
         "columns": _mapping("--columns", columns, empty=True) or None, "pairs": {"build": pairs} if pairs is not None else None,
-        "group_column": group_column, "embedding_model": embedding_model, "chat_template": chat_template,
-        "options": {name: _option(name, value) for name, value in _mapping("--option", option).items()} or None,
-        "max_length": max_length, "split": split, "subset": subset, "revision": revision, "seed": seed,
-        "policy_revision": policy_revision, "reference_revision": reference_revision,
-        "reward_model_revision": reward_model_revision, "embedding_model_revision": embedding_model_revision,
+        "options": {name: _number(f"--option {name}", value) for name, value in _mapping("--option", option).items()} or None,
     }  # fmt: skip
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None and value is not False}
     settings, notes = load_settings(given, overrides or [], config)
     for line in notes:
         note(f"note: {escape_terminal(line)}")
@@ -174,12 +169,6 @@ def _sources(given: list[str] | None) -> dict[str, dict[str, str]] | None:
             raise ConfigError(f"--source: two datasets are called {name!r}", f"Write --source NAME={place}.")
         found[name] = {"dataset": place}
     return found or None
-
-
-def _option(name: str, text: str) -> Any:
-    from selfplay.config.strict_yaml import parse
-
-    return parse(text, f"--option {name}")
 
 
 def _mapping(flag: str, given: list[str] | None, *, empty: bool = False) -> dict[str, str]:

@@ -63,7 +63,7 @@ def command(
     how far the pool is from the policy), training and evaluation.
     """
     from selfplay.inspect.documents.show import show_document
-    from selfplay.inspect.query.open import open_store
+    from selfplay.inspect.reading import open_store
 
     document = show_document(open_store(run), round_number, by, tables=not timing or json_output, quick=not every)
     write_document(document, _timing_text if timing else _text, as_json=json_output)

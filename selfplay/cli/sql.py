@@ -33,8 +33,8 @@ def command(
     rounds with what `rounds` shows. `describe pairs` lists columns. A query sees these tables and nothing else.
     """
     from selfplay.core.errors import ConfigError
-    from selfplay.inspect.query.open import open_store
     from selfplay.inspect.query.sql import sql_document
+    from selfplay.inspect.reading import open_store
 
     if output not in FORMATS:
         raise ConfigError(f"--format {output!r} is unknown", f"Formats: {', '.join(FORMATS)}.")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from selfplay.compare.arms import Arm
-from selfplay.compare.folders import block_folder, has_run
 from selfplay.compare.settings import Block, Comparison, World
 from selfplay.config.load import validate
 from selfplay.config.schema import Config
@@ -19,7 +18,7 @@ from selfplay.run.driver import Prepared, prepare
 from selfplay.run.engine_check import check_engine
 from selfplay.run.pass_through_check import check_pass_through
 from selfplay.store.durable import canonical_json
-from selfplay.store.layout import POOL
+from selfplay.store.layout import POOL, is_run
 from selfplay.store.run import Store
 
 
@@ -75,7 +74,7 @@ class ArmInputs:
         for block in comparison.blocks():
             base = self.pin(validate(comparison.base(block), block.world.path), Path(block.world.search_path), None)
             found |= {piece.key: piece for piece in base.code}
-            if has_run(pool := block_folder(self._out, block) / POOL):
+            if is_run(pool := block.folder(self._out) / POOL):
                 check_pins(Store.open(pool), base.pins)
         return list(found.values())
 

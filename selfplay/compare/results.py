@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from selfplay.compare.folders import has_run
 from selfplay.compare.reading import GOLD, REWARD, RunReader
 from selfplay.compare.running import ArmRun, arm_runs, failure
 from selfplay.compare.settings import Comparison
 from selfplay.compare.statistics import Mean, mean_of, over_worlds, overlap, paired_by_prompt
 from selfplay.inspect.reading import finite
+from selfplay.store.layout import is_run
 
 SCHEMA_VERSION = 1
 Row = dict[str, Any]
@@ -27,7 +27,7 @@ AVERAGED = (
 
 def results_document(comparison: Comparison, out: Path) -> dict[str, Any]:
     """What is committed of a comparison, so far. Raises CorruptionError, and ConfigError for an unknown column of `by`."""
-    runs = [run for run in arm_runs(comparison, out) if has_run(run.folder)]
+    runs = [run for run in arm_runs(comparison, out) if is_run(run.folder)]
     readers = {run: RunReader(run.folder) for run in runs}
     judge = _judge(readers.values())
     rows = [row for run in runs for row in _rows(run, readers, comparison, judge)]

@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfplay.api import standard_observers
 from selfplay.compare.arm_inputs import ArmInputs, check_pins
 from selfplay.compare.arms import Arm
-from selfplay.compare.folders import block_folder, has_run, run_folder
 from selfplay.compare.settings import Block, Comparison
 from selfplay.compare.shared_pool import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
 from selfplay.config.load import validate
@@ -37,7 +35,7 @@ from selfplay.run.drift import check_drift
 from selfplay.run.worker_specs import MakeWorkers
 from selfplay.store.durable import make_folder
 from selfplay.store.fork import Fork
-from selfplay.store.layout import POOL
+from selfplay.store.layout import POOL, is_run
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force, next_stage
@@ -60,7 +58,7 @@ class ArmRun:
 def arm_runs(comparison: Comparison, out: Path) -> list[ArmRun]:
     """Every run of a comparison, in the order in which they are made."""
     return [
-        ArmRun(block, arm, equal, run_folder(out, block, arm, equal))
+        ArmRun(block, arm, equal, block.run_folder(out, arm, equal))
         for block in comparison.blocks()
         for equal in comparison.equal
         for arm in comparison.arms
@@ -73,7 +71,7 @@ def unfinished(comparison: Comparison, out: Path, *, retry_failed: bool) -> list
 
 
 def _is_done(run: ArmRun, rounds: int, *, retry_failed: bool) -> bool:
-    if not has_run(run.folder):
+    if not is_run(run.folder):
         return False
     store = Store.open(run.folder)
     return next_stage(store, rounds) is None or (failure(store) is not None and not retry_failed)
@@ -101,7 +99,6 @@ class Runner:
         retry_failed: bool = False,
         force: bool = False,
         trust_code: bool = False,
-        make_reporter: Callable[[], Reporter] = lambda: Reporter(quiet=True),
     ) -> None:
         self.comparison = comparison
         self._out = out
@@ -112,7 +109,6 @@ class Runner:
         self._force = force
         self._trust_code = trust_code
         self._inputs = inputs
-        self._make_reporter = make_reporter
 
     def run(self) -> None:
         """Make everything that is not there yet. A block that another process works on is left to it. Raises Interrupted when
@@ -121,7 +117,7 @@ class Runner:
         started, number, elsewhere = time.monotonic(), 0, 0
         for block, runs in itertools.groupby(todo, key=lambda run: run.block):
             mine = list(runs)
-            folder = block_folder(self._out, block)
+            folder = block.folder(self._out)
             make_folder(folder)
             try:
                 lock = contextlib.ExitStack()
@@ -161,7 +157,7 @@ class Runner:
     def _pool(self, block: Block, config: Config) -> Store:
         """The pool run that an arm of this configuration is forked from, made where it is not there."""
         base = validate(self.comparison.base(block), block.world.path)
-        folder = block_folder(self._out, block)
+        folder = block.folder(self._out)
         overrides = [f"seed={block.seed}", *block.world.overrides]
         shared = folder / POOL
         self._make(block, shared, base.model_copy(update={"rounds": 1}), overrides, None, LAST)
@@ -187,8 +183,8 @@ class Runner:
         search_path = Path(block.world.search_path)
         # a comparison has a report of its own; `selfplay report` writes that of any of its runs
         config = config.model_copy(update={"report": ReportConfig(every=0)})
-        reporter = self._make_reporter()
-        if not has_run(folder):
+        reporter = Reporter(quiet=True)
+        if not is_run(folder):
             prepared = self._inputs.prepare(config, search_path, folder, None)
             driver.run(
                 prepared, block.world.given, overrides, reporter, workers=self._workers,

@@ -50,6 +50,14 @@ class Block:
         """As in w0-s3."""
         return f"{self.world.name}-s{self.seed}"
 
+    def folder(self, out: Path) -> Path:
+        """Where the runs of the block are."""
+        return out / "runs" / self.name
+
+    def run_folder(self, out: Path, arm: Arm, equal: str) -> Path:
+        """Where an arm's run is: OUT/runs/BLOCK/ARM, with @epochs behind it for the runs of equal epochs."""
+        return self.folder(out) / (arm.folder + ("@epochs" if equal == "epochs" else ""))
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfplay.config.diff import flatten, tag_of
+from selfplay.config.diff import SECTIONS, flatten, tag_of
 from selfplay.config.load import fields, looks_like_path
 from selfplay.config.schema import Config
 
 # a path from the root or the home folder on, inside a longer text; not the path part of a URL, nor a lone slash
 _PATH = re.compile(r"(?<![\w:/.~<-])(?:~[\w.-]*)?/(?:[^\s/'\"<>|,;:()\[\]{}]+/)+[^\s/'\"<>|,;:()\[\]{}]*")
-# flags that `flatten` adds for sections that may be absent
-_FLAGS = ("training.lora", "sampling.mix", "evaluation")
 
 
 def neutral_settings(config: Config) -> dict[str, Any]:
@@ -27,7 +25,7 @@ def neutral_settings(config: Config) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for name, value in flatten(config).items():
         tag = tag_of(name)
-        if name in _FLAGS or tag == "resource" or value is None or (name in defaults and defaults[name] == value):
+        if name in SECTIONS or tag == "resource" or value is None or (name in defaults and defaults[name] == value):
             continue
         *sections, key = name.split(".")
         target = document

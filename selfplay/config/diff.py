@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,10 +42,7 @@ def flatten(config: Config) -> dict[str, Any]:
             else:
                 flat[name] = value
     # a section given with all its defaults differs from no section at all
-    flat["training.lora"] = config.training.lora is not None
-    flat["sampling.mix"] = config.sampling.mix is not None
-    flat["evaluation"] = config.evaluation is not None
-    return flat
+    return flat | {name: operator.attrgetter(name)(config) is not None for name in SECTIONS}
 
 
 def _values(section: Any, names: Sequence[str], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -91,7 +91,7 @@ class TrackingConfig(Section):
 
 
 class StorageConfig(Section):
-    """What stays on disk. Datasets always stay; what is taken away leaves a mark, and `verify` knows it."""
+    """What stays on disk. Datasets always stay. A deleted policy leaves a record, which `verify` checks."""
 
     keep_policies: int | Literal["all"] = resource(
         2, "how many of the newest policies stay (2 or more), beside the best by the held-out judge; `all`: every one"

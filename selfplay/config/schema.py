@@ -48,8 +48,8 @@ class PolicyConfig(Section):
         return self
 
 
-class PromptsConfig(Section):
-    """Where prompts come from."""
+class PromptSource(Section):
+    """Where prompts are read from."""
 
     source: str = content(..., "JSONL, JSON, CSV or Parquet file, a save_to_disk folder, or a hub dataset name")
     split: str | None = identity(None, "split of a hub dataset (required there)")
@@ -57,6 +57,11 @@ class PromptsConfig(Section):
     revision: str | None = identity(None, "revision of a hub dataset")
     column: str = identity("prompt", "column that holds the prompt: text or chat messages")
     id_column: str | None = identity(None, "column with unique ids; without it ids are hashes of the messages")
+
+
+class PromptsConfig(PromptSource):
+    """Where prompts come from."""
+
     per_round: int = identity(..., "prompts a round", ge=1)
     order: Literal["fresh", "same"] = identity(
         "fresh", "fresh: disjoint slices round by round; same: one slice for all"
@@ -275,15 +280,10 @@ class TrainingConfig(Section):
         return self
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(PromptSource):
     """Held-out evaluation of the policy after every round."""
 
     source: str = content(..., "prompts held out from training, in any form that prompts.source takes")
-    split: str | None = identity(None, "split of a hub dataset (required there)")
-    subset: str | None = identity(None, "subset of a hub dataset")
-    revision: str | None = identity(None, "revision of a hub dataset")
-    column: str = identity("prompt", "column that holds the prompt")
-    id_column: str | None = identity(None, "column with unique ids")
     num_prompts: int | None = identity(None, "how many of them, chosen by the seed; all if not set", ge=1)
     num_responses: int = identity(1, "sampled responses for each prompt", ge=1)
     greedy: bool = identity(True, "one greedy response for each prompt as well")

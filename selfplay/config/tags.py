@@ -8,6 +8,7 @@ resource    devices, batch splits, budgets: may change freely, results do not de
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 from pydantic import Field
@@ -20,16 +21,5 @@ def tagged(tag: Tag, default: Any, description: str, **constraints: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"tag": tag}, **constraints)
 
 
-def identity(default: Any, description: str, **constraints: Any) -> Any:
-    """A field with this tag; the module's docstring says what it means."""
-    return tagged("identity", default, description, **constraints)
-
-
-def content(default: Any, description: str, **constraints: Any) -> Any:
-    """A field with this tag; the module's docstring says what it means."""
-    return tagged("content", default, description, **constraints)
-
-
-def resource(default: Any, description: str, **constraints: Any) -> Any:
-    """A field with this tag; the module's docstring says what it means."""
-    return tagged("resource", default, description, **constraints)
+identity, content, resource = (functools.partial(tagged, tag) for tag in ("identity", "content", "resource"))
+"""A field with this tag, as in `identity(0.1, "what it is", gt=0)`; the module's docstring says what the tags mean."""

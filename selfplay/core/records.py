@@ -1,6 +1,6 @@
 """The typed records that pass between stages, and their Arrow schemas.
 
-One frozen dataclass per table; `schema(cls)` is its Arrow schema, `to_table(cls, rows)` and `from_table(cls, table)` convert.
+One frozen dataclass per table; `schema(cls)` is its Arrow schema, `to_table(cls, rows)` makes a table of rows.
 Null is allowed only where the annotation says `| None`. Token ids, not text, are what sampler, log-probs and trainer exchange.
 """
 
@@ -215,10 +215,3 @@ def to_table(record: type, rows: Iterable[Any]) -> pa.Table:
     shape = schema(record)
     columns = [pa.array([getattr(row, field.name) for row in rows], type=field.type) for field in shape]
     return pa.Table.from_arrays(columns, schema=shape)
-
-
-def from_table(record: type, table: pa.Table) -> list[Any]:
-    """The rows of a table as records; columns that the record does not know (parts of a reward) are left out. Raises KeyError
-    for a column that the table does not have."""
-    columns = [table.column(field.name).to_pylist() for field in schema(record)]
-    return [record(*values) for values in zip(*columns, strict=True)]

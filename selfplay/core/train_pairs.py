@@ -9,20 +9,9 @@ from typing import Any, overload
 import pyarrow as pa
 
 from selfplay.core.protocols import TrainPair
+from selfplay.core.records import schema
 
-_TOKENS = pa.list_(pa.int32())
-SCHEMA = pa.schema(
-    [
-        pa.field("pair_id", pa.string(), nullable=False),
-        pa.field("prompt_token_ids", _TOKENS, nullable=False),
-        pa.field("chosen_token_ids", _TOKENS, nullable=False),
-        pa.field("rejected_token_ids", _TOKENS, nullable=False),
-        pa.field("policy_logp_chosen", pa.float64(), nullable=False),
-        pa.field("policy_logp_rejected", pa.float64(), nullable=False),
-        pa.field("reference_logp_chosen", pa.float64()),
-        pa.field("reference_logp_rejected", pa.float64()),
-    ]
-)
+SCHEMA = schema(TrainPair)
 _ROWS_AT_ONCE = 1_000
 
 

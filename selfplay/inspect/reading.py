@@ -9,13 +9,26 @@ from typing import Any
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, CorruptionError
 from selfplay.core.json_text import parse_json
-from selfplay.store.layout import SELECT
+from selfplay.store.layout import RECORD, SELECT, is_run
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force, is_selection
+from selfplay.store.symlinks import forbid_symlinks
 
 SCHEMA_VERSION = 1
 """Of the JSON documents that inspection commands print. Keys are added under the same number, never renamed or
 removed."""
+
+
+def run_root(place: Path) -> Path:
+    """Where the run directory is: the folder itself, or the record of a selection in it. Raises CorruptionError for a record that
+    is a symbolic link."""
+    forbid_symlinks(place / RECORD, place)
+    return place / RECORD if is_run(place / RECORD) else place
+
+
+def open_store(place: Path) -> Store:
+    """The store in a folder, for reading. Raises ConfigError where there is no run, CorruptionError."""
+    return Store.open(run_root(place))
 
 
 def require_round(store: Store, round_number: int, stage: str | None = None) -> None:

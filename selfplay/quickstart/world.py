@@ -1,7 +1,7 @@
 """Prepares the small world: a folder with a policy, a reward model, prompts and a configuration that runs.
 
 `selfplay quickstart` starts here, then takes the same way as any user's run. The two models are trained by a
-child process (`backends/small_world.py`), so that nothing here imports torch, and kept in the user's cache, so
+child process (`quickstart/models/world.py`), so that nothing here imports torch, and kept in the user's cache, so
 that it happens once for each seed and recipe. A world appears under its name in one step, complete and with
 digests: what was interrupted is never taken for finished, and what was damaged is made again.
 """
@@ -41,7 +41,7 @@ MARKER = "world.json"
 """Written last: the manifest of all other files, with key, seed and sizes."""
 
 PACKAGE = Path(__file__).parents[1]
-RECIPE_SOURCES = sorted([*(PACKAGE / "quickstart").glob("*.py"), *(PACKAGE / "backends").glob("small_*.py")])
+RECIPE_SOURCES = sorted((PACKAGE / "quickstart").rglob("*.py"))
 LIBRARIES = ("torch", "transformers", "tokenizers", "trl")
 
 

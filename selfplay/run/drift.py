@@ -33,6 +33,6 @@ def check_drift(
     if shrunk:
         raise DriftError(
             f"rounds={after.rounds} is less than what is done (round {max(store.rounds())})",
-            "Rounds can be added, not taken away.",
+            "Rounds can be added, not removed.",
         )
     return [f"{change.name}: {change.before} -> {change.after} ({change.tag})" for change in found]

@@ -1,4 +1,4 @@
-"""`selfplay fork`: a new run that shares the committed rounds 0 to N of another one and goes on with other settings.
+"""`selfplay fork`: a new run that shares the committed rounds 0 to N of another one and continues with other settings.
 
 Nothing is copied where the file system can link. The shared commits keep the fingerprint of the settings that they were made
 with; what makes them the new run's own is RUN.json, which names each by digest. `config/inherited.json` holds those settings, so
@@ -158,12 +158,12 @@ def _check_round(source: Store, from_round: int, after: Config) -> None:
     root, last = source.layout.root, last_whole_round(source)
     if last is None:
         raise ConfigError(
-            f"{root} has no complete round to fork from", f"`{shell_command('resume', root)}` goes on with it."
+            f"{root} has no complete round to fork from", f"`{shell_command('resume', root)}` continues it."
         )
     if from_round > last:
         raise ConfigError(
             f"round {from_round} of {root} is not complete; the last complete one is round {last}",
-            f"Fork from round {last} or an earlier one, or let the run go on first: {shell_command('resume', root)}",
+            f"Fork from round {last} or an earlier one, or continue the run first: {shell_command('resume', root)}",
         )
     if from_round >= after.rounds:
         raise ConfigError(
@@ -174,7 +174,7 @@ def _check_round(source: Store, from_round: int, after: Config) -> None:
     if mark is not None:
         there = [number for number in range(last + 1) if _removed(source, number) is None]
         raise ConfigError(
-            f"the policy of round {from_round} of {root} was taken away on {mark.removed} ({mark.why}): round "
+            f"the policy of round {from_round} of {root} was deleted on {mark.removed} ({mark.why}): round "
             f"{from_round + 1} cannot sample from it",
             f"Rounds that can be forked from: {', '.join(map(str, there))}. (storage.keep_policies=all keeps every policy.)",
         )

@@ -109,7 +109,7 @@ def offer(
             settings = [item for item in settings if not item.startswith("rounds=")] + [f"rounds={from_round + 1}"]
         command = shell_command("fork", store.layout.root, "--from-round", from_round, *settings)
         shared = "round 0" if from_round == 0 else f"rounds 0 to {from_round}"
-        return f"{back}, or fork it: a new run that shares {shared} and goes on with the new ones:\n     {command}"
+        return f"{back}, or fork it: a new run that shares {shared} and continues with the new ones:\n     {command}"
     return f"{back}, or start another run with the new ones: no fork could change " + "; ".join(
         refusals(found, pins, new_pins, 0, before)
     )

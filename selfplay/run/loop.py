@@ -6,8 +6,7 @@ import importlib
 from collections.abc import Callable
 
 from selfplay.core.stages import LAST_STAGE, stage_named
-from selfplay.run.overlap import groups
-from selfplay.run.side_by_side import run_side_by_side
+from selfplay.run.overlap import groups, run_side_by_side
 from selfplay.run.stages.context import StageContext
 
 

@@ -73,10 +73,15 @@ class Layout:
         return self.work / f"{round_number:03d}-trainer"
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a run was begun in a folder."""
+    return Layout(folder).identity.is_file()
+
+
 def selection_of(path: Path) -> Path | None:
     """The output folder of the selection in whose record a path is; None for a path in a run."""
     for above in path.parents:
-        if Layout(above).identity.is_file():
+        if is_run(above):
             return above.parent if (Layout(above).config / SELECT).is_file() else None
     return None
 

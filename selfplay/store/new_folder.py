@@ -7,6 +7,7 @@ from pathlib import Path
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.store import durable
+from selfplay.store.layout import is_run
 
 SKELETON = {"run.lock", "config", "attempts", "rounds", ".work"}
 
@@ -14,13 +15,13 @@ SKELETON = {"run.lock", "config", "attempts", "rounds", ".work"}
 def require_empty_dir(root: Path) -> None:
     """Raise ConfigError unless `root` is missing or empty, and not inside a run: a run never overwrites anything."""
     for above in root.absolute().resolve().parents:
-        if (above / "RUN.json").is_file():
+        if is_run(above):
             raise ConfigError(
                 f"{root} is inside the run {above}", "Choose another --run-dir: a run's folder holds nothing else."
             )
     if not root.exists() or is_bare_skeleton(root):
         return
-    if (root / "RUN.json").is_file():
+    if is_run(root):
         raise ConfigError(
             f"{root} holds a run already",
             f"Continue it with `{shell_command('resume', root)}`, look at it with `{shell_command('rounds', root)}`, "

@@ -95,7 +95,7 @@ def gc_document(store: Store, keep: int | None, *, dry_run: bool) -> dict[str, A
             "round": held.round,
             "num_bytes": held.num_bytes,
             "action": "gone" if held.removed else "keep" if held.keep_reason else "remove",
-            "why": "taken away before" if held.removed else held.keep_reason or "neither among the last nor the best",
+            "why": "deleted before" if held.removed else held.keep_reason or "neither among the last nor the best",
         }
         for held in policies
     ]

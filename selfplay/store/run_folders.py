@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from selfplay.store.layout import COMPARISON, POOL, Layout
+from selfplay.store.layout import COMPARISON, POOL, is_run
 from selfplay.store.symlinks import forbid_symlinks
 
 
@@ -30,17 +30,13 @@ def is_pool(root: Path) -> bool:
 def _runs(place: Path) -> Iterator[tuple[str, Path]]:
     if is_comparison(place):
         for block in _own_folders(place / "runs", place):
-            yield from ((f"{block.name}:{arm.name}", arm) for arm in _own_folders(block, place) if _is_run(arm))
+            yield from ((f"{block.name}:{arm.name}", arm) for arm in _own_folders(block, place) if is_run(arm))
         return
     for folder in _folders(place):
-        if _is_run(folder):
+        if is_run(folder):
             yield folder.name, folder
         elif is_comparison(folder):
             yield from ((f"{folder.name}:{name}", path) for name, path in _runs(folder))
-
-
-def _is_run(folder: Path) -> bool:
-    return Layout(folder).identity.is_file()
 
 
 def _own_folders(place: Path, comparison: Path) -> list[Path]:

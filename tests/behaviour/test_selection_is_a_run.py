@@ -21,8 +21,7 @@ from selfplay.dataset_selection.settings import load_settings
 from selfplay.execution.progress import Reporter
 from selfplay.inspect.documents import selection
 from selfplay.inspect.documents.show import show_document
-from selfplay.inspect.query.open import open_store, run_root
-from selfplay.inspect.reading import settings_for_others
+from selfplay.inspect.reading import open_store, run_root, settings_for_others
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store.commits import remedy
 from selfplay.store.run import Store

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+from tests.helpers.garbage import vllm_freezes_nothing
+
 _engine: Any = None
 
 
@@ -87,6 +89,7 @@ def _prepare() -> None:
 
     # vLLM asks a child process about each architecture, which imports everything again: ten seconds for each family
     registry._run_in_subprocess = lambda function: function()
+    vllm_freezes_nothing()
 
 
 def _fresh(settings: dict[str, Any]) -> None:

@@ -14,9 +14,10 @@ import yaml
 
 from selfplay.core.errors import BackendError, ConfigError
 from selfplay.quickstart import world as module
-from selfplay.quickstart.recipe import TINY, Sizes, run_config
+from selfplay.quickstart.recipe import Sizes, run_config
 from selfplay.quickstart.tasks import split_of
 from selfplay.quickstart.world import MARKER, World, default_cache_dir, prepare, world_key
+from tests.helpers.worlds import TINY
 
 
 def fake_training(calls: list[int]) -> Callable[..., None]:
@@ -109,6 +110,10 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert default_cache_dir() == Path("/x/selfplay")
     monkeypatch.setenv("SELFPLAY_CACHE", "/y")
     assert default_cache_dir() == Path("/y")
+
+
+def test_the_key_of_a_cached_world_covers_the_code_that_makes_its_models() -> None:
+    assert {"world.py", "policy.py", "reward.py", "tokenizer.py"} <= {source.name for source in module.RECIPE_SOURCES}
 
 
 def test_importing_it_imports_nothing_heavy() -> None:

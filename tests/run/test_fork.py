@@ -234,7 +234,7 @@ def test_a_policy_that_gc_took_cannot_be_gone_on_from(source: Path, tmp_path: Pa
             assert verify_document(tmp_path / f"fork{number}", deep=True)["problems"] == []
             assert [n for n in range(1, number) if store.tombstone(n)] == [n for n in taken if n < number]
             continue
-        with pytest.raises(ConfigError, match=f"the policy of round {number} .* was taken away on") as refused:
+        with pytest.raises(ConfigError, match=f"the policy of round {number} .* was deleted on") as refused:
             prepared(source, number, tmp_path / "no", "training.beta=0.2")
         assert "Rounds that can be forked from: 0, " in refused.value.hint
 

@@ -80,11 +80,11 @@ def check_attention(model: Any, folder: str, rows: Sequence[Sequence[int]]) -> N
     few = [fitting[0], *sorted(fitting[1:], key=len)[-(_NUM_ROWS - 1) :]]
     input_ids, mask = pad_right(few, 0, model.get_input_embeddings().weight.device)
     found = _hidden_states(model, input_ids, mask)
-    model.set_attn_implementation(_EAGER)
+    _set_attention(model, _EAGER)
     try:
         exact = _hidden_states(model, input_ids, mask)
     finally:
-        model.set_attn_implementation(chosen)
+        _set_attention(model, chosen)
     errors = (found - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(1e-12)
     if errors.shape == mask.shape:
         errors = errors[mask.bool()]
@@ -97,6 +97,13 @@ def check_attention(model: Any, folder: str, rows: Sequence[Sequence[int]]) -> N
             f"hidden states differ by {float(seen):.3g} of their size ({allowed:g} is allowed in {model.dtype})",
             f'Put "attn_implementation": "{_EAGER}" into the config.json of a copy of the model, and use that.',
         )
+
+
+def _set_attention(model: Any, implementation: str) -> None:
+    model.set_attn_implementation(implementation)
+    if model.config._attn_implementation != implementation:
+        # transformers declines (Falcon); the model's code reads its config
+        model.config._attn_implementation = implementation
 
 
 def _hidden_states(model: Any, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

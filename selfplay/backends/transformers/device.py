@@ -6,8 +6,8 @@ import torch
 
 from selfplay.core.errors import ConfigError
 
-# Small batches waste less padding, and only a GPU gains from large ones.
-BATCH_TOKENS = {"cuda": 16384, "cpu": 512}
+# Only a GPU gains from large batches.
+BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
 
 
 def this_device() -> torch.device:

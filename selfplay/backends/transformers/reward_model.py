@@ -69,7 +69,7 @@ class RewardModel:
         self._attention_is_checked = False
 
     def score(self, items: Sequence[ScoreItem]) -> pa.Table:
-        """Rewards in the order of `items`, as SCORE_SCHEMA: a reward or a drop_reason, never both and never
+        """Rewards in the order of `items`, as SCORES_SCHEMA: a reward or a drop_reason, never both and never
         neither."""
         return self.rows.score(items, self.rewards)
 

@@ -20,14 +20,20 @@ def pooling_problem(folder: str, *, trust_remote_code: bool = False) -> str:
     """Why vLLM cannot compute the rewards of the model in `folder`; empty where it supports the architecture."""
     prepare_environment()
     from vllm import EngineArgs
+    from vllm.model_executor.model_loader.utils import get_model_cls
+    from vllm.model_executor.models.interfaces_base import is_text_generation_model
 
     arguments = EngineArgs(
         folder, runner="pooling", model_impl="vllm", skip_tokenizer_init=True, trust_remote_code=trust_remote_code
     )
     try:
-        arguments.create_model_config()
-    except ValueError as error:  # what vLLM and pydantic raise for a config that they refuse
+        config = arguments.create_model_config()
+        code = get_model_cls(config)
+    except (ValueError, ImportError) as error:  # what vLLM and pydantic raise for a config that they refuse
         return " ".join(str(error).split())[:300]
+    # of a body alone (Gemma 3's text model) vLLM makes a reward model that does not find its weights by their names
+    if config.convert_type == "classify" and not is_text_generation_model(code):
+        return f"its code of {config.architecture} is that of a body, which does not load the weights of a reward model"
     return ""
 
 

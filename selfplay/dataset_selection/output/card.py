@@ -8,29 +8,8 @@ from selfplay.core.escape import escape_markdown, markdown_code, one_line
 from selfplay.core.format import markdown_table
 from selfplay.dataset_selection.output.writing import DROPPED, KEPT, UNUSED, ResultTable
 from selfplay.inspect.export import formats
-from selfplay.inspect.export.identity import content_identity
+from selfplay.inspect.export.cards import content_identity, dataset_config, front_matter
 from selfplay.store.result_folder import ResultWriter
-
-_FRONT = """---
-configs:
-- config_name: default
-  description: {identity}
-  data_files:
-{splits}{unused}tags:
-- preference
-- dpo
-- selfplay
----
-"""
-_SPLIT = """  - split: {name}
-    path: {name}/*.parquet
-"""
-_UNUSED = """- config_name: unused
-  description: {identity}
-  data_files:
-  - split: unused
-    path: {unused}/*.parquet
-"""
 
 
 def card(summary: dict[str, Any], command: str, result: ResultTable, writer: ResultWriter) -> str:
@@ -39,15 +18,12 @@ def card(summary: dict[str, Any], command: str, result: ResultTable, writer: Res
     selection, dataset, metric = summary["selection"], summary["dataset"], summary["metric"]
     counts = {KEPT: selection["num_kept"], DROPPED: selection["num_pairs"] - selection["num_kept"]}
     building = summary["pair_building"]
-    front = _FRONT.format(
-        identity=content_identity(writer, KEPT, DROPPED),
-        splits="".join(_SPLIT.format(name=name) for name, count in counts.items() if count),
-        unused=_UNUSED.format(unused=UNUSED, identity=content_identity(writer, UNUSED))
-        if building is not None and building["unused"]
-        else "",
-    )
+    splits = {name: f"{name}/*.parquet" for name, count in counts.items() if count}
+    configs = [dataset_config("default", content_identity(writer, KEPT, DROPPED), splits)]
+    if building is not None and building["unused"]:
+        configs.append(dataset_config(UNUSED, content_identity(writer, UNUSED), {UNUSED: f"{UNUSED}/*.parquet"}))
     parts = [
-        front,
+        front_matter({"configs": configs, "tags": ["preference", "dpo", "selfplay"]}),
         f"# {selection['num_kept']} of {selection['num_pairs']} preference pairs, by {markdown_code(metric['name'])}\n",
         f"Made from {markdown_code(dataset['name'])} (sha256 {markdown_code(dataset['sha256'][:16])}) with `selfplay select`. "
         "The split `kept` is ordered by rank, best first; `dropped` holds all others, each with its `drop_reason`.\n",
@@ -114,7 +90,7 @@ def _counts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     selection = summary["selection"]
     rows = [("rows read", str(summary["dataset"]["num_rows"]))]
     rows += [
-        (f"rows that are none: {markdown_code(name)}", str(count))
+        (f"rows that cannot be used: {markdown_code(name)}", str(count))
         for name, count in summary["bad_rows"]["reasons"].items()
     ]
     rows += [("pairs", str(selection["num_pairs"]))]

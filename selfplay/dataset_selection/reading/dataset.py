@@ -115,7 +115,8 @@ def _refuse_empty(source: Source) -> None:
     if bad is None:
         raise DataError(f"{source.name} has no rows", "Give a source with at least one pair.")
     raise DataError(
-        f"no row of {source.name} can be read: {bad.file} row {bad.row}: {bad.problem}", "Check the file's format."
+        f"no row of {source.name} can be read: {bad.file} row {bad.row}: {bad.problem}",
+        "A .jsonl file has one JSON object a line; an array of objects, also over several lines, is a .json file.",
     )
 
 

@@ -77,15 +77,23 @@ def find_preference(source: Source, columns: Columns, notes: list[str]) -> Prefe
         return Preference(None, "rewards", both, {}, called)
     values = _values(source, column)
     numbers = [value for value in values if isinstance(value, float)]
-    if "preference" not in names or (numbers and len(numbers) == len(values) and _is_signed(column, min(numbers))):
+    if "preference" not in names or (numbers and len(numbers) == len(values) and _is_signed(columns, column, numbers)):
+        if numbers and min(numbers) > 0 and "preference_strength" not in columns.named:
+            raise DataError(
+                f"{source.name}: all numbers in column {column!r} are above 0, from {min(numbers):g} to {max(numbers):g}: by "
+                f"their sign {second!r} would always be better",
+                f"If it is so, say --columns preference_strength={column}. If the numbers are a scale, subtract its middle; if "
+                "they are the size of the preference, name the column that says which response is better (preference=COLUMN).",
+            )
         notes.append(f"{column!r} below 0 means that {first!r} is better, above 0 {second!r}, and 0 is a tie")
         return Preference(column, "sign", both, {}, called)
     labels = _labels(columns, numbers)
     unknown = [value for value in values if value not in labels and value not in _TIES]
-    if unknown and len(unknown) == len([value for value in values if value not in _TIES]):
+    told = [value for value in values if value not in unknown and value not in _TIES]
+    if unknown and (not told or (numbers and min(numbers) < 0)):
         shown = ", ".join(f"{value:g}" if isinstance(value, float) else repr(value) for value in unknown[:5])
         raise DataError(
-            f"{source.name}: it is not clear whether {shown} in column {column!r} mean {first!r} or {second!r}",
+            f"{source.name}: it is not clear whether {shown} in column {column!r} mean {first!r}, {second!r} or a tie",
             "Write the label of the better response (as in the name of its column) or `tie` into the column; or, if the sign "
             f"says it (below 0: {first!r} is better), use --columns preference_strength={column}.",
         )
@@ -128,10 +136,14 @@ def _number(value: Any, name: str) -> float:
     return found
 
 
-def _is_signed(column: str, least: float) -> bool:
-    """Whether the sign of a number says which response is better, as in HelpSteer. A margin may as well be a minus b."""
+def _is_signed(columns: Columns, column: str, numbers: list[float]) -> bool:
+    """Whether the sign of a number says which response is better, as in HelpSteer. A margin may as well be a minus b, and
+    -1 beside labels only (0 and 1 with `response_0` and `response_1`) may say that there is a tie."""
     name = plain(column)
-    return "strength" in name or name == "overall_preference" or (least < 0 and "preference" in name)
+    if "strength" in name or name == "overall_preference":
+        return True
+    known = {-1.0, *(float(label) for label in columns.labels if label.isdecimal())}
+    return min(numbers) < 0 and "preference" in name and not {*numbers} <= known
 
 
 def _labels(columns: Columns, numbers: list[float]) -> dict[Any, int]:

@@ -198,5 +198,5 @@ def _marks(rendered: str) -> list[str]:
 
 
 def _headings(rendered: str) -> list[str]:
-    before, _, after = rendered.rpartition(PROBE)
+    before, _, after = _BRACKETED.sub("", rendered).rpartition(PROBE)
     return [*_HEADING.findall(before.rstrip().rpartition("\n")[2]), *_HEADING.findall(after)]

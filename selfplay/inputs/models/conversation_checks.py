@@ -19,7 +19,7 @@ from selfplay.inputs.models.chat import ChatRenderer, load_tokenizer
 from selfplay.inputs.models.chat_template import PROBE, TemplateFailure
 from selfplay.inputs.models.example_prompts import Example
 from selfplay.inputs.models.files import read_json
-from selfplay.inputs.models.template_habits import habits
+from selfplay.inputs.models.template_habits import habits, refuse_lost_marks
 from selfplay.inputs.models.thinking import Thinking
 from selfplay.inputs.models.trial import tried_renderer, try_template
 
@@ -38,6 +38,7 @@ class ConversationCheck:
         self._name, self._renderer, self._vocab_size = name, renderer, vocab_size
         self._tokenizer = renderer.tokenizer
         self._by_file = _tokenizer_of_file(folder) if folder is not None else None
+        self._said_of_normalizer = False
 
     def prompts(self, examples: Sequence[Example]) -> Iterator[str]:
         """What a policy is asked; yields warnings. Raises ModelError."""
@@ -50,6 +51,7 @@ class ConversationCheck:
             decoded = _visible(self._decode(ids))
             for message in example.messages:
                 yield from self._message(message, decoded, example)
+        self._refuse_lost_marks()
 
     def conversations(self, examples: Sequence[Example]) -> Iterator[str]:
         """What a reward model is given, the prompts with an answer; yields warnings. Raises ModelError."""
@@ -69,6 +71,11 @@ class ConversationCheck:
                     )
             yield from self._message(example.messages[-1], decoded, example)
             yield from self._message(answer, decoded, example)
+        self._refuse_lost_marks()
+
+    def _refuse_lost_marks(self) -> None:
+        if self._renderer.has_template:
+            refuse_lost_marks(self._name, self._renderer)
 
     def _rendered(
         self, examples: Sequence[Example], render: Callable[[Example], list[int]], *, for_prompts: bool
@@ -135,6 +142,12 @@ class ConversationCheck:
                     f"{self._name}: the tokenizer (a {kind}) writes {content[:_SHOWN]!r} with other token ids than its "
                     f"tokenizer.json does ({example.what}): compare tokenizer_class in tokenizer_config.json"
                 )
+        normal = self._normalised(content)
+        if _visible(normal) != _visible(content) and not self._said_of_normalizer:
+            self._said_of_normalizer = True
+            yield (
+                f"{self._name}: the tokenizer's normalizer changes texts ({example.what}): of {_where_differs(content, normal)}"
+            )
         words = re.findall(r"[^ \t\r\n]+", content)
         for text in read_back:
             if len(text.split()) < len(words) or not self._holds(_visible(text), content):
@@ -159,10 +172,12 @@ class ConversationCheck:
 
     def _holds(self, visible: str, content: str) -> bool:
         """Whether decoded text holds a message, as it is or as the tokenizer's own rule normalises it (case, accents)."""
-        if _visible(content) in visible:
-            return True
+        return _visible(content) in visible or _visible(self._normalised(content)) in visible
+
+    def _normalised(self, text: str) -> str:
+        """A text as the tokenizer's own rule makes it before it is cut into tokens."""
         normalizer = self._tokenizer.backend_tokenizer.normalizer if self._tokenizer.is_fast else None
-        return normalizer is not None and _visible(normalizer.normalize_str(content)) in visible
+        return text if normalizer is None else str(normalizer.normalize_str(text)).replace("\u2581", " ")
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -196,6 +211,14 @@ def _spoken(message: Message) -> str:
         return message["content"]
     answer = Thinking().in_text(message["content"])
     return "" if answer.missing else message["content"] if answer.text is None else answer.text
+
+
+def _where_differs(text: str, other: str) -> str:
+    """What a text has and another makes of it, at the first word that differs. Example: "'caf\u00e9' it makes 'cafe'"."""
+    for word, made in zip(text.split(), other.split(), strict=False):
+        if _visible(word) != _visible(made):
+            return f"{word[:_SHOWN]!r} it makes {made[:_SHOWN]!r}"
+    return f"{text[:_SHOWN]!r} it makes {other[:_SHOWN]!r}"
 
 
 def _visible(text: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 
 from selfplay.core.errors import DataError, ModelError
 from selfplay.core.records import Message
@@ -13,7 +14,9 @@ from selfplay.inputs.models.chat_template import PROBE
 
 # What templates escape, strip, cut or join.
 _TEXT = f"{PROBE}: <b class=\"x\">'one' & {{{{two}}}}</b>\n\n  Three, four\\n \u00e9 \u6f22 end"
-_QUESTION, _ANSWER = f"{PROBE} asks", f"{PROBE} answers"
+_QUESTION, _ANSWER, _NEXT = f"{PROBE} asks", f"{PROBE} answers", f"{PROBE} asks again"
+# What templates call who speaks.
+_NAMES = {"user": ("user", "human", "question"), "assistant": ("assistant", "model", "gpt", "bot", "chatbot", "answer")}
 
 
 def _user(text: str) -> Message:
@@ -22,12 +25,14 @@ def _user(text: str) -> Message:
 
 def habits(name: str, renderer: ChatRenderer, *, for_prompts: bool) -> Iterator[str]:
     """Warnings about the template of a renderer; `name` is the setting that names its model. `for_prompts`: it writes prompts.
-    Raises ModelError for a template that draws at random, and for one that changes the order of turns. What it refuses is not
-    looked at."""
+    Raises ModelError for a template that draws at random, that changes the order of turns, or that exchanges the roles. What it
+    refuses is not looked at."""
     answer = Message(role="assistant", content=_ANSWER)
     dialogue = [_user(_QUESTION), answer, _user(_TEXT)]
     with contextlib.suppress(DataError):
         yield from _of_texts(name, renderer, dialogue)
+    with contextlib.suppress(DataError):
+        yield from _of_roles(name, renderer)
     if for_prompts:
         with contextlib.suppress(DataError):
             yield from _of_the_end(name, renderer, [_user(_QUESTION)], answer)
@@ -58,13 +63,63 @@ def _of_texts(name: str, renderer: ChatRenderer, dialogue: Sequence[Message]) ->
         yield f"{name}: the chat template writes today's date, so that later rounds and resumes have other prompts{way}"
 
 
+def _of_roles(name: str, renderer: ChatRenderer) -> Iterator[str]:
+    """Whether the template says who speaks: by what it writes between a question and its answer, and before the next question."""
+    dialogue = [_user(_QUESTION), Message(role="assistant", content=_ANSWER), _user(_NEXT)]
+    written = renderer.written(dialogue, False)
+    places = [written.find(message["content"]) for message in dialogue]
+    if -1 in places:
+        return
+    to_answer = written[places[0] + len(_QUESTION) : places[1]]
+    to_question = written[places[1] + len(_ANSWER) : places[2]]
+    if to_answer.strip() == to_question.strip():
+        yield f"{name}: the chat template does not say who speaks: it writes {to_answer!r} between all turns"
+    if _speaker(to_answer) == "user" and _speaker(to_question) == "assistant":
+        raise ModelError(
+            f"{name}: the chat template exchanges the roles: it writes {to_answer!r} before an answer and {to_question!r} "
+            "before a question",
+            "Correct the template, or give another chat_template.",
+        )
+
+
+def refuse_lost_marks(name: str, renderer: ChatRenderer) -> None:
+    """Raise ModelError where the tokenizer makes ordinary text of the control tokens that the template writes."""
+    asked = [_user(_QUESTION)]
+    try:
+        text, ids = renderer.written(asked, True), renderer.prompt(asked)
+    except DataError:  # it refuses a user's message alone
+        return
+    if lost := set(renderer.control.found_in(text)) - set(ids):
+        mark = renderer.tokenizer.convert_ids_to_tokens(min(lost))
+        raise ModelError(
+            f"{name}: the chat template writes {mark!r}, which is a control token, but the tokenizer makes ordinary text of it",
+            "Compare split_special_tokens in tokenizer_config.json (it must be false), and single_word of the added tokens.",
+        )
+
+
+def _speaker(written: str) -> str | None:
+    """Whose turn begins after a text of the template, by the last word in it that names a role."""
+    words = [role for word in re.findall(r"[a-z]+", written.lower()) for role, names in _NAMES.items() if word in names]
+    return words[-1] if words else None
+
+
 def _of_the_end(name: str, renderer: ChatRenderer, asked: list[Message], answer: Message) -> Iterator[str]:
     prompt, whole = renderer.written(asked, True), renderer.written([*asked, answer], False)
-    if prompt != renderer.written(asked, False) or not whole.startswith(prompt):
+    question = asked[-1]["content"]
+    ends = prompt.rpartition(question)[2]
+    begins = whole.rpartition(question)[2].partition(answer["content"])[0]
+    if ends == renderer.written(asked, False).rpartition(question)[2]:
+        if begins.startswith(ends) and begins[len(ends) :].strip():
+            yield (
+                f"{name}: a prompt does not end where the answer begins: the chat template leaves out "
+                f"{begins[len(ends) :].strip()!r} (it does not use add_generation_prompt)"
+            )
         return
-    beginning = whole[len(prompt) : whole.find(answer["content"])].strip()
-    if beginning:
-        yield (
-            f"{name}: a prompt does not end where the answer begins: the chat template leaves out {beginning!r} (it does not use "
-            "add_generation_prompt)"
-        )
+    # thoughts that a prompt opens are closed, or left out, in a turn of a dialogue
+    ends, begins = (_before_thoughts(text, renderer.thinking.marks).strip() for text in (ends, begins))
+    if not ends.startswith(begins) and not begins.startswith(ends):
+        yield f"{name}: a prompt ends with {ends!r}, but the chat template begins an answer in a dialogue with {begins!r}"
+
+
+def _before_thoughts(text: str, marks: Collection[str]) -> str:
+    return text[: min((text.find(mark) for mark in marks if mark in text), default=len(text))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from selfplay.inputs.rows.looks import Look
 from selfplay.inputs.rows.names import plain
 from selfplay.inputs.rows.roles import ROLES
 from selfplay.inputs.rows.survey import Kind, Survey
@@ -29,6 +30,19 @@ _KINDS: tuple[Kind, ...] = ("messages", "dialogue", "dialogues", "turns", "media
 _ANSWERS = frozenset(
     alias for ours in ("chosen", "rejected", "responses", "response") for alias in (ours, *ROLES[ours].aliases)
 )
+# Texts that stand beside a conversation by their nature: other answers, and what was written about one.
+_SAID_OF_IT = frozenset(
+    ("answer", "answers", "response", "responses", "output", "outputs", "completion", "completions", "generation", "generations",
+     "solution", "target", "targets", "reference", "label", "chosen", "rejected", "critique", "rationale", "rationales",
+     "explanation", "feedback", "comment", "comments", "judge", "judgement", "judgment", "annotation", "annotations", "metadata",
+     "meta", "info", "error", "raw", "labelling", "config", "configs", "url", "license", "description", "title")
+)  # fmt: skip
+_LOOKS: dict[Look, str] = {
+    "templated": "look like the output of a chat template, they are read as plain texts",
+    "ended": "end in the text of a control token, which the answer of a model would then spell out (remove it)",
+    "null": "are 'None', 'nan' or the like, they are read as texts (write null for no value)",
+    "damaged": "look as if they were encoded once too often (bytes, entities of HTML, UTF-8 that was read as Latin-1)",
+}
 _TEXTS = ("chosen", "rejected", "response", "response_a", "response_b")
 # Fields of messages that say nothing to a model.
 _OF_A_MESSAGE = frozenset(
@@ -42,40 +56,34 @@ def unread(found: Survey, others: Iterable[str], used: Collection[str]) -> Itera
     belong to a conversation, and on fields of messages beside their text. `used`: columns and fields that are read."""
     roots = {name.rpartition(".")[0] for name in used if name not in found.columns}
     beside = [name for name in found.fields if name.rpartition(".")[0] in roots and name not in used]
-    names = [repr(name) for name in others if name not in roots and _may_belong(name, found.kind(name))]
-    names += [repr(name) for name in beside if _may_belong(name.rpartition(".")[2], None)]
+    prose = {*found.look_like("prose", [*others, *beside])}
+    names = [repr(name) for name in others if name not in roots and _may_belong(name, found.kind(name), name in prose)]
+    names += [repr(name) for name in beside if _may_belong(name.rpartition(".")[2], None, name in prose)]
     if names:
         yield f"{', '.join(names)}: not used as part of the conversation, only text turns are read"
-    templated = [repr(name) for name in found.templated if name in used]
-    if templated:
-        yield f"{', '.join(templated)}: some texts look like the output of a chat template, they are read as plain texts"
+    for look, said in _LOOKS.items():
+        if looking := [repr(name) for name in found.look_like(look, used)]:
+            yield f"{', '.join(looking)}: some texts {said}"
     extras = [repr(name) for name in found.extras if name.lower() not in _OF_A_MESSAGE]
     if extras:
         yield f"the messages also have {', '.join(extras)}: not used, only their role and content are read"
 
 
-def missing(found: Survey, used: Collection[str]) -> Iterator[str]:
-    """Notes on what a source lacks, as it seems: files, and values that were written as texts."""
-    if found.missing_shards is not None:
-        yield found.missing_shards
-    nulls = [repr(name) for name in found.nulls if name in used]
-    if nulls:
-        yield f"{', '.join(nulls)}: some texts are 'None', 'nan' or the like, they are read as texts (write null for no value)"
-
-
 def lists_as_text(found: Survey, names: Mapping[str, str]) -> Iterator[str]:
     """A note on answers that hold lists of texts as text: such a text may be the answer itself, or a list that another program
     wrote into CSV. `names`: role -> column. (Where the prompt is written so too, they are the turns of a dialogue.)"""
-    answers = [repr(names[ours]) for ours in _TEXTS if ours in names and names[ours] in found.listed]
-    if answers and names.get("prompt") not in found.listed:
+    answers = [repr(names[ours]) for ours in _TEXTS if ours in names and found.look_like("listed", [names[ours]])]
+    if answers and not found.look_like("listed", [names.get("prompt", "")]):
         yield f"{', '.join(answers)}: some texts look like lists of texts, they are read as plain texts (write lists as JSONL)"
 
 
-def _may_belong(name: str, kind: Kind | None) -> bool:
+def _may_belong(name: str, kind: Kind | None, is_prose: bool) -> bool:
     spelled = plain(name)
     if spelled in _ANSWERS:
         return False
     if kind in _KINDS:
         return True
     words = {*spelled.split("_")}
+    if is_prose and not words & _SAID_OF_IT:
+        return True
     return bool(words & _STRONG) or (kind != "number" and bool(words & _WORDS) and not words & _ABOUT)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfplay.core.errors import DataError
-from selfplay.inputs.rows.around import lists_as_text, missing, unread
+from selfplay.inputs.rows.around import lists_as_text, unread
 from selfplay.inputs.rows.finder import Finder
 from selfplay.inputs.rows.names import near_names, plain
 from selfplay.inputs.rows.roles import (  # fmt: skip
@@ -69,8 +69,8 @@ def prompt_columns(source: str, found: Survey, column: str) -> Columns:
     others = tuple(name for name in found.columns if name != column)
     notes = (
         *finder.notes,
+        *found.of_files,
         *unread(found, [name for name in others if name not in finder.names.values()], {*finder.names.values()}),
-        *missing(found, {*finder.names.values()}),
     )
     return Columns("lists", finder.names, (), others, notes=notes)
 
@@ -126,7 +126,7 @@ def recognise(
     if shape in PAIRS and len(derived) >= 2:
         finder.notes.append(f"left out, since select computes them again: {', '.join(derived)}")
         others = [name for name in others if name not in DERIVED]
-    notes = (*finder.notes, *missing(found, {*finder.names.values()} if shape != "numbers" else ()))
+    notes = (*finder.notes, *found.of_files)
     if shape != "numbers":
         notes += (*unread(found, others, {*finder.names.values()}), *lists_as_text(found, finder.names))
     given = frozenset(finder.given)

@@ -11,6 +11,8 @@ from selfplay.inputs.rows.printed import parsed_text
 # a list, an object, either once more as a JSON text, or an array as numpy prints it
 _SERIALISED = ("[", "{", '"[', '"{', "array([")
 
+_MESSAGES = ({"role", "content"}, {"from", "value"})
+
 
 def is_serialised(value: str) -> bool:
     """Whether a text begins like a list or an object."""
@@ -18,7 +20,12 @@ def is_serialised(value: str) -> bool:
 
 
 def unfolded(value: Any) -> Any:
-    """The list or object that a text holds (JSON, or as Python prints it); any other value as it is."""
+    """The list or object that a text holds (JSON, or as Python prints it), and the list of messages that an object of lists holds
+    (as `datasets` stores a sequence of objects); any other value as it is."""
+    if isinstance(value, dict) and {*value} in _MESSAGES:
+        role, content = value.values()
+        if isinstance(role, list) and isinstance(content, list) and len(role) == len(content):
+            return [dict(zip(value, entry, strict=True)) for entry in zip(role, content, strict=True)]
     if not isinstance(value, str) or not is_serialised(value):
         return value
     found = parsed_text(value)

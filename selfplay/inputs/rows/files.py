@@ -5,32 +5,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import DataError
 from selfplay.core.json_text import parse_json
+from selfplay.inputs.rows.file_names import COMPRESSIONS, file_format, split_of_name
 from selfplay.store.layout import COMMIT as MANIFEST
 
-_FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-}
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # JSON files beside the data that hold no rows.
 _NO_DATA = {"summary.json", "dataset_info.json", "dataset_infos.json", "state.json", "config.json"}
-_SHARD = re.compile(r"(-\d+-of-\d+(-[0-9a-f]+)?|[-_]?\d+)$")
-_COUNTED = re.compile(r"(.*)-(\d{4,5})-of-(\d{4,5})\b")
 _SAVE_AGAIN = "Save or copy the dataset again."
-_SPLITS = ("train", "test", "validation", "valid", "dev", "eval")
 WHAT_IS_READ = (
     "Sources are .jsonl, .json, .csv, .tsv, .parquet, .arrow or .feather files (also .gz, .bz2 or .zst), a folder of "
     "such files, a save_to_disk folder, or a Hub dataset."
@@ -54,11 +40,6 @@ def local_path(source: str, base_dir: str | Path) -> Path | None:
     )
 
 
-def file_format(path: Path) -> str | None:
-    """The format of a file by its suffix (below that of a compression); None for an unknown one."""
-    return _FORMATS.get(Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix)
-
-
 def source_files(path: Path, split: str | None) -> list[Path]:
     """The data files at a path that exists, in reading order. Raises DataError for a folder that holds none or
     several datasets, and for a split where there are no splits."""
@@ -75,20 +56,6 @@ def source_files(path: Path, split: str | None) -> list[Path]:
             raise DataError(f"split {split!r} is given, but {path} holds one dataset without splits", "Remove split.")
         return _saved_files(path)
     return _folder_files(path, split)
-
-
-def missing_shards(files: Sequence[Path]) -> str | None:
-    """Which files are not there of a dataset whose files count themselves (train-00000-of-00003); None where all are."""
-    found: dict[tuple[str, int], set[int]] = {}
-    for file in files:
-        if counted := _COUNTED.match(file.name):
-            found.setdefault((counted[1], int(counted[3])), set()).add(int(counted[2]))
-    for (name, total), numbers in found.items():
-        missing = sorted({*range(total)} - numbers)
-        if missing:
-            shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-            return f"{len(missing)} of the {total} files {name}-N-of-{total} are not there (N = {shown}): the others are read"
-    return None
 
 
 def file_digest(path: Path) -> str:
@@ -109,7 +76,10 @@ def _split_of_saved(folder: Path, split: str | None) -> str:
 
 def _no_such_split(folder: Path, split: str | None, splits: list[str]) -> DataError:
     said = f"has no split {split!r}" if split else "has several splits"
-    return DataError(f"{folder} {said}; there are {', '.join(splits)}", "Set split to one of them.")
+    return DataError(
+        f"{folder} {said}; there are {', '.join(splits)}",
+        f"Set split to one of them. The dataset is the folder {folder}.",
+    )
 
 
 def _saved_files(folder: Path) -> list[Path]:
@@ -141,20 +111,20 @@ def _list_in(path: Path, key: str) -> list[Any]:
 
 def _folder_files(folder: Path, split: str | None) -> list[Path]:
     """The shards in a folder: its own files, else those of the subfolder that is the split (`kept`, `dropped`,
-    `train`), else those of `data/`. Files named after splits (train-00000-of-00002.parquet) are told apart."""
+    `train`), else those of its only subfolder (`data`). Files named after splits (see `split_of_name`) are told apart."""
     files = _data_files(folder)
     if not files:
         splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and _data_files(entry))
         if len(splits) > 1:  # of a result of `select`: its files for other trainers are not a split
             splits = [name for name in splits if name != "formats"]
-        if splits == ["data"]:
-            return _folder_files(folder / "data", split)
         if not splits:
             raise DataError(f"{folder} holds no data files and is not a folder of Dataset.save_to_disk", WHAT_IS_READ)
+        if len(splits) == 1 and split != splits[0]:
+            return _folder_files(folder / splits[0], split)
         if split not in splits:
             raise _no_such_split(folder, split, splits)
-        return _one_kind(folder / split, _data_files(folder / split))
-    named = {file: _split_of_name(file) for file in files}
+        return _folder_files(folder / split, None)
+    named = {file: split_of_name(file) for file in files}
     splits = sorted({name for name in named.values() if name is not None})
     if split is not None and split not in splits:
         if splits:
@@ -162,6 +132,12 @@ def _folder_files(folder: Path, split: str | None) -> list[Path]:
         raise DataError(f"split {split!r} is given, but the files in {folder} have no splits", "Remove split.")
     if split is None and len(splits) > 1:
         raise _no_such_split(folder, None, splits)
+    other = next((file.name for file in files if named[file] is None), None)
+    if split is None and splits and other is not None:
+        raise DataError(
+            f"{folder} holds files of the split {splits[0]} and others, such as {other}",
+            f"Set split to {splits[0]} to read that only, or name one file.",
+        )
     return _one_kind(folder, [file for file in files if split is None or named[file] == split])
 
 
@@ -181,11 +157,6 @@ def _data_files(folder: Path) -> list[Path]:
         and file_format(entry) is not None
         and not (entry.name.startswith("cache-") and entry.suffix == ".arrow")
     )
-
-
-def _split_of_name(file: Path) -> str | None:
-    name = _SHARD.sub("", file.name.split(".")[0])
-    return name if name in _SPLITS else None
 
 
 def _one_kind(folder: Path, files: list[Path]) -> list[Path]:

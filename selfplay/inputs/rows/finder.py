@@ -126,19 +126,28 @@ class Finder:
             first, second = self.given["response_a"], self.given["response_b"]
             return first, second, _labels(first, second)
         options = [
-            (first, second, labels)
+            (form, first, second, labels)
             for form in CHOICES
             for labels in LABELS
             for first in self.plain.get(form.format(labels[0]), [])
             for second in self.plain.get(form.format(labels[1]), [])
         ]
         if len(options) > 1:
-            said = " or ".join(f"{first} and {second}" for first, second, _ in options)
+            said = " or ".join(f"{first} and {second}" for _, first, second, _ in options)
             raise DataError(
                 f"{self.source}: the two responses of a pair can be {said}",
-                f"Choose: --columns response_a={options[0][0]},response_b={options[0][1]}",
+                f"Choose: --columns response_a={options[0][1]},response_b={options[0][2]}",
             )
-        return options[0] if options else None
+        if not options:
+            return None
+        form, first, second, labels = options[0]
+        if third := self.plain.get(form.format(chr(ord(labels[1]) + 1))):
+            raise DataError(
+                f"{self.source} has more than two responses for each prompt: {first}, {second}, {third[0]}",
+                f"Write them into one column as a list (--columns responses=COLUMN), or choose two: --columns response_a={first},"
+                f"response_b={second}",
+            )
+        return first, second, labels
 
     def take_choice(self) -> tuple[str, str]:
         """Take the two responses of a choice; returns their labels."""

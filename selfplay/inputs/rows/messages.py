@@ -146,9 +146,9 @@ def read_answer(value: Any, name: str) -> tuple[Messages, str]:
 def _unserialised(value: Any, name: str) -> Any:
     """The messages that a text holds (JSON, or as Python prints them); any other value as it is. Raises BadValue for a
     text that begins like messages and cannot be parsed exactly."""
-    if not isinstance(value, str) or (not is_serialised(value) and not _LIKE_MESSAGES.match(value)):
-        return value
     parsed = unfolded(value)
+    if not isinstance(value, str) or (not is_serialised(value) and not _LIKE_MESSAGES.match(value)):
+        return parsed
     entries = parsed if isinstance(parsed, list) else [parsed]
     if entries and all(map(_is_message, entries)):
         return parsed

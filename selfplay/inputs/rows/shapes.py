@@ -33,10 +33,30 @@ def find_shape(finder: Finder, prefer: str) -> Shape:
         return responses
     if pairs == "numbers" and responses is not None and not gives(*PAIRS):
         pairs = None
+    if pairs == "pairs" and prefer == "pairs":
+        _refuse_labels(finder)
     best = (pairs or responses) if prefer == "pairs" else responses
     if best is None:
         raise _no_shape(finder, prefer, found)
     return best
+
+
+def _refuse_labels(finder: Finder) -> None:
+    """Raise DataError where chosen and rejected are not texts, but say which of other columns are."""
+    columns = [finder.candidates(side)[0] for side in SIDES]
+    if set(SIDES) & set(finder.given) or finder.survey.look_like("long", columns):
+        return
+    lists = finder.candidates("responses")
+    choice = finder.choice() if not lists else None
+    texts = choice[:2] if choice is not None else lists
+    if finder.survey.look_like("long", texts):
+        said = f"preference={columns[0]}" if choice is not None else f"responses={lists[0]},rewards=COLUMN"
+        raise DataError(
+            f"{finder.source}: {columns[0]!r} and {columns[1]!r} hold single words, and the texts seem to be in "
+            f"{' and '.join(texts)}",
+            f"Name the columns: --columns {said} if the words say which response is better, or chosen={columns[0]},"
+            f"rejected={columns[1]} if they are the responses.",
+        )
 
 
 def _of_responses(finder: Finder) -> Shape | None:

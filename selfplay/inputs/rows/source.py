@@ -6,6 +6,7 @@ Row numbers are 1-based: in JSON Lines the line of the file (blank lines count, 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -20,11 +21,13 @@ import pyarrow.parquet as pq
 
 from selfplay.core.errors import DataError
 from selfplay.core.json_text import parse_json
-from selfplay.inputs.rows.files import COMPRESSIONS, WHAT_IS_READ, file_digest, file_format, local_path, source_files
+from selfplay.inputs.rows.file_names import COMPRESSIONS, file_format
+from selfplay.inputs.rows.files import WHAT_IS_READ, file_digest, local_path, source_files
 from selfplay.inputs.rows.unfolded import MAX_LINE, UNFOLDS, Unfolded, bounded_lines
 from selfplay.store.unfolding import MemoryBudget, UnfoldingError
 
 _BATCH = 1024
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,10 @@ def _open(path: Path) -> Any:
     """The uncompressed bytes of a file."""
     compression = COMPRESSIONS.get(path.suffix)
     stream = pa.input_stream(str(path), compression=compression)
-    return io.BufferedReader(stream if compression is None else Unfolded(stream, MemoryBudget([path])), 1 << 18)
+    file = io.BufferedReader(stream if compression is None else Unfolded(stream, MemoryBudget([path])), 1 << 18)
+    if file.peek(2)[:2] in _UTF_16:
+        raise DataError(f"{path} is UTF-16, which is not read", "Save it as UTF-8.")
+    return file
 
 
 @contextmanager

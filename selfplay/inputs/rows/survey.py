@@ -7,9 +7,8 @@ objects. A column of that very name comes first.
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +16,8 @@ import pyarrow as pa
 
 from selfplay.inputs.rows.dialogues import is_dialogue
 from selfplay.inputs.rows.fields import unfolded
-from selfplay.inputs.rows.files import missing_shards
+from selfplay.inputs.rows.file_names import notes_on_files
+from selfplay.inputs.rows.looks import Look, looks_of
 from selfplay.inputs.rows.source import Source
 
 Kind = Literal[
@@ -38,15 +38,6 @@ Kind = Literal[
 """`messages` end in a user turn, a `dialogue` in one of the assistant (as text: HH's form), which an `answer` is alone;
 `dialogues` and `answers` are lists of them; `turns`: lists of two texts."""
 
-# The beginnings of conversations that a chat template wrote, HH's form aside.
-_TEMPLATED = re.compile(
-    r"\s*(<s>|<bos>|<\|begin_of_text\|>)?\s*(<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|(system|user|assistant)\|>"
-    r"|\[INST\]|(Human|User|USER|### ?(Human|User|Instruction)): .*\n(Assistant|ASSISTANT|### ?(Assistant|Response)):)"
-    r"|.*<extra_id_1>(User|Assistant)",
-    re.DOTALL,
-)
-# What Python, pandas, NumPy and JSON print of a missing value.
-_NULLS = ("None", "nan", "NaN", "null", "<NA>", "NaT")
 _SAMPLE = 100
 _DEPTH = 4
 
@@ -55,21 +46,23 @@ _DEPTH = 4
 class Survey:
     """`columns` and `fields` (dotted names) of all rows, in the order of their first appearance; `kinds`: the most common kind
     of the values of each column in the first rows (none where they are null); `extras`: further fields of their messages;
-    `templated`: columns with texts that a chat template wrote, as it seems; `listed`: columns with texts that are lists of
-    texts; `nulls`: columns with texts that say that there is none; `missing_shards`: which files of it are not there."""
+    `looks`: what texts of these rows look like, by column or field; `of_files`: what is to be said of the source's files."""
 
     columns: tuple[str, ...]
     fields: tuple[str, ...] = ()
     kinds: Mapping[str, Kind] | None = None
     extras: tuple[str, ...] = ()
-    templated: tuple[str, ...] = ()
-    listed: tuple[str, ...] = ()
-    nulls: tuple[str, ...] = ()
-    missing_shards: str | None = None
+    looks: Mapping[str, frozenset[Look]] | None = None
+    of_files: tuple[str, ...] = ()
 
     def kind(self, name: str) -> Kind | None:
         """The kind of a column's values, None where it is not known."""
         return (self.kinds or {}).get(name)
+
+    def look_like(self, look: Look, within: Collection[str]) -> list[str]:
+        """Which of some columns and fields hold texts that look so, in themselves or further inside."""
+        found = [name for name, looks in (self.looks or {}).items() if look in looks]
+        return [name for name in sorted(within) if any(one == name or one.startswith(f"{name}.") for one in found)]
 
 
 def survey(source: Source) -> Survey:
@@ -99,18 +92,12 @@ def survey(source: Source) -> Survey:
         sample = [row.values for row in itertools.islice(source.rows(), _SAMPLE) if row.values is not None]
     kinds: dict[str, Counter[Kind]] = {}
     extras: dict[str, None] = {}
-    templated: dict[str, None] = {}
-    listed: dict[str, None] = {}
-    nulls: dict[str, None] = {}
+    looks: dict[str, set[Look]] = {}
     for values in sample:
         for name, value in values.items():
-            given, value = value, unfolded(value)
-            if given is not value and kind_of(value) == "texts":
-                listed[name] = None
-            if isinstance(value, str) and not is_dialogue(value) and _TEMPLATED.match(value):
-                templated[name] = None
-            if isinstance(value, str) and value in _NULLS:
-                nulls[name] = None
+            for path, look in looks_of(name, value):
+                looks.setdefault(path, set()).add(look)
+            value = unfolded(value)
             if isinstance(value, dict | list):
                 fields.add(name, value)
                 extras |= dict.fromkeys(_extras(value))
@@ -118,10 +105,8 @@ def survey(source: Source) -> Survey:
                 kinds.setdefault(name, Counter())[kind] += 1
     common = {name: counts.most_common(1)[0][0] for name, counts in kinds.items()}
     inside = tuple(name for name in fields.names if name not in columns)
-    return Survey(
-        tuple(columns), inside, common, tuple(extras), tuple(templated), tuple(listed), tuple(nulls),
-        missing_shards(source.files),
-    )  # fmt: skip
+    seen = {name: frozenset(found) for name, found in looks.items()}
+    return Survey(tuple(columns), inside, common, tuple(extras), seen, tuple(notes_on_files(source.name, source.files)))
 
 
 class _Fields:

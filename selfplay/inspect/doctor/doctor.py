@@ -14,8 +14,7 @@ from typing import Any
 
 from selfplay.core.limits import LIMITS, ray_temp, shortages, temp_folder
 from selfplay.core.machine import gpu_memory, this_device
-from selfplay.inspect.doctor.findings import Finding
-from selfplay.inspect.doctor.packages import check_packages, installed_versions, requirements_of
+from selfplay.inspect.doctor.packages import Finding, check_packages, installed_versions, requirements_of
 from selfplay.inspect.reading import SCHEMA_VERSION
 
 PYTHON = (3, 11)

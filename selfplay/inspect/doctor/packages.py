@@ -6,14 +6,17 @@ Requirements are read from the metadata of selfplay and of vLLM, so that there i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
+from typing import Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from selfplay.core.versions import TESTED
-from selfplay.inspect.doctor.findings import Finding
+
+State = Literal["ok", "warn", "fail"]
 
 LOOKED_AT = ("torch", "transformers", "trl", "ray", "datasets", "peft", "pyarrow")
 # The newest versions that the whole loop was run with. `doctor` warns about a newer major version.
@@ -25,6 +28,17 @@ NEWEST = {
 }
 # Beside a CPU build of torch the builds that pip finds first need CUDA libraries, and break `import transformers`.
 BREAKS_CPU_TORCH = ("torchvision", "torchaudio", "torchcodec", "triton")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, how it is, and what to do. Example: Finding("torch", "fail", "torch is not installed",
+    "pip install 'torch>=2.11'")"""
+
+    name: str
+    state: State
+    message: str
+    hint: str = ""
 
 
 def installed_versions() -> dict[str, str]:

@@ -20,10 +20,9 @@ from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
 from selfplay.core.evaluation_statistics import bootstrap_mean
 from selfplay.inspect.documents.rounds import round_summary
-from selfplay.inspect.query.open import open_store
 from selfplay.inspect.query.tables import rows_of
-from selfplay.inspect.reading import SCHEMA_VERSION, finite, require_round
-from selfplay.store.layout import Layout
+from selfplay.inspect.reading import SCHEMA_VERSION, finite, open_store, require_round
+from selfplay.store.layout import is_run
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 
@@ -52,7 +51,7 @@ def parse_side(given: str, other: Side | None = None) -> Side:
     """RUN or RUN@ROUND as a side, without a round the newest that has an evaluation; `@ROUND` alone is a round of the
     `other` side's run. Raises ConfigError."""
     path, at, number = given.rpartition("@")
-    named = bool(at) and number.isdecimal() and not Layout(Path(given).absolute()).identity.is_file()
+    named = bool(at) and number.isdecimal() and not is_run(Path(given))
     if named and not path and other is not None:
         store = other.store
     else:

@@ -57,10 +57,9 @@ def liveness(store: Store, attempts: list[dict[str, Any]]) -> Driver:
     who = {**last, "role": "driver"}
     name = f"process {last.get('pid')} on {last.get('host')}"
     ago = f"last heartbeat {age(silent)} ago" if silent is not None else "there is no heartbeat"
-    inode = last.get("lock_inode")
-    if inode is not None and (not store.layout.lock.is_file() or store.layout.lock.stat().st_ino != inode):
+    if not store.layout.lock.is_file() or store.layout.lock.stat().st_ino != last.get("lock_inode"):
         return Driver(False, who, None, silent, f"none here: this is a copy of a run that {name} worked on")
-    if inode is None or is_here(last):  # (an earlier version noted no more than pid and host)
+    if is_here(last):
         return Driver(False, who, False, silent, f"none: {name} ended without recording it ({ago})")
     if silent is not None and silent < MAX_AGE:
         return Driver(True, who, None, silent, f"{name}, another machine or one before its restart; {ago}")

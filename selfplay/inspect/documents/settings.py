@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.config.load import fields, load_config
-from selfplay.inspect.query.open import open_store
-from selfplay.inspect.reading import SCHEMA_VERSION
+from selfplay.inspect.reading import SCHEMA_VERSION, open_store
 from selfplay.store.run_state import config_in_force
 
 

@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ from selfplay.core.commands import shell_command
 from selfplay.core.errors import CorruptionError
 from selfplay.inspect.documents.driver_status import liveness
 from selfplay.inspect.documents.progress import loading, overlap, progress
-from selfplay.inspect.query.open import open_store
-from selfplay.inspect.reading import SCHEMA_VERSION
+from selfplay.inspect.reading import SCHEMA_VERSION, open_store
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
 from selfplay.store.commits import check_stage
 from selfplay.store.layout import sidecars_in
@@ -26,7 +26,8 @@ def status_document(root: Path) -> dict[str, Any]:
     what is under way or comes next, null when nothing is left. `progress` is how far the stage is (`title`, `done`, `total`),
     null where no driver is at work or it has not said; `side_by_side` is how far other stages are that work at the same time;
     `overlap` is which `stages` of a round do so, and in words (`text`) why others take turns, null where no driver is at work;
-    `loading` names what it waits for until that is loaded. `driver` is who is at work, or who was and gave no word of an end.
+    `loading` names what it waits for until that is loaded. `driver` is the process at
+    work, or the last one if its end was not recorded.
     Raises ConfigError where there is no run.
     """
     try:
@@ -62,7 +63,7 @@ def status_document(root: Path) -> dict[str, Any]:
         "loading": loading(store) if state == "running" else [],
         "driver": driver.to_json(),
         "attempts": [_attempt(document) for document in found],
-        "problems": [_problem(problem) for problem in problems],
+        "problems": [asdict(problem) for problem in problems],
         "next": _next(state, store, root, rounds, problems),
     }
 
@@ -80,7 +81,7 @@ def _unreadable(root: Path, error: CorruptionError) -> dict[str, Any]:
         "run": str(root.absolute()),
         "loading": [],
         "attempts": [],
-        "problems": [_problem(problem)],
+        "problems": [asdict(problem)],
         "next": error.hint,
     }
 
@@ -113,10 +114,6 @@ def _attempt(document: dict[str, Any]) -> dict[str, Any]:
         "pid": document.get("pid"),
         "host": document.get("host"),
     }
-
-
-def _problem(problem: Problem) -> dict[str, str]:
-    return {"kind": problem.kind, "file": problem.file, "message": problem.message, "hint": problem.hint}
 
 
 def _next(state: str, store: Store, root: Path, rounds: int, problems: list[Problem]) -> str:

@@ -1,5 +1,5 @@
 """The cards of an export: the dataset's says how the data were made and the command that remakes them, a model's what it was
-trained from and on. Nothing in them names the machine (neutral.py)."""
+trained from and on. Nothing in them names the machine (config/anonymize.py)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from selfplay.core.escape import escape_markdown, markdown_code
 from selfplay.core.format import markdown_table
 from selfplay.inspect.documents.rounds import RoundSummary
 from selfplay.inspect.documents.rounds_table import rounds_markdown
+from selfplay.store.result_folder import ResultWriter
 
 RECIPE = "recipe/config.yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the cards say of a run. `settings` are neutral (see neutral.py), `pins` the digests of what the settings name;
+    """What the cards say of a run. `settings` are neutral (config/anonymize.py), `pins` the digests of what the settings name;
     `rounds` are the numbers of each round; `splits` maps a round to its number of pairs by split; `base_model` is the policy's
     hub name, or the name of its folder; `dataset` the name under which the dataset is found. `from_dataset`: `selfplay select`
-    made the pairs from a dataset. `identities` maps a round to the description of its config (see identity.py)."""
+    made the pairs from a dataset. `identities` maps a round to the description of its config (see `content_identity`)."""
 
     name: str
     dataset: str
@@ -44,6 +45,24 @@ def config_name(round_number: int) -> str:
     return f"round_{round_number:03d}"
 
 
+def content_identity(writer: ResultWriter, *folders: str) -> str:
+    """The description of the config whose data are in these folders, as in "content sha256 5d41402abc4b2a76...". `datasets`
+    caches what it loads from a local folder by the folder's name and the parameters of the config, not by the data: without a
+    digest among these, two folders of one name would be served from each other's cache."""
+    return f"content sha256 {writer.digest(*folders)}"
+
+
+def front_matter(document: dict[str, Any]) -> str:
+    """The YAML block with which a card begins."""
+    return f"---\n{dump(document)}---\n"
+
+
+def dataset_config(name: str, description: str, splits: dict[str, str], **more: Any) -> dict[str, Any]:
+    """A config of a dataset's front matter: `splits` maps each split to its files. `description`: see `content_identity`."""
+    files = [{"split": split, "path": path} for split, path in splits.items()]
+    return {"config_name": name, "description": description, "data_files": files, **more}
+
+
 def recipe(facts: Facts) -> str:
     """The settings as a config file, with what its places must hold."""
     lines = [
@@ -58,30 +77,24 @@ def recipe(facts: Facts) -> str:
 def dataset_card(facts: Facts) -> str:
     """README.md of the dataset; its front matter tells `load_dataset` which files are which config and split."""
     configs = [
-        {
-            "config_name": config_name(number),
-            "description": facts.identities[number],
-            "data_files": [
-                {"split": split, "path": f"{config_name(number)}/{split}/*.parquet"}
-                for split, count in splits.items()
-                if count
-            ],
+        dataset_config(
+            config_name(number),
+            facts.identities[number],
+            {split: f"{config_name(number)}/{split}/*.parquet" for split, count in splits.items() if count},
             **({"default": True} if number == max(facts.splits) else {}),
-        }
+        )
         for number, splits in facts.splits.items()
         if any(splits.values())
     ]
-    front = dump(
-        {
-            "configs": configs,
-            "tags": ["preference", "dpo", "self-play", "selfplay"],
-            "task_categories": ["text-generation"],
-        },
-    )
+    front = {
+        "configs": configs,
+        "tags": ["preference", "dpo", "self-play", "selfplay"],
+        "task_categories": ["text-generation"],
+    }
     newest = config_name(max(facts.splits))
     return "\n".join(
         [
-            f"---\n{front}---\n",
+            front_matter(front),
             f"# {escape_markdown(facts.name)}: preference pairs by {'selection' if facts.from_dataset else 'self-play'}\n",
             _what_it_is(facts),
             "## Reading it\n",
@@ -134,25 +147,23 @@ def _made_with(facts: Facts) -> list[tuple[str, str]]:
 
 def model_card(facts: Facts, round_number: int, digest: str) -> str:
     """README.md of the policy after a round."""
-    front = dump(
-        {
-            "base_model": facts.base_model,
-            "datasets": [facts.dataset],
-            "library_name": "transformers",
-            "pipeline_tag": "text-generation",
-            "tags": [
-                "dpo" if facts.settings["training"].get("loss", "dpo") == "dpo" else "simpo",
-                "self-play",
-                "selfplay",
-            ],
-        },
-    )
+    front = {
+        "base_model": facts.base_model,
+        "datasets": [facts.dataset],
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": [
+            "dpo" if facts.settings["training"].get("loss", "dpo") == "dpo" else "simpo",
+            "self-play",
+            "selfplay",
+        ],
+    }
     row = next(row for row in facts.rounds if row.round == round_number)
     trained = facts.settings["training"]
     local = " (a folder of that name, not a hub model)" if facts.base_is_local else ""
     return "\n".join(
         [
-            f"---\n{front}---\n",
+            front_matter(front),
             f"# Policy after round {round_number} of {escape_markdown(facts.name)}\n",
             f"{markdown_code(facts.base_model)}{local} after {round_number} rounds of self-play: "
             "its own answers, labelled by a reward, "

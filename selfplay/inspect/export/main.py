@@ -21,7 +21,6 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import TrainOutcome
 from selfplay.inspect.documents.rounds import round_summaries
 from selfplay.inspect.export import cards
-from selfplay.inspect.export.identity import content_identity
 from selfplay.inspect.export.other_trainers import FORMATS, write_format
 from selfplay.inspect.export.tables import exported_schema, pairs
 from selfplay.inspect.reading import SCHEMA_VERSION, require_round, settings_for_others
@@ -76,7 +75,9 @@ def export(store: Store, wanted: Wanted) -> Exported:
     if wanted.format is not None and wanted.format not in FORMATS:
         raise ConfigError(f"--format {wanted.format!r} is unknown", f"Use one of {', '.join(FORMATS)}.")
     if wanted.public and not wanted.to.startswith(HUB):
-        raise ConfigError("--public goes with --to hf://ORG/NAME", "A folder is as public as you make it.")
+        raise ConfigError(
+            "--public goes with --to hf://ORG/NAME", "Leave --public out: it is about a repository on the hub."
+        )
     rounds = _rounds(store, wanted.rounds)
     if not wanted.to.startswith(HUB):
         return _write(store, wanted, rounds, Path(wanted.to), Path(wanted.to).name)
@@ -131,7 +132,7 @@ def _write(store: Store, wanted: Wanted, rounds: list[int], root: Path, dataset:
                 name: _write_split(writer, store, number, name, kept=name == "kept") for name in ("kept", "dropped")
             }
         policies, notes = _policies(store, wanted.policies)
-        identities = {number: content_identity(writer, cards.config_name(number)) for number in rounds}
+        identities = {number: cards.content_identity(writer, cards.config_name(number)) for number in rounds}
         facts = _facts(store, root, dataset, counts, identities, policies)
         for number, digest in policies.items():
             _write_policy(writer, store, facts, number, digest)

@@ -13,10 +13,10 @@ import pyarrow.dataset as ds
 from selfplay.inspect.documents.pair import pair_document
 from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.documents.status import status_document
-from selfplay.inspect.query.open import open_store
 from selfplay.inspect.query.sql import rounds_table, sql_table
 from selfplay.inspect.query.tables import TABLES, batches_of, rounds_with, scan
 from selfplay.inspect.query.where import parse_where, unknown_column
+from selfplay.inspect.reading import open_store
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
 

@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem
 
 from selfplay.core.errors import ConfigError, CorruptionError
-from selfplay.core.records import EvaluationResponse, Logprobs, Pair, Prompt, Response, Reward, Unused, schema
+from selfplay.core.stages import stage_named
 from selfplay.inspect.reading import require_round
 from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.run import Store
@@ -24,10 +24,6 @@ from selfplay.store.unfolding import MemoryBudget, UnfoldingError
 TABLES = {
     "prompts": "prompts", "responses": "sample", "rewards": "score", "unused": "pair", "logprobs": "logprobs",
     "pairs": "select", "evaluation": "evaluate",
-}  # fmt: skip
-_RECORDS = {
-    "prompts": Prompt, "responses": Response, "rewards": Reward, "unused": Unused, "logprobs": Logprobs, "pairs": Pair,
-    "evaluation": EvaluationResponse,
 }  # fmt: skip
 _ROUND = pa.field("round", pa.int64())
 
@@ -82,7 +78,7 @@ def scan(store: Store, name: str, rounds: Sequence[int] | None = None) -> ds.Dat
     """
     numbers = list(rounds) if rounds is not None else rounds_with(store, name)
     tables = [(number, table_of(store, number, name)) for number in numbers]
-    shape = pa.unify_schemas([table.schema() for _, table in tables] or [schema(_RECORDS[name])])
+    shape = pa.unify_schemas([table.schema() for _, table in tables] or [stage_named(TABLES[name]).schema])
     # A filter on the round passes over files, and a table without the column gets it from here.
     parts = [(part, ds.field("round") == number) for number, table in tables for part in table.parts]
     return _dataset(parts, shape if "round" in shape.names else shape.append(_ROUND))

@@ -15,8 +15,7 @@ from typing import Any
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.json_text import parse_json
-from selfplay.inspect.query.open import open_store, run_root
-from selfplay.inspect.reading import SCHEMA_VERSION
+from selfplay.inspect.reading import SCHEMA_VERSION, open_store, run_root
 from selfplay.inspect.verify.commit_chain import Commits, Committed, Problem, problems_of_commits
 from selfplay.inspect.verify.verify_rows import check_rows
 from selfplay.store.commits import damage, remedy

@@ -214,7 +214,7 @@ def _unique(column: pa.ChunkedArray, what: str) -> Iterator[str]:
     counted = column.value_counts()
     repeated = counted.filter(pc.greater(counted.field("counts"), 1))
     if len(repeated):
-        yield f"{what} {repeated.field('values')[0].as_py()!r} stands more than once ({len(repeated)} such)"
+        yield f"{what} {repeated.field('values')[0].as_py()!r} appears more than once ({len(repeated)} such)"
 
 
 def _same(found: pa.ChunkedArray, wanted: pa.ChunkedArray, what: str, of: str) -> Iterator[str]:
@@ -222,4 +222,4 @@ def _same(found: pa.ChunkedArray, wanted: pa.ChunkedArray, what: str, of: str) -
     missing = _true(pc.invert(pc.is_in(wanted, value_set=found.combine_chunks())))
     strangers = _true(pc.invert(pc.is_in(found, value_set=wanted.combine_chunks())))
     yield from _count(missing, f"{of} that are not among the {what}")
-    yield from _count(strangers, f"rows of the {what} that are none of the {of}")
+    yield from _count(strangers, f"rows of the {what} that are not among the {of}")

@@ -19,7 +19,6 @@ from selfplay.inspect.viewer.word_diff import DiffSpan, word_diff
 
 CLIP = 1_200
 """Characters of a text that a list shows; the pair's own page shows LONGEST."""
-CLIP_PROMPT = 600
 LONGEST = 120_000
 _LIST_BUDGET = 200_000
 # Characters of a text that are compared, which bounds the time of a page.

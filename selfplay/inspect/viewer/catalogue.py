@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.core.stages import STAGE_NAMES
-from selfplay.inspect.query.open import open_store
+from selfplay.inspect.reading import open_store
 from selfplay.inspect.viewer.background import BackgroundJobs
 from selfplay.inspect.viewer.cache import Cache
-from selfplay.store.layout import COMMIT, Layout, rounds_present
+from selfplay.store.layout import COMMIT, Layout, is_run, rounds_present
 from selfplay.store.run import Store
 from selfplay.store.run_folders import run_folders
 
@@ -37,7 +37,7 @@ class RunEntry:
 
 def kind_of(path: Path) -> Kind | None:
     """What a folder is; None: neither."""
-    if (path / "RUN.json").is_file():
+    if is_run(path):
         return "run"
     return "select" if (path / "summary.json").is_file() and (path / COMMIT).is_file() else None
 

@@ -19,8 +19,6 @@ RANGED = (
     "alignment_potential", "explicit_margin", "implicit_margin", "metric_value", "reward_chosen", "reward_rejected",
     "num_tokens_chosen", "num_tokens_rejected",
 )  # fmt: skip
-FIRST = 4
-"""So many filters are shown, the others on request."""
 BINS = 32
 _WIDTH, _HEIGHT = 400.0, 64.0
 

@@ -76,7 +76,6 @@ class RowSet:
         return np.flatnonzero(pc.is_in(self.column(name), value_set=pa.array(list(values), pa.string())).to_numpy())
 
 
-def row_set(store: Store, round_number: int, stage: str, cache: Cache, table: str = "") -> RowSet:
-    """A table of a committed stage. Raises SelfplayError if it is missing."""
-    key = f"{store.digest_of(round_number, stage)}/{table}"
-    return RowSet(key, store.lazy_table(round_number, stage, table), cache)
+def row_set(store: Store, round_number: int, stage: str, cache: Cache) -> RowSet:
+    """The table of a committed stage. Raises SelfplayError if it is missing."""
+    return RowSet(store.digest_of(round_number, stage), store.lazy_table(round_number, stage), cache)

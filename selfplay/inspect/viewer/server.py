@@ -14,7 +14,7 @@ import uvicorn
 
 from selfplay.core.errors import ConfigError, ResourceError
 from selfplay.core.terminal import note, write
-from selfplay.inspect.query.open import open_store
+from selfplay.inspect.reading import open_store
 from selfplay.inspect.viewer.app import make_app
 from selfplay.inspect.viewer.catalogue import kind_of
 

@@ -1,8 +1,7 @@
 """Makes the small world's policy: a tiny Llama, fine-tuned from nothing on noisy demonstrations, and sampled
 from.
 
-Used by `small_world.py` (which makes the world) and `small_reward.py` (which samples from the policy). The loop
-itself does not come here: it samples with vLLM, from the folder that is written.
+The loop itself does not use this module: it samples with vLLM, from the folder that is written here.
 """
 
 from __future__ import annotations

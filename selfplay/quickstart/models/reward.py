@@ -1,9 +1,8 @@
 """Makes the small world's reward model: TRL's RewardTrainer on pairs of the policy's own samples, labelled by
 the gold reward.
 
-Used by `small_world.py`. The only place where training sees the gold reward, and it sees only which of two
-answers is better. A few thousand such pairs make an imperfect proxy (about three of four held-out pairs right),
-as in life.
+This is the only place where training sees the gold reward, and it sees only which of two answers is better. A few thousand
+such pairs make an imperfect proxy: about three of four held-out pairs are right.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The small world's tokenizer: byte-level BPE, so that any UTF-8 text is encodable and comes back unchanged.
 
-Used by `small_world.py` only. Four control tokens and a padding token frame a conversation:
+Four control tokens and a padding token frame a conversation:
 `<|user|>text<|end|><|assistant|>text<|end|>`. `<|end|>` is the end of a turn and of a response; there is no
 token before a conversation, and nothing after `<|end|>`, so re-rendered text and sampled tokens agree.
 

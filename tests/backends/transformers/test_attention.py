@@ -62,6 +62,19 @@ def test_sdpa_on_a_model_with_a_soft_cap_is_refused_and_not_chosen(tmp_path, rew
         check_attention(model.to(torch.bfloat16), str(folder), ROWS)
 
 
+@pytest.mark.parametrize("alibi", [False, True])
+def test_a_model_that_cannot_exchange_its_attention_is_compared_too(tmp_path, alibi):
+    """Falcon, whose eager attention adds the ALiBi bias twice in transformers 5."""
+    model = load(make_model(Family("falcon", {"alibi": alibi, "new_decoder_architecture": False}), tmp_path))
+    assert not model._can_set_attn_implementation() and model.config._attn_implementation == "sdpa"
+    if alibi:
+        with pytest.raises(BackendError, match="'sdpa' computes another function than 'eager'"):
+            check_attention(model, str(tmp_path), ROWS)
+    else:
+        check_attention(model, str(tmp_path), ROWS)
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_attention_sinks_get_eager_attention(tmp_path):
     model = load(make_model(SINKS, tmp_path))
     assert model.config._attn_implementation == "eager"

@@ -246,7 +246,10 @@ def test_what_answers_and_embeddings_cannot_take(folders, tmp_path):
 
 def test_batches():
     assert token_batches([], 10) == []
-    assert token_batches([3, 9, 2, 3, 50], 10) == [[4], [1], [0, 3, 2]]
+    assert token_batches([3, 9, 3, 3, 50], 10) == [[4], [1], [0, 2, 3]]
     assert token_batches([5, 5, 5], 100, rows_share=[1, 4, 1], batch_share=8) == [[0, 1], [2]]
+    # a 32nd of the budget may be padding: 10 tokens
+    assert token_batches([20, 15, 15], 320) == [[0, 1, 2]]
+    assert token_batches([20, 14, 15], 320) == [[0, 2], [1]]
     with pytest.raises(ValueError, match="batch_tokens is 0"):
         token_batches([1], 0)

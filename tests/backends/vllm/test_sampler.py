@@ -16,9 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from selfplay.backends.vllm.engine_args import prepare_environment
 from selfplay.backends.vllm.sampler import VllmSampler, check_engine_keys
 from selfplay.core.errors import BackendError, ConfigError, DataError, ModelError, WeightSyncError, WorkerLostError
 from selfplay.core.protocols import Canary, CanaryPosition, LogprobItem, SampleRequest, SamplingSettings, ScoreItem
+from tests.helpers.families import FAMILIES, make_model
+from tests.helpers.garbage import vllm_freezes_nothing
 from tests.helpers.tiny import make_tiny_llama, make_tiny_reward_model
 
 # Not by importing it: its environment must be prepared first.
@@ -42,6 +45,8 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine():
+    prepare_environment()
+    vllm_freezes_nothing()
     return VllmSampler({"max_num_seqs": 16}, dtype="float32", max_model_len=128, seed=0)
 
 
@@ -403,3 +408,5 @@ def test_rewards_of_vllm_are_those_of_transformers(engine, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["XLNetForSequenceClassification"]}))
     assert "XLNetForSequenceClassification" in pooling_problem(str(folder))
+    body = make_model(FAMILIES["gemma3"], tmp_path / "gemma3", reward=True)
+    assert "its code of Gemma3TextForSequenceClassification is that of a body" in pooling_problem(str(body))

@@ -40,8 +40,8 @@ from tests.behaviour.chaos.plans import Plan
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("SELFPLAY_KILLS", "72"))
-OF_A_RUN = 11  # kills of one batch at one run
+KILLS = int(os.environ.get("SELFPLAY_KILLS", "60"))
+OF_A_RUN = 8  # kills of one batch at one run
 PER_BATCH = OF_A_RUN + 7  # one at a random time, two of a selection, one of gc, two of fork, one of report
 BATCHES = range(-(-KILLS // PER_BATCH))
 

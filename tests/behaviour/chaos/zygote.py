@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import select
 import signal
 import sys
@@ -40,19 +42,27 @@ def main() -> None:
 
 
 def _import_everything(world: Path) -> None:
-    """What a run, a resume and a selection import, by doing what they do before they lock anything."""
+    """What commands import: all of the program but the backends, what it imports on first use, and what a preflight loads."""
     import pyarrow as pa
+    import pytest
+    import scipy.stats  # noqa: F401
 
+    import selfplay
     from selfplay.cli.main import make_app
     from selfplay.config.load import load_config
-    from selfplay.core.stages import STAGE_NAMES
-    from selfplay.dataset_selection import pipeline  # noqa: F401
-    from selfplay.run import driver, loop
+    from selfplay.run import driver
     from tests.behaviour.chaos import chaos_workers  # noqa: F401
+    from tests.helpers.preflights import check_models_once, try_no_templates
 
+    for module in pkgutil.walk_packages(selfplay.__path__, "selfplay."):
+        if not module.name.startswith(
+            ("selfplay.__main__", "selfplay.backends.", "selfplay.execution.ray", "selfplay.quickstart.")
+        ):
+            importlib.import_module(module.name)
+    patch = pytest.MonkeyPatch()
+    check_models_once(patch)
+    try_no_templates(patch)
     make_app()
-    for name in STAGE_NAMES:
-        loop.function_of(name)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     driver.preflight(load_config(world / "config.yaml"), world, world / "never-made")

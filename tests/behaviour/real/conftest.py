@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from selfplay.quickstart.recipe import TINY
 from selfplay.quickstart.world import prepare
 from selfplay.store.run import Store
 from tests.helpers.stages import every_stage
+from tests.helpers.worlds import TINY
 
 # so that an engine does not hold all prompts of a round at once, and a kill finds some done and some not begun
 FEW_SLOTS = {"max_num_seqs": 16}

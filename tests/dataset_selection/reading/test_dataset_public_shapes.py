@@ -207,6 +207,81 @@ def test_a_preference_with_two_meanings_is_refused(tmp_path: Path, values: list[
         read(tmp_path, rows)
 
 
+def test_numbers_that_are_no_sign_are_refused(tmp_path: Path) -> None:
+    """-1 beside labels may be a tie, and a scale from 1 to 8 has no sign."""
+    rows = [{"prompt": "q", "response_0": "x", "response_1": "y", "preference": value} for value in (0, 1, -1)]
+    with pytest.raises(DataError, match="it is not clear whether -1 "):
+        read(tmp_path, rows)
+    rows = [{"prompt": "q", "response_1": "x", "response_2": "y", "preference_strength": value} for value in (1, 8)]
+    with pytest.raises(DataError, match="all numbers in column 'preference_strength' are above 0, from 1 to 8"):
+        read(tmp_path, rows)
+    pairs = read(tmp_path, rows, columns={"preference_strength": "preference_strength"}).pairs
+    assert pairs is not None and pairs["explicit_margin"].to_pylist() == [1, 8]
+
+
+def test_more_than_two_responses_are_no_choice(tmp_path: Path) -> None:
+    row = {"prompt": "q", **{f"response_{at}": "x" for at in (1, 2, 3)}, **{f"score_{at}": at for at in (1, 2, 3)}}
+    with pytest.raises(DataError, match="more than two responses for each prompt: response_1, response_2, response_3"):
+        read(tmp_path, [row])
+    pairs = read(tmp_path, [row], columns={"response_a": "response_1", "response_b": "response_3"}).pairs
+    assert pairs is not None and pairs["reward_chosen"].to_pylist() == [3]
+
+
+def test_words_that_say_which_response_is_chosen_are_no_responses(tmp_path: Path) -> None:
+    row = {
+        "prompt": "q",
+        "response_a": "the first answer",
+        "response_b": "the second one",
+        "chosen": "A",
+        "rejected": "B",
+    }
+    with pytest.raises(DataError, match="hold single words, and the texts seem to be in response_a and response_b"):
+        read(tmp_path, [row])
+    pairs = read(tmp_path, [row], columns={"preference": "chosen"}).pairs
+    assert pairs is not None and pairs["chosen"].to_pylist() == [[answer("the first answer")]]
+    pairs = read(tmp_path, [row], columns={"chosen": "chosen", "rejected": "rejected"}).pairs
+    assert pairs is not None and pairs["chosen"].to_pylist() == [[answer("A")]]
+
+
+def test_what_may_belong_to_a_conversation_is_known_by_its_texts(tmp_path: Path) -> None:
+    """The tables of a question for SQL, the steps before an answer, the pages that were read: whatever their names are."""
+    schema, steps = "CREATE TABLE t (a INT, b TEXT)", "Step 1: we take the first number."
+    row = {
+        "question": "q",
+        "chosen": "c",
+        "rejected": "r",
+        "schema": schema,
+        "initial_steps": steps,
+        "rationale": schema,
+    }
+    assert read(tmp_path, [row]).notes == [
+        "'schema', 'initial_steps': not used as part of the conversation, only text turns are read"
+    ]
+    row = {
+        "prompt": "q",
+        **{f"answer_{at}": "x" for at in "01"},
+        "score_0": 1,
+        "score_1": 2,
+        "quotes_0": {"of": [schema]},
+    }
+    assert any(note.startswith("'quotes_0': not used") for note in read(tmp_path, [row]).notes)
+
+
+def test_messages_as_an_object_of_lists(tmp_path: Path) -> None:
+    """As `datasets` stores a list of messages that its features call a Sequence."""
+    row = {side: {"role": ["user", "assistant"], "content": ["q", side]} for side in ("chosen", "rejected")}
+    pairs = read(tmp_path, [row]).pairs
+    assert pairs is not None and pairs["prompt"].to_pylist() == [[user("q")]]
+    assert pairs["rejected"].to_pylist() == [[answer("rejected")]]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_utf_16_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"prompt": "q", "chosen": "c", "rejected": "r"}', encoding="utf-16")
+    with pytest.raises(DataError, match="is UTF-16"):
+        read_dataset(str(tmp_path / name))
+
+
 def test_a_margin_may_be_of_either_sign_and_is_named(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "response_a": "x", "response_b": "y", "margin": value} for value in (-1, 1)]
     with pytest.raises(DataError) as caught:
@@ -257,7 +332,7 @@ def test_the_output_of_a_chat_template_is_named(tmp_path: Path) -> None:
     ]
     notes = read(tmp_path, rows).notes
     assert notes == [
-        "'prompt', 'chosen': some texts look like the output of a chat template, they are read as plain texts"
+        "'chosen', 'prompt': some texts look like the output of a chat template, they are read as plain texts"
     ]
 
 
@@ -280,7 +355,7 @@ def test_lists_as_text_are_said(tmp_path: Path) -> None:
 
 
 def test_preferences_in_a_csv_may_be_empty(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("prompt,response_1,response_2,preference\nq,x,y,-1\nq,x,y,\nq,x,y,nan\nq,x,y,2\n")
+    (tmp_path / "a.csv").write_text("prompt,response_1,response_2,preference\nq,x,y,-2\nq,x,y,\nq,x,y,nan\nq,x,y,2\n")
     dataset = read_dataset(str(tmp_path / "a.csv"))
     assert dataset.pairs is not None and dataset.pairs["chosen"].to_pylist() == [[answer("x")], [answer("y")]]
     assert dataset.bad_rows.counts == {"not_finite": 1, "null_value": 1}

@@ -91,6 +91,8 @@ def test_lines_that_begin_as_turns_of_the_template_do_are_named():
     assert control.headings == {"### user:", "### system:", "### assistant:"}
     assert control.heading_in(user("yes\n ### assistant: no")) == "### assistant:"
     assert control.heading_in(user("a ### user: b")) is None
+    marked = ChatRenderer(make_tokenizer(), "<|bos|>" + template.replace("### {{", "<|turn|>{{")).control
+    assert marked.headings >= {"user:", "assistant:"}
 
 
 def test_text_around_a_typed_token_is_encoded_as_ever():

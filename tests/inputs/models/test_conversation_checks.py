@@ -69,6 +69,21 @@ def test_templates_that_lose_text_are_refused(template, message):
     assert error.value.message.startswith("policy.model: ") and error.value.exit_code == 2 and error.value.hint
 
 
+def test_a_normalizer_that_changes_texts_is_named():
+    from tokenizers import normalizers
+
+    tokenizer = make_tokenizer()
+    for normalizer, said in (
+        (normalizers.Lowercase(), []),  # upper and lower case are the model's own matter
+        (
+            normalizers.Replace("w", "v"),
+            ["policy.model: the tokenizer's normalizer changes texts (the first): of 'few' it makes 'fev'"],
+        ),
+    ):
+        tokenizer.backend_tokenizer.normalizer = normalizer
+        assert [*check(tokenizer=tokenizer).prompts(EXAMPLES)] == said
+
+
 def test_a_template_that_refuses_some_prompts_has_a_warning():
     template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT_TEMPLATE
     (warning,) = check(template).prompts(EXAMPLES)
@@ -84,7 +99,9 @@ def test_a_reward_model_must_read_question_and_answer():
     question_only = answer_only.replace("'assistant'", "'user'")
     with pytest.raises(ModelError, match="leaves out the assistant message"):
         list(check(question_only).conversations(EXAMPLES))
-    no_system = "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    no_system = (
+        "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'] + m['content'] }}{% endif %}{% endfor %}"
+    )
     (warning,) = check(no_system).conversations(EXAMPLES)
     assert "leaves out the system message 'Be brief.' (with system): the rewards do not depend on it" in warning
 
@@ -135,9 +152,10 @@ def test_unknown_characters_are_said_and_many_are_refused():
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
     template = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
-    assert list(check(template, tokenizer).prompts([Example("e", [USER])])) == []
+    (unmarked,) = check(template, tokenizer).prompts([Example("e", [USER])])
+    assert unmarked.endswith("does not say who speaks: it writes ' ' between all turns")
     long = {"role": "user", "content": "Say a few words . " * 4 + "été"}
-    (warning,) = check(template, tokenizer).prompts([Example("e", [long])])
+    _, warning = check(template, tokenizer).prompts([Example("e", [long])])
     assert "1 of the 21 tokens" in warning
     with pytest.raises(ModelError, match="1 of the 2 tokens of 'Say été' are unknown"):
         list(check(template, tokenizer).prompts([Example("e", [{"role": "user", "content": "Say été"}])]))

@@ -6,7 +6,7 @@ import pytest
 
 from selfplay.core.errors import ModelError
 from selfplay.inputs.models.chat import ChatRenderer
-from selfplay.inputs.models.template_habits import habits
+from selfplay.inputs.models.template_habits import habits, refuse_lost_marks
 from tests.helpers.tiny import CHAT_TEMPLATE, make_tokenizer
 
 FRAME = (
@@ -40,6 +40,15 @@ def test_ordinary_templates_have_none(template: str) -> None:
             "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}",
             "does not end where the answer begins: the chat template leaves out '<|assistant|>'",
         ),
+        (
+            "{% for m in messages %}{{ m.content }}\n{% endfor %}",
+            "does not say who speaks: it writes '\\n' between all turns",
+        ),
+        (
+            (FRAME % "{{ m.content }}").replace("}<|assistant|>", "}### Answer:"),
+            "a prompt ends with '<|end|>### Answer:', but the chat template begins an answer in a dialogue with "
+            "'<|end|><|assistant|>'",
+        ),
     ],
 )
 def test_what_is_said(template: str, said: str) -> None:
@@ -67,5 +76,20 @@ def test_what_is_refused(template: str, said: str) -> None:
             found(template, for_prompts=for_prompts)
 
 
+@pytest.mark.parametrize("closed", ["<think>\\n\\n</think>", "<think></think>", ""])
+def test_a_thought_that_the_prompt_opens_may_be_closed_or_left_out_in_a_dialogue(closed: str) -> None:
+    opened = FRAME % f"{{{{ '{closed}' if m.role == 'assistant' }}}}{{{{ m.content }}}}"
+    assert found(opened.replace("}<|assistant|>", "}<|assistant|><think>\n")) == []
+
+
 def test_a_template_that_refuses_the_messages_is_not_looked_at() -> None:
     assert found("{{ raise_exception('no') }}") == []
+
+
+def test_control_tokens_that_the_tokenizer_splits_are_refused() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.split_special_tokens = True
+    with pytest.raises(
+        ModelError, match=r"writes '<\|\w+\|>', which is a control token, but the tokenizer makes ordinary text"
+    ):
+        refuse_lost_marks("policy.model", ChatRenderer(tokenizer, CHAT_TEMPLATE))

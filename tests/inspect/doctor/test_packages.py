@@ -10,8 +10,7 @@ from packaging.requirements import Requirement
 
 from selfplay.core.versions import TESTED
 from selfplay.inspect.doctor.doctor import trial_import
-from selfplay.inspect.doctor.findings import Finding
-from selfplay.inspect.doctor.packages import check_packages, requirements_of
+from selfplay.inspect.doctor.packages import Finding, check_packages, requirements_of
 
 GOOD = {
     "torch": "2.13.0+cpu", "transformers": "5.19.0", "trl": "1.16.0", "ray": "2.60.0", "datasets": "5.2.0",

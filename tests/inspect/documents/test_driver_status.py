@@ -132,18 +132,6 @@ def test_an_end_is_an_end_whatever_the_lock_file_says(killed: Store) -> None:
     assert driver_of(killed) == ("failed", None)
 
 
-def test_an_attempt_of_an_earlier_version_noted_less(killed: Store) -> None:
-    path = killed.layout.attempt(1) / "attempt.json"
-    document = json.loads(path.read_bytes())
-    path.write_bytes(
-        json_with_checksum({key: document[key] for key in ("attempt", "started", "pid", "host", "config")})
-    )
-    state, driver = driver_of(killed)
-    assert state == "interrupted"
-    assert driver is not None
-    assert driver["said"].startswith("none: process ")
-
-
 def test_gc_at_work_is_no_driver(killed: Store) -> None:
     with RunLock(killed.layout.lock, "gc"):
         state, driver = driver_of(killed)

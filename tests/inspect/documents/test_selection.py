@@ -1,4 +1,4 @@
-"""Diagnostics of a run's round from its committed tables, and of rounds that earlier versions wrote."""
+"""Diagnostics of a run's round from its committed tables."""
 
 from __future__ import annotations
 

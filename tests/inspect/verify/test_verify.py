@@ -303,7 +303,7 @@ def test_rewards_of_pairs_are_less_the_penalty(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("maker", "said"),
     [
-        (Doubled, "response id 'p1-010-r001-3' stands more than once"),
+        (Doubled, "response id 'p1-010-r001-3' appears more than once"),
         (Forgotten, "1 responses that are not among the pairs and unused together"),
         (Unexplained, "1 responses with neither a finite reward nor a reason"),
         (Unexplained, "22 log-probs that are not finite"),

@@ -16,7 +16,7 @@ from selfplay.core.protocols import ScoreItem
 from selfplay.core.stages import ENGINES
 from selfplay.execution.progress import Reporter
 from selfplay.execution.sharding import Shard, Shards
-from selfplay.inspect.query.open import open_store
+from selfplay.inspect.reading import open_store
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.run import driver, pass_through_check
 from selfplay.run.stages.reward_engine import first_by_index
