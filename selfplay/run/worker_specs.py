@@ -51,6 +51,7 @@ def early_ray_workers(config: Config) -> Iterator[MakeWorkers]:
                 workers.start_first()
                 yield workers
 
+        early.wait()
         yield make
 
 

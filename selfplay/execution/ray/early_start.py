@@ -19,6 +19,9 @@ from selfplay.execution.ray.environment import set_environment, worker_environme
 from selfplay.execution.ray.local_ray import LocalRay
 from selfplay.execution.ray.ray_workers import new_worker
 
+# the checks begin after so many seconds, whether Ray has started or not
+_SECONDS = 10.0
+
 
 class EarlyStart:
     """A local Ray, begun, with workers of one role. A `RayCluster` takes both over. The context ends what is left of them.
@@ -50,6 +53,11 @@ class EarlyStart:
         found = self._workers if role == self._role else []
         self._workers = [] if role == self._role else self._workers
         return found
+
+    def wait(self) -> None:
+        """Wait a while for Ray. Its start and the checks are Python in one process and would slow each other down, and the
+        imports of the workers, which follow it, take longer than the checks."""
+        self.ray.wait(_SECONDS)
 
     def __enter__(self) -> EarlyStart:
         return self

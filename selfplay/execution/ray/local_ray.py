@@ -118,6 +118,11 @@ class LocalRay:
         _update_environment(values)
         read_environment()
 
+    def wait(self, seconds: float) -> None:
+        """Wait so long at most for what was begun, whatever becomes of it."""
+        if self._state == "begun":
+            self._done.wait(seconds)
+
     def _wait(self) -> None:
         """Wait until ray.init has ended in its thread, with a limit of time and with signals that are heard meanwhile. The thread
         stays: when it ends, the kernel ends the processes that it has started."""
@@ -195,7 +200,7 @@ class LocalRay:
         if self._state not in ("begun", "started"):
             return
         try:
-            self._done.wait(0 if at_once else _GIVE_UP_SECONDS)
+            self.wait(0 if at_once else _GIVE_UP_SECONDS)
         finally:
             self._clean_up()
 
