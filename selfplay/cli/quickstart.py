@@ -90,7 +90,7 @@ def _what_is_there(run_dir: Path, json_output: bool) -> None:
     rounds(run_dir, json_output=json_output)
     another = run_dir.with_name(f"{run_dir.name}-2")
     note(
-        f"\nGo on with it:      {shell_command('resume', run_dir)}            "
+        f"\nContinue it:        {shell_command('resume', run_dir)}            "
         f"(or rounds={state['rounds_planned'] + 2} for two more)\n"
         f"Look into it:       {shell_command('show', run_dir, 1)}\n"
         f"Start another one:  {shell_command('quickstart', '--run-dir', another, '--seed', 1)}"

@@ -31,7 +31,7 @@ def diagnostic_lines(document: Document) -> list[str]:
 
 
 def warning_lines(document: Document) -> list[str]:
-    """Two lines a warning: what, and the way out."""
+    """Two lines for each warning: what is wrong, and what to do."""
     return [
         f"WARNING {warning['name']}: {escape_terminal(warning['message'])}\n  -> {escape_terminal(warning['hint'])}"
         for warning in document["warnings"]

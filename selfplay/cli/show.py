@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from selfplay.cli.selection_view import diagnostic_lines, warning_lines
 from selfplay.core.escape import escape_terminal
 from selfplay.core.format import duration, number
 from selfplay.core.terminal import bar, table, write_document
+from selfplay.core.timing import PARTS
 
 _TRAINING = (
     "optimizer_steps", "num_pairs", "first_loss", "expected_first_loss", "checked_pairs", "logp_error_mean",
@@ -29,6 +31,9 @@ _SELECTION = (
     "length_gap_mean", "length_gap_kept_mean",
 )  # fmt: skip
 
+_WIDTH = 40
+# the letter that a part is drawn with
+_LETTERS = {"waiting": ".", "loading": "l", "computing": "#", "writing": "w", "committing": "c"}
 _LAST_STEP = ("loss", "rewards_accuracy", "rewards_margin", "grad_norm")
 
 
@@ -70,9 +75,32 @@ def command(
 
 
 def _timing_text(document: dict[str, Any]) -> str:
-    from selfplay.cli.timing_view import timing_lines
-
     return f"{_head(document)}\n\n{timing_lines(document['timing'])}"
+
+
+def timing_lines(rows: Sequence[dict[str, Any]]) -> str:
+    """A bar for the driver and for the workers of each role, stage by stage; all have one scale."""
+    longest = max((sum(row["seconds"].values()) for row in rows), default=0.0)
+    if not longest:
+        return "time: no stage has recorded any"
+    shown = []
+    for row in rows:
+        seconds = row["seconds"]
+        who = row["who"] if row["num_workers"] == 1 else f"{row['who']} x {row['num_workers']}"
+        parts = ", ".join(f"{part} {seconds[part]:.2f}" for part in PARTS if seconds[part] >= 0.005)
+        shown.append([row["stage"], who, f"{sum(seconds.values()):.2f}", _bar(seconds, _WIDTH / longest), parts])
+    legend = "   ".join(f"{letter} {part}" for part, letter in _LETTERS.items())
+    return f"time of each stage, in seconds   ({legend})\n" + table(
+        ["stage", "who", "s", "", ""], shown, left=(0, 1, 3, 4)
+    )
+
+
+def _bar(seconds: dict[str, float], letters_per_second: float) -> str:
+    drawn, reached = "", 0.0
+    for part in PARTS:
+        reached += seconds[part] * letters_per_second
+        drawn += _LETTERS[part] * (round(reached) - len(drawn))
+    return drawn
 
 
 def _head(document: dict[str, Any]) -> str:

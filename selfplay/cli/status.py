@@ -1,4 +1,4 @@
-"""`selfplay status [RUN]`: where a run stands, and what to do next; of a folder of runs, where each stands."""
+"""`selfplay status [RUN]`: the state of a run, and what to do next; for a folder of runs, the state of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """Show how far a run is, and what to do next.
 
-    Of a folder of runs, or of a comparison, it says where each stands. A run is running, complete, interrupted, failed, not begun
+    For a folder of runs, or a comparison, it shows the state of each. A run is running, complete, interrupted, failed, not begun
     (a fork), pool (of a comparison), or corrupt (then the exit code is 5). With --watch and --json each change is a document of
     one line.
     """

@@ -15,8 +15,8 @@ from selfplay.inputs.pinning import Pinned, pin
 from selfplay.inputs.resolve import Inputs, resolve
 from selfplay.inputs.user_code.listing import Code
 from selfplay.run.driver import Prepared, prepare
-from selfplay.run.engine_check import check_engine
-from selfplay.run.pass_through_check import check_pass_through
+from selfplay.run.fork_rules import changed_pins
+from selfplay.run.library_checks import check_engine, check_pass_through
 from selfplay.store.durable import canonical_json
 from selfplay.store.layout import POOL, is_run
 from selfplay.store.run import Store
@@ -82,8 +82,7 @@ class ArmInputs:
 def check_pins(pool: Store, pins: dict[str, str]) -> None:
     """Raises DriftError where a block's models, prompts or functions are no longer those that its pool was made with."""
     before = pool.config_json("pins.json", dict)
-    changed = [name for name in sorted({*before, *pins}) if before.get(name) != pins.get(name)]
-    if changed:
+    if changed := changed_pins(before, pins):
         raise DriftError(
             f"{pool.layout.root} was made with other content of {', '.join(changed)}",
             "Restore it, or give another --out: a comparison has one start.",

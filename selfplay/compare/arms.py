@@ -58,7 +58,7 @@ def parse_arm(text: str) -> Arm:
 
 
 def metric_arm(metric: str) -> Arm:
-    """The arm of a metric by itself; a person's own (`file.py:function`) is named by its function."""
+    """The arm of a metric by itself; a metric of the user's own (`file.py:function`) is named by its function."""
     overrides = [f"selection.metric={metric}"]
     if metric == "full":
         limits = ("group_column", "keep_per_group", "min_per_group", "max_per_prompt")

@@ -158,8 +158,8 @@ def _keys_at(location: Sequence[str]) -> list[str]:
 
 
 def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, pydantic field) of every setting that is no section, in order; NAMED stands for names that are a person's
-    own."""
+    """(dotted name, pydantic field) of every setting that is no section, in order; NAMED stands for names that the user
+    gives."""
     for name, field in model.model_fields.items():
         section = _section(field.annotation)
         if section is None:

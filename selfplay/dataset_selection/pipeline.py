@@ -56,7 +56,7 @@ from selfplay.inspect.reading import finite
 from selfplay.run.attempt import Attempt, attempt
 from selfplay.run.code_trust import announce
 from selfplay.run.driver import stage_settings
-from selfplay.run.pass_through_check import check_reward_engines
+from selfplay.run.library_checks import check_reward_engines
 from selfplay.run.stages.context import StageContext
 from selfplay.run.worker_specs import MakeWorkers, lazy_ray_workers
 from selfplay.selection.diagnostics.diagnose import diagnose

@@ -94,5 +94,5 @@ def finite(value: Any) -> Any:
 
 
 def relative(store: Store, path: Path) -> str:
-    """A path inside the run as people read it."""
+    """A path inside the run, relative to its folder."""
     return path.relative_to(store.layout.root).as_posix()

@@ -27,11 +27,10 @@ from selfplay.run.attempt import attempt
 from selfplay.run.code_trust import announce, note_begun
 from selfplay.run.devices import LazyDevices, RunDevices, check_memory, find_devices
 from selfplay.run.disk_estimate import check_room
-from selfplay.run.drift import check_drift
-from selfplay.run.engine_check import check_engine
+from selfplay.run.fork_rules import check_drift
+from selfplay.run.library_checks import check_engine, check_pass_through, check_reward_engines
 from selfplay.run.observers import MakeObservers, Observed, Observers, no_observers
 from selfplay.run.overlap import overlap_of
-from selfplay.run.pass_through_check import check_pass_through, check_reward_engines
 from selfplay.run.plan import Plan, make_plan
 from selfplay.run.stages.context import StageContext
 from selfplay.run.stages.settings import StageSettings

@@ -1,4 +1,4 @@
-"""Which settings a fork may change, and the command that forks where a resume is refused.
+"""Which settings a resume and a fork may change, and the command that forks where a resume is refused.
 
 A fork shares the committed rounds 0 to N of a run and goes on from there with other settings. What it must not change is what the
 shared rounds stand for in the rounds that follow: the starting policy, the held-out evaluation that every round is compared
@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from selfplay.config.diff import PASS_THROUGH, SECTIONS, Change
+from selfplay.config.diff import PASS_THROUGH, SECTIONS, Change, changes
 from selfplay.config.schema import Config
 from selfplay.core.commands import shell_command
+from selfplay.core.errors import DriftError
 from selfplay.core.stages import stages_of
 from selfplay.store.run import Store
 
@@ -21,6 +22,33 @@ from selfplay.store.run import Store
 _OF_HELD_OUT = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "engine",
 )  # fmt: skip
+
+
+def check_drift(
+    store: Store, before: Config, after: Config, pins: Mapping[str, str], found_pins: Mapping[str, str]
+) -> list[str]:
+    """What a resume changes, as lines for people. `pins` are the recorded digests, `found_pins` those of the content now. Raises
+    DriftError with a diff for a change of identity."""
+    found = changes(before, after)
+    refused = [change for change in found if change.tag == "identity"]
+    lines = [f"{change.name}: {change.before} -> {change.after}" for change in refused]
+    lines += [
+        f"the content of {name} has changed "
+        f"(sha256 {pins.get(name, 'none')[:12]} -> {found_pins.get(name, 'none')[:12]})"
+        for name in changed_pins(pins, found_pins)
+    ]
+    if lines:
+        raise DriftError(
+            f"{store.layout.root} was started with other settings:\n    " + "\n    ".join(lines),
+            offer(store, found, before, after, pins, found_pins),
+        )
+    shrunk = [change for change in found if change.tag == "extendable" and change.after < max(store.rounds() or [0])]
+    if shrunk:
+        raise DriftError(
+            f"rounds={after.rounds} is less than what is done (round {max(store.rounds())})",
+            "Rounds can be added, not removed.",
+        )
+    return [f"{change.name}: {change.before} -> {change.after} ({change.tag})" for change in found]
 
 
 def why_not(name: str, from_round: int, before: Config) -> str | None:

@@ -1,4 +1,4 @@
-"""The observers of one attempt, told in order."""
+"""The observers of one attempt, told in order, and the one that is part of every run: it deletes policies."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfplay.config.running import StorageConfig
 from selfplay.config.schema import Config
 from selfplay.core.observer import Observer
 from selfplay.core.protocols import StepMetrics
 from selfplay.core.timing import Record
 from selfplay.execution.reporter import Reporter
+from selfplay.store.retention import collect
 from selfplay.store.run import Store
 
 
@@ -80,3 +82,26 @@ class Observers:
                         raise
                     name = type(observer).__name__
                     self._reporter.say(f"{name} failed ({type(error).__name__}: {error}); the run continues")
+
+
+class Retention(Observer):
+    """Deletes the policies that no later stage needs (`storage.keep_policies`), after each round and on a resume. A failure
+    ends the attempt: the disk would fill up."""
+
+    required = True
+
+    def __init__(self, store: Store, settings: StorageConfig, reporter: Reporter) -> None:
+        self._store, self._keep, self._reporter = store, settings.num_policies, reporter
+
+    def on_begin(self) -> None:
+        """The setting may have changed since the last attempt."""
+        self._collect()
+
+    def on_round(self, round_number: int) -> None:
+        """See `Observer`."""
+        self._collect()
+
+    def _collect(self) -> None:
+        why = f"storage.keep_policies: {self._keep}"
+        for held in collect(self._store, self._keep, why):
+            self._reporter.say(f"round {held.round}: its policy was deleted ({why} and the best)")

@@ -127,7 +127,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def pretty_json(value: Any) -> bytes:
-    """JSON for files that people read too."""
+    """Indented JSON, for files that are also read by humans."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -212,14 +212,18 @@ def fsync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its missing parents durably."""
+    """Create a folder and its missing parents durably. Several threads may create the same one."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):
         with translating_errors(path):
-            operations.mkdir(path)
+            try:
+                operations.mkdir(path)
+            except FileExistsError:
+                if not path.is_dir():
+                    raise
             operations.fsync_folder(path.parent)
 
 

@@ -1,4 +1,4 @@
-"""Where a run stands and which settings are in force, read from its commits and attempts."""
+"""The state of a run and which settings are in force, read from its commits and attempts."""
 
 from __future__ import annotations
 

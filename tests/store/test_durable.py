@@ -116,6 +116,25 @@ def test_hooks_see_every_operation_in_order_around_what_it_does(
     ]
 
 
+def test_a_folder_that_another_thread_makes_first_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_it_first(operation: str, path: Path, index: int) -> None:
+        if operation == "mkdir":
+            path.mkdir()
+
+    monkeypatch.setattr(durable, "operations", durable.Operations(before=make_it_first))
+    durable.make_folder(tmp_path / "a/b")
+    assert (tmp_path / "a/b").is_dir()
+
+
+def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_a_file_first(operation: str, path: Path, index: int) -> None:
+        path.write_text("")
+
+    monkeypatch.setattr(durable, "operations", durable.Operations(before=write_a_file_first))
+    with pytest.raises(SelfplayError, match="File exists"):
+        durable.make_folder(tmp_path / "a")
+
+
 def test_make_folder_makes_parents_and_is_content_with_what_is_there(tmp_path: Path) -> None:
     durable.make_folder(tmp_path / "a/b/c")
     durable.make_folder(tmp_path / "a/b/c")

@@ -205,8 +205,8 @@ def _by_prompt(one: pa.Table, other: pa.Table, column: str) -> tuple[list[str], 
 
 
 def _means(table: pa.Table, column: str) -> pa.Table:
-    """prompt_id and the mean of a column over its responses; sums of numbers near the largest float are none, so those are taken
-    in another unit."""
+    """prompt_id and the mean of a column over its responses; numbers near the largest float are added in
+    another unit, because their sum would be infinite."""
     _, unit = magnitudes.in_units(table[column].drop_null().cast(pa.float64()).to_numpy())
     scaled = pa.table({"prompt_id": table["prompt_id"], column: pc.divide(table[column].cast(pa.float64()), unit)})
     found = scaled.group_by("prompt_id").aggregate([(column, "mean")])

@@ -20,7 +20,7 @@ from selfplay.store.run import Store
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """`running`: a driver is at work. `who` is the process (empty: none to speak of), `alive` whether it lives (null: cannot be
+    """`running`: a driver is at work. `who` is the process (empty: none is known), `alive` whether it lives (null: cannot be
     seen from here), `silent_seconds` the age of its last heartbeat; `said` is all that in words."""
 
     running: bool

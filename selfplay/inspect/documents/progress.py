@@ -1,4 +1,4 @@
-"""Where a run stands in a line, for lists of runs (little is read); how far a run under way is (its stage, last heartbeat)."""
+"""The state of a run in one line, for lists of runs (little is read), and what a running attempt says of its progress."""
 
 from __future__ import annotations
 
@@ -42,11 +42,39 @@ def run_row(store: Store) -> dict[str, Any]:
     }
 
 
-def progress(store: Store) -> list[dict[str, Any]]:
-    """The last that the newest attempt said of how far each piece of work is that is under way: `title`, `done`, `total`; the one
-    that it spoke of last comes first. Stages that run side by side are several."""
+IDLE: dict[str, Any] = {"progress": None, "side_by_side": [], "overlap": None, "loading": []}
+"""`under_way` where no driver is at work."""
+
+
+def under_way(store: Store) -> dict[str, Any]:
+    """What the newest attempt says of itself, as `status --json` has it.
+
+    `progress` and `side_by_side`: how far each piece of work is (`title`, `done`, `total`), first the one that it spoke of last;
+    stages that run side by side are several. `overlap`: which `stages` do so, in groups, and in words (`text`) why others take
+    turns; None where it has not begun with them. `loading`: what it waits for until that is loaded (Ray, the workers of a role).
+    """
+    events = _events(store)
+    last, *others = _pieces_of_work(events) or (None,)
+    first_events = _events(store, at_the_end=False)
+    overlap = next((event for event in first_events if event.get("event") == "overlap"), None)
+    loading: list[str] = []
+    for event in events:
+        what = str(event.get("what"))
+        if event.get("event") == "loading":
+            loading.append(what)
+        elif event.get("event") == "loaded" and what in loading:
+            loading.remove(what)
+    return {
+        "progress": last,
+        "side_by_side": [each for each in others if each["done"] < each["total"]],
+        "overlap": overlap and {name: overlap.get(name) for name in ("stages", "text")},
+        "loading": loading,
+    }
+
+
+def _pieces_of_work(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for event in reversed(_events(store)):
+    for event in reversed(events):
         if event.get("event") == "progress":
             total, done = event.get("total"), event.get("done")
             if isinstance(total, int) and isinstance(done, int) and 0 <= done <= total and total:
@@ -54,35 +82,13 @@ def progress(store: Store) -> list[dict[str, Any]]:
                 found.setdefault(title, {"title": title, "done": done, "total": total})
         if event.get("event") == "stage":
             break  # what was said before it is over, or has been said again since
-    last, *others = found.values() or (None,)
-    return [one for one in (last, *(one for one in others if one["done"] < one["total"])) if one is not None]
-
-
-def overlap(store: Store) -> dict[str, Any] | None:
-    """Which stages of the newest attempt work side by side (`stages`, in groups), and in words (`text`) that also say why others
-    take turns; None where it has not begun with them."""
-    for event in _events(store, at_the_end=False):
-        if event.get("event") == "overlap":
-            return {name: event.get(name) for name in ("stages", "text")}
-    return None
-
-
-def loading(store: Store) -> list[str]:
-    """What the newest attempt waits for until it is loaded: Ray, or the workers of a role."""
-    found: list[str] = []
-    for event in _events(store):
-        what = str(event.get("what"))
-        if event.get("event") == "loading":
-            found.append(what)
-        elif event.get("event") == "loaded" and what in found:
-            found.remove(what)
-    return found
+    return list(found.values())
 
 
 def _events(store: Store, *, at_the_end: bool = True) -> list[dict[str, Any]]:
     """The last events of the newest attempt, or its first ones, in order."""
-    folder, events = _newest_attempt(store), []
-    for line in _lines(folder / "events.jsonl", at_the_end) if folder else []:
+    numbers, events = attempts_present(store.layout), []
+    for line in _lines(store.layout.attempt(numbers[-1]) / "events.jsonl", at_the_end) if numbers else []:
         try:
             event = parse_json(line)
         except ValueError:
@@ -90,11 +96,6 @@ def _events(store: Store, *, at_the_end: bool = True) -> list[dict[str, Any]]:
         if isinstance(event, dict):
             events.append(event)
     return events
-
-
-def _newest_attempt(store: Store) -> Path | None:
-    numbers = attempts_present(store.layout)
-    return store.layout.attempt(numbers[-1]) if numbers else None
 
 
 def _lines(path: Path, at_the_end: bool) -> list[str]:

@@ -80,7 +80,7 @@ class RoundSummary:
     complete: bool
 
     def value(self, column: Column) -> Any:
-        """What stands in a column of the table."""
+        """The value in a column of the table."""
         if column.part is None:
             return getattr(self, column.name)
         found = (getattr(self, column.name) or {}).get(column.part)

@@ -38,14 +38,14 @@ def _setting(name: str, field: Any) -> dict[str, Any]:
 
 
 def _rule(constraint: Any) -> str:
-    """One bound as people write it, as in `>= 1`."""
+    """One bound in the usual notation, as in `>= 1`."""
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     (name,) = [name for name in signs if hasattr(constraint, name)]
     return f"{signs[name]} {getattr(constraint, name)}"
 
 
 def type_name(annotation: Any) -> str:
-    """A type as the YAML's author sees it: `text or null`, `float32 | bfloat16`."""
+    """A type in the terms of YAML: `text or null`, `float32 | bfloat16`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return " | ".join(str(argument) for argument in arguments)

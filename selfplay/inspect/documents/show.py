@@ -24,7 +24,7 @@ from selfplay.inspect.documents.warnings import round_warnings
 from selfplay.inspect.reading import SCHEMA_VERSION, finite, require_round
 from selfplay.store.run import Store
 
-# token ids, per-step lines and the time of single workers are for programs that read the metrics file, not for a summary
+# token ids, per-step lines and the time of single workers are too long for a summary; the metrics file has them
 _LEFT_OUT = ("canaries", "steps", "timing")
 LARGE = 1_000_000
 # of the diagnostics: the document has a funnel and distributions of the whole round, and one list of warnings

@@ -1,4 +1,4 @@
-"""Where a run stands, from its commits, its lock and its attempts (`status`). There is no state file to disagree with
+"""The state of a run, from its commits, its lock and its attempts (`status`). There is no state file to disagree with
 them."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import CorruptionError
 from selfplay.inspect.documents.driver_status import liveness
-from selfplay.inspect.documents.progress import loading, overlap, progress
+from selfplay.inspect.documents.progress import IDLE, under_way
 from selfplay.inspect.reading import SCHEMA_VERSION, open_store
 from selfplay.inspect.verify.commit_chain import Problem, problems_of_commits
 from selfplay.store.commits import check_stage
@@ -23,11 +23,8 @@ def status_document(root: Path) -> dict[str, Any]:
     """The document of `status --json`.
 
     `state` is that of `store.run_state.run_state`; of a corrupt run `problems` names the files. `round` and `stage` are
-    what is under way or comes next, null when nothing is left. `progress` is how far the stage is (`title`, `done`, `total`),
-    null where no driver is at work or it has not said; `side_by_side` is how far other stages are that work at the same time;
-    `overlap` is which `stages` of a round do so, and in words (`text`) why others take turns, null where no driver is at work;
-    `loading` names what it waits for until that is loaded. `driver` is the process at
-    work, or the last one if its end was not recorded.
+    what is under way or comes next, null when nothing is left. `progress`, `side_by_side`, `overlap` and `loading` say what
+    a driver at work does (see `under_way`). `driver` is the process at work, or the last one if its end was not recorded.
     Raises ConfigError where there is no run.
     """
     try:
@@ -40,7 +37,6 @@ def status_document(root: Path) -> dict[str, Any]:
     following = next_stage(store, rounds)
     driver = liveness(store, found)
     state = run_state(store, damaged=bool(problems), running=driver.running, following=following, attempts=found)
-    under_way = progress(store) if state == "running" else []
     done = [
         number
         for number in store.rounds()
@@ -57,10 +53,7 @@ def status_document(root: Path) -> dict[str, Any]:
         "run_id": store.run_id,
         "created": store.created,
         "shards_kept": _shards_kept(store, following),
-        "progress": under_way[0] if under_way else None,
-        "side_by_side": under_way[1:],
-        "overlap": overlap(store) if state == "running" else None,
-        "loading": loading(store) if state == "running" else [],
+        **(under_way(store) if state == "running" else IDLE),
         "driver": driver.to_json(),
         "attempts": [_attempt(document) for document in found],
         "problems": [asdict(problem) for problem in problems],
@@ -71,15 +64,13 @@ def status_document(root: Path) -> dict[str, Any]:
 def _unreadable(root: Path, error: CorruptionError) -> dict[str, Any]:
     """The document of a run whose identity, configuration or attempts cannot be read."""
     problem = Problem("damaged", str(root), error.message, error.hint)
-    keys = ("rounds_done", "rounds_planned", "round", "stage", "run_id", "created", "shards_kept", "progress", "driver")
+    keys = ("rounds_done", "rounds_planned", "round", "stage", "run_id", "created", "shards_kept", "driver")
     return {
         "schema_version": SCHEMA_VERSION,
         "state": "corrupt",
         **dict.fromkeys(keys),
-        "side_by_side": [],
-        "overlap": None,
+        **IDLE,
         "run": str(root.absolute()),
-        "loading": [],
         "attempts": [],
         "problems": [asdict(problem)],
         "next": error.hint,

@@ -1,4 +1,4 @@
-"""Uploading an export to the Hugging Face hub: a dataset repository, and a model repository for each policy that goes along.
+"""Uploading an export to the Hugging Face hub: a dataset repository, and a model repository for each exported policy.
 
 Private unless asked otherwise. The token is the one that huggingface_hub finds by itself (HF_TOKEN, or a login); it is never
 read here. huggingface_hub is imported inside the functions.

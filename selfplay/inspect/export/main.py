@@ -50,7 +50,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: pairs by round and split, rounds whose policy went along, why others did not, and places."""
+    """What was written: pairs by round and split, rounds whose policy was exported, why others were not, and places."""
 
     folder: str
     rounds: dict[int, dict[str, int]]
@@ -173,7 +173,7 @@ def _write_split(writer: ResultWriter, store: Store, number: int, name: str, *, 
 
 
 def _policies(store: Store, which: Policies) -> tuple[dict[int, str], list[str]]:
-    """Round -> digest of the policies that go along, and why others do not."""
+    """Round -> digest of the policies that are exported, and why others are not."""
     if which == "none":
         return {}, []
     found: dict[int, str] = {}

@@ -47,7 +47,7 @@ class RoundDetail:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that stands in a report of the run called `name`. `redacted`: without text of prompts and responses;
+    """The content of a report of the run called `name`. `redacted`: without text of prompts and responses;
     `num_commits`: committed stages that it was made from."""
 
     name: str
@@ -74,8 +74,8 @@ Known = dict[tuple[int, bool, int], tuple[list[Document], RoundDetail | None]]
 
 
 def gather(store: Store, *, redact: bool = False, known: Known | None = None) -> Report:
-    """Read a run as it stands. `known` is filled, and what it holds of complete rounds is not gathered again, so that a run that
-    writes a report after each round reads each round's tables twice. Raises CorruptionError for a run that is not what its
+    """Read a run as it is now. `known` is filled, and what it holds of complete rounds is not gathered again, so that a run
+    that writes a report after each round reads each round's tables twice. Raises CorruptionError for a run that is not what its
     commits say."""
     known = {} if known is None else known
     numbers = store.rounds()
@@ -164,7 +164,7 @@ def _detail(store: Store, shown: Document, seed: int, num: int, hidden: Mapping[
 
 
 def _own_words(outcomes: Mapping[int, RoundOutcomes]) -> dict[str, str]:
-    """Reasons that are more than a name (what a function of the user's raised may quote a response) and what stands for each
+    """Reasons that are more than a name (what a function of the user's raised may quote a response) and what replaces each
     in a report without text."""
     reasons = {
         reason

@@ -73,7 +73,7 @@ _BY_ROUND = (
     ),
     _ByRound(
         "length", "Does it learn to be long?",
-        "Mean tokens of the held-out responses. Rewards often favour length: a rise together with the reward wants a look.",
+        "Mean tokens of the held-out responses. Rewards often favour length: look at the responses if both rise together.",
         "tokens", (("tokens", "eval_num_tokens_mean"),),
     ),
     _ByRound(
@@ -84,7 +84,7 @@ _BY_ROUND = (
     _ByRound(
         "distinct", "Do its responses stay different from each other?",
         "Different responses among all held-out ones; distinct-n: different runs of n tokens among all of them, which falls with "
-        "length too. A steep fall is a policy that says the same to everybody.",
+        "length too. A steep fall means that the policy gives the same response to every prompt.",
         "distinct share", (
             ("whole responses", "eval_distinct_fraction"), *((f"distinct-{n}", f"eval_distinct_{n}") for n in (1, 2, 3)),
         ),

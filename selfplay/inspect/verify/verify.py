@@ -146,15 +146,13 @@ def _check_attempts(store: Store, commits: Commits) -> Iterator[Problem]:
 
 
 def _check_removals(store: Store) -> Iterator[Problem]:
-    """A problem for each policy that is gone although no gc takes such a one. (A fork may share a round whose policy went
+    """A problem for each deleted policy that gc would not delete. (A fork may share a round whose policy went
     when that was an early one of the other run.)"""
     inherited = store.forked_from.keys() if store.forked_from else {}
     for held in stored_policies(store, LEAST):
         if held.removed and held.keep_reason and (held.round, "train") not in inherited:
             path = store.layout.stage(held.round, "train") / REMOVED
-            message = (
-                f"{path} says that gc took the policy of round {held.round}, which is {held.keep_reason}: gc never does"
-            )
+            message = f"{path} says that gc deleted the policy of round {held.round}, but gc keeps {held.keep_reason}"
             yield Problem("damaged", str(path), message, remedy(path.parent))
 
 
@@ -171,7 +169,7 @@ def _check_files(committed: Committed, deep: bool) -> Iterator[Problem]:
 
 def _check_work(layout: Layout, deep: bool) -> Iterator[Problem]:
     """Shards that an attempt kept for a stage that is not committed yet: a resume adopts them. (What a kill left of
-    a removal begins with a dot and is nobody's.)"""
+    a removal begins with a dot and is ignored.)"""
     # a link among them has been said
     folders = [path for path in sorted(layout.work.glob("[0-9]*-*")) if not path.is_symlink()]
     for folder in folders:

@@ -135,7 +135,7 @@ def _means(store: Store, cache: Cache, kind: Kind, number: int, measure: str, pr
         counted = np.isfinite(values) & (place >= 0)
         if kind == "evaluation":
             counted &= pc.equal(texts.column("mode"), "sampled").to_numpy()
-        scaled, unit = magnitudes.in_units(values[counted])  # sums of numbers near the largest float are none
+        scaled, unit = magnitudes.in_units(values[counted])  # sums of numbers near the largest float are infinite
         sums = np.bincount(place[counted], weights=scaled, minlength=len(among))
         counts = np.bincount(place[counted], minlength=len(among))
         means: Floats = np.divide(sums, counts, out=np.full(len(among), np.nan), where=counts > 0)

@@ -49,7 +49,7 @@ HOW_TO_GET: dict[str, str] = {
 
 
 def how_to_get(column: str) -> str:
-    """The way out for a column that is missing; any column can be an input of a person's own metric."""
+    """What to do about a missing column; any column can be an input of a user's own metric."""
     return HOW_TO_GET.get(column, f"Add a column {column!r} to the pairs.")
 
 

@@ -44,8 +44,8 @@ PASSED = len(ORDER)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """What the filters look at of P pairs. `similarity` gives the similarity of the pairs at some positions in P; it is the
-    dear one, so it is asked last and only about pairs that nothing else took out. None = not known."""
+    """What the filters look at of P pairs. `similarity` gives the similarity of the pairs at some positions in P; it is
+    expensive, so it is computed last, and only of pairs that no other filter dropped. None = not known."""
 
     identical_P: Bools | None
     reward_chosen_P: Floats | None

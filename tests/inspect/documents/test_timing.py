@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from selfplay.cli.timing_view import timing_lines
+from selfplay.cli.show import timing_lines
 from selfplay.core.outcomes import RoundOutcomes
 from selfplay.core.timing import PartSeconds
 from selfplay.inspect.documents.timing import timing_rows

@@ -18,7 +18,7 @@ from selfplay.execution.progress import Reporter
 from selfplay.execution.sharding import Shard, Shards
 from selfplay.inspect.reading import open_store
 from selfplay.inspect.verify.verify import verify_document
-from selfplay.run import driver, pass_through_check
+from selfplay.run import driver, library_checks
 from selfplay.run.stages.reward_engine import first_by_index
 from selfplay.store.run import Store
 from tests.helpers.fakes import Fakes, FakeScorer
@@ -30,7 +30,7 @@ CPU, GPU = (DeviceFacts("fake", gpus, 64 << 30, 64 << 30, None, 2) for gpus in (
 
 @pytest.fixture(autouse=True)
 def no_child_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pass_through_check, "_pooling_problems", lambda models: [""] * len(models))
+    monkeypatch.setattr(library_checks, "_pooling_problems", lambda models: [""] * len(models))
 
 
 def fakes_of(scorer: FakeScorer, device: DeviceFacts = GPU, **options: Any) -> Fakes:
@@ -160,7 +160,7 @@ def test_a_response_that_kills_its_worker_is_not_compared(write_config: WriteCon
 def test_an_architecture_without_support_is_refused_before_anything_starts(
     write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pass_through_check, "_pooling_problems", lambda models: ["no such thing"] * len(models))
+    monkeypatch.setattr(library_checks, "_pooling_problems", lambda models: ["no such thing"] * len(models))
     with pytest.raises(ConfigError, match=r"reward\.engine is vllm, but vLLM cannot compute .* no such thing"):
         start(write_config(reward={"engine": "vllm"}), tmp_path / "run", fakes_of(FakeScorer()))
     assert not (tmp_path / "run").exists()

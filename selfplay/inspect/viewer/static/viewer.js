@@ -1,4 +1,4 @@
-// Comfort only: every page works without this file.
+// Conveniences: every page works without this file.
 "use strict";
 
 (() => {

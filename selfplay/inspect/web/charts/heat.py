@@ -1,4 +1,4 @@
-"""A table of shares, each cell as dark as its share is large; the number stands in it."""
+"""A table of shares, each cell as dark as its share is large, with the number in it."""
 
 from __future__ import annotations
 

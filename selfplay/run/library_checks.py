@@ -1,4 +1,4 @@
-"""Checks what only vLLM and TRL know before a run starts, in a process that imports the libraries."""
+"""Checks that only vLLM and TRL can make before a run starts, in a process that imports the libraries."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import functools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 from selfplay.config.schema import Config
-from selfplay.core.errors import BackendError, ConfigError
+from selfplay.core.errors import BackendError, ConfigError, ModelError
+from selfplay.inputs.models.files import read_json
 from selfplay.inputs.resolve import Inputs
+from selfplay.run.worker_specs import worker_specs
 
 # Importing vLLM takes seconds, on a busy machine minutes.
 _SECONDS = 600
+# Model types that the supported versions of vLLM serve on every device; the tests run a round with each of them.
+SERVED = {
+    *("gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3"),
+    *("qwen3_moe", "smollm3"),
+}
 
 
 def check_pass_through(config: Config) -> None:
@@ -35,6 +43,30 @@ def check_reward_engines(config: Config, inputs: Inputs) -> None:
                 f"{section}.engine is vllm, but vLLM cannot compute the rewards of {folders[section]}: {problem}",
                 f"Set {section}.engine to auto or transformers.",
             )
+
+
+def check_engine(config: Config, inputs: Inputs) -> Inputs:
+    """Ask vLLM whether it would serve the policy, unless it is of a common kind: the question takes seconds. Returns the inputs,
+    with a warning where vLLM lacks a library for the policy on this machine. Not asked where the workers are on a cluster, whose
+    devices are others. Raises ModelError for a policy that vLLM refuses."""
+    folder = inputs.policy.folder
+    if config.cluster.address is not None:
+        return inputs
+    if read_json(folder / "config.json").get("model_type") in SERVED and not config.policy.trust_remote_code:
+        return inputs
+    sampler = worker_specs(config, inputs)["sampler"]
+    refused, lacks = ask_library("selfplay.backends.vllm.configure", {"folder": str(folder), **sampler.kwargs})
+    if refused:
+        raise ModelError(
+            f"vLLM cannot serve the policy in {folder}: {refused}",
+            "Choose a policy that the installed vLLM supports on this kind of device, or change sampling.engine.",
+        )
+    if lacks:
+        warning = (
+            f"policy.model: vLLM's code of this model needs a library that is not installed on this machine: {lacks}"
+        )
+        return replace(inputs, warnings=(*inputs.warnings, warning))
+    return inputs
 
 
 def find_problems(engine: dict[str, Any], loss: str, trl: dict[str, Any]) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from selfplay.core.errors import ModelError
-from selfplay.run import engine_check
-from selfplay.run.engine_check import SERVED, check_engine
+from selfplay.run import library_checks
+from selfplay.run.library_checks import SERVED, check_engine
 from tests.helpers.families import FAMILIES
 
 
@@ -35,8 +35,8 @@ def asked(
         assert answer is not None and question == {"folder": str(folder), "engine": {}}
         return list(answer)
 
-    monkeypatch.setattr(engine_check, "ask_library", ask)
-    monkeypatch.setattr(engine_check, "worker_specs", lambda *_: {"sampler": SimpleNamespace(kwargs={"engine": {}})})
+    monkeypatch.setattr(library_checks, "ask_library", ask)
+    monkeypatch.setattr(library_checks, "worker_specs", lambda *_: {"sampler": SimpleNamespace(kwargs={"engine": {}})})
     policy, cluster = SimpleNamespace(trust_remote_code=trust), SimpleNamespace(address=address)
     config: Any = SimpleNamespace(policy=policy, cluster=cluster)
     inputs: Any = SomeInputs(SimpleNamespace(folder=folder))
