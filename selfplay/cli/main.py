@@ -12,11 +12,12 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from selfplay.core.errors import SelfplayError
+from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.core.escape import escape_terminal
 from selfplay.core.redaction import redact
 from selfplay.core.terminal import flush_or_discard, note, writing_stdout
@@ -41,6 +42,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run_it(*args: Any, **kwargs: Any) -> None:
         try:
+            _refuse_lost_folder()
             command(*args, **kwargs)
             with writing_stdout():
                 sys.stdout.flush()
@@ -51,6 +53,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise SystemExit(0) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
+        except (
+            UnicodeEncodeError
+        ) as error:  # a name on the disk or on the command line, which Python holds all the same
+            named = repr(error.object[:200])
+            _explain(f"{named} is not UTF-8", "Rename the file or folder: names are kept as UTF-8.")
+            raise SystemExit(2) from None
         except Exception as error:
             if isinstance(error, OSError) and error.filename is not None:  # of the machine, not of selfplay
                 _explain(f"{error.filename}: {error.strerror}", "Check that path and this user's permissions there.")
@@ -64,6 +72,14 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             flush_or_discard()
 
     return run_it
+
+
+def _refuse_lost_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        hint = "Change to a folder that exists (cd), and give the command again."
+        raise ConfigError("the working directory was deleted while this shell was in it", hint) from None
 
 
 def _explain(message: str, hint: str) -> None:

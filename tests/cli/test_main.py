@@ -200,3 +200,21 @@ def test_shells_complete_the_commands() -> None:
     env = {**os.environ, "_SELFPLAY_COMPLETE": "complete_bash", "COMP_WORDS": "selfplay pa", "COMP_CWORD": "1"}
     done = subprocess.run([sys.executable, "-m", "selfplay"], capture_output=True, text=True, env=env, check=False)
     assert done.stdout.split() == ["pairs", "pair"]
+
+
+def test_a_working_directory_that_was_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `rm -r` of a folder in another terminal."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    found = CliRunner().invoke(main.make_app(["status"]), ["status", str(tmp_path)])
+    assert found.exit_code == 2 and "the working directory was deleted" in found.output
+
+
+def test_a_name_that_is_not_utf_8_is_said(tmp_path: Path) -> None:
+    source = tmp_path / "a\udcff.jsonl"  # as Python holds the byte 0xff in a name
+    source.write_text('{"prompt": "q", "chosen": "c", "rejected": "r", "score_chosen": 1, "score_rejected": 0}\n')
+    asked = ["select", str(source), "--metric", "explicit_margin", "--keep", "1.0", "--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(main.make_app(["select"]), asked)
+    assert found.exit_code == 2 and "is not UTF-8" in found.output and "Rename the file" in found.output

@@ -16,7 +16,7 @@ _WORDS = frozenset(
      "memory", "instruction", "instructions", "input", "prompt", "question", "query", "problem",
      "thinking", "thought", "thoughts", "reasoning", "cot", "scratchpad", "demonstrations", "shots", "prefix", "suffix")
 )  # fmt: skip
-# Whatever else such a name says: an image's path, the turn that a message answers.
+# Whatever else such a name says: an image's path, the turn that a message answers, who says it.
 _STRONG = frozenset(
     ("image", "images", "img", "picture", "pictures", "photo", "audio", "audios", "sound", "speech", "video", "videos",
      "attachment", "attachments", "media", "parent")
@@ -39,7 +39,7 @@ _SAID_OF_IT = frozenset(
 )  # fmt: skip
 _LOOKS: dict[Look, str] = {
     "templated": "look like the output of a chat template, they are read as plain texts",
-    "ended": "end in the text of a control token, which the answer of a model would then spell out (remove it)",
+    "ended": "end in the text of a control token, which is read as plain text (remove it)",
     "null": "are 'None', 'nan' or the like, they are read as texts (write null for no value)",
     "damaged": "look as if they were encoded once too often (bytes, entities of HTML, UTF-8 that was read as Latin-1)",
 }

@@ -49,6 +49,11 @@ def source_files(path: Path, split: str | None) -> list[Path]:
         if file_format(path) is None:
             raise DataError(f"{path} has an unknown file format", WHAT_IS_READ)
         return [path]
+    if not path.is_dir():
+        raise DataError(
+            f"{path} is neither a file nor a folder (a pipe or a device): its rows are read several times",
+            "Write them into a file first.",
+        )
     if (path / "dataset_dict.json").is_file():
         return _saved_files(path / _split_of_saved(path, split))
     if (path / "state.json").is_file():

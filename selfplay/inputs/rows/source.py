@@ -23,7 +23,7 @@ from selfplay.core.errors import DataError
 from selfplay.core.json_text import parse_json
 from selfplay.inputs.rows.file_names import COMPRESSIONS, file_format
 from selfplay.inputs.rows.files import WHAT_IS_READ, file_digest, local_path, source_files
-from selfplay.inputs.rows.unfolded import MAX_LINE, UNFOLDS, Unfolded, bounded_lines
+from selfplay.inputs.rows.unfolded import MAX_DOCUMENT, MAX_LINE, UNFOLDS, Unfolded, bounded_lines
 from selfplay.store.unfolding import MemoryBudget, UnfoldingError
 
 _BATCH = 1024
@@ -251,6 +251,10 @@ def _read_file(path: Path) -> Iterator[SourceRow]:
         if kind == "jsonl":
             yield from _read_json_lines(path.name, file)
         elif kind == "json":
+            if path.stat().st_size > MAX_DOCUMENT:
+                raise UnfoldingError(
+                    f"it is a JSON document of more than {MAX_DOCUMENT >> 30} GB, which is read as a whole"
+                )
             yield from _read_json(path, file.read())
         else:
             yield from _read_csv(path, file)

@@ -10,7 +10,11 @@ from selfplay.store.unfolding import MemoryBudget, UnfoldingError
 
 # a row with hundreds of long responses has a few megabytes
 MAX_LINE = 64 << 20
-UNFOLDS = "If you know that the file is as it should be, unpack it, or split it into several files or row groups of fewer rows."
+MAX_DOCUMENT = 2 << 30
+UNFOLDS = (
+    "If you know that the file is as it should be, unpack it, write JSON as one object a line, or split it into several files or "
+    "row groups of fewer rows."
+)
 
 
 class Unfolded(io.RawIOBase):

@@ -1,5 +1,6 @@
 """Which files of a folder are one dataset: splits are told apart, and what else is read or left out is said."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,9 @@ def test_files_of_different_names_and_folders_beside_are_said(tmp_path: Path) ->
     ]
     shards = folder(tmp_path / "shards", ["part-0.jsonl", "part-1.jsonl"])
     assert not [*notes_on_files(str(shards), source_files(shards, None))]
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        source_files(tmp_path / "a.jsonl", None)

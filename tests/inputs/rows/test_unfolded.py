@@ -141,3 +141,11 @@ def test_splits_of_a_saved_dataset_are_folders_beside_its_list(tmp_path: Path) -
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["../elsewhere"]}')
     with pytest.raises(DataError, match="names a split that is no folder beside it"):
         open_source(str(tmp_path), "../elsewhere")
+
+
+def test_a_json_document_of_gigabytes_is_not_read_as_a_whole(tmp_path: Path) -> None:
+    """Also a sparse one, which takes no room on the disk."""
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate((2 << 30) + 1)
+    with pytest.raises(DataError, match="more than 2 GB"):
+        list(open_source(str(tmp_path / "a.json")).rows())
