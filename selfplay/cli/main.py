@@ -11,7 +11,6 @@ import functools
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,6 +84,8 @@ def _refuse_lost_folder() -> None:
 
 def _explain(message: str, hint: str) -> None:
     if os.environ.get("SELFPLAY_DEBUG") == "1":
+        import traceback
+
         note(_shown(traceback.format_exc()).rstrip())
     note(f"error: {_shown(message)}")
     if hint:
@@ -113,22 +114,33 @@ def _selfplay(
     """
 
 
-def make_app(names: Collection[str] = COMMANDS) -> typer.Typer:
-    """The app with these of its commands."""
+def make_app(
+    names: Collection[str] = COMMANDS, made: Callable[[Callable[..., None]], Callable[..., None]] = guarded
+) -> typer.Typer:
+    """The app with these of its commands, each as `made` gives it."""
     app = typer.Typer(no_args_is_help=True, context_settings=_HELP, **_PLAIN)
     app.callback()(_selfplay)
     for name in _MODULES:
         if name in names:
-            app.command(name)(guarded(importlib.import_module(f"selfplay.cli.{name}").command))
+            app.command(name)(made(importlib.import_module(f"selfplay.cli.{name}").command))
     if "config" in names:
         config = importlib.import_module("selfplay.cli.config")
         of_config = typer.Typer(
             no_args_is_help=True, add_completion=False, help="Show, check and list settings.", **_PLAIN
         )
         for name in _OF_CONFIG:
-            of_config.command(name)(guarded(getattr(config, name)))
+            of_config.command(name)(made(getattr(config, name)))
         app.add_typer(of_config, name="config")
     return app
+
+
+def _only_named(command: Callable[..., None]) -> Callable[..., None]:
+    """What `selfplay --help` shows of a command. To have typer read the parameters of all commands would be most of its time."""
+
+    def shown() -> None: ...
+
+    shown.__doc__ = command.__doc__
+    return shown
 
 
 def __getattr__(name: str) -> typer.Typer:
@@ -153,10 +165,15 @@ def open_streams() -> None:
 def main() -> None:
     """Entry point of the console script."""
     open_streams()
+    # pydantic would look through all installed packages for plugins, a tenth of the time of a short command
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     asked = sys.argv[1:2]
     try:
         # what is no command is an option of selfplay itself, or an error that names all commands
-        app = make_app(asked if asked and asked[0] in COMMANDS else COMMANDS)
+        if sys.argv[1:] in (["--help"], ["-h"]):
+            app = make_app(made=_only_named)
+        else:
+            app = make_app(asked if asked and asked[0] in COMMANDS else COMMANDS)
         code = app(prog_name="selfplay", standalone_mode=False)
     except typer.TyperException as error:  # an error of usage
         with contextlib.suppress(OSError):  # in standalone mode the exit code would be 1 where stderr has no reader

@@ -43,18 +43,16 @@ def early_ray_workers(config: Config) -> Iterator[MakeWorkers]:
         return
     from selfplay.execution.ray.early_start import EarlyStart
 
-    early = EarlyStart(config.cluster, "sampler", _ENGINE, scorers=len(config.reward.sources()))
+    with EarlyStart(config.cluster, "sampler", _ENGINE, scorers=len(config.reward.sources())) as early:
 
-    @contextlib.contextmanager
-    def make(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
-        with _pools(config, inputs, folder, early) as workers:
-            workers.start_first()
-            yield workers
+        @contextlib.contextmanager
+        def make(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
+            with _pools(config, inputs, folder, early) as workers:
+                workers.start_first()
+                yield workers
 
-    try:
+        early.wait()
         yield make
-    finally:
-        early.end()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import dataclasses
 import os
 import stat
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, cast
@@ -115,6 +114,8 @@ def check_version(path: Path, version: Any, written_by: Any = None) -> None:
 
 def hash_files(folder: Path, below: str = "") -> list[FileEntry]:
     """An entry for each file below `folder/below`, by path relative to `folder`; every file is read once, several at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
     names = sorted(name for name, _ in _sizes(folder, below))
     with ThreadPoolExecutor(MAX_HASHING) as pool:
         digests = pool.map(durable.sha256_file, [folder / name for name in names])

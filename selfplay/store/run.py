@@ -25,17 +25,17 @@ from selfplay.store.layout import METRICS, SCHEMA_VERSION, SELECT, Layout, attem
 from selfplay.store.manifest import Digest, check_version
 from selfplay.store.new_folder import is_bare_skeleton, require_empty_dir
 from selfplay.store.policy_removal import delete_policy, finish_deletion
-from selfplay.store.shard_feed import ShardFeed
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
 from selfplay.store.tombstone import Tombstone, read_tombstone
-from selfplay.store.writer import StageInputs, StageWriter
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from selfplay.core.outcomes import OutcomeT, RoundOutcomes
     from selfplay.store.lazy_table import LazyTable
+    from selfplay.store.shard_feed import ShardFeed
+    from selfplay.store.writer import StageWriter
 
 STOP = "STOP"
 _OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
@@ -311,6 +311,8 @@ class Store:
     ) -> StageWriter:
         """A writer for a stage made from the commits in `reads`; each is digest-checked first. `on_shard` and `may_write`: see
         StageWriter, `made_with`: see StageInputs."""
+        from selfplay.store.writer import StageInputs, StageWriter
+
         for source in reads:
             self.require(*source)
         commits = {stage_name(*source): self.digest_of(*source) for source in sorted(reads)}
@@ -322,6 +324,8 @@ class Store:
 
     def feed(self, round_number: int, stage: str) -> ShardFeed:
         """The shards of a committed stage; their digests are checked first."""
+        from selfplay.store.shard_feed import ShardFeed
+
         self.require(round_number, stage)
         return ShardFeed.of(self.layout.stage(round_number, stage), *self._read(round_number, stage))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from types import TracebackType
 from typing import Any
 
 from selfplay.config.device_shares import demand
@@ -18,9 +19,12 @@ from selfplay.execution.ray.environment import set_environment, worker_environme
 from selfplay.execution.ray.local_ray import LocalRay
 from selfplay.execution.ray.ray_workers import new_worker
 
+# the checks begin after so many seconds, whether Ray has started or not
+_SECONDS = 10.0
+
 
 class EarlyStart:
-    """A local Ray, begun, with workers of one role. A `RayCluster` takes both over; `end` ends them, also after that.
+    """A local Ray, begun, with workers of one role. A `RayCluster` takes both over. The context ends what is left of them.
 
     `spec`: the backend of `role`, whose arguments may be missing; `scorers`: see `RayCluster`."""
 
@@ -50,6 +54,15 @@ class EarlyStart:
         self._workers = [] if role == self._role else self._workers
         return found
 
-    def end(self) -> None:
-        """End Ray and the workers. Does nothing where that was done."""
-        self.ray.end()
+    def wait(self) -> None:
+        """Wait a while for Ray. Its start and the checks are Python in one process and would slow each other down, and the
+        imports of the workers, which follow it, take longer than the checks."""
+        self.ray.wait(_SECONDS)
+
+    def __enter__(self) -> EarlyStart:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ray.end(at_once=isinstance(value, KeyboardInterrupt))

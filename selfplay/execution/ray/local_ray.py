@@ -39,7 +39,7 @@ ESSENTIAL = ("gcs_server", "raylet")
 START_SECONDS = 28.0
 # a machine with more to do than its CPUs can takes longer, so many times at most
 _MOST_TIMES = 5.0
-# a start that is given up is waited for so long: ended in the middle, it could abort the process
+# a start that is given up is waited for so long
 _GIVE_UP_SECONDS = 10.0
 OBJECT_STORE_BYTES = 512 << 20
 _LOG_LINES, _LINE_CHARACTERS = 3, 300
@@ -118,6 +118,11 @@ class LocalRay:
         _update_environment(values)
         read_environment()
 
+    def wait(self, seconds: float) -> None:
+        """Wait so long at most for what was begun, whatever becomes of it."""
+        if self._state == "begun":
+            self._done.wait(seconds)
+
     def _wait(self) -> None:
         """Wait until ray.init has ended in its thread, with a limit of time and with signals that are heard meanwhile. The thread
         stays: when it ends, the kernel ends the processes that it has started."""
@@ -187,26 +192,24 @@ class LocalRay:
                     "`selfplay resume`.",
                 )
 
-    def end(self) -> None:
+    def end(self, *, at_once: bool = False) -> None:
         """`ray.shutdown` with SIGKILL: Ray would first send SIGTERM, which its processes do not receive, and wait a second for
         each. What they started ends with them, including Ray's two agents, which otherwise stay for a while. A start that was
-        begun and is not wanted ends too. Does nothing where nothing was begun, or all has ended."""
+        begun and is not wanted is waited for first, so that this process can start another Ray, unless it is to end `at_once`.
+        Does nothing where nothing was begun, or all has ended."""
         if self._state not in ("begun", "started"):
             return
         try:
-            self._done.wait(_GIVE_UP_SECONDS)
+            self.wait(0 if at_once else _GIVE_UP_SECONDS)
         finally:
             self._clean_up()
 
     def _clean_up(self) -> None:
         """End what is left, delete the folder, and restore the environment."""
-        import ray
-
         self._state = "ended"
         try:
-            if self._done.is_set() and ray.is_initialized():
-                LocalNode().kill_at_shutdown()
-                ray.shutdown()
+            if self._done.is_set():  # else the import of Ray itself may have been interrupted
+                _shut_down()
         finally:
             self._end_processes()
 
@@ -221,6 +224,14 @@ class LocalRay:
         _update_environment(self._before)
         if self._done.is_set():  # else a ray.init that hangs still reads them
             read_environment()
+
+
+def _shut_down() -> None:
+    import ray
+
+    if ray.is_initialized():
+        LocalNode().kill_at_shutdown()
+        ray.shutdown()
 
 
 def _failed(error: BaseException, log: str = "") -> BackendError:

@@ -38,16 +38,25 @@ def test_a_start_that_is_given_up_ends_before_it_returns(inits: list[Callable[[]
     begun, released = threading.Event(), threading.Event()
     order: list[str] = []
     inits += [begun.set, lambda: order.append("init ends" if released.wait(20) else "late")]
-    early = EarlyStart(ClusterConfig(), "sampler", ENGINE)
-    assert begun.wait(20)
-    assert len([*tmp_path.iterdir()]) == 1, "its private folder"
-    threading.Timer(0.2, released.set).start()
-    early.end()
+    with EarlyStart(ClusterConfig(), "sampler", ENGINE):
+        assert begun.wait(20)
+        assert len([*tmp_path.iterdir()]) == 1, "its private folder"
+        threading.Timer(0.2, released.set).start()
     order.append("ended")
     assert order == ["init ends", "ended"]
     assert [*tmp_path.iterdir()] == []
     assert "RAY_AUTH_TOKEN" not in os.environ
-    early.end()  # nothing is left to end
+
+
+def test_ctrl_c_waits_for_no_start(inits: list[Callable[[], None]], tmp_path: Path) -> None:
+    begun, released = threading.Event(), threading.Event()
+    inits += [begun.set, lambda: [released.wait(20)].clear()]
+    with pytest.raises(KeyboardInterrupt), EarlyStart(ClusterConfig(), "sampler", ENGINE):
+        assert begun.wait(20)
+        raise KeyboardInterrupt
+    assert not released.is_set()
+    assert [*tmp_path.iterdir()] == []
+    released.set()
 
 
 def test_what_makes_it_impossible_is_said_after_the_checks(
@@ -57,8 +66,8 @@ def test_what_makes_it_impossible_is_said_after_the_checks(
         raise ResourceError("no loopback")
 
     monkeypatch.setattr(local_ray, "check_loopback", refuse)
-    early = EarlyStart(ClusterConfig(), "sampler", ENGINE)
-    early.end()
+    with EarlyStart(ClusterConfig(), "sampler", ENGINE):
+        pass
     early = EarlyStart(ClusterConfig(), "sampler", ENGINE)
     with pytest.raises(ResourceError, match="no loopback"):
         RayCluster(ClusterConfig(), tmp_path, early=early).__enter__()
