@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from selfplay.core.ctrl_c import remember_ctrl_c
 from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.core.escape import escape_terminal
 from selfplay.core.redaction import redact
@@ -165,6 +166,7 @@ def open_streams() -> None:
 def main() -> None:
     """Entry point of the console script."""
     open_streams()
+    remember_ctrl_c()
     # pydantic would look through all installed packages for plugins, a tenth of the time of a short command
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     asked = sys.argv[1:2]

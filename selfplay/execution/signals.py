@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from selfplay.core.ctrl_c import ctrl_c_was_pressed
 from selfplay.core.errors import BackendError, Interrupted, SelfplayError
 from selfplay.execution.progress import Reporter
 
@@ -19,7 +20,8 @@ _leave_now = os._exit
 
 @contextlib.contextmanager
 def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: stop at the next safe point. Second Ctrl-C, or SIGTERM's deadline: at once."""
+    """First Ctrl-C or SIGTERM: stop at the next safe point. Second Ctrl-C, or SIGTERM's deadline: at once. A Ctrl-C that was lost
+    before (see ctrl_c.py) is the first."""
 
     def interrupt(number: int, frame: Any) -> None:
         if number == signal.SIGALRM:
@@ -43,6 +45,8 @@ def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = [signal.signal(number, interrupt) for number in numbers]
+    if ctrl_c_was_pressed():
+        interrupt(signal.SIGINT, None)
     try:
         yield
     finally:
