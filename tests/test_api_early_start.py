@@ -17,7 +17,7 @@ from selfplay.core.errors import ConfigError, DataError, DriftError
 from selfplay.core.pool import Workers
 from selfplay.execution.progress import Reporter
 from selfplay.inputs.resolve import Inputs
-from selfplay.run import driver
+from selfplay.run import driver, fork
 from selfplay.run.worker_specs import MakeWorkers, early_ray_workers, ray_workers
 from tests.helpers.fakes import Fakes
 
@@ -50,7 +50,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return preflight(*args, **kwargs)
 
     monkeypatch.setattr(driver, "early_ray_workers", early)
-    monkeypatch.setattr(driver, "preflight", checked)
+    for module in (driver, fork):
+        monkeypatch.setattr(module, "preflight", checked)
     return seen
 
 

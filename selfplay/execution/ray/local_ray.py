@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from selfplay.core.ctrl_c import ctrl_c_was_pressed
 from selfplay.core.errors import BackendError, SelfplayError
 from selfplay.core.limits import check_loopback, describe_shortages, ray_temp
 from selfplay.core.terminal import note
@@ -128,6 +129,8 @@ class LocalRay:
         stays: when it ends, the kernel ends the processes that it has started."""
         begun, limit = time.monotonic(), START_SECONDS
         while not self._done.wait(timeout=0.1):
+            if ctrl_c_was_pressed():
+                raise KeyboardInterrupt
             if time.monotonic() < begun + limit:
                 continue
             load = os.getloadavg()[0] / (os.cpu_count() or 1)

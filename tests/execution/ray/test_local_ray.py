@@ -16,7 +16,7 @@ import psutil
 import pytest
 import ray
 
-from selfplay.core import limits
+from selfplay.core import ctrl_c, limits
 from selfplay.core.errors import BackendError
 from selfplay.execution.ray import local_ray
 from selfplay.execution.ray import orphan_reaper as reaper
@@ -200,8 +200,22 @@ def test_a_start_on_a_busy_machine_may_take_longer(
 
 def test_ctrl_c_ends_a_start_that_hangs(no_ray: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
+
+    def hang(**_: Any) -> None:
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        released.wait(20)
+
+    monkeypatch.setattr(ray, "init", hang)
+    with pytest.raises(KeyboardInterrupt):
+        LocalRay().start()
+    released.set()
+    assert list(no_ray.iterdir()) == []
+
+
+def test_a_ctrl_c_that_was_lost_ends_a_start_that_hangs(no_ray: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
     monkeypatch.setattr(ray, "init", lambda **_: released.wait(20))
-    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    monkeypatch.setattr(ctrl_c, "_presses", 1)
     with pytest.raises(KeyboardInterrupt):
         LocalRay().start()
     released.set()

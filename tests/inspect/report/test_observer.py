@@ -100,7 +100,7 @@ def test_a_report_that_a_kill_came_before_is_written_by_the_resume(
         (tmp_path / "run/README.md").unlink()
     else:
         with monkeypatch.context() as patch, pytest.raises(Kill):
-            patch.setattr(api, "Report", Killed)
+            patch.setattr(automatic, "Report", Killed)
             run(write_config(rounds=1), tmp_path / "run")
         assert (tmp_path / "run/report.html").exists() == (lost != "none yet")
     # nothing is left to do, no worker is started, and no attempt is begun
