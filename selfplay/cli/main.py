@@ -181,6 +181,11 @@ def main() -> None:
         with contextlib.suppress(OSError):  # in standalone mode the exit code would be 1 where stderr has no reader
             error.show()  # type: ignore[attr-defined] # all exceptions that typer itself raises have it
         code = error.exit_code
+    except SystemExit as error:
+        code = error.code
     finally:
         flush_or_discard()
+    local_ray = sys.modules.get("selfplay.execution.ray.local_ray")
+    if local_ray is not None and local_ray.is_starting():
+        os._exit(code)
     sys.exit(code)

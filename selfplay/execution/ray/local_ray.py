@@ -44,6 +44,13 @@ _MOST_TIMES = 5.0
 _GIVE_UP_SECONDS = 10.0
 OBJECT_STORE_BYTES = 512 << 20
 _LOG_LINES, _LINE_CHARACTERS = 3, 300
+_THREAD = "selfplay-ray"
+
+
+def is_starting() -> bool:
+    """Whether a start of Ray that was given up is still under way in its thread. When Python ends it may crash there (SIGSEGV):
+    a process that ends now leaves with os._exit."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
 class LocalRay:
@@ -77,7 +84,7 @@ class LocalRay:
         self._done, self._ended = threading.Event(), threading.Event()
         try:
             self._set_environment()
-            threading.Thread(target=self._init, name="selfplay-ray", daemon=True).start()
+            threading.Thread(target=self._init, name=_THREAD, daemon=True).start()
         except BaseException as error:
             self._clean_up()
             if isinstance(error, RuntimeError):  # no thread can be started

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import ray
 
+from selfplay.cli.main import main
 from selfplay.core import ctrl_c, limits
 from selfplay.core.errors import BackendError
 from selfplay.execution.ray import local_ray
@@ -252,3 +253,25 @@ def test_variables_of_another_ray_do_not_lead_elsewhere(no_ray: Path, monkeypatc
     assert len(seen["RAY_AUTH_TOKEN"]) == 64
     assert "RAY_REDIS_ADDRESS" not in seen
     assert {name: os.environ[name] for name in others} == others
+
+
+def test_a_command_that_gave_up_a_start_does_not_end_python(
+    no_ray: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python's end could crash in the thread that still starts Ray."""
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(sys, "argv", ["selfplay", "status", str(no_ray / "missing")])
+    with pytest.raises(SystemExit):
+        main()
+    assert left == []
+    begun, released = threading.Event(), threading.Event()
+    monkeypatch.setattr(ray, "init", lambda **_: [begun.set(), released.wait(20)])
+    given_up = LocalRay()
+    given_up.begin()
+    assert begun.wait(20)
+    given_up.end(at_once=True)
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert left == [exit_.value.code] == [2]
+    released.set()
