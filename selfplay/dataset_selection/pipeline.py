@@ -199,7 +199,7 @@ def run(
         return Outcome(found["summary"], True)
     with _same_command(record), record.holding():
         if found := record.finished(identity):  # another process may have finished it meanwhile
-            remove_tree(record.output)
+            record.discard_leftovers()
             return Outcome(found["summary"], True)
         rules = settings.pairs.rules() if settings.pairs is not None else None
         needs, given = plan(settings, metric, dataset, rules)

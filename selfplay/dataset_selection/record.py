@@ -59,8 +59,14 @@ class Record:
         return commit.facts
 
     def has_leftovers(self) -> bool:
-        """Whether a finished selection was killed before its scratch was removed."""
-        return self.output.exists()
+        """Whether a finished selection was killed before its scratch was removed, or while the end of its attempt was written."""
+        attempts = Layout(self.folder).attempts.glob("*")
+        return self.output.exists() or any(durable.temporaries(attempt) for attempt in attempts)
+
+    def discard_leftovers(self) -> None:
+        """Remove what a kill left of a finished selection. The folder must be held."""
+        durable.remove_tree(self.output)
+        Store.open(self.folder).clean_work()
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:

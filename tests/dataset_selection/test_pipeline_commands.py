@@ -110,6 +110,15 @@ def test_what_a_kill_after_the_commit_left_goes(tmp_path: Path, run: Select) -> 
     assert not left.exists()
 
 
+def test_what_a_kill_at_the_end_of_the_attempt_left_goes(tmp_path: Path, run: Select) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(8))
+    run(source)
+    half = tmp_path / "out" / ".run" / "attempts" / "0001" / ".tmp-end.json-0123abcd"
+    half.write_text("{")
+    assert run(source).was_there
+    assert not half.exists()
+
+
 def test_a_hub_model_is_taken_at_its_revision_and_its_commit_recorded(
     tmp_path: Path, tiny_world: Path, run: Select, monkeypatch: pytest.MonkeyPatch
 ) -> None:
