@@ -54,13 +54,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise SystemExit(0) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
-        except (
-            UnicodeEncodeError
-        ) as error:  # a name on the disk or on the command line, which Python holds all the same
-            named = repr(error.object[:200])
-            _explain(f"{named} is not UTF-8", "Rename the file or folder: names are kept as UTF-8.")
-            raise SystemExit(2) from None
         except Exception as error:
+            if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
+                # a name on the disk or on the command line, which Python holds all the same
+                _explain(f"{error.object[:200]!r} is not UTF-8", "Rename the file or folder: names are kept as UTF-8.")
+                raise SystemExit(2) from None
             if isinstance(error, OSError) and error.filename is not None:  # of the machine, not of selfplay
                 _explain(f"{error.filename}: {error.strerror}", "Check that path and this user's permissions there.")
                 raise SystemExit(1) from None
@@ -187,5 +185,5 @@ def main() -> None:
         flush_or_discard()
     local_ray = sys.modules.get("selfplay.execution.ray.local_ray")
     if local_ray is not None and local_ray.is_starting():
-        os._exit(code)
+        os._exit(code or 0)
     sys.exit(code)

@@ -121,9 +121,9 @@ def command(
         del flags[name]  # the others are settings of their names
     flags |= {
         "dataset": dataset, "sources": _sources(source), "out": str(out) if out is not None else None,
-        "keep": _number("--keep", keep), "keep_per_group": _quotas(keep_per_group),
+        "keep": _parsed("--keep", keep), "keep_per_group": _quotas(keep_per_group),
         "columns": _mapping("--columns", columns, empty=True) or None, "pairs": {"build": pairs} if pairs is not None else None,
-        "options": {name: _number(f"--option {name}", value) for name, value in _mapping("--option", option).items()} or None,
+        "options": {name: _parsed(f"--option {name}", value) for name, value in _mapping("--option", option).items()} or None,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None and value is not False}
     settings, notes = load_settings(given, overrides or [], config)
@@ -141,7 +141,7 @@ def command(
         note(f"\nin {escape_terminal(settings.out)}: {' and '.join(parts)} (for load_dataset), summary.json, README.md")
 
 
-def _number(flag: str, text: str | None) -> Any:
+def _parsed(flag: str, text: str | None) -> Any:
     """As YAML reads it: 0.4 and 1.0 are fractions, 500 is a number of pairs."""
     from selfplay.config.strict_yaml import parse
 
@@ -152,8 +152,8 @@ def _quotas(text: str | None) -> Any:
     """One number, or one for each group. Raises ConfigError."""
     flag = "--keep-per-group"
     if text is None or "=" not in text:
-        return _number(flag, text)
-    return {name: _number(flag, value) for name, value in _mapping(flag, [text]).items()}
+        return _parsed(flag, text)
+    return {name: _parsed(flag, value) for name, value in _mapping(flag, [text]).items()}
 
 
 def _sources(given: list[str] | None) -> dict[str, dict[str, str]] | None:

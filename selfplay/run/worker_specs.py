@@ -6,6 +6,7 @@ Backends are named, not imported: they run in the workers' processes, which choo
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -25,9 +26,10 @@ MakeWorkers = Callable[[Config, Inputs, Path], AbstractContextManager[Workers]]
 
 
 @contextlib.contextmanager
-def ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
-    """Ray and the pools of this run. Those of log-probs and training start when the first engine is there."""
-    with _pools(config, inputs, folder) as workers:
+def ray_workers(config: Config, inputs: Inputs, folder: Path, early: EarlyStart | None = None) -> Iterator[Workers]:
+    """Ray and the pools of this run. Those of log-probs and training start when the first engine is there. `early`: what has
+    started before."""
+    with _pools(config, inputs, folder, early) as workers:
         workers.start_first()
         yield workers
 
@@ -35,24 +37,15 @@ def ray_workers(config: Config, inputs: Inputs, folder: Path) -> Iterator[Worker
 @contextlib.contextmanager
 def early_ray_workers(config: Config) -> Iterator[MakeWorkers]:
     """`ray_workers` of a run that may be refused yet: Ray starts at once, and the engine's workers import vLLM. What was started
-    and is not used ends with the context."""
-    if (
-        config.cluster.address is not None
-    ):  # whoever is there executes code here, so a cluster is joined after the checks
+    and is not used ends with the context. A cluster is joined after the checks: whoever is there executes code here."""
+    if config.cluster.address is not None:
         yield ray_workers
         return
     from selfplay.execution.ray.early_start import EarlyStart
 
     with EarlyStart(config.cluster, "sampler", _ENGINE, scorers=len(config.reward.sources())) as early:
-
-        @contextlib.contextmanager
-        def make(config: Config, inputs: Inputs, folder: Path) -> Iterator[Workers]:
-            with _pools(config, inputs, folder, early) as workers:
-                workers.start_first()
-                yield workers
-
         early.wait()
-        yield make
+        yield functools.partial(ray_workers, early=early)
 
 
 @contextlib.contextmanager

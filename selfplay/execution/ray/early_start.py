@@ -50,8 +50,9 @@ class EarlyStart:
 
     def take(self, role: str) -> list[Any]:
         """The workers of a role, for the first pool that asks; Ray has started."""
-        found = self._workers if role == self._role else []
-        self._workers = [] if role == self._role else self._workers
+        if role != self._role:
+            return []
+        found, self._workers = self._workers, []
         return found
 
     def wait(self) -> None:

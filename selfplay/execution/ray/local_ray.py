@@ -44,13 +44,14 @@ _MOST_TIMES = 5.0
 _GIVE_UP_SECONDS = 10.0
 OBJECT_STORE_BYTES = 512 << 20
 _LOG_LINES, _LINE_CHARACTERS = 3, 300
-_THREAD = "selfplay-ray"
+# set when ray.init has ended, for each start that was given up before
+_given_up: list[threading.Event] = []
 
 
 def is_starting() -> bool:
     """Whether a start of Ray that was given up is still under way in its thread. When Python ends it may crash there (SIGSEGV):
     a process that ends now leaves with os._exit."""
-    return any(thread.name == _THREAD for thread in threading.enumerate())
+    return not all(done.is_set() for done in _given_up)
 
 
 class LocalRay:
@@ -84,7 +85,7 @@ class LocalRay:
         self._done, self._ended = threading.Event(), threading.Event()
         try:
             self._set_environment()
-            threading.Thread(target=self._init, name=_THREAD, daemon=True).start()
+            threading.Thread(target=self._init, name="selfplay-ray", daemon=True).start()
         except BaseException as error:
             self._clean_up()
             if isinstance(error, RuntimeError):  # no thread can be started
@@ -218,8 +219,10 @@ class LocalRay:
         """End what is left, delete the folder, and restore the environment."""
         self._state = "ended"
         try:
-            if self._done.is_set():  # else the import of Ray itself may have been interrupted
+            if self._done.is_set():
                 _shut_down()
+            else:  # the import of Ray itself may have been interrupted
+                _given_up.append(self._done)
         finally:
             self._end_processes()
 
