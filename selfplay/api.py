@@ -24,11 +24,11 @@ from selfplay.inspect.reading import run_root
 from selfplay.inspect.trace import Trace, require_new_file
 from selfplay.inspect.tracking.trackers import check_installed
 from selfplay.run import driver
+from selfplay.run.allowed_changes import check_drift, last_whole_round
 from selfplay.run.code_trust import check_policy_code, note_code, require_trust
 from selfplay.run.driver import Prepared
 from selfplay.run.find_again import find_again
 from selfplay.run.fork import Forking, prepare_fork
-from selfplay.run.fork_rules import check_drift, last_whole_round
 from selfplay.run.observers import MakeObservers, Observed, Retention
 from selfplay.run.worker_specs import MakeWorkers
 from selfplay.store.new_folder import require_empty_dir

@@ -14,8 +14,8 @@ from selfplay.core.errors import ConfigError, DriftError, ModelError
 from selfplay.inputs.pinning import Pinned, pin
 from selfplay.inputs.resolve import Inputs, resolve
 from selfplay.inputs.user_code.listing import Code
+from selfplay.run.allowed_changes import changed_pins
 from selfplay.run.driver import Prepared, prepare
-from selfplay.run.fork_rules import changed_pins
 from selfplay.run.library_checks import check_engine, check_pass_through
 from selfplay.store.durable import canonical_json
 from selfplay.store.layout import POOL, is_run

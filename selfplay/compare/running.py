@@ -30,8 +30,8 @@ from selfplay.core.errors import (
 from selfplay.execution.progress import Reporter
 from selfplay.execution.signals import StopFlag
 from selfplay.run import driver
+from selfplay.run.allowed_changes import check_drift
 from selfplay.run.code_trust import check_policy_code, note_code, require_trust
-from selfplay.run.fork_rules import check_drift
 from selfplay.run.worker_specs import MakeWorkers
 from selfplay.store.durable import make_folder
 from selfplay.store.fork import Fork

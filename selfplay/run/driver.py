@@ -23,11 +23,11 @@ from selfplay.execution.signals import StopFlag
 from selfplay.inputs.pinning import KEEP_SECRETS_OUT, Pinned, pin
 from selfplay.inputs.resolve import Inputs, resolve
 from selfplay.run import loop
+from selfplay.run.allowed_changes import check_drift
 from selfplay.run.attempt import attempt
 from selfplay.run.code_trust import announce, note_begun
 from selfplay.run.devices import LazyDevices, RunDevices, check_memory, find_devices
 from selfplay.run.disk_estimate import check_room
-from selfplay.run.fork_rules import check_drift
 from selfplay.run.library_checks import check_engine, check_pass_through, check_reward_engines
 from selfplay.run.observers import MakeObservers, Observed, Observers, no_observers
 from selfplay.run.overlap import overlap_of

@@ -22,10 +22,10 @@ from selfplay.core.errors import ConfigError, DriftError
 from selfplay.core.outcomes import TrainOutcome
 from selfplay.core.stages import stages_of
 from selfplay.inputs.resolve import Inputs
+from selfplay.run.allowed_changes import changed_pins, held_out_notes, last_whole_round, refusals
 from selfplay.run.code_trust import check_policy_code, require_trust
 from selfplay.run.driver import Prepared, preflight
 from selfplay.run.find_again import find_again
-from selfplay.run.fork_rules import changed_pins, held_out_notes, last_whole_round, refusals
 from selfplay.store.durable import pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.layout import stage_name
