@@ -149,7 +149,7 @@ def parse_checked_json(data: bytes) -> dict[str, Any]:
     found = document.pop(CHECKSUM)
     if found != sha256_bytes(canonical_json(document)):
         raise ValueError("its content does not match its sha256")
-    if data != json_with_checksum(document):  # another line end, a key twice, another encoding
+    if data != pretty_json({**document, CHECKSUM: found}):  # another line end, a key twice, another encoding
         raise ValueError("it is not written as json_with_checksum writes it")
     return document
 
