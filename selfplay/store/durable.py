@@ -227,9 +227,10 @@ def make_folder(folder: Path) -> None:
             operations.fsync_folder(path.parent)
 
 
-def temporaries(folder: Path, name: str = "*") -> list[Path]:
-    """Temporary files that a killed `write_file` left: those of the file `name`, or of any file of `folder`."""
-    return sorted(folder.glob(f".tmp-{name.lstrip('.')}-{'[0-9a-f]' * 8}"))
+def temporaries(folder: Path, name: str = "*", below: str = "") -> list[Path]:
+    """Temporary files that a killed `write_file` left: those of the file `name`, or of any file of `folder`; with `below`, of the
+    folders of this pattern in it ("*/")."""
+    return sorted(folder.glob(f"{below}.tmp-{name.lstrip('.')}-{'[0-9a-f]' * 8}"))
 
 
 def write_file(path: Path, data: bytes) -> None:
