@@ -48,6 +48,8 @@ def _safe(character: str) -> str:
 
 def one_line(text: str) -> str:
     """The text on one line, for SVG, Markdown and headings: each line break and control character becomes a space."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else " " for character in text)
 
 
