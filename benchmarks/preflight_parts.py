@@ -42,7 +42,7 @@ def _run(config: str, folder: str, rounds: str, prepared: str) -> dict[str, floa
         start_others(self, shard)
 
     def taken(settings: Any, search_path: Path, run_dir: Path, **_: Any) -> driver.Prepared:
-        found: driver.Prepared = pickle.loads(Path(prepared).read_bytes())
+        found: driver.Prepared = pickle.loads(Path(prepared).read_bytes())  # noqa: S301 - from `_check`
         return driver.Prepared(settings, found.inputs, found.plan, run_dir, search_path)
 
     StageContext.start_others = sampled  # type: ignore[method-assign]

@@ -148,8 +148,8 @@ class Workers:
         return {role: pool for role, pool in pools.items() if pool is not None}
 
     def start_first(self) -> None:
-        """Start the engines, and what has devices of its own. The others would compete with an engine for the processor while they
-        import: they start when the first shard is sampled."""
+        """Start the engines, and what has devices of its own. The others would compete with an engine for the processor while
+        they import: they start when the first shard is sampled."""
         for role, pool in self.by_role().items():
             if role == "sampler" or role.partition(".")[0] in self.own_devices:
                 pool.start()
