@@ -53,4 +53,5 @@ def _run(config: str, folder: str, rounds: str, prepared: str) -> dict[str, floa
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps({"check": _check, "run": _run}[sys.argv[1]](*sys.argv[2:])) + "\n")
+    kind, *given = sys.argv[1:]
+    sys.stdout.write(json.dumps(_check(*given) if kind == "check" else _run(*given)) + "\n")
