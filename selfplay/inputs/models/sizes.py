@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import ModelError
+from selfplay.core.garbage import no_collections
 from selfplay.inputs.models.files import read_json
 
 # These number their positions from the padding token's id on, so that as many rows of the position table are never used:
@@ -36,6 +37,7 @@ _RECURRENT = {"linear_attention", "hybrid", "hybrid_sliding", "conv", "mamba", "
 _NO_LIMIT = 10**9
 
 
+@no_collections()  # most of what it does is to import torch and transformers
 def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
     """The config in a model's folder as transformers loads it. Of a kind of model that transformers does not know, without
     `trust_remote_code`, a plain config with what the file says: nothing of the folder is run. Raises ModelError."""
