@@ -132,7 +132,7 @@ def _splits(folder: Path, data_files: Any) -> dict[str, tuple[str, ...]] | None:
     found: dict[str, tuple[str, ...]] = {}
     for entry in entries:
         split, path = (entry.get("split"), entry.get("path")) if isinstance(entry, dict) else (None, None)
-        patterns = path if isinstance(path, list) else [path]
+        patterns: list[Any] = path if isinstance(path, list) else [path]
         if not isinstance(split, str) or split in found or not all(isinstance(pattern, str) for pattern in patterns):
             raise _error(
                 folder, "has data_files that are neither paths nor a list of different splits with their paths"
