@@ -111,10 +111,11 @@ def test_kills_in_every_stage_of_two_rounds(config: Path, tmp_path: Path, selfpl
     assert torch.isfinite(logits).all()
 
 
-def start_sampling(arguments: list[Any], run: Path, selfplay: Callable[..., Any], shards: int) -> Any:
-    """A driver that has kept so many shards of round 1."""
+def start_sampling(arguments: list[Any], run: Path, selfplay: Callable[..., Any]) -> Any:
+    """A driver that has kept a shard of round 1, beside those that the attempts before it kept."""
+    before = num_kept(run, "001-sample")
     child = selfplay(arguments, wait=False)
-    wait_for(lambda: num_kept(run, "001-sample") >= shards, child)
+    wait_for(lambda: num_kept(run, "001-sample") > before, child)
     return child
 
 
@@ -127,7 +128,7 @@ def test_sigterm_in_all_its_ways(config: Path, tmp_path: Path, selfplay: Callabl
     config.write_text(yaml.safe_dump(document))
 
     # once, to everybody: what is under way is kept
-    child = start_sampling(["run", config, "--run-dir", run], run, selfplay, 1)
+    child = start_sampling(["run", config, "--run-dir", run], run, selfplay)
     began = time.monotonic()
     family = signal_everybody(child, signal.SIGTERM)
     assert child.wait() == 143
@@ -137,20 +138,20 @@ def test_sigterm_in_all_its_ways(config: Path, tmp_path: Path, selfplay: Callabl
     assert "stopped as asked" in (tmp_path / "output.txt").read_text()
 
     # twice, to everybody
-    child = start_sampling(["resume", run, "cluster.sampler.replicas=1"], run, selfplay, 4)
+    child = start_sampling(["resume", run, "cluster.sampler.replicas=1"], run, selfplay)
     family = signal_everybody(child, signal.SIGTERM)
     signal_everybody(child, signal.SIGTERM)
     assert child.wait() == 143
     check_gone(family)
 
     # with a deadline that runs out at once
-    child = start_sampling(["resume", run, "--grace", "0.1"], run, selfplay, 8)
+    child = start_sampling(["resume", run, "--grace", "0.1"], run, selfplay)
     family = signal_everybody(child, signal.SIGTERM)
     assert child.wait() == 143
     check_gone(family)
 
     # SIGKILL to everybody follows, as when the batch system's patience is over
-    child = start_sampling(["resume", run], run, selfplay, 11)
+    child = start_sampling(["resume", run], run, selfplay)
     signal_everybody(child, signal.SIGTERM)
     family = signal_everybody(child, signal.SIGKILL)
     assert child.wait() in (-signal.SIGKILL, 143)
@@ -173,7 +174,7 @@ def test_nothing_outlives_an_error(config: Path, tmp_path: Path, selfplay: Calla
     document |= {"reward": {"function": "my_rewards:reward"}, "rounds": 1, "evaluation": None}
     config.write_text(yaml.safe_dump(document))
     run = tmp_path / "run"
-    child = start_sampling(["run", config, "--run-dir", run], run, selfplay, 1)
+    child = start_sampling(["run", config, "--run-dir", run], run, selfplay)
     family = family_of(child)
     assert child.wait() == 1
     check_gone(family)
