@@ -5,7 +5,7 @@ are in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from selfplay.config.anonymize import neutral_text
@@ -69,13 +69,13 @@ class Report:
     num_commits: int
 
 
-Known = dict[tuple[int, bool, int], tuple[list[Document], RoundDetail | None]]
-"""Warnings and detail of complete rounds, by round, whether its tables were read, and number of example pairs."""
+Known = dict[tuple[int, bool], tuple[list[Document], RoundDetail | None]]
+"""Warnings and detail of complete rounds, by round and whether its tables were read."""
 
 
 def gather(store: Store, *, redact: bool = False, known: Known | None = None) -> Report:
     """Read a run as it is now. `known` is filled, and what it holds of complete rounds is not gathered again, so that a run
-    that writes a report after each round reads each round's tables twice. Raises CorruptionError for a run that is not what its
+    that writes a report after each round reads each round's tables once. Raises CorruptionError for a run that is not what its
     commits say."""
     known = {} if known is None else known
     numbers = store.rounds()
@@ -88,16 +88,17 @@ def gather(store: Store, *, redact: bool = False, known: Known | None = None) ->
     warnings: list[tuple[int, Document]] = []
     for number in numbers:
         is_detailed = number in numbers[-DETAILED:]
-        num = 0 if redact else _PAIRS_NEWEST if number == numbers[-1] else _PAIRS
-        if (key := (number, is_detailed, num)) not in known:
+        if (key := (number, is_detailed)) not in known:
             # tables of old rounds are not read again and again: of those only what their metrics say is warned of
             shown = show_document(store, number, tables=is_detailed, quick=True)
+            num = 0 if redact else _PAIRS_NEWEST
             detail = _detail(store, shown, seed, num, hidden) if number and is_detailed else None
             known[key] = [_said(warning, hidden) for warning in shown["warnings"]], detail
         said, found = known[key]
         warnings += [(number, warning) for warning in said]
         if found is not None:
-            details.append(found)
+            num = _PAIRS_NEWEST if number == numbers[-1] else _PAIRS
+            details.append(replace(found, kept=found.kept[:num], dropped=found.dropped[:num]))
         if redact or not store.is_committed(number, LAST_STAGE):  # what is hidden depends on all rounds
             del known[key]
     tries = store.attempt_documents()
