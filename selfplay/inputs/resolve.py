@@ -56,7 +56,7 @@ class Inputs:
     `rewards` are the reward models by their section (`reward`, or `reward.parts.NAME`); functions are none of them.
     `gold_lacks`: columns that the gold judge requires and only the evaluation's prompts have. `code` is the code of users and
     models that is run.
-    `notes` and `warnings` are what the checks of the models' conversations found (see `conversations.py`).
+    `notes` and `warnings` are what the checks of the models and of their conversations found (see `conversations.py`).
     `reference` and `embedding` are models that only a selection from a dataset has beside its policy.
     """
 
@@ -109,12 +109,12 @@ def _resolve(pinned: Pinned) -> Inputs:
     gold_lacks = _check_functions(config, search_path, pinned.prompts, pinned.evaluation)
     trust = config.policy.trust_remote_code
     with model_code("policy.model", runs=trust):
-        _check_policy_loads(config, pinned)
+        left_out = _check_policy_loads(config, pinned)
         tokenizer = load_tokenizer(pinned.policy.folder, trust_remote_code=trust)
     for section, reward in pinned.rewards.items():
         own_code = config.reward.sources()[section].trust_remote_code
         with model_code(f"{section}.model", runs=own_code):
-            check_reward_model_loads(reward.folder, trust_remote_code=own_code)
+            left_out += check_reward_model_loads(reward.folder, trust_remote_code=own_code).warnings
     lengths = _lengths(config, pinned.policy_info)
     renderer = tried_renderer(
         "policy.model", tokenizer, pinned.template, config.policy.chat_template_kwargs, own_code=trust
@@ -148,7 +148,7 @@ def _resolve(pinned: Pinned) -> Inputs:
         gold_lacks=gold_lacks,
         ranking=ranking,
         notes=conversations.notes,
-        warnings=conversations.warnings,
+        warnings=(*left_out, *conversations.warnings),
         code=pinned.code,
         mix=pinned.mix,
         reference=None,
@@ -157,11 +157,13 @@ def _resolve(pinned: Pinned) -> Inputs:
     )
 
 
-def _check_policy_loads(config: Config, pinned: Pinned) -> None:
-    """Raise ModelError for a policy that its library would refuse, ConfigError for LoRA targets that cannot be trained."""
-    model = check_policy_loads(pinned.policy.folder, trust_remote_code=config.policy.trust_remote_code)
+def _check_policy_loads(config: Config, pinned: Pinned) -> tuple[str, ...]:
+    """Warnings about the policy's tensors. Raises ModelError for a policy that its library would refuse, ConfigError for LoRA
+    targets that cannot be trained."""
+    loaded = check_policy_loads(pinned.policy.folder, trust_remote_code=config.policy.trust_remote_code)
     if config.training.lora is not None:
-        check_lora_targets(config.training.lora.target_modules, model)
+        check_lora_targets(config.training.lora.target_modules, loaded.model)
+    return loaded.warnings
 
 
 def _check_functions(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,34 @@ from selfplay.inputs.models.files import weight_headers
 _SHOWN = 3
 
 
-def check_policy_loads(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The policy in `folder` without weights, as the trainer loads it. Raises ModelError if weights are missing or of another
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model without weights, as transformers builds it. `warnings`: which tensors of its files it has no place for."""
+
+    model: Any
+    warnings: tuple[str, ...]
+
+
+def check_policy_loads(folder: Path, *, trust_remote_code: bool = False) -> Loaded:
+    """The policy in `folder`, as the trainer loads it. Raises ModelError if weights are missing or of another
     shape, or if the tensors that training writes have no counterpart among those of the folder, which the engine reads."""
     from transformers import AutoModelForCausalLM
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-    model = _without_weights(AutoModelForCausalLM, folder, "policy", trust_remote_code)
+    loaded = _without_weights(AutoModelForCausalLM, folder, "policy", trust_remote_code)
+    model = loaded.model
     # as save_pretrained names and cuts them
     saved = revert_weight_conversion(model, remove_tied_weights_from_state_dict(model.state_dict(), model))
     published_names(folder, saved, weight_headers(folder), model.base_model_prefix)
-    return model
+    return loaded
 
 
-def check_reward_model_loads(folder: Path, *, trust_remote_code: bool = False) -> None:
-    """Raises ModelError if weights of the reward model in `folder` are missing or of another shape."""
+def check_reward_model_loads(folder: Path, *, trust_remote_code: bool = False) -> Loaded:
+    """The reward model in `folder`. Raises ModelError if weights are missing or of another shape."""
     from transformers import AutoModelForSequenceClassification
 
-    _without_weights(AutoModelForSequenceClassification, folder, "reward model", trust_remote_code)
+    return _without_weights(AutoModelForSequenceClassification, folder, "reward model", trust_remote_code)
 
 
 def published_names(folder: Path, saved: Iterable[str], published: Iterable[str], prefix: str) -> dict[str, str]:
@@ -55,7 +65,7 @@ def published_names(folder: Path, saved: Iterable[str], published: Iterable[str]
     return names
 
 
-def _without_weights(kind: Any, folder: Path, name: str, trust_remote_code: bool) -> Any:
+def _without_weights(kind: Any, folder: Path, name: str, trust_remote_code: bool) -> Loaded:
     from huggingface_hub.errors import StrictDataclassError
 
     try:
@@ -75,17 +85,25 @@ def _without_weights(kind: Any, folder: Path, name: str, trust_remote_code: bool
     ) as error:  # fmt: skip
         raise does_not_load(folder, name, error) from error
     refuse_missing(folder, name, loading["missing_keys"])
-    return model
+    unused = sorted(loading["unexpected_keys"])
+    said = (
+        f"{len(unused)} of the tensors of the {name} in {folder} are no part of a {type(model).__name__} and are left out "
+        f"({_first(unused)}): if it was trained with them, it computes other numbers here"
+    )
+    return Loaded(model, (said,) if unused else ())
 
 
 def refuse_missing(folder: str | Path, name: str, missing: Iterable[str]) -> None:
     """Raise ModelError if transformers would fill weights of a model with random numbers."""
     if lacking := sorted(missing):
-        shown = ", ".join(lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
         raise ModelError(
-            f"the {name} in {folder} lacks {len(lacking)} weights ({shown}): they would be random numbers",
+            f"the {name} in {folder} lacks {len(lacking)} weights ({_first(lacking)}): they would be random numbers",
             "Use the complete model; check that config.json and the weights belong together.",
         )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def does_not_load(folder: str | Path, name: str, error: BaseException) -> ModelError:

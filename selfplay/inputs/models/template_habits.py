@@ -15,6 +15,7 @@ from selfplay.inputs.models.chat_template import PROBE
 # What templates escape, strip, cut or join.
 _TEXT = f"{PROBE}: <b class=\"x\">'one' & {{{{two}}}}</b>\n\n  Three, four\\n \u00e9 \u6f22 end"
 _QUESTION, _ANSWER, _NEXT = f"{PROBE} asks", f"{PROBE} answers", f"{PROBE} asks again"
+_LONG_CHARS = 60_000
 # What templates call who speaks.
 _NAMES = {"user": ("user", "human", "question"), "assistant": ("assistant", "model", "gpt", "bot", "chatbot", "answer")}
 
@@ -31,6 +32,8 @@ def habits(name: str, renderer: ChatRenderer, *, for_prompts: bool) -> Iterator[
     dialogue = [_user(_QUESTION), answer, _user(_TEXT)]
     with contextlib.suppress(DataError):
         yield from _of_texts(name, renderer, dialogue)
+    with contextlib.suppress(DataError):
+        yield from _of_long_texts(name, renderer)
     with contextlib.suppress(DataError):
         yield from _of_roles(name, renderer)
     if for_prompts:
@@ -61,6 +64,16 @@ def _of_texts(name: str, renderer: ChatRenderer, dialogue: Sequence[Message]) ->
     if "strftime_now" in renderer.template_source and str(datetime.datetime.now().year) in written:
         way = "; chat_template_kwargs.date_string fixes the day" if "date_string" in renderer.template_source else ""
         yield f"{name}: the chat template writes today's date, so that later rounds and resumes have other prompts{way}"
+
+
+def _of_long_texts(name: str, renderer: ChatRenderer) -> Iterator[str]:
+    """Which messages the template writes while they are short, and not while they are long."""
+    short = [_user(_QUESTION), Message(role="assistant", content=_ANSWER)]
+    # one word many times: what a template does to marks and spaces is said elsewhere
+    long = [Message(role=one["role"], content=PROBE * (_LONG_CHARS // len(PROBE))) for one in short]
+    written, as_long = renderer.written(short, False), renderer.written(long, False)
+    if all(one["content"] in written for one in short) and as_long.count(long[0]["content"]) < len(long):
+        yield f"{name}: the chat template cuts long messages, as messages of {_LONG_CHARS:,} characters show"
 
 
 def _of_roles(name: str, renderer: ChatRenderer) -> Iterator[str]:

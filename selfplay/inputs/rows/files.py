@@ -140,7 +140,11 @@ def _folder_files(folder: Path, split: str | None) -> list[Path]:
     `train`), else those of its only subfolder (`data`). Files named after splits (see `split_of_name`) are told apart."""
     files = _data_files(folder)
     if not files:
-        splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and _data_files(entry))
+        splits = sorted(
+            entry.name
+            for entry in folder.iterdir()
+            if entry.is_dir() and not entry.name.startswith(".") and _data_files(entry)
+        )
         if len(splits) > 1:  # of a result of `select`: its files for other trainers are not a split
             splits = [name for name in splits if name != "formats"]
         if not splits:

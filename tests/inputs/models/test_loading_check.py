@@ -26,7 +26,7 @@ def without(*names):
 
 @pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen3-moe", "gemma3-composite", "qwen3.5-composite"])
 def test_complete_models_pass(name, tmp_path):
-    model = check_policy_loads(make_model(FAMILIES[name], tmp_path))
+    model = check_policy_loads(make_model(FAMILIES[name], tmp_path)).model
     assert {weight.device.type for weight in model.parameters()} == {"meta"}
 
 
@@ -42,6 +42,17 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_names_and_extra_tensors_pass(name, tmp_path):
     check_policy_loads(edit(make_model(FAMILIES[name], tmp_path), PUBLISHED[name]))
+
+
+def test_tensors_that_are_left_out_are_said(tmp_path):
+    extra = {"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}
+    policy = make_model(FAMILIES["llama"], tmp_path / "policy")
+    assert check_policy_loads(policy).warnings == ()
+    (said,) = check_policy_loads(edit(policy, lambda tensors: tensors | extra)).warnings
+    assert "LlamaForCausalLM and are left out (model.layers.0.self_attn.q_proj.bias)" in said
+    reward = make_model(FAMILIES["llama"], tmp_path / "reward", reward=True)
+    (said,) = check_reward_model_loads(edit(reward, lambda tensors: tensors | {"score.bias": torch.ones(1)})).warnings
+    assert "LlamaForSequenceClassification and are left out (score.bias)" in said
 
 
 def test_what_is_really_missing_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from tests.helpers.families import FAMILIES, make_model
 def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     names = ("llama", "llama-tied", "gpt-neox", "gpt2", "qwen3-moe")
-    return {name: check_policy_loads(make_model(FAMILIES[name], root / name)) for name in names}
+    return {name: check_policy_loads(make_model(FAMILIES[name], root / name)).model for name in names}
 
 
 @pytest.mark.parametrize(

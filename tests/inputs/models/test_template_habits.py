@@ -35,6 +35,8 @@ def test_ordinary_templates_have_none(template: str) -> None:
         (FRAME % "{{ m.content | lower }}", "changes texts"),
         (FRAME % "{{ m.content | replace('\\n', ' ') }}", "changes texts"),
         (FRAME % "{{ m.content }}{{ m.content }}", "writes a message several times"),
+        (FRAME % "{{ m.content[:4000] }}", "cuts long messages"),
+        (FRAME % "{{ m.content | truncate(900) if m.role == 'assistant' else m.content }}", "cuts long messages"),
         ("{{ strftime_now('%d %b %Y') }}" + FRAME % "{{ m.content }}", "writes today's date"),
         (
             "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}",

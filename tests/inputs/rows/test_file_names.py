@@ -54,6 +54,10 @@ def test_a_split_is_read_from_where_it_is(tmp_path: Path) -> None:
     assert read(tmp_path / "a", ["train_sft-00000-of-00001.jsonl", *prefs], "train_prefs") == prefs
     assert read(tmp_path / "b", ["default/train.jsonl", "default/test.jsonl"], "test") == ["default/test.jsonl"]
     assert read(tmp_path / "c", ["kept/a-1.jsonl", "kept/a-2.jsonl"]) == ["kept/a-1.jsonl", "kept/a-2.jsonl"]
+    hidden = [".run/a.jsonl", "dropped/a.jsonl", "kept/a.jsonl"]
+    with pytest.raises(DataError, match="several splits; there are dropped, kept"):
+        read(tmp_path / "e", hidden)
+    assert read(tmp_path / "f", hidden[::2]) == ["kept/a.jsonl"]
     with pytest.raises(DataError, match="several splits; there are test, train"):  # a configuration is not a split
         read(tmp_path / "d", ["en/train.jsonl", "en/test.jsonl", "fr/train.jsonl"], "en")
 
