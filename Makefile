@@ -45,8 +45,9 @@ $(READY): $(LOCK) pyproject.toml
 quickstart: $(READY)
 	$(BIN)/selfplay quickstart --run-dir runs/quickstart
 
-# Whole files go to one of two processes; the order of collection is kept, so that the long files come first (tests/conftest.py).
-WORKERS ?= 2
+# Whole files go to one of three processes (on two cores: what runs Ray waits a good deal). The order of collection is kept, so that
+# the long files come first (tests/conftest.py).
+WORKERS ?= 3
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -24,6 +24,7 @@ NAMES = (
     "weights",
     "rounds",
     "resuming",
+    "preflight",
     "commands",
     "opening",
     "ranking",

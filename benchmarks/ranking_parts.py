@@ -102,10 +102,10 @@ def disk(path: str, num_bytes: str) -> dict[str, Any]:
     return {"parts": clock.parts}
 
 
-def command(table: str, result: str) -> dict[str, Any]:
-    """The command as a user gives it, start-up, diagnostics and summary included."""
+def command(table: str, result: str, *more: str) -> dict[str, Any]:
+    """The command as a user gives it, start-up, diagnostics and summary included; with `more` arguments."""
     started = time.perf_counter()
-    line = ["select", table, "--metric", "alignment_potential", "--keep", str(KEEP), "--out", result, "--json"]
+    line = ["select", table, "--metric", "alignment_potential", "--keep", str(KEEP), "--out", result, "--json", *more]
     subprocess.run([sys.executable, "-m", "selfplay", *line], check=True, stdout=subprocess.DEVNULL)
     seconds = round(time.perf_counter() - started, 3)
     # of the child; this process is small, so that what the child had of it before exec does not matter

@@ -93,9 +93,9 @@ def _resume(made: Path, rounds: int, parts: list[dict[str, float]]) -> float:
     ) as process:
         try:
             while not wall and process.poll() is None and time.time() - begun < LIMIT:
-                used = psutil.Process(process.pid).cpu_times()
                 wall = _first_shard(folder, rounds + 1, begun)
                 time.sleep(POLL)
+            driver, everything = _processor(process.pid)
             # the record of its time is written when the stage is committed
             while (
                 process.poll() is None and time.time() - begun < LIMIT and not (loading := _loading(trace, "sampler-0"))
@@ -111,10 +111,20 @@ def _resume(made: Path, rounds: int, parts: list[dict[str, float]]) -> float:
             "engine": engine,
             "Ray": _seconds_of_ray(folder),
             "engine begins": loading[0][0] - begun,
-            "processor of the driver": used.user + used.system,
+            "processor of the driver": driver,
+            "processor of all processes": everything,
         }
     )
     return wall - engine
+
+
+def _processor(pid: int) -> tuple[float, float]:
+    """Processor seconds of a process, and of all that it has started with it: of ended ones as far as their parents waited."""
+    driver, *others = [
+        process.cpu_times() for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
+    ]
+    alone = driver.user + driver.system
+    return alone, alone + driver.children_user + driver.children_system + sum(sum(times[:4]) for times in others)
 
 
 def _first_shard(folder: Path, number: int, begun: float) -> float:

@@ -142,8 +142,8 @@ def start(
     target, observers = run_folder(config, run_dir), _with_trace(trace)
     require_empty_dir(target)
     settings, search_path, given = _load(config, overrides)
-    with driver.begin_workers(settings, workers) as make:
-        prepared = driver.preflight(settings, search_path, target, force=force, say=reporter.say)
+    with driver.begin_workers(settings, workers) as (make, device):
+        prepared = driver.preflight(settings, search_path, target, force=force, say=reporter.say, device=device)
         for line in prepared.plan.lines():
             reporter.say(line)
         reporter.say(f"run directory: {prepared.run_dir}   (log: {prepared.run_dir}/attempts/0001/log.txt)")
@@ -184,15 +184,16 @@ def resume(
     observers = _with_trace(trace)
     reporter, given = reporter or Reporter(), [*overrides, *_as_overrides(settings)]
     before, after, search_path = _changed_settings(store, given)
-    with driver.begin_workers(after, workers, store) as make:
+    with driver.begin_workers(after, workers, store) as (make, device):
         pins, command = store.config_json("pins.json", dict), ["resume", Path(run), *given]
         pinned = find_again(store, before, after, search_path, command)
         check_drift(store, before, pinned.config, pins, pinned.pins)
         check_policy_code(store, pinned)
         require_trust(store.run_id, run, pinned.code, command, named=given, trust_code=trust_code)
         prepared = driver.preflight(
-            pinned.config, pinned.search_path, store.layout.root, store, force=force, pinned=pinned, say=reporter.say
-        )
+            pinned.config, pinned.search_path, store.layout.root, store,
+            force=force, pinned=pinned, say=reporter.say, device=device,
+        )  # fmt: skip
         note_code(store.run_id, pinned.code, reporter.say, trust_code=trust_code)
         driver.resume(
             store, prepared, before, pins, reporter, grace, make,
@@ -257,12 +258,17 @@ def plan_fork(
 ) -> Forking:
     """Check that a run can be forked, and return what it shares, changes and will do. See `fork` for the arguments."""
     source = _open_for_work(run)
-    before, after, search_path = _changed_settings(source, overrides)
-    command = ["fork", Path(run), "--from-round", from_round, "--run-dir", Path(run_dir), *overrides]
+    settings = _changed_settings(source, overrides)
+    command = _fork_command(run, from_round, run_dir, overrides)
     return prepare_fork(
-        source, from_round, before, after, search_path, Path(run_dir), command=command, overrides=overrides,
-        trust_code=trust_code, force=force, say=(reporter or Reporter()).say,
+        source, from_round, *settings, Path(run_dir), command=command, overrides=overrides, trust_code=trust_code,
+        force=force, say=(reporter or Reporter()).say,
     )  # fmt: skip
+
+
+def _fork_command(run: str | Path, from_round: int, run_dir: str | Path, overrides: Sequence[str]) -> list[object]:
+    """The arguments of the command that forks a run, for hints."""
+    return ["fork", Path(run), "--from-round", from_round, "--run-dir", Path(run_dir), *overrides]
 
 
 def create_fork(forking: Forking, overrides: Sequence[str], reporter: Reporter | None = None) -> Run:
@@ -302,11 +308,13 @@ def fork(
     overrides = [*overrides, *_as_overrides(settings)]
     target = fork_folder(run, from_round, run_dir)
     require_empty_dir(target)
-    after = _changed_settings(_open_for_work(run), overrides)[1]
-    with driver.begin_workers(after, workers) as make:
-        forking = plan_fork(
-            run, from_round=from_round, run_dir=target, overrides=overrides, force=force, trust_code=trust_code,
-            reporter=reporter,
+    source = _open_for_work(run)
+    before, after, search_path = _changed_settings(source, overrides)
+    with driver.begin_workers(after, workers) as (make, device):
+        command = _fork_command(run, from_round, target, overrides)
+        forking = prepare_fork(
+            source, from_round, before, after, search_path, target, command=command, overrides=overrides,
+            trust_code=trust_code, force=force, say=reporter.say, device=device,
         )  # fmt: skip
         for line in forking.lines():
             reporter.say(line)

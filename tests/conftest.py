@@ -48,7 +48,7 @@ typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: what takes minutes must not begin when one of two processes has nothing else left."""
+    """Files with slow tests first: what takes minutes must not begin when the other processes have nothing left."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -117,7 +117,8 @@ def make_app(
     names: Collection[str] = COMMANDS, made: Callable[[Callable[..., None]], Callable[..., None]] = guarded
 ) -> typer.Typer:
     """The app with these of its commands, each as `made` gives it."""
-    app = typer.Typer(no_args_is_help=True, context_settings=_HELP, **_PLAIN)
+    # the options that install completion belong to no command, and typer would read them at each call of one
+    app = typer.Typer(no_args_is_help=True, add_completion=len(names) > 1, context_settings=_HELP, **_PLAIN)
     app.callback()(_selfplay)
     for name in _MODULES:
         if name in names:

@@ -88,7 +88,9 @@ def command(
         int | None, typer.Option(help="Longest prompt with response, in tokens of the policy.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a dataset by name, or of a save_to_disk folder.")] = None,
-    subset: Annotated[str | None, typer.Option(help="Subset of a dataset by name.")] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="Subset of a dataset by name, or of a folder whose README.md names several.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a dataset by name.")] = None,
     policy_revision: Annotated[
         str | None, typer.Option(help="Hub revision of the policy; its commit is recorded.")

@@ -14,7 +14,7 @@ import typer
 from selfplay.cli.arguments import Json, Run
 from selfplay.core.escape import escape_formula, escape_terminal
 from selfplay.core.format import number
-from selfplay.core.terminal import clip, note, table, write, write_json, writing_stdout
+from selfplay.core.terminal import clip, note, open_stdout, table, write, write_json, writing_stdout
 
 FORMATS = ("table", "csv", "json")
 _LONGEST_CELL = 60
@@ -79,5 +79,6 @@ def _write_csv(document: dict[str, Any]) -> None:
         return row.getvalue().removesuffix("\r\n") + "\n"
 
     with writing_stdout():
-        sys.stdout.write(line(column["name"] for column in document["columns"]))
-        sys.stdout.writelines(map(line, document["rows"]))
+        stdout = open_stdout()
+        stdout.write(line(column["name"] for column in document["columns"]))
+        stdout.writelines(map(line, document["rows"]))

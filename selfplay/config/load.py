@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -157,17 +158,22 @@ def _keys_at(location: Sequence[str]) -> list[str]:
     return list(model.model_fields) if model else []
 
 
-def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+@functools.cache
+def fields() -> tuple[tuple[str, Any], ...]:
     """(dotted name, pydantic field) of every setting that is no section, in order; NAMED stands for names that the user
     gives."""
+    return tuple(_fields(Config, ""))
+
+
+def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, field in model.model_fields.items():
         section = _section(field.annotation)
         if section is None:
             yield prefix + name, field
         elif _is_named(field.annotation):
-            yield from fields(section, f"{prefix}{name}.{NAMED}.")
+            yield from _fields(section, f"{prefix}{name}.{NAMED}.")
         else:
-            yield from fields(section, f"{prefix}{name}.")
+            yield from _fields(section, f"{prefix}{name}.")
 
 
 def setting_names() -> list[str]:

@@ -52,8 +52,8 @@ class PromptSource(Section):
     """Where prompts are read from."""
 
     source: str = content(..., "JSONL, JSON, CSV or Parquet file, a save_to_disk folder, or a hub dataset name")
-    split: str | None = identity(None, "split of a hub dataset (required there)")
-    subset: str | None = identity(None, "subset of a hub dataset")
+    split: str | None = identity(None, "split of a hub dataset (required there), or of a folder of several")
+    subset: str | None = identity(None, "subset of a hub dataset, or of a folder whose README.md names several")
     revision: str | None = identity(None, "revision of a hub dataset")
     column: str = identity("prompt", "column that holds the prompt: text or chat messages")
     id_column: str | None = identity(None, "column with unique ids; without it ids are hashes of the messages")

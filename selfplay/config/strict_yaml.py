@@ -13,10 +13,27 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent
+from ruamel.yaml.parser import Parser
 
 from selfplay.core.errors import ConfigError
 
 _MAX_DEPTH, _MAX_VALUES = 50, 10_000
+
+
+class _Parser(Parser):
+    """Refuses tags and deep nesting before anything is built of them: the composer recurses."""
+
+    _depth = 0
+
+    def get_event(self) -> Any:
+        event = super().get_event()
+        line = event.start_mark.line + 1
+        if isinstance(event, (ScalarEvent, CollectionStartEvent)) and event.ctag is not None:
+            raise ConfigError(f"line {line}: the tag `{event.ctag}`", "Tags are not read: write the value.")
+        self._depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if self._depth > _MAX_DEPTH:
+            raise ConfigError(f"line {line}: nested more than {_MAX_DEPTH} deep", "No setting is.")
+        return event
 
 
 class _Constructor(SafeConstructor):
@@ -36,9 +53,8 @@ _Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.cons
 def parse(text: str, where: str) -> Any:
     """The document in `text`. Raises ConfigError, which begins with `where` and names line and column."""
     try:
-        _check_events(text)
         yaml = _yaml()
-        yaml.Constructor = _Constructor
+        yaml.Parser, yaml.Constructor = _Parser, _Constructor
         document = yaml.load(text)
         if sum(1 for _ in zip(_values(document), range(_MAX_VALUES + 1), strict=False)) > _MAX_VALUES:
             raise ConfigError(f"more than {_MAX_VALUES} values, with aliases expanded", "No config has so many.")
@@ -76,18 +92,6 @@ def _yaml() -> YAML:
 def _place(error: MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     return "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-
-
-def _check_events(text: str) -> None:
-    """Refuse tags and deep nesting before anything is built: the loader recurses."""
-    depth = 0
-    for event in _yaml().parse(text):
-        line = event.start_mark.line + 1
-        if isinstance(event, (ScalarEvent, CollectionStartEvent)) and event.ctag is not None:
-            raise ConfigError(f"line {line}: the tag `{event.ctag}`", "Tags are not read: write the value.")
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise ConfigError(f"line {line}: nested more than {_MAX_DEPTH} deep", "No setting is.")
 
 
 def _values(document: Any) -> Iterator[Any]:

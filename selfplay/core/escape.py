@@ -29,14 +29,14 @@ def escape_terminal(text: str, *, lines: bool = False) -> str:
     stay, and a tab becomes spaces."""
     if text.isprintable():
         return text
-    return "".join(_safe(character, lines) for character in text)
+    if lines:
+        return "\n".join(escape_terminal(line.replace("\t", "    ")) for line in text.split("\n"))
+    return "".join(map(_safe, text))
 
 
-def _safe(character: str, lines: bool) -> str:
+def _safe(character: str) -> str:
     if character.isprintable() or character in JOINERS:
         return character
-    if lines and character in "\n\t":
-        return character if character == "\n" else "    "
     if unicodedata.category(character) == "Zs":
         return " "
     code = ord(character)

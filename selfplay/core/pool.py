@@ -148,9 +148,10 @@ class Workers:
         return {role: pool for role, pool in pools.items() if pool is not None}
 
     def start_first(self) -> None:
-        """Start what the first stages need. The others would compete with the engine for the processor while they import."""
+        """Start the engines, and what has devices of its own. The others would compete with an engine for the processor while
+        they import: they start when the first shard is sampled."""
         for role, pool in self.by_role().items():
-            if role not in ("logprobs", "trainer"):
+            if role == "sampler" or role.partition(".")[0] in self.own_devices:
                 pool.start()
 
     def start(self) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from selfplay.core.records import Message
-
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from selfplay.core.records import Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from selfplay.core.errors import OutputError
 from selfplay.core.escape import JOINERS
@@ -96,7 +96,15 @@ def _pad(text: str, width: int, left: bool) -> str:
 def write(text: str) -> None:
     """A line or block of data on stdout."""
     with writing_stdout():
-        sys.stdout.write(text + "\n")
+        open_stdout().write(text + "\n")
+
+
+def open_stdout() -> TextIO:
+    """Standard output, for data. Raises OSError where the caller closed it (`>&-`): what is in its place takes the output of
+    libraries, and data must not get lost there in silence."""
+    if sys.__stdout__ is None:
+        raise OSError(errno.EBADF, "it is closed")
+    return sys.stdout
 
 
 @contextlib.contextmanager

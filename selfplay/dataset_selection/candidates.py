@@ -25,6 +25,7 @@ from selfplay.selection.metrics.inputs import NUM_TOKENS, REWARDS
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.pairing import pair_filters
 from selfplay.selection.reasons import REWARD_NOT_FINITE, DropReasons, no_reasons, with_reason
+from selfplay.store.spool import Spool
 
 # Columns of a pairs table that are no numbers for a metric.
 _NO_NUMBERS = (
@@ -166,9 +167,15 @@ def check_builder(imported: Imported, rules: PairRules) -> None:
 
 
 def built(
-    imported: Imported, reward_R: Floats, why_R: DropReasons, num_tokens_R: Ints | None, rules: PairRules, seed: int
+    imported: Imported,
+    reward_R: Floats,
+    why_R: DropReasons,
+    num_tokens_R: Ints | None,
+    rules: PairRules,
+    seed: int,
+    spool: Spool | None = None,
 ) -> Pairs:
-    """The pairs built of responses. `num_tokens_R` are lengths for a dataset that has none."""
+    """The pairs built of responses. `num_tokens_R` are lengths for a dataset that has none. A large table is kept in `spool`."""
     responses = imported.responses
     if num_tokens_R is not None and "num_tokens" not in responses.column_names:
         responses = responses.append_column("num_tokens", pa.array(num_tokens_R))
@@ -177,7 +184,7 @@ def built(
         reasons = DropReasons.of(responses["drop_reason"].to_pylist())
     for name in why_R.counts():
         reasons = with_reason(reasons, why_R.is_reason(name), name)
-    found = build(imported.prompts, responses, reward_R, reasons, rules, seed)
+    found = build(imported.prompts, responses, imported.prompt_row_R, reward_R, reasons, rules, seed, spool)
     size, notes = found.pairs.num_rows, list[str]()
     if "group_chosen" in found.pairs.column_names and (without := _num_of_two_groups(found.pairs)):
         notes.append(

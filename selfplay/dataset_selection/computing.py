@@ -46,6 +46,7 @@ from selfplay.selection.metrics import Metric
 from selfplay.selection.metrics.inputs import NUM_TOKENS, REWARDS
 from selfplay.selection.pair_rules import PairRules
 from selfplay.selection.reasons import TOO_LONG_FOR_TRAINING, DropReasons, is_kept, with_reason
+from selfplay.store.spool import Spool
 
 NOT_RENDERED = "not_rendered"
 TOO_LONG_FOR_EMBEDDING = "too_long_for_embedding_model"
@@ -150,7 +151,8 @@ def _candidates(
         return pairs
     tokens = context.store.table(ROUND, "sample", columns=["num_tokens"])["num_tokens"].to_numpy()
     rules = rules or PairRules()
-    pairs = built(imported, reward_R, why_R, tokens if needs.rendered else None, rules, settings.seed)
+    lengths = tokens if needs.rendered else None
+    pairs = built(imported, reward_R, why_R, lengths, rules, settings.seed, Spool(context.store.layout.root))
     _add_parts(context, settings, pairs, needs)
     return pairs
 

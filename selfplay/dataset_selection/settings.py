@@ -165,8 +165,6 @@ class SelectSettings(Section):
             model = name.removesuffix("_revision")
             if getattr(self, name) is not None and getattr(self, model) is None:
                 raise ValueError(f"`{name}` needs `{model}`, the hub model that it is a revision of")
-        if self.subset is not None and self.split is None:
-            raise ValueError("`subset` goes with a dataset by name, which needs `split` too")
         return self
 
     def _check_sources(self) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from selfplay.config.schema import Config
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError
+from selfplay.core.machine import DeviceFacts, this_device
 from selfplay.core.redaction import find_secret
 from selfplay.core.stages import stages_of
 from selfplay.core.timing import Record
@@ -54,14 +54,18 @@ class Prepared:
     search_path: Path
 
 
+@contextlib.contextmanager
 def begin_workers(
     config: Config, workers: MakeWorkers | None, store: Store | None = None
-) -> AbstractContextManager[MakeWorkers]:
+) -> Iterator[tuple[MakeWorkers, DeviceFacts]]:
     """What makes the workers of a run that is still to be checked, to be entered around the checks and the run: `workers` where
-    it is given, else Ray's, which begin to start now. They do not where `store`, the run that goes on, has nothing left to do."""
+    it is given, else Ray's, which begin to start now. They do not where `store`, the run that goes on, has nothing left to do.
+    And this machine before they import anything: the plan must not count their memory (about a gigabyte each) as taken."""
     if workers is not None or (store is not None and next_stage(store, config.rounds) is None):
-        return contextlib.nullcontext(workers or ray_workers)
-    return early_ray_workers(config)
+        yield workers or ray_workers, this_device()
+        return
+    with early_ray_workers(config) as make:
+        yield make, this_device()
 
 
 def preflight(
@@ -74,16 +78,18 @@ def preflight(
     force: bool = False,
     pinned: Pinned | None = None,
     say: Callable[[str], None] = lambda line: None,
+    device: DeviceFacts | None = None,
 ) -> Prepared:
     """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
     stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room. `pinned`: the inputs
-    as they were found and compared before (see `inputs.pinning`). `say` is told the code that will run, before it does."""
+    as they were found and compared before (see `inputs.pinning`). `say` is told the code that will run, before it does. `device`:
+    see `begin_workers`; None: this machine as it is."""
     pinned = pinned or pin(config, search_path, store.revisions() if store else None)
     config, search_path = pinned.config, pinned.search_path
     announce(pinned.code, say)
     check_pass_through(config)
     inputs = check_engine(config, resolve(config, search_path, pinned=pinned))
-    return prepare(config, inputs, run_dir, search_path, store, rounds_done, force=force)
+    return prepare(config, inputs, run_dir, search_path, store, rounds_done, force=force, device=device)
 
 
 def prepare(
@@ -95,13 +101,15 @@ def prepare(
     rounds_done: int | None = None,
     *,
     force: bool = False,
+    device: DeviceFacts | None = None,
 ) -> Prepared:
     """The last part of `preflight`: count what will be done with these inputs."""
     check_reward_engines(config, inputs)
     if rounds_done is None:
         numbers = store.rounds() if store else []
         rounds_done = sum(number > 0 and store.is_committed(number, "evaluate") for number in numbers if store)
-    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done, force=force, begun=store is not None)
+    begun = store is not None
+    plan = make_plan(config, inputs, run_dir, rounds_done=rounds_done, force=force, begun=begun, device=device)
     return Prepared(config, inputs, plan, run_dir, search_path)
 
 

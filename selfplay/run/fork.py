@@ -19,6 +19,7 @@ from selfplay.config.diff import Change, changes
 from selfplay.config.schema import Config
 from selfplay.core.commands import shell_command
 from selfplay.core.errors import ConfigError, DriftError
+from selfplay.core.machine import DeviceFacts
 from selfplay.core.outcomes import TrainOutcome
 from selfplay.core.stages import stages_of
 from selfplay.inputs.resolve import Inputs
@@ -121,10 +122,11 @@ def prepare_fork(
     trust_code: bool = False,
     force: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    device: DeviceFacts | None = None,
 ) -> Forking:
     """Check that a fork of `source` with the settings `after` may begin at `run_dir`. `command` are the arguments of the command
     that asks for it, for hints, and `overrides` the settings among them; see `code_trust.require_trust` for `trust_code`. `say`
-    is told the code that will run.
+    is told the code that will run; see `driver.preflight` for `device`.
 
     Everything is compared before any code of the run is loaded. Raises ConfigError for a round that cannot be forked from and for
     code that is not trusted, DriftError for settings that cannot change, MissingInputError."""
@@ -137,7 +139,15 @@ def prepare_fork(
     check_policy_code(source, pinned)
     require_trust(source.run_id, source.layout.root, pinned.code, command, named=overrides, trust_code=trust_code)
     prepared = preflight(
-        pinned.config, pinned.search_path, run_dir, source, rounds_done=from_round, force=force, pinned=pinned, say=say
+        pinned.config,
+        pinned.search_path,
+        run_dir,
+        source,
+        rounds_done=from_round,
+        force=force,
+        pinned=pinned,
+        say=say,
+        device=device,
     )
     _check_lengths(source, from_round, prepared.config, prepared.inputs)
     own = [change for change in found if change.tag != "content" or change.name in changed_pins(pins, new_pins)]

@@ -19,6 +19,7 @@ from selfplay.core.errors import ConfigError, ResourceError
 from selfplay.core.format import human_bytes
 from selfplay.core.machine import DeviceFacts, this_device
 from selfplay.core.paths import nearest_existing
+from selfplay.inputs.prompt_repeats import repeats
 from selfplay.inputs.prompts import PromptSource
 from selfplay.inputs.resolve import Inputs
 from selfplay.run.disk_estimate import checkpoint_bytes, policy_bytes, response_bytes
@@ -261,30 +262,12 @@ def _warnings(config: Config, inputs: Inputs, steps: int, needs: MemoryNeeds, de
     yield from inputs.warnings
     if config.cluster.address is None:
         yield from needs.warnings(device, "this machine")
-    overlap = _overlap(inputs)
-    if overlap:
-        assert inputs.evaluation is not None
-        yield (
-            f"{overlap} of the {len(inputs.evaluation.prompts)} prompts of evaluation.source are in prompts.source too: "
-            "data that is trained on is not held out; remove these prompts from one of the two"
-        )
+    yield from repeats(inputs.prompts.prompts, None if inputs.evaluation is None else inputs.evaluation.prompts)
     if inputs.gold_lacks:
         yield (
             f"the training responses get no gold reward: the judge needs {', '.join(inputs.gold_lacks)}, and "
             "prompts.source has no such column (the held-out responses get one)"
         )
-
-
-def _overlap(inputs: Inputs) -> int:
-    """How many prompts of the evaluation have the messages of a training prompt."""
-    if inputs.evaluation is None:
-        return 0
-    training = {_key(prompt.messages) for prompt in inputs.prompts.prompts}
-    return sum(_key(prompt.messages) in training for prompt in inputs.evaluation.prompts)
-
-
-def _key(messages: Any) -> tuple[tuple[str, str], ...]:
-    return tuple((message["role"], message["content"]) for message in messages)
 
 
 def _bad(count: int) -> str:

@@ -27,8 +27,7 @@ MakeWorkers = Callable[[Config, Inputs, Path], AbstractContextManager[Workers]]
 
 @contextlib.contextmanager
 def ray_workers(config: Config, inputs: Inputs, folder: Path, early: EarlyStart | None = None) -> Iterator[Workers]:
-    """Ray and the pools of this run. Those of log-probs and training start when the first engine is there. `early`: what has
-    started before."""
+    """Ray and the pools of this run, which start as `Workers.start_first` says. `early`: what has started before."""
     with _pools(config, inputs, folder, early) as workers:
         workers.start_first()
         yield workers

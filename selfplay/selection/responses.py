@@ -64,13 +64,15 @@ def response_pool(
     response_index: Sequence[int] | Ints,
     rewards: Sequence[float | None] | Floats,
     texts: Sequence[str],
+    text_codes: Ints | None = None,
     finish_reasons: Sequence[str] | None = None,
     drop_reasons: Sequence[str | None] | None = None,
     num_tokens: Sequence[int] | Ints | None = None,
 ) -> ResponsePool:
     """Columns of R responses, row by row, as a pool. A missing reward is None or NaN.
 
-    Without `finish_reasons` every response counts as finished. Raises ValueError for columns of different
+    Without `finish_reasons` every response counts as finished. `text_codes`: a number for each text, equal for equal texts
+    (made of the texts where it is not given, which keeps all of them in memory). Raises ValueError for columns of different
     lengths and for a response index that is twice in a prompt.
     """
     columns = {
@@ -91,7 +93,7 @@ def response_pool(
         prompt_R=prompt_R,
         response_index_R=np.asarray(response_index, dtype=np.int64),
         rewards_R=rewards_R,
-        text_R=factorize(texts)[0],
+        text_R=factorize(texts)[0] if text_codes is None else text_codes,
         empty_R=empty_texts(texts),
         truncated_R=truncated_R,
         drop_reason_R=no_reasons(num_responses) if drop_reasons is None else DropReasons.of(drop_reasons),

@@ -149,7 +149,7 @@ def parse_checked_json(data: bytes) -> dict[str, Any]:
     found = document.pop(CHECKSUM)
     if found != sha256_bytes(canonical_json(document)):
         raise ValueError("its content does not match its sha256")
-    if data != json_with_checksum(document):  # another line end, a key twice, another encoding
+    if data != pretty_json({**document, CHECKSUM: found}):  # another line end, a key twice, another encoding
         raise ValueError("it is not written as json_with_checksum writes it")
     return document
 
@@ -227,9 +227,10 @@ def make_folder(folder: Path) -> None:
             operations.fsync_folder(path.parent)
 
 
-def temporaries(folder: Path, name: str = "*") -> list[Path]:
-    """Temporary files that a killed `write_file` left: those of the file `name`, or of any file of `folder`."""
-    return sorted(folder.glob(f".tmp-{name.lstrip('.')}-{'[0-9a-f]' * 8}"))
+def temporaries(folder: Path, name: str = "*", below: str = "") -> list[Path]:
+    """Temporary files that a killed `write_file` left: those of the file `name`, or of any file of `folder`; with `below`, of the
+    folders of this pattern in it ("*/")."""
+    return sorted(folder.glob(f"{below}.tmp-{name.lstrip('.')}-{'[0-9a-f]' * 8}"))
 
 
 def write_file(path: Path, data: bytes) -> None:

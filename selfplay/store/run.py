@@ -383,7 +383,7 @@ class Store:
             if stale or path.name.startswith((".trash", ".tmp")):
                 durable.discard(path)
         halves = [path for name in DERIVED for path in durable.temporaries(self.layout.root, name)]
-        halves += [path for attempt in sorted(self.layout.attempts.glob("*")) for path in durable.temporaries(attempt)]
+        halves += durable.temporaries(self.layout.attempts, "*", below="*/")
         for path in halves:
             durable.discard(path)
 

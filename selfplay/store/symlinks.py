@@ -40,7 +40,7 @@ def symlinks_in_run(layout: Layout) -> Iterator[Path]:
             yield path
         elif path == layout.attempts:
             for pattern in ("*", "*/attempt.json", "*/end.json"):  # what is read
-                yield from (found for found in sorted(path.glob(pattern)) if found.is_symlink())
+                yield from sorted(found for found in path.glob(pattern) if found.is_symlink())
         elif path.is_dir():
             yield from symlinks_below(path)
 

@@ -42,10 +42,12 @@ def value(setting: str, project: Path) -> str:
     return f"{project / PLACES[setting]}" + (f":{name}" if name else "")
 
 
-@pytest.fixture
-def project(tiny_world: Path, tmp_path: Path) -> Path:
-    """A project whose run of one round is in it, with places as people write them: relative to the configuration."""
-    root = Path(shutil.copytree(tiny_world, tmp_path / "project"))
+@pytest.fixture(scope="module")
+def made(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder `place/project` whose run of one round is in it, with places as people write them: relative to the configuration.
+    Beside `place` lies a copy, for the next test."""
+    base = tmp_path_factory.mktemp("made")
+    root = Path(shutil.copytree(tiny_world, base / "place/project"))
     for name in ("my_rewards.py", "my_gold.py"):
         (root / name).write_text(FUNCTION)
     (root / "my_metric.py").write_text("def short(reward_chosen):\n    return reward_chosen\n")
@@ -63,7 +65,15 @@ def project(tiny_world: Path, tmp_path: Path) -> Path:
     }
     (root / "config.yaml").write_text(yaml.safe_dump(document))
     selfplay.start(root / "config.yaml", run_dir=root / "run", reporter=Reporter(quiet=True), workers=Fakes())
+    shutil.copytree(root, base / "copy")
     return root
+
+
+@pytest.fixture
+def project(made: Path) -> Path:
+    """It, as it was made and where it was made: the run knows that place."""
+    shutil.rmtree(made.parent)
+    return Path(shutil.copytree(made.parent.with_name("copy"), made))
 
 
 def resume(run: Path, *overrides: str) -> str:

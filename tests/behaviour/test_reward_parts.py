@@ -25,8 +25,7 @@ from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.report.contents import gather
 from selfplay.inspect.verify.verify import verify_document
 from selfplay.store.run import Store
-from tests.helpers.fakes import Fakes, FakeScorer
-from tests.run.test_driver import at_call
+from tests.helpers.fakes import Fakes, FakeScorer, at_call
 from tests.run.test_loop import FailingScorer, digests, resume, start
 
 WriteConfig = Callable[..., Path]

@@ -26,6 +26,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "compare/main.py": ({"os.fdopen"}, "the real stderr"),
     "execution/ray/worker.py": ({"open"}, LOG),
     "execution/ray/local_ray.py": ({"tempfile.mkdtemp", ".rmdir"}, RAY),
+    "execution/ray/idle_agent.py": ({"open", "os.replace"}, RAY),
     "execution/ray/orphan_reaper.py": ({"shutil.rmtree"}, RAY),
     "core/limits.py": ({"tempfile.TemporaryFile"}, "a file without a name, to see whether one can be written"),
     "core/terminal.py": ({"os.open"}, "the null device, when the reader of stdout or stderr has gone"),

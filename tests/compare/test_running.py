@@ -21,6 +21,7 @@ from selfplay.store.durable import sha256_file
 from selfplay.store.lock import RunLock
 from selfplay.store.run import Store
 from tests.helpers.comparing import METRICS, fakes, run_compare
+from tests.helpers.fakes import at_call
 from tests.helpers.sealing import rewrite
 
 pytestmark = pytest.mark.slow
@@ -35,19 +36,6 @@ def files(folder: Path) -> dict[str, str]:
         for path in sorted(folder.glob("runs/*/*/rounds/**/*"))
         if path.is_file()
     }
-
-
-def at_call(victim: Any, method: str, number: int, action: Callable[[], None]) -> None:
-    """Have a fake do something else first when it is called for the `number`-th time."""
-    real, calls = getattr(victim, method), []
-
-    def acting(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == number:
-            action()
-        return real(*arguments)
-
-    setattr(victim, method, acting)
 
 
 def failing(error: Exception) -> Callable[[], None]:

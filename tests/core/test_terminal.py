@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 import pytest
 
 from selfplay.core.errors import OutputError
-from selfplay.core.terminal import clip, table, width_of, writing_stdout
+from selfplay.core.terminal import clip, table, width_of, write, writing_stdout
 
 
 def test_widths_and_clipping() -> None:
@@ -38,3 +39,9 @@ def test_an_output_that_takes_no_more_is_said_and_a_reader_that_left_is_not() ->
     for code, expected in ((errno.ENOSPC, OutputError), (errno.EPIPE, BrokenPipeError), (errno.EIO, BrokenPipeError)):
         with pytest.raises(expected), writing_stdout():
             raise OSError(code, os.strerror(code))
+
+
+def test_data_for_a_closed_standard_output_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "__stdout__", None)
+    with pytest.raises(OutputError, match="it is closed"):
+        write("a row")

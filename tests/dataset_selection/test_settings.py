@@ -55,7 +55,6 @@ def test_defaults_are_the_released_rule() -> None:
         ({"pairs": "sweetspot"}, "sweetspot"),
         ({"options": {"tau": "high"}}, "tau"),
         ({"group_column": "topic", "columns": {"group": "source"}}, "different"),
-        ({"subset": "x"}, "split"),
         ({"metrik": "random"}, "did you mean `metric`"),
         ({"cluster": {"scorer": {"replica": 2}}}, "unknown setting `cluster.scorer.replica`"),
     ],

@@ -43,6 +43,19 @@ def fake_logp(digest: str, token_ids: Sequence[int]) -> float:
     return -0.1 * sum(token_ids) / 7 - 0.01 * (int(digest[:4], 16) % 10)
 
 
+def at_call(victim: Any, method: str, number: int, action: Callable[[], None]) -> None:
+    """Have a fake do something else first when it is called for the `number`-th time."""
+    real, calls = getattr(victim, method), []
+
+    def acting(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == number:
+            action()
+        return real(*arguments)
+
+    setattr(victim, method, acting)
+
+
 class FakeSampler:
     """`logp_error`: what is added to the log-probs that it gives where it is asked for them; None: it gives none."""
 
@@ -172,6 +185,25 @@ class FakeLogprobs:
         pass
 
 
+def fake_result(job: TrainJob, log: list[StepMetrics], *, num_steps: int, resumed_from_step: int = 0) -> TrainResult:
+    """Of a training whose first loss is the expected one."""
+    return TrainResult(
+        optimizer_steps=num_steps,
+        resumed_from_step=resumed_from_step,
+        first_loss=0.6931,
+        expected_first_loss=0.6931,
+        checked_pairs=len(job.pairs),
+        logp_error_max=0.0,
+        logp_error_mean=0.0,
+        update_norm=1.0,
+        changed_fraction=1.0,
+        seconds=0.1,
+        steps=log,
+        canaries=[],
+        versions={"fake": "1"},
+    )
+
+
 class FakeTrainer:
     """Adds a constant that depends on the pairs to every weight of `policy_dir`."""
 
@@ -194,21 +226,7 @@ class FakeTrainer:
         log = [StepMetrics(step, steps, 0.69, job.learning_rate, 1.0, 0.5, 0.0) for step in range(1, steps + 1)]
         for line in log:
             progress(line)
-        return TrainResult(
-            optimizer_steps=steps,
-            resumed_from_step=0,
-            first_loss=0.6931,
-            expected_first_loss=0.6931,
-            checked_pairs=len(job.pairs),
-            logp_error_max=0.0,
-            logp_error_mean=0.0,
-            update_norm=1.0,
-            changed_fraction=1.0,
-            seconds=0.1,
-            steps=log,
-            canaries=[],
-            versions={"fake": "1"},
-        )
+        return fake_result(job, log, num_steps=steps)
 
 
 # what the workers of fakes report, unless a test chooses other facts

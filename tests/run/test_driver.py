@@ -37,7 +37,7 @@ from selfplay.run import driver
 from selfplay.run.worker_specs import MakeWorkers
 from selfplay.store.lock import is_held
 from selfplay.store.run import Store
-from tests.helpers.fakes import Fakes, FakeSampler, FakeScorer
+from tests.helpers.fakes import Fakes, FakeSampler, FakeScorer, at_call
 from tests.helpers.stages import every_stage
 
 WriteConfig = Callable[..., Path]
@@ -82,19 +82,6 @@ def log_of(run_dir: Path, attempt: int = 1) -> str:
 
 def is_complete(run_dir: Path, rounds: int) -> bool:
     return all(Store.open(run_dir).is_committed(number, name) for number, name in every_stage(rounds))
-
-
-def at_call(victim: Any, method: str, number: int, action: Callable[[], None]) -> None:
-    """Have a fake do something else first when it is called for the `number`-th time."""
-    real, calls = getattr(victim, method), []
-
-    def acting(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == number:
-            action()
-        return real(*arguments)
-
-    setattr(victim, method, acting)
 
 
 def send(*signals: int) -> Callable[[], None]:

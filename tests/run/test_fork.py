@@ -230,7 +230,7 @@ def test_a_policy_that_gc_took_cannot_be_gone_on_from(source: Path, tmp_path: Pa
     for number in range(1, 5):
         if number not in taken:
             # marks of earlier rounds are shared with the rest
-            store = fork(source, number, tmp_path / f"fork{number}", "training.beta=0.2", "rounds=5")
+            store = fork(source, number, tmp_path / f"fork{number}", "training.beta=0.2", f"rounds={number + 1}")
             assert verify_document(tmp_path / f"fork{number}", deep=True)["problems"] == []
             assert [n for n in range(1, number) if store.tombstone(n)] == [n for n in taken if n < number]
             continue

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from selfplay.dataset_selection.chunks import taken
 from selfplay.dataset_selection.needs import EMBEDDING
 from selfplay.dataset_selection.reading.numbers import TOKEN_COUNTS
 from selfplay.inspect.export import formats
@@ -21,7 +22,6 @@ from selfplay.selection.reasons import DropReasons
 from selfplay.selection.select import PairPool, Selection
 from selfplay.store.layout import part_name
 from selfplay.store.result_folder import ResultWriter
-from selfplay.store.spool import release_pages
 
 KEPT, DROPPED, UNUSED = "kept", "dropped", "unused"
 # Gathered at a time: of texts fewer, since each row is kilobytes.
@@ -162,7 +162,7 @@ def _taken(name: str, column: Any, rows: Ints, kind: pa.DataType) -> pa.Array:
         indices = pa.array(code, mask=code < 0)
         return pa.DictionaryArray.from_arrays(indices, pa.array(column.names, pa.string()))
     if isinstance(column, pa.ChunkedArray):
-        return _taken_of_chunks(column, rows)
+        return taken(column, rows)
     values = column[rows]
     if name == "rank":
         return pa.array(values, mask=values == 0)
@@ -173,30 +173,3 @@ def _taken(name: str, column: Any, rows: Ints, kind: pa.DataType) -> pa.Array:
             values = np.where(finite, values, 0).astype(np.int64)
         return pa.array(values, kind) if finite.all() else pa.array(values, kind, mask=~finite)
     return pa.array(values, kind)
-
-
-def _taken_of_chunks(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
-    """These rows in one piece. Arrow's own `take` joins all chunks first, at each call: the whole column for every row group."""
-    if column.num_chunks == 1:
-        return column.chunk(0).take(pa.array(rows))
-    starts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)])
-    where = np.searchsorted(starts, rows, side="right") - 1
-    order = np.argsort(where, kind="stable")
-    ends = np.cumsum(np.bincount(where, minlength=column.num_chunks))
-    begins = np.concatenate(([0], ends[:-1]))
-    pieces = [
-        _taken_of_chunk(column.chunk(number), rows[order[begins[number] : ends[number]]] - starts[number])
-        for number in np.flatnonzero(ends > begins).tolist()
-    ]
-    joined = pa.concat_arrays(pieces) if pieces else pa.array([], column.type)
-    if len(pieces) < 2 or bool((where[:-1] <= where[1:]).all()):
-        return joined
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return joined.take(pa.array(back))
-
-
-def _taken_of_chunk(chunk: pa.Array, rows: Ints) -> pa.Array:
-    taken = chunk.take(pa.array(rows))
-    release_pages()  # each row group reads a little of every chunk
-    return taken

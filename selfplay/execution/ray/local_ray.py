@@ -205,9 +205,8 @@ class LocalRay:
 
     def end(self, *, at_once: bool = False) -> None:
         """`ray.shutdown` with SIGKILL: Ray would first send SIGTERM, which its processes do not receive, and wait a second for
-        each. What they started ends with them, including Ray's two agents, which otherwise stay for a while. A start that was
-        begun and is not wanted is waited for first, so that this process can start another Ray, unless it is to end `at_once`.
-        Does nothing where nothing was begun, or all has ended."""
+        each. What they started ends with them. A start that was begun and is not wanted is waited for first, so that this process
+        can start another Ray, unless it is to end `at_once`. Does nothing where nothing was begun, or all has ended."""
         if self._state not in ("begun", "started"):
             return
         try:

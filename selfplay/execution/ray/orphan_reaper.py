@@ -1,8 +1,8 @@
 """A process beside the driver that outlives it for a moment: after a SIGKILL of the driver it kills what is left of its Ray.
 
 The kernel ends what the driver started itself. Workers notice the end of their raylet by a thread of Ray's, and one that is just
-being started may wait a minute or more for a server that is gone; Ray's agents take as long. Each process that the driver started
-leads a session (see signal_mask.py), so what is left of it can be found. The private folder of that Ray is deleted last.
+being started may wait a minute or more for a server that is gone. Each process that the driver started leads a session (see
+signal_mask.py), so what is left of it can be found. The private folder of that Ray is deleted last.
 
 Run as a script, with Python's library only: the folder as the argument, and as stdin a pipe whose other end the driver holds.
 Each process that the driver starts for Ray writes its id into it, as a line.

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # Argument of ray.init: the address that Ray's processes listen at.
@@ -51,7 +53,9 @@ def without_sigterm_handler() -> Iterator[None]:
 @contextlib.contextmanager
 def bare_node() -> Iterator[None]:
     """Inside, ray.init starts what workers need and no more: no dashboard (whose head process asks the metadata service of a
-    cloud where it runs, also with usage statistics switched off), no autoscaler and no log monitor."""
+    cloud where it runs, also with usage statistics switched off), no autoscaler, no log monitor, and in the place of the raylet's
+    agents processes that do nothing (see idle_agent.py)."""
+    from ray._private import services
     from ray._private.node import Node
 
     node: Any = Node
@@ -59,9 +63,15 @@ def bare_node() -> Iterator[None]:
     originals = {name: getattr(node, name) for name in names}
     for name in names:
         setattr(node, name, lambda self, **_: None)
+    module: Any = services
+    # the beginning of an agent's command, which Ray's own script and its arguments follow
+    python_command = module._build_python_executable_command_memory_profileable
+    agent = [sys.executable, "-I", "-S", str(Path(__file__).with_name("idle_agent.py"))]
+    module._build_python_executable_command_memory_profileable = lambda *_, **__: agent
     try:
         yield
     finally:
+        module._build_python_executable_command_memory_profileable = python_command
         for name, original in originals.items():
             setattr(node, name, original)
 

@@ -99,6 +99,7 @@ class RayWorkers:
         self._log_start: dict[int, int] = {}
         self._ready = False
         self._starting = threading.Lock()
+        self._creating = threading.Lock()
         self._replaced = 0
         self._events: list[str] = []
         # arguments of the last broadcast, by method: they are repeated on a replacement
@@ -106,11 +107,13 @@ class RayWorkers:
 
     def start(self) -> None:
         """Create the actors; `_await_start` waits for them at the first call."""
-        if not self._actors:
-            self._heartbeats = [
-                HeartbeatMonitor(self._log_path(index).with_suffix(".beat")) for index in range(self._replicas)
-            ]
-            self._actors = [self._create(index) for index in range(self._replicas)]
+        # a shard of one stage starts all pools, while another stage may begin with this one
+        with self._creating:
+            if not self._actors:
+                self._heartbeats = [
+                    HeartbeatMonitor(self._log_path(index).with_suffix(".beat")) for index in range(self._replicas)
+                ]
+                self._actors = [self._create(index) for index in range(self._replicas)]
 
     def _log_path(self, index: int) -> Path:
         return self._log_folder / f"{self._name}-{index}.log"

@@ -19,6 +19,7 @@ from typing import Any, TextIO, cast
 
 from selfplay.core import heartbeat
 from selfplay.core.errors import BackendError, SelfplayError
+from selfplay.core.garbage import no_collections
 from selfplay.core.machine import DeviceFacts, this_device
 from selfplay.core.pool import BackendSpec
 from selfplay.core.redaction import RedactingStream, drop_secret_env, text_of
@@ -59,7 +60,7 @@ class Worker:
     def prepare(self, preload: str) -> None:
         """Call "module:function", which imports what the backend will need. What is wrong there is raised by `build`, which does
         it again: nobody waits for this call."""
-        with self._loading, self._started.part("loading"), contextlib.suppress(Exception):
+        with self._loading, self._started.part("loading"), no_collections(), contextlib.suppress(Exception):
             load(preload)()
 
     def build(self, spec: BackendSpec, log_path: str, heartbeat_path: str, heartbeat_timeout: float) -> Timed:
@@ -79,7 +80,7 @@ class Worker:
             self._heartbeat = heartbeat.HeartbeatWriter(Path(heartbeat_path), heartbeat_timeout, log)
         heartbeat.set_writer(self._heartbeat)
         record = collecting()
-        with _translate_errors(), record.part("loading"), self._loading:
+        with _translate_errors(), record.part("loading"), self._loading, no_collections():
             if spec.setup:
                 load(spec.setup)()
             self._backend = load(spec.target)(**spec.kwargs)

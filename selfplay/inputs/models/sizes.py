@@ -4,11 +4,15 @@ model (text and vision) has them in the config of its text part.
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import ModelError
+from selfplay.core.garbage import no_collections
 from selfplay.inputs.models.files import read_json
 
 # These number their positions from the padding token's id on, so that as many rows of the position table are never used:
@@ -33,6 +37,7 @@ _RECURRENT = {"linear_attention", "hybrid", "hybrid_sliding", "conv", "mamba", "
 _NO_LIMIT = 10**9
 
 
+@no_collections()  # most of what it does is to import torch and transformers
 def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
     """The config in a model's folder as transformers loads it. Of a kind of model that transformers does not know, without
     `trust_remote_code`, a plain config with what the file says: nothing of the folder is run. Raises ModelError."""
@@ -44,7 +49,9 @@ def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
     try:
         if is_foreign and not trust_remote_code:
             return PreTrainedConfig.from_dict(document)
-        return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
+        if "auto_map" in document:
+            return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
+        return copy.deepcopy(_known_config(str(folder), json.dumps(document)))
     # a config class validates its fields with an exception of its own, and may compute with what a field lacks
     except (StrictDataclassError, OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         lines = str(error).splitlines()
@@ -52,6 +59,15 @@ def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
             f"transformers cannot read {Path(folder) / 'config.json'}: {lines[0] if lines else type(error).__name__}",
             "Its model type may need a newer transformers, or trust_remote_code with a pinned revision.",
         ) from error
+
+
+@functools.lru_cache(maxsize=16)
+def _known_config(folder: str, document: str) -> Any:
+    """The config of a class of transformers, by the content of its file. A preflight asks for each several times, and
+    `from_pretrained` takes longest over a line of a log that nobody reads. It is not to be changed."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
 def position_limit(config: Any) -> int | None:

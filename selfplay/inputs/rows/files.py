@@ -10,6 +10,7 @@ from typing import Any
 
 from selfplay.core.errors import DataError
 from selfplay.core.json_text import parse_json
+from selfplay.inputs.rows.card_configs import declared_files
 from selfplay.inputs.rows.file_names import COMPRESSIONS, file_format, split_of_name
 from selfplay.store.layout import COMMIT as MANIFEST
 
@@ -40,9 +41,14 @@ def local_path(source: str, base_dir: str | Path) -> Path | None:
     )
 
 
-def source_files(path: Path, split: str | None) -> list[Path]:
+def source_files(path: Path, split: str | None, subset: str | None = None) -> list[Path]:
     """The data files at a path that exists, in reading order. Raises DataError for a folder that holds none or
-    several datasets, and for a split where there are no splits."""
+    several datasets, and for a split or a subset where there are none."""
+    files = _declared(path, split, subset) if path.is_dir() else None
+    if files is not None:
+        return files
+    if subset is not None:
+        raise DataError(f"{path} is local: it has no subset, since no README.md names any", "Remove the setting.")
     if path.is_file():
         if split is not None:
             raise DataError(f"split {split!r} is given, but {path} is a file and has no splits", "Remove split.")
@@ -63,6 +69,19 @@ def source_files(path: Path, split: str | None) -> list[Path]:
     return _folder_files(path, split)
 
 
+def _declared(folder: Path, split: str | None, subset: str | None) -> list[Path] | None:
+    """The files of a split as the folder's dataset card names them; None where it names none."""
+    declared = declared_files(folder, subset)
+    if declared is None:
+        return None
+    if declared.splits is None:
+        return _folder_files(declared.folder, split)
+    names = list(declared.splits)
+    if split not in names and (split is not None or len(names) > 1):
+        raise _no_such_split(folder, split, names)
+    return _one_kind(folder, declared.files(split or names[0]))
+
+
 def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
@@ -74,6 +93,8 @@ def _split_of_saved(folder: Path, split: str | None) -> str:
     splits = _list_in(path, "splits")
     if not all(isinstance(name, str) and name == Path(name).name for name in splits):
         raise DataError(f"{path} names a split that is no folder beside it", _SAVE_AGAIN)
+    if split is None and len(splits) == 1:
+        return str(splits[0])
     if split not in splits:
         raise _no_such_split(folder, split, splits)
     return str(split)

@@ -67,7 +67,16 @@ SIDED = {
         ),
         _sided(
             "policy_mean_logp",
-            ("policy_mean_logp", "mean_logp", "mean_logps", "avg_logp", "avg_logps", "logp_norm", "logps_norm"),
+            (
+                "policy_mean_logp",
+                "mean_logp",
+                "mean_logps",
+                "avg_logp",
+                "avg_logps",
+                "logp_norm",
+                "logps_norm",
+                "logp_norms",
+            ),
         ),
         _sided("num_tokens", ("num_tokens", "n_tokens", "token_count"), "num_{}_tokens"),
     )

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from selfplay.core.errors import DataError
 from selfplay.core.json_text import parse_json
+from selfplay.inputs.rows.class_labels import schema_with_names, with_names
 from selfplay.inputs.rows.file_names import COMPRESSIONS, file_format
 from selfplay.inputs.rows.files import WHAT_IS_READ, file_digest, local_path, source_files
 from selfplay.inputs.rows.unfolded import MAX_DOCUMENT, MAX_LINE, UNFOLDS, Unfolded, bounded_lines
@@ -83,7 +84,7 @@ class Source:
         """The Arrow schema of every file (of a Hub dataset: the one); None where `is_arrow` is false. Raises DataError for two
         columns of one name."""
         if self.hub is not None:
-            return [self.hub.data.table.schema]
+            return [schema_with_names(self.hub.data.table.schema)]
         if not self.is_arrow:
             return None
         found = []
@@ -91,26 +92,26 @@ class Source:
             with _readable(path), _arrow_file(path) as (file, _):
                 schema = file.schema_arrow if isinstance(file, pq.ParquetFile) else file.schema
             _refuse_repeated_names(path.name, schema.names)
-            found.append(schema)
+            found.append(schema_with_names(schema))
         return found
 
     def tables(
         self, columns: Sequence[str] | None = None, batch_size: int | None = None
     ) -> Iterator[tuple[str, int, pa.Table]]:
-        """The rows as Arrow tables, each with its file and the number of its first row. `columns`: only these.
-        `batch_size`: at most so many rows in a table, else tables as they are stored. For sources in columns."""
+        """The rows as Arrow tables, each with its file and the number of its first row. Labels are their names. `columns`: only
+        these. `batch_size`: at most so many rows in a table, else tables as they are stored. For sources in columns."""
         names = None if columns is None else list(columns)
         if self.hub is not None:
             dataset, first = self.hub if names is None else self.hub.select_columns(names), 1
             for table in dataset.with_format("arrow").iter(batch_size=batch_size or 100_000):
-                yield self.name, first, table
+                yield self.name, first, with_names(table)
                 first += table.num_rows
         for path in self.files:
             first = 1
             with _readable(path), _arrow_file(path) as (file, content):
                 budget = MemoryBudget([path])
                 for table in _tables(file, content, names, batch_size, budget):
-                    yield path.name, first, table
+                    yield path.name, first, with_names(table)
                     first += table.num_rows
 
     def digest(self) -> str:
@@ -137,15 +138,15 @@ def open_source(
     """Find the files of a source, or load a Hub dataset; no file is read.
 
     `source` is a path, relative to `base_dir`, or the name of a `datasets` dataset (then `split` is required,
-    `subset` and `revision` are allowed). A folder of several splits takes `split` too. Raises DataError for a source
-    that does not exist and for a setting that would do nothing.
+    `subset` and `revision` are allowed). A folder of several splits takes `split` too, and one whose dataset card names subsets
+    takes `subset`. Raises DataError for a source that does not exist and for a setting that would do nothing.
     """
     path = local_path(source, base_dir)
     if path is None:
         return Source(f"{source}:{split}", (), _load_hub(source, split, subset, revision), f"{source} {subset} {split}")
-    if subset is not None or revision is not None:
-        raise DataError(f"{path} is local: it has no subset and no revision", "Remove the setting.")
-    return Source(str(path), source_files(path, split))
+    if revision is not None:
+        raise DataError(f"{path} is local: it has no revision", "Remove the setting.")
+    return Source(str(path), source_files(path, split, subset))
 
 
 def source_digest(

@@ -175,11 +175,14 @@ class StageContext:
         changes: list[WeightSync] = self.workers.sampler.broadcast(
             "load_policy", policy.engine_folder, policy.digest, policy.canaries
         )
-        self.workers.start()
         for change in changes:
             if change.how == "rebuilt":
                 self.reporter.say(f"engine rebuilt for the policy of round {policy.round}: {change.reason}")
         return changes
+
+    def start_others(self, shard: int) -> None:
+        """Start the workers that have not started: the first shard is sampled. They import while the engine works."""
+        self.workers.start()
 
     def writer(self, round_number: int, stage: str, *, made_with: str = "") -> StageWriter:
         """A writer for a stage; reports what it adopts from an earlier attempt (which was `made_with` the same: see StageInputs).

@@ -58,7 +58,7 @@ def run(context: StageContext, round_number: int) -> None:
             lambda shard, settings=settings: (list(shard), settings),  # type: ignore[misc]
             lambda _, table, mode=mode: _sampled(table, round_number, mode, policy),  # type: ignore[misc]
             title=f"round {round_number} evaluate, {mode}", unit="prompts", table=f".{mode}", quarantine=no_responses(context),
-            size=size, window=window, duration=expected_tokens(before),
+            size=size, window=window, duration=expected_tokens(before), on_kept=context.start_others,
         )  # fmt: skip
     sampled = [writer.read_shards(f".{mode}") for mode in _modes(context)]
     responses = pa.concat_tables([schema(EvaluationResponse).empty_table(), *sampled])

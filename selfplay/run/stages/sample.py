@@ -41,7 +41,7 @@ def run(context: StageContext, round_number: int) -> None:
         lambda shard: (share(context, shard, mixed=False), settings),
         lambda index, table: _with_mixed(complete(table, round_number, policy.digest, policy.round), writer, index, mixed),
         title=f"round {round_number} sample", unit="prompts", quarantine=no_responses(context), size=size, window=window,
-        duration=expected_tokens(_before(context, round_number)),
+        duration=expected_tokens(_before(context, round_number)), on_kept=context.start_others,
     )  # fmt: skip
     sampled = time.monotonic()
     columns = ["prompt_id", "text", "num_tokens", "finish_reason", "policy_round"]

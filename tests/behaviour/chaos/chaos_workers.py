@@ -26,7 +26,7 @@ from selfplay.core.pool import Call, Workers
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
 from selfplay.inputs.resolve import Inputs
 from tests.behaviour.chaos.failpoints import Failpoints
-from tests.helpers.fakes import FakeLogprobs, FakeSampler, FakeScorer
+from tests.helpers.fakes import FakeLogprobs, FakeSampler, FakeScorer, fake_result
 
 # as in selfplay/execution/ray/ray_pool.py: one call running, one waiting
 IN_FLIGHT = 2
@@ -127,21 +127,7 @@ class SteppingTrainer:
         shutil.rmtree(output, ignore_errors=True)
         shutil.copytree(source, output)
         save_file(weights, output / "model.safetensors", {"format": "pt"})
-        yield TrainResult(
-            optimizer_steps=total,
-            resumed_from_step=found.step,
-            first_loss=0.6931,
-            expected_first_loss=0.6931,
-            checked_pairs=len(job.pairs),
-            logp_error_max=0.0,
-            logp_error_mean=0.0,
-            update_norm=1.0,
-            changed_fraction=1.0,
-            seconds=0.1,
-            steps=log,
-            canaries=[],
-            versions={"fake": "1"},
-        )
+        yield fake_result(job, log, num_steps=total, resumed_from_step=found.step)
 
     def _save(self, folder: Path, weights: Mapping[str, Any], step: int, mark: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -144,6 +144,8 @@ def test_the_authors_columns() -> None:
     found = find([*TEXTS, *AUTHORS], {"explicit_margin": "rm_margin"})
     assert found.names["policy_logp_chosen"] == "chosen_logps"
     assert found.names["policy_mean_logp_rejected"] == "rejected_logps_norm"
+    generated = find([*TEXTS, "chosen_logp_norms", "rejected_logp_norms"])  # of their evolved prompts
+    assert generated.names["policy_mean_logp_chosen"] == "chosen_logp_norms"
     named = find([*TEXTS, *AUTHORS], {"explicit_margin": "rm_margin", "implicit_margin": "logp_margin_norm"})
     assert named.numbers == ("explicit_margin", "implicit_margin")
     assert find([*TEXTS, "implicit_margin"]).numbers == ()  # an earlier selection's

@@ -156,6 +156,7 @@ def test_a_run_under_way_says_how_far_it_is(tmp_path: Path) -> None:
     events = store.layout.attempt(1) / "events.jsonl"
     lines = [{"event": "stage", "round": 1, "stage": "score"}, {"event": "loading", "what": "scorer <b>"}]
     lines.insert(1, {"event": "progress", "title": "round 1 score <b>", "done": 30, "total": 44})
+    lines.append({"event": "overlap", "stages": [], "text": "stages take turns: <b>"})
     events.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "prog')
     (store.layout.attempt(1) / driver_heartbeat.NAME).touch()
     with RunLock(store.layout.lock):
@@ -165,6 +166,7 @@ def test_a_run_under_way_says_how_far_it_is(tmp_path: Path) -> None:
     assert '<progress id="progress" max="44" value="30">' in text
     assert "round 1 score &lt;b&gt;" in text
     assert "loading: <bdi>scorer &lt;b&gt;</bdi>" in text
+    assert "order: <bdi>stages take turns: &lt;b&gt;</bdi>" in text
     assert re.search(r"Last heartbeat</dt><dd>\d+ s ago", text)
     with RunLock(store.layout.lock):
         events.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
