@@ -11,10 +11,15 @@ _MAX_PADDING = 1 / 32
 
 
 def token_batches(
-    lengths: Sequence[int], batch_tokens: int, *, rows_share: Sequence[int] | None = None, batch_share: int = 0
+    lengths: Sequence[int],
+    batch_tokens: int,
+    *,
+    rows_share: Sequence[int] | None = None,
+    batch_share: int = 0,
+    most_padding: int | None = None,
 ) -> list[list[int]]:
     """Indices of `lengths` in batches whose padded size, rows x longest, is at most `batch_tokens` tokens, and of which little is
-    padding.
+    padding: at most `most_padding` tokens (None: a 32nd of `batch_tokens`).
 
     Longest first: what does not fit in memory shows in the first batch, not in the last. An item longer than
     the budget is a batch of its own. `rows_share` and `batch_share`, where given, are a second budget of the
@@ -23,13 +28,14 @@ def token_batches(
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
+    allowed = _MAX_PADDING * batch_tokens if most_padding is None else most_padding
     batches: list[list[int]] = []
     longest = highest = padding = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         share = rows_share[index] if rows_share is not None else 0
         rows = len(batches[-1]) + 1 if batches else 1
         padding += longest - lengths[index]
-        fits = rows * longest <= batch_tokens and padding <= _MAX_PADDING * batch_tokens
+        fits = rows * longest <= batch_tokens and padding <= allowed
         if batches and fits and rows * max(highest, share) <= batch_share:
             batches[-1].append(index)
             highest = max(highest, share)

@@ -24,6 +24,9 @@ from selfplay.core.heartbeat import beat
 # A prompt is shared where that saves this part of the tokens of its rows: below it the second pass and the reads of the cache
 # cost as much (`python -m benchmarks logprobs`).
 _MIN_SAVED = 0.3
+# And where it saves so many tokens: to keep a prompt and to read it for each row costs about as much as they do. With prompts of
+# 13 tokens for two rows each it took 1.1 times the processor time of passes over whole rows.
+_MIN_SAVED_TOKENS = 32
 # Rows in the comparison with the plain pass, and the error that is allowed, relative to the result where that is above 1: the
 # largest in float32, the mean in a narrower dtype, where single results scatter by rounding.
 _NUM_CHECKED = 8
@@ -71,7 +74,8 @@ def shared_rows(token_ids: Sequence[Sequence[int]], groups: Sequence[Hashable], 
         first = token_ids[rows[0]]
         for row in rows[1:]:
             size = next((i for i in range(size) if token_ids[row][i] != first[i]), size)
-        if (len(rows) - 1) * size < _MIN_SAVED * sum(len(token_ids[row]) for row in rows):
+        saved, num_tokens = (len(rows) - 1) * size, sum(len(token_ids[row]) for row in rows)
+        if saved < max(_MIN_SAVED_TOKENS, _MIN_SAVED * num_tokens):
             continue
         found.rows.extend(rows)
         found.prompt_of_row.extend([len(found.prompts)] * len(rows))

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
-from selfplay.backends.trl.micro_batches import MICRO_BATCH_TOKENS, MicroBatches
+from selfplay.backends.trl.micro_batches import MICRO_BATCH_TOKENS, MicroBatches, most_padding
 from selfplay.backends.trl.private_api import PairDPOTrainer, PairSimPOTrainer
 from selfplay.backends.trl.rows import RowOrder, trl_table
 from selfplay.core.errors import ConfigError
@@ -32,7 +32,9 @@ def make_trainer(job: TrainJob, args: Any, model: Any, tokenizer: Any, peft_conf
             peft_config=peft_config,
             train_dataset=_Rows(InMemoryTable(trl_table(job.pairs, reference=job.loss != "simpo"))),
             data_collator=MicroBatches(
-                job.micro_batch_tokens or MICRO_BATCH_TOKENS[args.device.type], job.micro_batch_size
+                job.micro_batch_tokens or MICRO_BATCH_TOKENS[args.device.type],
+                job.micro_batch_size,
+                most_padding(args.device.type, model.num_parameters()),
             ),
             row_order=RowOrder(job.pairs, job.seed),
         )

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +171,16 @@ def _train(
         seconds=time.monotonic() - started,
         steps=fitted.steps,
         canaries=canaries,
-        versions={name: importlib.metadata.version(name) for name in _VERSIONS} | {"device": device.type},
+        versions=_versions() | {"device": device.type},
         notes=notes,
         files=[WrittenFile(entry.path, entry.num_bytes, entry.sha256) for entry in files],
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of the libraries. Each is parsed from a file, once in a process."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONS}
 
 
 def _fit(

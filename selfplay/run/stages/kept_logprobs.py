@@ -32,7 +32,9 @@ def training_logprobs(context: StageContext, round_number: int, writer: StageWri
     kept = [(number, kept_responses(context, number)) for number in context.data_rounds(round_number)]
     ranked_by_engine = engine_logps(context, kept, policy)["response_id"].combine_chunks()
     _, items = logprob_items(context, [(number, _among(ids, ranked_by_engine)) for number, ids in kept])
-    shards = Shards.of(cut_as_begun(writer, (POLICY, REFERENCE), items, context.settings.sampling.shard_size))
+    # of several responses to a prompt, as elsewhere: batches of like length need many to choose from
+    size = 4 * context.settings.sampling.shard_size
+    shards = Shards.of(cut_as_begun(writer, (POLICY, REFERENCE), items, size))
     forward(context, round_number, writer, policy, shards, POLICY, "logprobs of kept pairs")
     found = writer.read_shards(POLICY)
     columns = {"response_id": found["response_id"], "policy_logp": found["logp"], "reference_logp": found["logp"]}

@@ -120,10 +120,13 @@ def test_families(tmp_path: Path, name: str, shares: bool) -> None:
 
 
 def test_which_rows_share() -> None:
-    prompt = list(range(20))
-    rows = [[*prompt, 90], [*prompt, 91, 92], [*prompt[:12], 93, 94], [1, 2], [1, 2, 3, 4, 5, 6, 7, 8]]
+    prompt = list(range(30))
+    rows = [[*prompt, 90], [*prompt, 91, 92], [*prompt[:20], 93, 94], [1, 2], [1, 2, 3, 4, 5, 6, 7, 8]]
     shared = module.shared_rows(rows, ["a", "a", "a", "b", "b"], [len(row) - 1 for row in rows])
-    assert shared.prompts == [prompt[:12]] and shared.rows == [0, 1, 2] and shared.prompt_of_row == [0, 0, 0]
-    assert shared.suffixes == [row[12:] for row in rows[:3]]
+    assert shared.prompts == [prompt[:20]] and shared.rows == [0, 1, 2] and shared.prompt_of_row == [0, 0, 0]
+    assert shared.suffixes == [row[20:] for row in rows[:3]]
     # the two of "b" have one token in common at most: it is not worth a pass of its own
     assert module.shared_rows(rows[3:], ["b", "b"], [1, 7]).rows == []
+    # nor is what two rows have in common as long as it is short, however much of them it is
+    assert module.shared_rows(rows[:2], ["a", "a"], [30, 30]).rows == []
+    assert module.shared_rows(rows[:3], ["a", "a", "a"], [30, 30, 20]).rows == [0, 1, 2]

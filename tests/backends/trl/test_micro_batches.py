@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from selfplay.backends.trl.micro_batches import MicroBatches, num_pairs
+from selfplay.backends.trl.micro_batches import MicroBatches, most_padding, num_pairs
 
 
 def rows(num: int) -> list[dict[str, Any]]:
@@ -45,3 +45,13 @@ def test_a_pair_longer_than_the_budget_is_a_micro_batch_of_its_own() -> None:
 
 def test_the_number_of_pairs_is_bounded_too() -> None:
     assert [num_pairs(batch) for batch in MicroBatches(10**6, 3)(rows(8))] == [3, 3, 2]
+
+
+def test_padding_is_bounded_by_what_another_pass_costs() -> None:
+    # 70, 50 and 30 tokens
+    given = [{side: [5] * 5 for side in ("chosen_ids", "rejected_ids")} | {"prompt_ids": [5] * n} for n in (20, 10, 30)]
+    assert MicroBatches(10**6, 8, 59).cut(given) == [[2, 0], [1]]
+    assert MicroBatches(10**6, 8, 60).cut(given) == [[2, 0, 1]]
+    # a pass costs as many tokens more as these are cheap
+    assert [most_padding("cpu", size) for size in (500_000, 10_000_000)] == [232, 42]
+    assert most_padding("cuda", 500_000) is None
