@@ -75,9 +75,7 @@ def text(x: float, y: float, words: str, style: str = "") -> Markup:
 
 def line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
     """A straight line."""
-    return Markup(
-        f'<line x1="{_short(x1)}" y1="{_short(y1)}" x2="{_short(x2)}" y2="{_short(y2)}"{classes(style)}/>'
-    )
+    return Markup(f'<line x1="{_short(x1)}" y1="{_short(y1)}" x2="{_short(x2)}" y2="{_short(y2)}"{classes(style)}/>')
 
 
 def rect(x: float, y: float, width: float, height: float, style: str, tip: str = "", opacity: float = 1) -> Markup:
