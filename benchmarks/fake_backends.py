@@ -71,25 +71,30 @@ class FakeLogprobs:
         """Nothing is held."""
 
 
-def one_step(job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
-    """What a trainer says of a training of one step that changes nothing."""
-    step = StepMetrics(1, 1, 0.69, job.learning_rate, 1.0, 0.5, 0.0)
-    progress(step)
+def fake_result(job: TrainJob, log: list[StepMetrics], *, num_steps: int, resumed_from_step: int = 0) -> TrainResult:
+    """Of a training whose first loss is the expected one."""
     return TrainResult(
-        optimizer_steps=1,
-        resumed_from_step=0,
-        first_loss=0.69,
-        expected_first_loss=0.69,
+        optimizer_steps=num_steps,
+        resumed_from_step=resumed_from_step,
+        first_loss=0.6931,
+        expected_first_loss=0.6931,
         checked_pairs=len(job.pairs),
         logp_error_max=0.0,
         logp_error_mean=0.0,
         update_norm=1.0,
         changed_fraction=1.0,
         seconds=0.1,
-        steps=[step],
+        steps=log,
         canaries=[],
-        versions={},
+        versions={"fake": "1"},
     )
+
+
+def one_step(job: TrainJob, progress: Callable[[StepMetrics], None]) -> TrainResult:
+    """What a trainer says of a training of one step that changes nothing."""
+    step = StepMetrics(1, 1, 0.69, job.learning_rate, 1.0, 0.5, 0.0)
+    progress(step)
+    return fake_result(job, [step], num_steps=1)
 
 
 class CopyingTrainer:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from selfplay.inputs.prompts import Prompts
 
-# They occur in no text as it is compared.
+# Control characters: a text that has some of its own could at worst be counted as a repeat of another.
 _WITHIN, _BETWEEN = "\x1f", "\x1e"
 # White space that is not one space (a pattern that finds those too takes ten times as long).
 _SPACES = r"\s\s+|[\t\n\v\f\r]"

@@ -60,12 +60,13 @@ def begin_workers(
 ) -> Iterator[tuple[MakeWorkers, DeviceFacts]]:
     """What makes the workers of a run that is still to be checked, to be entered around the checks and the run: `workers` where
     it is given, else Ray's, which begin to start now. They do not where `store`, the run that goes on, has nothing left to do.
-    And this machine before they import anything: the plan must not count their memory (about a gigabyte each) as taken."""
+    And this machine before they start: the plan must not count their memory (about a gigabyte each) as taken."""
+    device = this_device()
     if workers is not None or (store is not None and next_stage(store, config.rounds) is None):
-        yield workers or ray_workers, this_device()
+        yield workers or ray_workers, device
         return
     with early_ray_workers(config) as make:
-        yield make, this_device()
+        yield make, device
 
 
 def preflight(

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.fake_backends import fake_result
 from selfplay.config.schema import Config
 from selfplay.core.answer_schemas import ENGINES_SCHEMA
 from selfplay.core.machine import DeviceFacts
@@ -183,25 +184,6 @@ class FakeLogprobs:
 
     def release(self) -> None:
         pass
-
-
-def fake_result(job: TrainJob, log: list[StepMetrics], *, num_steps: int, resumed_from_step: int = 0) -> TrainResult:
-    """Of a training whose first loss is the expected one."""
-    return TrainResult(
-        optimizer_steps=num_steps,
-        resumed_from_step=resumed_from_step,
-        first_loss=0.6931,
-        expected_first_loss=0.6931,
-        checked_pairs=len(job.pairs),
-        logp_error_max=0.0,
-        logp_error_mean=0.0,
-        update_norm=1.0,
-        changed_fraction=1.0,
-        seconds=0.1,
-        steps=log,
-        canaries=[],
-        versions={"fake": "1"},
-    )
 
 
 class FakeTrainer:

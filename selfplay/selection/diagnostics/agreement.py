@@ -40,6 +40,8 @@ class Overlap:
 
 def correlation(one_P: NDArray[Any], two_P: NDArray[Any]) -> Correlation | None:
     """Pearson's correlation and Spearman's (equal values share their mean rank); None where no pair has both."""
+    from scipy import stats  # half a second: not for the commands that correlate nothing
+
     finite_P = np.isfinite(one_P) & np.isfinite(two_P)
     one, two = one_P[finite_P].astype(np.float64), two_P[finite_P].astype(np.float64)
     if not len(one):
@@ -47,23 +49,8 @@ def correlation(one_P: NDArray[Any], two_P: NDArray[Any]) -> Correlation | None:
     # the ranks of rounding noise have as much spread as any others
     if len(one) < 2 or not (_varies(one) and _varies(two)):
         return Correlation(len(one), None, None)
-    return Correlation(
-        len(one), _pearson(in_units(one)[0], in_units(two)[0]), _pearson(_mean_ranks(one), _mean_ranks(two))
-    )
-
-
-# scipy.stats has both, and takes longer to import than all else that `show` does
-
-
-def _pearson(one: Floats, two: Floats) -> float:
-    return float(np.corrcoef(one, two)[0, 1])
-
-
-def _mean_ranks(values: Floats) -> Floats:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, rank, times = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(times) - (times - 1) / 2)[rank]
-    return ranks
+    one, two = in_units(one)[0], in_units(two)[0]
+    return Correlation(len(one), float(stats.pearsonr(one, two).statistic), float(stats.spearmanr(one, two).statistic))
 
 
 def _varies(values: Floats) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.fake_backends import fake_result
 from selfplay.backends.trl import checkpoints
 from selfplay.config.schema import Config
 from selfplay.core.errors import Interrupted
@@ -26,7 +27,7 @@ from selfplay.core.pool import Call, Workers
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
 from selfplay.inputs.resolve import Inputs
 from tests.behaviour.chaos.failpoints import Failpoints
-from tests.helpers.fakes import FakeLogprobs, FakeSampler, FakeScorer, fake_result
+from tests.helpers.fakes import FakeLogprobs, FakeSampler, FakeScorer
 
 # as in selfplay/execution/ray/ray_pool.py: one call running, one waiting
 IN_FLIGHT = 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import statistics
 from itertools import combinations
 from typing import Any
 
@@ -160,7 +159,7 @@ def test_moments_are_of_finite_values() -> None:
 
 
 @pytest.mark.parametrize("levels", [3, 10_000])
-def test_correlation_as_the_standard_library_has_it(levels: int) -> None:
+def test_correlation_as_numpy_has_it(levels: int) -> None:
     generator = np.random.default_rng(levels)
     one = generator.integers(0, levels, 300).astype(np.float64)
     two = one + generator.integers(0, levels, 300)
@@ -168,8 +167,8 @@ def test_correlation_as_the_standard_library_has_it(levels: int) -> None:
         [sum(b < a for b in values) + (sum(b == a for b in values) + 1) / 2 for a in values] for values in (one, two)
     ]
     found = correlation(one, two)
-    assert found.pearson == pytest.approx(statistics.correlation(one, two))
-    assert found.spearman == pytest.approx(statistics.correlation(*ranks))
+    assert found.pearson == pytest.approx(np.corrcoef(one, two)[0, 1])
+    assert found.spearman == pytest.approx(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def test_correlation_without_spread_is_none() -> None:
