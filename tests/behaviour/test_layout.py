@@ -4,10 +4,13 @@ import which is a contract in pyproject.toml.)"""
 from __future__ import annotations
 
 import ast
+import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import grimp
+from packaging.requirements import Requirement
 
 import selfplay
 
@@ -37,6 +40,19 @@ def test_no_module_imports_itself_through_others() -> None:
     graph = grimp.build_graph("selfplay")
     assert len(graph.modules) > 100
     TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}).prepare()
+
+
+def test_what_is_imported_is_a_dependency() -> None:
+    """Not only of a library that happens to install it. Trackers are installed by those who use them."""
+    trackers = {"tensorboard", "wandb", "mlflow", "trackio"}
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    extras = [text for texts in project["optional-dependencies"].values() for text in texts]
+    required = {Requirement(text).name.replace("-", "_") for text in [*project["dependencies"], *extras]}
+    graph = grimp.build_graph("selfplay", include_external_packages=True)
+    imported = {module for module in graph.modules if "." not in module} - sys.stdlib_module_names - {"selfplay"}
+    assert len(imported) > 20
+    assert imported - required - trackers - {"ruamel"} == set()
+    assert "ruamel.yaml" in required
 
 
 def test_there_are_few_rooms() -> None:
