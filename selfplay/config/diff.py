@@ -77,6 +77,8 @@ def tag_of(name: str) -> Tag:
 def changes(before: Config, after: Config) -> list[Change]:
     """Settings whose values differ, in the schema's order."""
     old, new = flatten(before), flatten(after)
+    if _written(old) == _written(new):
+        return []
     names = [*old, *(name for name in new if name not in old)]
     return [
         Change(name, old.get(name), new.get(name), _tag_of_change(name, old.get(name), new.get(name)))

@@ -95,11 +95,13 @@ def test_neither_shards_nor_crashes_nor_errors_change_a_number(
 def test_an_error_of_every_call_ends_the_run_and_a_resume_asks_the_same(
     write_config: WriteConfig, function: Path, tmp_path: Path
 ) -> None:
-    whole = start(config_of(write_config, function), tmp_path / "whole", fakes_with(function))
+    sampling = {"shard_size": 6}
+    whole = start(config_of(write_config, function, sampling=sampling), tmp_path / "whole", fakes_with(function))
     texts = whole.table(1, "sample", columns=["text"])["text"].to_pylist()
     (tmp_path / "raises.txt").write_text("\n".join(texts[30:]))
+    config = config_of(write_config, function, evaluation=None, sampling=sampling)
     with pytest.raises(BackendError, match=r"failed for .* of 24 responses of a shard; .*ConnectionError: judge timed"):
-        start(config_of(write_config, function, evaluation=None), tmp_path / "run", fakes_with(function))
+        start(config, tmp_path / "run", fakes_with(function))
     (tmp_path / "raises.txt").write_text("")
     resume(tmp_path / "run", fakes_with(function))
     assert is_complete(tmp_path / "run", 1) and rewards_of(Store.open(tmp_path / "run")) == rewards_of(whole)

@@ -46,7 +46,7 @@ def start(config: Path, run_dir: Path, fakes: Fakes) -> Store:
 
 
 def mixed(write_config: WriteConfig, folder: Path, **mix: Any) -> Path:
-    return write_config(sampling={"mix": {"model": str(folder), **mix}}, rounds=1)
+    return write_config(sampling={"shard_size": 6, "mix": {"model": str(folder), **mix}}, rounds=1)
 
 
 def test_half_of_the_prompts_get_one_response_of_the_second_model(

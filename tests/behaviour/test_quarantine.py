@@ -133,7 +133,7 @@ def test_no_more_than_so_many_are_given_up(undisturbed: Store, write_config: Wri
     with pytest.raises(
         TooManyPoisonItems, match=r"3 items have killed their workers twice.*cluster\.max_poison_items is 2"
     ):
-        start(write_config(rounds=1, cluster={"max_poison_items": 2}), run, fakes)
+        start(write_config(rounds=1, sampling={"shard_size": 6}, cluster={"max_poison_items": 2}), run, fakes)
     assert end_of(run)["outcome"] == "failed"
     # whole shard of six twice, its halves once, thirds, ...: bounded by the shards' size, not by how often it is tried
     assert fakes.pools[0].num_crashes < 15
@@ -279,7 +279,7 @@ def test_rewards_that_are_no_numbers_are_none_and_say_so(write_config: WriteConf
     assert verify_document(store.layout.root, deep=True)["problems"] == []
     # a scorer that gives nothing else stops the run instead
     with pytest.raises(BackendError, match=r"failed for 3 of 24 responses of a shard; .*reward_not_finite"):
-        start(write_config(rounds=1), tmp_path / "strict", fakes)
+        start(write_config(rounds=1, sampling={"shard_size": 6}), tmp_path / "strict", fakes)
 
 
 def test_log_probs_that_are_no_numbers_stop_the_run(write_config: WriteConfig, tmp_path: Path) -> None:

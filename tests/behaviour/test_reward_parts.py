@@ -67,9 +67,11 @@ def combined(write_config: WriteConfig, tiny_world: Path, tmp_path: Path) -> Cal
         "helpful": {"model": str(tiny_world / "reward_model")},
     }
 
-    def write(rounds: int = 2, evaluation: Any = (), **reward: Any) -> Path:
+    def write(rounds: int = 2, evaluation: Any = (), shard_size: int = 12, **reward: Any) -> Path:
         others = {} if evaluation == () else {"evaluation": evaluation}
-        return write_config(reward={"model": None, "parts": sections, **reward}, rounds=rounds, **others)
+        sampling = {"shard_size": shard_size}
+        reward = {"model": None, "parts": sections, **reward}
+        return write_config(reward=reward, rounds=rounds, sampling=sampling, **others)
 
     return write
 
@@ -158,7 +160,7 @@ def test_without_evaluation_and_without_spread(
 
 
 def test_a_kill_among_the_parts_loses_no_shard_of_any(combined: Callable[..., Path], tmp_path: Path) -> None:
-    whole = start(combined(rounds=1), tmp_path / "whole", fakes())
+    whole = start(combined(rounds=1, shard_size=6), tmp_path / "whole", fakes())
     once = [row for number in (0, 1) for row in whole.table(number, "evaluate")["response_id"].to_pylist()]
     once += whole.table(1, "score")["response_id"].to_pylist()
     # a part is asked 3 times in an evaluation and 4 times in a round: in the midst of the first, before and within the second
@@ -167,7 +169,7 @@ def test_a_kill_among_the_parts_loses_no_shard_of_any(combined: Callable[..., Pa
         at_call(broken.parts[victim], "score", allowed + 1, kill)
         run_dir = tmp_path / f"{victim}-{allowed}"
         with pytest.raises(Exception, match="killed here"):
-            start(combined(rounds=1), run_dir, broken)
+            start(combined(rounds=1, shard_size=6), run_dir, broken)
         second = fakes()
         run = resume(run_dir, second)
         assert digests(run) == digests(whole)

@@ -202,7 +202,7 @@ def test_twice_ctrl_c_stops_at_once(config: Path, tmp_path: Path) -> None:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
 
-    at_call(workers.sampler, "sample", 5, twice)
+    at_call(workers.sampler, "sample", 3, twice)
     with pytest.raises(Interrupted, match="at once") as stopped:
         run_compare(tmp_path / "out", [config], metrics="random", workers=workers)
     assert stopped.value.exit_code == 130

@@ -14,7 +14,7 @@ def config_of(world: Path, **sections: Any) -> dict[str, Any]:
     document: dict[str, Any] = {
         "policy": {"model": str(world / "policy")},
         "prompts": {"source": str(world / "prompts.jsonl"), "per_round": 20},
-        "sampling": {"num_responses": 4, "temperature": 0.8, "max_tokens": 8, "shard_size": 6},
+        "sampling": {"num_responses": 4, "temperature": 0.8, "max_tokens": 8, "shard_size": 12},
         "reward": {"model": str(world / "reward_model")},
         "selection": {"weight": 1.0, "keep": 0.5},
         "training": {"beta": 0.1, "learning_rate": 1e-3, "batch_size": 2},

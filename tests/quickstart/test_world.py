@@ -17,7 +17,7 @@ from selfplay.quickstart import world as module
 from selfplay.quickstart.recipe import Sizes, run_config
 from selfplay.quickstart.tasks import split_of
 from selfplay.quickstart.world import MARKER, World, default_cache_dir, prepare, world_key
-from tests.helpers.worlds import TINY
+from tests.helpers.worlds import SMALL, TINY, small_world
 
 
 def fake_training(calls: list[int]) -> Callable[..., None]:
@@ -48,7 +48,9 @@ def test_the_second_world_of_a_seed_is_not_trained_again(tmp_path: Path, trained
     assert make(tmp_path).from_cache
     assert make(tmp_path, "second").from_cache
     assert trained == [0]
-    assert not make(tmp_path, "third", seed=1).from_cache
+    third = make(tmp_path, "third", seed=1)
+    assert not third.from_cache
+    assert yaml.safe_load(third.config.read_text()) == run_config(1)
     assert trained == [0, 1]
 
 
@@ -122,17 +124,16 @@ def test_importing_it_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_a_real_world_holds_ordinary_folders(tmp_path: Path) -> None:
+def test_a_real_world_holds_ordinary_folders(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """One world for all that needs trained models: it takes seconds to make."""
-    reports: list[dict[str, Any]] = []
-    made = prepare(tmp_path / "w", 5, cache_dir=tmp_path / "cache", progress=reports.append, sizes=TINY)
+    made, reports = small_world(tmp_path / "w", tmp_path_factory)
     assert {"tokenizer", "policy", "labelled pairs", "reward model"} <= {report["stage"] for report in reports}
     assert sorted(path.name for path in made.folder.iterdir()) == [
         "config.yaml", "early_policy", "eval_prompts.jsonl", "learning_curve.json", "policy", "prompts.jsonl", "reward_model",
         "world.json",
     ]  # fmt: skip
-    assert yaml.safe_load(made.config.read_text()) == run_config(5)
-    for name, split, num in (("prompts", "rounds", 64), ("eval_prompts", "evaluation", 16)):
+    assert yaml.safe_load(made.config.read_text()) == run_config(0)
+    for name, split, num in (("prompts", "rounds", SMALL.prompts), ("eval_prompts", "evaluation", SMALL.eval_prompts)):
         rows = [json.loads(line) for line in (made.folder / f"{name}.jsonl").read_text().splitlines()]
         assert len(rows) == num
         assert all(split_of(row["prompt"]) == split for row in rows)

@@ -97,7 +97,7 @@ def send(*signals: int) -> Callable[[], None]:
 @pytest.fixture
 def one_round(write_config: WriteConfig) -> Path:
     """20 prompts in 4 shards, no evaluation: the sampler's calls are the shards of round 1."""
-    return write_config(rounds=1, evaluation=None)
+    return write_config(rounds=1, evaluation=None, sampling={"shard_size": 6})
 
 
 @pytest.fixture

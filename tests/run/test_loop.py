@@ -25,6 +25,8 @@ from tests.helpers.fakes import Fakes, FakeScorer
 from tests.helpers.stages import every_stage
 
 WriteConfig = Callable[..., Path]
+# four shards of prompts a round, so that a kill finds some kept
+SHARDS = {"shard_size": 6}
 
 
 def start(config: Path, run_dir: Path, fakes: Fakes, overrides: list[str] | None = None) -> Store:
@@ -87,14 +89,14 @@ def test_every_stage_commits_and_rows_agree(write_config: WriteConfig, tmp_path:
 @pytest.fixture(scope="module")
 def undisturbed(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    return digests(start(write_config_of(tiny_world, folder), folder / "run", Fakes()))
+    return digests(start(write_config_of(tiny_world, folder, sampling=SHARDS), folder / "run", Fakes()))
 
 
 @pytest.mark.parametrize("stage", ["sample", "score", "logprobs", "train", "evaluate"])
 def test_resume_adopts_shards_and_ends_with_the_same_rows(
     write_config: WriteConfig, tmp_path: Path, undisturbed: dict[str, list[str]], stage: str
 ) -> None:
-    config = write_config()
+    config = write_config(sampling=SHARDS)
 
     broken = Fakes()
     victim, method = {

@@ -8,16 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from selfplay.quickstart.world import prepare
 from selfplay.store.run import Store
 from tests.helpers.stages import every_stage
-from tests.helpers.worlds import TINY
+from tests.helpers.worlds import small_world
 
 # so that an engine does not hold all prompts of a round at once, and a kill finds some done and some not begun
 FEW_SLOTS = {"max_num_seqs": 16}
@@ -30,17 +28,8 @@ Selfplay = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by the quickstart's own code, much smaller; once for all processes of the suite, by way of its cache."""
-    root = tmp_path_factory.mktemp("small")
-    of_all = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        of_all = of_all.parent
-    sizes = replace(
-        TINY, fine_tuning_steps=300, fine_tuning_batch=16, hidden=64, feed_forward=128, reward_pairs=400,
-        max_response_tokens=32, prompts=400, eval_prompts=32,
-    )  # fmt: skip
-    prepare(root / "world", 0, cache_dir=of_all / "cache", sizes=sizes)
-    return root / "world"
+    """See worlds.py."""
+    return small_world(tmp_path_factory.mktemp("small") / "world", tmp_path_factory)[0].folder
 
 
 @pytest.fixture
