@@ -19,7 +19,7 @@ from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
 from selfplay.core.version import __version__
 from selfplay.store import durable
-from selfplay.store.commits import Commit, check_stage, read_commit, remedy
+from selfplay.store.commits import Commit, check_stage, misplaced, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, SELECT, Layout, attempts_present, rounds_present, stage_name
 from selfplay.store.manifest import Digest, check_version
@@ -240,11 +240,8 @@ class Store:
                     f"`selfplay status` shows the state of the run; {again} continues it.",
                 )
             commit, digest = read_commit(folder)
-            if (commit.round, commit.stage) != key:
-                raise CorruptionError(
-                    f"{folder} holds the commit of round {commit.round} {commit.stage}",
-                    "Move the folder back to where it belongs, or restore the run from a backup.",
-                )
+            if (error := misplaced(folder, commit)) is not None:
+                raise error
             check_stage(folder, commit, digest)
             self._commits[key] = (commit, digest)
         return self._commits[key]
