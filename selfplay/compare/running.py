@@ -17,7 +17,7 @@ from selfplay.api import standard_observers
 from selfplay.compare.arm_inputs import ArmInputs, check_pins
 from selfplay.compare.arms import Arm
 from selfplay.compare.settings import Block, Comparison
-from selfplay.compare.shared_pool import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
+from selfplay.compare.shared_pool import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, pool_key, pool_name
 from selfplay.config.load import validate
 from selfplay.config.running import ReportConfig
 from selfplay.config.schema import Config
@@ -137,7 +137,7 @@ class Runner:
         overrides = [f"seed={run.block.seed}", f"rounds={self.comparison.rounds}", *run.block.world.overrides]
         overrides += list(run.arm.overrides)
         try:
-            self._make(run.block, run.folder, config, overrides, fork_of(pool, run.folder, SHARED_BY_LIKE), None)
+            self._make(run.block, run.folder, config, overrides, pool.fork_to(run.folder, SHARED_BY_LIKE), None)
         except OF_THE_ARM as error:
             return f"failed: {error.message}"
         return "done"
@@ -154,7 +154,7 @@ class Runner:
         check_pins(Store.open(shared), found[1].pins)
         own = folder / pool_name(pool_key(config, found[0]), pool_key(base, found[1]))
         if own != shared:
-            fork = fork_of(Store.open(shared), own, SHARED_BY_ALL)
+            fork = Store.open(shared).fork_to(own, SHARED_BY_ALL)
             self._make(block, own, config.model_copy(update={"rounds": 1}), overrides, fork, LAST)
         return Store.open(own)
 

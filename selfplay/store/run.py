@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -133,6 +134,11 @@ class Store:
     def inherit(self) -> list[tuple[int, str]]:
         """Take over what the run was forked from and does not have yet; returns the (round, stage) taken over."""
         return inherit(self.layout, self.forked_from) if self.forked_from else []
+
+    def fork_to(self, root: Path, stages: Sequence[tuple[int, str]], changes: tuple[dict[str, Any], ...] = ()) -> Fork:
+        """The lineage of a run at `root` that takes over these (round, stage) of this one."""
+        digests = {stage_name(*key): self.digest_of(*key) for key in stages}
+        return Fork(self.run_id, os.path.relpath(self.layout.root, root.absolute()), digests, changes)
 
     def config_file(self, name: str) -> bytes:
         """A file of `config/`. Raises CorruptionError where it is not what RUN.json says."""

@@ -70,8 +70,8 @@ def _read(folder: Path) -> Committed | Problem:
         commit, digest = read_commit(folder)
     except CorruptionError as error:
         return Problem("misplaced" if path.is_symlink() else "damaged", str(path), error.message, error.hint)
-    if (error := misplaced(folder, commit)) is not None:
-        return Problem("misplaced", str(path), error.message, error.hint)
+    if (other := misplaced(folder, commit)) is not None:
+        return Problem("misplaced", str(path), other.message, other.hint)
     return Committed(folder, commit, digest)
 
 
