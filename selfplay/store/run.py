@@ -227,6 +227,10 @@ class Store:
         """Whether the stage's folder has its final name."""
         return self.layout.stage(round_number, stage).is_dir()
 
+    def committed(self, round_number: int) -> list[str]:
+        """The committed stages of a round, in order."""
+        return [stage for stage in stages_of(round_number) if self.is_committed(round_number, stage)]
+
     def commit_of(self, round_number: int, stage: str) -> Commit:
         """The commit of a stage, its files' presence and sizes checked."""
         return self._read(round_number, stage)[0]
@@ -284,10 +288,8 @@ class Store:
         """The outcomes of a round's committed stages. Raises CorruptionError."""
         from selfplay.core.outcomes import RoundOutcomes
 
-        kinds = [stage_named(name).outcome for name in stages_of(round_number)]
-        return RoundOutcomes(
-            self.outcome(round_number, kind) for kind in kinds if self.is_committed(round_number, kind.stage)
-        )
+        kinds = [stage_named(name).outcome for name in self.committed(round_number)]
+        return RoundOutcomes(self.outcome(round_number, kind) for kind in kinds)
 
     def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""
