@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.figures import Figure, Given, Measured, alternate, median_of
-from selfplay.core.pool import IN_FLIGHT, BackendSpec, Call, LocalPool
+from benchmarks.local_pool import LocalPool
+from selfplay.core.pool import IN_FLIGHT, BackendSpec, Call
 from selfplay.core.protocols import SampleRequest, SamplingSettings
 from selfplay.execution.dispatch import Dispatch
 from selfplay.execution.progress import Reporter

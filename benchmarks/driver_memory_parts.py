@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from benchmarks.child import peak_bytes
 from benchmarks.fake_backends import FakeLogprobs, FakeScorer, one_step
+from benchmarks.local_pool import LocalPool
 from selfplay.config.load import validate
 from selfplay.core.outcomes import PromptsOutcome, SampleOutcome
-from selfplay.core.pool import LocalPool, Workers
+from selfplay.core.pool import Workers
 from selfplay.core.protocols import StepMetrics, TrainJob, TrainResult
 from selfplay.core.records import Prompt, Response, schema
 from selfplay.core.stages import stage_named

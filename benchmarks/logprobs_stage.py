@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from benchmarks.figures import Given, alternate
 from benchmarks.forward_work import SMALL, make_model, make_work, seconds
+from benchmarks.local_pool import LocalPool
 from selfplay.config.load import validate
 from selfplay.core.outcomes import LogprobsOutcome, PairOutcome, PromptsOutcome, SampleOutcome
-from selfplay.core.pool import LocalPool, Workers
+from selfplay.core.pool import Workers
 from selfplay.core.protocols import LogprobItem
 from selfplay.core.records import Prompt, Response, Unused, schema
 from selfplay.core.stages import CANDIDATES

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.figures import Figure, Given, Measured
-from selfplay.core.pool import IN_FLIGHT, Call, LocalPool
+from benchmarks.local_pool import LocalPool
+from selfplay.core.pool import IN_FLIGHT, Call
 from selfplay.execution.dispatch import Dispatch
 from selfplay.execution.quarantine import run_with_quarantine
 from selfplay.execution.sharding import cut

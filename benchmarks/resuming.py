@@ -22,8 +22,9 @@ import psutil
 
 from benchmarks.fake_backends import CopyingTrainer, FakeLogprobs, FakeSampler, FakeScorer
 from benchmarks.figures import Given, Measured, alternate, median_of
+from benchmarks.local_pool import LocalPool
 from selfplay import api
-from selfplay.core.pool import LocalPool, Workers
+from selfplay.core.pool import Workers
 from selfplay.execution.progress import Reporter
 from selfplay.quickstart.world import World, prepare
 

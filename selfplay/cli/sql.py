@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from selfplay.cli.arguments import Json, Run
-from selfplay.core.escape import escape_formula, escape_terminal
+from selfplay.core.escape import csv_cell, escape_terminal
 from selfplay.core.format import number
 from selfplay.core.terminal import clip, note, open_stdout, table, write, write_json, writing_stdout
 
@@ -64,13 +64,10 @@ def _cell(value: Any) -> str:
 
 def _write_csv(document: dict[str, Any]) -> None:
     """CSV as the viewer writes it: lists and structs are JSON in their cell, and no text is a formula (JSON is exact)."""
+    on_screen = sys.stdout.isatty()
 
     def cell(value: Any) -> Any:
-        if isinstance(value, (list, dict)):
-            return json.dumps(value, ensure_ascii=False)
-        if not isinstance(value, str):
-            return value
-        return escape_formula(escape_terminal(value, lines=True) if sys.stdout.isatty() else value)
+        return csv_cell(escape_terminal(value, lines=True) if on_screen and isinstance(value, str) else value)
 
     def line(values: Iterable[Any]) -> str:
         row = io.StringIO()

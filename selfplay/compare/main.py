@@ -73,7 +73,7 @@ def compare(
         if todo:  # what is only shown is not noted as begun: its code was not looked at
             note_code(_name(out), run_code, reporter.say, trust_code=trust_code or before is None)
             runner = Runner(
-                comparison, out, inputs, reporter, made, stop,
+                comparison=comparison, out=out, inputs=inputs, reporter=reporter, workers=made, stop=stop,
                 retry_failed=retry_failed, force=force, trust_code=trust_code,
             )  # fmt: skip
             try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +20,6 @@ from selfplay.store.run import Store
 GOLD, REWARD = "gold_reward", "reward"
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The held-out answers of a run after a round, reduced to one number a prompt: (mode, column) -> prompt -> mean."""
-
-    means: Mapping[tuple[str, str], dict[str, float]]
-
-    def of(self, mode: str, column: str) -> dict[str, float]:
-        """Prompt -> mean of the column over its responses of that mode; empty where there are none."""
-        return self.means.get((mode, column), {})
-
-
 class RunReader:
     """Reads one run. What it reads is committed and never changes, so it is read once."""
 
@@ -44,15 +31,11 @@ class RunReader:
         return [number for number in self.store.rounds() if self.store.is_committed(number, "evaluate")]
 
     @functools.cache  # noqa: B019 - the reader lives as long as its numbers are wanted
-    def evaluated(self, number: int) -> Evaluated:
-        """The evaluation after a round."""
-        table = self.store.table(number, "evaluate", columns=["prompt_id", "mode", REWARD, GOLD])
-        means = {}
-        for mode in ("sampled", "greedy"):
-            part = table.filter(pc.equal(table["mode"], mode))
-            for column in (REWARD, GOLD):
-                means[mode, column] = prompt_means(part["prompt_id"], part[column].to_numpy())
-        return Evaluated(means)
+    def evaluated(self, number: int, mode: str, column: str) -> dict[str, float]:
+        """The evaluation after a round: prompt -> mean of the column over its responses of that mode."""
+        table = self.store.table(number, "evaluate", columns=["prompt_id", "mode", column])
+        table = table.filter(pc.equal(table["mode"], mode))
+        return prompt_means(table["prompt_id"], table[column].to_numpy())
 
     def row(self, number: int) -> dict[str, Any]:
         """The round's own numbers; null is what it does not have."""
@@ -75,9 +58,10 @@ class RunReader:
             "num_kept": summary.num_kept,
             "seconds_train": train.training.seconds if train and train.training else None,
         }
-        now, start = self.evaluated(number), self.evaluated(0)
-        reward = standardized_gain(now.of("sampled", REWARD), start.of("sampled", REWARD))
-        gold = standardized_gain(now.of("sampled", GOLD), start.of("sampled", GOLD))
+        reward, gold = (
+            standardized_gain(self.evaluated(number, "sampled", column), self.evaluated(0, "sampled", column))
+            for column in (REWARD, GOLD)
+        )
         row["reward_gain"], row["gold_gain"] = reward, gold
         row["over_optimization"] = None if reward is None or gold is None else reward - gold
         found = self.labels(number) if number else None

@@ -65,8 +65,8 @@ def _complete(reader: RunReader, rounds: int) -> bool:
 
 def _judge(readers: Iterable[RunReader]) -> str:
     """The column that judges: gold, or where no run has one the reward that was trained on."""
-    found = [reader.evaluated(0) for reader in readers if reader.rounds()]
-    return GOLD if not found or any(evaluated.of("sampled", GOLD) for evaluated in found) else REWARD
+    found = [reader.evaluated(0, "sampled", GOLD) for reader in readers if reader.rounds()]
+    return GOLD if not found or any(found) else REWARD
 
 
 def _names(run: ArmRun) -> Row:
@@ -86,8 +86,8 @@ def _rows(run: ArmRun, readers: dict[ArmRun, RunReader], comparison: Comparison,
         for mode, name in (("sampled", "difference"), ("greedy", "difference_greedy")):
             found: Mean | None = None
             for control in against:
-                theirs = control.evaluated(number).of(mode, judge)
-                found = paired_by_prompt(reader.evaluated(number).of(mode, judge), theirs)
+                theirs = control.evaluated(number, mode, judge)
+                found = paired_by_prompt(reader.evaluated(number, mode, judge), theirs)
             row[name] = found.mean if found else None
             row[f"{name}_low"] = found.low if found else None
             row[f"{name}_high"] = found.high if found else None

@@ -17,7 +17,7 @@ from selfplay.api import standard_observers
 from selfplay.compare.arm_inputs import ArmInputs, check_pins
 from selfplay.compare.arms import Arm
 from selfplay.compare.settings import Block, Comparison
-from selfplay.compare.shared_pool import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, fork_of, pool_key, pool_name
+from selfplay.compare.shared_pool import LAST, SHARED_BY_ALL, SHARED_BY_LIKE, pool_key, pool_name
 from selfplay.config.load import validate
 from selfplay.config.running import ReportConfig
 from selfplay.config.schema import Config
@@ -84,60 +84,48 @@ def failure(store: Store) -> str | None:
     return str(end["message"]) if end is not None and end["outcome"] == "failed" else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Runner:
     """Makes the runs."""
 
-    def __init__(
-        self,
-        comparison: Comparison,
-        out: Path,
-        inputs: ArmInputs,
-        reporter: Reporter,
-        workers: MakeWorkers,
-        stop: StopFlag,
-        *,
-        retry_failed: bool = False,
-        force: bool = False,
-        trust_code: bool = False,
-    ) -> None:
-        self.comparison = comparison
-        self._out = out
-        self._reporter = reporter
-        self._workers = workers
-        self._stop = stop
-        self._retry_failed = retry_failed
-        self._force = force
-        self._trust_code = trust_code
-        self._inputs = inputs
+    comparison: Comparison
+    out: Path
+    inputs: ArmInputs
+    reporter: Reporter
+    workers: MakeWorkers
+    stop: StopFlag
+    retry_failed: bool
+    force: bool
+    trust_code: bool
 
     def run(self) -> None:
         """Make everything that is not there yet. A block that another process works on is left to it. Raises Interrupted when
         asked to stop."""
-        todo = unfinished(self.comparison, self._out, retry_failed=self._retry_failed)
+        todo = unfinished(self.comparison, self.out, retry_failed=self.retry_failed)
         started, number, elsewhere = time.monotonic(), 0, 0
         for block, runs in itertools.groupby(todo, key=lambda run: run.block):
             mine = list(runs)
-            folder = block.folder(self._out)
+            folder = block.folder(self.out)
             make_folder(folder)
             try:
                 lock = contextlib.ExitStack()
                 lock.enter_context(RunLock(folder / BLOCK_LOCK))
             except LockedError:
-                self._reporter.say(f"{block.name}: left to the process that works on it")
+                self.reporter.say(f"{block.name}: left to the process that works on it")
                 elsewhere += len(mine)
                 continue
             with lock:
                 for run in mine:
-                    self._stop.check()
+                    self.stop.check()
                     # another process may have made it since
-                    if _is_done(run, self.comparison.rounds, retry_failed=self._retry_failed):
+                    if _is_done(run, self.comparison.rounds, retry_failed=self.retry_failed):
                         elsewhere += 1
                         continue
                     outcome = self._arm(run)
                     number += 1
                     per_run = (time.monotonic() - started) / number
                     left = per_run * (len(todo) - number - elsewhere)
-                    self._reporter.say(
+                    self.reporter.say(
                         f"[{number}/{len(todo) - elsewhere}] {run.block.name} {run.arm.name} (equal {run.equal}): {outcome}; "
                         f"{per_run:.1f} s a run, {left / 60:.0f} min left"
                     )
@@ -149,7 +137,7 @@ class Runner:
         overrides = [f"seed={run.block.seed}", f"rounds={self.comparison.rounds}", *run.block.world.overrides]
         overrides += list(run.arm.overrides)
         try:
-            self._make(run.block, run.folder, config, overrides, fork_of(pool, run.folder, SHARED_BY_LIKE), None)
+            self._make(run.block, run.folder, config, overrides, pool.fork_to(run.folder, SHARED_BY_LIKE), None)
         except OF_THE_ARM as error:
             return f"failed: {error.message}"
         return "done"
@@ -157,16 +145,16 @@ class Runner:
     def _pool(self, block: Block, config: Config) -> Store:
         """The pool run that an arm of this configuration is forked from, made where it is not there."""
         base = validate(self.comparison.base(block), block.world.path)
-        folder = block.folder(self._out)
+        folder = block.folder(self.out)
         overrides = [f"seed={block.seed}", *block.world.overrides]
         shared = folder / POOL
         self._make(block, shared, base.model_copy(update={"rounds": 1}), overrides, None, LAST)
         search_path = Path(block.world.search_path)
-        found = [self._inputs.resolve(each, search_path, None) for each in (config, base)]
+        found = [self.inputs.resolve(each, search_path, None) for each in (config, base)]
         check_pins(Store.open(shared), found[1].pins)
         own = folder / pool_name(pool_key(config, found[0]), pool_key(base, found[1]))
         if own != shared:
-            fork = fork_of(Store.open(shared), own, SHARED_BY_ALL)
+            fork = Store.open(shared).fork_to(own, SHARED_BY_ALL)
             self._make(block, own, config.model_copy(update={"rounds": 1}), overrides, fork, LAST)
         return Store.open(own)
 
@@ -185,11 +173,11 @@ class Runner:
         config = config.model_copy(update={"report": ReportConfig(every=0)})
         reporter = Reporter(quiet=True)
         if not is_run(folder):
-            prepared = self._inputs.prepare(config, search_path, folder, None)
+            prepared = self.inputs.prepare(config, search_path, folder, None)
             driver.run(
-                prepared, block.world.given, overrides, reporter, workers=self._workers,
+                prepared, block.world.given, overrides, reporter, workers=self.workers,
                 observers=standard_observers, forked_from=fork,
-                stop=self._stop, until=until, force=self._force,
+                stop=self.stop, until=until, force=self.force,
             )  # fmt: skip
             return
         store = Store.open(folder)
@@ -200,22 +188,22 @@ class Runner:
             # an arm's settings made it: another arm of the same pool may be the one that asks now
             config = before
         pins, revisions = store.config_json("pins.json", dict), store.revisions()
-        pinned = self._inputs.pin(config, search_path, revisions)
+        pinned = self.inputs.pin(config, search_path, revisions)
         check_drift(store, before, config, pins, pinned.pins)
         check_policy_code(store, pinned)
-        command = ["compare", "--out", self._out]
-        require_trust(store.run_id, folder, pinned.code, command, trust_code=self._trust_code)
-        note_code(store.run_id, pinned.code, reporter.say, trust_code=self._trust_code)
-        prepared = self._inputs.prepare(config, search_path, folder, store)
+        command = ["compare", "--out", self.out]
+        require_trust(store.run_id, folder, pinned.code, command, trust_code=self.trust_code)
+        note_code(store.run_id, pinned.code, reporter.say, trust_code=self.trust_code)
+        prepared = self.inputs.prepare(config, search_path, folder, store)
         driver.resume(
             store,
             prepared,
             before,
             pins,
             reporter,
-            workers=self._workers,
-            stop=self._stop,
+            workers=self.workers,
+            stop=self.stop,
             until=until,
             observers=standard_observers,
-            force=self._force,
+            force=self.force,
         )

@@ -7,18 +7,13 @@ log-probs of its own, which arms of the same settings share again.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from selfplay.config.schema import Config
 from selfplay.core.losses import LOSSES
 from selfplay.inputs.resolve import Inputs
 from selfplay.store.durable import canonical_json, sha256_bytes
-from selfplay.store.fork import Fork
-from selfplay.store.layout import POOL, stage_name
-from selfplay.store.run import Store
+from selfplay.store.layout import POOL
 
 SHARED_BY_ALL = ((0, "prompts"), (0, "evaluate"), (1, "prompts"), (1, "sample"), (1, "score"))
 SHARED_BY_LIKE = (*SHARED_BY_ALL, (1, "pair"), (1, "logprobs"))
@@ -40,10 +35,3 @@ def pool_key(config: Config, inputs: Inputs) -> dict[str, Any]:
 def pool_name(key: dict[str, Any], base: dict[str, Any]) -> str:
     """The folder of the pool run that an arm's run is forked from, in a block whose configuration has the key `base`."""
     return POOL if key == base else f"{POOL}-{sha256_bytes(canonical_json(key))[:8]}"
-
-
-def fork_of(source: Store, root: Path, stages: Sequence[tuple[int, str]]) -> Fork:
-    """The lineage of a run at `root` that takes over `stages` of another one."""
-    where = os.path.relpath(source.layout.root, root.absolute())
-    digests = {stage_name(number, stage): source.digest_of(number, stage) for number, stage in stages}
-    return Fork(source.run_id, where, digests)

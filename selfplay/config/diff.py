@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import operator
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfplay.config.load import NAMED, fields
+from selfplay.config.load import NAMED, fields, values_of
 from selfplay.config.named_files import identity_value, is_function
 from selfplay.config.pass_through import ENGINE_KEYS, TRL_KEYS
 from selfplay.config.schema import Config
@@ -36,23 +35,13 @@ def flatten(config: Config) -> dict[str, Any]:
     document = config.model_dump()
     flat: dict[str, Any] = {}
     for schematic, _ in fields():
-        for name, value in _values(document, schematic.split(".")):
+        for name, value in values_of(document, schematic.split(".")):
             if name in PASS_THROUGH:
                 flat.update({f"{name}.{key}": inner for key, inner in (value or {}).items()})
             else:
                 flat[name] = value
     # a section given with all its defaults differs from no section at all
     return flat | {name: operator.attrgetter(name)(config) is not None for name in SECTIONS}
-
-
-def _values(section: Any, names: Sequence[str], above: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of a setting: several where NAMED is in its name, null where its section is not there."""
-    if not names:
-        yield above, section
-        return
-    inner = section or {}
-    for name in inner if names[0] == NAMED else names[:1]:
-        yield from _values(inner.get(name), names[1:], f"{above}.{name}" if above else name)
 
 
 def _stands_for(schematic: str, name: str) -> bool:

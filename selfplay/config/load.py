@@ -193,8 +193,8 @@ def absolute_places(config: Config, base: Path) -> Config:
     document = config.model_dump()
     for place in PLACES:
         *sections, key = place.split(".")
-        for section in _sections(document, sections):
-            if section[key] is not None:
+        for _, section in values_of(document, sections):
+            if section is not None and section[key] is not None:
                 section[key] = absolute_place(section[key], [base, Path.cwd()], function=key in ("function", "gold"))
     for setting in (METRIC, TEMPLATE):
         name, key = setting.split(".")
@@ -211,15 +211,15 @@ def _in_working_directory(setting: str, value: str | None, base: Path) -> str | 
     return value if beside != value else absolute_place(value, [Path.cwd()], function=function)
 
 
-def _sections(document: dict[str, Any] | None, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The sections of a document under a dotted name: none where it is not given, several where NAMED is in the name."""
-    if document is None:
-        return
+def values_of(section: Any, names: Sequence[str], above: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of a setting or section of a document: several where NAMED is in its name, null where what it is in is
+    not there."""
     if not names:
-        yield document
+        yield above, section
         return
-    for name in document if names[0] == NAMED else names[:1]:
-        yield from _sections(document[name], names[1:])
+    inner = section or {}
+    for name in inner if names[0] == NAMED else names[:1]:
+        yield from values_of(inner.get(name), names[1:], f"{above}.{name}" if above else name)
 
 
 def looks_like_path(value: str) -> bool:

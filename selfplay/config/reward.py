@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from selfplay.config.section import Section, is_commit, refuse
+from selfplay.config.section import Section, refuse, require_commit
 from selfplay.config.tags import content, identity, resource
 
 
@@ -37,8 +37,7 @@ class RewardSource(Section):
             )
         if self.model is not None and self.batched:
             raise ValueError("`batched` goes with reward.function")
-        if self.trust_remote_code and not is_commit(self.revision):
-            raise ValueError("trust_remote_code needs `revision` to be a full commit sha (40 hex digits)")
+        require_commit(self.revision, trust_remote_code=self.trust_remote_code)
         return self
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 
 from selfplay.config.reward import RewardConfig
 from selfplay.config.running import ClusterConfig, GatesConfig, ReportConfig, StorageConfig, TrackingConfig
-from selfplay.config.section import Section, is_commit, refuse
+from selfplay.config.section import Section, refuse, require_commit
 from selfplay.config.tags import content, identity, resource, tagged
 from selfplay.core.errors import ConfigError
 from selfplay.core.losses import LOSSES
@@ -36,13 +36,8 @@ class PolicyConfig(Section):
     trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
 
     @model_validator(mode="after")
-    def _pinned(self) -> Self:
-        if self.trust_remote_code and not is_commit(self.revision):
-            raise ValueError("trust_remote_code needs `revision` to be a full commit sha (40 hex digits)")
-        return self
-
-    @model_validator(mode="after")
-    def _plain(self) -> Self:
+    def _combination(self) -> Self:
+        require_commit(self.revision, trust_remote_code=self.trust_remote_code)
         if self.chat_template == "none" and self.system_prompt is not None:
             raise ValueError("`system_prompt` needs a chat template to be written with: chat_template is none")
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -18,6 +20,7 @@ def refuse(section: Section, names: tuple[str, ...], why: str) -> None:
             raise ValueError(f"`{name}` {why}")
 
 
-def is_commit(revision: str | None) -> bool:
-    """Whether a revision is a full commit sha."""
-    return revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
+def require_commit(revision: str | None, *, trust_remote_code: bool) -> None:
+    """ValueError for code of a model that is trusted and not pinned."""
+    if trust_remote_code and not re.fullmatch("[0-9a-f]{40}", revision or ""):
+        raise ValueError("trust_remote_code needs `revision` to be a full commit sha (40 hex digits)")

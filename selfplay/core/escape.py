@@ -6,8 +6,10 @@ Here each becomes visible text, so that it can neither rewrite the screen nor hi
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -97,7 +99,9 @@ def _label(character: str) -> Markup:
     )
 
 
-def escape_formula(text: str) -> str:
-    """A text as a cell of CSV. A spreadsheet would compute one that begins like a formula, and may open addresses and programs
-    that it names: it gets an apostrophe before it."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+def csv_cell(value: Any) -> Any:
+    """A value as a cell of CSV: lists and mappings are JSON. A spreadsheet would compute a text that begins like a formula, and
+    may open addresses and programs that it names: it gets an apostrophe before it."""
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

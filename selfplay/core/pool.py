@@ -1,16 +1,15 @@
 """What stages see of workers: a pool of equal workers that each hold one backend object.
 
-Two kinds: `LocalPool` (in this process: fakes in tests) and the Ray pool (ray_pool.py). Neither knows what calls mean.
+The Ray pool (execution/ray/ray_pool.py) is one; tests and benchmarks have others, in their own process.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from selfplay.core.machine import DeviceFacts, this_device
+from selfplay.core.machine import DeviceFacts
 
 # A worker has one call running and one waiting, so that it is never idle between two.
 IN_FLIGHT = 2
@@ -80,45 +79,6 @@ class Pool(Protocol):
 
     def drain_events(self) -> list[str]:
         """What happened to workers since the last call: a readable line each."""
-
-
-class LocalPool:
-    """A pool of one worker that is an object of this process."""
-
-    def __init__(self, backend: Any, device: DeviceFacts | None = None) -> None:
-        self.backend = backend
-        self._device = device
-
-    def start(self) -> None:
-        """Nothing to start."""
-
-    def devices(self) -> list[DeviceFacts]:
-        """The given facts, or those of this process."""
-        return [self._device or this_device()]
-
-    def map(self, method: str, calls: Iterable[Call | None], window: int = IN_FLIGHT) -> Iterator[tuple[int, Any]]:
-        """One by one, in order."""
-        for call in calls:
-            if call is None:
-                time.sleep(PAUSE)
-                continue
-            yield call.key, getattr(self.backend, method)(*call.args)
-
-    def broadcast(self, method: str, *args: Any) -> list[Any]:
-        """The one result."""
-        return [getattr(self.backend, method)(*args)]
-
-    def run_streaming(self, method: str, *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Any]:
-        """Progress first, all at once: there is no second thread."""
-        seen: list[Any] = []
-        collect: Callable[[Any], None] = seen.append
-        result = getattr(self.backend, method)(*args, collect)
-        yield from seen
-        yield result
-
-    def drain_events(self) -> list[str]:
-        """Nothing dies alone here."""
-        return []
 
 
 @dataclass(frozen=True)

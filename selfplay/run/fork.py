@@ -7,7 +7,6 @@ that every reader judges a round by what it was made with.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,10 +50,8 @@ class Forking:
 
     def lineage(self) -> Fork:
         """For the new run's RUN.json."""
-        where = os.path.relpath(self.source.layout.root, self.prepared.run_dir.absolute())
-        digests = {stage_name(number, stage): self.source.digest_of(number, stage) for number, stage in self.shared()}
         told = tuple({"name": change.name, "before": change.before, "after": change.after} for change in self.changes)
-        return Fork(self.source.run_id, where, digests, told)
+        return self.source.fork_to(self.prepared.run_dir, self.shared(), told)
 
     def files(self) -> dict[str, bytes]:
         """More files for the new run's `config/`: the settings of the rounds it shares."""

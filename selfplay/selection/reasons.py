@@ -149,14 +149,6 @@ class DropReasons:
         """The reasons of these rows (positions, or a mask), in that order."""
         return DropReasons(self.code_P[rows], self.names)
 
-    def put(self, rows: Ints, reasons: DropReasons) -> DropReasons:
-        """A copy in which `rows` (positions, each once) have `reasons` instead of their own."""
-        names = (*self.names, *(name for name in reasons.names if name not in self.names))
-        code_of = np.array([0, *(names.index(name) + 1 for name in reasons.names)], dtype=_code_type(names))
-        code_P = self.code_P.astype(_code_type(names))
-        code_P[rows] = code_of[reasons.code_P]
-        return DropReasons(code_P, names)
-
 
 def _code_type(names: Sequence[str]) -> Any:
     # Scoring may give each failed reward call a reason of its own, so there is no bound on the names.

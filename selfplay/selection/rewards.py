@@ -8,7 +8,6 @@ relative to its pool (its mean there is about 0), so pools that are to be compar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,17 +18,9 @@ from selfplay.selection.margins import Spread, spread, z_scores
 Normalize = Literal["zscore", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Combined:
-    """The combined reward of R responses, NaN where any part has no finite number, and mean and population standard
-    deviation of each part: those that normalised it, or would have."""
-
-    reward_R: Floats
-    statistics: dict[str, Spread]
-
-
 def part_statistics(parts: Mapping[str, Floats]) -> dict[str, Spread]:
-    """Mean and population standard deviation of each part's finite values; finite themselves, however large the values."""
+    """Mean and population standard deviation of each part's finite values, whether or not the other parts have one there; finite
+    themselves, however large the values."""
     return {name: spread(values_R[np.isfinite(values_R)]) for name, values_R in parts.items()}
 
 
@@ -37,21 +28,19 @@ def combine(
     parts: Mapping[str, Floats],
     weights: Mapping[str, float],
     normalize: Normalize,
-    statistics: Mapping[str, Spread] | None = None,
-) -> Combined:
-    """Combine rewards of the same R responses, one array a part (NaN: this part has none for that response).
+    statistics: Mapping[str, Spread],
+) -> Floats:
+    """Combine rewards of the same R responses, one array a part (NaN: this part has none for that response). The combined reward
+    is NaN where any part has no finite number.
 
-    Statistics of a part are over its finite values, whether or not the other parts have one there; `statistics` gives other
-    ones to normalise by (those of another pool). With `zscore` a part without spread counts 0 for every response. Neither the
-    order of the rows nor that of the parts changes a bit of the result. Raises ValueError when the parts do not fit
-    together.
+    `statistics` are those to normalise by: `part_statistics` of these parts, or of another pool. With `zscore` a part without
+    spread counts 0 for every response. Neither the order of the rows nor that of the parts changes a bit of the result. Raises
+    ValueError when the parts do not fit together.
     """
-    if not parts or {*parts} != {*weights} or (statistics is not None and {*parts} != {*statistics}):
+    if not parts or not {*parts} == {*weights} == {*statistics}:
         raise ValueError(f"parts {sorted(parts)} need weights and statistics each, got {sorted(weights)}")
     if len({len(values_R) for values_R in parts.values()}) > 1:
         raise ValueError("parts must be of the same responses: their lengths differ")
-    if statistics is None:
-        statistics = part_statistics(parts)
     names = sorted(parts)
     reward_R: Floats = np.zeros(len(parts[names[0]]))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -60,5 +49,4 @@ def combine(
             normal_R = z_scores(values_R, statistics[name]) if normalize == "zscore" else values_R
             reward_R = reward_R + weights[name] * normal_R
     # numbers near the largest float overflow to infinity: that is no reward
-    reward_R = np.where(np.isfinite(reward_R), reward_R, np.nan)
-    return Combined(reward_R, {name: statistics[name] for name in names})
+    return np.where(np.isfinite(reward_R), reward_R, np.nan)

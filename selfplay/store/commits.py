@@ -67,6 +67,16 @@ def read_commit(folder: Path) -> tuple[Commit, str]:
     return commit, manifest.digest
 
 
+def misplaced(folder: Path, commit: Commit) -> CorruptionError | None:
+    """The error of a stage folder (see `read_commit`) that holds the commit of another stage; None where it holds its own."""
+    if (f"{commit.round:03d}", commit.stage) == (folder.parent.name, folder.name):
+        return None
+    return CorruptionError(
+        f"{folder} holds the commit of round {commit.round} {commit.stage}",
+        "Move the folder back to where it belongs, or restore the run from a backup.",
+    )
+
+
 def damage(folder: Path, commit: Commit, digest: str, *, rows: bool = False, digests: bool = False) -> Iterator[Damage]:
     """Every difference between a stage's folder and its commit, whose digest is `digest`. Files of a deleted policy may be
     missing. Raises CorruptionError for a tombstone that does not agree with the commit."""

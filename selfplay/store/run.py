@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
 from selfplay.core.version import __version__
 from selfplay.store import durable
-from selfplay.store.commits import Commit, check_stage, read_commit, remedy
+from selfplay.store.commits import Commit, check_stage, misplaced, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, SELECT, Layout, attempts_present, rounds_present, stage_name
 from selfplay.store.manifest import Digest, check_version
@@ -134,6 +135,11 @@ class Store:
         """Take over what the run was forked from and does not have yet; returns the (round, stage) taken over."""
         return inherit(self.layout, self.forked_from) if self.forked_from else []
 
+    def fork_to(self, root: Path, stages: Sequence[tuple[int, str]], changes: tuple[dict[str, Any], ...] = ()) -> Fork:
+        """The lineage of a run at `root` that takes over these (round, stage) of this one."""
+        digests = {stage_name(*key): self.digest_of(*key) for key in stages}
+        return Fork(self.run_id, os.path.relpath(self.layout.root, root.absolute()), digests, changes)
+
     def config_file(self, name: str) -> bytes:
         """A file of `config/`. Raises CorruptionError where it is not what RUN.json says."""
         path = self.layout.config / name
@@ -221,6 +227,10 @@ class Store:
         """Whether the stage's folder has its final name."""
         return self.layout.stage(round_number, stage).is_dir()
 
+    def committed(self, round_number: int) -> list[str]:
+        """The committed stages of a round, in order."""
+        return [stage for stage in stages_of(round_number) if self.is_committed(round_number, stage)]
+
     def commit_of(self, round_number: int, stage: str) -> Commit:
         """The commit of a stage, its files' presence and sizes checked."""
         return self._read(round_number, stage)[0]
@@ -240,11 +250,8 @@ class Store:
                     f"`selfplay status` shows the state of the run; {again} continues it.",
                 )
             commit, digest = read_commit(folder)
-            if (commit.round, commit.stage) != key:
-                raise CorruptionError(
-                    f"{folder} holds the commit of round {commit.round} {commit.stage}",
-                    "Move the folder back to where it belongs, or restore the run from a backup.",
-                )
+            if (error := misplaced(folder, commit)) is not None:
+                raise error
             check_stage(folder, commit, digest)
             self._commits[key] = (commit, digest)
         return self._commits[key]
@@ -281,10 +288,8 @@ class Store:
         """The outcomes of a round's committed stages. Raises CorruptionError."""
         from selfplay.core.outcomes import RoundOutcomes
 
-        kinds = [stage_named(name).outcome for name in stages_of(round_number)]
-        return RoundOutcomes(
-            self.outcome(round_number, kind) for kind in kinds if self.is_committed(round_number, kind.stage)
-        )
+        kinds = [stage_named(name).outcome for name in self.committed(round_number)]
+        return RoundOutcomes(self.outcome(round_number, kind) for kind in kinds)
 
     def table(self, round_number: int, stage: str, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A committed table, all shards in order. `table` names a table inside the stage's folder."""

@@ -90,10 +90,9 @@ def run_state(
 def check_committed_files(store: Store) -> None:
     """Raise CorruptionError unless the files of every committed stage are there with their sizes."""
     for number in store.rounds():
-        for stage in stages_in(store, number):
-            if store.is_committed(number, stage):
-                commit, digest = read_commit(folder := store.layout.stage(number, stage))
-                check_stage(folder, commit, digest)
+        for stage in store.committed(number):
+            commit, digest = read_commit(folder := store.layout.stage(number, stage))
+            check_stage(folder, commit, digest)
 
 
 def is_selection(store: Store) -> bool:

@@ -121,13 +121,10 @@ class StageWriter:
     def _tables_present(self) -> list[str]:
         return sorted({path.parent.relative_to(self.folder).as_posix() for path in sidecars_in(self.folder)})
 
-    def _table_folder(self, table: str) -> Path:
-        return self.folder / table if table not in ("", ".") else self.folder
-
     def shards(self, table: str = "") -> set[int]:
         """Indices of the shards of a table that are kept already (digest-checked the first time they are seen)."""
         found = set()
-        folder = self._table_folder(table)
+        folder = self.folder / table
         for sidecar in sorted(folder.glob(".part-*.json")):
             index = sidecar_index(sidecar)
             if index is not None:
@@ -147,7 +144,7 @@ class StageWriter:
     def borders(self, wanted: Sequence[int], tables: Sequence[str]) -> list[int]:
         """The first item of each shard of these tables, and the number of items: as `wanted`, but shards up to the last one that
         an earlier attempt began keep the borders by which it cut them. They are recorded in the folder of the first table."""
-        path = self._table_folder(tables[0]) / BORDERS
+        path = self.folder / tables[0] / BORDERS
         num_begun = max((1 + index for table in tables for index in self.shards(table)), default=0)
         borders = list(wanted)
         if num_begun:
@@ -165,15 +162,15 @@ class StageWriter:
 
     def entry(self, index: int, table: str = "") -> FileEntry:
         """A shard kept before: its file, by path in the stage's folder."""
-        return self._entries[(Path(table) / part_name(index)).as_posix()]
+        return self._entries[_shard_name(index, table)]
 
     def reads(self, index: int, table: str = "") -> dict[str, str]:
         """What a shard kept before was made from: see `ShardSource`."""
-        return self._reads[(Path(table) / part_name(index)).as_posix()]
+        return self._reads[_shard_name(index, table)]
 
     def is_kept(self, index: int, reads: Mapping[str, str], table: str = "") -> bool:
         """Whether a shard is there that was made from these files: by this attempt, or by an earlier one and adopted."""
-        return (Path(table) / part_name(index)).as_posix() in self._entries and self.reads(index, table) == reads
+        return _shard_name(index, table) in self._entries and self.reads(index, table) == reads
 
     @part("writing")
     def write_shard(
@@ -184,7 +181,7 @@ class StageWriter:
         data = durable.encode_parquet(rows)
         # last, because a thread may encode for a while after a stop at once
         self._may_write()
-        folder = self._table_folder(table)
+        folder = self.folder / table
         durable.make_folder(folder)
         path = folder / part_name(index)
         if (folder / sidecar_name(index)).is_file():
@@ -194,7 +191,7 @@ class StageWriter:
         durable.write_file(path, data)
         self._may_write()
         write_manifest(folder / sidecar_name(index), {"reads": dict(reads)}, [entry])
-        name = path.relative_to(self.folder).as_posix()
+        name = _shard_name(index, table)
         self._entries[name], self._reads[name] = dataclasses.replace(entry, path=name), dict(reads)
         self.announce(index, table)
 
@@ -202,11 +199,11 @@ class StageWriter:
         """Remove the other shards of a table: those of an earlier attempt, of which what the stage is made from has none now."""
         for index in self.shards(table) - {*others}:
             self._may_write()
-            folder = self._table_folder(table)
+            folder = self.folder / table
             durable.discard(folder / sidecar_name(index))
             durable.fsync_folder(folder)
             durable.discard(folder / part_name(index))
-            del self._entries[(Path(table) / part_name(index)).as_posix()]
+            del self._entries[_shard_name(index, table)]
 
     def keep_shard(
         self, index: int, rows: pa.Table, table: str = "", reads: Mapping[str, str] = MappingProxyType({})
@@ -226,7 +223,7 @@ class StageWriter:
     def read_shard(self, index: int, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """A shard kept before, by this attempt or an earlier one; `columns` None: all."""
         with self._moving:
-            return read_parquet(self._table_folder(table) / part_name(index), columns)
+            return read_parquet(self.folder / table / part_name(index), columns)
 
     def read_shards(self, table: str = "", columns: list[str] | None = None) -> pa.Table:
         """All shards of a table, in order."""
@@ -313,6 +310,11 @@ class StageWriter:
             is_known = path.name == BORDERS or path.relative_to(self.folder).as_posix() in known
             if not path.is_dir() and not is_known:
                 durable.discard(path)
+
+
+def _shard_name(index: int, table: str) -> str:
+    """A shard's path in the stage's folder."""
+    return (Path(table) / part_name(index)).as_posix()
 
 
 def read_stage_mark(folder: Path) -> StageInputs | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from selfplay.core.pool import LocalPool, Workers
+from benchmarks.local_pool import LocalPool
+from selfplay.core.pool import Workers
 
 
 class _Pool(LocalPool):

@@ -19,10 +19,11 @@ import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.fake_backends import fake_result
+from benchmarks.local_pool import LocalPool
 from selfplay.config.schema import Config
 from selfplay.core.answer_schemas import ENGINES_SCHEMA
 from selfplay.core.machine import DeviceFacts
-from selfplay.core.pool import Call, LocalPool, WorkerCrash, Workers
+from selfplay.core.pool import Call, WorkerCrash, Workers
 from selfplay.core.protocols import (
     Canary,
     LogprobItem,

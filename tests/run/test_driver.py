@@ -20,13 +20,14 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import selfplay
+from benchmarks.local_pool import LocalPool
 from selfplay.api import standard_observers
 from selfplay.cli.main import app
 from selfplay.config.load import load_config, validate
 from selfplay.config.schema import Config
 from selfplay.core.errors import BackendError, DriftError, Interrupted, ResourceError, SelfplayError
 from selfplay.core.outcomes import PromptsOutcome
-from selfplay.core.pool import LocalPool, Workers
+from selfplay.core.pool import Workers
 from selfplay.core.protocols import StepMetrics
 from selfplay.core.stages import STAGE_NAMES
 from selfplay.execution import signals as stopping

@@ -32,13 +32,6 @@ def test_the_first_reason_stays_and_the_given_ones_are_left_as_they_were(values,
     assert before.tolist() == values
 
 
-def test_putting_rows_of_other_reasons() -> None:
-    before = DropReasons.of([None, "a", "b", None])
-    after = before.put(np.array([3, 1]), DropReasons.of(["c", None]))
-    assert after.tolist() == [None, None, "b", "c"]
-    assert before.tolist() == [None, "a", "b", None]
-
-
 def test_none_at_all() -> None:
     assert no_reasons(3).tolist() == [None] * 3 and no_reasons(0).counts() == {}
     with pytest.raises(IndexError):

@@ -35,44 +35,47 @@ def slow(parts: dict[str, list[float]], weights: dict[str, float], normalize: st
     return found
 
 
+def combined(parts: dict[str, Any], weights: dict[str, float], normalize: Any) -> Any:
+    """By the statistics of the parts themselves."""
+    return combine(parts, weights, normalize, part_statistics(parts))
+
+
 def test_raw_numbers_are_weighted() -> None:
-    found = combine({"helpful": HELPFUL, "short": SHORT}, {"helpful": 2.0, "short": -0.1}, "none")
-    assert found.reward_R.tolist() == pytest.approx([5.0, 9.0, 6.0, 18.0])
-    # said of raw numbers too: what they would be normalised by
-    assert found.statistics["helpful"] == Spread(3.5, pytest.approx(np.std(HELPFUL)))
+    found = combined({"helpful": HELPFUL, "short": SHORT}, {"helpful": 2.0, "short": -0.1}, "none")
+    assert found.tolist() == pytest.approx([5.0, 9.0, 6.0, 18.0])
 
 
 def test_z_scores_give_each_part_the_same_spread() -> None:
-    found = combine({"helpful": HELPFUL, "short": SHORT}, {"helpful": 1.0, "short": 1.0}, "zscore")
-    alike = combine({"helpful": 1000 * HELPFUL - 3, "short": SHORT}, {"helpful": 1.0, "short": 1.0}, "zscore")
-    np.testing.assert_allclose(alike.reward_R, found.reward_R, atol=1e-12)
-    assert found.reward_R.mean() == pytest.approx(0.0, abs=1e-12)
-    one = combine({"helpful": HELPFUL}, {"helpful": -3.0}, "zscore")
-    assert (one.reward_R.std(), one.reward_R.argmin()) == (pytest.approx(3.0), 3)
+    found = combined({"helpful": HELPFUL, "short": SHORT}, {"helpful": 1.0, "short": 1.0}, "zscore")
+    alike = combined({"helpful": 1000 * HELPFUL - 3, "short": SHORT}, {"helpful": 1.0, "short": 1.0}, "zscore")
+    np.testing.assert_allclose(alike, found, atol=1e-12)
+    assert found.mean() == pytest.approx(0.0, abs=1e-12)
+    one = combined({"helpful": HELPFUL}, {"helpful": -3.0}, "zscore")
+    assert (one.std(), one.argmin()) == (pytest.approx(3.0), 3)
 
 
 def test_a_response_that_lacks_a_part_has_no_reward_but_counts_for_the_others() -> None:
     helpful = np.array([1.0, np.nan, 3.0, np.inf])
     short = np.array([5.0, 6.0, np.nan, 8.0])
-    found = combine({"helpful": helpful, "short": short}, {"helpful": 1.0, "short": 1.0}, "zscore")
-    assert np.isfinite(found.reward_R).tolist() == [True, False, False, False]
-    assert np.isnan(found.reward_R[1:]).all()
-    assert found.statistics["helpful"] == Spread(2.0, 1.0)
-    assert found.statistics["short"].mean == pytest.approx(19 / 3)
+    found = combined({"helpful": helpful, "short": short}, {"helpful": 1.0, "short": 1.0}, "zscore")
+    assert np.isfinite(found).tolist() == [True, False, False, False]
+    assert np.isnan(found[1:]).all()
+    statistics = part_statistics({"helpful": helpful, "short": short})
+    assert statistics["helpful"] == Spread(2.0, 1.0)
+    assert statistics["short"].mean == pytest.approx(19 / 3)
 
 
 def test_a_part_without_spread_counts_for_nothing() -> None:
     flat = np.full(4, 0.1)
-    found = combine({"flat": flat, "short": SHORT}, {"flat": 5.0, "short": 1.0}, "zscore")
-    np.testing.assert_array_equal(found.reward_R, combine({"short": SHORT}, {"short": 1.0}, "zscore").reward_R)
-    assert found.statistics["flat"].std == 0.0
+    found = combined({"flat": flat, "short": SHORT}, {"flat": 5.0, "short": 1.0}, "zscore")
+    np.testing.assert_array_equal(found, combined({"short": SHORT}, {"short": 1.0}, "zscore"))
+    assert part_statistics({"flat": flat})["flat"].std == 0.0
 
 
 def test_statistics_of_another_pool() -> None:
     given_ones = {"helpful": Spread(1.0, 2.0), "short": Spread(0.0, 0.0)}
     found = combine({"helpful": HELPFUL, "short": SHORT}, {"helpful": 1.0, "short": 1.0}, "zscore", given_ones)
-    assert found.reward_R.tolist() == [0.0, 1.5, 0.5, 3.0]
-    assert found.statistics == given_ones
+    assert found.tolist() == [0.0, 1.5, 0.5, 3.0]
 
 
 @pytest.mark.parametrize("size", [1e200, 1e308])
@@ -81,10 +84,10 @@ def test_a_penalty_of_any_size_leaves_finite_statistics(size: float) -> None:
     over = part_statistics({"helpful": values})["helpful"]
     assert math.isfinite(over.mean)
     assert over.std == pytest.approx(size / math.sqrt(2))
-    found = combine({"helpful": values}, {"helpful": 1.0}, "none")
-    assert np.isfinite(found.reward_R).all()
+    found = combined({"helpful": values}, {"helpful": 1.0}, "none")
+    assert np.isfinite(found).all()
     # what is no number any more is no reward
-    assert np.isnan(combine({"helpful": values}, {"helpful": 1e200}, "none").reward_R).tolist() == [
+    assert np.isnan(combined({"helpful": values}, {"helpful": 1e200}, "none")).tolist() == [
         False,
         True,
         False,
@@ -93,18 +96,23 @@ def test_a_penalty_of_any_size_leaves_finite_statistics(size: float) -> None:
 
 
 def test_no_responses() -> None:
-    found = combine({"helpful": np.empty(0)}, {"helpful": 1.0}, "zscore")
-    assert len(found.reward_R) == 0
-    assert found.statistics == {"helpful": Spread(0.0, 0.0)}
+    found = combined({"helpful": np.empty(0)}, {"helpful": 1.0}, "zscore")
+    assert len(found) == 0
+    assert part_statistics({"helpful": np.empty(0)}) == {"helpful": Spread(0.0, 0.0)}
 
 
 @pytest.mark.parametrize(
     ("parts", "weights", "statistics", "message"),
     [
-        ({}, {}, None, "need weights"),
-        ({"a": HELPFUL}, {"b": 1.0}, None, "need weights"),
+        ({}, {}, {}, "need weights"),
+        ({"a": HELPFUL}, {"b": 1.0}, {"a": Spread(0.0, 1.0)}, "need weights"),
         ({"a": HELPFUL}, {"a": 1.0}, {"b": Spread(0.0, 1.0)}, "need weights"),
-        ({"a": HELPFUL, "b": SHORT[:3]}, {"a": 1.0, "b": 1.0}, None, "lengths differ"),
+        (
+            {"a": HELPFUL, "b": SHORT[:3]},
+            {"a": 1.0, "b": 1.0},
+            {"a": Spread(0.0, 1.0), "b": Spread(0.0, 1.0)},
+            "lengths differ",
+        ),
     ],
 )
 def test_misuse(parts: Any, weights: Any, statistics: Any, message: str) -> None:
@@ -129,8 +137,8 @@ def test_against_the_slow_rule_and_in_any_order(
     parts = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     weight = dict(zip(names, weights, strict=True))
     arrays = {name: np.array(values) for name, values in parts.items()}
-    found = combine(arrays, weight, normalize)
-    np.testing.assert_allclose(found.reward_R, slow(parts, weight, normalize), rtol=1e-6, atol=1e-6)
+    found = combined(arrays, weight, normalize)
+    np.testing.assert_allclose(found, slow(parts, weight, normalize), rtol=1e-6, atol=1e-6)
     order = np.random.default_rng(seed).permutation(len(rows))
-    again = combine({name: arrays[name][order] for name in reversed(names)}, weight, normalize)
-    np.testing.assert_array_equal(again.reward_R, found.reward_R[order])
+    again = combined({name: arrays[name][order] for name in reversed(names)}, weight, normalize)
+    np.testing.assert_array_equal(again, found[order])

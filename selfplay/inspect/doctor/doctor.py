@@ -70,41 +70,29 @@ def trial_import(statement: str) -> Finding:
 
 
 def _machine(gpus: list[int]) -> Iterator[Finding]:
-    device = this_device()
-    memory = device.available
-    if memory < MEMORY:
-        hint = "Free some, or use smaller models; below it workers may be killed."
-        yield Finding(
-            "memory",
-            "warn",
-            f"{memory / 1e9:.1f} GB are available; the smallest run takes about {MEMORY / 1e9:.1f} GB",
-            hint,
-        )
-    else:
-        yield Finding("memory", "ok", f"{memory / 1e9:.1f} GB available" + (" (of one GPU)" if device.gpus else ""))
-    disk = shutil.disk_usage(Path.cwd()).free
-    if disk < DISK:
-        yield Finding(
-            "disk",
-            "warn",
-            f"{disk / 1e9:.1f} GB are free here",
-            "Runs go to ./runs by default: give --run-dir elsewhere.",
-        )
-    else:
-        yield Finding("disk", "ok", f"{disk / 1e9:.0f} GB free here")
-    cores = device.num_cores
-    if cores < 2:
-        yield Finding(
-            "cores", "warn", "one core", "Runs work, but slowly: the sampler and Ray's own processes share the core."
-        )
-    else:
-        yield Finding("cores", "ok", f"{cores} cores")
+    device, disk = this_device(), shutil.disk_usage(Path.cwd()).free
+    memory, cores = device.available, device.num_cores
+    yield _enough(
+        "memory", memory >= MEMORY, f"{memory / 1e9:.1f} GB available" + (" (of one GPU)" if device.gpus else ""),
+        f"{memory / 1e9:.1f} GB are available; the smallest run takes about {MEMORY / 1e9:.1f} GB",
+        "Free some, or use smaller models; below it workers may be killed.",
+    )  # fmt: skip
+    yield _enough(
+        "disk", disk >= DISK, f"{disk / 1e9:.0f} GB free here", f"{disk / 1e9:.1f} GB are free here",
+        "Runs go to ./runs by default: give --run-dir elsewhere.",
+    )  # fmt: skip
+    yield _enough(
+        "cores", cores >= 2, f"{cores} cores", "one core",
+        "Runs work, but slowly: the sampler and Ray's own processes share the core.",
+    )  # fmt: skip
     yield from _limits()
-    if gpus:
-        sizes = ", ".join(f"{size / 1e9:.0f} GB" for size in gpus)
-        yield Finding("gpu", "ok", f"{len(gpus)} GPU(s): {sizes}")
-    else:
-        yield Finding("gpu", "ok", "no NVIDIA GPU: everything runs on the CPU, which suits small models")
+    sizes = ", ".join(f"{size / 1e9:.0f} GB" for size in gpus)
+    without = "no NVIDIA GPU: everything runs on the CPU, which suits small models"
+    yield Finding("gpu", "ok", f"{len(gpus)} GPU(s): {sizes}" if gpus else without)
+
+
+def _enough(name: str, enough: bool, found: str, lacking: str, hint: str) -> Finding:
+    return Finding(name, "ok", found) if enough else Finding(name, "warn", lacking, hint)
 
 
 def _limits() -> Iterator[Finding]:

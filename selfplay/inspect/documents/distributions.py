@@ -41,10 +41,15 @@ def distributions(store: Store, round_number: int, most: int | None = None) -> d
     return found
 
 
+def floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A column of numbers as float64, NaN for null."""
+    return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
 def describe(column: pa.ChunkedArray, kept: np.ndarray[Any, Any] | None = None) -> dict[str, Any] | None:
     """count, mean, std, min, median, max and `histogram` (rows of low, high, count, and num_kept where `kept` is
     given) of the finite values; None without a finite value."""
-    values = column.cast(pa.float64()).to_numpy(zero_copy_only=False) if len(column) else np.array([], dtype=np.float64)
+    values = floats(column)
     inside = np.isfinite(values)
     if not inside.any():
         return None

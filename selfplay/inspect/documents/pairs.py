@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from typing import Any
 
 from selfplay.core.errors import ConfigError
 from selfplay.core.records import Pair, schema
 from selfplay.inspect.query.paging import page_of
 from selfplay.inspect.query.tables import table_of
-from selfplay.inspect.query.where import parse_where
+from selfplay.inspect.query.where import Where, parse_where
 from selfplay.inspect.reading import SCHEMA_VERSION, finite
 from selfplay.store.run import Store
 
@@ -48,7 +46,7 @@ def pairs_document(
         descending = sort not in _SMALLEST_FIRST
     found = page_of(
         table,
-        where=functools.reduce(operator.and_, conditions) if conditions else None,
+        where=Where.all_of(conditions),
         sort=sort,
         descending=bool(descending),
         offset=offset,

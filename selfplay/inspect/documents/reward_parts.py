@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from selfplay.core.outcomes import EvaluateOutcome, RoundOutcomes, ScoreOutcome
 
@@ -25,21 +23,16 @@ class PartOfRound:
     eval_std: float | None
     eval_change: float | None
 
-    def to_json(self) -> dict[str, Any]:
-        """A row of `show --json`."""
-        return dataclasses.asdict(self)
-
 
 def parts_of_round(outcomes: RoundOutcomes, before: EvaluateOutcome | None) -> list[PartOfRound]:
     """The parts, by name; none where the run has one reward. `before` is the evaluation of the round before."""
     score, evaluate = outcomes.get(ScoreOutcome), outcomes.get(EvaluateOutcome)
     trained = score.combined.reward_parts if score is not None and score.combined is not None else {}
     normal = evaluate.combined.reward_parts if evaluate is not None and evaluate.combined is not None else {}
-    evaluation = evaluate.evaluation if evaluate is not None else None
-    held_out = (evaluation.eval_reward_parts if evaluation is not None else None) or {}
-    earlier = (
-        before.evaluation.eval_reward_parts if before is not None and before.evaluation is not None else None
-    ) or {}
+    held_out, earlier = (
+        (found.evaluation.eval_reward_parts if found is not None and found.evaluation is not None else None) or {}
+        for found in (evaluate, before)
+    )
     found = []
     for name in sorted({*trained, *normal}):
         train, held, last = trained.get(name), held_out.get(name), earlier.get(name)

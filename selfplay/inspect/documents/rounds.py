@@ -22,7 +22,6 @@ from selfplay.core.outcomes import (
     ScoreOutcome,
     TrainOutcome,
 )
-from selfplay.core.stages import stages_of
 from selfplay.inspect.reading import SCHEMA_VERSION
 from selfplay.store.run import Store
 from selfplay.store.run_state import stages_in
@@ -162,7 +161,7 @@ def round_summary(store: Store, round_number: int, outcomes: RoundOutcomes | Non
     found = outcomes if outcomes is not None else store.outcomes(round_number)
     prompts, sample, score = found.get(PromptsOutcome), found.get(SampleOutcome), found.get(ScoreOutcome)
     pair, train, selection = found.get(PairOutcome), found.get(TrainOutcome), found.selection()
-    committed = [stage for stage in stages_of(round_number) if store.is_committed(round_number, stage)]
+    committed = store.committed(round_number)
     seconds = {stage: store.commit_of(round_number, stage).seconds for stage in committed}
     return RoundSummary(
         round=round_number,

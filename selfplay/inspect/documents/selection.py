@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import SelectionSummary, SelectOutcome
 from selfplay.core.stages import CANDIDATES, READ
+from selfplay.inspect.documents.distributions import floats
 from selfplay.inspect.query.tables import column_names
 from selfplay.inspect.reading import columns_of
 from selfplay.selection.diagnostics.diagnose import diagnose
@@ -67,7 +68,7 @@ def _selection(table: pa.Table, summary: SelectionSummary) -> Selection:
         explicit_margin_P=_numbers(table["explicit_margin"]),
         implicit_margin_P=_numbers(table["implicit_margin"]),
         alignment_potential_P=_numbers(table["alignment_potential"]),
-        metric_value_P=table["metric_value"].cast(pa.float64()).to_numpy(),
+        metric_value_P=floats(table["metric_value"]),
         rank_P=rank_P,
         kept_P=table["kept"].to_numpy().astype(np.bool_),
         drop_reason_P=DropReasons.of(table["drop_reason"].to_pylist()),
@@ -92,9 +93,7 @@ def _columns(store: Store, number: int, table: pa.Table) -> dict[str, NDArray[An
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[Any] | None:
     """float64 with NaN for null; None where every row is null."""
-    if column.null_count == len(column) > 0:
-        return None
-    return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+    return None if column.null_count == len(column) > 0 else floats(column)
 
 
 def _joined(table: pa.Table, ids: pa.ChunkedArray) -> dict[str, NDArray[Any] | None]:

@@ -70,8 +70,8 @@ def show_document(
                 "diagnostics": _without(diagnostics),
                 "training": _training(outcomes.get(TrainOutcome)),
                 "evaluation": _recorded(outcomes.get(EvaluateOutcome)),
-                "reward_parts": [part.to_json() for part in parts_of_round(outcomes, before)],
-                "timing": [row.to_json() for row in timing_rows(outcomes)],
+                "reward_parts": [dataclasses.asdict(part) for part in parts_of_round(outcomes, before)],
+                "timing": [dataclasses.asdict(row) for row in timing_rows(outcomes)],
                 "stage_seconds": summary.stage_seconds,
                 "seconds": summary.seconds,
             }

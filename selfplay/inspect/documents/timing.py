@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from selfplay.core.outcomes import RoundOutcomes
 from selfplay.core.timing import DRIVER, PARTS, PartSeconds
@@ -18,10 +16,6 @@ class TimingRow:
     who: str
     num_workers: int
     seconds: PartSeconds
-
-    def to_json(self) -> dict[str, Any]:
-        """As in `show --json`."""
-        return dataclasses.asdict(self)
 
 
 def timing_rows(outcomes: RoundOutcomes) -> list[TimingRow]:

@@ -10,7 +10,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +49,12 @@ class Where:
     sql: str
     columns: tuple[str, ...]
 
-    def __and__(self, other: Where) -> Where:
-        """Both conditions."""
-        return Where(f"({self.sql}) AND ({other.sql})", tuple(dict.fromkeys([*self.columns, *other.columns])))
+    @staticmethod
+    def all_of(conditions: Sequence[Where]) -> Where | None:
+        """All conditions together; None where there is none."""
+        columns = dict.fromkeys(column for condition in conditions for column in condition.columns)
+        sql = " AND ".join(f"({condition.sql})" for condition in conditions)
+        return Where(sql, tuple(columns)) if conditions else None
 
     def rows(self, table: pa.Table | pa.RecordBatchReader, seconds: float = MOST_SECONDS) -> Rows:
         """Numbers of the rows of a table for which the condition is true, ascending. The table has `columns` at least."""

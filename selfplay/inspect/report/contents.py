@@ -4,7 +4,7 @@ are in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from selfplay.inspect.reading import settings_for_others
 from selfplay.inspect.report.figures import Figure, facts_of, run_figures
 from selfplay.inspect.report.round_figures import round_figures
 from selfplay.store.run import Store
-from selfplay.store.run_state import config_in_force, is_selection, next_stage, stages_in
+from selfplay.store.run_state import config_in_force, is_selection, next_stage
 
 DETAILED = 10
 """Rounds that are shown in detail: the newest ones. All are in the tables and in the plots by round."""
@@ -102,7 +102,7 @@ def gather(store: Store, *, redact: bool = False, known: Known | None = None) ->
         if redact or not store.is_committed(number, LAST_STAGE):  # what is hidden depends on all rounds
             del known[key]
     tries = store.attempt_documents()
-    commits = [store.commit_of(number, stage) for number, stage in _committed(store, numbers)]
+    commits = [store.commit_of(number, stage) for number in numbers for stage in store.committed(number)]
     return Report(
         name=(store.layout.root.parent if is_selection(store) else store.layout.root).name,
         redacted=redact,
@@ -135,11 +135,6 @@ def _settings(store: Store, redact: bool) -> str:
         if redact and key in settings.get(section, {}):
             settings[section][key] = _LEFT_OUT
     return dump(settings)
-
-
-def _committed(store: Store, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
-    for number in numbers:
-        yield from ((number, stage) for stage in stages_in(store, number) if store.is_committed(number, stage))
 
 
 def _state(store: Store, planned: int) -> str:

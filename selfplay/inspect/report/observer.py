@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from selfplay.config.running import ReportConfig
 from selfplay.core.observer import Observer
-from selfplay.core.stages import LAST_STAGE, stages_of
+from selfplay.core.stages import LAST_STAGE
 from selfplay.inspect.report.contents import Known, gather
 from selfplay.inspect.report.writing import README, REPORT, write
 from selfplay.store.run import Store
@@ -27,7 +27,7 @@ class Report(Observer):
         """Write the report that an earlier attempt was stopped before."""
         due = self._due()
         if due and _num_commits_reported(self._store) < sum(
-            self._store.is_committed(number, stage) for number in range(due[-1] + 1) for stage in stages_of(number)
+            len(self._store.committed(number)) for number in range(due[-1] + 1)
         ):
             self._write()
 

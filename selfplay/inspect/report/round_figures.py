@@ -9,12 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from selfplay.core.format import PAGE
 from selfplay.core.timing import DRIVER, PARTS
-from selfplay.inspect.documents.distributions import describe
+from selfplay.inspect.documents.distributions import describe, floats
 from selfplay.inspect.report.figures import Figure
 from selfplay.inspect.web.charts import Bin, Part, Step, funnel, histogram, scatter, stacked_bars
 from selfplay.store.run import Store
@@ -116,7 +114,7 @@ def _margins(store: Store, shown: Document) -> Iterator[Figure]:
 def _scatters(store: Store, number: int) -> Iterator[Figure]:
     table = store.table(number, "select", columns=_PAIRS)
     kept_P = np.asarray(table["kept"].to_numpy(), dtype=np.bool_)
-    explicit_P, implicit_P, chosen_P, rejected_P = (_numbers(table[name]) for name in _PAIRS[:-1])
+    explicit_P, implicit_P, chosen_P, rejected_P = (floats(table[name]) for name in _PAIRS[:-1])
     if (np.isfinite(explicit_P) & np.isfinite(implicit_P)).any():
         question = "Do the kept pairs tell the policy something new?"
         chart = scatter(
@@ -142,8 +140,3 @@ def _scatters(store: Store, number: int) -> Iterator[Figure]:
         yield Figure(
             question, "On the dashed line both are equally long; above it the chosen response is longer.", chart
         )
-
-
-def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """float64 with NaN for null."""
-    return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from selfplay.core.errors import CorruptionError
 from selfplay.core.stages import STAGE_NAMES
-from selfplay.store.commits import Commit, read_commit, remedy
+from selfplay.store.commits import Commit, misplaced, read_commit, remedy
 from selfplay.store.layout import COMMIT, Layout, parse_stage_name, rounds_present
 from selfplay.store.run import Store
 from selfplay.store.symlinks import HINT
@@ -53,7 +53,7 @@ def problems_of_commits(store: Store) -> tuple[Commits, list[Problem]]:
             damaged |= {(number, stage) for stage in STAGE_NAMES}
             continue
         for folder in sorted(path for path in above.iterdir() if path.name in STAGE_NAMES):
-            found = _not_a_folder(folder) or _read(folder, number)
+            found = _not_a_folder(folder) or _read(folder)
             if isinstance(found, Committed):
                 commits[number, folder.name] = found
             else:
@@ -64,16 +64,14 @@ def problems_of_commits(store: Store) -> tuple[Commits, list[Problem]]:
     return commits, problems
 
 
-def _read(folder: Path, number: int) -> Committed | Problem:
+def _read(folder: Path) -> Committed | Problem:
     path = folder / COMMIT
     try:
         commit, digest = read_commit(folder)
     except CorruptionError as error:
         return Problem("misplaced" if path.is_symlink() else "damaged", str(path), error.message, error.hint)
-    if (commit.round, commit.stage) != (number, folder.name):
-        message = f"{folder} holds the commit of round {commit.round} {commit.stage}"
-        hint = "Move the folder back to where it belongs, or restore the run from a backup."
-        return Problem("misplaced", str(path), message, hint)
+    if (other := misplaced(folder, commit)) is not None:
+        return Problem("misplaced", str(path), other.message, other.hint)
     return Committed(folder, commit, digest)
 
 

@@ -13,7 +13,7 @@ from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.catalogue import NotServedError
 from selfplay.inspect.viewer.filters import range_filters, ranged_columns, reasons
 from selfplay.inspect.viewer.matching import find
-from selfplay.inspect.viewer.query import KEPT, SIZES, TEXTS, Query
+from selfplay.inspect.viewer.query import KEPT, SIZES, TEXTS, Query, pages_of
 from selfplay.inspect.viewer.rows import RowSet
 from selfplay.inspect.viewer.word_diff import DiffSpan, word_diff
 
@@ -68,16 +68,14 @@ def sortable(rows: RowSet) -> list[str]:
 def browse(rows: RowSet, query: Query, command: Sequence[object]) -> dict[str, Any]:
     """What the page of a query shows; `command` is the terminal's `pairs` of the same table (empty: it has none)."""
     found = find(rows, query)
-    num_pages = max(-(-len(found) // query.size), 1)
-    page = min(query.page, num_pages)
-    start = (page - 1) * query.size
-    taken = rows.take(found[start : start + query.size]).to_pylist()
+    num_pages, page, shown = pages_of(len(found), query.size, query.page)
+    taken = rows.take(found[shown]).to_pylist()
     return {
         "query": query,
         "cards": [card(row, diff=query.diff, clip=CLIP, budget=_LIST_BUDGET) for row in taken],
         "num_found": len(found),
         "num_rows": rows.num_rows,
-        "first": start + 1 if taken else 0,
+        "first": shown.start + 1 if taken else 0,
         "page": page,
         "num_pages": num_pages,
         "filters": range_filters(rows, query, found),

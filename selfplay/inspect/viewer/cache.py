@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
 
-from cachetools import LRUCache
+from cachetools import LRUCache, cached
 
 Value = TypeVar("Value")
 
@@ -17,31 +17,28 @@ _LEAST = 256
 
 
 class Cache:
-    """The values used last, of `max_bytes` together. Threads may ask at the same time; one of them makes the value."""
+    """The values used last, of `max_bytes` together. Threads may ask at the same time; one of them makes the value. A value of
+    more than half of `max_bytes` is returned but not kept."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self._values: LRUCache[Hashable, tuple[Any, int]] = LRUCache(max_bytes, getsizeof=lambda value: value[1])
-        self._making: set[Hashable] = set()
+        # LRUCache refuses what is larger than it is
+        self._values: LRUCache[Hashable, tuple[Any, int]] = LRUCache(
+            max_bytes, getsizeof=lambda value: value[1] if value[1] <= max_bytes // 2 else max_bytes + 1
+        )
         self._changed = threading.Condition()
+        made_once = cached(self._values, key=lambda key, make: key, condition=self._changed)
+        self._get: Callable[[Hashable, Callable[[], tuple[Any, int]]], tuple[Any, int]] = made_once(
+            lambda key, make: make()
+        )
 
     def get(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int] | None = None) -> Value:
         """The value of the key, made if it is missing. `size` gives its bytes; the default is its `nbytes`."""
-        with self._changed:
-            self._changed.wait_for(lambda: key not in self._making)
-            if key in self._values:
-                return cast(Value, self._values[key][0])
-            self._making.add(key)
-        try:
-            value = make()
-            num_bytes = max(_num_bytes(value) if size is None else size(value), _LEAST)
-            with self._changed:
-                if num_bytes < self.too_large:
-                    self._values[key] = (value, num_bytes)
-            return value
-        finally:
-            with self._changed:
-                self._making.remove(key)
-                self._changed.notify_all()
+
+        def sized() -> tuple[Value, int]:
+            value: Any = make()
+            return value, max(int(value.nbytes) if size is None else size(value), _LEAST)
+
+        return cast(Value, self._get(key, sized)[0])
 
     def has(self, key: Hashable) -> bool:
         """Whether the value is in memory."""
@@ -49,15 +46,6 @@ class Cache:
             return key in self._values
 
     @property
-    def too_large(self) -> int:
-        """Values of this size or larger are returned but not kept."""
-        return int(self._values.maxsize) // 2 + 1
-
-    @property
     def num_bytes(self) -> int:
         """Bytes of all values that are kept."""
         return int(self._values.currsize)
-
-
-def _num_bytes(value: Any) -> int:
-    return int(value.nbytes)

@@ -15,6 +15,7 @@ from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.browser import LONGEST, compared
 from selfplay.inspect.viewer.cache import Cache
 from selfplay.inspect.viewer.catalogue import NotServedError
+from selfplay.inspect.viewer.query import pages_of
 from selfplay.inspect.viewer.rows import RowSet, row_set
 from selfplay.store.run import Store
 from selfplay.store.run_state import config_in_force
@@ -60,9 +61,8 @@ def list_document(
     if order != "table":
         rows = np.argsort(change if order == "worse" else -change, kind="stable")
         rows = rows[np.isfinite(change[rows])]
-    num_pages = max(-(-len(rows) // SIZE), 1)
-    page = min(page, num_pages)
-    shown = rows[(page - 1) * SIZE : page * SIZE]
+    num_pages, page, place = pages_of(len(rows), SIZE, page)
+    shown = rows[place]
     taken = prompts.take(shown, ["prompt_id", "messages"]).to_pylist()
     lines = [
         {

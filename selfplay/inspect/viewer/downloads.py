@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfplay.core.errors import ConfigError
-from selfplay.core.escape import escape_formula
+from selfplay.core.escape import csv_cell
 from selfplay.inspect.reading import finite
 from selfplay.inspect.viewer.matching import stream
 from selfplay.inspect.viewer.query import Query
@@ -46,23 +46,17 @@ def _jsonl(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:
 
 def _csv(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:
     """For spreadsheets: conversations are JSON in their cell, and no text is a formula (JSONL and Parquet are exact)."""
-    yield _csv_lines([[_cell(name) for name in schema.names]])
+    yield _csv_lines([[csv_cell(name) for name in schema.names]])
     for table in tables:
         for start in range(0, table.num_rows, _BATCH):
             rows = table.slice(start, _BATCH).to_pylist()
-            yield _csv_lines([[_cell(value) for value in row.values()] for row in rows])
+            yield _csv_lines([[csv_cell(value) for value in row.values()] for row in rows])
 
 
 def _csv_lines(rows: list[list[Any]]) -> bytes:
     sink = io.StringIO()
     csv.writer(sink, lineterminator="\r\n").writerows(rows)
     return sink.getvalue().encode(errors="replace")
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False)
-    return escape_formula(value) if isinstance(value, str) else value
 
 
 def _parquet(schema: pa.Schema, tables: Iterator[pa.Table]) -> Iterator[bytes]:

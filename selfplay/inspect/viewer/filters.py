@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from selfplay.core.magnitudes import bin_edges
 from selfplay.inspect.query.where import Rows
-from selfplay.inspect.viewer.query import Query
+from selfplay.inspect.viewer.query import Query, short
 from selfplay.inspect.viewer.rows import RowSet
 from selfplay.inspect.web.charts.frame import drawing, line, text, tick_text
 
@@ -81,8 +81,8 @@ def range_filters(rows: RowSet, query: Query, matching: Rows) -> list[RangeFilte
         found.append(
             RangeFilter(
                 column=column,
-                low="" if part.low is None else f"{part.low!r}".removesuffix(".0"),
-                high="" if part.high is None else f"{part.high!r}".removesuffix(".0"),
+                low=short(part.low),
+                high=short(part.high),
                 smallest=float(bins.edges[0]),
                 largest=float(bins.edges[-1]),
                 chart=_chart(column, bins, counts),

@@ -4,9 +4,7 @@ the rows that are left, which are read for it.
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -46,15 +44,11 @@ def _matching(rows: RowSet, query: Query) -> Rows:
     texts = {field.name for field in rows.schema if pa.types.is_nested(field.type)}
     on_texts = [condition for condition in conditions if texts.intersection(condition.columns)]
     found = np.arange(rows.num_rows, dtype=np.int64)
-    if others := _all([condition for condition in conditions if condition not in on_texts]):
+    if others := Where.all_of([condition for condition in conditions if condition not in on_texts]):
         found = others.rows(rows.columns(others.columns), SECONDS)
-    if condition := _all(on_texts):
+    if condition := Where.all_of(on_texts):
         tables = rows.parts.row_groups(found, condition.columns)
         batches = (batch for table in tables for batch in table.to_batches())
         schema = pa.schema([rows.schema.field(name) for name in condition.columns])
         found = found[condition.rows(pa.RecordBatchReader.from_batches(schema, batches), SECONDS)]
     return found
-
-
-def _all(conditions: Sequence[Where]) -> Where | None:
-    return functools.reduce(operator.and_, conditions) if conditions else None

@@ -19,7 +19,7 @@ from selfplay.inspect.viewer.addresses import Addresses
 from selfplay.inspect.viewer.catalogue import Catalogue, NotServedError, RunEntry
 from selfplay.inspect.viewer.downloads import FORMS, download, file_name
 from selfplay.inspect.viewer.prompt import prompt_document
-from selfplay.inspect.viewer.query import one_of, whole
+from selfplay.inspect.viewer.query import one_of, pages_of, whole
 from selfplay.inspect.viewer.rounds import round_document
 from selfplay.inspect.viewer.rows import RowSet, row_set
 from selfplay.store.driver_heartbeat import seconds_since_heartbeat
@@ -49,10 +49,8 @@ class Pages:
         entries = self.served.entries()
         if self.served.is_single and entries:
             return RedirectResponse(Addresses.home(entries[0].kind, entries[0].name), 303)
-        num_pages = max(-(-len(entries) // LISTED), 1)
-        page = min(whole(request.query_params, "page", 1), num_pages)
-        shown = entries[(page - 1) * LISTED : page * LISTED]
-        lines = [self._line(entry) for entry in shown]
+        num_pages, page, shown = pages_of(len(entries), LISTED, whole(request.query_params, "page", 1))
+        lines = [self._line(entry) for entry in entries[shown]]
         return self.render("index.html", lines=lines, page=page, num_pages=num_pages, num_entries=len(entries))
 
     def _line(self, entry: RunEntry) -> dict[str, Any]:

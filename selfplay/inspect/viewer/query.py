@@ -108,7 +108,7 @@ class Query:
             "kept": self.kept, "reason": self.reason, "q": self.text, "in": self.scope, "where": self.where,
         }  # fmt: skip
         for part in self.ranges:
-            found |= {f"min.{part.column}": _short(part.low), f"max.{part.column}": _short(part.high)}
+            found |= {f"min.{part.column}": short(part.low), f"max.{part.column}": short(part.high)}
         found |= {"sort": self.sort, "order": self.order, "diff": "" if self.diff else "off"}
         if paged:
             found["size"] = str(self.size) if self.size != SIZES[0] else ""
@@ -139,7 +139,8 @@ def _bracketed(clause: str) -> str:
     return f"({clause})" if re.search(r"\bor\b", clause, re.IGNORECASE) else clause
 
 
-def _short(value: float | None) -> str:
+def short(value: float | None) -> str:
+    """A bound as it is typed; empty where it is open."""
     return "" if value is None else f"{value!r}".removesuffix(".0")
 
 
@@ -162,6 +163,13 @@ def whole(given: Mapping[str, str], name: str, default: int, least: int = 1) -> 
     if not value.isascii() or not value.isdigit() or len(value) > 9 or int(value) < least:
         raise ConfigError(f"{name}={value!r} is not a number from {least} on", "Follow a link of the page.")
     return int(value)
+
+
+def pages_of(num: int, size: int, page: int) -> tuple[int, int, slice]:
+    """The number of pages that `num` things take, the page that is shown where `page` is asked for, and its places among them."""
+    num_pages = max(-(-num // size), 1)
+    page = min(page, num_pages)
+    return num_pages, page, slice((page - 1) * size, page * size)
 
 
 def _number(given: Mapping[str, str], name: str) -> float | None:

@@ -7,7 +7,6 @@ from typing import Any
 from markupsafe import Markup
 
 from selfplay.core.outcomes import SampleOutcome
-from selfplay.core.stages import stages_of
 from selfplay.inspect.documents.show import show_document
 from selfplay.inspect.viewer.background import BackgroundJobs
 from selfplay.inspect.viewer.cache import Cache
@@ -31,8 +30,7 @@ _NUM_BYTES = 200_000
 def round_document(store: Store, cache: Cache, later: BackgroundJobs, number: int) -> dict[str, Any]:
     """`show` (the document of `show --json`), `funnel` and `histograms` as drawings. What is counted from the tables of a large
     round is made beside the requests: until it is there, `counting` is true. Raises CorruptionError."""
-    committed = [stage for stage in stages_of(number) if store.is_committed(number, stage)]
-    digests = tuple(store.digest_of(number, stage) for stage in committed)
+    digests = tuple(store.digest_of(number, stage) for stage in store.committed(number))
     before = store.digest_of(number - 1, "evaluate") if number and store.is_committed(number - 1, "evaluate") else ""
     key = (digests, before, "round")
 

@@ -201,11 +201,9 @@ class StageContext:
             )
         return writer
 
-    def require_end(self, feed: ShardFeed) -> None:
-        """Wait until a stage that runs side by side is committed. Raises Interrupted where it has stopped."""
-        self._committed(feed)
-
-    def _committed(self, feed: ShardFeed) -> tuple[Commit, str]:
+    def require_end(self, feed: ShardFeed) -> tuple[Commit, str]:
+        """Wait until a stage that runs side by side is committed; returns its commit and the digest of that. Raises Interrupted
+        where it has stopped."""
         found = feed.wait_committed()
         if found is None:
             self.stop.check()
@@ -216,7 +214,7 @@ class StageContext:
         """Commit a stage, after those that it read shard by shard; `started` is the monotonic time at which this attempt began
         it. Raises Interrupted where one of those has stopped without a commit."""
         read = self._shard_inputs(writer.round, writer.stage)
-        sources = {stage_name(*source): self._committed(self.feed(*source)) for source in read}
+        sources = {stage_name(*source): self.require_end(self.feed(*source)) for source in read}
         check_reads(writer, {name: commit for name, (commit, _) in sources.items()})
         seconds = time.monotonic() - started
         spent = record()

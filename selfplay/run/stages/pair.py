@@ -18,9 +18,10 @@ import pyarrow as pa
 from selfplay.core.outcomes import ForcedGate, PairOutcome
 from selfplay.core.records import Unused, schema
 from selfplay.core.stages import CANDIDATES
+from selfplay.execution.sharding import LazyItems
 from selfplay.run.stages import gates
 from selfplay.run.stages.context import StageContext, derive_seed
-from selfplay.run.stages.responses import COLUMNS, RoundResponses, Texts
+from selfplay.run.stages.responses import COLUMNS, RoundResponses
 from selfplay.selection.pairing import Pairing, build_pairs
 from selfplay.selection.reasons import DropReasons, is_kept
 from selfplay.selection.responses import ResponsePool
@@ -88,6 +89,7 @@ def _pool(blocks: Sequence[_Block]) -> tuple[ResponsePool, pa.Array]:
     """Responses as the builders see them, row by row, and their ids."""
     responses = RoundResponses.joined(block.responses for block in blocks)
     scores = pa.concat_tables([block.scores for block in blocks])
+    texts = pa.chunked_array([chunk for block in blocks for chunk in block.texts.chunks], pa.string())
     pool = ResponsePool(
         prompt_R=responses.prompt_R,
         response_index_R=responses.response_index_R,
@@ -97,7 +99,7 @@ def _pool(blocks: Sequence[_Block]) -> tuple[ResponsePool, pa.Array]:
         truncated_R=responses.truncated_R,
         drop_reason_R=DropReasons.of_column(scores["drop_reason"]),
         prompt_ids=responses.prompt_ids,
-        texts=Texts([block.texts for block in blocks]),
+        texts=LazyItems(len(texts), lambda start, stop: texts.slice(start, stop - start).to_pylist()),
         num_tokens_R=responses.num_tokens_R,
     )
     return pool, pa.concat_arrays([chunk for block in blocks for chunk in block.ids.chunks])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,23 +76,3 @@ class RoundResponses:
 def _hash(text: str) -> int:
     data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
-
-
-class Texts(Sequence[str]):
-    """The texts of columns, one after the other, by row. They become Python objects as they are read."""
-
-    def __init__(self, columns: Sequence[pa.ChunkedArray]) -> None:
-        self._texts = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, row: int | slice) -> str | Sequence[str]:
-        found: str | list[str] = self._texts[row].as_py() if isinstance(row, int) else self._texts[row].to_pylist()
-        return found

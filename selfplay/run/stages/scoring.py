@@ -180,16 +180,16 @@ def _combine_parts(
         measured_R = np.ones(sum(sizes), dtype=np.bool_) if measured_R is None else measured_R
         statistics = part_statistics({name: values_R[measured_R] for name, values_R in values.items()})
         _say_what_has_no_spread(context, statistics, int(measured_R.sum()))
-    combined = combine(values, weights, settings.normalize, statistics)
+    reward_R = combine(values, weights, settings.normalize, statistics)
     starts = np.cumsum([0, *sizes])
     for index, size in enumerate(sizes):
         parts = {name: writer.read_shard(index, f"{PARTS}/{name}") for name in weights}
-        reward_R = combined.reward_R[starts[index] : starts[index + 1]]
-        rows = finish(index, _combined_shard(parts, reward_R) if size else None)
+        own_R = reward_R[starts[index] : starts[index + 1]]
+        rows = finish(index, _combined_shard(parts, own_R) if size else None)
         writer.keep_shard(index, rows, reads=writer.reads(index, first))
     used = {
-        name: RewardPart(weights[name], over.mean, over.std, int(np.isfinite(values[name]).sum()))
-        for name, over in combined.statistics.items()
+        name: RewardPart(weight, statistics[name].mean, statistics[name].std, int(np.isfinite(values[name]).sum()))
+        for name, weight in weights.items()
     }
     return CombinedReward(settings.normalize, used)
 

@@ -22,7 +22,7 @@ TIMING = {
 
 def test_workers_of_a_role_are_one_row() -> None:
     outcome = dataclasses.replace(outcome_of("sample"), timing=TIMING)
-    rows = [row.to_json() for row in timing_rows(RoundOutcomes([outcome]))]
+    rows = [dataclasses.asdict(row) for row in timing_rows(RoundOutcomes([outcome]))]
     assert [(row["who"], row["num_workers"]) for row in rows] == [("driver", 1), ("sampler", 2), ("scorer-fluency", 1)]
     assert rows[1]["seconds"]["computing"] == 3.0
     assert timing_lines(rows).splitlines()[1:] == [
@@ -39,5 +39,5 @@ def test_a_recorded_round(whole_run: Path) -> None:
         ("sample", "driver", 1),
         ("sample", "sampler", 1),
     ]
-    text = timing_lines([row.to_json() for row in rows])
+    text = timing_lines([dataclasses.asdict(row) for row in rows])
     assert "........" in text and "llll" in text and "waiting 1.25, writing 0.25" in text

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from selfplay.core.errors import ConfigError, SelfplayError
 from selfplay.inspect.query.connection import connect
-from selfplay.inspect.query.where import MAX_LENGTH, parse_where
+from selfplay.inspect.query.where import MAX_LENGTH, Where, parse_where
 
 TURNS = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
 ROWS: list[dict[str, Any]] = [
@@ -94,7 +94,7 @@ def test_finds_rows(text: str, rows: list[int]) -> None:
 
 def test_reads_the_columns_it_names_and_no_others() -> None:
     assert parse_where("rank > 1 and contains(chosen, 'x') or rank is null", TABLE.schema).columns == ("rank", "chosen")
-    both = parse_where("kept", TABLE.schema) & parse_where("rank > 1 and not kept", TABLE.schema)
+    both = Where.all_of([parse_where(text, TABLE.schema) for text in ("kept", "rank > 1 and not kept")])
     assert both.columns == ("kept", "rank")
     assert both.rows(TABLE.select(["kept", "rank"])).tolist() == []
 
