@@ -403,3 +403,12 @@ def test_files_that_are_not_there_and_files_that_are_there_twice(tmp_path: Path)
         file.write(line)
     with pytest.raises(DataError, match=r"holds train-00003-of-00005.jsonl several times, packed and unpacked"):
         read_dataset(str(tmp_path))
+
+
+def test_steps_of_one_answer_are_no_answers(tmp_path: Path) -> None:
+    """TRL's form for process rewards has the names of several answers."""
+    rows = [{"prompt": "q", "completions": ["step 1", "step 2"], "labels": [True, False]}]
+    with pytest.raises(DataError, match="or the steps of one answer"):
+        read(tmp_path, rows)
+    responses = read(tmp_path, rows, columns={"rewards": "labels"}).responses
+    assert responses is not None and responses["reward"].to_pylist() == [1, 0]
