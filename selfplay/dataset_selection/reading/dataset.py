@@ -122,7 +122,7 @@ def _refuse_empty(source: Source) -> None:
 
 
 def _refuse_steps(name: str, found: Columns, surveyed: Survey) -> None:
-    """Raises DataError for the steps of one answer with a label each, as TRL's trainers of process rewards read them: by the names
+    """Raises DataError for the steps of one answer with a label each, as TRL reads them for process rewards: by the names
     of their columns alone they are several answers to the prompt."""
     names, steps = found.names, ("completions", "labels")
     if (
