@@ -126,7 +126,7 @@ def has_stray_kv_heads(config: Any) -> bool:
 
 def engine_overrides(config: Any) -> dict[str, Any]:
     """The settings of a transformers config that vLLM must be given otherwise, so that it computes what transformers does. A
-    token of Cohere 2 sees `sliding_window` tokens in transformers, and one more in vLLM (vllm/model_executor/models/commandr.py)."""
+    token of Cohere 2 sees `sliding_window` tokens in transformers, and one more in vLLM (models/commandr.py there)."""
     found: dict[str, Any] = {}
     if has_stray_kv_heads(config):
         found["num_key_value_heads"] = config.num_attention_heads
