@@ -27,7 +27,7 @@ from selfplay.dataset_selection.candidates import (
     other_columns,
     ready_made,
 )
-from selfplay.dataset_selection.conversations import check_conversations
+from selfplay.dataset_selection.conversations import check_conversations, check_models_load
 from selfplay.dataset_selection.importing import NO_REWARD, ROUND, Imported, as_round
 from selfplay.dataset_selection.inputs import check_function, limit_of
 from selfplay.dataset_selection.needs import EMBEDDING, PROMPT_REWARDS, YES, Needs, find_needs
@@ -109,7 +109,10 @@ def compute(
     earlier attempt committed are not run again."""
     imported, notes = as_round(dataset), list[str]()
     inputs = context.inputs
-    said = list(check_conversations(inputs, needs, settings.dataset_name, imported.prompts))
+    said = [
+        *check_models_load(inputs, needs),
+        *check_conversations(inputs, needs, settings.dataset_name, imported.prompts),
+    ]
     renderer = ResponseRenderer(inputs.renderer, inputs.stop_token_ids) if needs.rendered else None
     importing.import_prompts(context, imported, renderer, notes)
     importing.import_responses(context, imported, renderer, notes)

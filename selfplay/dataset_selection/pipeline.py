@@ -276,7 +276,8 @@ def _finish(
     context.stop.check()
     writer, result = write(record, pairs, pool, selection)
     if result.has_text:
-        summary["num_not_alternating"] = write_formats(writer, result, selection)
+        summary["num_not_alternating"], said = write_formats(writer, result, selection)
+        summary["notes"] += said
     else:
         summary["notes"].append(
             "The dataset is a table of numbers: the formats of other trainers (texts) are left out."

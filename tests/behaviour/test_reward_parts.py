@@ -34,11 +34,13 @@ REWARD = "def reward(prompt, response):\n    return float(len(response))\n"
 
 
 class LengthScorer(FakeScorer):
-    """Minus the number of characters, times `scale`."""
+    """Minus the number of characters, times `scale`, and `offset`."""
+
+    offset = 0.0
 
     def score(self, items: Any) -> Any:
         table = super().score(items)
-        values = pa.array([-self.scale * len(item.response) for item in items], pa.float64())
+        values = pa.array([self.offset - self.scale * len(item.response) for item in items], pa.float64())
         return table.set_column(1, "reward", values)
 
 
@@ -157,6 +159,12 @@ def test_without_evaluation_and_without_spread(
     assert "reward_short" in run.table(0, "evaluate").column_names
     log = (tmp_path / "run/attempts/0001/log.txt").read_text()
     assert log.count("reward.parts.short gave all 80 responses the same reward") == 1
+    rounded = LengthScorer(1e-9)
+    rounded.offset = 0.5
+    mute.parts["short"] = rounded
+    start(combined(rounds=1, evaluation=None), tmp_path / "noise", mute)
+    log = (tmp_path / "noise/attempts/0001/log.txt").read_text()
+    assert log.count("reward.parts.short differs between the responses by less than float32 numbers can say: 0.5") == 1
 
 
 def test_a_kill_among_the_parts_loses_no_shard_of_any(combined: Callable[..., Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selfplay.core.errors import BackendError, ConfigError, CorruptionError, DriftError, Interrupted, LockedError
+from selfplay.core.errors import (
+    BackendError,
+    ConfigError,
+    CorruptionError,
+    DriftError,
+    Interrupted,
+    LockedError,
+    ModelError,
+)
 from selfplay.dataset_selection.record import Record
 from selfplay.execution.quarantine import QUARANTINED
 from selfplay.selection.select import PairPool, select
@@ -171,6 +180,23 @@ def test_rewards_and_log_probs_are_computed_where_they_are_missing(
         other = row["policy_logp_rejected"] / row["num_tokens_rejected"]
         assert row["implicit_margin"] == mean - other
     assert fakes.started == 1
+
+
+def test_tensors_that_a_model_has_no_place_for_are_said(tmp_path: Path, tiny_world: Path, run: Select) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    models = {}
+    for name, tensor in (("policy", "model.layers.0.self_attn.q_proj.bias"), ("reward_model", "score.bias")):
+        models[name] = str(shutil.copytree(tiny_world / name, tmp_path / name))
+        weights = tmp_path / name / "model.safetensors"
+        save_file({**load_file(weights), tensor: torch.ones(1)}, weights, metadata={"format": "pt"})
+    notes = run(write_rows(tmp_path / "a.jsonl", text_rows(10, columns=False)), **models).summary["notes"]
+    for name in ("q_proj.bias", "score.bias"):
+        assert [name in note and "left out" in note for note in notes].count(True) == 1
+    weights.write_bytes(weights.read_bytes().replace(b"layers.0.mlp.up_proj", b"layers.0.mlp.ab_proj"))
+    with pytest.raises(ModelError, match="lacks 1 weights"):
+        run(write_rows(tmp_path / "b.jsonl", text_rows(10, columns=False)), out=str(tmp_path / "other"), **models)
 
 
 def test_a_failed_reward_is_a_reason_and_too_many_stop_it(tmp_path: Path, tiny_world: Path, run: Select) -> None:

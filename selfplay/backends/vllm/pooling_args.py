@@ -6,7 +6,7 @@ from typing import Any
 
 from selfplay.backends.vllm.engine_args import CPU_BLOCK
 from selfplay.inputs.models.engine_cache import default_cache_bytes, kv_cache_bytes
-from selfplay.inputs.models.sizes import has_stray_kv_heads
+from selfplay.inputs.models.sizes import engine_overrides
 
 
 def pooling_arguments(
@@ -52,8 +52,8 @@ def pooling_arguments(
     }
     if text is not config:
         arguments["language_model_only"] = True
-    if has_stray_kv_heads(config):
-        arguments["hf_overrides"] = {"num_key_value_heads": config.num_attention_heads}
+    if overrides := engine_overrides(config):
+        arguments["hf_overrides"] = overrides
     if device_bytes is None:
         return arguments | {"block_size": CPU_BLOCK}
     # the size of the cache is given: vLLM only checks that as much is free before it loads

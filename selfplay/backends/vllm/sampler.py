@@ -32,7 +32,7 @@ from selfplay.core.protocols import Canary, SampleRequest, SamplingSettings, Wei
 from selfplay.core.records import Response, schema
 from selfplay.core.timing import part
 from selfplay.inputs.models.chat import load_tokenizer
-from selfplay.inputs.models.sizes import has_stray_kv_heads, load_config
+from selfplay.inputs.models.sizes import engine_overrides, load_config
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -269,7 +269,7 @@ class VllmSampler:
             trust_remote_code=self._trust_remote_code,
             max_logprobs=MAX_TOP_LOGPS,
             composite=config.get_text_config() is not config,
-            overrides={"num_key_value_heads": config.num_attention_heads} if has_stray_kv_heads(config) else None,
+            overrides=engine_overrides(config),
             cpu_config=config if self._on_cpu else None,
         )
 

@@ -17,6 +17,7 @@ from selfplay.dataset_selection.chunks import taken
 from selfplay.dataset_selection.needs import EMBEDDING
 from selfplay.dataset_selection.reading.numbers import TOKEN_COUNTS
 from selfplay.inspect.export import formats
+from selfplay.inspect.export.control_text import ControlTextCount
 from selfplay.selection.arrays import Ints
 from selfplay.selection.reasons import DropReasons
 from selfplay.selection.select import PairPool, Selection
@@ -101,22 +102,21 @@ def write_tables(writer: ResultWriter, result: ResultTable, selection: Selection
         list(threads.map(write, jobs))
 
 
-def write_formats(writer: ResultWriter, result: ResultTable, selection: Selection) -> int:
-    """The kept pairs for other trainers. Returns how many of them LLaMA-Factory will skip."""
+def write_formats(writer: ResultWriter, result: ResultTable, selection: Selection) -> tuple[int, list[str]]:
+    """The kept pairs for other trainers. Returns how many of them LLaMA-Factory will skip, and notes on their texts."""
     kept, _ = order(selection)
-    skipped = 0
+    skipped, typed = 0, ControlTextCount()
 
     def pieces() -> Iterator[bytes]:
         nonlocal skipped
-        for start in range(0, len(kept), 4096):
-            rows = result.rows(kept[start : start + 4096])
+        for rows in typed.of(result.rows(kept[start : start + 4096]) for start in range(0, len(kept), 4096)):
             skipped += formats.num_not_alternating(rows)
             yield b"".join(formats.lines(rows))
 
     writer.add_pieces(formats.FILE, pieces())
     writer.add(formats.DATASET_INFO, formats.dataset_info({formats.NAME: "kept.jsonl"}))
     writer.add(formats.AXOLOTL, formats.axolotl(formats.FILE))
-    return skipped
+    return skipped, typed.notes()
 
 
 def write_unused(writer: ResultWriter, unused: pa.Table) -> None:

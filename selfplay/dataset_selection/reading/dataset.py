@@ -19,10 +19,10 @@ from selfplay.dataset_selection.reading.numbers import has_only_numbers, read_nu
 from selfplay.dataset_selection.reading.pairs import read_pairs
 from selfplay.dataset_selection.reading.responses import read_lists, read_response_rows
 from selfplay.inputs.rows.bad_rows import BadRowLog, BadRows
-from selfplay.inputs.rows.columns import recognise
+from selfplay.inputs.rows.columns import Columns, recognise
 from selfplay.inputs.rows.messages import NO_PROMPT, SERIALISED, SEVERAL
 from selfplay.inputs.rows.source import Source, open_source
-from selfplay.inputs.rows.survey import survey
+from selfplay.inputs.rows.survey import Survey, survey
 from selfplay.store.spool import Spool
 
 
@@ -91,6 +91,7 @@ def read_dataset(
         if not surveyed.columns:
             _refuse_empty(opened)
         found = recognise(opened.name, surveyed, named=columns or {}, wanted=wanted, prefer=prefer)
+        _refuse_steps(opened.name, found, surveyed)
         log, notes = BadRowLog(), list(found.notes)
         if found.shape in ("lists", "rows"):
             read = read_lists if found.shape == "lists" else read_response_rows
@@ -118,6 +119,22 @@ def _refuse_empty(source: Source) -> None:
         f"no row of {source.name} can be read: {bad.file} row {bad.row}: {bad.problem}",
         "A .jsonl file has one JSON object a line; an array of objects, also over several lines, is a .json file.",
     )
+
+
+def _refuse_steps(name: str, found: Columns, surveyed: Survey) -> None:
+    """Raises DataError for the steps of one answer with a label each, as TRL reads them for process rewards: by the names
+    of their columns alone they are several answers to the prompt."""
+    names, steps = found.names, ("completions", "labels")
+    if (
+        names.get("responses") == steps[0]
+        and not {"rewards", "ranks"} & names.keys()
+        and surveyed.kind(steps[1]) == "list"
+    ):
+        raise DataError(
+            f"{name}: it is not clear whether the lists in 'completions' are several answers to a prompt, or the steps of one "
+            "answer with their labels in 'labels'",
+            "If they are several answers, say --columns rewards=labels. Steps of one answer make no pairs.",
+        )
 
 
 def _no_usable_row(name: str, bad_rows: BadRows, num_rows: int) -> DataError:

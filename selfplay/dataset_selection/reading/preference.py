@@ -78,10 +78,10 @@ def find_preference(source: Source, columns: Columns, notes: list[str]) -> Prefe
     values = _values(source, column)
     numbers = [value for value in values if isinstance(value, float)]
     if "preference" not in names or (numbers and len(numbers) == len(values) and _is_signed(columns, column, numbers)):
-        if numbers and min(numbers) > 0 and "preference_strength" not in columns.named:
+        if numbers and min(numbers) >= 0 < max(numbers) and "preference_strength" not in columns.named:
             raise DataError(
-                f"{source.name}: all numbers in column {column!r} are above 0, from {min(numbers):g} to {max(numbers):g}: by "
-                f"their sign {second!r} would always be better",
+                f"{source.name}: no number in column {column!r} is below 0, they go from {min(numbers):g} to {max(numbers):g}: "
+                f"by their sign {first!r} would never be better",
                 f"If it is so, say --columns preference_strength={column}. If the numbers are a scale, subtract its middle; if "
                 "they are the size of the preference, name the column that says which response is better (preference=COLUMN).",
             )
@@ -90,7 +90,10 @@ def find_preference(source: Source, columns: Columns, notes: list[str]) -> Prefe
     labels = _labels(columns, numbers)
     unknown = [value for value in values if value not in labels and value not in _TIES]
     told = [value for value in values if value not in unknown and value not in _TIES]
-    if unknown and (not told or (numbers and min(numbers) < 0)):
+    # 0 and 1 beside `response_1` and `response_2` are counted from another number, as long as no 2 is there
+    by_number = {float(label) for label in columns.labels if label.isdecimal()}
+    shifted = bool(by_number - {*numbers}) and any(isinstance(value, float) for value in unknown)
+    if unknown and (not told or shifted or (numbers and min(numbers) < 0)):
         shown = ", ".join(f"{value:g}" if isinstance(value, float) else repr(value) for value in unknown[:5])
         raise DataError(
             f"{source.name}: it is not clear whether {shown} in column {column!r} mean {first!r}, {second!r} or a tie",

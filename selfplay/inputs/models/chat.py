@@ -14,7 +14,7 @@ from typing import Any
 from selfplay.config.named_files import NO_TEMPLATE, is_template_file
 from selfplay.core.errors import ConfigError, DataError, ModelError
 from selfplay.core.records import Message
-from selfplay.inputs.models.chat_template import ChatTemplate, check_kwargs
+from selfplay.inputs.models.chat_template import NAMED_HINT, ChatTemplate, check_kwargs, without_default
 from selfplay.inputs.models.control_text import ControlText
 from selfplay.inputs.models.encoding import encode
 from selfplay.inputs.models.thinking import Thinking
@@ -143,9 +143,13 @@ class ChatRenderer:
         try:
             template: str = self._tokenizer.get_chat_template(chat_template)
         except ValueError as error:
+            own = self._tokenizer.chat_template
+            named = sorted(own) if isinstance(own, dict) else []
             raise ConfigError(
-                f"the tokenizer of {self._tokenizer.name_or_path} has no chat template",
-                "For a base model set chat_template: none; otherwise give a Jinja file as chat_template.",
+                f"the tokenizer of {self._tokenizer.name_or_path} {without_default(named)}",
+                NAMED_HINT
+                if named
+                else "For a base model set chat_template: none; otherwise give a Jinja file as chat_template.",
             ) from error
         return template
 

@@ -32,6 +32,17 @@ _SET_HERE = {
 }
 
 
+NAMED_HINT = (
+    "Write one of them into a Jinja file (in Python they are AutoTokenizer.from_pretrained(FOLDER).chat_template) and give "
+    "that as chat_template."
+)
+
+
+def without_default(names: Sequence[str]) -> str:
+    """What is said of a tokenizer that has no chat template, or only such with these names, of which none is the default."""
+    return f"has the chat templates {', '.join(names)} and no default one" if names else "has no chat template"
+
+
 class TemplateFailure(DataError):
     """The template itself is at fault (invalid Jinja, an error while it runs, no end), whatever the messages are."""
 

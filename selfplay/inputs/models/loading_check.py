@@ -28,16 +28,22 @@ class Loaded:
 def check_policy_loads(folder: Path, *, trust_remote_code: bool = False) -> Loaded:
     """The policy in `folder`, as the trainer loads it. Raises ModelError if weights are missing or of another
     shape, or if the tensors that training writes have no counterpart among those of the folder, which the engine reads."""
-    from transformers import AutoModelForCausalLM
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-    loaded = _without_weights(AutoModelForCausalLM, folder, "policy", trust_remote_code)
+    loaded = check_language_model_loads(folder, "policy", trust_remote_code=trust_remote_code)
     model = loaded.model
     # as save_pretrained names and cuts them
     saved = revert_weight_conversion(model, remove_tied_weights_from_state_dict(model.state_dict(), model))
     published_names(folder, saved, weight_headers(folder), model.base_model_prefix)
     return loaded
+
+
+def check_language_model_loads(folder: Path, name: str, *, trust_remote_code: bool = False) -> Loaded:
+    """A model that gives log-probs and is not trained. Raises ModelError if weights are missing or of another shape."""
+    from transformers import AutoModelForCausalLM
+
+    return _without_weights(AutoModelForCausalLM, folder, name, trust_remote_code)
 
 
 def check_reward_model_loads(folder: Path, *, trust_remote_code: bool = False) -> Loaded:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import ModelError
+from selfplay.inputs.models.chat_template import NAMED_HINT, without_default
 from selfplay.inputs.models.files import TensorHeader, read_json, weight_headers
 from selfplay.inputs.models.sizes import load_config, position_limit, vocab_size
 
@@ -68,11 +69,13 @@ def check_policy(folder: str | Path, *, chat_template_needed: bool = True) -> Po
         )
     tensors = weight_headers(folder)
     _check_tokenizer(folder)
-    has_template = has_chat_template(folder)
+    has_template, named = _chat_templates(folder)
     if chat_template_needed and not has_template:
         raise ModelError(
-            f"the tokenizer in {folder} has no chat template",
-            "For a base model set policy.chat_template: none; otherwise give a Jinja file as policy.chat_template.",
+            f"the tokenizer in {folder} {without_default(named)}",
+            NAMED_HINT
+            if named
+            else "For a base model set policy.chat_template: none; otherwise give a Jinja file as policy.chat_template.",
         )
     loaded = load_config(folder)
     heads = [name for name in tensors if name.endswith("lm_head.weight")]
@@ -118,9 +121,10 @@ def check_reward_model(folder: str | Path, *, trust_remote_code: bool = False) -
             "Use a reward model with num_labels = 1, or wrap this one in a reward function.",
         )
     _check_tokenizer(folder)
-    if not has_chat_template(folder):
+    has_template, named = _chat_templates(folder)
+    if not has_template:
         raise ModelError(
-            f"the tokenizer of the reward model in {folder} has no chat template",
+            f"the tokenizer of the reward model in {folder} {without_default(named)}",
             "Add the chat_template.jinja that the model was trained with, or wrap the model in a reward function.",
         )
     return RewardModelInfo(
@@ -153,13 +157,16 @@ def generation_eos_ids(folder: str | Path) -> tuple[int, ...]:
     return ()
 
 
-def has_chat_template(folder: str | Path) -> bool:
-    """Whether the tokenizer's files carry a chat template (chat_template.jinja, or in tokenizer_config.json)."""
-    folder = Path(folder)
-    if (folder / "chat_template.jinja").is_file():
-        return True
+def _chat_templates(folder: Path) -> tuple[bool, list[str]]:
+    """Whether the tokenizer's files carry a chat template that is used unless another one is named (chat_template.jinja, or in
+    tokenizer_config.json); if not, the names of those that they carry."""
     path = folder / "tokenizer_config.json"
-    return path.is_file() and bool(read_json(path).get("chat_template"))
+    own = read_json(path).get("chat_template") if path.is_file() else None
+    if (folder / "chat_template.jinja").is_file() or (own and isinstance(own, str)):
+        return True, []
+    listed = [str(entry.get("name")) if isinstance(entry, dict) else str(entry) for entry in own or ()]
+    names = sorted({*listed, *(file.stem for file in (folder / "additional_chat_templates").glob("*.jinja"))})
+    return "default" in names, names
 
 
 def _existing(folder: str | Path) -> Path:

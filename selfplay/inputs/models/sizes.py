@@ -33,6 +33,7 @@ _COUNT_FROM_PADDING = {
 }
 # Kinds of layers, as transformers calls them, that keep a state instead of the keys and values of all tokens, or beside them.
 _RECURRENT = {"linear_attention", "hybrid", "hybrid_sliding", "conv", "mamba", "recurrent"}
+_ONE_MORE_IN_WINDOW = {"cohere2", "cohere2_moe"}
 # Larger numbers stand for "no limit" (tokenizers write 1e30).
 _NO_LIMIT = 10**9
 
@@ -121,6 +122,17 @@ def has_stray_kv_heads(config: Any) -> bool:
         and not hasattr(kind, "num_key_value_heads")
         and "num_key_value_heads" not in kind.attribute_map
     )
+
+
+def engine_overrides(config: Any) -> dict[str, Any]:
+    """The settings of a transformers config that vLLM must be given otherwise, so that it computes what transformers does. A
+    token of Cohere 2 sees `sliding_window` tokens in transformers, and one more in vLLM (models/commandr.py there)."""
+    found: dict[str, Any] = {}
+    if has_stray_kv_heads(config):
+        found["num_key_value_heads"] = config.num_attention_heads
+    if config.model_type in _ONE_MORE_IN_WINDOW and config.sliding_window:
+        found["sliding_window"] = config.sliding_window - 1
+    return found
 
 
 def has_recurrent_layers(config: Any) -> bool:

@@ -1,6 +1,6 @@
-"""Which files of a folder are which split, where its dataset card (README.md) says so, as `datasets` reads it.
+"""Which files of a folder are which split, where its dataset card says so, as `datasets` reads it.
 
-The front matter of a card may list configs (subsets), each with the files of its splits:
+A card may list configs (subsets), each with the files of its splits:
 
     configs:
     - config_name: default
@@ -18,23 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selfplay.config.strict_yaml import parse
-from selfplay.core.errors import ConfigError, DataError
+from selfplay.core.errors import DataError
+from selfplay.inputs.rows.card import NAME_A_FILE, card_entry
 from selfplay.inputs.rows.file_names import file_format
-from selfplay.store.layout import COMMIT as MANIFEST
 
-CARD = "README.md"
-_MAX_CARD = 1 << 20  # bytes that are looked through for configs
-_NAME_A_FILE = "Name one of its data files in place of the folder."
 # The other keys of a config say how its files are to be parsed.
 _KEYS = frozenset(("config_name", "data_files", "data_dir", "default", "description", "version", "drop_labels"))
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredFiles:
-    """What a card says of one config. `splits`: the patterns of each split's files below `folder`; None where the files' own
-    names say their splits."""
+    """What a card says of one config (`name`). `splits`: the patterns of each split's files below `folder`; None where the files'
+    own names say their splits."""
 
+    card: Path
+    name: str
     folder: Path
     splits: Mapping[str, tuple[str, ...]] | None
 
@@ -43,11 +41,9 @@ class DeclaredFiles:
         one that leads out of the folder."""
         found: dict[Path, None] = {}
         for pattern in (self.splits or {})[split]:
-            matched = _glob(self.folder, pattern)
+            matched = _glob(self.card, self.folder, pattern)
             if not matched:
-                raise _error(
-                    self.folder, f"names {pattern!r} for the split {split}, where no data file is", _NAME_A_FILE
-                )
+                raise _error(self.card, f"names {pattern!r} for the split {split}, where no data file is")
             found |= dict.fromkeys(matched)
         return list(found)
 
@@ -55,7 +51,7 @@ class DeclaredFiles:
 def declared_files(folder: Path, subset: str | None) -> DeclaredFiles | None:
     """What the card of a folder says of a subset (None: of its only one, or of its default). None for a folder without a card
     that names configs. Raises DataError for a subset that is not there, and for a card that cannot be followed."""
-    configs = _configs(folder)
+    card, configs = _configs(folder)
     if not configs:
         return None
     names = list(configs)
@@ -71,59 +67,29 @@ def declared_files(folder: Path, subset: str | None) -> DeclaredFiles | None:
     config = configs[subset]
     if unknown := sorted({*config} - _KEYS):
         said = f"gives the setting {unknown[0]!r} for {subset}, which is not followed"
-        raise _error(folder, said, _NAME_A_FILE)
+        raise _error(card, said)
     data_dir = config.get("data_dir")
     if data_dir is not None:
-        _check_inside(folder, data_dir)
+        _check_inside(card, data_dir)
     place = folder / (data_dir or "")
     if not place.is_dir():
-        raise _error(folder, f"names the folder {data_dir!r}, which is not there", _NAME_A_FILE)
-    return DeclaredFiles(place, _splits(folder, config.get("data_files")))
+        raise _error(card, f"names the folder {data_dir!r}, which is not there")
+    return DeclaredFiles(card, subset, place, _splits(card, config.get("data_files")))
 
 
-def _configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """The configs of a card by name; empty where there is no card, or none in it."""
-    card = folder / CARD
-    # what has a manifest was written by selfplay, and is read by its folders
-    if not card.is_file() or (folder / MANIFEST).exists():
-        return {}
-    with card.open("rb") as file:
-        lines = file.read(_MAX_CARD).decode("utf-8-sig", errors="replace").splitlines()
-    block = _block(lines)
-    if block is None:
-        return {}
-    try:
-        entries = parse(block, str(card))["configs"]
-    except ConfigError as error:
-        raise DataError(
-            error.message, f"Its `configs` say which files are which split. Fix them. {_NAME_A_FILE}"
-        ) from None
+def _configs(folder: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The card that names configs, and these by name; empty where there is no card, or none in it."""
+    card, entries = card_entry(folder, "configs")
     if not entries:
-        return {}
+        return card, {}
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and isinstance(entry.get("config_name"), str) for entry in entries
     ):
-        raise _error(folder, "has configs that are no list of objects with a config_name")
-    return {entry["config_name"]: entry for entry in entries}
+        raise _error(card, "has configs that are no list of objects with a config_name")
+    return card, {entry["config_name"]: entry for entry in entries}
 
 
-def _block(lines: list[str]) -> str | None:
-    """The key `configs` of a card's front matter, behind as many empty lines as stand before it. The rest (features, sizes) is
-    not parsed."""
-    if not lines or lines[0].rstrip() != "---":
-        return None
-    block: list[str] = []
-    for number, line in enumerate(lines[1:], 1):
-        if (block and line[:1] not in (" ", "-", "#", "")) or line.rstrip() == "---":
-            break
-        if line.startswith("configs:"):
-            block = [""] * number
-        if block:
-            block.append(line)
-    return "\n".join(block) or None
-
-
-def _splits(folder: Path, data_files: Any) -> dict[str, tuple[str, ...]] | None:
+def _splits(card: Path, data_files: Any) -> dict[str, tuple[str, ...]] | None:
     if data_files is None:
         return None
     entries = data_files if isinstance(data_files, list) else [data_files]
@@ -134,21 +100,19 @@ def _splits(folder: Path, data_files: Any) -> dict[str, tuple[str, ...]] | None:
         split, path = (entry.get("split"), entry.get("path")) if isinstance(entry, dict) else (None, None)
         patterns: list[Any] = path if isinstance(path, list) else [path]
         if not isinstance(split, str) or split in found or not all(isinstance(pattern, str) for pattern in patterns):
-            raise _error(
-                folder, "has data_files that are neither paths nor a list of different splits with their paths"
-            )
+            raise _error(card, "has data_files that are neither paths nor a list of different splits with their paths")
         found[split] = tuple(patterns)
     return found
 
 
-def _glob(folder: Path, pattern: str) -> list[Path]:
+def _glob(card: Path, folder: Path, pattern: str) -> list[Path]:
     """The data files below a folder that a pattern matches, sorted. `**` matches folders, and at the end files too."""
-    _check_inside(folder, pattern)
+    _check_inside(card, pattern)
     parts = PurePosixPath(pattern).parts
     try:
         matches = sorted(folder.glob("/".join((*parts, "*") if parts[-1:] == ("**",) else parts)))
     except (ValueError, NotImplementedError, IndexError) as error:
-        raise _error(folder, f"has the pattern {pattern!r}: {error}") from None
+        raise _error(card, f"has the pattern {pattern!r}: {error}") from None
     return [
         path
         for path in matches
@@ -158,13 +122,11 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
     ]
 
 
-def _check_inside(folder: Path, path: Any) -> None:
+def _check_inside(card: Path, path: Any) -> None:
     parts = PurePosixPath(path).parts if isinstance(path, str) else ("..",)
     if ".." in parts or "://" in str(path) or "::" in str(path) or parts[:1] == ("/",):
-        raise _error(
-            folder, f"names {path!r}: only files of its own folder are read", "Copy the files into the folder."
-        )
+        raise _error(card, f"names {path!r}: only files of its own folder are read", "Copy the files into the folder.")
 
 
-def _error(folder: Path, said: str, hint: str = _NAME_A_FILE) -> DataError:
-    return DataError(f"the dataset card {folder / CARD} {said}", hint)
+def _error(card: Path, said: str, hint: str = NAME_A_FILE) -> DataError:
+    return DataError(f"the dataset card {card} {said}", hint)

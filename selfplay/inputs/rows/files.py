@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import DataError
 from selfplay.core.json_text import parse_json
 from selfplay.inputs.rows.card_configs import declared_files
+from selfplay.inputs.rows.card_labels import declared_labels
 from selfplay.inputs.rows.file_names import COMPRESSIONS, file_format, split_of_name
 from selfplay.store.layout import COMMIT as MANIFEST
 
@@ -48,7 +50,7 @@ def source_files(path: Path, split: str | None, subset: str | None = None) -> li
     if files is not None:
         return files
     if subset is not None:
-        raise DataError(f"{path} is local: it has no subset, since no README.md names any", "Remove the setting.")
+        raise DataError(f"{path} is local: it has no subset, since no dataset card names any", "Remove the setting.")
     if path.is_file():
         if split is not None:
             raise DataError(f"split {split!r} is given, but {path} is a file and has no splits", "Remove split.")
@@ -67,6 +69,14 @@ def source_files(path: Path, split: str | None, subset: str | None = None) -> li
             raise DataError(f"split {split!r} is given, but {path} holds one dataset without splits", "Remove split.")
         return _saved_files(path)
     return _folder_files(path, split)
+
+
+def source_labels(path: Path, subset: str | None = None) -> Mapping[str, Any]:
+    """The labels that the card of a folder names, see `declared_labels`; none for a file and a save_to_disk folder."""
+    if not path.is_dir() or any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return {}
+    declared = declared_files(path, subset)
+    return declared_labels(path, declared.name if declared is not None else subset)
 
 
 def _declared(folder: Path, split: str | None, subset: str | None) -> list[Path] | None:

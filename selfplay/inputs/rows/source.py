@@ -10,9 +10,10 @@ import codecs
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ import pyarrow.parquet as pq
 
 from selfplay.core.errors import DataError
 from selfplay.core.json_text import parse_json
-from selfplay.inputs.rows.class_labels import schema_with_names, with_names
+from selfplay.inputs.rows.class_labels import row_with_names, schema_with_names, with_names
 from selfplay.inputs.rows.file_names import COMPRESSIONS, file_format
-from selfplay.inputs.rows.files import WHAT_IS_READ, file_digest, local_path, source_files
+from selfplay.inputs.rows.files import WHAT_IS_READ, file_digest, local_path, source_files, source_labels
 from selfplay.inputs.rows.unfolded import MAX_DOCUMENT, MAX_LINE, UNFOLDS, Unfolded, bounded_lines
 from selfplay.store.unfolding import MemoryBudget, UnfoldingError
 
@@ -47,12 +48,13 @@ class SourceRow:
 @dataclass(frozen=True, slots=True)
 class Source:
     """An opened source: its data files in reading order or, without files, a Hub dataset and the names it was opened
-    with (`hub_key`). `name` is what messages call it."""
+    with (`hub_key`). `name` is what messages call it, `labels` what the folder's card says of columns with labels."""
 
     name: str
     files: Sequence[Path]
     hub: Any = None
     hub_key: str = ""
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_arrow(self) -> bool:
@@ -68,7 +70,8 @@ class Source:
             return
         for path in self.files:
             with _readable(path):
-                yield from _read_file(path)
+                for row in _read_file(path):
+                    yield replace(row, values=row_with_names(row.values, self.labels)) if self.labels else row
 
     def headers(self) -> list[str] | None:
         """The names of the columns of CSV and TSV files; None for other formats. Raises DataError for two of one name."""
@@ -84,7 +87,7 @@ class Source:
         """The Arrow schema of every file (of a Hub dataset: the one); None where `is_arrow` is false. Raises DataError for two
         columns of one name."""
         if self.hub is not None:
-            return [schema_with_names(self.hub.data.table.schema)]
+            return [schema_with_names(self.hub.data.table.schema, self.labels)]
         if not self.is_arrow:
             return None
         found = []
@@ -92,7 +95,7 @@ class Source:
             with _readable(path), _arrow_file(path) as (file, _):
                 schema = file.schema_arrow if isinstance(file, pq.ParquetFile) else file.schema
             _refuse_repeated_names(path.name, schema.names)
-            found.append(schema_with_names(schema))
+            found.append(schema_with_names(schema, self.labels))
         return found
 
     def tables(
@@ -104,24 +107,25 @@ class Source:
         if self.hub is not None:
             dataset, first = self.hub if names is None else self.hub.select_columns(names), 1
             for table in dataset.with_format("arrow").iter(batch_size=batch_size or 100_000):
-                yield self.name, first, with_names(table)
+                yield self.name, first, with_names(table, self.labels)
                 first += table.num_rows
         for path in self.files:
             first = 1
             with _readable(path), _arrow_file(path) as (file, content):
                 budget = MemoryBudget([path])
                 for table in _tables(file, content, names, batch_size, budget):
-                    yield path.name, first, with_names(table)
+                    yield path.name, first, with_names(table, self.labels)
                     first += table.num_rows
 
     def digest(self) -> str:
         """sha256 (hex) that changes when the content does: of a file's bytes, of a folder's data files with their
-        names, of a Hub dataset's fingerprint (its builder, revision and files, as `datasets` tracks them)."""
+        names and the labels of its card, of a Hub dataset's fingerprint (its builder, revision and files, as `datasets`
+        tracks them)."""
         if self.hub is not None:
             return hashlib.sha256(f"{self.hub_key} {self.hub._fingerprint}".encode()).hexdigest()
-        if len(self.files) == 1 and self.files[0].suffix != ".arrow":
+        if len(self.files) == 1 and self.files[0].suffix != ".arrow" and not self.labels:
             return file_digest(self.files[0])
-        total = hashlib.sha256()
+        total = hashlib.sha256(json.dumps(self.labels, sort_keys=True).encode() if self.labels else b"")
         for file in self.files:
             total.update(f"{file.name} {file_digest(file)}\n".encode())
         return total.hexdigest()
@@ -146,7 +150,7 @@ def open_source(
         return Source(f"{source}:{split}", (), _load_hub(source, split, subset, revision), f"{source} {subset} {split}")
     if revision is not None:
         raise DataError(f"{path} is local: it has no revision", "Remove the setting.")
-    return Source(str(path), source_files(path, split, subset))
+    return Source(str(path), source_files(path, split, subset), labels=source_labels(path, subset))
 
 
 def source_digest(

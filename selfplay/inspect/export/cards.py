@@ -4,6 +4,7 @@ trained from and on. Nothing in them names the machine (config/anonymize.py)."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ class Facts:
     """What the cards say of a run. `settings` are neutral (config/anonymize.py), `pins` the digests of what the settings name;
     `rounds` are the numbers of each round; `splits` maps a round to its number of pairs by split; `base_model` is the policy's
     hub name, or the name of its folder; `dataset` the name under which the dataset is found. `from_dataset`: `selfplay select`
-    made the pairs from a dataset. `identities` maps a round to the description of its config (see `content_identity`)."""
+    made the pairs from a dataset. `identities` maps a round to the description of its config (see `content_identity`). `notes`
+    are what a user of the dataset has to know."""
 
     name: str
     dataset: str
@@ -38,6 +40,7 @@ class Facts:
     identities: dict[int, str]
     policies: dict[int, str]
     from_dataset: bool = False
+    notes: Sequence[str] = ()
 
 
 def config_name(round_number: int) -> str:
@@ -100,6 +103,7 @@ def dataset_card(facts: Facts) -> str:
             "## Reading it\n",
             f'    datasets.load_dataset("{facts.dataset}", "{newest}", split="kept")\n',
             "`prompt`, `chosen` and `rejected` are lists of messages, as TRL takes them.\n",
+            *(f"{escape_markdown(note)}\n" for note in facts.notes),
             "## How it was made\n",
             _how(facts),
             f"To make it again: `selfplay {_command(facts)}`, with models, prompts and functions in the places that it names. "

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from selfplay.config.anonymize import neutral, neutral_place
 from selfplay.config.load import looks_like_path
 from selfplay.core.commands import shell_command
@@ -21,6 +23,7 @@ from selfplay.core.errors import ConfigError
 from selfplay.core.outcomes import TrainOutcome
 from selfplay.inspect.documents.rounds import round_summaries
 from selfplay.inspect.export import cards
+from selfplay.inspect.export.control_text import ControlTextCount
 from selfplay.inspect.export.other_trainers import FORMATS, write_format
 from selfplay.inspect.export.tables import exported_schema, pairs
 from selfplay.inspect.reading import SCHEMA_VERSION, require_round, settings_for_others
@@ -127,13 +130,16 @@ def _write(store: Store, wanted: Wanted, rounds: list[int], root: Path, dataset:
     if wanted.format is not None:
         counts, notes = write_format(writer, store, rounds, wanted.format)
     else:
+        typed = ControlTextCount()
         for number in rounds:
             counts[number] = {
-                name: _write_split(writer, store, number, name, kept=name == "kept") for name in ("kept", "dropped")
+                name: _write_split(writer, store, number, name, typed.of(pairs(store, number, kept=name == "kept")))
+                for name in ("kept", "dropped")
             }
         policies, notes = _policies(store, wanted.policies)
+        notes += typed.notes()
         identities = {number: cards.content_identity(writer, cards.config_name(number)) for number in rounds}
-        facts = _facts(store, root, dataset, counts, identities, policies)
+        facts = replace(_facts(store, root, dataset, counts, identities, policies), notes=typed.notes())
         for number, digest in policies.items():
             _write_policy(writer, store, facts, number, digest)
         writer.add(cards.RECIPE, cards.recipe(facts).encode())
@@ -161,10 +167,9 @@ def _check_target(store: Store, root: Path) -> None:
         raise ConfigError(f"{root} exists and is not an export of this run", "Give another folder, or remove this one.")
 
 
-def _write_split(writer: ResultWriter, store: Store, number: int, name: str, *, kept: bool) -> int:
+def _write_split(writer: ResultWriter, store: Store, number: int, name: str, tables: Iterator[pa.Table]) -> int:
     """One split of a round; returns its rows. A split without rows has no file: `load_dataset` fails on those."""
     rows = 0
-    tables = pairs(store, number, kept=kept)
     for part, first in enumerate(tables):
         file = itertools.chain([first], itertools.islice(tables, _BATCHES_IN_FILE - 1))
         path = f"{cards.config_name(number)}/{name}/{part_name(part)}"

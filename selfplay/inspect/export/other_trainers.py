@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from selfplay.core.errors import ConfigError
 from selfplay.inspect.export import formats
 from selfplay.inspect.export.cards import config_name
+from selfplay.inspect.export.control_text import ControlTextCount
 from selfplay.inspect.export.tables import pairs
 from selfplay.store.result_folder import ResultWriter
 from selfplay.store.run import Store
@@ -21,13 +22,13 @@ def write_format(
     """`round_NNN.jsonl` of each round, best pair first, and `axolotl.yaml` or `dataset_info.json`. Returns the pairs by round
     and notes for the user. Raises ConfigError when no pair was kept."""
     counts: dict[int, dict[str, int]] = {}
-    skipped = 0
+    skipped, typed = 0, ControlTextCount()
     for number in rounds:
         rows = 0
 
         def lines(number: int = number) -> Iterator[bytes]:
             nonlocal rows, skipped
-            for table in pairs(store, number, kept=True):
+            for table in typed.of(pairs(store, number, kept=True)):
                 rows += table.num_rows
                 skipped += formats.num_not_alternating(table)
                 yield b"".join(formats.plain_lines(table) if kind == "jsonl" else formats.lines(table))
@@ -41,7 +42,7 @@ def write_format(
         writer.add("axolotl.yaml", formats.axolotl(*(f"{name}.jsonl" for name in names)))
     if kind == "llama-factory":
         writer.add("dataset_info.json", formats.dataset_info({name: f"{name}.jsonl" for name in names}))
-    notes = []
+    notes = typed.notes()
     if kind == "llama-factory" and skipped:
         notes.append(f"{skipped} pairs have prompts that are not user and assistant in turn: LLaMA-Factory skips those")
     return counts, notes

@@ -36,6 +36,9 @@ from selfplay.store.lazy_table import RowReader
 from selfplay.store.shard_feed import ShardFeed
 from selfplay.store.writer import StageWriter
 
+# A standard deviation below this part of the mean may be rounding: float32 numbers are 2**-24 of their size apart, or more.
+_ROUNDING = 2.0**-22
+
 
 def scored_columns(context: StageContext) -> list[str]:
     """The columns of responses that a scorer's items are made from, their prompt's aside."""
@@ -219,6 +222,12 @@ def _say_what_has_no_spread(context: StageContext, statistics: Mapping[str, Spre
             f"reward.parts.{name} gave all {count} responses the same reward, or gave no rewards. Its z-scores are 0, so it "
             "has no effect"
         )
+    for name, over in sorted(statistics.items()):
+        if 0 < over.std < _ROUNDING * abs(over.mean):
+            context.reporter.say(
+                f"reward.parts.{name} differs between the responses by less than float32 numbers can say: {over.mean:g} with a "
+                f"standard deviation of {over.std:.1g}. Its z-scores make rounding count as much as other parts"
+            )
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

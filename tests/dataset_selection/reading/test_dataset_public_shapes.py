@@ -213,10 +213,24 @@ def test_numbers_that_are_no_sign_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it is not clear whether -1 "):
         read(tmp_path, rows)
     rows = [{"prompt": "q", "response_1": "x", "response_2": "y", "preference_strength": value} for value in (1, 8)]
-    with pytest.raises(DataError, match="all numbers in column 'preference_strength' are above 0, from 1 to 8"):
+    with pytest.raises(DataError, match="no number in column 'preference_strength' is below 0, they go from 1 to 8"):
         read(tmp_path, rows)
+    with pytest.raises(DataError, match="below 0, they go from 0 to 1"):
+        read(tmp_path, [{**row, "preference_strength": value} for row, value in zip(rows, (0, 1), strict=True)])
     pairs = read(tmp_path, rows, columns={"preference_strength": "preference_strength"}).pairs
     assert pairs is not None and pairs["explicit_margin"].to_pylist() == [1, 8]
+
+
+@pytest.mark.parametrize(
+    "labels, values", [((1, 2), (0, 1)), ((0, 1), (1, 2)), ((0, 1), ("1", "2")), ((0, 1), (1, 2, 3))]
+)
+def test_numbers_that_are_counted_from_another_number_are_refused(
+    tmp_path: Path, labels: tuple[int, int], values: tuple[object, ...]
+) -> None:
+    responses = {f"response_{label}": f"r{label}" for label in labels}
+    rows = [{"prompt": "q", **responses, "preference": value} for value in values]
+    with pytest.raises(DataError, match="it is not clear whether"):
+        read(tmp_path, rows)
 
 
 def test_more_than_two_responses_are_no_choice(tmp_path: Path) -> None:
@@ -389,3 +403,12 @@ def test_files_that_are_not_there_and_files_that_are_there_twice(tmp_path: Path)
         file.write(line)
     with pytest.raises(DataError, match=r"holds train-00003-of-00005.jsonl several times, packed and unpacked"):
         read_dataset(str(tmp_path))
+
+
+def test_steps_of_one_answer_are_no_answers(tmp_path: Path) -> None:
+    """TRL's form for process rewards has the names of several answers."""
+    rows = [{"prompt": "q", "completions": ["step 1", "step 2"], "labels": [True, False]}]
+    with pytest.raises(DataError, match="or the steps of one answer"):
+        read(tmp_path, rows)
+    responses = read(tmp_path, rows, columns={"rewards": "labels"}).responses
+    assert responses is not None and responses["reward"].to_pylist() == [1, 0]

@@ -61,6 +61,9 @@ def test_base_models_take_one_user_message_only():
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="has no chat template"):
         ChatRenderer(tokenizer)
+    tokenizer.chat_template = {"rag": "{{ messages }}", "tool_use": "{{ messages }}"}
+    with pytest.raises(ConfigError, match="has the chat templates rag, tool_use and no default one"):
+        ChatRenderer(tokenizer)
     renderer = ChatRenderer(tokenizer, "none")
     with pytest.raises(DataError, match="takes one user message a prompt, this one has the roles system, user"):
         renderer.prompt([{"role": "system", "content": "s"}, *USER])

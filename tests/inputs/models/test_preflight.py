@@ -90,6 +90,13 @@ def no_template(folder):
     edit_json(folder / "tokenizer_config.json", chat_template=...)
 
 
+def named_templates(folder):
+    no_template(folder)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
+    edit_json(folder / "tokenizer_config.json", chat_template=[{"name": "tool_use", "template": "{{ messages }}"}])
+
+
 def test_policies_that_are_refused(folder):
     cases = {
         "no such model folder": lambda f: shutil.rmtree(f),
@@ -105,6 +112,7 @@ def test_policies_that_are_refused(folder):
         "is truncated or no safetensors file": lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 20),
         "has no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
         "has no chat template": no_template,
+        "has the chat templates rag, tool_use and no default one": named_templates,
     }
     for message, spoil in cases.items():
         broken = folder / "broken"
@@ -123,6 +131,12 @@ def test_a_base_model_needs_no_template(folder):
     assert not check_policy(folder / "policy", chat_template_needed=False).has_chat_template
 
 
+def test_one_of_several_templates_may_be_the_default(folder):
+    named_templates(folder / "policy")
+    (folder / "policy" / "additional_chat_templates" / "rag.jinja").rename(folder / "policy" / "chat_template.jinja")
+    assert check_policy(folder / "policy").has_chat_template
+
+
 def test_reward_models_that_are_refused(folder):
     import torch
 
@@ -135,6 +149,7 @@ def test_reward_models_that_are_refused(folder):
             f / "config.json", architectures=["LlamaForCausalLM"]
         ),
         "has no chat template": no_template,
+        "has the chat templates rag, tool_use and no default one": named_templates,
     }
     for message, spoil in cases.items():
         broken = folder / "broken"

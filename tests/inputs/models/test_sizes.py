@@ -19,6 +19,7 @@ from transformers import (
 
 from selfplay.core.errors import ModelError
 from selfplay.inputs.models.sizes import (
+    engine_overrides,
     has_recurrent_layers,
     has_stray_kv_heads,
     load_config,
@@ -112,7 +113,14 @@ def test_a_config_that_is_no_json(tmp_path):
     ],
 )
 def test_a_number_of_heads_that_the_model_does_not_read(kind, settings, stray):
-    assert has_stray_kv_heads(CONFIG_MAPPING[kind](**settings)) is stray
+    config = CONFIG_MAPPING[kind](**settings)
+    assert has_stray_kv_heads(config) is stray
+    assert engine_overrides(config) == ({"num_key_value_heads": config.num_attention_heads} if stray else {})
+
+
+def test_a_window_that_the_engine_counts_otherwise():
+    assert engine_overrides(CONFIG_MAPPING["cohere2"](sliding_window=32)) == {"sliding_window": 31}
+    assert engine_overrides(CONFIG_MAPPING["mistral"](sliding_window=32)) == {}
 
 
 @pytest.mark.parametrize(

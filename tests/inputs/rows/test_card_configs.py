@@ -97,3 +97,11 @@ def test_links_to_folders_above_end(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).symlink_to(tmp_path)
     assert read(tmp_path, one("'**/a.jsonl'"))[0] == "data/a.jsonl"
+
+
+def test_the_yaml_file_beside_the_card_comes_first(tmp_path: Path) -> None:
+    (tmp_path / ".huggingface.yaml").write_text("configs:\n- config_name: default\n  data_files: data/b.jsonl\n")
+    assert read(tmp_path, one("data/a.jsonl")) == ["data/b.jsonl"]
+    (tmp_path / ".huggingface.yaml").write_text("configs:\n- config_name: default\n  data_files: '{a,b}.jsonl'\n")
+    with pytest.raises(DataError, match=r"\.huggingface\.yaml names '\{a,b\}\.jsonl' for the split train"):
+        read(tmp_path, one("data/a.jsonl"))

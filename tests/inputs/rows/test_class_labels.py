@@ -45,7 +45,7 @@ def test_labels_at_any_depth_in_every_way_of_reading(tmp_path: Path) -> None:
         "list": [[0, 1], None, []],
         "objects": [[{"k": 1, "t": "u"}], [], None],
         "object": pa.array([{"k": [0]}, None, {"k": None}], pa.struct([("k", pa.large_list(pa.int64()))])),
-        "text": ["1", "2", "3"],
+        "text": ["1", "2", "z"],
     }
     of_list = {"feature": LABEL, "_type": "List"}
     features = {
@@ -55,9 +55,9 @@ def test_labels_at_any_depth_in_every_way_of_reading(tmp_path: Path) -> None:
     source = open_source(labelled(tmp_path / "a.parquet", columns, features))
     rows = [row.values for row in source.rows()]
     assert rows == [
-        {"one": "y", "list": ["x", "y"], "objects": [{"k": "y", "t": "u"}], "object": {"k": ["x"]}, "text": "1"},
-        {"one": None, "list": None, "objects": [], "object": None, "text": "2"},
-        {"one": None, "list": [], "objects": None, "object": {"k": None}, "text": "3"},
+        {"one": "y", "list": ["x", "y"], "objects": [{"k": "y", "t": "u"}], "object": {"k": ["x"]}, "text": "y"},
+        {"one": None, "list": None, "objects": [], "object": None, "text": None},
+        {"one": None, "list": [], "objects": None, "object": {"k": None}, "text": "z"},
     ]
     assert [next(source.tables())[2].schema] == source.schemas()
     assert next(source.tables(["list"]))[2].to_pylist()[0] == {"list": ["x", "y"]}
