@@ -207,7 +207,7 @@ def _open_for_work(run: str | Path) -> Store:
     store = Store.open(run_root(Path(run)))
     if is_selection(store):
         raise ConfigError(
-            f"{run} was made by `selfplay select`: it has no policy to train",
+            f"{run} was written by `selfplay select`: it has no policy to train",
             "An unfinished selection is continued by the same `selfplay select` command.",
         )
     return store

@@ -83,10 +83,10 @@ def _max_length(asked: int | None, *found: int | None) -> int:
     """The longest conversation in tokens: the smallest of what was asked for and what model and tokenizer can take."""
     limits = [limit for limit in found if limit is not None]
     if asked is None and not limits:
-        raise ConfigError("the reward model names no longest input", "Set reward.max_length.")
+        raise ConfigError("the config of the reward model does not give its longest input", "Set reward.max_length.")
     if asked is not None and limits and asked > min(limits):
         raise ConfigError(
-            f"reward.max_length is {asked}, the reward model takes {min(limits)} tokens",
+            f"reward.max_length is {asked}; the reward model takes at most {min(limits)} tokens",
             "Lower it or leave it out: longer conversations are dropped with a reason, never cut.",
         )
     return min(limits) if asked is None else asked

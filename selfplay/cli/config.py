@@ -18,7 +18,7 @@ _Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]..."
 
 
 def show(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A run's directory or a YAML file.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="Directory of a run, or a YAML file.")],
     json_output: Json = False,
 ) -> None:
     """Show all settings of a run or a file, as YAML.

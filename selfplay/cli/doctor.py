@@ -12,7 +12,9 @@ from selfplay.core.terminal import write_document
 
 
 def command(
-    quick: Annotated[bool, typer.Option("--quick", help="Skip the trial import, which takes some seconds.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Skip the test import of the libraries, which takes some seconds.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Check whether this machine can run selfplay.

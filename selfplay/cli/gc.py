@@ -15,7 +15,7 @@ from selfplay.core.terminal import table, write_document
 
 def _renamed(value: int | None) -> None:
     if value is not None:
-        raise typer.BadParameter(f"it is now called --keep-policies; write --keep-policies {value}")
+        raise typer.BadParameter(f"the name of this option is --keep-policies; write --keep-policies {value}")
 
 
 def command(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from selfplay.selection.metrics import Metric
 
 Names = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="These alone; file.py:function for one of your own.")
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Metrics to show; file.py:function for your own. Default: all."),
 ]
 
 

@@ -13,7 +13,7 @@ from selfplay.core.escape import escape_terminal
 from selfplay.core.terminal import write_document
 
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; report.html in the run if not given.")
+    Path | None, typer.Option("--out", metavar="FILE", help="File to write; default: report.html in the run.")
 ]
 Redact = Annotated[bool, typer.Option("--redact", help="Leave out all text of prompts and responses.")]
 

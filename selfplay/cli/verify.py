@@ -14,7 +14,7 @@ from selfplay.core.terminal import note, write_document
 
 def command(
     run: Run,
-    deep: Annotated[bool, typer.Option("--deep", help="Also check the content of every file, and the rows.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also check the sha256 of every file, and the rows.")] = False,
     json_output: Json = False,
 ) -> None:
     """Check a run's files and list all damage.

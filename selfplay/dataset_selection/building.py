@@ -70,8 +70,8 @@ def build(
     if rules.needs_lengths() and lengths is None:
         raise ConfigError(
             "pairs.max_length_gap and pairs.length_penalty need the lengths of the responses in tokens",
-            "Name a column of token counts with --columns num_tokens=COLUMN, or --policy MODEL (its tokenizer counts); or leave "
-            "the rule out.",
+            "Name a column of token counts with --columns num_tokens=COLUMN, or --policy MODEL (its tokenizer counts), or remove "
+            "the rule.",
         )
     texts = ColumnTexts(responses["text"])
     pool = response_pool(

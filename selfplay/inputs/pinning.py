@@ -34,7 +34,7 @@ from selfplay.inputs.user_code.listing import Code, cluster_code, function_code,
 from selfplay.store.durable import sha256_bytes
 
 KEEP_SECRETS_OUT = (
-    "Settings are recorded with the run: take it out. Libraries and your functions read it from the environment."
+    "Remove it: settings are recorded with the run. Libraries and your functions read it from the environment."
 )
 
 

@@ -205,7 +205,7 @@ def _missing(errors: Mapping[str, ConfigError]) -> MissingInputError:
     if len(errors) == 1:
         return MissingInputError(lines[0], next(iter(errors.values())).hint, tuple(errors))
     return MissingInputError(
-        f"{len(errors)} things that the configuration names are not there:\n    " + "\n    ".join(lines),
+        f"{len(errors)} things that the configuration names do not exist:\n    " + "\n    ".join(lines),
         "Correct these settings.",
         tuple(errors),
     )

@@ -88,7 +88,7 @@ def test_it_cannot_be_resumed_or_forked_as_a_run(selected: Path) -> None:
         arguments = [command, str(selected), *(["--from-round", "1"] if command == "fork" else [])]
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 2
-        assert "was made by `selfplay select`" in done.output
+        assert "was written by `selfplay select`" in done.output
 
 
 def test_one_pair_is_shown_with_its_responses(selected: Path) -> None:

@@ -318,4 +318,4 @@ def test_a_base_model_drops_what_it_cannot_write(write_config: WriteConfig, tiny
     store = start(write_config(rounds=1, **sections), tmp_path / "run", Fakes())
     reasons = [reason for reason in store.table(1, "prompts")["drop_reason"].to_pylist() if reason]
     assert len(reasons) == 1
-    assert reasons[0].startswith("template_refused: chat_template: none takes one user message a prompt")
+    assert reasons[0].startswith("template_refused: chat_template: none takes one user message for each prompt")

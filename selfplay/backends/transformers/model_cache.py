@@ -83,7 +83,7 @@ class ModelCache:
         if longest is not None and len(token_ids) > longest:
             raise BackendError(
                 f"{name} has {len(token_ids)} tokens with its prompt; {folder} takes {longest}",
-                "Lower sampling.max_tokens, or the length up to which prompts are admitted.",
+                "Lower sampling.max_tokens or training.max_length.",
             )
         highest = max(token_ids)
         if highest >= self.vocab_size:

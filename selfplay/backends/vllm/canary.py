@@ -98,7 +98,7 @@ def compare(
                 continue
             gaps = _gaps(engine.token_id, taken, trainer, engine.logps)
             if gaps is None or not max(gaps) <= tolerance.tie:
-                apart = "not even among its candidates" if gaps is None else f"{max(gaps):.3g} apart"
+                apart = "not among its candidates" if gaps is None else f"{max(gaps):.3g} apart"
                 misses.append(f"{where}: the engine takes token {engine.token_id}, the trainer {taken} ({apart})")
             else:
                 taken_errors += [errors[taken], errors[engine.token_id]]

@@ -58,7 +58,9 @@ class Preference:
         if key in _TIES:
             raise BadValue(TIE, f"{name} is {str(value)!r}")
         if key not in self.labels:
-            raise BadValue("unknown_preference", f"{name} is {str(value)[:40]!r}, which is none of the two responses")
+            raise BadValue(
+                "unknown_preference", f"{name} is {str(value)[:40]!r}, which names neither of the two responses"
+            )
         return self.labels[key]
 
 

@@ -108,7 +108,7 @@ class ConversationCheck:
                 raise ModelError(
                     f"{self._name}: the tokenizer writes the token id {max(ids)}, but the model has {self._vocab_size} "
                     f"({example.what})",
-                    "The tokenizer belongs to another model: give the model its own.",
+                    "The tokenizer belongs to another model: use the tokenizer of this model.",
                 )
             accepted.append((example, ids))
         return accepted, refused, find_habits()
@@ -124,7 +124,7 @@ class ConversationCheck:
             raise ModelError(
                 f"{self._name}: {len(unknown)} of the {len(ids)} tokens of {content[:_SHOWN]!r} are unknown to the tokenizer "
                 f"({example.what})",
-                "Give the model its own tokenizer, or prompts in a language that it knows.",
+                "Use the model's own tokenizer, or prompts in a language that it knows.",
             )
         if unknown:
             yield (

@@ -55,7 +55,9 @@ class BadRows:
             if count > _SHOWN:
                 found.append(f"bad rows: {count:,} are {reason}")
         if 2 * self.count > num_rows:
-            found.append(f"warning: most rows are bad ({self.count:,} of {num_rows:,}); are the right columns read?")
+            found.append(
+                f"warning: most rows are bad ({self.count:,} of {num_rows:,}); check that the right columns are read"
+            )
         return found
 
 

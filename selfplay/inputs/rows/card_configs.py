@@ -46,7 +46,9 @@ class DeclaredFiles:
             matched = _glob(self.folder, pattern)
             if not matched:
                 raise _error(
-                    self.folder, f"names {pattern!r} for the split {split}, where no data file is", _NAME_A_FILE
+                    self.folder,
+                    f"names {pattern!r} for the split {split}, for which there is no data file",
+                    _NAME_A_FILE,
                 )
             found |= dict.fromkeys(matched)
         return list(found)
@@ -70,14 +72,14 @@ def declared_files(folder: Path, subset: str | None) -> DeclaredFiles | None:
             raise DataError(f"{folder} has several subsets; there are {', '.join(names)}", "Set subset to one of them.")
     config = configs[subset]
     if unknown := sorted({*config} - _KEYS):
-        said = f"gives the setting {unknown[0]!r} for {subset}, which is not followed"
+        said = f"gives the setting {unknown[0]!r} for {subset}, which is not supported"
         raise _error(folder, said, _NAME_A_FILE)
     data_dir = config.get("data_dir")
     if data_dir is not None:
         _check_inside(folder, data_dir)
     place = folder / (data_dir or "")
     if not place.is_dir():
-        raise _error(folder, f"names the folder {data_dir!r}, which is not there", _NAME_A_FILE)
+        raise _error(folder, f"names the folder {data_dir!r}, which does not exist", _NAME_A_FILE)
     return DeclaredFiles(place, _splits(folder, config.get("data_files")))
 
 
@@ -103,7 +105,7 @@ def _configs(folder: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and isinstance(entry.get("config_name"), str) for entry in entries
     ):
-        raise _error(folder, "has configs that are no list of objects with a config_name")
+        raise _error(folder, "has configs that are not a list of objects with a config_name")
     return {entry["config_name"]: entry for entry in entries}
 
 

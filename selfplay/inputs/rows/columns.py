@@ -145,7 +145,7 @@ def _check_named(source: str, found: Survey, named: Mapping[str, str], wanted: C
         if ours not in known:
             near = near_names(ours, known)
             raise DataError(
-                f"{ours!r} in the given columns is not one of our names; those are {', '.join(known)}",
+                f"{ours!r} is not a name of --columns; the names are {', '.join(known)}",
                 f"Did you mean {near[0]}={theirs}?" if near else "Give columns as OUR_NAME=THEIR_NAME.",
             )
         if theirs and theirs not in (*found.columns, *found.fields):

@@ -78,7 +78,7 @@ def _has_choice(finder: Finder) -> bool:
     if has_preference or finder.sides("reward", LETTERS, found[2]) is not None:
         return True
     raise DataError(
-        f"{finder.source} has {found[0]} and {found[1]}, and no column is known to say which of them is better",
+        f"{finder.source} has {found[0]} and {found[1]}, and no column is recognised that names the better one",
         "Name it: --columns preference=COLUMN (it names the better one, or says tie), preference_strength=COLUMN (below 0: the "
         "first is better), or reward_a=COLUMN,reward_b=COLUMN.",
     )

@@ -75,9 +75,7 @@ def export(store: Store, wanted: Wanted) -> Exported:
     if wanted.format is not None and wanted.format not in FORMATS:
         raise ConfigError(f"--format {wanted.format!r} is unknown", f"Use one of {', '.join(FORMATS)}.")
     if wanted.public and not wanted.to.startswith(HUB):
-        raise ConfigError(
-            "--public goes with --to hf://ORG/NAME", "Leave --public out: it is about a repository on the hub."
-        )
+        raise ConfigError("--public needs --to hf://ORG/NAME", "Remove --public: it is about a repository on the hub.")
     rounds = _rounds(store, wanted.rounds)
     if not wanted.to.startswith(HUB):
         return _write(store, wanted, rounds, Path(wanted.to), Path(wanted.to).name)
