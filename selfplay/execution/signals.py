@@ -36,7 +36,7 @@ def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, grace, LAST)
         stop.exit_code = 143 if number == signal.SIGTERM else 130
         reporter.say(
-            "stopping: the shards in progress are finished and kept (Ctrl-C again: stop at once, which is as safe)"
+            "stopping: the shards in progress are finished and kept (Ctrl-C again stops at once and is as safe)"
         )
 
     def leave(number: int, frame: Any) -> None:

@@ -126,7 +126,7 @@ def offer(
 ) -> str:
     """The hint of a refused resume: the command that forks with the settings asked for, or why there is none."""
     last = last_whole_round(store)
-    back = "Resume with the settings it was started with"
+    back = "Resume with the settings that it was started with"
     if last is None:
         return f"{back}, or start another run with the new ones: no round is complete that a fork could share."
     for from_round in dict.fromkeys((last, 0)):
@@ -138,7 +138,7 @@ def offer(
         command = shell_command("fork", store.layout.root, "--from-round", from_round, *settings)
         shared = "round 0" if from_round == 0 else f"rounds 0 to {from_round}"
         return f"{back}, or fork it: a new run that shares {shared} and continues with the new ones:\n     {command}"
-    return f"{back}, or start another run with the new ones: no fork could change " + "; ".join(
+    return f"{back}, or start another run with the new ones: a fork cannot change " + "; ".join(
         refusals(found, pins, new_pins, 0, before)
     )
 

@@ -245,7 +245,7 @@ def adopted(store: Store, config: Config) -> list[str]:
         if names:
             lines.append(f"adopted: round {number}: {', '.join(names)}")
     if following is None:
-        lines.append("nothing is left to do; rounds=N adds rounds")
+        lines.append("the run is complete; rounds=N adds rounds")
     else:
         kept = len(sidecars_in(store.layout.stage_work(*following)))
         under_way = f" ({kept} shards of it are kept)" if kept else ""

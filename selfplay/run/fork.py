@@ -178,7 +178,7 @@ def _check_round(source: Store, from_round: int, after: Config) -> None:
     if from_round >= after.rounds:
         raise ConfigError(
             f"rounds is {after.rounds}: after the shared rounds 0 to {from_round} nothing is left to do",
-            f"Say rounds={from_round + 1} or more, or fork from an earlier round.",
+            f"Set rounds={from_round + 1} or more, or fork from an earlier round.",
         )
     mark = _removed(source, from_round)
     if mark is not None:

@@ -55,8 +55,8 @@ def code_begun(name: str) -> frozenset[str] | None:
         found = os.fstat(descriptor)
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ConfigError(
-                f"{path} belongs to another user or can be written by others: it cannot tell which runs are yours",
-                "Remove it, or make it yours and private (chmod 600).",
+                f"{path} belongs to another user or can be written by others: it is not a safe record of your runs",
+                "Delete it, or make it yours and private (chmod 600).",
             )
         entries = [entry for line in file if (entry := _entry(line)) and entry[0] == name]
     return frozenset(pin for _, code in entries for pin in code) if entries else None

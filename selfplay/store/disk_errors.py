@@ -48,5 +48,5 @@ def _disk_error(what: str, code: int | None, path: Path, num_bytes: int = 0) -> 
     free = shutil.disk_usage(nearest_existing(path)).free
     return SelfplayError(
         f"{what}; {free / 1e6:.0f} MB are free there",
-        f"What was committed before is safe. {remedies.get(code or 0, f'Check {path.parent}')}, then `selfplay resume`.",
+        f"Committed work is safe. {remedies.get(code or 0, f'Check {path.parent}')}, then `selfplay resume`.",
     )

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from selfplay.store.writer import StageWriter
 
 STOP = "STOP"
-_OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
+_OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one has the current settings."
 DERIVED = ("report.html", "README.md")
 FileName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]  # of a file in a folder, without a path
 
@@ -115,7 +115,7 @@ class Store:
                 )
             if root.is_dir() and any(root.iterdir()) and is_bare_skeleton(root):
                 raise ConfigError(
-                    f"{root} holds no run yet: its creation was interrupted", "Start it again with `selfplay run`."
+                    f"{root} is not a run yet: its creation was interrupted", "Start it again with `selfplay run`."
                 )
             what = "is not a run" if root.is_dir() else "does not exist"
             raise ConfigError(f"{root} {what} (no RUN.json)", "Give the folder that `selfplay run` named.")

@@ -108,7 +108,7 @@ def test_a_received_run_asks_before_any_of_its_code_runs(
         lambda **more: api.plan_fork(run.root, from_round=0, run_dir=tmp_path / "fork", **more),
     ]
     for call in calls:
-        with pytest.raises(ConfigError, match="was not begun by you on this machine") as asked:
+        with pytest.raises(ConfigError, match="was not started by you on this machine") as asked:
             call()
         assert not run.has_run
         assert (
@@ -144,7 +144,7 @@ def test_a_run_of_ones_own_that_comes_back_with_other_code_asks(begin: Callable[
     (root / "config/pins.json").write_text(json.dumps(pins))
     digest = hashlib.sha256((root / "config/pins.json").read_bytes()).hexdigest()
     rewrite(root / "RUN.json", lambda document: document["config"].update({"pins.json": digest}))
-    with pytest.raises(ConfigError, match="was begun by you with other code") as asked:
+    with pytest.raises(ConfigError, match="was started by you with other code") as asked:
         selfplay.resume(root, rounds=2, reporter=Reporter(quiet=True), workers=Fakes())
     assert str(evil) in asked.value.message and not run.mark.exists()
 
@@ -153,7 +153,7 @@ def test_another_function_of_the_same_file_is_other_code(begin: Callable[[str], 
     run = begin("evaluation.gold")
     forged = f"{run.file}:short"
     rewrite(run.root / "attempts/0001/attempt.json", lambda d: d["config"]["evaluation"].update(gold=forged))
-    with pytest.raises(ConfigError, match="was begun by you with other code") as asked:
+    with pytest.raises(ConfigError, match="was started by you with other code") as asked:
         selfplay.resume(run.root, rounds=2, reporter=Reporter(quiet=True), workers=Fakes())
     assert ", function short" in asked.value.message and not run.has_run
 
@@ -241,7 +241,7 @@ def test_a_received_comparison_asks(write_config: WriteConfig, tmp_path: Path, m
     assert not mark.exists()
     (tmp_path / "away.py").rename(tmp_path / "mine.py")
     for dry_run in (True, False):  # to look at it did not make it this user's
-        with pytest.raises(ConfigError, match="was not begun by you on this machine") as asked:
+        with pytest.raises(ConfigError, match="was not started by you on this machine") as asked:
             compare(Wanted(num_seeds=2), out, dry_run=dry_run, workers=Fakes(), reporter=quiet)
         assert "evaluation.gold: " in asked.value.message and not mark.exists()
     compare(Wanted(num_seeds=2), out, trust_code=True, workers=Fakes(), reporter=quiet)

@@ -358,10 +358,10 @@ def test_resume_of_a_complete_run_starts_nothing(one_round: Path, tmp_path: Path
     run = tmp_path / "run"
     start(one_round, run, Fakes(gold=False))
     before = files_of(run)
-    assert "nothing is left to do" in resume(run, never)
+    assert "the run is complete" in resume(run, never)
     result = CliRunner().invoke(app, ["resume", str(run)])
     assert result.exit_code == 0, result.stderr
-    assert "nothing is left to do" in result.stderr
+    assert "the run is complete" in result.stderr
     assert len(Store.open(run).attempt_documents()) == 1
     assert files_of(run) == before
 

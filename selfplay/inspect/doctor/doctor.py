@@ -73,7 +73,7 @@ def _machine(gpus: list[int]) -> Iterator[Finding]:
     device = this_device()
     memory = device.available
     if memory < MEMORY:
-        hint = "Free some, or use smaller models; below it workers may be killed."
+        hint = "Free some, or use smaller models: with less, workers may be killed."
         yield Finding(
             "memory",
             "warn",

@@ -64,7 +64,7 @@ def liveness(store: Store, attempts: list[dict[str, Any]]) -> Driver:
     if silent is not None and silent < MAX_AGE:
         return Driver(True, who, None, silent, f"{name}, another machine or one before its restart; {ago}")
     lost = f"none visible from here: {name}, another machine or one before its restart; {ago}"
-    return Driver(False, who, None, silent, f"{lost}. Resume when you know that it has ended")
+    return Driver(False, who, None, silent, f"{lost}. Resume once you know that it has ended")
 
 
 def _holder(who: dict[str, Any], silent: float | None) -> Driver:

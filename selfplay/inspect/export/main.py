@@ -147,7 +147,7 @@ def _check_target(store: Store, root: Path) -> None:
     """The folder must be absent, empty, or an export of this run."""
     run = store.layout.root.resolve()
     if root.resolve() == run or run in root.resolve().parents:
-        raise ConfigError(f"{root} is inside the run", "Export to a folder outside it: a run's folder is the run's.")
+        raise ConfigError(f"{root} is inside the run", "Export to a folder outside the run.")
     if root.is_symlink() or (root.exists() and not root.is_dir()):
         raise ConfigError(f"{root} is not a folder", "Give a folder that does not exist yet.")
     if not root.exists():

@@ -67,7 +67,7 @@ class Tracking(Observer):
             try:
                 call(tracker)
             except Exception as error:  # of any library, over any network: said, and the run goes on
-                self._say(f"tracking: {name} failed and is not used any more ({type(error).__name__}: {error})")
+                self._say(f"tracking: {name} failed and is no longer used ({type(error).__name__}: {error})")
                 del self._trackers[name]
 
 

@@ -72,7 +72,7 @@ def _read(folder: Path, number: int) -> Committed | Problem:
         return Problem("misplaced" if path.is_symlink() else "damaged", str(path), error.message, error.hint)
     if (commit.round, commit.stage) != (number, folder.name):
         message = f"{folder} holds the commit of round {commit.round} {commit.stage}"
-        hint = "Move the folder back to where it belongs, or restore the run from a backup."
+        hint = "Move the folder back to its place, or restore the run from a backup."
         return Problem("misplaced", str(path), message, hint)
     return Committed(folder, commit, digest)
 
