@@ -105,7 +105,7 @@ def test_several_rejected_texts_of_a_row_are_several_pairs(tmp_path: Path) -> No
     assert any(note.startswith("2 rows have several chosen or rejected texts") for note in dataset.notes)
     with pytest.raises(DataError, match="do not say which pair"):
         read(tmp_path, [{**two, "score_chosen": 2, "score_rejected": 1}])
-    with pytest.raises(DataError, match="are they turns"):
+    with pytest.raises(DataError, match="they may be turns"):
         read(tmp_path, [{"prompt": "q", "chosen": ["q", "x"], "rejected": ["q", "y"]}])
     dialogues = {"chosen": [DIALOGUES["chosen"]], "rejected": [DIALOGUES["rejected"], [user("q"), answer("z")]]}
     found = read(tmp_path, [{**dialogues, "rejected": [*dialogues["rejected"]], "chosen": DIALOGUES["chosen"]}]).pairs
