@@ -1,4 +1,4 @@
-"""Start, resume and fork runs, and select from datasets: what the commands, `compare` and Python programs call.
+"""Start, resume and fork runs: the functions that the commands, `compare` and Python programs call.
 
 `import selfplay` names the functions of this module that users need. This is also the one place that says which observers a run
 has. What is needed at the end of a run is imported there: the first sample waits for what is imported here.

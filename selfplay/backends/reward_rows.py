@@ -1,4 +1,4 @@
-"""What a reward model is given of a response: the token ids of the conversation, or a reason why it cannot be scored.
+"""The input of a reward model for a response: the token ids of the conversation, or a reason why it cannot be scored.
 
 The model reads messages through its *own* tokenizer and chat template, never the policy's tokens or rendering. Nothing is
 truncated, and no failure becomes a number. Every engine that computes rewards is given these rows.

@@ -1,4 +1,4 @@
-"""`selfplay config show|validate|schema`: the settings of a run or a file, whether they hold, and which there are."""
+"""`selfplay config show|validate|schema`: shows the settings of a run or a file, checks a file, and lists all settings."""
 
 from __future__ import annotations
 

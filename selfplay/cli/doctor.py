@@ -1,4 +1,4 @@
-"""`selfplay doctor`: does this machine have what a run needs?"""
+"""`selfplay doctor`: checks whether this machine can run selfplay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`selfplay metrics [NAME ...]`: the rules by which pairs can be ranked."""
+"""`selfplay metrics [NAME ...]`: lists the metrics that rank pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`selfplay quickstart`: make the small world, then run the loop in it as any user's run would."""
+"""`selfplay quickstart`: create the small world, then run the loop in it."""
 
 from __future__ import annotations
 

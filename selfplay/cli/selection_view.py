@@ -1,4 +1,4 @@
-"""What a selection did to its pool, for a terminal: shared by `show` and `select`.
+"""The diagnostics of a selection as text for a terminal: shared by `show` and `select`.
 
 The documents are `dataclasses.asdict` of `selfplay.selection.diagnostics.records.Diagnostics`, or their JSON; parts that a
 document does not have are left out.

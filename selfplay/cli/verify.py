@@ -1,4 +1,4 @@
-"""`selfplay verify RUN`: is everything there, and is it what was committed?"""
+"""`selfplay verify RUN`: checks that a run has exactly the committed files and rows."""
 
 from __future__ import annotations
 

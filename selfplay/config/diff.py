@@ -1,4 +1,4 @@
-"""What changed between the configuration a run was started with and the one it is resumed with."""
+"""The differences between the configuration of a run and the one that it is resumed with."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The sections that say where and how a run is carried out, what stays of it and who is told: none of them changes what its
-rounds hold."""
+"""The sections about the machine, storage, reports and trackers: none of them changes the rows of a run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The YAML schema of a run: frozen pydantic models, unknown keys forbidden, every field tagged (see tags.py).
 
-Defaults are the field's neutral values; what a recipe wants it says. A setting that does nothing in its combination is refused.
+Defaults are neutral values of the field; a recipe sets its own. A setting that does nothing in its combination is refused.
 The sections that are about the machine and not about the results are in running.py.
 """
 

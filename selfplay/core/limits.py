@@ -1,4 +1,4 @@
-"""What the machine and the shell that started a process allow it, and what a run needs of it: open files, processes, address
+"""The limits of the machine and the shell, and what a run needs: open files, processes, address
 space, shared memory, temporary files, the loopback interface.
 
 `doctor` reports all of it; a Ray or a worker that does not start reports what is short.

@@ -1,4 +1,4 @@
-"""What stages see of workers: a pool of equal workers that each hold one backend object.
+"""The interface of stages to workers: a pool of equal workers that each hold one backend object.
 
 Two kinds: `LocalPool` (in this process: fakes in tests) and the Ray pool (ray_pool.py). Neither knows what calls mean.
 """

@@ -1,4 +1,4 @@
-"""What a selection has to compute before it can rank: what the metric reads, less what the dataset has.
+"""What a selection has to compute before it can rank: what the metric reads, minus what the dataset has.
 
 Each input that is neither there nor can be computed is named, with the ways to get it.
 """

@@ -1,4 +1,4 @@
-"""Where the things are that a configuration names: models, data, functions, templates. All that are missing are said at once.
+"""Finds the inputs that a configuration names: models, data, functions, templates. All missing ones are reported at once.
 
 What a run was started with may have moved since, together with its configuration. A thing that is not in its old place is looked
 for in the place that the known moves suggest, and taken from there where its content is the pinned one. Nothing is run here.

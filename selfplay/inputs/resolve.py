@@ -1,4 +1,4 @@
-"""What a run stands on, resolved at the start of every attempt: models, prompts, functions, and the digests that pin them.
+"""The inputs of a run, resolved at the start of every attempt: models, prompts, functions, and the digests that pin them.
 
 `pinning.py` finds and digests, and runs nothing. Here functions are imported and tokenizers loaded, when it is known that they
 are those that the run was started with.

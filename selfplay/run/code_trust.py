@@ -1,4 +1,4 @@
-"""The code that a run executes: said before any of it is loaded, and asked about where the user has not begun the run.
+"""The code that a run executes: listed before it is loaded; it needs `--trust-code` if the user did not start the run.
 
 A configuration is a program: it names functions of a user, and `trust_remote_code` runs a model's own code. Whoever starts a
 run names its configuration. Whoever continues one that was handed over may not know what is in it, so `resume`, `fork` and a

@@ -1,4 +1,4 @@
-"""Which runs this user has begun, or has trusted, and with which code: the user's own note of it, outside of all runs.
+"""The user's record of the runs that they started or trusted, and with which code. It is outside of all runs.
 
 A run that somebody hands over can claim anything about itself, so the note is no part of it. It is one file in the user's state
 folder (`$XDG_STATE_HOME/selfplay`, by default `~/.local/state/selfplay`), with one JSON line for each run: its id, and what names

@@ -1,4 +1,4 @@
-"""What is said where a disk does not take a file: which file, why, how much room there is, and what to do."""
+"""Errors of a disk that cannot store a file: which file, why, the free space, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a new run may be created: in a folder that is missing or empty, and in no other run."""
+"""Checks the folder of a new run: it must be missing or empty, and not inside another run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sealed trainer checkpoints (stage *train*): a round that was killed continues from the newest one that is whole.
+"""Sealed trainer checkpoints (stage *train*): a round that was killed continues from the newest intact one.
 
 A checkpoint is a folder `checkpoint-STEP` as transformers writes it. Its seal, `.SEAL.json`, is written last: a manifest of
 all files, with the step and the fingerprint of the job. Only a folder that is exactly what its seal says is ever opened:

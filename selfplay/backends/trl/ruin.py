@@ -1,4 +1,4 @@
-"""Whether a training (stage *train*) left a policy that is of any use: without NaN, and ruined all the same.
+"""Checks whether a training (stage *train*) ruined the policy without NaN.
 
 Three bounds, each far from what a training that works comes near. The norm of the change over that of the starting policy is at
 most `TrainLimits.max_update` (DPO at usual rates: below 0.05). The mean log-prob of a token of the chosen responses, which are

@@ -1,6 +1,6 @@
-"""What may be sampled: refuses what an engine would cut in silence or fail on for the whole call.
+"""Checks requests before sampling: refuses those that an engine would cut silently or that would fail a whole call.
 
-Beside `vllm_sampler.py`, which asks before anything reaches its engine; nothing here imports vllm.
+`sampler.py` calls them before anything reaches its engine. Nothing here imports vllm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the log of a worker says about its end."""
+"""Reads from the log of a worker how it ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a driver at work on a run? (`status`)
+"""Whether a driver is working on a run (`status`).
 
 On the driver's own machine only its lock tells: the kernel releases it when the process ends, however it ends. The process id
 only adds detail. On another machine the lock may not be visible (this depends on the file system); there the heartbeat tells: the

@@ -1,4 +1,4 @@
-"""What the words of a report mean; the same words as everywhere in this package."""
+"""The glossary of a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README.md of a run: what it is, its rounds as a table, and what to type to see more."""
+"""README.md of a run: its state, a table of its rounds, and commands that show more."""
 
 from __future__ import annotations
 
