@@ -164,7 +164,7 @@ def resume(
     trace: str | Path | None = None,
     **settings: Any,
 ) -> Run:
-    """Continue a run where it stands, as `selfplay resume` does: what is committed is kept, the rest is done.
+    """Continue a run, as `selfplay resume` does: committed work is kept, and the rest is done.
 
     `settings` (and `overrides`, as `key=value` strings) may add rounds and change resource settings; a setting in a section is
     given as `**{"report.every": 2}`. See `start` for the other arguments.

@@ -30,7 +30,7 @@ _OUTPUT_EMBEDDING = "lm_head.weight"
 
 @dataclass(frozen=True, slots=True)
 class PolicyFolder:
-    """What a policy folder holds: its architecture's settings and the shape and file of every tensor (no values)."""
+    """The contents of a policy folder: its architecture's settings and the shape and file of every tensor (no values)."""
 
     folder: Path
     architecture: dict[str, Any]

@@ -80,7 +80,7 @@ def last_token(row: Sequence[int], pad: int | None) -> int:
 
 
 def _max_length(asked: int | None, *found: int | None) -> int:
-    """The longest conversation in tokens: the smallest of what was asked for and what model and tokenizer can take."""
+    """The longest conversation in tokens: the smallest of the requested length and those of model and tokenizer."""
     limits = [limit for limit in found if limit is not None]
     if asked is None and not limits:
         raise ConfigError("the config of the reward model does not give its longest input", "Set reward.max_length.")

@@ -38,7 +38,7 @@ Force = Annotated[
 
 
 def require_run(run: Path) -> None:
-    """Raise the error of what is not a run, before anything is imported that takes long."""
+    """Raise an error if the path is not a run, before slow imports."""
     from selfplay.inspect.reading import open_store
 
     open_store(run)

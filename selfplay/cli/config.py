@@ -47,7 +47,7 @@ def validate(config: _File, overrides: _Overrides = None, json_output: Json = Fa
 def schema(json_output: Json = False) -> None:
     """List every setting.
 
-    Each with its type, default, tag (what a change of it means for a run that has begun) and what it does.
+    Each with its type, default, tag (whether a run that has begun may change it) and description.
     """
     from selfplay.inspect.documents.settings import schema_document
 

@@ -19,8 +19,8 @@ def command(
 ) -> None:
     """Check whether this machine can run selfplay.
 
-    Python, packages, memory, disk, GPUs, the limits of the shell, temporary files and loopback; what fails (the exit code is then
-    1) comes with what to do.
+    It checks Python, packages, memory, disk, GPUs, the limits of the shell, temporary files and loopback. Each failure comes
+    with what to do, and the exit code is then 1.
     """
     from selfplay.inspect.doctor.doctor import doctor_document
 

@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """Continue from a committed round with other settings.
 
-    The new run shares the committed rounds 0 to N of RUN, which stays as it is; either may be removed later. Pairs, selection,
+    The new run shares the committed rounds 0 to N of RUN, which does not change; you may delete either later. Pairs, selection,
     training and sampling of later rounds may change. The starting policy, the held-out evaluation, the reward that judged it,
     the prompts' order and the seed may not.
     """

@@ -32,7 +32,7 @@ def command(
     """Delete policies of earlier rounds; datasets always stay.
 
     The last two policies and the best by the held-out judge stay too. A deleted policy leaves a record (`.REMOVED.json`) that
-    `verify` checks. A round without its policy can still be read and exported, and later rounds can be continued from; only
+    `verify` checks. A round without its policy can still be read and exported, and the run can be continued; only
     `fork` cannot start from it.
     """
     from selfplay.store.lock import RunLock

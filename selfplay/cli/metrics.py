@@ -23,8 +23,8 @@ Names = Annotated[
 def command(names: Names = None, json_output: Json = False) -> None:
     """List the metrics: formula, inputs, options, source.
 
-    R is the explicit reward margin, L the implicit one, z the standard score over the pool. A metric of your own is a
-    function of named columns in a file: give its name as file.py:function wherever a metric is named.
+    R is the explicit reward margin, L the implicit one, z the standard score over the pool. Your own metric is a
+    function of named columns in a file: use file.py:function as the name of the metric.
     """
     from selfplay.inputs.user_code.metrics import load_metric
     from selfplay.selection.metrics import METRICS

@@ -76,7 +76,7 @@ class _Progress:
 
 
 def _what_is_there(run_dir: Path, json_output: bool) -> None:
-    """A second quickstart neither fails nor overwrites: it says what is there and how to continue."""
+    """A second quickstart overwrites nothing: it reports what exists and how to continue."""
     from selfplay.cli.rounds import command as rounds
     from selfplay.inspect.documents.status import status_document
 

@@ -127,8 +127,8 @@ def command(
 ) -> None:
     """Rank an existing preference dataset and keep the best part.
 
-    Scores and log-probs that the dataset has are used; what is missing is computed with the given models, resumably. The
-    result is a folder that datasets.load_dataset, TRL, axolotl and LLaMA-Factory read.
+    It uses the scores and log-probs of the dataset and computes missing ones with the given models. The same command continues an
+    interrupted selection. The result is a folder that datasets.load_dataset, TRL, axolotl and LLaMA-Factory read.
     """
     flags = dict(locals())
     from selfplay.cli.select_view import view

@@ -66,8 +66,8 @@ def command(
 ) -> None:
     """Show one round as a whole, warnings first.
 
-    The way from prompts to kept pairs with reasons, distributions, selection (what other metrics would have kept, groups,
-    how far the pool is from the policy), training and evaluation.
+    It shows the funnel from prompts to kept pairs with reasons, distributions, the selection (what other metrics would have kept,
+    groups), training and evaluation.
     """
     from selfplay.inspect.documents.show import show_document
     from selfplay.inspect.reading import open_store

@@ -30,7 +30,7 @@ def command(
     """Query the tables of a run in SQL (DuckDB, read-only).
 
     Tables, over all rounds, each with a column round: prompts, responses, rewards, unused, logprobs, pairs, evaluation, and
-    rounds with what `rounds` shows. `describe pairs` lists columns. A query sees these tables and nothing else.
+    rounds with what `rounds` shows. `describe pairs` lists columns. A query sees only these tables.
     """
     from selfplay.core.errors import ConfigError
     from selfplay.inspect.query.sql import sql_document

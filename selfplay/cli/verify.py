@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Check a run's files and list all damage.
 
-    Each with the file and the remedy; the exit code is then 5.
+    Each problem is shown with the file and what to do; the exit code is then 5.
     """
     from selfplay.inspect.verify.verify import verify_document
 

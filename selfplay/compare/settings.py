@@ -96,7 +96,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a command line asks for; None: as it is, or the default."""
+    """The settings of a command line; None: unchanged, or the default."""
 
     configs: tuple[Path, ...] = ()
     overrides: tuple[str, ...] = ()

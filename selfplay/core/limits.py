@@ -47,7 +47,7 @@ class Shortage:
 
 
 def shortages() -> Iterator[Shortage]:
-    """What a run may fail for on this machine, started by this process; nothing where all is well."""
+    """Limits of this machine and process that a run may exceed; empty if there are none."""
     yield from _rlimits()
     if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < SHARED_BYTES:
         yield Shortage(

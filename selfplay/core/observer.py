@@ -33,4 +33,4 @@ class Observer:
         """The attempt has ended and how it ended is recorded. Not called after a stop at once."""
 
     def on_close(self) -> None:
-        """The last call, whatever happened, also after a stop at once: let go of what is open."""
+        """The last call, also after errors and a stop at once: close what is open."""

@@ -89,7 +89,7 @@ class StopFlag:
         self._exit_code = value
 
     def at_once(self) -> None:
-        """The command ends now: threads that still work must not write any more."""
+        """The command ends now: running threads must not write any more."""
         self._is_at_once = True
         if self._outer is not None:
             self._outer.at_once()

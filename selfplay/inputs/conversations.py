@@ -59,7 +59,7 @@ def check_conversations(
 
 
 def _end_tokens(renderer: ChatRenderer, asked: Sequence[int], stops: Sequence[int], vocab_size: int) -> list[str]:
-    """What is to be said of the tokens that end a response."""
+    """Warnings about the tokens that end a response."""
     if beyond := sorted({*asked} - {*stops}):
         if not stops:
             raise ConfigError(

@@ -81,9 +81,9 @@ def preflight(
     say: Callable[[str], None] = lambda line: None,
     device: DeviceFacts | None = None,
 ) -> Prepared:
-    """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
-    stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room. `pinned`: the inputs
-    as they were found and compared before (see `inputs.pinning`). `say` is told the code that will run, before it does. `device`:
+    """Resolve and check the inputs and make the plan. `store`: the run that is continued (or forked), whose hub models keep their
+    commits and whose finished rounds (`rounds_done` of them, if given) need no more disk. `pinned`: inputs that were already
+    found and compared (see `inputs.pinning`). `say` gets the code that will run, before it runs. `device`:
     see `begin_workers`; None: this machine as it is."""
     pinned = pinned or pin(config, search_path, store.revisions() if store else None)
     config, search_path = pinned.config, pinned.search_path

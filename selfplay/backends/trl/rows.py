@@ -36,7 +36,7 @@ def check_pairs(job: TrainJob, vocab_size: int) -> None:
 
 
 def _problem(pair: TrainPair, job: TrainJob, vocab_size: int) -> tuple[str, str] | None:
-    """What is wrong with a pair and the way out; None when nothing is."""
+    """The problem of a pair and a hint; None if it can be trained on."""
     again = "Its log-probs are incomplete: run the stage logprobs of this round again."
     for side, token_ids in (("chosen", pair.chosen_token_ids), ("rejected", pair.rejected_token_ids)):
         length = len(pair.prompt_token_ids) + len(token_ids)

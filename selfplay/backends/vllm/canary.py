@@ -55,8 +55,8 @@ _NUM_PROBES, _PROBE_TOKENS, _PROBE_POSITIONS = 4, 80, 8
 
 @dataclass(frozen=True, slots=True)
 class CanaryVerdict:
-    """`miss` is empty when the engine passed, else what was seen. `max_error` and `mean_error` are absolute differences
-    of log-probs: over every id that both sides list, and over the taken tokens. `positions`: how many were compared."""
+    """`miss` is empty when the engine passed, else the difference. `max_error` and `mean_error` are absolute differences of
+    log-probs: over every id that both sides list, and over the taken tokens. `positions`: how many were compared."""
 
     miss: str
     max_error: float

@@ -128,7 +128,7 @@ class LocalRay:
         read_environment()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long at most for what was begun, whatever becomes of it."""
+        """Wait at most this long until the start has ended or failed."""
         if self._state == "begun":
             self._done.wait(seconds)
 

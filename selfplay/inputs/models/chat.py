@@ -85,7 +85,7 @@ class ChatRenderer:
             return self._render(self._template, messages, False)
 
     def text(self, text: str) -> list[int]:
-        """Token ids of what an assistant says by itself: nothing is put before or after it, and strings that spell control
+        """Token ids of an assistant's text alone: nothing is put before or after it, and strings that spell control
         tokens are encoded as text. Raises DataError where the tokenizer cannot do that."""
         replaced, hidden = self.control.hide([Message(role="assistant", content=text)])
         with self.guard():

@@ -41,7 +41,7 @@ class ConversationCheck:
         self._said_of_normalizer = False
 
     def prompts(self, examples: Sequence[Example]) -> Iterator[str]:
-        """What a policy is asked; yields warnings. Raises ModelError."""
+        """Check the prompts of a policy; yields warnings. Raises ModelError."""
         accepted, refused, said = self._rendered(
             examples, lambda one: self._renderer.prompt(one.messages), for_prompts=True
         )
@@ -54,7 +54,7 @@ class ConversationCheck:
         self._refuse_lost_marks()
 
     def conversations(self, examples: Sequence[Example]) -> Iterator[str]:
-        """What a reward model is given, the prompts with an answer; yields warnings. Raises ModelError."""
+        """Check the conversations of a reward model, prompts with an answer; yields warnings. Raises ModelError."""
         answer = Message(role="assistant", content=PROBE)
         accepted, refused, said = self._rendered(
             examples, lambda one: self._renderer.conversation([*one.messages, answer]), for_prompts=False
