@@ -67,7 +67,7 @@ class Needs:
         return any((self.tokens, self.policy_logps, self.reference_logps, self.alone, self.embedding))
 
     def names(self) -> list[str]:
-        """What is to be computed, by name."""
+        """The inputs to compute, by name."""
         return [field.name for field in fields(self) if getattr(self, field.name)]
 
     @property

@@ -48,7 +48,7 @@ class PinnedModel:
 
 @dataclass(frozen=True)
 class Pinned:
-    """What a configuration names, found and digested.
+    """The inputs that a configuration names, found and digested.
 
     `config` and `search_path` are those that were asked for, with the present places of what has moved. `pins` maps a setting's
     name to the sha256 of what it named, `revisions` to NAME@COMMIT where that was a hub model. `rewards` and `reward_infos` are
@@ -79,7 +79,7 @@ def pin(
     moves: Moves | None = None,
     pins: Mapping[str, str] | None = None,
 ) -> Pinned:
-    """Find, check and digest all inputs, and run nothing of them. `search_path` is the config's folder.
+    """Find, check and digest all inputs, without running any of them. `search_path` is the config's folder.
 
     For a run that has begun: `revisions` are those that an earlier attempt found, so that a hub model stays the one it was;
     `moves` and `pins` are what is known of things that moved, and the digests that they must have.

@@ -30,7 +30,7 @@ ModelSection = PolicyConfig | RewardSource | MixConfig
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """What is known of a project that moved: pairs of an old and a new place of the same thing."""
+    """The known moves of a project: pairs of an old and a new path of the same input."""
 
     pairs: tuple[tuple[Path, Path], ...] = ()
 

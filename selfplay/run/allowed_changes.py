@@ -27,7 +27,7 @@ _OF_HELD_OUT = (
 def check_drift(
     store: Store, before: Config, after: Config, pins: Mapping[str, str], found_pins: Mapping[str, str]
 ) -> list[str]:
-    """What a resume changes, as lines for people. `pins` are the recorded digests, `found_pins` those of the content now. Raises
+    """The changes of a resume, as human-readable lines. `pins` are the recorded digests, `found_pins` those of the content now. Raises
     DriftError with a diff for a change of identity."""
     found = changes(before, after)
     refused = [change for change in found if change.tag == "identity"]
@@ -91,7 +91,7 @@ def changed_pins(pins: Mapping[str, str], new_pins: Mapping[str, str]) -> list[s
 
 
 def held_out_notes(found: Iterable[Change], before: Config) -> list[str]:
-    """What a person should know of a fork that samples differently: the held-out prompts are answered with these settings too."""
+    """Notes about a fork that samples differently: the held-out prompts are answered with these settings too."""
     if before.evaluation is None:
         return []
     names = [*_OF_HELD_OUT, *(["max_tokens"] if before.evaluation.max_tokens is None else [])]

@@ -146,7 +146,7 @@ def create(
     forked_from: Fork | None,
     files: Mapping[str, bytes],
 ) -> Store:
-    """Create a run and take over what it is forked from, without an attempt at it: a resume begins it. See `run`."""
+    """Create a run, with the shared rounds of a fork, but without an attempt: a resume starts it. See `run`."""
     with _created(prepared, given, overrides, reporter, forked_from, files) as store:
         return store
 
@@ -234,7 +234,7 @@ def stage_settings(config: Config) -> StageSettings:
 
 
 def adopted(store: Store, config: Config) -> list[str]:
-    """What a resume finds: committed stages, shards kept of the stage that was under way, and what comes next."""
+    """The state that a resume continues: committed stages, kept shards of the interrupted stage, and the next stage."""
     lines = []
     following = next_stage(store, config.rounds)
     done = [

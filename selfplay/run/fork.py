@@ -93,7 +93,7 @@ class Forking:
         }
 
     def lines(self) -> list[str]:
-        """For people: what is shared, what changes, what will be done."""
+        """Human-readable lines: what is shared, what changes, and what is planned."""
         document = self.document()
         what = "round 0" if self.from_round == 0 else f"rounds 0 to {self.from_round}"
         first, last = self.from_round + 1, self.prepared.config.rounds

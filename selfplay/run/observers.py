@@ -31,7 +31,7 @@ MakeObservers = Callable[[Observed], Sequence[Observer]]
 
 
 def no_observers(observed: Observed) -> Sequence[Observer]:
-    """For a run that nobody looks at."""
+    """For a run without observers."""
     return ()
 
 

@@ -256,7 +256,7 @@ class Store:
             self._checked.add((round_number, stage))
 
     def outcome(self, round_number: int, kind: type[OutcomeT]) -> OutcomeT:
-        """What a stage recorded about itself when it was committed; `kind` is its class, such as TrainOutcome. The digest is
+        """The outcome that a stage recorded when it was committed; `kind` is its class, such as TrainOutcome. The digest is
         checked at every read: the record is small, and much depends on it (which policy serves, which may be deleted).
 
         Raises SelfplayError where the stage is not committed, CorruptionError for a record that is not what was committed.
@@ -371,7 +371,7 @@ class Store:
             raise ConfigError(f"{path} is one of the run's own files", "Write to a place outside the run.")
 
     def clean_work(self) -> None:
-        """Remove what a kill left: half-deleted policies, half-written files of attempts, and in `.work/` what no stage will use
+        """Remove the remains of a kill: half-deleted policies, half-written files of attempts, and in `.work/` what no stage will use
         (scratch of committed stages, half-deleted folders). Raises CorruptionError where there is a symbolic link."""
         self.forbid_symlinks()
         durable.make_folder(self.layout.work)  # copies leave empty folders behind

@@ -22,7 +22,7 @@ _IDS = ("pair_id", "response_id")
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What was read of one source."""
+    """Facts about one source."""
 
     name: str
     digest: str

@@ -23,7 +23,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.
 
 @dataclass(frozen=True, slots=True)
 class PolicyInfo:
-    """What is known of a policy from its files. `num_params` counts tied embeddings once; `max_position_embeddings` is in
+    """Facts about a policy from its files. `num_params` counts tied embeddings once; `max_position_embeddings` is in
     tokens (None: the config names no limit).
 
     Example: PolicyInfo("LlamaForCausalLM", 451_072, "float32", 2048, 512, True, True)
@@ -40,7 +40,7 @@ class PolicyInfo:
 
 @dataclass(frozen=True, slots=True)
 class RewardModelInfo:
-    """What is known of a reward model from its files; `head` is the name of the score head's weight.
+    """Facts about a reward model from its files; `head` is the name of the score head's weight.
 
     Example: RewardModelInfo("LlamaForSequenceClassification", 451_200, "float32", 2048, "score.weight")
     """

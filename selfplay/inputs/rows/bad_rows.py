@@ -48,7 +48,7 @@ class BadRows:
         return [row for reason in reasons for row in [row for row in self.examples if row.reason == reason][:of_each]]
 
     def lines(self, num_rows: int) -> list[str]:
-        """What is said of them, of `num_rows` rows that were read: the first rows of each reason, and a warning where most rows
+        """Messages about them, of `num_rows` rows that were read: the first rows of each reason, and a warning where most rows
         are bad."""
         found = [f"bad row: {row}" for row in self.first(_SHOWN)]
         for reason, count in self.counts.items():

@@ -41,7 +41,7 @@ _ROWS: dict[Shape, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What the columns of a source are. `names`: our name -> their column or field; `named`: the ours that the user gave;
+    """The roles of a source's columns. `names`: our name -> their column or field; `named`: the ours that the user gave;
     `numbers`: the ours that hold one number a row; `of_prompts`: those that hold one number a prompt, where rows are prompts or
     responses; `others`: their columns that are kept as they are; `labels`: what the two responses of a choice are called in the
     names of their columns ("a", "b"); `notes`: what was assumed or left out."""

@@ -141,7 +141,7 @@ class _Columns:
         self._required = [p.name for p in others if p.default is inspect.Parameter.empty]
 
     def select(self, columns: dict[str, Any]) -> dict[str, Any]:
-        """Copies: the function may change what it is given."""
+        """Copies of the arguments, because the function may change them."""
         return {
             name: copy.deepcopy(value)
             for name, value in columns.items()

@@ -50,7 +50,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: pairs by round and split, rounds whose policy was exported, why others were not, and places."""
+    """The result of an export: pairs by round and split, rounds whose policy was exported, why others were not, and places."""
 
     folder: str
     rounds: dict[int, dict[str, int]]

@@ -58,7 +58,7 @@ class Tracking(Observer):
             self._each(lambda tracker: tracker.text("examples", round_number, text))
 
     def on_close(self) -> None:
-        """Send what is left."""
+        """Send the remaining data."""
         self._each(lambda tracker: tracker.close())
         self._trackers = {}
 

@@ -104,7 +104,7 @@ def _outside_of_rounds(store: Store) -> Iterator[Problem]:
 
 
 def _links(layout: Layout, named: set[str]) -> Iterator[Problem]:
-    """Symbolic links: a run has none, and no reader follows one. Those in `named` have been said."""
+    """Symbolic links: a run has none, and no reader follows one. Those in `named` are already reported."""
     for path in symlinks_in_run(layout):
         if str(path) not in named:
             yield Problem("misplaced", str(path), f"{path} is a symbolic link", HINT)
