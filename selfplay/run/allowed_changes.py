@@ -27,8 +27,8 @@ _OF_HELD_OUT = (
 def check_drift(
     store: Store, before: Config, after: Config, pins: Mapping[str, str], found_pins: Mapping[str, str]
 ) -> list[str]:
-    """The changes of a resume, as human-readable lines. `pins` are the recorded digests, `found_pins` those of the content now. Raises
-    DriftError with a diff for a change of identity."""
+    """The changes of a resume, as human-readable lines. `pins` are the recorded digests, `found_pins` those of the content now.
+    Raises DriftError with a diff for a change of identity."""
     found = changes(before, after)
     refused = [change for change in found if change.tag == "identity"]
     lines = [f"{change.name}: {change.before} -> {change.after}" for change in refused]
