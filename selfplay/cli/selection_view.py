@@ -109,12 +109,12 @@ def _margins(document: Document) -> list[list[str]]:
         rows.append(["length gap", f"{gap}; chosen longer in {_with_kept(lengths, 'chosen_longer')}{follows}"])
     if (labels := document.get("labels")) is not None:
         judged = f"{labels['num_judged_pool']} pairs, {labels['num_judged_kept']} kept"
-        rows.append(["wrong by gold", f"{_with_kept(labels, 'wrong')} of {judged}"])
+        rows.append(["wrong labels by gold", f"{_with_kept(labels, 'wrong')} of {judged}"])
     if (prompts := document.get("prompts")) is not None:
         most = f"at most {prompts['most_kept_pairs']} kept of one prompt"
         rows.append(["prompts", f"{prompts['num_pool']} (kept {prompts['num_kept']}); {most}"])
     if (cut := document.get("cut")) is not None:
-        tied = f"{cut['num_tied']} pairs have it, {cut['num_tied_kept']} of them kept"
+        tied = f"pairs with this value: {cut['num_tied']} (kept {cut['num_tied_kept']})"
         rows.append(["value at the cut", f"{number(cut['value'], 4)}; {tied}"])
     return rows
 

@@ -146,7 +146,7 @@ def _funnel(steps: list[dict[str, Any]]) -> str:
     rows = []
     for step in steps:
         lost = ", ".join(f"{reason} {count}" for reason, count in step["lost"].items())
-        unit = "responses in no pair: " if step["step"] == "paired" and lost else ("without: " if lost else "")
+        unit = "responses in no pair: " if step["step"] == "paired" and lost else ("dropped: " if lost else "")
         rows.append(
             [step["step"], str(step["count"]), step["unit"], bar(step["count"], most), escape_terminal(unit + lost)]
         )

@@ -371,8 +371,8 @@ class Store:
             raise ConfigError(f"{path} is one of the run's own files", "Write to a place outside the run.")
 
     def clean_work(self) -> None:
-        """Remove the remains of a kill: half-deleted policies, half-written files of attempts, and files in `.work/` that no stage will
-        use (scratch of committed stages, half-deleted folders). Raises CorruptionError where there is a symbolic link."""
+        """Remove the remains of a kill: half-deleted policies, half-written files of attempts, and unused files in
+        `.work/` (scratch of committed stages, half-deleted folders). Raises CorruptionError where there is a symbolic link."""
         self.forbid_symlinks()
         durable.make_folder(self.layout.work)  # copies leave empty folders behind
         finish_deletion(self.layout)
