@@ -384,7 +384,7 @@ def test_files_that_are_not_there_and_files_that_are_there_twice(tmp_path: Path)
     for number in (0, 3):
         (tmp_path / f"train-0000{number}-of-00005.jsonl").write_text(line)
     (note,) = read_dataset(str(tmp_path)).notes
-    assert note == "3 of the 5 files train-N-of-5 are not there (N = 1, 2, 4): the others are read"
+    assert note == "3 of the 5 files train-N-of-5 are missing (N = 1, 2, 4): the others are read"
     with gzip.open(tmp_path / "train-00003-of-00005.jsonl.gz", "wt") as file:
         file.write(line)
     with pytest.raises(DataError, match=r"holds train-00003-of-00005.jsonl several times, packed and unpacked"):
