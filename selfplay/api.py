@@ -218,9 +218,9 @@ def _of_read_only(store: Store, run: str | Path) -> str:
     last = last_whole_round(store)
     looked = f"It can be looked at ({shell_command('rounds', Path(run))})"
     if last is None:
-        return f"{looked}. To continue it, copy it to a folder of yours and resume the copy."
+        return f"{looked}. To continue it, copy it to your own folder and resume the copy."
     fork = shell_command("fork", Path(run), "--from-round", last, "--run-dir", "NEW-FOLDER", "rounds=N")
-    return f"{looked} and continued in a folder of yours: {fork}"
+    return f"{looked} and continued in your own folder: {fork}"
 
 
 def _changed_settings(store: Store, overrides: Sequence[str]) -> tuple[Config, Config, Path]:

@@ -43,7 +43,7 @@ def command(
     store = Store.open(run)
     if not dry_run:
         require_writable(
-            store.layout.root, "Only --dry-run works on it. Copy it to a folder of yours to delete policies there."
+            store.layout.root, "Only --dry-run works on it. Copy it to your own folder to delete policies there."
         )
     with contextlib.nullcontext() if dry_run else RunLock(store.layout.lock, "gc"):
         document = gc_document(store, keep_policies, dry_run=dry_run)

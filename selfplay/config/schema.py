@@ -282,7 +282,7 @@ class TrainingConfig(Section):
         elif self.simpo_gamma_beta_ratio is not None:
             raise ValueError("`simpo_gamma_beta_ratio` needs loss: simpo")
         if self.max_steps is not None:
-            refuse(self, ("epochs",), "and `max_steps` both say how long to train: give one of them")
+            refuse(self, ("epochs",), "and `max_steps` both set the length of the training: give one of them")
         return self
 
 

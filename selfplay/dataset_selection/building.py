@@ -93,7 +93,7 @@ def build(
         said = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise DataError(
             f"{prompts.num_rows} prompts with {responses.num_rows} responses give no pair: {said}",
-            "A pair takes two usable responses of different reward and text.",
+            "A pair needs two usable responses with different rewards and texts.",
         )
     return BuiltPairs(
         _table(prompts, responses, prompt_row_R, found, spool),

@@ -176,7 +176,7 @@ class SelectSettings(Section):
             )
         for name in self.sources:
             if not _SOURCE_NAME.fullmatch(name):
-                raise ValueError(f"a source cannot be called {name!r}: take letters, digits, `.`, `_` and `-`")
+                raise ValueError(f"a source cannot be called {name!r}: use letters, digits, `.`, `_` and `-`")
         theirs = [name for name in ("split", "subset", "revision") if getattr(self, name) is not None]
         if self.sources and theirs:
             raise ValueError(f"`{theirs[0]}` belongs to one source: set it under sources.NAME.{theirs[0]}")

@@ -62,7 +62,7 @@ def ended_by_stop(stop: StopFlag, error: SelfplayError) -> Interrupted | None:
         return None
     said = error.message.splitlines()[0]
     return Interrupted(
-        f"stopped as asked, before the shards in progress were done ({said}); what was committed is kept",
+        f"stopped on request before the shards in progress were done ({said}); what was committed is kept",
         "`selfplay resume` continues.",
         stop.exit_code,
     )
@@ -103,5 +103,5 @@ class StopFlag:
         """Raise Interrupted if a stop was requested."""
         if self.exit_code is not None:
             raise Interrupted(
-                "stopped as asked; what was committed is kept", "`selfplay resume` continues.", self.exit_code
+                "stopped on request; committed work is kept", "`selfplay resume` continues.", self.exit_code
             )

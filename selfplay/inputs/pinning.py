@@ -189,5 +189,5 @@ def _check_mixed(folder: Path, policy_folder: Path, policy: PolicyInfo) -> None:
     if tokenizers[0] != tokenizers[1] or differs:
         raise ConfigError(
             f"sampling.mix.model {folder} differs from the policy in its {', '.join(differs) or 'tokenizer'}",
-            "Its responses go through the policy token by token: take another training of the same model.",
+            "Its responses go through the policy token by token: use another training of the same model.",
         )

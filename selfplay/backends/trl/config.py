@@ -133,7 +133,7 @@ def _warmup(job: TrainJob, notes: list[str]) -> float:
     rate of 0, so with as many as there are steps nothing would be trained."""
     steps = num_steps(job)
     if job.warmup_ratio and math.ceil(steps * job.warmup_ratio) >= steps:
-        notes.append(f"no warm-up: with {steps} optimizer step(s) it would take them all, at a learning rate of 0")
+        notes.append(f"no warm-up: with {steps} optimizer step(s) all of them would have a learning rate of 0")
         return 0.0
     return job.warmup_ratio
 

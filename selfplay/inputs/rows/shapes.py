@@ -79,7 +79,7 @@ def _has_choice(finder: Finder) -> bool:
         return True
     raise DataError(
         f"{finder.source} has {found[0]} and {found[1]}, and no column is recognised that names the better one",
-        "Name it: --columns preference=COLUMN (it names the better one, or says tie), preference_strength=COLUMN (below 0: the "
+        "Name it: --columns preference=COLUMN (it names the better one, or is `tie`), preference_strength=COLUMN (below 0: the "
         "first is better), or reward_a=COLUMN,reward_b=COLUMN.",
     )
 

@@ -96,7 +96,7 @@ def _training(train: TrainOutcome | None) -> Found:
         yield (
             "training_skipped",
             f"no pair was kept, so nothing was trained; the policy is that of round {train.policy_round}",
-            "The funnel says where the responses went: change what causes the most frequent reason.",
+            "The funnel shows why responses were dropped: change what causes the most frequent reason.",
         )
         return
     if train.optimizer_steps < FEW_STEPS:

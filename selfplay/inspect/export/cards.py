@@ -102,7 +102,7 @@ def dataset_card(facts: Facts) -> str:
             "`prompt`, `chosen` and `rejected` are lists of messages, as TRL takes them.\n",
             "## How it was made\n",
             _how(facts),
-            f"To make it again: `selfplay {_command(facts)}`, with the models, prompts and functions that it names. "
+            f"To repeat it: `selfplay {_command(facts)}`, with the models, prompts and functions that it names. "
             "Seeds are derived from the run's; sampled tokens may differ on other hardware and with other versions.\n",
             "## Rounds\n",
             rounds_markdown(facts.rounds),

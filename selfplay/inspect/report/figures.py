@@ -66,7 +66,7 @@ _BY_ROUND = (
     ),
     _ByRound(
         "wins", "How often does it beat the starting policy?",
-        "Share of held-out prompts won, a tie counts half; judged by the {judges} reward. Half is no better.",
+        "Share of held-out prompts won, a tie counts half; judged by the {judges} reward. Half means no difference.",
         "win rate", (
             ("against round 0", "eval_win_rate_vs_initial"), ("against the previous round", "eval_win_rate_vs_previous"),
         ), 0.5,
