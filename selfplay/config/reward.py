@@ -94,7 +94,7 @@ class RewardConfig(RewardSource):
         for name in self.parts:
             if not (name.isascii() and name.isidentifier()) or name in _NO_PART_NAMES:
                 raise ValueError(
-                    f"{name!r} cannot be the name of a part: its column is reward_NAME, so take letters, digits and _ "
+                    f"{name!r} cannot be the name of a part: its column is reward_NAME, so use letters, digits and _ "
                     f"(no digit first), and none of {', '.join(_NO_PART_NAMES)}"
                 )
         return self

@@ -168,7 +168,7 @@ def _refuse_idle(
     if settings.policy is not None and not (any(passes) or settings.max_length is not None):
         raise ConfigError(
             "policy does nothing: the dataset has log-probs and token counts already",
-            "Leave it out to rank by those; or say --columns policy_logp_chosen=,policy_logp_rejected= to have them computed.",
+            "Leave it out to rank by those, or give --columns policy_logp_chosen=,policy_logp_rejected= to compute them.",
         )
 
 

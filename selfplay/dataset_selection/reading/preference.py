@@ -84,8 +84,8 @@ def find_preference(source: Source, columns: Columns, notes: list[str]) -> Prefe
             raise DataError(
                 f"{source.name}: all numbers in column {column!r} are above 0, from {min(numbers):g} to {max(numbers):g}: by "
                 f"their sign {second!r} would always be better",
-                f"If this is right, give --columns preference_strength={column}. If the numbers are a scale, subtract its middle; "
-                "if they are the size of the preference, name the column that says which response is better (preference=COLUMN).",
+                f"If so, give --columns preference_strength={column}. If the numbers are a scale, subtract its middle. "
+                "If they are the size of the preference, name the column that says which response is better (preference=COLUMN).",
             )
         notes.append(f"{column!r} below 0 means that {first!r} is better, above 0 {second!r}, and 0 is a tie")
         return Preference(column, "sign", both, {}, called)
