@@ -15,7 +15,7 @@ help:
 	@echo "make quickstart   the whole loop on this machine, into runs/quickstart"
 	@echo "make test         the tests"
 	@echo "make chaos        $(KILLS) kills of everything that writes, and the real stack killed (docs/reliability.md)"
-	@echo "make families    a round of all model families against plain computations"
+	@echo "make families     a round of all model families against plain computations"
 	@echo "make check        format, lint, types, import contracts"
 	@echo "make examples     the examples of the README, on runs/quickstart"
 	@echo "make screenshots  the README's pictures, from runs/quickstart (needs a Chromium)"

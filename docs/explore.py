@@ -1,9 +1,9 @@
-"""A run looked at from Python, cell by cell: `python docs/explore.py runs/quickstart`, or open it in an editor that knows `# %%`.
+"""Inspect a run from Python, cell by cell: `python docs/explore.py runs/quickstart`, or open it in an editor that knows `# %%`.
 
 Nothing heavy is imported: no torch, no vLLM, no Ray. The columns are those of docs/data.md.
 """
 
-# %% Open a run. Nothing but names and sizes of files is read yet.
+# %% Open a run. This reads only names and sizes of files.
 import sys
 
 import selfplay
@@ -28,12 +28,12 @@ lengths = run.pairs.where("kept").select("round", "num_tokens_chosen", "num_toke
 gap = lengths["num_tokens_chosen"] - lengths["num_tokens_rejected"]
 print(gap.groupby(lengths["round"]).describe()[["count", "mean", "50%"]].to_string())
 
-# %% The best pair, in words.
+# %% The texts of the best pair.
 best = run.pairs.of_rounds(last).select("pair_id", "prompt", "chosen", "rejected").head(1).to_arrow().to_pylist()[0]
 for side in ("prompt", "chosen", "rejected"):
     print(f"{side}: {best[side][-1]['content']}")
 
-# %% All responses to its prompt, with rewards and what became of each.
+# %% All responses to its prompt, with rewards and how each was used.
 for response in run.pair(best["pair_id"])["responses"]:
     reward = "no reward" if response["reward"] is None else f"{response['reward']:.3f}"
     print(f"{reward:>10}  {response['use']:<10}  {response['text']}")
@@ -41,11 +41,11 @@ for response in run.pair(best["pair_id"])["responses"]:
 # %% Why are responses in no pair?
 print(run.unused.to_pandas().groupby(["round", "reason"]).size().to_string())
 
-# %% One held-out prompt, round after round: greedy responses are the same question asked again.
+# %% One held-out prompt, round by round: the greedy responses.
 held_out = run.evaluation.where("mode == 'greedy'").select("prompt_id", "round", "text", "gold_reward").to_pandas()
 first = held_out["prompt_id"].iloc[0]
 print(held_out[held_out["prompt_id"] == first].to_string(index=False))
 
-# %% For a training elsewhere: the kept pairs of all rounds as a dataset.
+# %% The kept pairs of all rounds as a dataset, for another trainer.
 dataset = run.pairs.where("kept").select("prompt", "chosen", "rejected").to_datasets()
 print(dataset)

@@ -1,4 +1,4 @@
-"""Start, resume and fork runs, and select from datasets: what the commands, `compare` and Python programs call.
+"""Start, resume and fork runs: the functions that the commands, `compare` and Python programs call.
 
 `import selfplay` names the functions of this module that users need. This is also the one place that says which observers a run
 has. What is needed at the end of a run is imported there: the first sample waits for what is imported here.
@@ -164,7 +164,7 @@ def resume(
     trace: str | Path | None = None,
     **settings: Any,
 ) -> Run:
-    """Continue a run where it stands, as `selfplay resume` does: what is committed is kept, the rest is done.
+    """Continue a run, as `selfplay resume` does: committed work is kept, and the rest is done.
 
     `settings` (and `overrides`, as `key=value` strings) may add rounds and change resource settings; a setting in a section is
     given as `**{"report.every": 2}`. See `start` for the other arguments.
@@ -207,7 +207,7 @@ def _open_for_work(run: str | Path) -> Store:
     store = Store.open(run_root(Path(run)))
     if is_selection(store):
         raise ConfigError(
-            f"{run} was made by `selfplay select`: it has no policy to train",
+            f"{run} was written by `selfplay select`: it has no policy to train",
             "An unfinished selection is continued by the same `selfplay select` command.",
         )
     return store
@@ -218,9 +218,9 @@ def _of_read_only(store: Store, run: str | Path) -> str:
     last = last_whole_round(store)
     looked = f"It can be looked at ({shell_command('rounds', Path(run))})"
     if last is None:
-        return f"{looked}. To continue it, copy it to a folder of yours and resume the copy."
+        return f"{looked}. To continue it, copy it to your own folder and resume the copy."
     fork = shell_command("fork", Path(run), "--from-round", last, "--run-dir", "NEW-FOLDER", "rounds=N")
-    return f"{looked} and continued in a folder of yours: {fork}"
+    return f"{looked} and continued in your own folder: {fork}"
 
 
 def _changed_settings(store: Store, overrides: Sequence[str]) -> tuple[Config, Config, Path]:

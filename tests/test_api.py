@@ -41,7 +41,7 @@ def test_a_config_may_be_a_dict_and_a_run_is_never_overwritten(write_config: Wri
     )
     assert yaml.safe_load(run.store.config_file("given.yaml"))["rounds"] == 1
     assert not (tmp_path / "run/report.html").exists()
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already contains a run"):
         selfplay.start(document, run_dir=tmp_path / "run", reporter=QUIET, workers=Fakes())
 
 

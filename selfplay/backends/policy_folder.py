@@ -30,7 +30,7 @@ _OUTPUT_EMBEDDING = "lm_head.weight"
 
 @dataclass(frozen=True, slots=True)
 class PolicyFolder:
-    """What a policy folder holds: its architecture's settings and the shape and file of every tensor (no values)."""
+    """The contents of a policy folder: its architecture's settings and the shape and file of every tensor (no values)."""
 
     folder: Path
     architecture: dict[str, Any]
@@ -64,15 +64,18 @@ def check_same_architecture(policy: PolicyFolder, served: PolicyFolder) -> None:
             f"{k} is {policy.architecture.get(k)!r}, not {served.architecture.get(k)!r}" for k in changed[:_SHOWN]
         )
         raise ModelError(
-            f"{where} is another architecture than {served.folder}: {both}", "Train from the served policy."
+            f"{where} has another architecture than {served.folder}: {both}", "Train from the served policy."
         )
     here, there = _needed(policy), _needed(served)
     if missing := sorted(there.keys() - here.keys()):
         raise ModelError(
-            f"{where} lacks {_some(missing)}, which {served.folder} has", "The copy or its writer is broken."
+            f"{where} lacks {_some(missing)}, which {served.folder} has",
+            "The copy is incomplete: copy the folder again.",
         )
     if extra := sorted(here.keys() - there.keys()):
-        raise ModelError(f"{where} has {_some(extra)}, which {served.folder} has not", "A LoRA must be merged first.")
+        raise ModelError(
+            f"{where} has {_some(extra)}, which {served.folder} does not have", "Merge LoRA adapters first."
+        )
     if wrong := [name for name in here if here[name] != there[name]]:
         named = ", ".join(f"{n} {list(here[n])}, not {list(there[n])}" for n in wrong[:_SHOWN])
         raise ModelError(f"{where} has tensors of another shape than {served.folder}: {named}")

@@ -1,4 +1,4 @@
-"""A reward model that vLLM or transformers computes, as a stage asks: one of the two is loaded at a time."""
+"""A reward model, computed by vLLM or by transformers: the stage chooses, and one of the two is loaded at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reward model is given of a response: the token ids of the conversation, or a reason why it cannot be scored.
+"""The input of a reward model for a response: the token ids of the conversation, or a reason why it cannot be scored.
 
 The model reads messages through its *own* tokenizer and chat template, never the policy's tokens or rendering. Nothing is
 truncated, and no failure becomes a number. Every engine that computes rewards is given these rows.
@@ -80,13 +80,13 @@ def last_token(row: Sequence[int], pad: int | None) -> int:
 
 
 def _max_length(asked: int | None, *found: int | None) -> int:
-    """The longest conversation in tokens: the smallest of what was asked for and what model and tokenizer can take."""
+    """The longest conversation in tokens: the smallest of the requested length and those of model and tokenizer."""
     limits = [limit for limit in found if limit is not None]
     if asked is None and not limits:
-        raise ConfigError("the reward model names no longest input", "Set reward.max_length.")
+        raise ConfigError("the config of the reward model does not give its longest input", "Set reward.max_length.")
     if asked is not None and limits and asked > min(limits):
         raise ConfigError(
-            f"reward.max_length is {asked}, the reward model takes {min(limits)} tokens",
+            f"reward.max_length is {asked}; the reward model takes at most {min(limits)} tokens",
             "Lower it or leave it out: longer conversations are dropped with a reason, never cut.",
         )
     return min(limits) if asked is None else asked

@@ -13,32 +13,30 @@ from selfplay.cli.arguments import Force, Grace, Json, TrustCode
 def command(
     configs: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="CONFIG ... [key=value ...]", help="Configs (several base worlds) and settings for all arms."
-        ),
+        typer.Argument(metavar="CONFIG ... [key=value ...]", help="Config files, and settings for all arms."),
     ] = None,
     metrics: Annotated[
-        list[str] | None, typer.Option("--metrics", help="Arms by metric: random,full,explicit_margin,...")
+        list[str] | None, typer.Option("--metrics", help="One arm for each metric: random,full,explicit_margin,...")
     ] = None,
     arm: Annotated[
         list[str] | None,
         typer.Option("--arm", help='An arm: "NAME: key=value key=value" (pairs, selection and training settings).'),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds 0..N-1 of each config.", min=1)] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of each run; default: the config's.", min=1)] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of each run; default: those of the config.", min=1)] = None,
     equal: Annotated[
-        str | None, typer.Option(help="What all arms have equal in training: steps (default), epochs, or both.")
+        str | None, typer.Option(help="What is equal in the training of all arms: steps (default), epochs, or both.")
     ] = None,
     control: Annotated[
-        str | None, typer.Option(help="The arm that others are compared with; default: random, else the first.")
+        str | None, typer.Option(help="The arm that the others are compared with; default: random, or else the first.")
     ] = None,
     by: Annotated[
-        str | None, typer.Option(help="Column of the prompts whose groups are counted among the kept pairs.")
+        str | None, typer.Option(help="Column of the prompts: count the kept pairs of each of its groups.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed arms again.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, show what would run, and stop.")
+        bool, typer.Option("--dry-run", help="Check everything, show the planned runs, and stop.")
     ] = False,
     json_output: Json = False,
     force: Force = False,

@@ -1,4 +1,4 @@
-"""`selfplay config show|validate|schema`: the settings of a run or a file, whether they hold, and which there are."""
+"""`selfplay config show|validate|schema`: shows the settings of a run or a file, checks a file, and lists all settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]..."
 
 
 def show(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A run's directory or a YAML file.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="Directory of a run, or a YAML file.")],
     json_output: Json = False,
 ) -> None:
     """Show all settings of a run or a file, as YAML.
@@ -47,7 +47,7 @@ def validate(config: _File, overrides: _Overrides = None, json_output: Json = Fa
 def schema(json_output: Json = False) -> None:
     """List every setting.
 
-    Each with its type, default, tag (what a change of it means for a run that has begun) and what it does.
+    Each with its type, default, tag (whether a run that has begun may change it) and description.
     """
     from selfplay.inspect.documents.settings import schema_document
 

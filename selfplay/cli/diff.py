@@ -17,16 +17,16 @@ _LONGEST_CELL = 60
 
 
 def command(
-    a: Annotated[str, typer.Argument(metavar="RUN[@ROUND]", help="A run, and a round of it; the newest if not given.")],
+    a: Annotated[str, typer.Argument(metavar="RUN[@ROUND]", help="RUN@ROUND; without @ROUND the newest round.")],
     b: Annotated[
         str, typer.Argument(metavar="RUN[@ROUND]", help="The round to compare with; @ROUND: of the same run.")
     ],
     kind: Annotated[
         str | None,
-        typer.Option("--responses", metavar="KIND", help="held-out (what both have, if it can be) or training"),
+        typer.Option("--responses", metavar="KIND", help="held-out (default, if both rounds have them) or training."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Prompts to show, the largest change first.")] = 10,
-    content: Annotated[bool, typer.Option("--content", help="With prompts and responses.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Number of prompts to show, the largest change first.")] = 10,
+    content: Annotated[bool, typer.Option("--content", help="Also show prompts and responses.")] = False,
     json_output: Json = False,
 ) -> None:
     """Show what changed between two rounds, of one run or of two.
@@ -54,7 +54,7 @@ def _text(document: dict[str, Any], content: bool) -> str:
     ]
     sections.append("numbers\n" + table(["", "a", "b", "change"], rows))
     if document["responses"] is None:
-        sections.append("both sides have no responses in common")
+        sections.append("the two rounds have no responses in common")
     else:
         sections += _responses(document["responses"], content)
     return "\n\n".join(sections)

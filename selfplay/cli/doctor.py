@@ -1,4 +1,4 @@
-"""`selfplay doctor`: does this machine have what a run needs?"""
+"""`selfplay doctor`: checks whether this machine can run selfplay."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from selfplay.core.terminal import write_document
 
 
 def command(
-    quick: Annotated[bool, typer.Option("--quick", help="Skip the trial import, which takes some seconds.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Skip the test import of the libraries, which takes some seconds.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Check whether this machine can run selfplay.
 
-    Python, packages, memory, disk, GPUs, the limits of the shell, temporary files and loopback; what fails (the exit code is then
-    1) comes with what to do.
+    It checks Python, packages, memory, disk, GPUs, the limits of the shell, temporary files and loopback. Each failure comes
+    with what to do, and the exit code is then 1.
     """
     from selfplay.inspect.doctor.doctor import doctor_document
 

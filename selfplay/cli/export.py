@@ -11,14 +11,18 @@ from selfplay.cli.arguments import Json, Run
 
 def command(
     run: Run,
-    to: Annotated[str, typer.Option("--to", metavar="DIR|hf://ORG/NAME", help="A folder, or a hub repository.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="DIR|hf://ORG/NAME", help="A folder, or a hub repository (hf://ORG/NAME).")
+    ],
     rounds: Annotated[
         str | None, typer.Option("--rounds", metavar="1,2", help="Rounds to write; default: all.")
     ] = None,
     policies: Annotated[str, typer.Option(help="Policies to write: last, all or none.")] = "last",
     format_: Annotated[
         str | None,
-        typer.Option("--format", help="For other trainers: axolotl, llama-factory or jsonl (kept pairs, no policies)."),
+        typer.Option(
+            "--format", help="Write for another trainer: axolotl, llama-factory or jsonl (kept pairs, no policies)."
+        ),
     ] = None,
     public: Annotated[
         bool, typer.Option("--public", help="Make the hub repositories public (default: private).")
@@ -52,7 +56,7 @@ def command(
     for line in done.notes:
         note(escape_terminal(line))
     for number in done.policies:
-        note(f"the policy after round {number} was written too")
+        note(f"the policy after round {number} was written as well")
     if done.repositories:
         note("uploaded: " + ", ".join(done.repositories))
     elif format_ is None:

@@ -17,16 +17,15 @@ def command(
     from_round: Annotated[int, typer.Option("--from-round", metavar="N", help="The last round that is shared.", min=0)],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value, with dots.")] = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Where the new run goes; RUN-from-N beside the other by default.")
+        Path | None, typer.Option(help="Directory of the new run; default: RUN-from-N, beside RUN.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what is shared and what will be done, and stop.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is shared and planned, and stop.")] = False,
     no_run: Annotated[
-        bool, typer.Option("--no-run", help="Only make the new run; `selfplay resume` begins it.")
+        bool, typer.Option("--no-run", help="Only create the new run; `selfplay resume` starts it.")
     ] = False,
     json_output: Annotated[
-        bool, typer.Option("--json", help="What is shared and planned (dry run, no run) or the rounds, as JSON.")
+        bool,
+        typer.Option("--json", help="JSON on stdout: what is shared and planned (--dry-run, --no-run), or the rounds."),
     ] = False,
     force: Force = False,
     grace: Grace = 25.0,
@@ -34,7 +33,7 @@ def command(
 ) -> None:
     """Continue from a committed round with other settings.
 
-    The new run shares the committed rounds 0 to N of RUN, which stays as it is; either may be removed later. Pairs, selection,
+    The new run shares the committed rounds 0 to N of RUN, which does not change; you may delete either later. Pairs, selection,
     training and sampling of later rounds may change. The starting policy, the held-out evaluation, the reward that judged it,
     the prompts' order and the seed may not.
     """

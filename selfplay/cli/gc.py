@@ -15,7 +15,7 @@ from selfplay.core.terminal import table, write_document
 
 def _renamed(value: int | None) -> None:
     if value is not None:
-        raise typer.BadParameter(f"it is now called --keep-policies; write --keep-policies {value}")
+        raise typer.BadParameter(f"the name of this option is --keep-policies; write --keep-policies {value}")
 
 
 def command(
@@ -32,7 +32,7 @@ def command(
     """Delete policies of earlier rounds; datasets always stay.
 
     The last two policies and the best by the held-out judge stay too. A deleted policy leaves a record (`.REMOVED.json`) that
-    `verify` checks. A round without its policy can still be read and exported, and later rounds can be continued from; only
+    `verify` checks. A round without its policy can still be read and exported, and the run can be continued; only
     `fork` cannot start from it.
     """
     from selfplay.store.lock import RunLock
@@ -43,7 +43,7 @@ def command(
     store = Store.open(run)
     if not dry_run:
         require_writable(
-            store.layout.root, "Only --dry-run works on it. Copy it to a folder of yours to delete policies there."
+            store.layout.root, "Only --dry-run works on it. Copy it to your own folder to delete policies there."
         )
     with contextlib.nullcontext() if dry_run else RunLock(store.layout.lock, "gc"):
         document = gc_document(store, keep_policies, dry_run=dry_run)

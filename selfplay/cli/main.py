@@ -78,7 +78,7 @@ def _refuse_lost_folder() -> None:
         Path.cwd()
     except FileNotFoundError:
         hint = "Change to a folder that exists (cd), and give the command again."
-        raise ConfigError("the working directory was deleted while this shell was in it", hint) from None
+        raise ConfigError("the working directory of this shell was deleted", hint) from None
 
 
 def _explain(message: str, hint: str) -> None:
@@ -109,7 +109,7 @@ def _selfplay(
     """Iterative self-play data generation: sample, score, keep the pairs of highest alignment potential, train, repeat.
 
     Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 locked by another driver, 4 drift, 5 corruption,
-    130 interrupted (safe to resume).
+    130 interrupted, 143 ended by SIGTERM (both safe to resume).
     """
 
 

@@ -1,4 +1,4 @@
-"""`selfplay metrics [NAME ...]`: the rules by which pairs can be ranked."""
+"""`selfplay metrics [NAME ...]`: lists the metrics that rank pairs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from selfplay.selection.metrics import Metric
 
 Names = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="These alone; file.py:function for one of your own.")
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Metrics to show; file.py:function for your own. Default: all."),
 ]
 
 
 def command(names: Names = None, json_output: Json = False) -> None:
     """List the metrics: formula, inputs, options, source.
 
-    R is the explicit reward margin, L the implicit one, z the standard score over the pool. A metric of your own is a
-    function of named columns in a file: give its name as file.py:function wherever a metric is named.
+    R is the explicit reward margin, L the implicit one, z the standard score over the pool. Your own metric is a
+    function of named columns in a file: use file.py:function as the name of the metric.
     """
     from selfplay.inputs.user_code.metrics import load_metric
     from selfplay.selection.metrics import METRICS

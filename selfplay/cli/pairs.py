@@ -42,12 +42,12 @@ def command(
     ] = None,
     sort: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to sort by. Default: the rank.")] = None,
     descending: Annotated[
-        bool | None, typer.Option("--descending/--ascending", help="Default: highest first for measures.")
+        bool | None, typer.Option("--descending/--ascending", help="Sort order. Default: highest first for measures.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many pairs to show.")] = 20,
-    offset: Annotated[int, typer.Option(min=0, help="How many to skip first.")] = 0,
-    kept: Annotated[bool | None, typer.Option("--kept/--dropped", help="Only kept, or only dropped pairs.")] = None,
-    content: Annotated[bool, typer.Option("--content", help="With prompt, chosen and rejected text.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Number of pairs to show.")] = 20,
+    offset: Annotated[int, typer.Option(min=0, help="Number of pairs to skip.")] = 0,
+    kept: Annotated[bool | None, typer.Option("--kept/--dropped", help="Show only kept or only dropped pairs.")] = None,
+    content: Annotated[bool, typer.Option("--content", help="Also show prompt, chosen and rejected.")] = False,
     json_output: Json = False,
 ) -> None:
     """List the pairs of a round, best first.

@@ -1,4 +1,4 @@
-"""`selfplay quickstart`: make the small world, then run the loop in it as any user's run would."""
+"""`selfplay quickstart`: create the small world, then run the loop in it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def command(
     rounds: Annotated[int, typer.Option(help="Rounds to run.", min=1)] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the world and of the run.", min=0)] = 0,
     run_dir: Annotated[
-        Path, typer.Option(help="The run's directory; the world is made beside it, as NAME-world.")
+        Path, typer.Option(help="Directory of the run; the world is created beside it, as NAME-world.")
     ] = Path("runs/quickstart"),
     world: Annotated[Path | None, typer.Option(help="Folder for the world.")] = None,
-    prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Make the world and stop.")] = False,
+    prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Create the world and stop.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
     grace: Grace = 25.0,
 ) -> None:
-    """Run the whole loop here, with tiny models that it makes first."""
+    """Run the whole loop on this machine, with tiny models that it creates first."""
     from selfplay import api
     from selfplay.cli.run import finish
     from selfplay.execution.progress import Reporter
@@ -45,9 +45,7 @@ def command(
     made = prepare_world(world_dir, seed, progress=progress)
     seconds = time.monotonic() - started
     reporter.say(
-        f"the world was made before and is taken as it is ({seconds:.0f} s)"
-        if made.from_cache
-        else f"made in {seconds:.0f} s"
+        f"the world exists and is used again ({seconds:.0f} s)" if made.from_cache else f"made in {seconds:.0f} s"
     )
     if prepare_only:
         reporter.say(f"try your own settings: {shell_command('run', made.config, 'selection.keep=0.5')}")
@@ -78,13 +76,13 @@ class _Progress:
 
 
 def _what_is_there(run_dir: Path, json_output: bool) -> None:
-    """A second quickstart neither fails nor overwrites: it says what is there and how to continue."""
+    """A second quickstart overwrites nothing: it reports what exists and how to continue."""
     from selfplay.cli.rounds import command as rounds
     from selfplay.inspect.documents.status import status_document
 
     state = status_document(run_dir)
     note(
-        f"{run_dir} holds a quickstart run already: {state['state']}, "
+        f"{run_dir} already holds a quickstart run: {state['state']}, "
         f"{state['rounds_done']} of {state['rounds_planned']} rounds."
     )
     rounds(run_dir, json_output=json_output)
@@ -92,6 +90,6 @@ def _what_is_there(run_dir: Path, json_output: bool) -> None:
     note(
         f"\nContinue it:        {shell_command('resume', run_dir)}            "
         f"(or rounds={state['rounds_planned'] + 2} for two more)\n"
-        f"Look into it:       {shell_command('show', run_dir, 1)}\n"
+        f"Inspect it:         {shell_command('show', run_dir, 1)}\n"
         f"Start another one:  {shell_command('quickstart', '--run-dir', another, '--seed', 1)}"
     )

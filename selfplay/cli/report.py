@@ -13,7 +13,7 @@ from selfplay.core.escape import escape_terminal
 from selfplay.core.terminal import write_document
 
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; report.html in the run if not given.")
+    Path | None, typer.Option("--out", metavar="FILE", help="File to write; default: report.html in the run.")
 ]
 Redact = Annotated[bool, typer.Option("--redact", help="Leave out all text of prompts and responses.")]
 
@@ -21,8 +21,7 @@ Redact = Annotated[bool, typer.Option("--redact", help="Leave out all text of pr
 def command(run: Run, out: Out = None, redact: Redact = False, json_output: Json = False) -> None:
     """Write one HTML file that shows what the run did.
 
-    It needs no script and no network: warnings first, then lineage, rounds, plots that each answer a question, examples, and
-    how to do it again.
+    It has no script and loads nothing: warnings first, then lineage, rounds, plots, examples, and how to repeat the run.
     """
     from selfplay.inspect.reading import SCHEMA_VERSION, open_store
     from selfplay.inspect.report.contents import gather

@@ -20,7 +20,7 @@ def command(
     trace: Trace = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Continue a run: print what is adopted, then do the rest."""
+    """Continue a run: print what is reused, then do the rest."""
     require_run(run_dir)
     from selfplay import api
     from selfplay.cli.run import finish

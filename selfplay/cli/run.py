@@ -17,10 +17,12 @@ from selfplay.core.escape import escape_terminal
 def command(
     config: Annotated[Path, typer.Argument(help="YAML file of the run; see configs/ and `selfplay config schema`.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value, with dots.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="The run's directory; default: runs/NAME-OF-THE-CONFIG.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Directory of the run; default: runs/NAME-OF-THE-CONFIG.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, and stop.")] = False,
     json_output: Annotated[
-        bool, typer.Option("--json", help="The plan (dry run) or the rounds as JSON on stdout.")
+        bool, typer.Option("--json", help="JSON on stdout: the plan (--dry-run) or the rounds.")
     ] = False,
     force: Force = False,
     grace: Grace = 25.0,

@@ -26,10 +26,13 @@ def command(
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="One of several datasets instead of DATASET: PATH or NAME=PATH; the name becomes a column."),
+        typer.Option(
+            help="One of several datasets, instead of DATASET: PATH or NAME=PATH. The column `source` has the name."
+        ),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="What ranks: see `selfplay metrics`, or my_file.py:my_metric.")
+        str | None,
+        typer.Option(help="Metric that ranks the pairs: a name from `selfplay metrics`, or my_file.py:my_metric."),
     ] = None,
     keep: Annotated[str | None, typer.Option(help="Fraction (0.4) or number (500) of the ranked pairs.")] = None,
     keep_lowest: Annotated[
@@ -37,22 +40,28 @@ def command(
     ] = False,
     keep_per_group: Annotated[
         str | None,
-        typer.Option(help="Fraction or number of each group's pairs, or one for each group: maths=0.5,code=200."),
+        typer.Option(
+            help="At most this fraction or number of each group's pairs, or one for each group: maths=0.5,code=200."
+        ),
     ] = None,
-    min_per_group: Annotated[int | None, typer.Option(help="Pairs of each group that are kept before others.")] = None,
+    min_per_group: Annotated[
+        int | None, typer.Option(help="Keep this number of pairs of each group before others.")
+    ] = None,
     max_per_prompt: Annotated[
-        int | None, typer.Option(help="Pairs of one prompt that are ranked, the first ones.")
+        int | None, typer.Option(help="Rank at most this number of pairs of each prompt, the first by the metric.")
     ] = None,
     keep_zero_margins: Annotated[
         bool, typer.Option("--keep-zero-margins", help="Rank pairs of equal rewards too, as the released rule does.")
     ] = False,
     drop_duplicates: Annotated[
-        bool, typer.Option("--drop-duplicates", help="Of pairs with the same texts keep the first only.")
+        bool, typer.Option("--drop-duplicates", help="Keep only the first of pairs with the same texts.")
     ] = False,
     drop_reversed: Annotated[
-        bool, typer.Option("--drop-reversed", help="Drop pairs that are there with chosen and rejected exchanged.")
+        bool, typer.Option("--drop-reversed", help="Drop pairs that also occur with chosen and rejected exchanged.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the result; not there yet, or an unfinished one.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the result: a new one, or an unfinished selection.")
+    ] = None,
     weight: Annotated[
         float | None, typer.Option(help="Weight of the implicit margin in the alignment potential.")
     ] = None,
@@ -60,53 +69,66 @@ def command(
         str | None, typer.Option(help="Implicit margin: simpo (mean log-probs) or dpo (with a reference).")
     ] = None,
     beta: Annotated[float | None, typer.Option(help="Beta of the dpo implicit margin.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Raw margins instead of z-scores.")] = False,
-    policy: Annotated[str | None, typer.Option(help="Folder or hub name of the policy, for what is missing.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Use raw margins instead of z-scores.")] = False,
+    policy: Annotated[
+        str | None, typer.Option(help="Folder or hub name of the policy, which computes missing log-probs.")
+    ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Reference of the dpo implicit margin; not the policy itself.")
+        str | None, typer.Option(help="Reference model of the dpo implicit margin; another model than the policy.")
     ] = None,
     reward_model: Annotated[
-        str | None, typer.Option(help="Reward model with one label, where rewards are missing.")
+        str | None, typer.Option(help="Reward model with one label, which computes missing rewards.")
     ] = None,
     reward_engine: Annotated[
-        str | None, typer.Option(help="What computes the reward model: auto, vllm or transformers.")
+        str | None, typer.Option(help="Library that computes the reward model: auto, vllm or transformers.")
     ] = None,
-    reward_function: Annotated[str | None, typer.Option(help="module:function or file.py:function instead.")] = None,
+    reward_function: Annotated[
+        str | None, typer.Option(help="Reward function instead of a model: module:function or file.py:function.")
+    ] = None,
     columns: Annotated[
-        list[str] | None, typer.Option(help="OURS=THEIRS[,...]: reward_chosen=my_col,reward_rejected=my_other_col")
+        list[str] | None,
+        typer.Option(help="Names of columns, OURS=THEIRS[,...]: reward_chosen=my_col,reward_rejected=my_other_col."),
     ] = None,
     pairs: Annotated[
-        str | None, typer.Option(help="How pairs are built from several responses: best_worst, all, random_pair, ...")
+        str | None,
+        typer.Option(help="How pairs are built from several responses to a prompt: best_worst, all, random_pair, ..."),
     ] = None,
     group_column: Annotated[str | None, typer.Option(help="Rank within the groups of this column.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="A number that the metric takes: tau=1.0")] = None,
-    embedding_model: Annotated[str | None, typer.Option(help="For metric density, instead of the policy.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="An option of the metric: tau=1.0")] = None,
+    embedding_model: Annotated[
+        str | None, typer.Option(help="Model for the metric density, instead of the policy.")
+    ] = None,
     chat_template: Annotated[
-        str | None, typer.Option(help="Of the policy: `none` for a base model, or a Jinja file; its own if not given.")
+        str | None,
+        typer.Option(
+            help="Chat template of the policy: a Jinja file, or `none` for a base model. Default: the tokenizer's own."
+        ),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Longest prompt with response, in tokens of the policy.")
+        int | None, typer.Option(help="Longest prompt and response together, in tokens of the policy.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a dataset by name, or of a save_to_disk folder.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of a hub dataset, a save_to_disk folder, or a folder with several.")
+    ] = None,
     subset: Annotated[
-        str | None, typer.Option(help="Subset of a dataset by name, or of a folder whose README.md names several.")
+        str | None, typer.Option(help="Subset of a hub dataset, or of a folder whose README.md names several.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of a dataset by name.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub dataset.")] = None,
     policy_revision: Annotated[
         str | None, typer.Option(help="Hub revision of the policy; its commit is recorded.")
     ] = None,
     reference_revision: Annotated[str | None, typer.Option(help="Hub revision of the reference.")] = None,
     reward_model_revision: Annotated[str | None, typer.Option(help="Hub revision of the reward model.")] = None,
     embedding_model_revision: Annotated[str | None, typer.Option(help="Hub revision of the embedding model.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of what is random.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file that says the same things; flags win.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="summary.json on stdout.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is random.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the same settings; flags override it.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print summary.json on stdout.")] = False,
     grace: Grace = 25.0,
 ) -> None:
     """Rank an existing preference dataset and keep the best part.
 
-    Scores and log-probs that the dataset has are used; what is missing is computed with the given models, resumably. The
-    result is a folder that datasets.load_dataset, TRL, axolotl and LLaMA-Factory read.
+    It uses the scores and log-probs of the dataset and computes missing ones with the given models. The same command continues an
+    interrupted selection. The result is a folder that datasets.load_dataset, TRL, axolotl and LLaMA-Factory read.
     """
     flags = dict(locals())
     from selfplay.cli.select_view import view

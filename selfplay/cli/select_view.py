@@ -53,7 +53,7 @@ def _bad_rows(summary: dict[str, Any]) -> str:
         for row in summary["dropped_examples"][:_SHOWN]
     ]
     return (
-        "rows that were not ranked, the first of them\n" + "\n".join(f"  {escape_terminal(line)}" for line in lines)
+        "the first rows that were not ranked\n" + "\n".join(f"  {escape_terminal(line)}" for line in lines)
         if lines
         else ""
     )

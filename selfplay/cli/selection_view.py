@@ -1,4 +1,4 @@
-"""What a selection did to its pool, for a terminal: shared by `show` and `select`.
+"""The diagnostics of a selection as text for a terminal: shared by `show` and `select`.
 
 The documents are `dataclasses.asdict` of `selfplay.selection.diagnostics.records.Diagnostics`, or their JSON; parts that a
 document does not have are left out.
@@ -57,7 +57,7 @@ def _funnel(funnel: Document) -> str:
         without = ", ".join(
             f"{reason} {num}" for reason, num in sorted(lost.items(), key=lambda one: (-one[1], one[0]))
         )
-        rows.append([name, str(count), bar(count, most), escape_terminal(f"without: {without}" if without else "")])
+        rows.append([name, str(count), bar(count, most), escape_terminal(f"dropped: {without}" if without else "")])
     return table([], rows, left=(0, 2, 3))
 
 
@@ -86,7 +86,7 @@ def _margins(document: Document) -> list[list[str]]:
                 ["explicit margin", f"{_spread(margins, 'explicit')}; chosen has the lower reward in {negative}"]
             )
         if margins["implicit_mean"] is not None:
-            likelier = f"the policy finds rejected likelier in {percent(margins['implicit_negative'])}"
+            likelier = f"rejected is more likely under the policy in {percent(margins['implicit_negative'])}"
             rows.append(["implicit margin", f"{_spread(margins, 'implicit')}; {likelier}"])
             tail = margins["implicit_abs_tail"]
             far = "" if tail is None else f"; 95 % quantile {tail:.1f} times the median (normal around 0: 2.9)"
@@ -109,12 +109,12 @@ def _margins(document: Document) -> list[list[str]]:
         rows.append(["length gap", f"{gap}; chosen longer in {_with_kept(lengths, 'chosen_longer')}{follows}"])
     if (labels := document.get("labels")) is not None:
         judged = f"{labels['num_judged_pool']} pairs, {labels['num_judged_kept']} kept"
-        rows.append(["wrong by gold", f"{_with_kept(labels, 'wrong')} of {judged}"])
+        rows.append(["wrong labels by gold", f"{_with_kept(labels, 'wrong')} of {judged}"])
     if (prompts := document.get("prompts")) is not None:
         most = f"at most {prompts['most_kept_pairs']} kept of one prompt"
         rows.append(["prompts", f"{prompts['num_pool']} (kept {prompts['num_kept']}); {most}"])
     if (cut := document.get("cut")) is not None:
-        tied = f"{cut['num_tied']} pairs have it, {cut['num_tied_kept']} of them kept"
+        tied = f"pairs with this value: {cut['num_tied']} (kept {cut['num_tied_kept']})"
         rows.append(["value at the cut", f"{number(cut['value'], 4)}; {tied}"])
     return rows
 
@@ -134,7 +134,7 @@ def _overlaps(document: Document) -> str:
         for found in document["overlaps"]
     ]  # fmt: skip
     header = ["metric", "keeps too", "at random", "jaccard", "keeps"]
-    return _heading("what other metrics would keep of the kept pairs", document) + "\n" + table(header, rows)
+    return _heading("kept pairs that other metrics would keep too", document) + "\n" + table(header, rows)
 
 
 def _groups(name: str, found: Document) -> str:

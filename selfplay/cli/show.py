@@ -40,17 +40,19 @@ _LAST_STEP = ("loss", "rewards_accuracy", "rewards_margin", "grad_norm")
 By = Annotated[
     str | None,
     typer.Option(
-        "--by", metavar="COLUMN", help="A column of the prompts: how evenly the kept pairs fall on its values."
+        "--by",
+        metavar="COLUMN",
+        help="Show how the kept pairs are distributed over the values of this column of the prompts.",
     ),
 ]
 
 Every = Annotated[
-    bool, typer.Option("--all", help="Every row of a round of millions; otherwise a sample of its rows is looked at.")
+    bool, typer.Option("--all", help="Read every row of a round of more than a million pairs, instead of a sample.")
 ]
 
 
 Timing = Annotated[
-    bool, typer.Option("--timing", help="Where the time of each stage went, for the driver and workers.")
+    bool, typer.Option("--timing", help="Show where the time of each stage went, for the driver and the workers.")
 ]
 
 
@@ -64,8 +66,8 @@ def command(
 ) -> None:
     """Show one round as a whole, warnings first.
 
-    The way from prompts to kept pairs with reasons, distributions, selection (what other metrics would have kept, groups,
-    how far the pool is from the policy), training and evaluation.
+    It shows the funnel from prompts to kept pairs with reasons, distributions, the selection (what other metrics would have kept,
+    groups), training and evaluation.
     """
     from selfplay.inspect.documents.show import show_document
     from selfplay.inspect.reading import open_store
@@ -82,7 +84,7 @@ def timing_lines(rows: Sequence[dict[str, Any]]) -> str:
     """A bar for the driver and for the workers of each role, stage by stage; all have one scale."""
     longest = max((sum(row["seconds"].values()) for row in rows), default=0.0)
     if not longest:
-        return "time: no stage has recorded any"
+        return "no stage has recorded its time"
     shown = []
     for row in rows:
         seconds = row["seconds"]
@@ -144,7 +146,7 @@ def _funnel(steps: list[dict[str, Any]]) -> str:
     rows = []
     for step in steps:
         lost = ", ".join(f"{reason} {count}" for reason, count in step["lost"].items())
-        unit = "responses in no pair: " if step["step"] == "paired" and lost else ("without: " if lost else "")
+        unit = "responses in no pair: " if step["step"] == "paired" and lost else ("dropped: " if lost else "")
         rows.append(
             [step["step"], str(step["count"]), step["unit"], bar(step["count"], most), escape_terminal(unit + lost)]
         )

@@ -24,13 +24,13 @@ def command(
     run: Run,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT.")],
     output: Annotated[str, typer.Option("--format", metavar="FORMAT", help=" | ".join(FORMATS))] = "table",
-    limit: Annotated[int, typer.Option(min=0, help="Rows at most; 0: all.")] = 1000,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of rows; 0: all.")] = 1000,
     json_output: Json = False,
 ) -> None:
     """Query the tables of a run in SQL (DuckDB, read-only).
 
     Tables, over all rounds, each with a column round: prompts, responses, rewards, unused, logprobs, pairs, evaluation, and
-    rounds with what `rounds` shows. `describe pairs` lists columns. A query sees these tables and nothing else.
+    rounds with what `rounds` shows. `describe pairs` lists columns. A query sees only these tables.
     """
     from selfplay.core.errors import ConfigError
     from selfplay.inspect.query.sql import sql_document

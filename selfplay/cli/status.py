@@ -21,7 +21,7 @@ EVERY = 2.0
 
 def command(
     place: Annotated[Path, typer.Argument(metavar="[RUN|RUNS]", help="A run, or a folder of runs.")] = Path("runs"),
-    watch: Annotated[bool, typer.Option("--watch", help="Repeat as it changes, until nothing runs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat when the state changes, until nothing runs.")] = False,
     json_output: Json = False,
 ) -> None:
     """Show how far a run is, and what to do next.
@@ -118,7 +118,7 @@ def _text(document: dict[str, Any]) -> str:
 def _outcome(document: dict[str, Any], attempt: dict[str, Any]) -> str:
     if attempt["outcome"] is None:
         newest = attempt is document["attempts"][-1]
-        return "under way" if newest and document["state"] == "running" else "no record of its end: it was killed"
+        return "under way" if newest and document["state"] == "running" else "killed: its end is not recorded"
     if not attempt["message"]:
         return escape_terminal(attempt["outcome"])
     # last words of a worker, examples: the log has them, and --json

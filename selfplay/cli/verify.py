@@ -1,4 +1,4 @@
-"""`selfplay verify RUN`: is everything there, and is it what was committed?"""
+"""`selfplay verify RUN`: checks that a run has exactly the committed files and rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from selfplay.core.terminal import note, write_document
 
 def command(
     run: Run,
-    deep: Annotated[bool, typer.Option("--deep", help="Also check the content of every file, and the rows.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also check the sha256 of every file, and the rows.")] = False,
     json_output: Json = False,
 ) -> None:
     """Check a run's files and list all damage.
 
-    Each with the file and the remedy; the exit code is then 5.
+    Each problem is shown with the file and what to do; the exit code is then 5.
     """
     from selfplay.inspect.verify.verify import verify_document
 

@@ -81,7 +81,7 @@ def compare(
                     runner.run()
             except KeyboardInterrupt:
                 code = stop.exit_code or 130
-                raise Interrupted("stopped at once; what was committed is kept", _again(out), code) from None
+                raise Interrupted("stopped at once; committed work is kept", _again(out), code) from None
             except Interrupted as stopped:
                 stopped.hint = _again(out)
                 raise

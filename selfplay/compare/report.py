@@ -1,4 +1,4 @@
-"""What a comparison shows: its tables (terminal and report.md), results.json, results.csv and the plots."""
+"""The output of a comparison: its tables (terminal and report.md), results.json, results.csv and the plots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of a comparison: a row for each block, arm and round, and what they say together (OUT/results.json)."""
+"""The results of a comparison: a row for each block, arm and round, and a summary (OUT/results.json)."""
 
 from __future__ import annotations
 

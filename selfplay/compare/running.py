@@ -1,8 +1,8 @@
 """Running a comparison: block by block, the pools first, then every arm, each an ordinary run under OUT/runs/BLOCK/.
 
-What is committed is not done again: a finished run is passed over, one that was stopped or killed goes on. An arm whose training
-fails (diverges, keeps no pair) is recorded as failed by its own run, and the others go on; anything else ends the comparison,
-to be started again.
+Committed work is not repeated: a finished run is skipped, and one that was stopped or killed is continued. If the training of an
+arm fails (diverges, keeps no pair), its run is recorded as failed, and the others continue. Any other error ends the comparison,
+which the same command continues.
 """
 
 from __future__ import annotations

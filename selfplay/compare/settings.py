@@ -1,4 +1,4 @@
-"""What a comparison compares: its configurations, arms, seeds and rounds, kept in OUT/compare.json.
+"""The settings of a comparison: configurations, arms, seeds and rounds, stored in OUT/compare.json.
 
 The file grows (more seeds, arms, configurations, rounds) and never changes otherwise: other settings for a name that is there
 are refused with a diff.
@@ -96,7 +96,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a command line asks for; None: as it is, or the default."""
+    """The settings of a command line; None: unchanged, or the default."""
 
     configs: tuple[Path, ...] = ()
     overrides: tuple[str, ...] = ()

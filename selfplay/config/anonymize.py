@@ -1,4 +1,4 @@
-"""What leaves the machine says nothing about it: user names, host names and absolute paths are taken out of settings.
+"""Removes user names, host names and absolute paths from settings that leave the machine.
 
 Settings that only say where the work runs (tag `resource`) are left out as a whole, the cluster's address with them. A place
 becomes its last component: what it held is said by its digest.

@@ -1,4 +1,4 @@
-"""What the workers of each role reserve of the devices of a cluster, and which roles have devices of their own."""
+"""The devices that the workers of each role reserve in a cluster, and the roles that have devices of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changed between the configuration a run was started with and the one it is resumed with."""
+"""The differences between the configuration of a run and the one that it is resumed with."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def _written(value: Any) -> str:
 
 
 def identity_document(config: Config) -> dict[str, Any]:
-    """The part of the configuration that makes a run the run it is. Places are not in it: their content digests stand for them,
-    of functions together with their names."""
+    """The identity settings of a configuration. Paths are left out: content digests replace them, for functions together with
+    their names."""
     return {
         name: identity_value(name, value)
         for name, value in flatten(config).items()

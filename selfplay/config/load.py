@@ -37,7 +37,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"no config file at {path}", hint)
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(
-            f"{path} has more than {MAX_BYTES >> 20} MiB", "A configuration has some kilobytes; is it another file?"
+            f"{path} has more than {MAX_BYTES >> 20} MiB", "A configuration has a few kilobytes. Check the path."
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def _explain(item: Any) -> str:
     name = _setting(item)
     kind = item["type"]
     if kind == "extra_forbidden" and name in RENAMED:
-        return f"`{name}` is now called `{RENAMED[name]}`"
+        return f"`{name}` is not a setting; its name is `{RENAMED[name]}`"
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(location[-1], _keys_at(location[:-1]), n=1, cutoff=0.5)
         elsewhere = [key for key in setting_names() if key.split(".")[-1] == location[-1]]

@@ -16,7 +16,9 @@ class RewardSource(Section):
     model: str | None = content(None, "folder or hub name of a sequence-classification reward model with one label")
     function: str | None = content(None, "module:function or file.py:function")
     revision: str | None = identity(None, "hub revision of the model; resolved and recorded")
-    sees: Literal["final", "full"] = identity("final", "final: without the thinking part; full: everything")
+    sees: Literal["final", "full"] = identity(
+        "final", "what a reward model sees of a response; final: without the thinking; full: all of it"
+    )
     max_length: int | None = identity(None, "longest conversation in tokens; the model's own limit if not set", ge=1)
     dtype: Literal["auto", "float32", "bfloat16"] = identity("auto", "auto: float32 on a CPU, bfloat16 on a GPU")
     engine: Literal["auto", "vllm", "transformers"] = identity(
@@ -25,7 +27,7 @@ class RewardSource(Section):
         "a few responses, else transformers",
     )
     batched: bool = identity(False, "the function takes the lists of one prompt's responses and returns a list")
-    trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
+    trust_remote_code: bool = identity(False, "run the model's own code; needs a pinned revision")
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -33,10 +35,10 @@ class RewardSource(Section):
             refuse(
                 self,
                 ("revision", "sees", "max_length", "dtype", "engine", "trust_remote_code"),
-                "goes with reward.model",
+                "needs reward.model",
             )
         if self.model is not None and self.batched:
-            raise ValueError("`batched` goes with reward.function")
+            raise ValueError("`batched` needs reward.function")
         require_commit(self.revision, trust_remote_code=self.trust_remote_code)
         return self
 
@@ -44,14 +46,14 @@ class RewardSource(Section):
 class RewardPart(RewardSource):
     """One of several rewards that are combined."""
 
-    weight: float = identity(1.0, "what its normalised reward is multiplied by; negative: a penalty")
+    weight: float = identity(1.0, "factor of its normalised reward; negative: a penalty")
 
     @model_validator(mode="after")
     def _counts(self) -> Self:
         if (self.model is None) == (self.function is None):
             raise ValueError("give exactly one of `model` and `function`")
         if self.weight == 0:
-            raise ValueError("`weight: 0` makes the part count for nothing: leave it out, or give it a weight")
+            raise ValueError("`weight: 0` gives the part no effect: leave it out, or give it another weight")
         return self
 
 
@@ -84,14 +86,14 @@ class RewardConfig(RewardSource):
         if sum((self.model is not None, self.function is not None, bool(self.parts))) != 1:
             raise ValueError("give exactly one of `model` and `function`, or several rewards under `parts`")
         if not self.parts:
-            refuse(self, ("normalize",), "goes with reward.parts")
+            refuse(self, ("normalize",), "needs reward.parts")
             return self
         theirs = ("revision", "sees", "max_length", "dtype", "engine", "batched", "trust_remote_code")
-        refuse(self, theirs, "belongs to a part: say it under reward.parts.NAME")
+        refuse(self, theirs, "belongs to a part: set it under reward.parts.NAME")
         for name in self.parts:
             if not (name.isascii() and name.isidentifier()) or name in _NO_PART_NAMES:
                 raise ValueError(
-                    f"{name!r} cannot be the name of a part: its column is reward_NAME, so take letters, digits and _ "
+                    f"{name!r} cannot be the name of a part: its column is reward_NAME, so use letters, digits and _ "
                     f"(no digit first), and none of {', '.join(_NO_PART_NAMES)}"
                 )
         return self

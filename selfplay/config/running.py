@@ -1,5 +1,4 @@
-"""The sections that say where and how a run is carried out, what stays of it and who is told: none of them changes what its
-rounds hold."""
+"""The sections about the machine, storage, reports and trackers: none of them changes the rows of a run."""
 
 from __future__ import annotations
 
@@ -12,18 +11,22 @@ from selfplay.config.tags import resource
 
 
 class GatesConfig(Section):
-    """What a round's data and training may look like before the run stops; a threshold of 1.0, or none, never stops it."""
+    """Limits of a round's data and training, beyond which the run stops. 1.0 or null disables a limit."""
 
-    max_empty: float = resource(0.5, "of a round's responses, the fraction that may have no text", ge=0, le=1)
-    max_truncated: float = resource(0.98, "... that may be cut at the length limit", ge=0, le=1)
-    max_repeated: float = resource(0.9, "... that may be one and the same text", ge=0, le=1)
-    max_identical: float = resource(
-        0.98, "of the round's prompts, the fraction whose responses may all have the same text", ge=0, le=1
+    max_empty: float = resource(0.5, "largest fraction of a round's responses that may be empty", ge=0, le=1)
+    max_truncated: float = resource(
+        0.98, "largest fraction of responses that may be cut at the length limit", ge=0, le=1
     )
-    max_loss: float | None = resource(100.0, "loss of an optimizer step beyond which training stops", gt=0)
-    max_grad_norm: float | None = resource(1e5, "gradient norm (before clipping) beyond which it stops", gt=0)
+    max_repeated: float = resource(0.9, "largest fraction of responses that may have the same text", ge=0, le=1)
+    max_identical: float = resource(
+        0.98, "largest fraction of prompts whose responses may all have the same text", ge=0, le=1
+    )
+    max_loss: float | None = resource(100.0, "largest loss of an optimizer step", gt=0)
+    max_grad_norm: float | None = resource(1e5, "largest gradient norm of an optimizer step, before clipping", gt=0)
     max_update: float | None = resource(
-        1.0, "norm of a training's change of the weights, over that of the weights, beyond which it is not kept", gt=0
+        1.0,
+        "largest norm of the change of the weights over the norm of the weights; a policy beyond it is not kept",
+        gt=0,
     )
 
 
@@ -33,7 +36,7 @@ class RoleConfig(Section):
     replicas: int = resource(1, "worker processes", ge=1)
     num_cpus: float = resource(0, "CPUs that Ray reserves for each; 0: workers take turns on the same cores", ge=0)
     num_gpus: float | None = resource(
-        None, "GPUs that Ray reserves for each; not set: what the machine has is shared", ge=0
+        None, "GPUs that Ray reserves for each; not set: the workers share the machine's GPUs", ge=0
     )
     threads: int = resource(1, "threads of one process", ge=1)
     resources: dict[str, float] = resource({}, "custom Ray resources for each")
@@ -49,19 +52,17 @@ class ClusterConfig(Section):
     trainer: RoleConfig = resource(RoleConfig(), "the trainer (one process)")
     overlap: bool | Literal["auto"] = resource(
         "auto",
-        "whether stages work side by side, each on the shards that the one before it has made; auto: where the workers of both "
+        "whether stages work side by side, each on the finished shards of the one before; auto: where the workers of both "
         "have devices of their own (whole GPUs or reserved CPUs)",
     )
-    retries: int = resource(
-        2, "workers that died (or hung) and are replaced in a row, without a result in between", ge=0
-    )
+    retries: int = resource(2, "dead or hung workers that are replaced in a row, without a result in between", ge=0)
     start_timeout: float = resource(300.0, "seconds a worker may take to start", gt=0)
     heartbeat_timeout: float = resource(
         1800.0, "seconds without progress after which a worker counts as hung and is killed; 0: never", ge=0
     )
     max_poison_items: int = resource(
         8,
-        "prompts or responses that a stage may quarantine because each crashes its worker; one more stops the run",
+        "most prompts or responses that a stage may quarantine because they crash their worker",
         ge=0,
     )
 
@@ -76,10 +77,10 @@ class TrackingConfig(Section):
     """Trackers that a run's numbers are sent to."""
 
     to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = resource(
-        [], "any of tensorboard, wandb, mlflow, trackio; their packages are installed by you"
+        [], "any of tensorboard, wandb, mlflow, trackio; you install their packages"
     )
-    project: str = resource("selfplay", "project or experiment of the trackers that have one")
-    log_text: bool = resource(False, "send a few example pairs a round, not only numbers (`--log-text`)")
+    project: str = resource("selfplay", "name of the project or experiment")
+    log_text: bool = resource(False, "also send a few example pairs of each round (`--log-text`)")
 
     @model_validator(mode="after")
     def _to_some(self) -> Self:
@@ -91,16 +92,17 @@ class TrackingConfig(Section):
 
 
 class StorageConfig(Section):
-    """What stays on disk. Datasets always stay. A deleted policy leaves a record, which `verify` checks."""
+    """What is kept on disk. Datasets are always kept. A deleted policy leaves a record, which `verify` checks."""
 
     keep_policies: int | Literal["all"] = resource(
-        2, "how many of the newest policies stay (2 or more), beside the best by the held-out judge; `all`: every one"
+        2,
+        "number of the newest policies that are kept (2 or more), beside the best by the held-out judge; `all`: every one",
     )
     keep_trainer_checkpoints: int = resource(
-        1, "newest sealed trainer checkpoints that stay while a round trains", ge=1
+        1, "number of sealed trainer checkpoints that are kept during a training", ge=1
     )
     check_free_space: bool = resource(
-        True, "refuse to begin a stage that by an upper estimate does not fit on the disk"
+        True, "refuse to start a stage that by an upper estimate does not fit on the disk"
     )
 
     @model_validator(mode="after")
@@ -116,10 +118,10 @@ class StorageConfig(Section):
 
 
 class ReportConfig(Section):
-    """The page that a run writes about itself (`report.html`, with a README.md)."""
+    """The report that a run writes (`report.html`, with a README.md)."""
 
-    every: int = resource(1, "rounds between reports; 0: none are written while the run works", ge=0)
-    redact: bool = resource(False, "leave all text of prompts and responses out of it")
+    every: int = resource(1, "rounds between reports; 0: the run writes none", ge=0)
+    redact: bool = resource(False, "leave out all text of prompts and responses")
 
     @model_validator(mode="after")
     def _written(self) -> Self:

@@ -1,6 +1,6 @@
 """The YAML schema of a run: frozen pydantic models, unknown keys forbidden, every field tagged (see tags.py).
 
-Defaults are the field's neutral values; what a recipe wants it says. A setting that does nothing in its combination is refused.
+Defaults are neutral values of the field; a recipe sets its own. A setting that does nothing in its combination is refused.
 The sections that are about the machine and not about the results are in running.py.
 """
 
@@ -29,17 +29,18 @@ class PolicyConfig(Section):
         "auto", "dtype of the engine: auto is float32 on a CPU, bfloat16 on a GPU; training keeps float32 weights"
     )
     chat_template: str | None = identity(
-        None, "none: the tokenizer's own; `none` (the word): a base model, prompts as plain text; else a Jinja template"
+        None,
+        "not set: the tokenizer's own; `none` (the word): a base model, prompts as plain text; else a Jinja template",
     )
     chat_template_kwargs: dict[str, Any] = identity({}, "passed to the chat template, as in {enable_thinking: false}")
     system_prompt: str | None = identity(None, "put before every prompt that has no system message")
-    trust_remote_code: bool = identity(False, "run the model's own code: only with a pinned revision")
+    trust_remote_code: bool = identity(False, "run the model's own code; needs a pinned revision")
 
     @model_validator(mode="after")
     def _combination(self) -> Self:
         require_commit(self.revision, trust_remote_code=self.trust_remote_code)
         if self.chat_template == "none" and self.system_prompt is not None:
-            raise ValueError("`system_prompt` needs a chat template to be written with: chat_template is none")
+            raise ValueError("`system_prompt` needs a chat template: chat_template is none")
         return self
 
 
@@ -57,19 +58,19 @@ class PromptSource(Section):
 class PromptsConfig(PromptSource):
     """Where prompts come from."""
 
-    per_round: int = identity(..., "prompts a round", ge=1)
+    per_round: int = identity(..., "number of prompts in each round", ge=1)
     order: Literal["fresh", "same"] = identity(
         "fresh", "fresh: disjoint slices round by round; same: one slice for all"
     )
 
 
 class MixConfig(Section):
-    """Responses of a second model among the policy's: what makes a pool of mixed origin."""
+    """Responses of a second model among the policy's: a pool of mixed origin."""
 
     model: str = content(..., "folder or hub name of the second model; its tokenizer is the policy's")
     revision: str | None = identity(None, "hub revision; resolved to a commit and recorded")
     num_responses: int = identity(
-        1, "of sampling.num_responses, how many of a prompt's come from it (the last ones)", ge=1
+        1, "how many of the sampling.num_responses of a prompt come from it (the last ones)", ge=1
     )
     share: float = identity(1.0, "fraction of the prompts that get them, chosen by the seed", gt=0, le=1)
 
@@ -79,7 +80,7 @@ class SamplingConfig(Section):
 
     num_responses: int = identity(5, "responses for each prompt", ge=1, le=1024)
     temperature: float = identity(1.0, "sampling temperature", gt=0)
-    top_p: float = identity(1.0, "nucleus", gt=0, le=1)
+    top_p: float = identity(1.0, "nucleus sampling; 1: off", gt=0, le=1)
     top_k: int = identity(0, "0: off", ge=0)
     min_p: float = identity(0.0, "0: off", ge=0, le=1)
     repetition_penalty: float = identity(1.0, "1: off", gt=0)
@@ -88,9 +89,11 @@ class SamplingConfig(Section):
     max_tokens: int = identity(..., "longest response, in tokens", ge=1)
     mix: MixConfig | None = identity(None, "responses of a second model among the policy's")
     shard_size: int = resource(
-        64, "prompts in a shard, the unit that is kept when a run is killed; what has begun keeps its shards", ge=1
+        64,
+        "prompts in a shard, the unit that is kept when a run is killed; a stage that has begun keeps its shards",
+        ge=1,
     )
-    engine: dict[str, Any] = identity({}, "passed through to vLLM's engine")
+    engine: dict[str, Any] = identity({}, "keys passed through to vLLM's engine")
 
     @model_validator(mode="after")
     def _mixed(self) -> Self:
@@ -109,21 +112,24 @@ class PairsConfig(Section):
         "chosen: highest reward; rejected: the lowest, a random other one, the median or the one nearest mean - 2 std "
         "(best_worst, best_random, best_median, sweet_spot); or all, random_pair, minimum_gap",
     )
-    max_per_prompt: int | None = identity(None, "pairs of a prompt, those of the largest margin (build: all)", ge=1)
-    min_gap: float = identity(0.0, "the explicit margin must exceed it; 0 drops ties only", ge=0)
-    max_similarity: float = identity(1.0, "pairs whose texts are more alike are dropped; 1 drops none", gt=0, le=1)
+    max_per_prompt: int | None = identity(
+        None, "most pairs of a prompt, those of the largest margin (build: all)", ge=1
+    )
+    min_gap: float = identity(0.0, "pairs whose explicit margin is not larger are dropped; 0 drops only ties", ge=0)
+    max_similarity: float = identity(1.0, "pairs whose texts are more similar are dropped; 1 drops none", gt=0, le=1)
     max_length_gap: int | None = identity(None, "most tokens by which chosen and rejected may differ", ge=0)
     min_reward_chosen: float | None = identity(None, "pairs whose chosen reward is below it are dropped")
     max_reward_rejected: float | None = identity(None, "pairs whose rejected reward is above it are dropped")
     length_penalty: float | Literal["auto"] = identity(
-        0.0, "taken off the reward for each token; auto: fitted so that chosen and rejected are equally long on average"
+        0.0,
+        "subtracted from the reward for each token; auto: fitted so that chosen and rejected are equally long on average",
     )
-    allow_truncated: bool = identity(False, "pair responses that were cut at the length limit too")
+    allow_truncated: bool = identity(False, "also pair responses that were cut at the length limit")
 
     @model_validator(mode="after")
     def _cap_needs_several_pairs(self) -> Self:
         if self.max_per_prompt is not None and self.build != "all":
-            raise ValueError(f"`max_per_prompt` goes with build: all; {self.build} gives at most one pair a prompt")
+            raise ValueError(f"`max_per_prompt` needs build: all; {self.build} gives at most one pair a prompt")
         return self
 
     def rules(self) -> PairRules:
@@ -136,7 +142,7 @@ _OF_THE_REFERENCE = ("dpo_gap",)
 
 
 class LogprobsConfig(Section):
-    """Where the log-probs come from by which pairs are ranked."""
+    """Where the log-probs that rank the pairs come from."""
 
     source: Literal["auto", "engine", "model"] = identity(
         "auto",
@@ -149,9 +155,9 @@ class SelectionConfig(Section):
     """Which pairs are kept."""
 
     metric: str = identity(
-        "alignment_potential", "what ranks the pairs: a name that `selfplay metrics` lists, or file.py:function"
+        "alignment_potential", "metric that ranks the pairs: a name that `selfplay metrics` lists, or file.py:function"
     )
-    options: dict[str, float] = identity({}, "numbers that the metric takes, as in {tau: 2.0} for rs_dpo")
+    options: dict[str, float] = identity({}, "options of the metric, as in {tau: 2.0} for rs_dpo")
     group_column: str | None = identity(
         None, "column of the prompts (topic, source, ...): pairs are ranked by z-scores within its groups"
     )
@@ -168,13 +174,13 @@ class SelectionConfig(Section):
         "at most this fraction or number of the ranked pairs of each group of `group_column`; `keep` limits their sum",
     )
     min_per_group: int | None = identity(
-        None, "so many pairs of each group of `group_column` are kept before others, if it has them", ge=1
+        None, "this number of pairs of each group of `group_column` is kept before others", ge=1
     )
     max_per_prompt: int | None = identity(
-        None, "of the pairs of a prompt only so many are ranked, those that the metric puts first (build: all)", ge=1
+        None, "at most this number of pairs of a prompt is ranked, the first by the metric (build: all)", ge=1
     )
     first_round_metric: str | None = identity(
-        None, "what ranks in round 1, where policy = reference = initial, when the metric compares the two (a name)"
+        None, "metric of round 1, where policy and reference are the same, if `metric` compares the two"
     )
     logprobs: LogprobsConfig = tagged("identity", LogprobsConfig(), "where the log-probs of the candidates come from")
 
@@ -198,22 +204,22 @@ class SelectionConfig(Section):
             raise ValueError("`keep` is a fraction above 0 up to 1.0, or a number of pairs")
         if isinstance(self.keep, float) and self.keep > 1:
             raise ValueError(
-                f"`keep: {self.keep}` is no fraction up to 1.0; a number of pairs is written without a point"
+                f"`keep: {self.keep}` is not a fraction up to 1.0; write a number of pairs without a point"
             )
         if isinstance(self.keep, int) and self.keep == 1:
             raise ValueError("`keep: 1` may mean one pair or all: write 1.0 for all pairs")
         if self.implicit_margin == "simpo":
-            refuse(self, ("beta",), "goes with implicit_margin: dpo")
+            refuse(self, ("beta",), "needs implicit_margin: dpo")
             if ":" not in self.metric and self.metric not in _OF_THE_REFERENCE:
                 refuse(
                     self,
                     ("first_round_metric",),
-                    "goes with implicit_margin: dpo, or with a metric that reads the reference",
+                    "needs implicit_margin: dpo, or a metric that reads the reference",
                 )
         if "full" in (self.metric, self.first_round_metric) and self.keep != 1.0:
             raise ValueError("metric: full keeps every pair: leave `keep` out, or choose another metric")
         if self.metric == "full" and self.group_column is not None:
-            raise ValueError("metric: full keeps every pair, whatever its group: leave `group_column` out")
+            raise ValueError("metric: full keeps every pair: leave `group_column` out")
         check_limits(
             keep=self.keep, keep_lowest=self.keep_lowest, keep_per_group=self.keep_per_group,
             min_per_group=self.min_per_group, max_per_prompt=self.max_per_prompt, has_groups=self.group_column is not None,
@@ -227,7 +233,7 @@ class LoraConfig(Section):
     r: int = identity(16, "rank", ge=1)
     alpha: float = identity(32.0, "scale", gt=0)
     dropout: float = identity(0.0, "dropout of the adapter's input", ge=0, lt=1)
-    target_modules: str | list[str] = identity("all-linear", "as in peft")
+    target_modules: str | list[str] = identity("all-linear", "modules with adapters, as in peft")
 
 
 class TrainingConfig(Section):
@@ -243,14 +249,14 @@ class TrainingConfig(Section):
     simpo_gamma_beta_ratio: float | None = identity(None, "target margin of SimPO over beta", ge=0)
     learning_rate: float = identity(..., "peak learning rate of AdamW", gt=0)
     epochs: int = identity(1, "passes over the kept pairs", ge=1)
-    max_steps: int | None = identity(
-        None, "optimizer steps of a round instead of epochs: the pairs are passed over as often as that takes", ge=1
-    )
+    max_steps: int | None = identity(None, "optimizer steps of a round, in place of epochs", ge=1)
     batch_size: int = identity(..., "pairs in an optimizer step, over all devices", ge=1)
     micro_batch_tokens: int | None = resource(
         None, "tokens in one forward pass, padding included; 16384 on a GPU and 1024 on a CPU if not set", ge=1
     )
-    micro_batch_size: int | None = resource(None, "pairs in one forward pass, at most; not set: as many as fit", ge=1)
+    micro_batch_size: int | None = resource(
+        None, "most pairs in one forward pass; not set: as many as `micro_batch_tokens` allows", ge=1
+    )
     max_length: int | None = identity(None, "longest prompt + response in tokens; the context if not set", ge=2)
     warmup_ratio: float = identity(0.1, "fraction of the steps that warm up", ge=0, lt=1)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = identity("cosine", "learning-rate schedule")
@@ -260,7 +266,7 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = resource(False, "less memory for about a third more time")
     checkpoint_every: int = resource(0, "optimizer steps between trainer checkpoints; 0: none inside a round", ge=0)
     lora: LoraConfig | None = identity(None, "train adapters instead of all weights")
-    trl: dict[str, Any] = identity({}, "passed through to TRL's config")
+    trl: dict[str, Any] = identity({}, "keys passed through to TRL's config")
 
     @model_validator(mode="after")
     def _combination(self) -> Self:
@@ -269,9 +275,9 @@ class TrainingConfig(Section):
             if self.simpo_gamma_beta_ratio is None:
                 raise ValueError("loss: simpo needs `simpo_gamma_beta_ratio` (0.3 to 0.5 in published recipes)")
         elif self.simpo_gamma_beta_ratio is not None:
-            raise ValueError("`simpo_gamma_beta_ratio` goes with loss: simpo")
+            raise ValueError("`simpo_gamma_beta_ratio` needs loss: simpo")
         if self.max_steps is not None:
-            refuse(self, ("epochs",), "and `max_steps` both say how long to train: give one of them")
+            refuse(self, ("epochs",), "and `max_steps` both set the length of the training: give one of them")
         return self
 
 
@@ -279,7 +285,7 @@ class EvaluationConfig(PromptSource):
     """Held-out evaluation of the policy after every round."""
 
     source: str = content(..., "prompts held out from training, in any form that prompts.source takes")
-    num_prompts: int | None = identity(None, "how many of them, chosen by the seed; all if not set", ge=1)
+    num_prompts: int | None = identity(None, "number of prompts, chosen by the seed; all if not set", ge=1)
     num_responses: int = identity(1, "sampled responses for each prompt", ge=1)
     greedy: bool = identity(True, "one greedy response for each prompt as well")
     max_tokens: int | None = identity(None, "longest response; sampling.max_tokens if not set", ge=1)
@@ -297,10 +303,10 @@ class Config(Section):
     selection: SelectionConfig = identity(SelectionConfig(), "which pairs are kept")
     training: TrainingConfig = identity(..., "one round of preference training")
     evaluation: EvaluationConfig | None = identity(None, "held-out evaluation")
-    gates: GatesConfig = resource(GatesConfig(), "when a round that went wrong stops the run")
+    gates: GatesConfig = resource(GatesConfig(), "when a bad round stops the run")
     cluster: ClusterConfig = resource(ClusterConfig(), "where the work runs")
-    tracking: TrackingConfig = resource(TrackingConfig(), "trackers that the run's numbers are sent to")
-    report: ReportConfig = resource(ReportConfig(), "the page that the run writes about itself")
+    tracking: TrackingConfig = resource(TrackingConfig(), "trackers to which the run sends its numbers")
+    report: ReportConfig = resource(ReportConfig(), "the report that the run writes")
     storage: StorageConfig = resource(StorageConfig(), "what stays on disk")
     rounds: int = tagged("extendable", ..., "rounds to run", ge=1)
     seed: int = identity(0, "seed of everything that is random", ge=0, lt=2**63)
@@ -316,7 +322,7 @@ class Config(Section):
             if self.selection.first_round_metric is None:
                 raise ValueError(
                     "selection.implicit_margin: dpo is not defined in round 1, where policy and reference are both the initial "
-                    "policy: say what ranks there with selection.first_round_metric (explicit_margin, random, ...)"
+                    "policy. Set selection.first_round_metric (explicit_margin, random, ...)"
                 )
             if self.training.start == "initial":
                 raise ValueError(
@@ -334,7 +340,7 @@ class Config(Section):
                     "trainer in float32 (training.precision). Use auto, or the same dtype for both"
                 )
         if self.sampling.num_responses < 2:
-            raise ValueError("sampling.num_responses must be 2 or more: a pair takes two responses")
+            raise ValueError("sampling.num_responses must be 2 or more: a pair consists of two responses")
         self.pairs.rules().check_num_responses(self.sampling.num_responses)
         if self.selection.max_per_prompt is not None and self.pairs.build != "all":
             raise ValueError(

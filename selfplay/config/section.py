@@ -1,4 +1,4 @@
-"""What every section of the schema is made of."""
+"""The base class of the sections of the schema."""
 
 from __future__ import annotations
 

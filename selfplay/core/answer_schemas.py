@@ -1,4 +1,4 @@
-"""Arrow schemas of what workers answer, as it lies in the hidden tables of stages."""
+"""Arrow schemas of the results of workers, which are the hidden tables of stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that are shown to be typed. A name in them may come from somebody else: every command is quoted for a shell here."""
+"""Commands in messages. Names in them may come from somebody else, so every command is quoted for a shell here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Ctrl-C counts even where it is lost: code that is imported may catch every exception, KeyboardInterrupt too."""
+"""Notices a Ctrl-C that is lost, because code that is imported may catch every exception, also KeyboardInterrupt."""
 
 from __future__ import annotations
 

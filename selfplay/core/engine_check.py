@@ -42,7 +42,7 @@ class EngineCheck:
         return cls(len(errors), _finite(largest), _finite(mean), compared, tolerance, passed)
 
     def sentence(self, unit: str = "") -> str:
-        """What was seen, as the end of a sentence; `unit` is said behind the error."""
+        """The result as the end of a sentence; `unit` follows the error."""
         error = self.error_max if self.compared == "largest" else self.error_mean
         seen = "a number that is not finite" if error is None else f"{error:.3g}{unit}"
         return f"differ by {seen} ({self.compared}; {self.tolerance:g} is allowed)"

@@ -1,4 +1,4 @@
-"""When garbage is collected, in processes that import large libraries."""
+"""Garbage collection in processes that import large libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine and the shell that started a process allow it, and what a run needs of it: open files, processes, address
+"""The limits of the machine and the shell, and what a run needs: open files, processes, address
 space, shared memory, temporary files, the loopback interface.
 
 `doctor` reports all of it; a Ray or a worker that does not start reports what is short.
@@ -47,7 +47,7 @@ class Shortage:
 
 
 def shortages() -> Iterator[Shortage]:
-    """What a run may fail for on this machine, started by this process; nothing where all is well."""
+    """Limits of this machine and process that a run may exceed; empty if there are none."""
     yield from _rlimits()
     if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < SHARED_BYTES:
         yield Shortage(

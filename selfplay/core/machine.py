@@ -1,4 +1,4 @@
-"""What this machine offers to this process: GPUs, memory, cores."""
+"""The GPUs, memory and cores that this process can use."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def quantiles(values: Floats, at: tuple[float, ...]) -> list[float]:
 
 
 def finite(value: float) -> float | None:
-    """The number, or None where it is none that JSON has."""
+    """The number, or None if JSON cannot represent it."""
     return value if math.isfinite(value) else None
 
 

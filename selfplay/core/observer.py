@@ -1,6 +1,6 @@
-"""What looks at a run while it works: reports, trackers, retention. An observer changes nothing that the rounds hold.
+"""Observers follow a run: reports, trackers, retention. An observer does not change the rows of a run.
 
-The driver calls observers and knows none of them; `selfplay/api.py` says which a run has.
+The driver calls observers and does not know which they are; `selfplay/api.py` composes them.
 """
 
 from __future__ import annotations
@@ -33,4 +33,4 @@ class Observer:
         """The attempt has ended and how it ended is recorded. Not called after a stop at once."""
 
     def on_close(self) -> None:
-        """The last call, whatever happened, also after a stop at once: let go of what is open."""
+        """The last call, also after errors and a stop at once: close what is open."""

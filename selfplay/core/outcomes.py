@@ -1,4 +1,4 @@
-"""What each stage records about itself when it is committed: one frozen record per stage, the content of `.metrics.json`.
+"""The outcome of each stage when it is committed: one frozen record per stage, the content of `.metrics.json`.
 
 `to_json` and `from_json` convert between a record and its JSON object. A field whose default is None has no key while it is None.
 A field marked with `FLAT` holds a nested record whose keys lie directly in the stage's object.

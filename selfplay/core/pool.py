@@ -1,4 +1,4 @@
-"""What stages see of workers: a pool of equal workers that each hold one backend object.
+"""The interface of stages to workers: a pool of equal workers that each hold one backend object.
 
 The Ray pool (execution/ray/ray_pool.py) is one; tests and benchmarks have others, in their own process.
 """

@@ -81,8 +81,7 @@ def redact(text: str) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, whoever wrote its class: one whose text cannot be made says that, and what is no valid Unicode is
-    escaped."""
+    """The text of any exception. If its class fails to make one, the text says so. Invalid Unicode is escaped."""
     try:
         text = str(error)
     except BaseException as failed:  # a user's class may raise anything
@@ -91,7 +90,7 @@ def text_of(error: BaseException) -> str:
 
 
 class RedactingStream:
-    """A text stream that leaves secrets out of what it is given, whole writes at a time."""
+    """A text stream that replaces secrets in what is written to it, one write at a time."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

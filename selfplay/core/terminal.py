@@ -1,4 +1,4 @@
-"""Text for terminals: data made harmless (see escape.py), numbers made short, columns lined up. No markup is ever read from
+"""Text for terminals: escaped data (see escape.py), short numbers, aligned columns. No markup is read from
 data."""
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def part(name: Part) -> Iterator[None]:
 
 @contextlib.contextmanager
 def loading(what: str) -> Iterator[None]:
-    """As `part("loading")`, and those who look at the run are told what is waited for."""
+    """As `part("loading")`, and `status` and the viewer show what is loaded."""
     current = _record.get()
     if current is None:
         yield

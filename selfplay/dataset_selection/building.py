@@ -70,8 +70,8 @@ def build(
     if rules.needs_lengths() and lengths is None:
         raise ConfigError(
             "pairs.max_length_gap and pairs.length_penalty need the lengths of the responses in tokens",
-            "Name a column of token counts with --columns num_tokens=COLUMN, or --policy MODEL (its tokenizer counts); or leave "
-            "the rule out.",
+            "Name a column of token counts with --columns num_tokens=COLUMN, or --policy MODEL (its tokenizer counts), or remove "
+            "the rule.",
         )
     texts = ColumnTexts(responses["text"])
     pool = response_pool(
@@ -93,7 +93,7 @@ def build(
         said = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise DataError(
             f"{prompts.num_rows} prompts with {responses.num_rows} responses give no pair: {said}",
-            "A pair takes two usable responses of different reward and text.",
+            "A pair needs two usable responses with different rewards and texts.",
         )
     return BuiltPairs(
         _table(prompts, responses, prompt_row_R, found, spool),

@@ -147,7 +147,7 @@ def check_rules(rules: PairRules, columns: Collection[str], *, has_text: bool) -
     if names:
         ways = "--policy MODEL counts tokens" if names == ["max_length_gap"] else "--reward-model MODEL gives rewards"
         raise ConfigError(
-            f"pairs.{names[0]} reads columns that these pairs do not have", f"{ways}; or leave the rule out."
+            f"pairs.{names[0]} reads columns that these pairs do not have", f"{ways}, or remove the rule."
         )
     if rules.max_similarity < 1 and not has_text:
         raise ConfigError("pairs.max_similarity compares texts, and this is a table of numbers", "Leave it out.")
@@ -188,7 +188,7 @@ def built(
     size, notes = found.pairs.num_rows, list[str]()
     if "group_chosen" in found.pairs.column_names and (without := _num_of_two_groups(found.pairs)):
         notes.append(
-            f"In {without} of {size} pairs the two responses are not of one group: these pairs are in no group."
+            f"In {without} of {size} pairs the two responses are of different groups: these pairs are in no group."
         )
     return Pairs(
         found.pairs, number_columns(found.pairs), no_reasons(size), found.chosen_P, found.rejected_P, found, notes

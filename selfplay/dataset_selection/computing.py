@@ -74,14 +74,14 @@ def plan(
         if not has_reward and not settings.has_rewards:
             column = "rewards" if "responses" in dataset.recognised else "reward"
             raise ConfigError(
-                "these responses have no scores, so that there is nothing to build pairs by",
-                "--reward-model MODEL or --reward-function module:function, or name the column with --columns "
+                "these responses have no scores, which are needed to build pairs",
+                "Give --reward-model MODEL or --reward-function module:function, or name the column with --columns "
                 f"{column}=COLUMN.",
             )
         needs = find_needs(settings, metric, given, has_text=True)
         if settings.keep_zero_margins:
             raise ConfigError(
-                "keep_zero_margins is for ready-made pairs: of two responses of equal reward neither is the better one",
+                "keep_zero_margins is for existing pairs: of two responses with equal rewards neither is better",
                 "Leave it out.",
             )
         check_builder(as_round(dataset), rules or PairRules())
@@ -126,7 +126,7 @@ def compute(
     if renderer is not None:
         if renderer.num_apart:
             pairs.notes.append(
-                f"{renderer.num_apart} responses were tokenised by themselves: the chat template does not write a "
+                f"{renderer.num_apart} responses were tokenized alone: the chat template does not write a "
                 "conversation as a continuation of its prompt."
             )
         _lengths(context, imported, pairs, rules, settings)
@@ -235,9 +235,7 @@ def _add_log_probs(context: StageContext, imported: Imported, pairs: Pairs, need
         pairs.columns[name] = metric_features.read(context, ROUND, name, chosen_id, prompt_P)
     made = outcome.made_for_metric
     if trimmed := made.get(YES, {}).get("num_trimmed"):
-        pairs.notes.append(
-            f"In {trimmed} questions the middle of the example was left out, so that they fit the context."
-        )
+        pairs.notes.append(f"In {trimmed} questions the middle of the example was cut out to fit the context.")
     if made.get(EMBEDDING, {}).get("num_too_long"):
         missing_P = np.isnan(pairs.columns[EMBEDDING]).all(axis=1)
         pairs.reasons = with_reason(pairs.reasons, missing_P, TOO_LONG_FOR_EMBEDDING)

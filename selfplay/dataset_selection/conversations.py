@@ -14,7 +14,7 @@ from selfplay.inputs.resolve import Inputs
 
 
 def check_conversations(inputs: Inputs, needs: Needs, dataset: str, prompts: pa.Table) -> Iterator[str]:
-    """Yields what is to be said of the models that read the prompts (column `messages`). Raises ModelError for a tokenizer or a
+    """Yields notes about the models that read the prompts (column `messages`). Raises ModelError for a tokenizer or a
     template that loses text or fails."""
     examples = example_prompts({dataset: prompts})
     if needs.rendered:

@@ -204,13 +204,13 @@ def _check_reference(policy: PinnedModel, reference: PinnedModel, renderer: Chat
     if reference.digest == policy.digest:
         raise ConfigError(
             "the reference is the policy: every implicit margin in the DPO form would be 0",
-            "Give the model that the policy was trained from, or say --implicit-margin simpo, which has no reference.",
+            "Give the model that the policy was trained from, or use --implicit-margin simpo, which has no reference.",
         )
     theirs, ours = load_tokenizer(reference.folder).get_vocab(), renderer.tokenizer.get_vocab()
     if theirs != ours:
         raise ConfigError(
             f"the reference {reference.folder} has another vocabulary than the policy",
-            "Both are given the policy's token ids: take the model that the policy was trained from.",
+            "Both read the policy's token ids: give the model that the policy was trained from.",
         )
 
 

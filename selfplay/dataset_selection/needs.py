@@ -1,4 +1,4 @@
-"""What a selection has to compute before it can rank: what the metric reads, less what the dataset has.
+"""What a selection has to compute before it can rank: what the metric reads, minus what the dataset has.
 
 Each input that is neither there nor can be computed is named, with the ways to get it.
 """
@@ -67,7 +67,7 @@ class Needs:
         return any((self.tokens, self.policy_logps, self.reference_logps, self.alone, self.embedding))
 
     def names(self) -> list[str]:
-        """What is to be computed, by name."""
+        """The inputs to compute, by name."""
         return [field.name for field in fields(self) if getattr(self, field.name)]
 
     @property
@@ -126,7 +126,7 @@ def find_needs(
         raise _missing(metric, sorted(missing), several)
     if found.anything and not has_text:
         raise ConfigError(
-            "this dataset is a table of numbers: there are no texts of which anything could be computed",
+            "this dataset is a table of numbers: nothing can be computed without texts",
             "Leave the models out and give the columns that the metric reads, or a dataset with prompt, chosen and rejected.",
         )
     return found
@@ -141,11 +141,11 @@ def _refuse_idle(
         )
         raise ConfigError(
             f"{given} does nothing: the dataset has its rewards already",
-            "Leave it out to rank by those; or say --columns reward_chosen=,reward_rejected= to have them computed.",
+            "Leave it out to rank by those, or give --columns reward_chosen=,reward_rejected= to compute them.",
         )
     if settings.reference is not None and not reads_reference:
         named = " to rank by the implicit margins that the dataset has" if has_margin else ""
-        other = ", or say --implicit-margin dpo --beta 0.1" if settings.implicit_margin == "simpo" else ""
+        other = ", or give --implicit-margin dpo --beta 0.1" if settings.implicit_margin == "simpo" else ""
         raise ConfigError(
             f"reference does nothing: metric {settings.metric!r} with implicit_margin: "
             f"{settings.implicit_margin} reads no reference log-probs",
@@ -162,13 +162,13 @@ def _refuse_idle(
     if settings.embedding_model is not None and not needs.other_embedding:
         raise ConfigError(
             "embedding_model does nothing: the dataset has its embeddings already",
-            "Leave it out to use those; or say --columns embedding= to have them computed.",
+            "Leave it out to use those, or give --columns embedding= to compute them.",
         )
     passes = (needs.tokens, needs.policy_logps, needs.reference_logps, needs.alone, needs.yes, needs.embedding)
     if settings.policy is not None and not (any(passes) or settings.max_length is not None):
         raise ConfigError(
             "policy does nothing: the dataset has log-probs and token counts already",
-            "Leave it out to rank by those; or say --columns policy_logp_chosen=,policy_logp_rejected= to have them computed.",
+            "Leave it out to rank by those, or give --columns policy_logp_chosen=,policy_logp_rejected= to compute them.",
         )
 
 

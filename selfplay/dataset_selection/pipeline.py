@@ -106,7 +106,7 @@ def read(
         )  # fmt: skip
         if built and dataset.kind == "pairs":
             raise ConfigError(
-                f"{source.dataset} holds pairs, not several responses a prompt: there are no pairs to be built",
+                f"{source.dataset} holds pairs, not several responses to a prompt: no pairs can be built",
                 "Leave --pairs out; or name the columns of the responses with --columns.",
             )
         return dataset
@@ -211,9 +211,9 @@ def run(
         assert usable is not None
         store, fingerprint, continued = record.begin(settings, config, inputs, identity, needs, usable.num_rows)
         if continued:
-            reporter.say(f"continuing with what an earlier attempt left in {settings.out}")
+            reporter.say(f"continuing the unfinished selection in {settings.out}")
         document = {"config": config.model_dump(mode="json"), "identity": identity}
-        again = "The same command continues where it was."
+        again = "The same command continues the work."
         with (
             attempt(store, document, reporter, grace, None, again) as current,
             _workers(workers, config, inputs, current, store, needs) as pools,
@@ -320,7 +320,7 @@ def _refuse_no_pair(settings: SelectSettings, selection: Selection) -> None:
     ranked = selection.summary.num_ranked
     if ranked and not selection.summary.num_kept:
         raise ConfigError(
-            f"keep {settings.keep} of {ranked} ranked pairs is no pair at all",
+            f"keep {settings.keep} of {ranked} ranked pairs keeps no pair",
             f"Give a larger fraction (above {0.5 / ranked:.2g}), or a number of pairs. Nothing is computed twice.",
         )
 
@@ -360,7 +360,7 @@ def summarise(
 
 
 def _report_what_was_read(dataset: OfflineDataset, sources: Sequence[SourceFacts], reporter: Reporter) -> None:
-    kind = "pairs" if dataset.kind == "pairs" else "responses of several a prompt"
+    kind = "pairs" if dataset.kind == "pairs" else "responses"
     table = dataset.pairs if dataset.pairs is not None else dataset.responses
     assert table is not None
     reporter.say(f"read {dataset.num_rows} rows: {table.num_rows} {kind}, {dataset.bad_rows.count} bad rows")
@@ -380,7 +380,7 @@ def _same_command(record: Record) -> Iterator[None]:
     try:
         yield
     except Interrupted as error:
-        raise Interrupted(error.message, "The same command continues where it was.", error.exit_code) from None
+        raise Interrupted(error.message, "The same command continues the work.", error.exit_code) from None
     except SelfplayError as error:
         resume = f"`{shell_command('resume', record.folder)}"
         error.hint = error.hint.replace(f"{resume} reward.", "`the same command with ").replace(

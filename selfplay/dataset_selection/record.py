@@ -53,7 +53,7 @@ class Record:
             return None
         if commit.facts.get("kind") != KIND:
             raise ConfigError(
-                f"{self.root} holds something else ({COMMIT} in it is no selection's)", "Give another --out."
+                f"{self.root} is not a selection (its {COMMIT} is that of something else)", "Give another --out."
             )
         self._refuse_drift(commit.facts["identity"], identity, "was made")
         return commit.facts
@@ -162,7 +162,7 @@ class Record:
             return
         raise ConfigError(
             f"{self.root} exists and is not empty: it holds {', '.join(sorted(names)[:3])}",
-            "Give another --out, or empty it.",
+            "Give another --out, or delete its contents.",
         )
 
     def _refuse_drift(self, before: Mapping[str, Any], now: Mapping[str, Any], how: str) -> None:

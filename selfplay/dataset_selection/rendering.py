@@ -29,7 +29,7 @@ class ResponseRenderer:
         if self._eos is None and not self._ends:
             raise ConfigError(
                 "the policy's tokenizer has no end token",
-                "A finished response ends with one: give a complete tokenizer.",
+                "A complete response ends with one. Give a complete tokenizer.",
             )
         self.num_apart = 0
 

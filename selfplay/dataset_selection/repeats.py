@@ -1,4 +1,4 @@
-"""Pairs of a dataset that repeat or contradict another one: flagged always, dropped where that is asked for."""
+"""Pairs of a dataset that repeat or contradict another one: always marked, dropped on request."""
 
 from __future__ import annotations
 

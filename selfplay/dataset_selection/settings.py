@@ -60,7 +60,7 @@ class RewardParts(Section):
     def _checked(self) -> Self:
         RewardConfig(parts=self.parts, normalize=self.normalize)  # the names of the parts
         if any(part.trust_remote_code for part in self.parts.values()):
-            raise ValueError("`trust_remote_code` goes with the rewards of a run: `select` runs no code of models")
+            raise ValueError("`trust_remote_code` is a setting of runs: `select` runs no code of models")
         return self
 
 
@@ -151,35 +151,35 @@ class SelectSettings(Section):
         if self.implicit_margin == "dpo" and self.beta is None:
             raise ValueError("implicit_margin: dpo needs `beta` (0.1 is a common value)")
         if self.implicit_margin == "simpo" and self.beta is not None:
-            raise ValueError("`beta` goes with implicit_margin: dpo; simpo has none")
+            raise ValueError("`beta` needs implicit_margin: dpo; simpo has none")
         if sum(given is not None for given in (self.reward_model, self.reward_function, self.reward)) > 1:
             raise ValueError("give one of `reward_model`, `reward_function` and `reward.parts`")
         if self.reward_engine != "auto" and self.reward_model is None:
-            raise ValueError("`reward_engine` goes with `reward_model`; a part has its own, reward.parts.NAME.engine")
+            raise ValueError("`reward_engine` needs `reward_model`; a part has its own, reward.parts.NAME.engine")
         if self.group_column is not None and self.columns.get("group", self.group_column) != self.group_column:
             raise ValueError("`group_column` and `columns: {group: ...}` name different columns")
         for name in ("reference", "chat_template", "max_length"):
             if getattr(self, name) is not None and self.policy is None:
-                raise ValueError(f"`{name}` needs `policy`, whose tokenizer and context it goes with")
+                raise ValueError(f"`{name}` is about the tokenizer and context of `policy`, which is not set")
         for name in REVISIONS:
             model = name.removesuffix("_revision")
             if getattr(self, name) is not None and getattr(self, model) is None:
-                raise ValueError(f"`{name}` needs `{model}`, the hub model that it is a revision of")
+                raise ValueError(f"`{name}` is the revision of `{model}`, which is not set")
         return self
 
     def _check_sources(self) -> None:
         if (self.dataset is None) == (not self.sources):
             raise ValueError(
-                "`dataset` and `sources` both say what is read: name every dataset under `sources` (--source)"
+                "`dataset` and `sources` are both given: name every dataset under `sources` (--source)"
                 if self.sources
                 else "`sources` names no dataset"
             )
         for name in self.sources:
             if not _SOURCE_NAME.fullmatch(name):
-                raise ValueError(f"a source cannot be called {name!r}: take letters, digits, `.`, `_` and `-`")
+                raise ValueError(f"a source cannot be called {name!r}: use letters, digits, `.`, `_` and `-`")
         theirs = [name for name in ("split", "subset", "revision") if getattr(self, name) is not None]
         if self.sources and theirs:
-            raise ValueError(f"`{theirs[0]}` belongs to one source: say it under sources.NAME.{theirs[0]}")
+            raise ValueError(f"`{theirs[0]}` belongs to one source: set it under sources.NAME.{theirs[0]}")
 
     @property
     def dataset_name(self) -> str:
@@ -276,14 +276,16 @@ def _explained(item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
     renamed = RENAMED.get(name) or RENAMED.get(f"selection.{name}")
     if item["type"] == "extra_forbidden" and renamed is not None:
-        return f"`{name}` is now called `{renamed if '.' in name else renamed.removeprefix('selection.')}`"
+        return (
+            f"`{name}` is not a setting; its name is `{renamed if '.' in name else renamed.removeprefix('selection.')}`"
+        )
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, SelectSettings.model_fields, n=1, cutoff=0.5)
         return f"unknown setting `{name}`" + (f": did you mean `{near[0]}`?" if near else "")
     if item["type"] == "missing":
         return f"`{name}` is missing: " + {
-            "keep": "say which part to keep, as in --keep 0.4 (a fraction) or --keep 500 (pairs)",
-            "out": "say with --out where the result goes",
+            "keep": "give the part to keep: --keep 0.4 (a fraction) or --keep 500 (pairs)",
+            "out": "give the folder of the result with --out",
             "dataset": "name the dataset, or several with --source",
         }.get(name, "it has no default")
     message = item["msg"].removeprefix("Value error, ")

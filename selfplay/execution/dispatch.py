@@ -1,4 +1,4 @@
-"""Which worker gets which call: every worker's window is kept full, and calls that were lost with a worker are asked again alone.
+"""Assigns calls to workers: every worker's window is kept full, and calls that were lost with a worker are asked again alone.
 
 Pure bookkeeping, without workers or time: the Ray pool drives it with its actors, tests and benchmarks with simulated ones.
 """

@@ -116,7 +116,7 @@ class Reporter:
     def loading(self, what: str, seconds: float | None) -> None:
         """Something is loaded that the run waits for; then again with the seconds, when it is there."""
         if seconds is None:
-            self.log(f"waits for {what} to load")
+            self.log(f"is waiting for {what} to load")
             self.event("loading", what=what)
             with self._lock:
                 if self._terminal:

@@ -157,7 +157,7 @@ def run_with_quarantine(
                 waiting.extendleft(reversed(part.halves()))
                 whole.num_open += 1
                 say(
-                    f"{what}: {part} killed its worker ({result.reason}); it is split in two to find the item that does"
+                    f"{what}: {part} killed its worker ({result.reason}); it is split in two to find the item that kills workers"
                 )
                 continue
             if crashed:
@@ -236,11 +236,11 @@ def _quarantine(
 
 def _too_many(name: str, crash: WorkerCrash, num_found: int, max_items: int, what: str) -> TooManyPoisonItems:
     return TooManyPoisonItems(
-        f"{what}: {num_found} items have killed their workers twice, {name} the last ({crash.reason}); "
+        f"{what}: {num_found} items have killed their workers twice, the last one {name} ({crash.reason}); "
         f"cluster.max_poison_items is {max_items}{crash.worker}",
         f"Committed work is safe. {crash.hint} So many crashes have a common cause, which the workers' logs show. Fix it, then "
-        f"`selfplay resume`; or resume with cluster.max_poison_items={num_found} or more to go on without them. "
-        "What was found is kept: these items are asked for alone.",
+        f"`selfplay resume`; or resume with cluster.max_poison_items={num_found} or more to continue without "
+        "them. They are recorded, and the next attempt asks for each of them alone.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the progress of a run goes: the protocol that stages and pools report through."""
+"""The protocol through which stages and pools report progress."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def signals(stop: StopFlag, grace: float, reporter: Reporter) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, grace, LAST)
         stop.exit_code = 143 if number == signal.SIGTERM else 130
         reporter.say(
-            "stopping: the shards in progress are finished and kept (Ctrl-C again: stop at once, which is as safe)"
+            "stopping: the shards in progress are finished and kept (Ctrl-C again stops at once and is as safe)"
         )
 
     def leave(number: int, frame: Any) -> None:
@@ -62,7 +62,7 @@ def ended_by_stop(stop: StopFlag, error: SelfplayError) -> Interrupted | None:
         return None
     said = error.message.splitlines()[0]
     return Interrupted(
-        f"stopped as asked, before the shards in progress were done ({said}); what was committed is kept",
+        f"stopped on request before the shards in progress were done ({said}); what was committed is kept",
         "`selfplay resume` continues.",
         stop.exit_code,
     )
@@ -89,7 +89,7 @@ class StopFlag:
         self._exit_code = value
 
     def at_once(self) -> None:
-        """The command ends now: threads that still work must not write any more."""
+        """The command ends now: running threads must not write any more."""
         self._is_at_once = True
         if self._outer is not None:
             self._outer.at_once()
@@ -103,5 +103,5 @@ class StopFlag:
         """Raise Interrupted if a stop was requested."""
         if self.exit_code is not None:
             raise Interrupted(
-                "stopped as asked; what was committed is kept", "`selfplay resume` continues.", self.exit_code
+                "stopped on request; committed work is kept", "`selfplay resume` continues.", self.exit_code
             )

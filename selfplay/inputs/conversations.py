@@ -59,14 +59,15 @@ def check_conversations(
 
 
 def _end_tokens(renderer: ChatRenderer, asked: Sequence[int], stops: Sequence[int], vocab_size: int) -> list[str]:
-    """What is to be said of the tokens that end a response."""
+    """Warnings about the tokens that end a response."""
     if beyond := sorted({*asked} - {*stops}):
         if not stops:
             raise ConfigError(
-                f"policy.model: the end token {beyond[0]} is none of the model's {vocab_size} token ids: no response would end",
-                "The tokenizer or generation_config.json belongs to another model: give the model its own.",
+                f"policy.model: the end token {beyond[0]} is not one of the model's {vocab_size} token ids: "
+                "no response would end",
+                "The tokenizer or generation_config.json belongs to another model: use those of this model.",
             )
-        return [f"policy.model: the end tokens {beyond} are none of the model's {vocab_size} token ids"]
+        return [f"policy.model: the end tokens {beyond} are not among the model's {vocab_size} token ids"]
     if not stops:
         return [
             "policy.model: neither the tokenizer nor generation_config.json names an end token: every response is as long as "
@@ -76,8 +77,8 @@ def _end_tokens(renderer: ChatRenderer, asked: Sequence[int], stops: Sequence[in
     if ends and not {*ends} & {*stops}:
         string = renderer.tokenizer.convert_ids_to_tokens(ends[0])
         return [
-            f"policy.model: the chat template ends the assistant's turn with {string!r}, which is no end token of the tokenizer "
-            "or of generation_config.json: responses do not stop there"
+            f"policy.model: the chat template ends the assistant's turn with {string!r}, which is not an end token "
+            "of the tokenizer or of generation_config.json: responses do not stop there"
         ]
     return []
 

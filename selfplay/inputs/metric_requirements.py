@@ -102,7 +102,7 @@ def _check_inputs(config: Config, metric: Metric, prompts: PromptSource) -> list
         of_prompts = "" if metric.where is None else f", and {config.prompts.source} has no such column either"
         raise ConfigError(
             f"metric {metric.name!r} reads {', '.join(missing)}, which a run does not make{of_prompts}",
-            f"{ways} Such columns go with `selfplay select` on a dataset; in a run choose another metric.",
+            f"{ways} `selfplay select` can read such columns from a dataset; in a run choose another metric.",
         )
     for name in others:
         _check_numbers(name, config, prompts)
@@ -132,7 +132,7 @@ def _check_group(name: str, config: Config, prompts: PromptSource) -> None:
     if name not in own:
         raise ConfigError(
             f"selection.group_column is {name!r}; the prompts of {config.prompts.source} have {', '.join(own) or 'no columns'}",
-            "Name a column that stands beside the prompts, as in topic or source.",
+            "Name a column of the prompts, such as topic or source.",
         )
 
 
@@ -146,7 +146,7 @@ def _check_reference(config: Config, metric: Metric, first: Metric) -> None:
     if not _reads_reference(metric, REFERENCE_LOGPS):
         if settings.first_round_metric is not None:
             raise ConfigError(
-                f"selection.first_round_metric does nothing: {metric.name!r} reads no reference, so that it ranks in round 1 too",
+                f"selection.first_round_metric does nothing: {metric.name!r} reads no reference and also ranks in round 1",
                 "Leave it out.",
             )
         return
@@ -164,7 +164,7 @@ def _check_reference(config: Config, metric: Metric, first: Metric) -> None:
     if settings.first_round_metric is None:
         raise ConfigError(
             f"metric {metric.name!r} does not rank in round 1, where policy and reference are both the initial policy",
-            "Say what ranks there with selection.first_round_metric (explicit_margin, random, ...).",
+            "Set selection.first_round_metric (explicit_margin, random, ...).",
         )
     _refuse_reference(first, *REFERENCE_LOGPS)
 

@@ -34,7 +34,7 @@ from selfplay.inputs.user_code.listing import Code, cluster_code, function_code,
 from selfplay.store.durable import sha256_bytes
 
 KEEP_SECRETS_OUT = (
-    "Settings are recorded with the run: take it out. Libraries and your functions read it from the environment."
+    "Remove it: settings are recorded with the run. Libraries and your functions read it from the environment."
 )
 
 
@@ -48,7 +48,7 @@ class PinnedModel:
 
 @dataclass(frozen=True)
 class Pinned:
-    """What a configuration names, found and digested.
+    """The inputs that a configuration names, found and digested.
 
     `config` and `search_path` are those that were asked for, with the present places of what has moved. `pins` maps a setting's
     name to the sha256 of what it named, `revisions` to NAME@COMMIT where that was a hub model. `rewards` and `reward_infos` are
@@ -79,7 +79,7 @@ def pin(
     moves: Moves | None = None,
     pins: Mapping[str, str] | None = None,
 ) -> Pinned:
-    """Find, check and digest all inputs, and run nothing of them. `search_path` is the config's folder.
+    """Find, check and digest all inputs, without running any of them. `search_path` is the config's folder.
 
     For a run that has begun: `revisions` are those that an earlier attempt found, so that a hub model stays the one it was;
     `moves` and `pins` are what is known of things that moved, and the digests that they must have.
@@ -189,5 +189,5 @@ def _check_mixed(folder: Path, policy_folder: Path, policy: PolicyInfo) -> None:
     if tokenizers[0] != tokenizers[1] or differs:
         raise ConfigError(
             f"sampling.mix.model {folder} differs from the policy in its {', '.join(differs) or 'tokenizer'}",
-            "Its responses go through the policy token by token: take another training of the same model.",
+            "Its responses go through the policy token by token: use another training of the same model.",
         )

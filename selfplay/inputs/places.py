@@ -1,4 +1,4 @@
-"""Where the things are that a configuration names: models, data, functions, templates. All that are missing are said at once.
+"""Finds the inputs that a configuration names: models, data, functions, templates. All missing ones are reported at once.
 
 What a run was started with may have moved since, together with its configuration. A thing that is not in its old place is looked
 for in the place that the known moves suggest, and taken from there where its content is the pinned one. Nothing is run here.
@@ -30,7 +30,7 @@ ModelSection = PolicyConfig | RewardSource | MixConfig
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """What is known of a project that moved: pairs of an old and a new place of the same thing."""
+    """The known moves of a project: pairs of an old and a new path of the same input."""
 
     pairs: tuple[tuple[Path, Path], ...] = ()
 
@@ -205,7 +205,7 @@ def _missing(errors: Mapping[str, ConfigError]) -> MissingInputError:
     if len(errors) == 1:
         return MissingInputError(lines[0], next(iter(errors.values())).hint, tuple(errors))
     return MissingInputError(
-        f"{len(errors)} things that the configuration names are not there:\n    " + "\n    ".join(lines),
+        f"{len(errors)} things that the configuration names do not exist:\n    " + "\n    ".join(lines),
         "Correct these settings.",
         tuple(errors),
     )

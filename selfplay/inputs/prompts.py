@@ -146,7 +146,9 @@ def load_prompts(
                 prompt_id = user_id(item.values.get(id_column))
                 if prompt_id is None:
                     kind = type(item.values.get(id_column)).__name__
-                    raise BadValue("invalid_id", f"the id in column {id_column!r} is no text and no integer but {kind}")
+                    raise BadValue(
+                        "invalid_id", f"the id in column {id_column!r} is neither text nor an integer but {kind}"
+                    )
             else:
                 prompt_id = _hash_id(messages, seen)
         except BadValue as error:

@@ -1,4 +1,4 @@
-"""What a run stands on, resolved at the start of every attempt: models, prompts, functions, and the digests that pin them.
+"""The inputs of a run, resolved at the start of every attempt: models, prompts, functions, and the digests that pin them.
 
 `pinning.py` finds and digests, and runs nothing. Here functions are imported and tokenizers loaded, when it is known that they
 are those that the run was started with.
@@ -198,12 +198,12 @@ def _lengths(config: Config, info: PolicyInfo) -> dict[str, int]:
     given = config.sampling.engine.get("max_model_len")
     if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 2):
         raise ConfigError(
-            f"sampling.engine.max_model_len is {given!r}, which is no number of tokens",
+            f"sampling.engine.max_model_len is {given!r}, which is not a number of tokens",
             "Give a whole number of tokens, as in 4096, or leave it out for the policy's own.",
         )
     context = given or info.max_position_embeddings
     if context is None:
-        raise ConfigError("the policy's config names no longest context", "Say it with sampling.engine.max_model_len.")
+        raise ConfigError("the policy's config does not give its longest context", "Set sampling.engine.max_model_len.")
     if info.max_position_embeddings is not None and context > info.max_position_embeddings:
         raise ConfigError(
             f"sampling.engine.max_model_len is {context}; the policy has positions for {info.max_position_embeddings} tokens",

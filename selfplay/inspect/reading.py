@@ -44,7 +44,7 @@ def require_round(store: Store, round_number: int, stage: str | None = None) -> 
         )
     raise ConfigError(
         f"{what} is not committed in {store.layout.root}",
-        f"There is: {_list(present)}. `{shell_command('status', store.layout.root)}` shows how far the run is.",
+        f"Available: {_list(present)}. `{shell_command('status', store.layout.root)}` shows how far the run is.",
     )
 
 

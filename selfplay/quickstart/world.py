@@ -71,7 +71,7 @@ def default_cache_dir() -> Path:
 
 
 def world_key(seed: int, sizes: Sizes) -> str:
-    """What a cached world depends on, as 16 hex digits: seed, sizes, the source of the recipe, and the
+    """The key of a cached world, 16 hex digits: seed, sizes, the source of the recipe, and the
     libraries' versions.
     """
     parts = [str(seed), json.dumps(asdict(sizes), sort_keys=True)]

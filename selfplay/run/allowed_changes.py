@@ -27,8 +27,8 @@ _OF_HELD_OUT = (
 def check_drift(
     store: Store, before: Config, after: Config, pins: Mapping[str, str], found_pins: Mapping[str, str]
 ) -> list[str]:
-    """What a resume changes, as lines for people. `pins` are the recorded digests, `found_pins` those of the content now. Raises
-    DriftError with a diff for a change of identity."""
+    """The changes of a resume, as human-readable lines. `pins` are the recorded digests, `found_pins` those of the content now.
+    Raises DriftError with a diff for a change of identity."""
     found = changes(before, after)
     refused = [change for change in found if change.tag == "identity"]
     lines = [f"{change.name}: {change.before} -> {change.after}" for change in refused]
@@ -91,7 +91,7 @@ def changed_pins(pins: Mapping[str, str], new_pins: Mapping[str, str]) -> list[s
 
 
 def held_out_notes(found: Iterable[Change], before: Config) -> list[str]:
-    """What a person should know of a fork that samples differently: the held-out prompts are answered with these settings too."""
+    """Notes about a fork that samples differently: the held-out prompts are answered with these settings too."""
     if before.evaluation is None:
         return []
     names = [*_OF_HELD_OUT, *(["max_tokens"] if before.evaluation.max_tokens is None else [])]
@@ -126,7 +126,7 @@ def offer(
 ) -> str:
     """The hint of a refused resume: the command that forks with the settings asked for, or why there is none."""
     last = last_whole_round(store)
-    back = "Resume with the settings it was started with"
+    back = "Resume with the settings that it was started with"
     if last is None:
         return f"{back}, or start another run with the new ones: no round is complete that a fork could share."
     for from_round in dict.fromkeys((last, 0)):
@@ -138,7 +138,7 @@ def offer(
         command = shell_command("fork", store.layout.root, "--from-round", from_round, *settings)
         shared = "round 0" if from_round == 0 else f"rounds 0 to {from_round}"
         return f"{back}, or fork it: a new run that shares {shared} and continues with the new ones:\n     {command}"
-    return f"{back}, or start another run with the new ones: no fork could change " + "; ".join(
+    return f"{back}, or start another run with the new ones: a fork cannot change " + "; ".join(
         refusals(found, pins, new_pins, 0, before)
     )
 

@@ -70,7 +70,7 @@ def attempt(
     except KeyboardInterrupt:
         with contextlib.suppress(SelfplayError):
             store.end_attempt(number, "interrupted", "stopped at once")
-        raise Interrupted("stopped at once; what was committed is kept", again, current.stop.exit_code or 130) from None
+        raise Interrupted("stopped at once; committed work is kept", again, current.stop.exit_code or 130) from None
     except SelfplayError as error:
         reporter.log("".join(traceback.format_exception(error)))
         if (stopped := ended_by_stop(current.stop, error)) is not None:

@@ -1,4 +1,4 @@
-"""The code that a run executes: said before any of it is loaded, and asked about where the user has not begun the run.
+"""The code that a run executes: listed before it is loaded; it needs `--trust-code` if the user did not start the run.
 
 A configuration is a program: it names functions of a user, and `trust_remote_code` runs a model's own code. Whoever starts a
 run names its configuration. Whoever continues one that was handed over may not know what is in it, so `resume`, `fork` and a
@@ -54,7 +54,7 @@ def require_trust(
     if trust_code or not unknown:
         return
     lines = "\n    ".join(line for piece in unknown for line in piece.lines())
-    why = "was not begun by you on this machine" if begun is None else "was begun by you with other code"
+    why = "was not started by you on this machine" if begun is None else "was started by you with other code"
     raise ConfigError(
         f"{shown} {why}. It would run this code, which could do anything that you can:\n    {lines}",
         "Read these files. If you trust them, and the run's other files beside them:\n     "
@@ -66,7 +66,7 @@ def note_begun(name: str, code: Iterable[Code], say: Callable[[str], None]) -> N
     """Note that this user has begun a run, or trusts it, with this code."""
     if problem := remember(name, [piece.key for piece in code]):
         say(
-            f"note: a later resume will ask for --trust-code, because that this run is yours could not be noted: {problem}"
+            f"note: a later resume will ask for --trust-code, because this run could not be recorded as yours: {problem}"
         )
 
 

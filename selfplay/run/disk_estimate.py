@@ -73,7 +73,7 @@ def disk_sizes(config: Config, inputs: Inputs, engine_dtype: str) -> DiskSizes:
 
 
 def stage_bytes(config: Config, inputs: Inputs, engine_dtype: str, round_number: int, stage: str) -> int:
-    """What a stage writes in all, about."""
+    """Estimated bytes that a stage writes in all."""
     return stage_named(stage).disk_bytes(disk_sizes(config, inputs, engine_dtype), round_number)
 
 

@@ -81,9 +81,9 @@ def preflight(
     say: Callable[[str], None] = lambda line: None,
     device: DeviceFacts | None = None,
 ) -> Prepared:
-    """Resolve and check the inputs and count what will be done. `store`: the run that goes on (or is forked), whose hub models
-    stay the commits they were and whose finished rounds (`rounds_done` of them, if given) need no more room. `pinned`: the inputs
-    as they were found and compared before (see `inputs.pinning`). `say` is told the code that will run, before it does. `device`:
+    """Resolve and check the inputs and make the plan. `store`: the run that is continued (or forked), whose hub models keep their
+    commits and whose finished rounds (`rounds_done` of them, if given) need no more disk. `pinned`: inputs that were already
+    found and compared (see `inputs.pinning`). `say` gets the code that will run, before it runs. `device`:
     see `begin_workers`; None: this machine as it is."""
     pinned = pinned or pin(config, search_path, store.revisions() if store else None)
     config, search_path = pinned.config, pinned.search_path
@@ -146,7 +146,7 @@ def create(
     forked_from: Fork | None,
     files: Mapping[str, bytes],
 ) -> Store:
-    """Create a run and take over what it is forked from, without an attempt at it: a resume begins it. See `run`."""
+    """Create a run, with the shared rounds of a fork, but without an attempt: a resume starts it. See `run`."""
     with _created(prepared, given, overrides, reporter, forked_from, files) as store:
         return store
 
@@ -234,7 +234,7 @@ def stage_settings(config: Config) -> StageSettings:
 
 
 def adopted(store: Store, config: Config) -> list[str]:
-    """What a resume finds: committed stages, shards kept of the stage that was under way, and what comes next."""
+    """The state that a resume continues: committed stages, kept shards of the interrupted stage, and the next stage."""
     lines = []
     following = next_stage(store, config.rounds)
     done = [
@@ -245,7 +245,7 @@ def adopted(store: Store, config: Config) -> list[str]:
         if names:
             lines.append(f"adopted: round {number}: {', '.join(names)}")
     if following is None:
-        lines.append("nothing is left to do; rounds=N adds rounds")
+        lines.append("the run is complete; rounds=N adds rounds")
     else:
         kept = len(sidecars_in(store.layout.stage_work(*following)))
         under_way = f" ({kept} shards of it are kept)" if kept else ""

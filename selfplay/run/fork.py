@@ -90,7 +90,7 @@ class Forking:
         }
 
     def lines(self) -> list[str]:
-        """For people: what is shared, what changes, what will be done."""
+        """Human-readable lines: what is shared, what changes, and what is planned."""
         document = self.document()
         what = "round 0" if self.from_round == 0 else f"rounds 0 to {self.from_round}"
         first, last = self.from_round + 1, self.prepared.config.rounds
@@ -175,7 +175,7 @@ def _check_round(source: Store, from_round: int, after: Config) -> None:
     if from_round >= after.rounds:
         raise ConfigError(
             f"rounds is {after.rounds}: after the shared rounds 0 to {from_round} nothing is left to do",
-            f"Say rounds={from_round + 1} or more, or fork from an earlier round.",
+            f"Set rounds={from_round + 1} or more, or fork from an earlier round.",
         )
     mark = _removed(source, from_round)
     if mark is not None:

@@ -1,4 +1,4 @@
-"""The loop: a walk over the stages of every round. What is committed is passed over; everything else runs."""
+"""The loop over the stages of every round. Committed stages are skipped; all others run."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class EngineMemory:
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeeds:
-    """What a run's processes take. `engine`: None on a GPU, where the engine takes the share that it is given."""
+    """The memory that a run's processes take. `engine`: None on a GPU, where the engine takes the share that it is given."""
 
     num_params: int
     context_length: int
@@ -111,7 +111,7 @@ def engine_dtype(config: Config, *, gpu: bool) -> str:
 
 
 def reward_bytes(config: Config, inputs: Inputs, *, gpu: bool) -> int:
-    """Memory of the weights of all reward models, which stay loaded in their workers; functions take what they take."""
+    """Memory of the weights of all reward models, which stay loaded in their workers; functions are not counted."""
     total = 0
     for section, source in config.reward.sources().items():
         if section in inputs.reward_infos:

@@ -1,4 +1,4 @@
-"""The observers of one attempt, told in order, and the one that is part of every run: it deletes policies."""
+"""The observers of one attempt, called in order, and the observer that deletes policies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MakeObservers = Callable[[Observed], Sequence[Observer]]
 
 
 def no_observers(observed: Observed) -> Sequence[Observer]:
-    """For a run that nobody looks at."""
+    """For a run without observers."""
     return ()
 
 

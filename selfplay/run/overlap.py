@@ -27,7 +27,7 @@ ROLES = tuple(
 
 
 UNKNOWN = (
-    "stages work side by side where their workers have devices of their own, which is known once the cluster is joined"
+    "stages work side by side if their workers have devices of their own, which is known once the cluster is joined"
 )
 
 

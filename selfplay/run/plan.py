@@ -194,7 +194,7 @@ def _check_prompts(config: Config, available: int, rounds_done: int, *, begun: b
         if fewer := available // config.rounds:
             ways.append(f"prompts.per_round={fewer} or less")
         if available >= per_round:
-            ways.append("prompts.order=same, which asks the same prompts in every round")
+            ways.append("prompts.order=same, which uses the same prompts in every round")
         hint = f"Set {', or '.join(ways)}." if ways else "Give more prompts."
     raise ConfigError(
         f"{config.rounds} rounds of {per_round} prompts need {per_round * config.rounds} prompts; {source} has {available}, "
@@ -212,7 +212,7 @@ def _evaluation(config: Config, inputs: Inputs) -> tuple[int, int]:
     if evaluation.num_prompts is not None and evaluation.num_prompts > available:
         raise ConfigError(
             f"evaluation.num_prompts is {evaluation.num_prompts}; {evaluation.source} has {available} usable ones",
-            f"Set it to {available} or less, or leave it out for all.",
+            f"Set it to {available} or less, or remove it to use all.",
         )
     prompts = evaluation.num_prompts or available
     return prompts, prompts * (evaluation.num_responses + evaluation.greedy)
@@ -256,7 +256,7 @@ def _check_memory(config: Config, needs: MemoryNeeds, device: DeviceFacts) -> No
 def _warnings(config: Config, inputs: Inputs, steps: int, needs: MemoryNeeds, device: DeviceFacts) -> Iterator[str]:
     if steps < FEW_STEPS:
         yield (
-            f"only {steps} optimizer steps a round: such a short schedule teaches little; lower training.batch_size, or raise "
+            f"only {steps} optimizer steps a round: such a short training changes little; lower training.batch_size, or raise "
             "epochs (or max_steps), keep or prompts.per_round"
         )
     yield from inputs.warnings
@@ -283,4 +283,4 @@ def _bad_lines(source: PromptSource | None, round_number: int) -> Iterator[str]:
     if more := source.bad_rows.count - len(shown):
         yield f"... and {more} more (the first of each reason are in the metrics of round {round_number}'s prompts)"
     if source.bad_rows.count > len(source.prompts):
-        yield f"most rows are bad ({source.bad_rows.count:,}, {len(source.prompts):,} are prompts): is the right column read?"
+        yield f"most rows are bad ({source.bad_rows.count:,}, {len(source.prompts):,} are prompts): check `column`"

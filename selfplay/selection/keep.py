@@ -13,7 +13,7 @@ from selfplay.selection.arrays import Bools, Floats, Ints, Strings, places_in_gr
 
 
 def num_to_keep(num_ranked: int, keep: float) -> int:
-    """How many of `num_ranked` pairs `keep` stands for.
+    """The number of pairs that `keep` keeps of `num_ranked`.
 
     A float in (0, 1] is a fraction: round(keep * num_ranked) with Python's `round` (halves go to the even number,
     so 0.5 of 5 pairs is 2). An int from 1 is a count, capped at `num_ranked`. Mind that 1.0 is all pairs and 1 is

@@ -18,7 +18,7 @@ def check_limits(
     of pairs (int); quotas are the same, for each group. `has_groups`: the pairs have groups that quotas can be about."""
     for name, value in (("keep_per_group", keep_per_group), ("min_per_group", min_per_group)):
         if value is not None and not has_groups:
-            raise ValueError(f"`{name}` needs `group_column`, whose groups it is about")
+            raise ValueError(f"`{name}` needs `group_column`")
     quotas = keep_per_group if isinstance(keep_per_group, Mapping) else {"": keep_per_group}
     for group, quota in quotas.items():
         if quota is None or (group and quota == 0 and not isinstance(quota, bool)):

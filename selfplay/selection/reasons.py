@@ -61,7 +61,7 @@ RESPONSE_REASONS: dict[str, str] = {
     REWARD_CHOSEN_TOO_LOW: "the chosen response of its pair is below pairs.min_reward_chosen",
     REWARD_REJECTED_TOO_HIGH: "the rejected response of its pair is above pairs.max_reward_rejected",
     LENGTH_GAP_TOO_LARGE: "the responses of its pair differ by more than pairs.max_length_gap tokens",
-    NEAR_IDENTICAL_RESPONSES: "the responses of its pair are more alike than pairs.max_similarity",
+    NEAR_IDENTICAL_RESPONSES: "the responses of its pair are more similar than pairs.max_similarity",
 }
 
 PAIR_REASONS: dict[str, str] = {
@@ -74,7 +74,7 @@ PAIR_REASONS: dict[str, str] = {
     REWARD_CHOSEN_TOO_LOW: "the reward of chosen is below min_reward_chosen",
     REWARD_REJECTED_TOO_HIGH: "the reward of rejected is above max_reward_rejected",
     LENGTH_GAP_TOO_LARGE: "chosen and rejected differ by more than max_length_gap tokens",
-    NEAR_IDENTICAL_RESPONSES: "chosen and rejected are more alike than max_similarity",
+    NEAR_IDENTICAL_RESPONSES: "chosen and rejected are more similar than max_similarity",
     TOO_LONG_FOR_TRAINING: "the prompt and one of its responses exceed the training length",
     METRIC_NOT_FINITE: "the metric has no finite value for the pair",
     EXCLUDED_BY_METRIC: "the metric's own rule leaves the pair out, whatever the cut",
@@ -82,7 +82,7 @@ PAIR_REASONS: dict[str, str] = {
     OVER_GROUP_QUOTA: "ranked, but its group has given keep_per_group pairs already",
     NOT_SELECTED: "ranked, but below the cut",
     DUPLICATE: "an earlier pair has the same prompt, chosen and rejected",
-    REVERSED: "another pair has the same prompt with chosen and rejected the other way round",
+    REVERSED: "another pair has the same prompt with chosen and rejected exchanged",
 }
 
 

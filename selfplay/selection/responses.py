@@ -24,7 +24,7 @@ from selfplay.selection.reasons import (
 
 @dataclass(frozen=True, slots=True)
 class ResponsePool:
-    """What pair builders see of R responses, in any row order. Built by `response_pool`.
+    """R responses as pair builders read them, in any row order. Built by `response_pool`.
 
     `prompt_R` are codes into `prompt_ids`, so equal numbers mean the same prompt *id* (two prompts may have the same text).
     Equal numbers in `text_R` mean the same response text; the text and not the token ids decide identity, because the text is

@@ -1,4 +1,4 @@
-"""Which runs this user has begun, or has trusted, and with which code: the user's own note of it, outside of all runs.
+"""The user's record of the runs that they started or trusted, and with which code. It is outside of all runs.
 
 A run that somebody hands over can claim anything about itself, so the note is no part of it. It is one file in the user's state
 folder (`$XDG_STATE_HOME/selfplay`, by default `~/.local/state/selfplay`), with one JSON line for each run: its id, and what names
@@ -55,8 +55,8 @@ def code_begun(name: str) -> frozenset[str] | None:
         found = os.fstat(descriptor)
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ConfigError(
-                f"{path} belongs to another user or can be written by others: it cannot tell which runs are yours",
-                "Remove it, or make it yours and private (chmod 600).",
+                f"{path} belongs to another user or can be written by others: it is not a safe record of your runs",
+                "Delete it, or make it yours and private (chmod 600).",
             )
         entries = [entry for line in file if (entry := _entry(line)) and entry[0] == name]
     return frozenset(pin for _, code in entries for pin in code) if entries else None

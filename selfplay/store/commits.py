@@ -106,4 +106,4 @@ def remedy(folder: Path) -> str:
         what = str(selected)
     else:
         what = f"{folder} and the later stages beside it"
-    return f"Restore it from a backup, or remove {what} and {resume_of(folder)}: it will be made again."
+    return f"Restore it from a backup, or remove {what} and {resume_of(folder)}: the stage is made again."

@@ -1,4 +1,4 @@
-"""What is said where a disk does not take a file: which file, why, how much room there is, and what to do."""
+"""Errors of a disk that cannot store a file: which file, why, the free space, and what to do."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ def _disk_error(what: str, code: int | None, path: Path, num_bytes: int = 0) -> 
     free = shutil.disk_usage(nearest_existing(path)).free
     return SelfplayError(
         f"{what}; {free / 1e6:.0f} MB are free there",
-        f"What was committed before is safe. {remedies.get(code or 0, f'Check {path.parent}')}, then `selfplay resume`.",
+        f"Committed work is safe. {remedies.get(code or 0, f'Check {path.parent}')}, then `selfplay resume`.",
     )

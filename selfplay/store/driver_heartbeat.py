@@ -1,4 +1,4 @@
-"""A driver's sign of life for other hosts: the time stamp of `attempts/N/alive`, renewed every few seconds while it lives.
+"""A driver's heartbeat for other hosts: the time stamp of `attempts/N/alive`, renewed every few seconds while it lives.
 
 On its own host the lock says whether it lives. Elsewhere, on a file system whose locks do not reach so far, only this does.
 """

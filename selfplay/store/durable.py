@@ -150,7 +150,7 @@ def parse_checked_json(data: bytes) -> dict[str, Any]:
     if found != sha256_bytes(canonical_json(document)):
         raise ValueError("its content does not match its sha256")
     if data != pretty_json({**document, CHECKSUM: found}):  # another line end, a key twice, another encoding
-        raise ValueError("it is not written as json_with_checksum writes it")
+        raise ValueError("it is not in the form that selfplay writes")
     return document
 
 

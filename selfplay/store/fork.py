@@ -55,8 +55,8 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
         folder = source.stage(number, stage)
         if not folder.is_dir():
             raise SelfplayError(
-                f"{layout.root} is to take over round {number} {stage} from {source.root}, which does not have it",
-                "Put that run back to where it was, or remove this one and start it again.",
+                f"{layout.root} shares round {number} {stage} of {source.root}, which does not have it",
+                "Restore that run at its place, or delete this one and fork again.",
             )
         forbid_symlinks_below(folder, source.root)
         commit, found = read_commit(folder)
@@ -64,7 +64,7 @@ def inherit(layout: Layout, fork: Fork) -> list[tuple[int, str]]:
         if found != digest:
             raise CorruptionError(
                 f"{folder} is another commit than the one that {layout.root} was forked from",
-                f"Remove {layout.root} and start it again: it will take over what is there now.",
+                f"Remove {layout.root} and fork again from what is there now.",
             )
         work = layout.work / f".tmp-inherit-{number:03d}-{stage}"
         durable.discard(work)  # left by a kill

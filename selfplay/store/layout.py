@@ -87,7 +87,7 @@ def selection_of(path: Path) -> Path | None:
 
 
 def resume_of(path: Path) -> str:
-    """How what a path is in goes on: words after "and"."""
+    """How to continue the run or selection that contains a path: words after "and"."""
     return "resume" if selection_of(path) is None else "give the same `selfplay select` command again"
 
 

@@ -83,7 +83,7 @@ class LazyTable:
         except UnfoldingError as error:
             raise CorruptionError(
                 f"{part.path} is not read: {error}",
-                "selfplay writes no such table: do not trust who gave you this run.",
+                "selfplay does not write such tables: do not trust the source of this run.",
             ) from None
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptionError(f"{part.path} cannot be read ({error})", remedy(self.folder)) from None

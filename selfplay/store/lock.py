@@ -80,7 +80,7 @@ class RunLock:
 
 
 def read_holder(path: Path) -> dict[str, Any] | None:
-    """Who wrote the lock file last (see process.py, and its `role`); None when it says nothing readable."""
+    """Who wrote the lock file last (see process_identity.py, and its `role`); None when it says nothing readable."""
     try:
         return dict(parse_json(read_file(path)))
     except (OSError, ValueError, TypeError):

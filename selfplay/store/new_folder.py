@@ -1,4 +1,4 @@
-"""Where a new run may be created: in a folder that is missing or empty, and in no other run."""
+"""Checks the folder of a new run: it must be missing or empty, and not inside another run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def require_empty_dir(root: Path) -> None:
         return
     if is_run(root):
         raise ConfigError(
-            f"{root} holds a run already",
-            f"Continue it with `{shell_command('resume', root)}`, look at it with `{shell_command('rounds', root)}`, "
+            f"{root} already contains a run",
+            f"Continue it with `{shell_command('resume', root)}`, inspect it with `{shell_command('rounds', root)}`, "
             "or choose another --run-dir.",
         )
-    raise ConfigError(f"{root} is there already and is not empty", "Choose another --run-dir, or remove it.")
+    raise ConfigError(f"{root} exists and is not empty", "Choose another --run-dir, or remove it.")
 
 
 def is_bare_skeleton(root: Path) -> bool:

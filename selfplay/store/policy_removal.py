@@ -18,7 +18,7 @@ from selfplay.store.tombstone import STAGE, Tombstone, policy_files, read_tombst
 
 
 def delete_policy(layout: Layout, round_number: int, when: str, why: str) -> Tombstone:
-    """Delete the policy of a round; returns its tombstone. Raises CorruptionError where it is not what was committed."""
+    """Delete the policy of a round; returns its tombstone. Raises CorruptionError if it differs from its commit."""
     folder = layout.stage(round_number, STAGE)
     forbid_symlinks(layout.work, layout.root)
     commit, digest = read_commit(folder)
@@ -35,7 +35,7 @@ def delete_policy(layout: Layout, round_number: int, when: str, why: str) -> Tom
 
 
 def finish_deletion(layout: Layout) -> None:
-    """Complete what a crash interrupted: delete what a tombstone says was deleted and that still exists."""
+    """Complete an interrupted deletion: delete files that a tombstone lists and that still exist."""
     for number in rounds_present(layout):
         folder = layout.stage(number, STAGE)
         for path in durable.temporaries(folder, REMOVED):

@@ -1,6 +1,6 @@
-"""Who a process is, so that another one can tell later whether it still lives: on this host, after a restart, or elsewhere.
+"""The identity of a process, by which another one can tell whether it still lives: on this host, after a restart, or elsewhere.
 
-A process id alone is nobody: ids are used again, and mean nothing on another machine, after a restart or in another container.
+A process id alone is not enough: ids are reused, and mean nothing on another machine, after a restart or in another container.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def read_result(root: Path) -> Manifest | None:
     forbid_symlinks(path, root)
     if not path.is_file():
         return None
-    remedy = f"Remove {root} and make it again."
+    remedy = f"Delete {root} and create it again."
     try:
         manifest = read_manifest(path)
     except (OSError, ValueError) as error:

@@ -85,7 +85,7 @@ def collect(store: Store, keep: int | None, why: str) -> list[StoredPolicy]:
 
 
 def gc_document(store: Store, keep: int | None, *, dry_run: bool) -> dict[str, Any]:
-    """The document of `gc --json`: every policy with what is (or, in a dry run, would be) done to it, and the bytes."""
+    """The document of `gc --json`: every policy, whether it is (or, in a dry run, would be) deleted, and the bytes."""
     policies = stored_policies(store, keep)
     if not dry_run:
         store.clean_work()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from selfplay.store.writer import StageWriter
 
 STOP = "STOP"
-_OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one holds the settings in force."
+_OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one has the current settings."
 DERIVED = ("report.html", "README.md")
 FileName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]  # of a file in a folder, without a path
 
@@ -116,7 +116,7 @@ class Store:
                 )
             if root.is_dir() and any(root.iterdir()) and is_bare_skeleton(root):
                 raise ConfigError(
-                    f"{root} holds no run yet: its creation was interrupted", "Start it again with `selfplay run`."
+                    f"{root} is not a run yet: its creation was interrupted", "Start it again with `selfplay run`."
                 )
             what = "is not a run" if root.is_dir() else "does not exist"
             raise ConfigError(f"{root} {what} (no RUN.json)", "Give the folder that `selfplay run` named.")
@@ -263,7 +263,7 @@ class Store:
             self._checked.add((round_number, stage))
 
     def outcome(self, round_number: int, kind: type[OutcomeT]) -> OutcomeT:
-        """What a stage recorded about itself when it was committed; `kind` is its class, such as TrainOutcome. The digest is
+        """The outcome that a stage recorded when it was committed; `kind` is its class, such as TrainOutcome. The digest is
         checked at every read: the record is small, and much depends on it (which policy serves, which may be deleted).
 
         Raises SelfplayError where the stage is not committed, CorruptionError for a record that is not what was committed.
@@ -376,8 +376,8 @@ class Store:
             raise ConfigError(f"{path} is one of the run's own files", "Write to a place outside the run.")
 
     def clean_work(self) -> None:
-        """Remove what a kill left: half-deleted policies, half-written files of attempts, and in `.work/` what no stage will use
-        (scratch of committed stages, half-deleted folders). Raises CorruptionError where there is a symbolic link."""
+        """Remove the remains of a kill: half-deleted policies, half-written files of attempts, and unused files in
+        `.work/` (scratch of committed stages, half-deleted folders). Raises CorruptionError where there is a symbolic link."""
         self.forbid_symlinks()
         durable.make_folder(self.layout.work)  # copies leave empty folders behind
         finish_deletion(self.layout)

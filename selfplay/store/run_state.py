@@ -41,7 +41,9 @@ def config_in_force(store: Store) -> dict[str, Any]:
         settings = found[-1].get("config")
         if not isinstance(settings, dict) or not isinstance(settings.get("rounds"), int):
             path = store.layout.attempt(found[-1]["attempt"]) / "attempt.json"
-            raise CorruptionError(f"{path} holds no settings", "Restore it from a backup: they are those in force.")
+            raise CorruptionError(
+                f"{path} holds no settings", "Restore it from a backup: they are the current settings."
+            )
         return settings
     return dict(store.config_json("resolved.json", dict))
 

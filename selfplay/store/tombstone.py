@@ -1,4 +1,4 @@
-"""The record of a deleted policy: `.REMOVED.json` in the stage's folder, so that a deletion is told from a loss.
+"""The record of a deleted policy: `.REMOVED.json` in the stage's folder, which distinguishes a deletion from a loss.
 
 It is a manifest of the deleted files. Only the model folders of a *train* stage are ever deleted; the commit, which lists their
 files too, stays, and the two lists must agree.

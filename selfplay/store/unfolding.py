@@ -1,4 +1,4 @@
-"""How much memory the content of a file takes, known before it is read.
+"""Computes how much memory the content of a file takes before it is read.
 
 A file of some kilobytes may hold gigabytes: text that is compressed, and a value of a Parquet dictionary that many rows repeat.
 What is read at once may take MAX_BYTES, or MAX_RATIO times the size of its file where that is more.

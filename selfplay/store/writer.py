@@ -252,7 +252,7 @@ class StageWriter:
             )
             for item in (*check_files(self.folder, entries), *others):
                 raise CorruptionError(
-                    f"{item} (it was written a moment ago)", "Check the disk, and train the round again."
+                    f"{item} (it was written just before)", "Check the disk, and train the round again."
                 )
         self._entries |= {entry.path: entry for entry in entries}
         return entries

@@ -156,7 +156,7 @@ def check_message(error: SelfplayError, code: int, path: Path) -> None:
     assert str(path.parent) in error.message or str(path) in error.message, (error.message, path)
     assert os.strerror(code) in error.message
     assert re.search(r"; \d+ MB are free there", error.message)
-    assert "What was committed before is safe" in error.hint
+    assert "Committed work is safe" in error.hint
     assert {
         errno.ENOSPC: "Make room on the disk", errno.EDQUOT: "Make room on your quota", errno.EIO: "The disk failed",
         errno.EROFS: "writable", errno.EACCES: "writable",

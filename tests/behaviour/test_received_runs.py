@@ -108,7 +108,7 @@ def test_a_received_run_asks_before_any_of_its_code_runs(
         lambda **more: api.plan_fork(run.root, from_round=0, run_dir=tmp_path / "fork", **more),
     ]
     for call in calls:
-        with pytest.raises(ConfigError, match="was not begun by you on this machine") as asked:
+        with pytest.raises(ConfigError, match="was not started by you on this machine") as asked:
             call()
         assert not run.has_run
         assert (
@@ -118,7 +118,7 @@ def test_a_received_run_asks_before_any_of_its_code_runs(
         assert asked.value.hint.endswith("--trust-code")
     calls[1](trust_code=True)
     assert run.has_run
-    with pytest.raises(ConfigError, match="was not begun by you"):  # a plan does not make it this user's run
+    with pytest.raises(ConfigError, match="was not started by you"):  # a plan does not make it this user's run
         calls[0]()
     calls[0](trust_code=True)
     calls[0]()  # once is enough
@@ -144,7 +144,7 @@ def test_a_run_of_ones_own_that_comes_back_with_other_code_asks(begin: Callable[
     (root / "config/pins.json").write_text(json.dumps(pins))
     digest = hashlib.sha256((root / "config/pins.json").read_bytes()).hexdigest()
     rewrite(root / "RUN.json", lambda document: document["config"].update({"pins.json": digest}))
-    with pytest.raises(ConfigError, match="was begun by you with other code") as asked:
+    with pytest.raises(ConfigError, match="was started by you with other code") as asked:
         selfplay.resume(root, rounds=2, reporter=Reporter(quiet=True), workers=Fakes())
     assert str(evil) in asked.value.message and not run.mark.exists()
 
@@ -153,7 +153,7 @@ def test_another_function_of_the_same_file_is_other_code(begin: Callable[[str], 
     run = begin("evaluation.gold")
     forged = f"{run.file}:short"
     rewrite(run.root / "attempts/0001/attempt.json", lambda d: d["config"]["evaluation"].update(gold=forged))
-    with pytest.raises(ConfigError, match="was begun by you with other code") as asked:
+    with pytest.raises(ConfigError, match="was started by you with other code") as asked:
         selfplay.resume(run.root, rounds=2, reporter=Reporter(quiet=True), workers=Fakes())
     assert ", function short" in asked.value.message and not run.has_run
 
@@ -167,7 +167,7 @@ def test_a_run_without_code_asks_nothing(
     selfplay.resume(tmp_path / "run", rounds=2, reporter=quiet, workers=Fakes())
     write_function(tmp_path / "mine.py", tmp_path / "RAN")
     for _ in range(2):  # whoever continues it does not make it a run of one's own
-        with pytest.raises(ConfigError, match="was not begun by you"):
+        with pytest.raises(ConfigError, match="was not started by you"):
             api.plan_fork(
                 tmp_path / "run", from_round=0, run_dir=tmp_path / "fork",
                 overrides=[f"selection.metric={tmp_path}/mine.py:short"],
@@ -193,14 +193,14 @@ def test_a_received_run_asks_before_it_joins_the_cluster_that_it_names(
     )
     resume(rounds=2)
     other_user(monkeypatch, tmp_path)
-    with pytest.raises(ConfigError, match=r"not begun by you .*\n.*cluster.address: .*10\.0\.0\.5:6379"):
+    with pytest.raises(ConfigError, match=r"not started by you .*\n.*cluster.address: .*10\.0\.0\.5:6379"):
         resume(rounds=3)
-    with pytest.raises(ConfigError, match="not begun by you"):
+    with pytest.raises(ConfigError, match="not started by you"):
         api.plan_fork(run, from_round=0, run_dir=tmp_path / "fork")
     resume(rounds=3, **{"cluster.address": None})
     rewrite(run / "attempts/0003/attempt.json", lambda d: d["config"]["cluster"].update(address="10.0.0.6:6379"))
     for given in ({}, {"cluster.address": "10.0.0.7:6379"}):  # no override made it the user's own run
-        with pytest.raises(ConfigError, match="not begun by you"):
+        with pytest.raises(ConfigError, match="not started by you"):
             resume(rounds=4, **given)
     resume(rounds=4, trust_code=True)
     with pytest.raises(
@@ -221,7 +221,7 @@ def test_a_function_that_the_fork_itself_names_is_the_users_own_choice(
     named = {"from_round": 0, "run_dir": tmp_path / "fork", "overrides": [f"selection.metric={tmp_path}/mine.py:short"]}
     api.plan_fork(tmp_path / "run", **named)
     other_user(monkeypatch, tmp_path)
-    with pytest.raises(ConfigError, match="was not begun by you"):
+    with pytest.raises(ConfigError, match="was not started by you"):
         api.plan_fork(tmp_path / "run", **named)
 
 
@@ -241,7 +241,7 @@ def test_a_received_comparison_asks(write_config: WriteConfig, tmp_path: Path, m
     assert not mark.exists()
     (tmp_path / "away.py").rename(tmp_path / "mine.py")
     for dry_run in (True, False):  # to look at it did not make it this user's
-        with pytest.raises(ConfigError, match="was not begun by you on this machine") as asked:
+        with pytest.raises(ConfigError, match="was not started by you on this machine") as asked:
             compare(Wanted(num_seeds=2), out, dry_run=dry_run, workers=Fakes(), reporter=quiet)
         assert "evaluation.gold: " in asked.value.message and not mark.exists()
     compare(Wanted(num_seeds=2), out, trust_code=True, workers=Fakes(), reporter=quiet)

@@ -292,7 +292,7 @@ def test_which_part_got_better_is_shown_by_round(combined: Callable[..., Path], 
         assert shown[1]["eval_change"] == pytest.approx(0.0)
         assert shown[1]["weight"] == 0.5
         assert "parts of the reward" in show_text(show_document(run, number))
-    figure = next(found for found in gather(run).figures if found.question == "Which part of the reward got better?")
+    figure = next(found for found in gather(run).figures if found.question == "Which part of the reward improved?")
     assert "helpful" in figure.chart and "short" in figure.chart
     columns, _ = rounds_table(rows)  # of the report, the viewer and the run's README
     assert [column.heading for column in columns if column.part] == [

@@ -88,7 +88,7 @@ def test_it_cannot_be_resumed_or_forked_as_a_run(selected: Path) -> None:
         arguments = [command, str(selected), *(["--from-round", "1"] if command == "fork" else [])]
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 2
-        assert "was made by `selfplay select`" in done.output
+        assert "was written by `selfplay select`" in done.output
 
 
 def test_one_pair_is_shown_with_its_responses(selected: Path) -> None:
@@ -394,7 +394,7 @@ def test_each_pair_has_its_own_group(tmp_path: Path) -> None:
 
 
 def test_remedies_name_the_command_that_continues_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = "give the same `selfplay select` command again: it will be made again."
+    again = "give the same `selfplay select` command again: the stage is made again."
     source, out = write_rows(tmp_path / "a.jsonl", text_rows(10)), tmp_path / "out"
 
     def ends(*arguments: Any) -> None:
@@ -417,4 +417,4 @@ def test_remedies_name_the_command_that_continues_it(tmp_path: Path, monkeypatch
     assert remedy(folder).endswith(f"or remove {folder} and the later stages beside it and {again}")
     select(source, out, Fakes())
     assert remedy(folder).endswith(f"or remove {out} and {again}")
-    assert remedy(tmp_path / "run" / "rounds" / "001" / "prompts").endswith("and resume: it will be made again.")
+    assert remedy(tmp_path / "run" / "rounds" / "001" / "prompts").endswith("and resume: the stage is made again.")

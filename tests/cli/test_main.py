@@ -209,7 +209,7 @@ def test_a_working_directory_that_was_deleted_is_named(tmp_path: Path, monkeypat
     monkeypatch.chdir(gone)
     gone.rmdir()
     found = CliRunner().invoke(main.make_app(["status"]), ["status", str(tmp_path)])
-    assert found.exit_code == 2 and "the working directory was deleted" in found.output
+    assert found.exit_code == 2 and "the working directory of this shell was deleted" in found.output
 
 
 def test_a_name_that_is_not_utf_8_is_said(tmp_path: Path) -> None:

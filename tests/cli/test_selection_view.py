@@ -35,11 +35,11 @@ def document(num_pairs: int, names: list[str], **asked: Any) -> dict[str, Any]:
 def test_every_part_is_a_block() -> None:
     blocks = diagnostic_lines(document(100, ["one", "two\x1b[2J"]))
     assert [block.split("\n")[0].split(":")[0] for block in blocks] == [
-        "funnel", "distributions", "pool and kept pairs", "what other metrics would keep of the kept pairs",
+        "funnel", "distributions", "pool and kept pairs", "kept pairs that other metrics would keep too",
         "groups by skill",
     ]  # fmt: skip
     text = "\n".join(blocks)
-    assert "without: empty 2" in text
+    assert "dropped: empty 2" in text
     assert "two\\x1b[2J" in text
     assert "\x1b" not in text
 
@@ -56,7 +56,7 @@ def test_a_sample_is_said() -> None:
     headings = [block.split("\n")[0] for block in diagnostic_lines(found)]
     assert headings[1:] == [
         "distributions (of a sample of 60 pairs)", "pool and kept pairs (of a sample of 60 pairs)",
-        "what other metrics would keep of the kept pairs (of a sample of 60 pairs)",
+        "kept pairs that other metrics would keep too (of a sample of 60 pairs)",
     ]  # fmt: skip
 
 

@@ -73,5 +73,5 @@ def test_steps_that_all_arms_take(selection: dict[str, Any], training: dict[str,
 
 
 def test_max_steps_and_epochs_are_not_both_given() -> None:
-    with pytest.raises(ConfigError, match="both say how long to train"):
+    with pytest.raises(ConfigError, match="both set the length of the training"):
         validate({**BASE, "training": {**BASE["training"], "max_steps": 7}}, "here")

@@ -187,7 +187,7 @@ def test_a_signal_stops_at_a_safe_point(config: Path, tmp_path: Path, number: in
     workers = fakes()
     at_call(workers.trainer, "train", 1, lambda: os.kill(os.getpid(), number))
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="stopped as asked") as stopped:
+    with pytest.raises(Interrupted, match="stopped on request") as stopped:
         run_compare(tmp_path / "out", [config], metrics=METRICS, workers=workers)
     assert stopped.value.exit_code == code
     assert f"selfplay compare --out {tmp_path / 'out'}" in stopped.value.hint

@@ -82,7 +82,7 @@ def test_apply_override_changes_only_what_it_names() -> None:
         ("evaluation.num_promts=4", "did you mean `evaluation.num_prompts`"),
         ("temperature=1", "unknown setting `temperature`: did you mean `sampling.temperature`"),
         ("qqq=1", "unknown setting `qqq`$"),
-        ("cluster.call_timeout=1", "`cluster.call_timeout` is now called `cluster.heartbeat_timeout`"),
+        ("cluster.call_timeout=1", "`cluster.call_timeout` is not a setting; its name is `cluster.heartbeat_timeout`"),
     ],
 )
 def test_unknown_settings_name_the_nearest(write: Callable[..., Path], override: str, message: str) -> None:

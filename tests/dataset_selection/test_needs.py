@@ -42,7 +42,7 @@ def test_a_reference_makes_the_margin_also_where_one_is_given() -> None:
     with pytest.raises(ConfigError) as refused:
         needs("alignment_potential", there, policy="p", reference="r")
     assert refused.value.hint == (
-        "Leave it out to rank by the implicit margins that the dataset has, or say --implicit-margin dpo --beta 0.1."
+        "Leave it out to rank by the implicit margins that the dataset has, or give --implicit-margin dpo --beta 0.1."
     )
     with pytest.raises(ConfigError) as refused:
         needs("explicit_margin", REWARDS, policy="p", reference="r", **DPO)

@@ -163,4 +163,4 @@ def test_pairs_of_response_rows_say_where_both_responses_are_from(tmp_path: Path
     assert [(pair["group_chosen"], pair["group_rejected"], pair["group"]) for pair in pairs] == [
         ("n", "m", None), ("m", "m", "m")
     ]  # fmt: skip
-    assert any("In 1 of 2 pairs the two responses are not of one group" in note for note in found.summary["notes"])
+    assert any("In 1 of 2 pairs the two responses are of different groups" in note for note in found.summary["notes"])

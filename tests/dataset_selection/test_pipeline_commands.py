@@ -152,7 +152,7 @@ def test_a_keep_that_is_no_pair_is_refused_and_can_be_changed(
 ) -> None:
     source = write_rows(tmp_path / "a.jsonl", text_rows(12, columns=False))
     flags = {"metric": "explicit_margin", "reward_model": str(tiny_world / "reward_model")}
-    with pytest.raises(ConfigError, match=r"keep 0.01 of 12 ranked pairs is no pair"):
+    with pytest.raises(ConfigError, match=r"keep 0.01 of 12 ranked pairs keeps no pair"):
         run(source, keep=0.01, **flags)
     run(source, keep=0.1, **flags)
     assert len(fakes.scorer.seen) == 24

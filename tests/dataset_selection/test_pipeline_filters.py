@@ -64,7 +64,7 @@ def test_a_table_of_numbers_is_filtered_too(tmp_path: Path, run: Select) -> None
         ({"max_length_gap": 3}, ("explicit_margin",), "max_length_gap reads columns"),
         ({"min_gap": 0.1}, ("explicit_margin",), "min_gap reads columns"),
         ({"max_similarity": 0.9}, ("reward_chosen", "reward_rejected"), "compares texts"),
-        ({"length_penalty": 0.1}, ("reward_chosen", "reward_rejected"), "these pairs are ready made"),
+        ({"length_penalty": 0.1}, ("reward_chosen", "reward_rejected"), "the pairs exist already"),
     ],
 )
 def test_a_rule_that_cannot_be_asked_is_refused(

@@ -90,7 +90,7 @@ def test_zero_margins_are_ranked_on_request(tmp_path: Path, run: Select) -> None
     assert outcome.summary["selection"]["num_ranked"] == 20
     assert all(one["num_kept"] for one in outcome.summary["diagnostics"]["overlaps"])
     responses = [{"prompt": "a", "responses": ["x", "y"], "rewards": [1.0, 1.0]}] * 2
-    with pytest.raises(ConfigError, match="keep_zero_margins is for ready-made pairs"):
+    with pytest.raises(ConfigError, match="keep_zero_margins is for existing pairs"):
         run(
             write_rows(tmp_path / "r.jsonl", responses), keep_zero_margins=True, metric="explicit_margin",
             out=str(tmp_path / "r"),

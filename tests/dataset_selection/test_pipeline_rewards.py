@@ -67,7 +67,7 @@ def test_what_cannot_be(tmp_path: Path, run: Select, parts: dict[str, Any]) -> N
         ({"reward": {"parts": parts}, "reward_function": "m:f"}, "give one of"),
         ({"reward": {"parts": {}}}, "reward"),
         ({"reward": {"parts": {"chosen": parts["length"]}}}, "cannot be the name of a part"),
-        ({"reward": {"parts": {"a": {**parts["length"], "weight": 0.0}}}}, "count for nothing"),
+        ({"reward": {"parts": {"a": {**parts["length"], "weight": 0.0}}}}, "gives the part no effect"),
     ):
         with pytest.raises(ConfigError, match=said):
             run(source, **settings)

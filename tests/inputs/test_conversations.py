@@ -113,17 +113,17 @@ def test_end_tokens(
 def test_end_tokens_that_end_nothing_are_said(world: Path, plan: Callable[..., list[str]]) -> None:
     generation = world / "policy/generation_config.json"
     generation.write_text('{"eos_token_id": [257, 999]}')
-    assert any("the end tokens [999] are none of the model's 320 token ids" in line for line in plan())
+    assert any("the end tokens [999] are not among the model's 320 token ids" in line for line in plan())
     generation.write_text('{"eos_token_id": 7}')
     edit(world / "policy/tokenizer_config.json", eos_token="<|pad|>")
-    assert any("ends the assistant's turn with '<|end|>', which is no end token" in line for line in plan())
+    assert any("ends the assistant's turn with '<|end|>', which is not an end token" in line for line in plan())
     generation.write_text('{"eos_token_id": "<|end|>"}')
-    with pytest.raises(ModelError, match=r"holds '<\|end\|>', which is no token id"):
+    with pytest.raises(ModelError, match=r"holds '<\|end\|>', which is not a token id"):
         plan()
     generation.write_text('{"eos_token_id": 999}')
     edit(world / "policy/tokenizer_config.json", eos_token=None)
     with pytest.raises(
-        ConfigError, match="the end token 999 is none of the model's 320 token ids: no response would end"
+        ConfigError, match="the end token 999 is not one of the model's 320 token ids: no response would end"
     ):
         plan()
     generation.write_text("{}")

@@ -290,7 +290,7 @@ def test_groups_are_ranked_by_z_scores_of_their_own(
     ("sections", "message", "hint"),
     [
         ({"selection": {"metric": "bees"}}, "'bees' reads seed_implicit_margin, which a run does not make", "select"),
-        ({"selection": {"metric": "selective_dpo"}}, "reads validation_loss", "go with `selfplay select`"),
+        ({"selection": {"metric": "selective_dpo"}}, "reads validation_loss", "`selfplay select` can read such columns"),
         ({"selection": {"metric": "fdpo"}}, "reads reward_fresh", "choose another metric"),
         ({"selection": {"metric": "rs_dpo", "options": {"ta": 1.0}}}, "no option 'ta'", "'tau'"),
         ({"selection": {"options": {"tau": 1.0}}}, "'alignment_potential' has no option", "Leave the options out"),
@@ -300,8 +300,8 @@ def test_groups_are_ranked_by_z_scores_of_their_own(
         ({"selection": {"metric": "m.py:prompts"}}, "reads prompt, ", "choose another metric"),
         ({"selection": {"metric": "m.py:words"}}, r"column words: in .*p.jsonl, row 2, 'two' is no number", "holds numbers"),
         ({"selection": {"metric": "m.py:empty"}}, r"column empty: .*p.jsonl has no number in it", "Fill the column"),
-        ({"selection": {"group_column": "topik"}}, "group_column is 'topik'; .* have topic", "beside the prompts"),
-        ({"selection": {"group_column": "prompt"}}, "group_column is 'prompt'", "beside the prompts"),
+        ({"selection": {"group_column": "topik"}}, "group_column is 'topik'; .* have topic", "of the prompts"),
+        ({"selection": {"group_column": "prompt"}}, "group_column is 'prompt'", "of the prompts"),
         ({"selection": {"metric": "dpo_gap"}}, "training.reference: previous", "reference: initial"),
         (
             {"selection": {"metric": "dpo_gap"}, "training": {"loss": "simpo", "simpo_gamma_beta_ratio": 0.5}},
@@ -360,8 +360,8 @@ def test_what_a_run_refuses_before_it_begins(
             {"implicit_margin": "dpo", "first_round_metric": "m.py:mine"},
             "`selection.first_round_metric` is 'm.py:mine'",
         ),
-        ({"metric": "full", "keep": 1.0, "group_column": "topic"}, "whatever its group"),
-        ({"first_round_metric": "random"}, "with a metric that reads the reference"),
+        ({"metric": "full", "keep": 1.0, "group_column": "topic"}, "keeps every pair: leave"),
+        ({"first_round_metric": "random"}, "or a metric that reads the reference"),
     ],
 )
 def test_what_the_configuration_refuses(write_config: WriteConfig, selection: dict[str, Any], message: str) -> None:

@@ -102,8 +102,8 @@ def test_a_missing_chat_template_must_be_said(world: Path, write_config: WriteCo
         (["training.max_length=8"], "max_tokens 8 leaves no room for a prompt in 8 tokens"),
         (["evaluation.max_tokens=600"], "max_tokens 600 leaves no room for a prompt in 512 tokens"),
         (["training.max_length=513"], r"training\.max_length is 513, but the context has 512 tokens"),
-        (["sampling.engine={max_model_len: abc}"], r"max_model_len is 'abc', which is no number of tokens"),
-        (["sampling.engine.max_model_len=true"], "max_model_len is True, which is no number of tokens"),
+        (["sampling.engine={max_model_len: abc}"], r"max_model_len is 'abc', which is not a number of tokens"),
+        (["sampling.engine.max_model_len=true"], "max_model_len is True, which is not a number of tokens"),
         (["sampling.engine.max_model_len=1024"], r"max_model_len is 1024; the policy has positions for 512 tokens"),
         (["sampling.engine.max_model_len=64", "training.max_length=65"], "the context has 64 tokens"),
     ],
@@ -185,7 +185,9 @@ def test_parts_of_a_reward_are_found_checked_and_pinned_each(
     with pytest.raises(ModelError, match="it has no score head"):
         found(honest={"model": str(world / "policy")})
     functions(tmp_path, needs=NEEDS_ANSWER)
-    with pytest.raises(ConfigError, match=r"needs\.py:reward requires 'answer', which is no column of prompts\.source"):
+    with pytest.raises(
+        ConfigError, match=r"needs\.py:reward requires 'answer', which is not a column of prompts\.source"
+    ):
         found(honest={"function": "needs.py:reward"})
 
 
@@ -262,7 +264,9 @@ def test_a_reward_function_needs_its_columns_in_both_sources(
     with_column(world, "prompts" if lacks == "eval_prompts" else "eval_prompts", "answer")
     path = config_of(world, write_config, reward={"model": None, "function": "rewards.py:reward"})
     section = "evaluation" if lacks == "eval_prompts" else "prompts"
-    with pytest.raises(ConfigError, match=rf"requires 'answer', which is no column of {section}\.source \(.*{lacks}"):
+    with pytest.raises(
+        ConfigError, match=rf"requires 'answer', which is not a column of {section}\.source \(.*{lacks}"
+    ):
         inputs(path)
     with_column(world, lacks, "answer")
     inputs(path)
@@ -275,7 +279,7 @@ def test_a_judge_needs_its_columns_on_held_out_prompts_only(
     path = config_of(
         world, write_config, evaluation={"source": str(world / "eval_prompts.jsonl"), "gold": "gold.py:reward"}
     )
-    with pytest.raises(ConfigError, match=r"requires 'answer', which is no column of evaluation\.source"):
+    with pytest.raises(ConfigError, match=r"requires 'answer', which is not a column of evaluation\.source"):
         inputs(path)
     with_column(world, "eval_prompts", "answer")
     found = inputs(path)

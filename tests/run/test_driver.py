@@ -130,7 +130,7 @@ def test_signals_while_sampling(
 ) -> None:
     run, fakes = tmp_path / "run", Fakes(gold=False)
     at_call(fakes.sampler, "sample", 2, send(*signals))
-    with pytest.raises(Interrupted, match="stopped at once" if at_once else "stopped as asked") as stopped:
+    with pytest.raises(Interrupted, match="stopped at once" if at_once else "stopped on request") as stopped:
         start(one_round, run, fakes)
     assert stopped.value.exit_code == exit_code
     assert "resume" in stopped.value.hint
@@ -188,7 +188,7 @@ def test_a_second_sigterm_does_not_put_the_deadline_off(one_round: Path, tmp_pat
 
 @pytest.mark.usefixtures("restored")
 @pytest.mark.parametrize(
-    ("signals", "message"), [((signal.SIGINT,), "stopped as asked"), ((signal.SIGINT, signal.SIGINT), "at once")]
+    ("signals", "message"), [((signal.SIGINT,), "stopped on request"), ((signal.SIGINT, signal.SIGINT), "at once")]
 )
 def test_ctrl_c_while_workers_start(one_round: Path, tmp_path: Path, signals: tuple[int, ...], message: str) -> None:
     fakes = Fakes(gold=False)
@@ -359,10 +359,10 @@ def test_resume_of_a_complete_run_starts_nothing(one_round: Path, tmp_path: Path
     run = tmp_path / "run"
     start(one_round, run, Fakes(gold=False))
     before = files_of(run)
-    assert "nothing is left to do" in resume(run, never)
+    assert "the run is complete" in resume(run, never)
     result = CliRunner().invoke(app, ["resume", str(run)])
     assert result.exit_code == 0, result.stderr
-    assert "nothing is left to do" in result.stderr
+    assert "the run is complete" in result.stderr
     assert len(Store.open(run).attempt_documents()) == 1
     assert files_of(run) == before
 

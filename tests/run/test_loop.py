@@ -143,7 +143,7 @@ def test_existing_run_is_never_overwritten(write_config: WriteConfig, tmp_path: 
     config = write_config(rounds=1)
     start(config, tmp_path / "run", Fakes())
     before = digests(Store.open(tmp_path / "run"))
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already contains a run"):
         start(config, tmp_path / "run", Fakes())
     assert digests(Store.open(tmp_path / "run")) == before
 
@@ -292,7 +292,7 @@ def test_a_reward_that_fails_is_named_with_a_hint_that_holds(write_config: Write
     config = write_config(reward={"model": None, "function": "rewards.py:reward"})
     with pytest.raises(BackendError, match=r"the reward \(reward\.function\) failed for") as error:
         start(config, tmp_path / "function", fakes)
-    assert "another run: its source is pinned" in error.value.hint
+    assert "a new run, because its source is pinned" in error.value.hint
 
 
 def test_a_judge_of_held_out_prompts_only_leaves_training_responses_alone(
@@ -320,4 +320,4 @@ def test_a_base_model_drops_what_it_cannot_write(write_config: WriteConfig, tiny
     store = start(write_config(rounds=1, **sections), tmp_path / "run", Fakes())
     reasons = [reason for reason in store.table(1, "prompts")["drop_reason"].to_pylist() if reason]
     assert len(reasons) == 1
-    assert reasons[0].startswith("template_refused: chat_template: none takes one user message a prompt")
+    assert reasons[0].startswith("template_refused: chat_template: none takes one user message for each prompt")

@@ -83,7 +83,7 @@ def test_a_source_that_is_gone_or_another_is_said(source: Store, tmp_path: Path)
     wanted = fork(source, "prompts", "sample")
     away = source.layout.root.rename(tmp_path / "away")
     store = Store.create(tmp_path / "run", {}, wanted)
-    with pytest.raises(SelfplayError, match=r"take over round 1 prompts from .*source, which does not have it"):
+    with pytest.raises(SelfplayError, match=r"shares round 1 prompts of .*source, which does not have it"):
         store.inherit()
     away.rename(tmp_path / "source")
     path = tmp_path / "source/rounds/001/sample/.COMMIT.json"

@@ -33,14 +33,14 @@ def test_create_then_open(tmp_path: Path) -> None:
 
 def test_what_is_there_is_never_taken_for_a_new_run(tmp_path: Path) -> None:
     Store.create(tmp_path / "run", {})
-    with pytest.raises(ConfigError, match="holds a run already") as error:
+    with pytest.raises(ConfigError, match="already contains a run") as error:
         Store.create(tmp_path / "run", {})
     assert "selfplay resume" in error.value.hint
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.tex").touch()
     (tmp_path / "file").touch()
     for name in ("full", "file"):
-        with pytest.raises(ConfigError, match="is there already and is not empty"):
+        with pytest.raises(ConfigError, match="exists and is not empty"):
             Store.create(tmp_path / name, {})
     assert [*(tmp_path / "full").iterdir()] == [tmp_path / "full/thesis.tex"]
     (tmp_path / "locked").mkdir()

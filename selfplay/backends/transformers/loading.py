@@ -1,4 +1,4 @@
-"""Loads models with transformers, and refuses what it would silently accept."""
+"""Loads models with transformers, and refuses broken models that transformers would silently accept."""
 
 from __future__ import annotations
 

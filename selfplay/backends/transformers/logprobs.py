@@ -77,7 +77,7 @@ class TorchLogprobs:
         for index in scored:
             item = items[index]
             if not item.prompt_token_ids:
-                raise BackendError(f"response {item.response_id} has no prompt tokens to be given", "")
+                raise BackendError(f"response {item.response_id} has a prompt without tokens", "")
             self._cache.check(folder, f"response {item.response_id}", [*item.prompt_token_ids, *item.token_ids])
         self._cache.check_attention(
             folder, [[*items[index].prompt_token_ids, *items[index].token_ids] for index in scored]

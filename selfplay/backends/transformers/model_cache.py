@@ -82,8 +82,8 @@ class ModelCache:
         longest = self._longest
         if longest is not None and len(token_ids) > longest:
             raise BackendError(
-                f"{name} has {len(token_ids)} tokens with its prompt; {folder} takes {longest}",
-                "Lower sampling.max_tokens, or the length up to which prompts are admitted.",
+                f"{name} has {len(token_ids)} tokens with its prompt; {folder} takes at most {longest}",
+                "Lower sampling.max_tokens or training.max_length.",
             )
         highest = max(token_ids)
         if highest >= self.vocab_size:

@@ -1,4 +1,4 @@
-"""How long a text a loaded model takes."""
+"""The longest input of a loaded model."""
 
 from __future__ import annotations
 

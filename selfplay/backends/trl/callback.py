@@ -41,7 +41,7 @@ def check_step(metrics: StepMetrics, limits: TrainLimits) -> None:
         if not math.isfinite(value):
             why = f"the {name} is {value}"
         elif limit is not None and value > limit:
-            why = f"the {name} is {value:g}, {setting} is {limit:g}"
+            why = f"the {name} is {value:g}; the limit {setting} is {limit:g}"
         else:
             continue
         loosen = "" if not math.isfinite(value) else f" If this value is expected, resume with another {setting}."

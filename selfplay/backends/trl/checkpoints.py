@@ -1,4 +1,4 @@
-"""Sealed trainer checkpoints (stage *train*): a round that was killed continues from the newest one that is whole.
+"""Sealed trainer checkpoints (stage *train*): a round that was killed continues from the newest intact one.
 
 A checkpoint is a folder `checkpoint-STEP` as transformers writes it. Its seal, `.SEAL.json`, is written last: a manifest of
 all files, with the step and the fingerprint of the job. Only a folder that is exactly what its seal says is ever opened:
@@ -109,14 +109,14 @@ def _fault(folder: Path, step: int, job_fingerprint: str) -> str:
     if path.is_symlink():
         return f"{SEAL} is a symbolic link"
     if not path.is_file():
-        return "it was not sealed: the trainer was stopped while writing it" if any(folder.iterdir()) else "it is empty"
+        return "it is not sealed: the trainer was stopped while it wrote it" if any(folder.iterdir()) else "it is empty"
     try:
         manifest = read_manifest(path)
         sealed_step, sealed_fingerprint = manifest.facts["step"], manifest.facts["fingerprint"]
     except (ValueError, KeyError, ConfigError) as error:
         return f"its seal cannot be read ({error})"
     if sealed_step != step:
-        return f"its seal is of step {sealed_step}"
+        return f"its seal is that of step {sealed_step}"
     # sizes first: they are free, and a truncated file need not be read
     for digests in (False, True):
         for item in check_files(folder, manifest.files, digests=digests, extra=True, hidden={SEAL}):

@@ -161,7 +161,7 @@ def measure_update(model: Any, job: TrainJob, *, trust_remote_code: bool = False
             start_squares += start_square
             changed += int(torch.count_nonzero(after.to(engine_dtype) != before.to(engine_dtype)))
         total += final.numel()
-    assert not started, f"weights of the starting policy are gone: {sorted(started)[:5]}"
+    assert not started, f"weights of the starting policy are missing: {sorted(started)[:5]}"
     if not changed:
         raise BackendError(
             f"training changed none of {total} weights in {job.engine_dtype}, the engine's dtype "
@@ -199,7 +199,7 @@ def check_saved(model: Any, folder: Path, *, trust_remote_code: bool = False) ->
         if name not in saved or not torch.equal(saved[name].detach(), weight.detach().float().cpu()):
             raise BackendError(
                 f"the trained policy in {folder} does not load as it was trained: {name} differs",
-                "transformers writes this architecture differently than it reads it: another version may not.",
+                "transformers writes this architecture in another way than it reads it. Try another version of transformers.",
             )
 
 

@@ -30,14 +30,14 @@ def check_job(job: TrainJob, device: torch.device) -> None:
     if (job.gamma_beta_ratio is None) == (job.loss == "simpo"):
         raise ConfigError(
             f"training.simpo_gamma_beta_ratio is {job.gamma_beta_ratio} with training.loss: {job.loss}",
-            "SimPO needs it (0.3 to 0.5 in published recipes), DPO has none.",
+            "SimPO needs it (0.3 to 0.5 in published recipes); DPO does not have it.",
         )
     if job.schedule not in SCHEDULES:
         raise ConfigError(f"training.schedule: unknown {job.schedule!r}", f"Use one of {', '.join(SCHEDULES)}.")
     if job.precision not in ("auto", "float32", "bf16"):
         raise ConfigError(f"training.precision: unknown {job.precision!r}", "Use auto, float32 or bf16.")
     if job.engine_dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"the engine's dtype {job.engine_dtype!r} is not known", "Use float32 or bfloat16.")
+        raise ConfigError(f"the engine's dtype {job.engine_dtype!r} is unknown", "Use float32 or bfloat16.")
     if job.precision == "bf16" and device.type == "cpu":
         raise ConfigError(
             "training.precision: bf16 on a CPU",
@@ -133,7 +133,7 @@ def _warmup(job: TrainJob, notes: list[str]) -> float:
     rate of 0, so with as many as there are steps nothing would be trained."""
     steps = num_steps(job)
     if job.warmup_ratio and math.ceil(steps * job.warmup_ratio) >= steps:
-        notes.append(f"no warm-up: with {steps} optimizer step(s) it would take them all, at a learning rate of 0")
+        notes.append(f"no warm-up: with {steps} optimizer step(s) all of them would have a learning rate of 0")
         return 0.0
     return job.warmup_ratio
 

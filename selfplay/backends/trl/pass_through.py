@@ -94,7 +94,9 @@ def _refusal(loss: str, key: str, known: list[str]) -> str:
     allowed = sorted(TRL_KEYS.keys() & known)
     if key not in known:
         near = difflib.get_close_matches(key, allowed, n=1)
-        return f"{where}: TRL's config for loss {loss} has no such key" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{where}: TRL's config for loss {loss} does not have this key" + (
+            f"; did you mean {near[0]}?" if near else ""
+        )
     if key not in TRL_KEYS:
         return f"{where}: not supported; selfplay passes on to TRL {', '.join(allowed)}"
     return ""

@@ -31,8 +31,8 @@ from selfplay.core.heartbeat import beat
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a trainer computes on B pairs without training: its loss (mean over the pairs) and its own summed log-probs, each a
-    list of B floats."""
+    """The values of a trainer on B pairs without training: its loss (mean over the pairs) and its own summed log-probs, each
+    a list of B floats."""
 
     loss: float
     chosen_logps: list[float]

@@ -25,7 +25,7 @@ IGNORED_LABEL = -100
 def check_pairs(job: TrainJob, vocab_size: int) -> None:
     """Raises BackendError naming the first pair that this job cannot train on as it is."""
     if not job.pairs:
-        raise BackendError("a training job has no pairs", "A round that keeps no pair must skip training.")
+        raise BackendError("a training job has no pairs", "A round that keeps no pair skips training.")
     seen: set[str] = set()
     for pair in job.pairs:
         if pair.pair_id in seen:
@@ -36,7 +36,7 @@ def check_pairs(job: TrainJob, vocab_size: int) -> None:
 
 
 def _problem(pair: TrainPair, job: TrainJob, vocab_size: int) -> tuple[str, str] | None:
-    """What is wrong with a pair and the way out; None when nothing is."""
+    """The problem of a pair and a hint; None if it can be trained on."""
     again = "Its log-probs are incomplete: run the stage logprobs of this round again."
     for side, token_ids in (("chosen", pair.chosen_token_ids), ("rejected", pair.rejected_token_ids)):
         length = len(pair.prompt_token_ids) + len(token_ids)
@@ -49,7 +49,10 @@ def _problem(pair: TrainPair, job: TrainJob, vocab_size: int) -> tuple[str, str]
             )
         highest = max(*pair.prompt_token_ids, *token_ids)
         if highest >= vocab_size:
-            return f"token id {highest} is outside the policy's vocabulary of {vocab_size}", "Its tokenizer is another."
+            return (
+                f"token id {highest} is outside the policy's vocabulary of {vocab_size}",
+                "The pair was made with another tokenizer.",
+            )
     if not (math.isfinite(pair.policy_logp_chosen) and math.isfinite(pair.policy_logp_rejected)):
         return "a policy log-prob is not finite", again
     if not LOSSES[job.loss].reference_free:

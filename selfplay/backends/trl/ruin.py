@@ -1,4 +1,4 @@
-"""Whether a training (stage *train*) left a policy that is of any use: without NaN, and ruined all the same.
+"""Checks whether a training (stage *train*) ruined the policy without NaN.
 
 Three bounds, each far from what a training that works comes near. The norm of the change over that of the starting policy is at
 most `TrainLimits.max_update` (DPO at usual rates: below 0.05). The mean log-prob of a token of the chosen responses, which are
@@ -52,12 +52,12 @@ def check_policy(found: Condition, job: TrainJob, vocab_size: int) -> None:
             f" (at most by {allowed:.3g})"
         )
     if found.uncertainty is not None and not found.uncertainty >= MIN_UNCERTAINTY:
-        why.append(f"it is certain of every token (entropy of about {found.uncertainty:.1g} nats)")
+        why.append(f"it gives every token a probability of almost 1 (entropy of about {found.uncertainty:.1g} nats)")
     loosen = ""
     if limit is not None and not found.update_ratio <= limit:
         why.append(
-            f"the change of its weights has {found.update_ratio:.3g} times the norm of the starting policy, gates.max_update is "
-            f"{limit:g}"
+            f"the change of its weights has {found.update_ratio:.3g} times the norm of the starting policy; the limit "
+            f"gates.max_update is {limit:g}"
         )
         loosen = " If such a change is expected, resume with another gates.max_update." if len(why) == 1 else ""
     if why:

@@ -55,8 +55,8 @@ _NUM_PROBES, _PROBE_TOKENS, _PROBE_POSITIONS = 4, 80, 8
 
 @dataclass(frozen=True, slots=True)
 class CanaryVerdict:
-    """`miss` is empty when the engine passed, else what was seen. `max_error` and `mean_error` are absolute differences
-    of log-probs: over every id that both sides list, and over the taken tokens. `positions`: how many were compared."""
+    """`miss` is empty when the engine passed, else the difference. `max_error` and `mean_error` are absolute differences of
+    log-probs: over every id that both sides list, and over the taken tokens. `positions`: how many were compared."""
 
     miss: str
     max_error: float
@@ -98,7 +98,7 @@ def compare(
                 continue
             gaps = _gaps(engine.token_id, taken, trainer, engine.logps)
             if gaps is None or not max(gaps) <= tolerance.tie:
-                apart = "not even among its candidates" if gaps is None else f"{max(gaps):.3g} apart"
+                apart = "not among its candidates" if gaps is None else f"{max(gaps):.3g} apart"
                 misses.append(f"{where}: the engine takes token {engine.token_id}, the trainer {taken} ({apart})")
             else:
                 taken_errors += [errors[taken], errors[engine.token_id]]

@@ -155,8 +155,8 @@ def key_problems(engine: Mapping[str, Any], known: Collection[str]) -> list[str]
             problems.append(f"sampling.engine.{key} is not an engine argument of the installed vLLM{meant}")
         elif key not in ENGINE_KEYS:
             problems.append(
-                f"sampling.engine.{key} is not passed on to vLLM: it is none of the arguments that were judged to be harmless "
-                f"and useful here, which are {', '.join(sorted(ENGINE_KEYS.keys() & set(known)))}"
+                f"sampling.engine.{key} is not passed on to vLLM; selfplay passes on "
+                f"{', '.join(sorted(ENGINE_KEYS.keys() & set(known)))}"
             )
         elif not is_plain(engine[key]):
             problems.append(

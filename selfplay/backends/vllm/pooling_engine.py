@@ -33,7 +33,7 @@ def pooling_problem(folder: str, *, trust_remote_code: bool = False) -> str:
         return " ".join(str(error).split())[:300]
     # of a body alone (Gemma 3's text model) vLLM makes a reward model that does not find its weights by their names
     if config.convert_type == "classify" and not is_text_generation_model(code):
-        return f"its code of {config.architecture} is that of a body, which does not load the weights of a reward model"
+        return f"its code for {config.architecture} is that of the model without a head: it loads no reward model"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Imports what an engine needs, in a worker that does not know its model yet."""
+"""Imports the libraries of an engine in a worker that has no model yet."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What may be sampled: refuses what an engine would cut in silence or fail on for the whole call.
+"""Checks requests before sampling: refuses those that an engine would cut silently or that would fail a whole call.
 
-Beside `vllm_sampler.py`, which asks before anything reaches its engine; nothing here imports vllm.
+`sampler.py` calls them before anything reaches its engine. Nothing here imports vllm.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ _COLDEST = 0.01  # vLLM raises a lower temperature to this one without failing
 def check_settings(settings: SamplingSettings) -> None:
     """Raises ConfigError for settings that vLLM would change or refuse only in combination."""
     if settings.temperature == 0 and settings.num_responses != 1:
-        raise ConfigError("greedy sampling gives one response a prompt", "Set num_responses to 1 or a temperature.")
+        raise ConfigError(
+            "greedy sampling gives one response for each prompt", "Set num_responses to 1, or set a temperature."
+        )
     if 0 < settings.temperature < _COLDEST:
         raise ConfigError(f"temperature {settings.temperature} is below {_COLDEST}", "Set 0 for greedy sampling.")
 

@@ -199,7 +199,7 @@ class VllmSampler:
         except Exception as error:
             return "rebuilt", f"the live change failed: {type(error).__name__}: {error}", None
         if verdict is not None and verdict.miss:
-            return "rebuilt", f"the canary missed after the live change: {verdict.miss}", None
+            return "rebuilt", f"the canary failed after the live change: {verdict.miss}", None
         return "reloaded", "", verdict
 
     def _compare_with_fresh(self, folder: str, canaries: Sequence[Canary]) -> tuple[str, str, CanaryVerdict | None]:

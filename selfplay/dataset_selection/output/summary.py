@@ -25,7 +25,7 @@ from selfplay.store.layout import SUMMARY_SCHEMA
 
 
 def place_name(value: str) -> str:
-    """What is said of a place in files that travel: a local path's last part, a hub name as it is, a chat template that is
+    """The name of a path or model in published files: a local path's last part, a hub name as it is, a chat template that is
     written out by its beginning."""
     if "{{" in value or "{%" in value:
         return value if len(value) <= 40 else f"{value[:40]}..."

@@ -154,7 +154,7 @@ _LISTS = (
     "[chosen, rejected], as in Alpaca's ranking form, write the two into columns chosen and rejected. Where a row has several "
     "chosen or rejected texts and numbers of a pair, write one row for each pair."
 )
-_SERIALISED = "Write the messages as JSON (json.dumps in Python), or as lists into JSONL or Parquet."
+_SERIALISED = "Write the messages as JSON (json.dumps in Python), or as lists in JSONL or Parquet."
 # What may help where most rows are bad for one reason.
 _HINTS = {
     SEVERAL: _LISTS,
@@ -168,7 +168,7 @@ _HINTS = {
     "not_a_number": "Name the columns of numbers: --columns reward=COLUMN with one row a response, rewards=COLUMN for lists, "
     "reward_chosen=COLUMN,reward_rejected=COLUMN for pairs.",
     "no_user_turn": "A prompt ends in a user turn. A dialogue that ends in the answer is named as chosen, rejected or response.",
-    "prompt_differs": "Say --columns prompt= to take the prompt from the dialogues.",
+    "prompt_differs": "Give --columns prompt= to take the prompt from the dialogues.",
     "tie": "Name another column for the preference, or give reward_a=COLUMN,reward_b=COLUMN.",
     "unknown_preference": "Name another column for the preference: it holds the label of the better response, or `tie`.",
 }

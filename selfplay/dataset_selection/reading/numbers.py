@@ -65,7 +65,7 @@ def checked(
         elif "logp" in ours and (above := int(np.count_nonzero(values > 0))):
             notes.append(
                 f"column {theirs!r} ({ours}) is above 0 in {above:,} rows: sums of log-probs are at most 0; "
-                "is its sign reversed?"
+                "its sign may be reversed"
             )
         for reason, said, fault_P in faults:
             rows = np.flatnonzero(fault_P if good is None else fault_P & good)

@@ -97,8 +97,8 @@ def read_pairs(
         )
     if 2 * num_prefixed > len(pairs):
         notes.append(
-            f"in {num_prefixed} rows both answers begin with the text of the prompt: answers that were stored together with "
-            "their prompt have it twice (leave it out of them)"
+            f"in {num_prefixed} rows both answers begin with the text of the prompt; if they were stored together with it, "
+            "remove it from them: otherwise it appears twice"
         )
     table = pairs.done()
     ids = row_ids(table["pair_id"], distinct_hashes(table["hash"]), "pair_id", columns, notes)

@@ -58,7 +58,9 @@ class Preference:
         if key in _TIES:
             raise BadValue(TIE, f"{name} is {str(value)!r}")
         if key not in self.labels:
-            raise BadValue("unknown_preference", f"{name} is {str(value)[:40]!r}, which is none of the two responses")
+            raise BadValue(
+                "unknown_preference", f"{name} is {str(value)[:40]!r}, which names neither of the two responses"
+            )
         return self.labels[key]
 
 
@@ -80,9 +82,9 @@ def find_preference(source: Source, columns: Columns, notes: list[str]) -> Prefe
     if "preference" not in names or (numbers and len(numbers) == len(values) and _is_signed(columns, column, numbers)):
         if numbers and min(numbers) >= 0 < max(numbers) and "preference_strength" not in columns.named:
             raise DataError(
-                f"{source.name}: no number in column {column!r} is below 0, they go from {min(numbers):g} to {max(numbers):g}: "
+                f"{source.name}: no number in column {column!r} is below 0 (they go from {min(numbers):g} to {max(numbers):g}): "
                 f"by their sign {first!r} would never be better",
-                f"If it is so, say --columns preference_strength={column}. If the numbers are a scale, subtract its middle; if "
+                f"If so, give --columns preference_strength={column}. If the numbers are a scale, subtract its middle; if "
                 "they are the size of the preference, name the column that says which response is better (preference=COLUMN).",
             )
         notes.append(f"{column!r} below 0 means that {first!r} is better, above 0 {second!r}, and 0 is a tie")

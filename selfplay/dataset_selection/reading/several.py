@@ -22,7 +22,7 @@ _IDS = ("pair_id", "response_id")
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What was read of one source."""
+    """Facts about one source."""
 
     name: str
     digest: str
@@ -43,7 +43,9 @@ def joined(
     kinds = {name: _kind(dataset) for name, dataset in datasets.items()}
     if len(set(kinds.values())) > 1:
         said = ", ".join(f"{name} holds {kind}" for name, kind in kinds.items())
-        raise DataError(f"the sources do not hold the same: {said}", "Select from them one by one.")
+        raise DataError(
+            f"the sources have different shapes: {said}", "Select from each of them in a command of its own."
+        )
     own_ids = any("prompt_id" in dataset.recognised for dataset in datasets.values())
     notes = [f"{name}: {note}" for name, dataset in datasets.items() for note in dataset.notes]
     tables: dict[str, pa.Table | None] = {}

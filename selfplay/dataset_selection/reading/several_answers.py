@@ -22,7 +22,9 @@ def each_pair(values: Mapping[str, Any], names: Mapping[str, str], *, numbered: 
     if has_turns or all(len(one) == 1 for one in answers):
         return [values]
     if any(one in answers[1] for one in answers[0]):
-        raise BadValue(SEVERAL, f"{names['chosen']!r} and {names['rejected']!r} hold a text in common: are they turns?")
+        raise BadValue(
+            SEVERAL, f"{names['chosen']!r} and {names['rejected']!r} have a text in common: they may be turns"
+        )
     if numbered:
         counts = " and ".join(f"{len(one)} in {names[side]!r}" for side, one in zip(SIDES, answers, strict=True))
         raise BadValue(SEVERAL, f"{counts}: the numbers of the row do not say which pair they are of")

@@ -32,7 +32,7 @@ class _PidfdInfo(ctypes.Structure):
 _EXIT = 1 << 3  # PIDFD_INFO_EXIT
 _GET_INFO = 3 << 30 | ctypes.sizeof(_PidfdInfo) << 16 | 0xFF << 8 | 11  # _IOWR(0xFF, 11, struct pidfd_info)
 
-_NO_MEMORY = "The usual reason is that memory ran out: free some, or lower the worker's batch size."
+_NO_MEMORY = "The usual reason is a lack of memory: free some, or lower the worker's batch size."
 
 
 class ExitWatch:

@@ -1,4 +1,4 @@
-"""Stands where Ray's raylet wants its two agents (metrics and dashboard, runtime environments), which no run uses.
+"""Takes the place of Ray's two agents (metrics and dashboard, runtime environments), which the raylet requires and no run uses.
 
 Each would import Ray and a web server before the first worker can start, and the raylet ends where one is missing. This one says
 of each port that it is not in use, as Ray's own agent does without `ray[default]`, and lives as long as the raylet.

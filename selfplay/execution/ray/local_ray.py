@@ -128,7 +128,7 @@ class LocalRay:
         read_environment()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long at most for what was begun, whatever becomes of it."""
+        """Wait at most this long until the start has ended or failed."""
         if self._state == "begun":
             self._done.wait(seconds)
 
@@ -151,7 +151,7 @@ class LocalRay:
                 continue
             raise BackendError(
                 f"Ray did not start within {limit:.3g} s{self._log_tail()}{describe_shortages()}",
-                "`selfplay doctor` checks what Ray needs. If the machine is only busy, start again when it is not.",
+                "`selfplay doctor` checks what Ray needs. If the machine is only busy, try again later.",
             )
         if isinstance(self._failure, SelfplayError):
             raise self._failure
@@ -199,7 +199,7 @@ class LocalRay:
                 raise BackendError(
                     f"Ray's {kind} (process {pid}) has died ({how}), and the workers with it"
                     f"{self._log_tail()}{describe_shortages()}",
-                    "Committed work is safe. Out of memory is the usual reason, a `ray stop` another. Fix the cause, then "
+                    "Committed work is safe. The usual reason is a lack of memory; `ray stop` is another. Fix the cause, then "
                     "`selfplay resume`.",
                 )
 

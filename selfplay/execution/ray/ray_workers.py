@@ -174,7 +174,7 @@ class RayWorkers:
             names = ", ".join(f"{self._name} {waiting[reference]}" for reference in late)
             raise BackendError(
                 f"not started within {self._start_timeout:g} s: {names}{self._log_tail(waiting[late[0]])}{self._lacking()}",
-                f"See {self._log_path(waiting[late[0]])}; raise cluster.start_timeout if the machine is only slow. "
+                f"See {self._log_path(waiting[late[0]])}; raise cluster.start_timeout if the machine is slow. "
                 "On a shared cluster the devices may be in use: see `ray status`.",
             )
 

@@ -1,4 +1,4 @@
-"""What the log of a worker says about its end."""
+"""Reads from the log of a worker how it ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def log_tail(path: Path, start: int, *, is_hung: bool, lines: int = 5) -> str:
         log = file.read().decode("utf-8", errors="replace").strip()
     frames = hang_frames(log, lines) if is_hung else []
     if frames:
-        return "\n  it was here, innermost frame first:\n    " + "\n    ".join(frames)
+        return "\n  its stack, innermost frame first:\n    " + "\n    ".join(frames)
     if crashed := crash_frames(log, lines):
         return f"\n  it crashed ({crashed[0]}), innermost frame first:\n    " + "\n    ".join(crashed[1:])
     tail = [line[:_LINE_CHARACTERS] for line in log.splitlines()[-lines:]]

@@ -79,13 +79,13 @@ class ChatRenderer:
         if self._template is None:
             raise ConfigError(
                 "a conversation cannot be rendered without a chat template",
-                "chat_template: none is for the prompts of a base model only.",
+                "chat_template: none is only for the prompts of a base model.",
             )
         with self.guard():
             return self._render(self._template, messages, False)
 
     def text(self, text: str) -> list[int]:
-        """Token ids of what an assistant says by itself: nothing is put before or after it, and strings that spell control
+        """Token ids of an assistant's text alone: nothing is put before or after it, and strings that spell control
         tokens are encoded as text. Raises DataError where the tokenizer cannot do that."""
         replaced, hidden = self.control.hide([Message(role="assistant", content=text)])
         with self.guard():
@@ -126,8 +126,8 @@ class ChatRenderer:
         if len(messages) != 1 or messages[0]["role"] != "user":
             roles = ", ".join(message["role"] for message in messages)
             raise DataError(
-                f"chat_template: none takes one user message a prompt, this one has the roles {roles}",
-                "Without a template there is no way to write several turns or a system prompt; give a chat_template.",
+                f"chat_template: none takes one user message for each prompt; this prompt has the roles {roles}",
+                "Several turns or a system prompt need a template: give a chat_template.",
             )
         replaced, hidden = self.control.hide(messages)
         return self._one_bos([*self._own_start, *self.control.encode(replaced[0]["content"], hidden)])

@@ -83,8 +83,8 @@ class ControlText:
         for message in messages:
             if message["role"] != "assistant" and (found := self._any_plain.search(message["content"])):
                 raise DataError(
-                    f"the text contains {found.group()!r}, with which the chat template structures a conversation; it is no "
-                    "token, so that it cannot be told from the template's own",
+                    f"the text contains {found.group()!r}, with which the chat template structures a conversation; it is not "
+                    "a token, so it cannot be distinguished from the template's own",
                     "Remove the string from the prompt.",
                 )
 

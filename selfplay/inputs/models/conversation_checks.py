@@ -41,7 +41,7 @@ class ConversationCheck:
         self._said_of_normalizer = False
 
     def prompts(self, examples: Sequence[Example]) -> Iterator[str]:
-        """What a policy is asked; yields warnings. Raises ModelError."""
+        """Check the prompts of a policy; yields warnings. Raises ModelError."""
         accepted, refused, said = self._rendered(
             examples, lambda one: self._renderer.prompt(one.messages), for_prompts=True
         )
@@ -54,7 +54,7 @@ class ConversationCheck:
         self._refuse_lost_marks()
 
     def conversations(self, examples: Sequence[Example]) -> Iterator[str]:
-        """What a reward model is given, the prompts with an answer; yields warnings. Raises ModelError."""
+        """Check the conversations of a reward model, prompts with an answer; yields warnings. Raises ModelError."""
         answer = Message(role="assistant", content=PROBE)
         accepted, refused, said = self._rendered(
             examples, lambda one: self._renderer.conversation([*one.messages, answer]), for_prompts=False
@@ -108,7 +108,7 @@ class ConversationCheck:
                 raise ModelError(
                     f"{self._name}: the tokenizer writes the token id {max(ids)}, but the model has {self._vocab_size} "
                     f"({example.what})",
-                    "The tokenizer belongs to another model: give the model its own.",
+                    "The tokenizer belongs to another model: use the tokenizer of this model.",
                 )
             accepted.append((example, ids))
         return accepted, refused, find_habits()
@@ -124,7 +124,7 @@ class ConversationCheck:
             raise ModelError(
                 f"{self._name}: {len(unknown)} of the {len(ids)} tokens of {content[:_SHOWN]!r} are unknown to the tokenizer "
                 f"({example.what})",
-                "Give the model its own tokenizer, or prompts in a language that it knows.",
+                "Use the model's own tokenizer, or prompts in a language that it knows.",
             )
         if unknown:
             yield (

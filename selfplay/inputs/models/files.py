@@ -103,7 +103,7 @@ def refuse_adapter(folder: Path) -> None:
     """Raise ModelError for a folder with an adapter: transformers would load its base model from elsewhere, and put it on."""
     if (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"{folder} holds an adapter (adapter_config.json), not only a model",
+            f"{folder} holds an adapter (adapter_config.json), not a whole model",
             "Merge it into its base model (peft: merge_and_unload) and save that, or remove the adapter's files.",
         )
 
@@ -181,7 +181,7 @@ def _header(path: Path) -> dict[str, TensorHeader]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length + 8 > size:
-            raise ModelError(f"{path} is truncated or no safetensors file", "Copy or download the model again.")
+            raise ModelError(f"{path} is truncated or not a safetensors file", "Copy or download the model again.")
         if length > _MAX_HEADER:
             raise ModelError(f"{path} has a header of {length} bytes", "Copy or download the model again.")
         try:

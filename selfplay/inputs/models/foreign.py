@@ -25,7 +25,7 @@ def refuse_links(folder: Path) -> None:
         if path.is_symlink() and not _is_own_blob(path.resolve(), folder.resolve()):
             raise ModelError(
                 f"{path} is a symbolic link",
-                "Put the file itself in its place: what a model's folder holds is read, and a link would have another file read.",
+                "Replace it by the file itself: a link would let another file be read.",
             )
 
 

@@ -93,7 +93,7 @@ def _without_weights(kind: Any, folder: Path, name: str, trust_remote_code: bool
     refuse_missing(folder, name, loading["missing_keys"])
     unused = sorted(loading["unexpected_keys"])
     said = (
-        f"{len(unused)} of the tensors of the {name} in {folder} are no part of a {type(model).__name__} and are left out "
+        f"{len(unused)} of the tensors of the {name} in {folder} are not part of a {type(model).__name__} and are left out "
         f"({_first(unused)}): if it was trained with them, it computes other numbers here"
     )
     return Loaded(model, (said,) if unused else ())

@@ -24,7 +24,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.
 
 @dataclass(frozen=True, slots=True)
 class PolicyInfo:
-    """What is known of a policy from its files. `num_params` counts tied embeddings once; `max_position_embeddings` is in
+    """Facts about a policy from its files. `num_params` counts tied embeddings once; `max_position_embeddings` is in
     tokens (None: the config names no limit).
 
     Example: PolicyInfo("LlamaForCausalLM", 451_072, "float32", 2048, 512, True, True)
@@ -41,7 +41,7 @@ class PolicyInfo:
 
 @dataclass(frozen=True, slots=True)
 class RewardModelInfo:
-    """What is known of a reward model from its files; `head` is the name of the score head's weight.
+    """Facts about a reward model from its files; `head` is the name of the score head's weight.
 
     Example: RewardModelInfo("LlamaForSequenceClassification", 451_200, "float32", 2048, "score.weight")
     """
@@ -64,7 +64,7 @@ def check_policy(folder: str | Path, *, chat_template_needed: bool = True) -> Po
     architecture = _architecture(folder, config)
     if architecture.endswith("ForSequenceClassification"):
         raise ModelError(
-            f"{folder} holds a {architecture}, which scores text and generates none",
+            f"{folder} holds a {architecture}, which scores text and does not generate any",
             "policy.model must be a causal language model; a reward model goes under reward.model.",
         )
     tensors = weight_headers(folder)
@@ -149,8 +149,8 @@ def generation_eos_ids(folder: str | Path) -> tuple[int, ...]:
         ids = [each for each in (value if isinstance(value, list) else [value]) if each is not None]
         if wrong := [each for each in ids if isinstance(each, bool) or not isinstance(each, int) or each < 0]:
             raise ModelError(
-                f"eos_token_id in {folder / name} holds {wrong[0]!r}, which is no token id",
-                "Correct the file: it is a whole number or a list of whole numbers.",
+                f"eos_token_id in {folder / name} holds {wrong[0]!r}, which is not a token id",
+                "Correct the file: eos_token_id is a whole number or a list of whole numbers.",
             )
         if ids:
             return tuple(ids)
@@ -190,7 +190,7 @@ def _score_head(folder: Path, architecture: str, tensors: dict[str, TensorHeader
     if not matrices:
         raise ModelError(
             f"the {architecture} in {folder} has no score head among its weights (expected a name like score.weight)",
-            "transformers would put random numbers in its place, every reward would be noise: use the complete model.",
+            "transformers would use random numbers in its place, and every reward would be noise. Use the complete model.",
         )
     head = min(matrices, key=lambda name: tensors[name].shape[0])
     if tensors[head].shape[0] != 1:

@@ -86,7 +86,7 @@ def _of_roles(name: str, renderer: ChatRenderer) -> Iterator[str]:
     to_answer = written[places[0] + len(_QUESTION) : places[1]]
     to_question = written[places[1] + len(_ANSWER) : places[2]]
     if to_answer.strip() == to_question.strip():
-        yield f"{name}: the chat template does not say who speaks: it writes {to_answer!r} between all turns"
+        yield f"{name}: the chat template does not mark who speaks: it writes {to_answer!r} between all turns"
     if _speaker(to_answer) == "user" and _speaker(to_question) == "assistant":
         raise ModelError(
             f"{name}: the chat template exchanges the roles: it writes {to_answer!r} before an answer and {to_question!r} "

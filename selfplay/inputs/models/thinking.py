@@ -83,12 +83,12 @@ class Thinking:
             return "its final answer is the message in the channel final; other channels are thoughts"
         if self._may_be_opened and not self._pairs:
             pairs = [f"{a} and {b}" for a, b in self._text_pairs if a in self._may_be_opened]
-            return f"its thoughts stand between {' or '.join(pairs)} (as plain text)"
+            return f"its thoughts are between {' or '.join(pairs)} (as plain text)"
         if not self._pairs:
             return ""
         special = not self._opens.isdisjoint(_special_ids(self._tokenizer))
         kind = "special tokens, which are not in the text of a response" if special else "tokens"
-        return f"its thoughts stand between {' or '.join(f'{a} and {b}' for a, b in self._pairs)} ({kind})"
+        return f"its thoughts are between {' or '.join(f'{a} and {b}' for a, b in self._pairs)} ({kind})"
 
     def opened_by(self, prompt_ids: Sequence[int]) -> bool:
         """Whether a response to this prompt begins inside a thought that the prompt has opened."""

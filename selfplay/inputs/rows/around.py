@@ -41,7 +41,7 @@ _LOOKS: dict[Look, str] = {
     "templated": "look like the output of a chat template, they are read as plain texts",
     "ended": "end in the text of a control token, which is read as plain text (remove it)",
     "null": "are 'None', 'nan' or the like, they are read as texts (write null for no value)",
-    "damaged": "look as if they were encoded once too often (bytes, entities of HTML, UTF-8 that was read as Latin-1)",
+    "damaged": "look as if they were encoded twice (bytes, entities of HTML, UTF-8 that was read as Latin-1)",
 }
 _TEXTS = ("chosen", "rejected", "response", "response_a", "response_b")
 # Fields of messages that say nothing to a model.

@@ -48,14 +48,16 @@ class BadRows:
         return [row for reason in reasons for row in [row for row in self.examples if row.reason == reason][:of_each]]
 
     def lines(self, num_rows: int) -> list[str]:
-        """What is said of them, of `num_rows` rows that were read: the first rows of each reason, and a warning where most rows
+        """Messages about them, of `num_rows` rows that were read: the first rows of each reason, and a warning where most rows
         are bad."""
         found = [f"bad row: {row}" for row in self.first(_SHOWN)]
         for reason, count in self.counts.items():
             if count > _SHOWN:
                 found.append(f"bad rows: {count:,} are {reason}")
         if 2 * self.count > num_rows:
-            found.append(f"warning: most rows are bad ({self.count:,} of {num_rows:,}); are the right columns read?")
+            found.append(
+                f"warning: most rows are bad ({self.count:,} of {num_rows:,}); check that the right columns are read"
+            )
         return found
 
 

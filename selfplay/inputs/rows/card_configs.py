@@ -43,7 +43,7 @@ class DeclaredFiles:
         for pattern in (self.splits or {})[split]:
             matched = _glob(self.card, self.folder, pattern)
             if not matched:
-                raise _error(self.card, f"names {pattern!r} for the split {split}, where no data file is")
+                raise _error(self.card, f"names {pattern!r} for the split {split}, for which there is no data file")
             found |= dict.fromkeys(matched)
         return list(found)
 
@@ -66,14 +66,14 @@ def declared_files(folder: Path, subset: str | None) -> DeclaredFiles | None:
             raise DataError(f"{folder} has several subsets; there are {', '.join(names)}", "Set subset to one of them.")
     config = configs[subset]
     if unknown := sorted({*config} - _KEYS):
-        said = f"gives the setting {unknown[0]!r} for {subset}, which is not followed"
+        said = f"gives the setting {unknown[0]!r} for {subset}, which is not supported"
         raise _error(card, said)
     data_dir = config.get("data_dir")
     if data_dir is not None:
         _check_inside(card, data_dir)
     place = folder / (data_dir or "")
     if not place.is_dir():
-        raise _error(card, f"names the folder {data_dir!r}, which is not there")
+        raise _error(card, f"names the folder {data_dir!r}, which does not exist")
     return DeclaredFiles(card, subset, place, _splits(card, config.get("data_files")))
 
 
@@ -85,7 +85,7 @@ def _configs(folder: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and isinstance(entry.get("config_name"), str) for entry in entries
     ):
-        raise _error(card, "has configs that are no list of objects with a config_name")
+        raise _error(card, "has configs that are not a list of objects with a config_name")
     return card, {entry["config_name"]: entry for entry in entries}
 
 

@@ -41,7 +41,7 @@ _ROWS: dict[Shape, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What the columns of a source are. `names`: our name -> their column or field; `named`: the ours that the user gave;
+    """The roles of a source's columns. `names`: our name -> their column or field; `named`: the ours that the user gave;
     `numbers`: the ours that hold one number a row; `of_prompts`: those that hold one number a prompt, where rows are prompts or
     responses; `others`: their columns that are kept as they are; `labels`: what the two responses of a choice are called in the
     names of their columns ("a", "b"); `notes`: what was assumed or left out."""
@@ -145,7 +145,7 @@ def _check_named(source: str, found: Survey, named: Mapping[str, str], wanted: C
         if ours not in known:
             near = near_names(ours, known)
             raise DataError(
-                f"{ours!r} in the given columns is not one of our names; those are {', '.join(known)}",
+                f"{ours!r} is not a name of --columns; the names are {', '.join(known)}",
                 f"Did you mean {near[0]}={theirs}?" if near else "Give columns as OUR_NAME=THEIR_NAME.",
             )
         if theirs and theirs not in (*found.columns, *found.fields):

@@ -63,7 +63,7 @@ def _missing(files: Sequence[Path]) -> Iterator[str]:
         missing = sorted({*range(total)} - numbers)
         if missing:
             yield (
-                f"{len(missing)} of the {total} files {name}-N-of-{total} are not there (N = {_shown([*map(str, missing)])}): "
+                f"{len(missing)} of the {total} files {name}-N-of-{total} are missing (N = {_shown([*map(str, missing)])}): "
                 "the others are read"
             )
 

@@ -50,7 +50,7 @@ def source_files(path: Path, split: str | None, subset: str | None = None) -> li
     if files is not None:
         return files
     if subset is not None:
-        raise DataError(f"{path} is local: it has no subset, since no dataset card names any", "Remove the setting.")
+        raise DataError(f"{path} is local and has no subsets: no dataset card names any", "Remove the setting.")
     if path.is_file():
         if split is not None:
             raise DataError(f"split {split!r} is given, but {path} is a file and has no splits", "Remove split.")
@@ -102,7 +102,7 @@ def _split_of_saved(folder: Path, split: str | None) -> str:
     path = folder / "dataset_dict.json"
     splits = _list_in(path, "splits")
     if not all(isinstance(name, str) and name == Path(name).name for name in splits):
-        raise DataError(f"{path} names a split that is no folder beside it", _SAVE_AGAIN)
+        raise DataError(f"{path} names a split that is not a folder beside it", _SAVE_AGAIN)
     if split is None and len(splits) == 1:
         return str(splits[0])
     if split not in splits:
@@ -126,7 +126,7 @@ def _saved_files(folder: Path) -> list[Path]:
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in _list_in(state, "_data_files")]
     outside = [name for name in names if not isinstance(name, str) or name != Path(name).name]
     if outside:
-        raise DataError(f"{state} names {outside[0]!r}, which is no file beside it", _SAVE_AGAIN)
+        raise DataError(f"{state} names {outside[0]!r}, which is not a file beside it", _SAVE_AGAIN)
     files = [folder / str(name) for name in names]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
@@ -141,7 +141,7 @@ def _list_in(path: Path, key: str) -> list[Any]:
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error})", _SAVE_AGAIN) from None
     if not isinstance(found, list):
-        raise DataError(f"{path} is damaged: {key} is no list", _SAVE_AGAIN)
+        raise DataError(f"{path} is damaged: {key} is not a list", _SAVE_AGAIN)
     return found
 
 

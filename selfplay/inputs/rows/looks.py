@@ -1,4 +1,4 @@
-"""What the texts of a column look like: signs that they are not what they seem, or that they belong to the conversation."""
+"""Signs that the texts of a column are damaged, or that they belong to the conversation."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ LETTERS = ("a", "b")
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a column can be: our name, the shapes of rows that have it, and the aliases that are recognised (lower case,
+    """A role of columns: our name, the shapes of rows that have it, and the aliases that are recognised (lower case,
     with underscores). `kind`: what its values are. `later`: aliases that count where no other is there, and where the values are
     of one of the kinds given with them."""
 

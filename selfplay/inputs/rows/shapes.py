@@ -78,8 +78,8 @@ def _has_choice(finder: Finder) -> bool:
     if has_preference or finder.sides("reward", LETTERS, found[2]) is not None:
         return True
     raise DataError(
-        f"{finder.source} has {found[0]} and {found[1]}, and no column is known to say which of them is better",
-        "Name it: --columns preference=COLUMN (it names the better one, or says tie), preference_strength=COLUMN (below 0: the "
+        f"{finder.source} has {found[0]} and {found[1]}, and no column is recognised that names the better one",
+        "Name it: --columns preference=COLUMN (it names the better one, or is `tie`), preference_strength=COLUMN (below 0: the "
         "first is better), or reward_a=COLUMN,reward_b=COLUMN.",
     )
 

@@ -34,7 +34,7 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One row: its file and number, and either its values or what is wrong with it.
+    """One row: its file and number, and either its values or its problem.
 
     Example: SourceRow("train.jsonl", 17, {"question": "Say hello."}, None)
     """

@@ -141,7 +141,7 @@ class _Columns:
         self._required = [p.name for p in others if p.default is inspect.Parameter.empty]
 
     def select(self, columns: dict[str, Any]) -> dict[str, Any]:
-        """Copies: the function may change what it is given."""
+        """Copies of the arguments, because the function may change them."""
         return {
             name: copy.deepcopy(value)
             for name, value in columns.items()
@@ -157,7 +157,7 @@ class _Columns:
         if lacking:
             near = difflib.get_close_matches(lacking[0], names, 1)
             raise ConfigError(
-                f"the reward function {self._spec} requires {lacking[0]!r}, which is no column of {source}; "
+                f"the reward function {self._spec} requires {lacking[0]!r}, which is not a column of {source}; "
                 f"besides the prompt there are {', '.join(names) or 'no columns'}",
                 (f"Did you mean {near[0]!r}? " if near else "")
                 + "Rename the parameter, give it a default, or add the column to the prompts.",
@@ -177,7 +177,7 @@ def _outcome(value: Any) -> Outcome:
         return None, NO_REWARD
     _check_not_async(value)
     if not (hasattr(type(value), "__float__") or hasattr(type(value), "__index__")):
-        raise TypeError(f"returned {value!r}, which is no number")
+        raise TypeError(f"returned {value!r}, which is not a number")
     number = float(value)
     return finite(number)
 

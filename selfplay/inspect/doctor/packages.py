@@ -32,7 +32,7 @@ BREAKS_CPU_TORCH = ("torchvision", "torchaudio", "torchcodec", "triton")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, how it is, and what to do. Example: Finding("torch", "fail", "torch is not installed",
+    """A checked item, its state, and what to do. Example: Finding("torch", "fail", "torch is not installed",
     "pip install 'torch>=2.11'")"""
 
     name: str

@@ -1,4 +1,4 @@
-"""Is a driver at work on a run? (`status`)
+"""Whether a driver is working on a run (`status`).
 
 On the driver's own machine only its lock tells: the kernel releases it when the process ends, however it ends. The process id
 only adds detail. On another machine the lock may not be visible (this depends on the file system); there the heartbeat tells: the
@@ -64,7 +64,7 @@ def liveness(store: Store, attempts: list[dict[str, Any]]) -> Driver:
     if silent is not None and silent < MAX_AGE:
         return Driver(True, who, None, silent, f"{name}, another machine or one before its restart; {ago}")
     lost = f"none visible from here: {name}, another machine or one before its restart; {ago}"
-    return Driver(False, who, None, silent, f"{lost}. Resume when you know that it has ended")
+    return Driver(False, who, None, silent, f"{lost}. Resume once you know that it has ended")
 
 
 def _holder(who: dict[str, Any], silent: float | None) -> Driver:

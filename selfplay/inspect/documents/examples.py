@@ -1,4 +1,4 @@
-"""A few rows to read, chosen by a seed and not by eye: pairs that were kept and dropped, and one held-out prompt's answers round
+"""A few example rows, chosen by a seed: pairs that were kept and dropped, and one held-out prompt's answers round
 by round (`report`). One or two columns are read to choose; of the rest only the chosen rows."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parts of a combined reward (`reward.parts`) in a round: which of them got better."""
+"""The parts of a combined reward (`reward.parts`) by round."""
 
 from __future__ import annotations
 

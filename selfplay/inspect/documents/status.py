@@ -116,7 +116,7 @@ def _next(state: str, store: Store, root: Path, rounds: int, problems: list[Prob
             "failed": f"fix the cause, then {same}",
         }[state]
     return {
-        "running": "it is under way; Ctrl-C in its terminal (or SIGTERM to the driver) stops it safely",
+        "running": "the run is in progress; Ctrl-C in its terminal (or SIGTERM to the driver) stops it safely",
         "complete": f"{shell_command('rounds', root)}, or more rounds: {shell_command('resume', root, f'rounds={rounds + 1}')}",
         "interrupted": shell_command("resume", root),
         "not begun": shell_command("resume", root),

@@ -61,7 +61,7 @@ def _over_optimised(now: Evaluation, previous: Evaluation) -> Found:
         yield (
             "over_optimised",
             f"held-out: the reward rose ({reward:+.3f}) while the gold reward did not ({gold:+.3f}{interval})",
-            "The policy may be learning the reward's faults: compare responses; lower the learning rate.",
+            "The policy may be exploiting errors of the reward: compare responses, or lower the learning rate.",
         )
 
 
@@ -85,7 +85,7 @@ def _judge(score: ScoreOutcome | None, now: Evaluation | None) -> Found:
         yield (
             "gold_not_on_training",
             f"the training responses have no gold reward: their prompts lack {', '.join(score.gold_lacks)}",
-            "The held-out ones have it. Add the columns to the training prompts, in another run, to see both.",
+            "The held-out responses have one. To see both, add the columns to the training prompts of another run.",
         )
 
 
@@ -96,13 +96,13 @@ def _training(train: TrainOutcome | None) -> Found:
         yield (
             "training_skipped",
             f"no pair was kept, so nothing was trained; the policy is that of round {train.policy_round}",
-            "The funnel says where the responses went: change what causes the most frequent reason.",
+            "The funnel shows why responses were dropped: change what causes the most frequent reason.",
         )
         return
     if train.optimizer_steps < FEW_STEPS:
         yield (
             "few_steps",
-            f"only {train.optimizer_steps} optimizer steps: such a short schedule changes little",
+            f"only {train.optimizer_steps} optimizer steps: such a short training changes little",
             "Lower training.batch_size, or raise epochs, selection.keep or prompts.per_round.",
         )
     if train.training.changed_fraction < FEW_CHANGED:
@@ -120,7 +120,7 @@ def _engine(outcomes: RoundOutcomes) -> Found:
             yield (
                 "engine_rebuilt",
                 f"{outcome.stage}: {len(rebuilt)} engines refused the new weights and were rebuilt: {rebuilt[0].reason}",
-                "The responses are of the right policy. If it happens every round, report it.",
+                "The responses are of the right policy. If this happens in every round, report a bug.",
             )
 
 
@@ -170,7 +170,7 @@ def _responses(outcomes: RoundOutcomes) -> Found:
         yield (
             "truncated",
             f"{sample.num_truncated / sample.num_responses:.0%} of the responses were cut at the length limit",
-            "They are in no pair. Raise sampling.max_tokens, or ask for shorter answers.",
+            "They are in no pair. Raise sampling.max_tokens, or ask for shorter responses.",
         )
     for gate in pair.gates_forced if pair else ():
         yield (
@@ -206,7 +206,7 @@ def _quarantine(outcomes: RoundOutcomes) -> Found:
         yield (
             "unscored",
             f"responses without a reward, of {score.num_responses}: {_counts(score.drop_reasons)}",
-            "They are in no pair and in no mean.",
+            "They are left out of pairs and means.",
         )
 
 
@@ -218,7 +218,7 @@ def _pairs(outcomes: RoundOutcomes) -> Found:
         yield (
             "few_pairs",
             f"{pair.num_pairs} pairs from {admitted} prompts; in no pair: {_counts(pair.unused_reasons)}",
-            "Against ties and identical responses raise num_responses or temperature, against truncated ones max_tokens.",
+            "If most are ties or identical, raise num_responses or temperature; if most are truncated, raise max_tokens.",
         )
     if selection and selection.implicit_margin_all_zero:
         yield (

@@ -106,7 +106,7 @@ def dataset_card(facts: Facts) -> str:
             *(f"{escape_markdown(note)}\n" for note in facts.notes),
             "## How it was made\n",
             _how(facts),
-            f"To make it again: `selfplay {_command(facts)}`, with models, prompts and functions in the places that it names. "
+            f"To repeat it: `selfplay {_command(facts)}`, with the models, prompts and functions that it names. "
             "Seeds are derived from the run's; sampled tokens may differ on other hardware and with other versions.\n",
             "## Rounds\n",
             rounds_markdown(facts.rounds),
@@ -123,8 +123,8 @@ def _what_it_is(facts: Facts) -> str:
             "`dropped` all others, each with its `drop_reason`.\n"
         )
     return (
-        f"{len(facts.splits)} rounds of pairs. In each, the policy at hand answered the prompts, a reward labelled the "
-        "answers, pairs were built and ranked, and the best were trained on before the next round. `kept` holds the pairs "
+        f"{len(facts.splits)} rounds of pairs. In each, the current policy answered the prompts, a reward scored the "
+        "responses, pairs were built and ranked, and the best were trained on before the next round. `kept` holds the pairs "
         "that were trained on, best first; `dropped` all others, each with its `drop_reason`.\n"
     )
 
@@ -170,8 +170,8 @@ def model_card(facts: Facts, round_number: int, digest: str) -> str:
             front_matter(front),
             f"# Policy after round {round_number} of {escape_markdown(facts.name)}\n",
             f"{markdown_code(facts.base_model)}{local} after {round_number} rounds of self-play: "
-            "its own answers, labelled by a reward, "
-            f"the best-ranked pairs trained on. The last round's pairs are `{config_name(round_number)}` of "
+            "in each round it was trained on the best-ranked pairs of its own responses, "
+            f"which a reward scored. The last round's pairs are `{config_name(round_number)}` of "
             f"{markdown_code(facts.dataset)}. float32 weights, sha256 over the files {markdown_code(digest[:16])}.\n",
             "## Held-out numbers\n",
             _held_out(row) or "None: the run had no evaluation.\n",

@@ -36,7 +36,7 @@ _INFO: dict[str, Any] = {
 
 # Keys as in src/axolotl/prompt_strategies/dpo/chat_template.py.
 _AXOLOTL = """\
-# To be put into an axolotl config. Paths are relative to where axolotl is started.
+# Put this into an axolotl config. Paths are relative to the folder in which axolotl is started.
 rl: dpo
 datasets:
 """

@@ -53,7 +53,7 @@ def upload(folder: Path, repository: str, policies: Sequence[str], public: bool)
         said = f" ({', '.join(done)} are uploaded)" if done else ""
         raise SelfplayError(
             f"the hub refused {repository}: {str(error).strip().splitlines()[0]}{said}",
-            "Is HF_TOKEN set (or `hf auth login` done) with write access to that name, and is there a network? The same "
-            "command again uploads what is missing. `--to DIR` exports to a folder.",
+            "Check the network, and that HF_TOKEN (or `hf auth login`) has write access to that name. The same "
+            "command uploads what is missing. `--to DIR` exports to a folder.",
         ) from error
     return done

@@ -53,7 +53,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: pairs by round and split, rounds whose policy was exported, why others were not, and places."""
+    """The result of an export: pairs by round and split, rounds whose policy was exported, why others were not, and places."""
 
     folder: str
     rounds: dict[int, dict[str, int]]
@@ -78,9 +78,7 @@ def export(store: Store, wanted: Wanted) -> Exported:
     if wanted.format is not None and wanted.format not in FORMATS:
         raise ConfigError(f"--format {wanted.format!r} is unknown", f"Use one of {', '.join(FORMATS)}.")
     if wanted.public and not wanted.to.startswith(HUB):
-        raise ConfigError(
-            "--public goes with --to hf://ORG/NAME", "Leave --public out: it is about a repository on the hub."
-        )
+        raise ConfigError("--public needs --to hf://ORG/NAME", "Remove --public: it is about a repository on the hub.")
     rounds = _rounds(store, wanted.rounds)
     if not wanted.to.startswith(HUB):
         return _write(store, wanted, rounds, Path(wanted.to), Path(wanted.to).name)
@@ -155,7 +153,7 @@ def _check_target(store: Store, root: Path) -> None:
     """The folder must be absent, empty, or an export of this run."""
     run = store.layout.root.resolve()
     if root.resolve() == run or run in root.resolve().parents:
-        raise ConfigError(f"{root} is inside the run", "Export to a folder outside it: a run's folder is the run's.")
+        raise ConfigError(f"{root} is inside the run", "Export to a folder outside the run.")
     if root.is_symlink() or (root.exists() and not root.is_dir()):
         raise ConfigError(f"{root} is not a folder", "Give a folder that does not exist yet.")
     if not root.exists():

@@ -36,7 +36,7 @@ def write_format(
         writer.add_pieces(f"{config_name(number)}.jsonl", lines())
         counts[number] = {"kept": rows}
     if not any(count["kept"] for count in counts.values()):
-        raise ConfigError("no pair was kept in these rounds", "`selfplay show RUN ROUND` says why.")
+        raise ConfigError("no pair was kept in these rounds", "`selfplay show RUN ROUND` shows the reasons.")
     names = [config_name(number) for number in rounds]
     if kind == "axolotl":
         writer.add("axolotl.yaml", formats.axolotl(*(f"{name}.jsonl" for name in names)))

@@ -43,7 +43,7 @@ def connect(
     except duckdb.InterruptException:
         raise SelfplayError(
             f"the query was interrupted after {seconds:.0f} s",
-            "Ask for fewer rounds or columns, or use a narrower filter (`selfplay sql` in a terminal has ten minutes).",
+            "Select fewer rounds or columns, or use a narrower filter (`selfplay sql` in a terminal has ten minutes).",
         ) from None
     except duckdb.Error as error:
         raise _explained(error, hint, quote=quote) from None

@@ -88,7 +88,7 @@ def _is_conversation(kind: pa.DataType) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def parse_where(text: str, schema: pa.Schema) -> Where:
-    """A condition on a table with this schema. Raises ConfigError that says what is wrong and shows the SQL for it."""
+    """A condition on a table with this schema. Raises ConfigError with the problem and the SQL to use."""
     if len(text) > MAX_LENGTH:
         raise ConfigError(f"the filter has {len(text)} characters", f"The maximum is {MAX_LENGTH}.")
     with connect({"t": pa.Table.from_batches([], schema)}) as cursor:

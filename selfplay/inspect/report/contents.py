@@ -1,4 +1,4 @@
-"""What a report holds, gathered from the documents of `inspect`: nothing is computed here that they have. One round's columns
+"""The contents of a report, gathered from the documents of `inspect`. One round's columns
 are in memory at a time.
 """
 

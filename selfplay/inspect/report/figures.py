@@ -60,29 +60,29 @@ _BY_ROUND = (
     ),
     _ByRound(
         "gold", "Does a judge that is never trained on agree?",
-        "If the reward rises and the gold reward does not, the policy learns the reward's faults. A policy that only grew surer "
-        "of itself raises one of the two lines.",
+        "If the reward rises and the gold reward does not, the policy exploits errors of the reward. A policy that only became "
+        "more certain raises one of the two lines.",
         "gold reward", (("sampled", "eval_gold_mean"), ("greedy", "eval_gold_greedy_mean")),
     ),
     _ByRound(
-        "wins", "How often does it beat where it started?",
-        "Share of held-out prompts won, a tie counts half; judged by the {judges} reward. Half is no better.",
+        "wins", "How often does it beat the starting policy?",
+        "Share of held-out prompts won, a tie counts half; judged by the {judges} reward. Half means no difference.",
         "win rate", (
-            ("against round 0", "eval_win_rate_vs_initial"), ("against the round before", "eval_win_rate_vs_previous"),
+            ("against round 0", "eval_win_rate_vs_initial"), ("against the previous round", "eval_win_rate_vs_previous"),
         ), 0.5,
     ),
     _ByRound(
-        "length", "Does it learn to be long?",
-        "Mean tokens of the held-out responses. Rewards often favour length: look at the responses if both rise together.",
+        "length", "Do responses get longer?",
+        "Mean tokens of the held-out responses. Rewards often favour length: read the responses if both rise together.",
         "tokens", (("tokens", "eval_num_tokens_mean"),),
     ),
     _ByRound(
         "length-gap", "Is the chosen response the longer one?",
-        "Mean of the chosen response's tokens less the rejected one's. Above 0 training also teaches length.",
+        "Mean of the chosen response's tokens less the rejected one's. Above 0, training also teaches length.",
         "tokens", (("kept pairs", "length_gap_kept_mean"), ("all pairs", "length_gap_mean")), 0.0,
     ),
     _ByRound(
-        "distinct", "Do its responses stay different from each other?",
+        "distinct", "Do responses stay diverse?",
         "Different responses among all held-out ones; distinct-n: different runs of n tokens among all of them, which falls with "
         "length too. A steep fall means that the policy gives the same response to every prompt.",
         "distinct share", (
@@ -108,9 +108,9 @@ def _parts(outcomes: Mapping[int, RoundOutcomes]) -> Iterator[Figure]:
                 start = first.setdefault(part.name, part.eval_mean)
                 points.setdefault(part.name, []).append(Point(number, (part.eval_mean - start) / part.eval_std))
     yield from _lines(
-        "reward-parts", "Which part of the reward got better?",
+        "reward-parts", "Which part of the reward improved?",
         "Held-out means of each part, as the change since the first evaluation in standard deviations of its responses, before "
-        "weights. A part that falls while the reward rises pays for the others.",
+        "weights. A part may fall while the whole reward rises.",
         [Curve(name, found) for name, found in sorted(points.items())], "change", baseline=0.0,
     )  # fmt: skip
 
@@ -156,13 +156,13 @@ def _steps(outcomes: Mapping[int, RoundOutcomes]) -> Iterator[Figure]:
     steps = {number: train.training.steps for number, train in trained.items() if train and train.training}
     yield from _lines(
         "loss", "Does training learn its pairs?",
-        "Loss of each optimizer step. DPO starts at 0.693, where policy and reference are the same; a loss that hardly moves "
-        "asks for more steps or a higher rate.",
+        "Loss of each optimizer step. DPO starts at 0.693, where policy and reference are the same. If the loss hardly "
+        "changes, use more steps or a higher learning rate.",
         [Curve(f"round {number}", [Point(step.step, step.loss) for step in found]) for number, found in steps.items()],
         "loss", x_title="optimizer step",
     )  # fmt: skip
     yield from _lines(
-        "accuracy", "How many pairs does it rank as it should?",
+        "accuracy", "How many pairs does the policy rank correctly?",
         "Share of a step's pairs whose chosen response gained more than the rejected one. Near 1 early on, the pairs were easy "
         "or few.",
         [
@@ -184,8 +184,8 @@ def _overlap(overlap: Mapping[str, Any]) -> Iterator[Figure]:
     ]
     yield Figure(
         "Does each round see new prompts?",
-        "Share of the row's prompts that the column has too. Training rounds that share prompts with the held-out ones make "
-        "the evaluation worth little.",
+        "Share of the row's prompts that the column has too. If training rounds share prompts with the held-out ones, "
+        "the evaluation says little.",
         heat_map("overlap", "Does each round see new prompts?", names, names, shares,
                  row_title="round", column_title="also in round"),
     )  # fmt: skip

@@ -39,7 +39,7 @@ def _funnel(shown: Document) -> Iterator[Figure]:
         name = f"funnel-{shown['round']}"
         question = "What became of the prompts and the responses?"
         yield Figure(
-            question, "Bars of one colour count the same thing; the reasons stand below.", funnel(name, question, steps)
+            question, "Bars of one colour count the same thing; the reasons are below.", funnel(name, question, steps)
         )
 
 
@@ -67,7 +67,7 @@ def _rewards(shown: Document) -> Iterator[Figure]:
         chart = histogram(f"reward-{shown['round']}", question, _bins(found), x_title="reward", y_title="responses")
         yield Figure(
             question,
-            "All scored responses of the round. Two humps or a wall at one end say much about the reward.",
+            "All scored responses of the round. Two peaks, or many values at one end, show how the reward judges.",
             chart,
         )
 
@@ -79,14 +79,14 @@ def _margins(store: Store, shown: Document) -> Iterator[Figure]:
     texts = {
         "alignment_potential": (
             "Which pairs are worth the most?",
-            "Alignment potential: how far apart the reward sets the two, less how strongly the policy prefers one already.",
+            "Alignment potential: how different the rewards of the two are, minus how strongly the policy already prefers one.",
         ),
         "explicit_margin": (
-            "How far apart does the reward set them?",
-            "Explicit margin: reward of the chosen response less that of the rejected one.",
+            "How different are the rewards of the two responses?",
+            "Explicit margin: reward of the chosen response minus that of the rejected one.",
         ),
         "implicit_margin": (
-            "What does the policy prefer already?",
+            "Which response does the policy already prefer?",
             "Implicit margin, from the policy's log-probs: above 0 it prefers the chosen response before any training.",
         ),
     }
@@ -127,8 +127,8 @@ def _scatters(store: Store, number: int) -> Iterator[Figure]:
             y_title="explicit margin",
         )
         reading = (
-            "Up: the reward sets the two far apart. Near 0 across: the policy has no preference yet. Alignment potential keeps "
-            "what is high and near the middle."
+            "High: the rewards differ much. Near 0 horizontally: the policy has no preference yet. Alignment potential keeps "
+            "pairs that are high and near the middle."
         )
         yield Figure(question, reading, chart)
     if (np.isfinite(chosen_P) & np.isfinite(rejected_P)).any():

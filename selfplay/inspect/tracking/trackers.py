@@ -36,7 +36,7 @@ class Tracker(Protocol):
         """A text of a round."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining data."""
 
 
 class TensorBoard:

@@ -58,7 +58,7 @@ class Tracking(Observer):
             self._each(lambda tracker: tracker.text("examples", round_number, text))
 
     def on_close(self) -> None:
-        """Send what is left."""
+        """Send the remaining data."""
         self._each(lambda tracker: tracker.close())
         self._trackers = {}
 
@@ -67,7 +67,7 @@ class Tracking(Observer):
             try:
                 call(tracker)
             except Exception as error:  # of any library, over any network: said, and the run goes on
-                self._say(f"tracking: {name} failed and is not used any more ({type(error).__name__}: {error})")
+                self._say(f"tracking: {name} failed and is no longer used ({type(error).__name__}: {error})")
                 del self._trackers[name]
 
 

@@ -104,7 +104,7 @@ def _outside_of_rounds(store: Store) -> Iterator[Problem]:
 
 
 def _links(layout: Layout, named: set[str]) -> Iterator[Problem]:
-    """Symbolic links: a run has none, and no reader follows one. Those in `named` have been said."""
+    """Symbolic links: a run has none, and no reader follows one. Those in `named` are already reported."""
     for path in symlinks_in_run(layout):
         if str(path) not in named:
             yield Problem("misplaced", str(path), f"{path} is a symbolic link", HINT)
@@ -114,14 +114,14 @@ def _check_places(store: Store) -> Iterator[Problem]:
     """What is missing, or of another kind, in the places that a run begins with. (The links there are named as such.)"""
     layout = store.layout
     if not layout.rounds.exists() and not layout.rounds.is_symlink():
-        message = f"{layout.rounds} is missing: a run begins with it"
+        message = f"{layout.rounds} is missing"
         yield Problem("missing", str(layout.rounds), message, "Restore it from a backup.")
     for folder in (layout.rounds, layout.attempts, layout.config):
         if folder.exists() and not folder.is_symlink() and not folder.is_dir():
-            yield Problem("extra", str(folder), f"{folder} is not a folder", "Remove it, or put it elsewhere.")
+            yield Problem("extra", str(folder), f"{folder} is not a folder", "Remove it, or move it elsewhere.")
     for place, kind in ((layout.work, "folder"), (layout.lock, "regular file")):
         if place.exists() and not (place.is_dir() if kind == "folder" else place.is_file()):
-            yield Problem("damaged", str(place), f"{place} is not a {kind}", "Remove it: it is made again.")
+            yield Problem("damaged", str(place), f"{place} is not a {kind}", "Remove it: it is created again.")
 
 
 def _check_attempts(store: Store, commits: Commits) -> Iterator[Problem]:
@@ -134,7 +134,7 @@ def _check_attempts(store: Store, commits: Commits) -> Iterator[Problem]:
             made.setdefault(committed.commit.attempt, []).append(committed)
     for attempt in sorted(made.keys() - {*attempts_present(store.layout)}):
         path = store.layout.attempt(attempt)
-        message = f"{path} is missing, but stages were made by it"
+        message = f"{path} is missing, but it made stages of this run"
         yield Problem("missing", str(path), message, "Restore it from a backup.")
     for attempt, stages in sorted(made.items()):
         usual = statistics.mode(committed.commit.fingerprint for committed in stages)

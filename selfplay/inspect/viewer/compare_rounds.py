@@ -96,7 +96,7 @@ def prompt_document(
     at = prompts.rows_of("prompt_id", [prompt_id])
     if not len(at):
         raise NotServedError(
-            f"these rounds share no prompt {prompt_id!r}", "The list of the comparison shows what they share."
+            f"these rounds share no prompt {prompt_id!r}", "The comparison lists the prompts that they share."
         )
     prompt = prompts.take(at[:1], ["prompt_id", "messages"]).to_pylist()[0]
     sides = [_responses(store, cache, kind, number, prompt_id) for number in rounds]

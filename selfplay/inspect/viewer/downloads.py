@@ -27,7 +27,7 @@ def download(rows: RowSet, query: Query, form: str) -> tuple[str, Iterator[bytes
     """Content type and content. In the order of the table, which is that of the ranks, whatever the page is sorted by.
     Raises ConfigError for an unknown form or an invalid filter."""
     if form not in _FORMS:
-        raise ConfigError(f"format={form!r} is unknown", f"There is: {', '.join(_FORMS)}.")
+        raise ConfigError(f"format={form!r} is unknown", f"Available: {', '.join(_FORMS)}.")
     kind, write = _FORMS[form]
     return kind, write(rows.schema, stream(rows, query))
 

@@ -32,7 +32,7 @@ LISTED = 50
 
 @dataclass(frozen=True)
 class Pages:
-    """The endpoints over what is served."""
+    """The endpoints of the viewer."""
 
     served: Catalogue
     environment: Environment
@@ -45,7 +45,7 @@ class Pages:
     # ------------------------------------------------------------------ runs
 
     def index(self, request: Request) -> Response:
-        """What is served; where it is one thing, its page."""
+        """The list of runs; for a single run, its page."""
         entries = self.served.entries()
         if self.served.is_single and entries:
             return RedirectResponse(Addresses.home(entries[0].kind, entries[0].name), 303)
@@ -163,7 +163,7 @@ class Pages:
         return self.render("pair.html", entry=entry, number=number, **found)
 
     def download(self, request: Request) -> Response:
-        """What is filtered, as a file."""
+        """The filtered pairs as a file."""
         entry, number, rows = self._pairs(request)
         form = request.query_params.get("format", "jsonl")
         kind, pieces = download(rows, browser.parse(rows, request.query_params), form)

@@ -152,7 +152,7 @@ def one_of(given: Mapping[str, str], name: str, allowed: Sequence[str] | Mapping
     known = [word for word in allowed if word]
     near = difflib.get_close_matches(value, known, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
-    raise ConfigError(f"{name}={value!r} is unknown", f"{hint}There is: {', '.join(known)}.")
+    raise ConfigError(f"{name}={value!r} is unknown", f"{hint}Available: {', '.join(known)}.")
 
 
 def whole(given: Mapping[str, str], name: str, default: int, least: int = 1) -> int:

@@ -30,7 +30,7 @@ def pairs_of(entry: RunEntry, cache: Cache) -> RowSet:
             parts += [Part(part.path, first + part.first, part.num_rows) for part in found.parts]
     if not parts:
         raise CorruptionError(
-            f"{entry.path} has neither kept nor dropped pairs", f"Remove {entry.path} and make it again."
+            f"{entry.path} has neither kept nor dropped pairs", f"Delete {entry.path} and run `selfplay select` again."
         )
     return RowSet(commit.digest, LazyTable(entry.path, tuple(parts)), cache)
 
@@ -42,7 +42,9 @@ def summary_of(entry: RunEntry) -> dict[str, Any]:
         summary = parse_json(read_file(path))
         schema = int(summary["schema"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptionError(f"{path} is damaged ({error})", f"Remove {entry.path} and make it again.") from None
+        raise CorruptionError(
+            f"{path} is damaged ({error})", f"Delete {entry.path} and run `selfplay select` again."
+        ) from None
     if schema > SUMMARY_SCHEMA:
         raise SelfplayError(f"{entry.path} was written by a newer selfplay", "Upgrade selfplay.")
     return dict(summary)
@@ -51,5 +53,5 @@ def summary_of(entry: RunEntry) -> dict[str, Any]:
 def _commit(entry: RunEntry) -> Manifest:
     commit = read_result(entry.path)
     if commit is None:
-        raise CorruptionError(f"{entry.path} has no commit", f"Remove {entry.path} and make it again.")
+        raise CorruptionError(f"{entry.path} has no commit", f"Delete {entry.path} and run `selfplay select` again.")
     return commit

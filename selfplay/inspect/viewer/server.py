@@ -58,8 +58,8 @@ def _loopback(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
         address = None
     if address is None or not address.is_loopback:
         raise ConfigError(
-            f"--host {host} is not on the loopback: the viewer has no password and shows all texts of a run",
-            "Leave it out, and from another machine forward the port: ssh -L 7357:127.0.0.1:7357 HOST",
+            f"--host {host} is not a loopback address: the viewer has no password and shows all texts of a run",
+            "Remove it; from another machine forward the port: ssh -L 7357:127.0.0.1:7357 HOST",
         )
     return address
 

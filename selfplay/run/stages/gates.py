@@ -51,7 +51,7 @@ def check(context: StageContext, round_number: int, responses: RoundResponses, s
     loosened = [f"{gate.setting}=1.0" for gate in found]
     raise GateError(
         f"round {round_number}: the responses of the policy after round {policy.round} look like a collapse: {said}. Nothing was "
-        f"trained on them; for example:{examples}",
+        f"trained on them. Examples:{examples}",
         f"`{shell_command('show', root, round_number)}` shows the round. {_repeat_training(context, policy)}If these responses "
         "are as intended: "
         f"`{shell_command('resume', root, *loosened)}`, or once with --force.",

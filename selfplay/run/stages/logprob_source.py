@@ -81,7 +81,7 @@ def choose_source(
     if asked == "engine" and is_asked:
         raise BackendError(
             f"selection.logprobs.source is engine, but {reason}",
-            "Set selection.logprobs.source to auto or model: a fork from the round before can.",
+            "Set selection.logprobs.source to auto or model, in a fork from the previous round.",
         )
     if check is not None:
         context.reporter.say(f"round {round_number} logprobs: {reason}; the model passes over all candidates instead")

@@ -148,7 +148,7 @@ def forward(
 
 
 def checked(table: pa.Table, folder: str) -> pa.Table:
-    """The log-probs of a shard. Raises BackendError for one that is no finite number: nothing can stand in its place."""
+    """The log-probs of a shard. Raises BackendError for one that is not finite."""
     bad = np.flatnonzero(~np.isfinite(table["logp"].cast(pa.float64()).to_numpy()))
     if len(bad):
         row = int(bad[0])

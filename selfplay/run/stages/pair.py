@@ -127,7 +127,7 @@ def unused_table(ids: pa.Array, pairing: Pairing) -> pa.Table:
 
 
 def pair_outcome(pool: ResponsePool, pairing: Pairing, gates_forced: list[ForcedGate]) -> PairOutcome:
-    """What is recorded about a pairing."""
+    """The outcome of a pairing."""
     tokens_R = pool.num_tokens_R
     assert tokens_R is not None  # a run knows them
     gap_P = tokens_R[pairing.chosen_P] - tokens_R[pairing.rejected_P]

@@ -66,7 +66,7 @@ def choose_engine(
         if source.engine == VLLM and (found := judged(rows)).engine != VLLM:
             raise BackendError(
                 f"{section}.engine is vllm, but {found.reason}",
-                f"The worker's log has what vLLM printed. A fork from the round before can set {section}.engine to auto or "
+                f"The worker's log has what vLLM printed. A fork from the previous round can set {section}.engine to auto or "
                 "transformers.",
             )
         return rows

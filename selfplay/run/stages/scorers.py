@@ -151,6 +151,6 @@ def check_failures(context: StageContext, table: pa.Table, section: str) -> None
     raise BackendError(
         f"{name} failed for {num_failed} of {table.num_rows} responses of a shard; most often ({count}): {common}",
         f"If a service that it calls failed for a while, `{shell_command('resume', root)}` scores the rest. "
-        + ("A changed function makes another run: its source is pinned. " if function is not None else "")
+        + ("A changed function needs a new run, because its source is pinned. " if function is not None else "")
         + f"`{shell_command('resume', root, f'reward.max_failed={enough}')}` allows more failures.",
     )

@@ -63,7 +63,7 @@ def score_items(
     responses: Callable[[int, int], pa.Table],
     unit: pa.ChunkedArray,
 ) -> LazyItems[ScoreItem]:
-    """What a scorer is given of responses: the conversation, the text, the prompt's other columns (or the response's own, which
+    """The input of a scorer for responses: the conversation, the text, the prompt's other columns (or the response's own, which
     only responses of a dataset have), the final answer where a reward model sees that. `prompt_row` are the rows of all
     responses' prompts in the prompts table of that round; `responses` returns `scored_columns` from a first row up to a last one;
     `unit` is that of each item."""

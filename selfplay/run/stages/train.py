@@ -188,7 +188,7 @@ def _check_not_stuck(context: StageContext, round_number: int) -> None:
         }
         raise EmptyRoundsError(
             f"rounds {round_number - 1} and {round_number} kept no pair; the funnel of round {round_number}: {funnel}",
-            "Look at the responses (`selfplay show RUN ROUND`): the reason that is most frequent says what to change.",
+            "Look at the responses (`selfplay show RUN ROUND`). The most frequent reason says what to change.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Do two quantities agree: correlation of two columns, overlap of two kept sets."""
+"""Agreement of two quantities: correlation of two columns, overlap of two kept sets."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _size(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Selec
         yield SelectionWarning(
             "nothing_kept",
             f"none of {funnel.num_pairs} pairs is kept (keep {summary.keep}; {funnel.num_ranked} were ranked)",
-            f"Not ranked: {reasons}." if reasons else "Raise keep: it rounds to no pair at all.",
+            f"Not ranked: {reasons}." if reasons else "Raise keep: it rounds to 0 pairs.",
         )
     elif funnel.num_kept == funnel.num_pool > 1 and not (rule and rule.keeps_all):
         yield SelectionWarning(
@@ -102,7 +102,7 @@ def _margins(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Se
         yield SelectionWarning(
             "explicit_margin_flat",
             f"every explicit margin is {found.explicit_mean:.4g}, so {what} the pairs",
-            "A reward of a few values cannot tell good pairs from better ones: use a finer reward, or another metric.",
+            "A reward with few values cannot rank pairs: use a finer reward, or another metric.",
         )
     pool, kept = found.explicit_negative_pool, found.explicit_negative_kept
     if pool is not None and max(pool, kept or 0.0) > NEGATIVE:
@@ -111,7 +111,7 @@ def _margins(diagnostics: Diagnostics, summary: SelectionSummary) -> Iterator[Se
             f"the reward is higher for the rejected response in {pool:.0%} of the pairs (of the kept: {percent(kept)})",
             "Label and reward contradict each other there. The raw form counts such a margin by its size."
             if not summary.standardize
-            else "Label and reward contradict each other there: see which one is right before training on the kept.",
+            else "Label and reward contradict each other there: check which one is right before you train on the kept pairs.",
         )
 
 
@@ -136,7 +136,7 @@ def _groups(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
                 f"by {name}, the kept pairs are as diverse as {found.effective_kept:.1f} equal groups, the pool as "
                 f"{found.effective_pool:.1f}{named}: {found.unevenness:.0%} of them would have to be of other groups to "
                 f"be even (random choices: below {found.unevenness_random_q99:.0%})",
-                "Margins whose scale differs between groups favour some groups whatever their pairs are worth: rank "
+                "Margins with different scales favour some groups regardless of the quality of their pairs: rank "
                 "within the groups (group_column), and compare with random.",
             )
 
@@ -150,9 +150,9 @@ def _labels(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
     if more > max(MORE_WRONG, CLEARLY * error):
         yield SelectionWarning(
             "more_wrong_labels",
-            f"by the gold reward {found.wrong_kept:.0%} of the kept pairs have chosen and rejected the wrong way round, "
+            f"by the gold reward {found.wrong_kept:.0%} of the kept pairs have chosen and rejected exchanged, "
             f"of the pool {found.wrong_pool:.0%}",
-            "The metric favours pairs in which the reward errs: look at them, and compare with another metric.",
+            "The metric favours pairs in which the reward is wrong: read them, and compare with another metric.",
         )
 
 
@@ -169,9 +169,9 @@ def _lengths(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
     if abs(r) > LENGTH_CORRELATION:
         yield SelectionWarning(
             "reward_follows_length",
-            f"the reward margin goes with the length gap (correlation {r:+.2f}): the reward prefers "
+            f"the reward margin is correlated with the length gap ({r:+.2f}): the reward prefers "
             f"{'longer' if r > 0 else 'shorter'} responses",
-            "Training on large margins then teaches length. A length penalty on the rewards evens it out.",
+            "Training on large margins then teaches length. pairs.length_penalty corrects this.",
         )
 
 
@@ -212,5 +212,5 @@ def _cut(diagnostics: Diagnostics) -> Iterator[SelectionWarning]:
             "ties_at_cut",
             f"{found.num_tied} pairs share the metric value at the cut and {found.num_tied_kept} of them are kept, by the "
             f"order of their ids{rewards}",
-            "Chance chose those: use a finer reward or a metric with more values, or set keep where the value changes.",
+            "The choice among them is arbitrary: use a finer reward or a metric with more values, or another keep.",
         )

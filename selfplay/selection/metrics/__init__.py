@@ -1,4 +1,4 @@
-"""Metrics: what a pair is worth. `metric.py` says what one is, `rules.py` and `density.py` define them."""
+"""Metrics, which rank pairs. `metric.py` says what one is, `rules.py` and `density.py` define them."""
 
 from selfplay.selection.metrics import rules
 

@@ -9,7 +9,7 @@ MEAN_LOGPS = ("policy_mean_logp_chosen", "policy_mean_logp_rejected")  # per tok
 NUM_TOKENS = ("num_tokens_chosen", "num_tokens_rejected")
 
 _REWARDS = "Give a reward model or function, or the columns reward_chosen and reward_rejected."
-_POLICY = "Give the policy whose log-probs are to be taken, or the columns policy_logp_chosen and policy_logp_rejected"
+_POLICY = "Give the policy that computes log-probs, or the columns policy_logp_chosen and policy_logp_rejected"
 _REFERENCE = "Give a reference other than the policy, or the columns reference_logp_chosen and reference_logp_rejected"
 _NUM_TOKENS = "Give the policy, whose tokenizer counts them, or the columns num_tokens_chosen and num_tokens_rejected."
 _LOGPROBS = "Give the policy, from which it is computed, or a column of that name"

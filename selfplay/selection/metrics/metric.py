@@ -134,7 +134,7 @@ class Metric:
             raise ConfigError(f"metric {self.name!r} returned something that is not an array: {error}", hint) from error
         if type(result).__name__ == "Series" and not np.array_equal(np.asarray(result.index), np.arange(len(result))):
             raise ConfigError(
-                f"metric {self.name!r} returned a pandas Series in another order than that of the pairs",
+                f"metric {self.name!r} returned a pandas Series in another order than the pairs",
                 "Return the values in the order of the arrays that the metric is given, with sort_index().",
             )
         if found.dtype.kind not in "biuf":

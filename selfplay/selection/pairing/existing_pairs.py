@@ -79,6 +79,6 @@ def refuse_building_rules(rules: PairRules) -> None:
     for name in ("build", "max_per_prompt", "length_penalty", "allow_truncated"):
         if getattr(rules, name) != getattr(neutral, name):
             raise ConfigError(
-                f"{name} is {getattr(rules, name)!r}, but these pairs are ready made: it says how pairs are built",
+                f"{name} is {getattr(rules, name)!r}, but the pairs exist already: it says how pairs are built",
                 f"Leave {name} out, or give a dataset with several responses a prompt.",
             )

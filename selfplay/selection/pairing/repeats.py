@@ -1,4 +1,4 @@
-"""Pairs that are there twice, and pairs that are there the other way round."""
+"""Repeated pairs, and pairs that also occur with chosen and rejected exchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How alike two texts are: the share of byte 4-grams that they have in common (Jaccard index).
+"""Similarity of two texts: the share of byte 4-grams that they have in common (Jaccard index).
 
 The text in UTF-8 gets three zero bytes before and after it, so that beginnings and ends count and no text is too short. The
 4-grams of each text are a set: repeating a passage changes nothing. 1 for equal texts, 0 for texts without a common 4-gram;

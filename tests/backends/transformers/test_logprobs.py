@@ -119,7 +119,7 @@ def test_missing_weights_are_refused(tmp_path, items):
 def test_what_the_model_cannot_take(folders, tmp_path):
     backend = TorchLogprobs()
     for item, message in (
-        (LogprobItem("r7", [], [1]), "r7 has no prompt tokens"),
+        (LogprobItem("r7", [], [1]), "r7 has a prompt without tokens"),
         (LogprobItem("r7", [1], [320]), "r7 has the token id 320"),
         (LogprobItem("r7", [1] * 500, [1] * 13), "r7 has 513 tokens"),
     ):

@@ -67,7 +67,7 @@ def test_too_long_is_dropped_never_cut(folder):
     assert [reward is None for reward in table["reward"].to_pylist()] == [False, True, False]
     short = RewardModel(str(folder), max_length=30).score(items(["x" * 30]))
     assert short["drop_reason"].to_pylist() == ["too_long_for_reward_model"]
-    with pytest.raises(ConfigError, match="max_length is 513, the reward model takes 512"):
+    with pytest.raises(ConfigError, match="max_length is 513; the reward model takes at most 512"):
         RewardModel(str(folder), max_length=513)
 
 

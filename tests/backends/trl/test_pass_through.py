@@ -49,12 +49,12 @@ def test_keys_that_pass(loss, trl):
         ("dpo", {"ld_alpha": 0.5}, ["not supported", "label_smoothing"]),
         ("dpo", {"optim": "adamw_8bit"}, ["not supported"]),
         ("dpo", {"report_to": "wandb"}, ["tracking.to"]),
-        ("dpo", {"rpo_alpha": 1.0}, ["no such key"]),
+        ("dpo", {"rpo_alpha": 1.0}, ["does not have this key"]),
         ("dpo", {"dataloader_num_workers": 2}, ["not supported"]),
         ("dpo", {"hub_token": "x"}, ["not supported"]),
         ("simpo", {"loss_type": "hinge"}, ["training.loss"]),
         ("simpo", {"cpo_alpha": 1.0}, ["not supported"]),
-        ("simpo", {"f_divergence_type": "js_divergence"}, ["loss simpo has no such key"]),
+        ("simpo", {"f_divergence_type": "js_divergence"}, ["loss simpo does not have this key"]),
     ],
 )
 def test_keys_that_are_refused_say_what_to_do(loss, trl, words):

@@ -23,8 +23,8 @@ LORA = {"r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": "all-linear"}
         ({"logp_after": -4.0}, r"fell from -0.6 to -4 \(at most by 2.77\)"),
         ({"logp_after": math.nan}, "fell from -0.6 to nan"),
         ({"logp_after": -math.inf}, "fell from -0.6 to -inf"),
-        ({"uncertainty": 0.0}, "certain of every token"),
-        ({"update_ratio": 1.5}, r"1.5 times the norm of the starting policy, gates.max_update is 1"),
+        ({"uncertainty": 0.0}, "gives every token a probability of almost 1"),
+        ({"update_ratio": 1.5}, r"1.5 times the norm of the starting policy; the limit gates.max_update is 1"),
         ({"update_ratio": math.inf}, "inf times the norm"),
     ],
 )

@@ -135,7 +135,7 @@ def test_sigterm_in_all_its_ways(config: Path, tmp_path: Path, selfplay: Callabl
     assert time.monotonic() - began < 90
     check_gone(family)
     assert state_of(run) == "interrupted"
-    assert "stopped as asked" in (tmp_path / "output.txt").read_text()
+    assert "stopped on request" in (tmp_path / "output.txt").read_text()
 
     # twice, to everybody
     child = start_sampling(["resume", run, "cluster.sampler.replicas=1"], run, selfplay)

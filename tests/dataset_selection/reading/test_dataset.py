@@ -320,7 +320,7 @@ def test_a_hub_dataset_by_rows_and_by_columns(monkeypatch):
         dataset = read_dataset("someone/pairs", split="train")
         assert dataset.pairs.num_rows == dataset.num_rows == len(rows)
         assert dataset.digest == read_dataset("someone/pairs", split="train").digest
-    with pytest.raises(DataError, match="it has no subset"):
+    with pytest.raises(DataError, match="is local and has no subsets"):
         read_dataset(__file__, subset="a")
 
 

@@ -105,7 +105,7 @@ def test_several_rejected_texts_of_a_row_are_several_pairs(tmp_path: Path) -> No
     assert any(note.startswith("2 rows have several chosen or rejected texts") for note in dataset.notes)
     with pytest.raises(DataError, match="do not say which pair"):
         read(tmp_path, [{**two, "score_chosen": 2, "score_rejected": 1}])
-    with pytest.raises(DataError, match="are they turns"):
+    with pytest.raises(DataError, match="they may be turns"):
         read(tmp_path, [{"prompt": "q", "chosen": ["q", "x"], "rejected": ["q", "y"]}])
     dialogues = {"chosen": [DIALOGUES["chosen"]], "rejected": [DIALOGUES["rejected"], [user("q"), answer("z")]]}
     found = read(tmp_path, [{**dialogues, "rejected": [*dialogues["rejected"]], "chosen": DIALOGUES["chosen"]}]).pairs
@@ -398,7 +398,7 @@ def test_files_that_are_not_there_and_files_that_are_there_twice(tmp_path: Path)
     for number in (0, 3):
         (tmp_path / f"train-0000{number}-of-00005.jsonl").write_text(line)
     (note,) = read_dataset(str(tmp_path)).notes
-    assert note == "3 of the 5 files train-N-of-5 are not there (N = 1, 2, 4): the others are read"
+    assert note == "3 of the 5 files train-N-of-5 are missing (N = 1, 2, 4): the others are read"
     with gzip.open(tmp_path / "train-00003-of-00005.jsonl.gz", "wt") as file:
         file.write(line)
     with pytest.raises(DataError, match=r"holds train-00003-of-00005.jsonl several times, packed and unpacked"):

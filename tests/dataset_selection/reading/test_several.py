@@ -85,9 +85,9 @@ def test_what_does_not_go_together(tmp_path: Path, several: Select, scorer: Path
     table = {"numbers": {"dataset": str(number_table(tmp_path / "n.parquet"))}}
     with pytest.raises(DataError, match=r"base holds pairs with texts.*numbers holds pairs without texts"):
         several(sources | table)
-    with pytest.raises(ConfigError, match="`dataset` and `sources` both say"):
+    with pytest.raises(ConfigError, match="`dataset` and `sources` are both given"):
         several(sources, dataset="a.jsonl")
-    with pytest.raises(ConfigError, match=r"`split` belongs to one source: say it under sources\.NAME\.split"):
+    with pytest.raises(ConfigError, match=r"`split` belongs to one source: set it under sources\.NAME\.split"):
         several(sources, split="train")
     with pytest.raises(ConfigError, match="cannot be called"):
         several({"a/b": sources["base"]})

@@ -29,7 +29,7 @@ def ended(code: str) -> ExitWatch:
         ("os._exit(7)", " (exit code 7)", "os._exit"),
         ("sys.exit(0)", " (exit code 0)", "exit code 0"),
         (f"os.kill(os.getpid(), {int(signal.SIGSEGV)})", " (SIGSEGV)", "compiled code"),
-        (f"os.kill(os.getpid(), {int(signal.SIGKILL)})", " (SIGKILL)", "memory ran out"),
+        (f"os.kill(os.getpid(), {int(signal.SIGKILL)})", " (SIGKILL)", "a lack of memory"),
         (f"os.kill(os.getpid(), {signal.SIGRTMIN + 1})", f" (signal {signal.SIGRTMIN + 1})", "compiled code"),
     ],
 )

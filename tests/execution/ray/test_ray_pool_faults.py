@@ -145,7 +145,7 @@ def test_workers_that_hang_are_ended_and_count_as_ones_that_died(make_pool: Make
 def test_a_hang_that_does_not_end_names_where_it_is(make_pool: MakePool, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"died \(no progress for 5 s, so it was killed\)") as hung:
         list(make_pool(heartbeat_timeout=DEADLINE, retries=0).map("square", [Call(0, ([2], 2, "hang"))]))
-    assert "it was here, innermost frame first" in hung.value.message
+    assert "its stack, innermost frame first" in hung.value.message
     assert "pool_backends.py" in hung.value.message and "in hang" in hung.value.message
     assert str(tmp_path / "sampler-0.log") in hung.value.hint
 

@@ -65,7 +65,9 @@ def test_base_models_take_one_user_message_only():
     with pytest.raises(ConfigError, match="has the chat templates rag, tool_use and no default one"):
         ChatRenderer(tokenizer)
     renderer = ChatRenderer(tokenizer, "none")
-    with pytest.raises(DataError, match="takes one user message a prompt, this one has the roles system, user"):
+    with pytest.raises(
+        DataError, match="takes one user message for each prompt; this prompt has the roles system, user"
+    ):
         renderer.prompt([{"role": "system", "content": "s"}, *USER])
     with pytest.raises(ConfigError, match="without a chat template"):
         renderer.conversation(CHAT)

@@ -153,7 +153,7 @@ def test_unknown_characters_are_said_and_many_are_refused():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
     template = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
     (unmarked,) = check(template, tokenizer).prompts([Example("e", [USER])])
-    assert unmarked.endswith("does not say who speaks: it writes ' ' between all turns")
+    assert unmarked.endswith("does not mark who speaks: it writes ' ' between all turns")
     long = {"role": "user", "content": "Say a few words . " * 4 + "été"}
     _, warning = check(template, tokenizer).prompts([Example("e", [long])])
     assert "1 of the 21 tokens" in warning

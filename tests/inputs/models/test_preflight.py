@@ -109,7 +109,7 @@ def test_policies_that_are_refused(folder):
         "its header describes": lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:-1]
         ),
-        "is truncated or no safetensors file": lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 20),
+        "is truncated or not a safetensors file": lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 20),
         "has no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
         "has no chat template": no_template,
         "has the chat templates rag, tool_use and no default one": named_templates,

@@ -44,7 +44,7 @@ def test_ordinary_templates_have_none(template: str) -> None:
         ),
         (
             "{% for m in messages %}{{ m.content }}\n{% endfor %}",
-            "does not say who speaks: it writes '\\n' between all turns",
+            "does not mark who speaks: it writes '\\n' between all turns",
         ),
         (
             (FRAME % "{{ m.content }}").replace("}<|assistant|>", "}### Answer:"),

@@ -192,7 +192,7 @@ def test_two_responses_and_their_labels(columns: list[str], named: dict[str, str
 
 
 def test_choices_that_are_refused() -> None:
-    with pytest.raises(DataError, match="no column is known to say which of them is better"):
+    with pytest.raises(DataError, match="no column is recognised that names the better one"):
         find(["prompt", "response_a", "response_b"])
     with pytest.raises(DataError, match="can be response_0 and response_1 or response_1 and response_2"):
         find(["prompt", "response_0", "response_1", "response_2", "preference"])

@@ -126,7 +126,7 @@ def test_a_saved_dataset_names_files_beside_its_state_only(tmp_path: Path, name:
     folder = tmp_path / "saved"
     folder.mkdir()
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
-    with pytest.raises(DataError, match=r"which is no file beside it|has no"):
+    with pytest.raises(DataError, match=r"which is not a file beside it|has no"):
         open_source(str(folder))
 
 
@@ -139,7 +139,7 @@ def test_a_state_that_is_damaged(tmp_path: Path, text: str) -> None:
 
 def test_splits_of_a_saved_dataset_are_folders_beside_its_list(tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["../elsewhere"]}')
-    with pytest.raises(DataError, match="names a split that is no folder beside it"):
+    with pytest.raises(DataError, match="names a split that is not a folder beside it"):
         open_source(str(tmp_path), "../elsewhere")
 
 

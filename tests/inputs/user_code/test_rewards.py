@@ -82,8 +82,8 @@ def test_what_counts_as_a_reward(tmp_path, batched):
         "nan": (None, "reward_not_finite"),
         "inf": (None, "reward_not_finite"),
         "none": (None, "reward_none"),
-        "text": (None, "reward_error: TypeError: returned '0.5', which is no number"),
-        "list": (None, "reward_error: TypeError: returned [1.0], which is no number"),
+        "text": (None, "reward_error: TypeError: returned '0.5', which is not a number"),
+        "list": (None, "reward_error: TypeError: returned [1.0], which is not a number"),
         "huge": (None, "reward_error: OverflowError: int too large to convert to float"),
         "raise": (None, "reward_error: ZeroDivisionError: division by zero"),
     }
@@ -100,7 +100,7 @@ def test_messages_of_exceptions_are_one_short_line(tmp_path):
 def test_messages_of_exceptions_have_no_addresses(tmp_path):
     function = make(tmp_path, "def reward(prompt, response): return object()")
     assert outcomes(function, [item("x")]) == [
-        (None, "reward_error: TypeError: returned <object object>, which is no number")
+        (None, "reward_error: TypeError: returned <object object>, which is not a number")
     ]
 
 
@@ -276,7 +276,7 @@ def test_a_required_column_that_no_row_has(tmp_path):
     function = make(tmp_path, "def reward(prompt, response, *, anwser): return 1.0")
     with pytest.raises(
         ConfigError,
-        match=r"requires 'anwser', which is no column of train.jsonl; besides the prompt there are answer, id",
+        match=r"requires 'anwser', which is not a column of train.jsonl; besides the prompt there are answer, id",
     ) as e:
         function.check_columns(["id", "answer"], "train.jsonl")
     assert "Did you mean 'answer'?" in e.value.hint

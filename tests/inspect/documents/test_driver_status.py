@@ -100,7 +100,7 @@ def test_on_another_machine_the_sign_of_life_decides(killed: Store) -> None:
     state, driver = driver_of(killed)
     assert state == "interrupted"
     assert driver is not None
-    assert "last heartbeat 3 h ago. Resume when you know that it has ended" in driver["said"]
+    assert "last heartbeat 3 h ago. Resume once you know that it has ended" in driver["said"]
     (killed.layout.attempt(1) / driver_heartbeat.NAME).unlink()
     assert driver_of(killed)[0] == "interrupted"
 

@@ -25,13 +25,14 @@ from tests.helpers.sealing import rewrite
 SECTIONS = ["warnings", "lineage", "rounds", "questions", "details", "examples", "reproduce", "glossary"]
 OF_THE_RUN = [
     "Does the reward rise on prompts that it never trained on?", "Does a judge that is never trained on agree?",
-    "How often does it beat where it started?", "Does it learn to be long?", "Is the chosen response the longer one?",
-    "Do its responses stay different from each other?", "Does training learn its pairs?",
-    "How many pairs does it rank as it should?", "Does each round see new prompts?", "Where does the time go?",
+    "How often does it beat the starting policy?", "Do responses get longer?", "Is the chosen response the longer one?",
+    "Do responses stay diverse?", "Does training learn its pairs?",
+    "How many pairs does the policy rank correctly?", "Does each round see new prompts?", "Where does the time go?",
 ]  # fmt: skip
 OF_A_ROUND = [
     "What became of the prompts and the responses?", "How are the rewards of the responses spread?",
-    "Which pairs are worth the most?", "How far apart does the reward set them?", "What does the policy prefer already?",
+    "Which pairs are worth the most?", "How different are the rewards of the two responses?",
+    "Which response does the policy already prefer?",
     "Do the kept pairs tell the policy something new?", "Is the better response just the longer one?",
     "What did each stage spend its time on?",
 ]  # fmt: skip

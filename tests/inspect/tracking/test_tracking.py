@@ -110,7 +110,7 @@ def test_a_tracker_that_fails_is_said_once_and_left_alone(store: Store) -> None:
     found.on_round(1)
     found.on_close()
     assert (bad.calls, good.calls) == (1, 104)
-    assert said == ["tracking: wandb failed and is not used any more (ConnectionError: the service is down)"]
+    assert said == ["tracking: wandb failed and is no longer used (ConnectionError: the service is down)"]
 
 
 def test_one_that_does_not_open_is_said(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,7 @@ def test_a_filter_that_is_wrong_gives_its_hint(client: TestClient) -> None:
         "where=nothing+%3E+1": "there is no column",
         "where=__import__('os').system('x')": "does not exist",
         "where=kept+%3D%3D": "invalid SQL",
-        "sort=nothing": "There is",
+        "sort=nothing": "Available",
         "page=x": "page",
     }.items():
         answer = client.get(f"/run/whole/round/1/pairs?{query}")
@@ -403,7 +403,7 @@ def test_one_damaged_run_hides_no_other(damaged: Path) -> None:
             assert "Traceback" not in text, address
     assert client.get("/run/cut/round/1/pairs").status_code == 500
     assert "its manifest says" in client.get("/run/cut/round/1/pairs").text
-    assert "What is wrong with its files" in client.get("/run/cut").text
+    assert "Damage of its files" in client.get("/run/cut").text
     assert client.get("/run/good/round/1/pairs").status_code == 200
 
 

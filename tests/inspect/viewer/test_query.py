@@ -51,7 +51,7 @@ def test_the_filter_is_one_test_of_the_terminal() -> None:
     [
         ("kept=maybe", "yes, no"),
         ("sort=explicit_margn", "Did you mean explicit_margin"),
-        ("sort=__class__", "There is"),
+        ("sort=__class__", "Available"),
         ("order=up", "asc, desc"),
         ("page=0", "page"),
         ("page=-1", "page"),

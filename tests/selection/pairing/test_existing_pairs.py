@@ -72,7 +72,7 @@ def test_the_first_reason_is_the_one() -> None:
      {"length_penalty": 0.1}, {"allow_truncated": True}],
 )  # fmt: skip
 def test_rules_of_building_are_refused(rules: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="these pairs are ready made") as error:
+    with pytest.raises(ConfigError, match="the pairs exist already") as error:
         reasons(1, rules)
     assert "several responses a prompt" in error.value.hint
 

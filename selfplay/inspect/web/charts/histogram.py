@@ -1,4 +1,4 @@
-"""How values are spread, kept ones apart from dropped ones, with the cut that parts them."""
+"""A histogram of kept and dropped values, with the cut between them."""
 
 from __future__ import annotations
 
