@@ -129,7 +129,7 @@ def check_refused(base: Base, before: Config, after: Config, name: str, line: st
     hint = refused.value.hint
     assert "Resume with the settings that it was started with" in hint
     if name.partition(".")[0] in UNFORKABLE:
-        assert "no fork cannot change" in hint and f"{name}: " in hint
+        assert "a fork cannot change" in hint and f"{name}: " in hint
         return
     words = shlex.split(hint.splitlines()[-1])
     from_round = "0" if name.startswith("prompts.") else "1"

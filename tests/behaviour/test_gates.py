@@ -133,8 +133,8 @@ def test_a_training_that_diverges_commits_nothing_and_says_what_to_change(
     [
         (math.nan, 1.0, TrainLimits(), "the loss is nan"),
         (0.5, math.inf, TrainLimits(), "the gradient norm is inf"),
-        (101.0, 1.0, TrainLimits(100.0, None), r"the loss is 101, gates\.max_loss is 100"),
-        (0.5, 2e5, TrainLimits(None, 1e5), r"the gradient norm is 200000, gates\.max_grad_norm is 100000"),
+        (101.0, 1.0, TrainLimits(100.0, None), r"the loss is 101; the limit gates\.max_loss is 100"),
+        (0.5, 2e5, TrainLimits(None, 1e5), r"the gradient norm is 200000; the limit gates\.max_grad_norm is 100000"),
     ],
 )
 def test_a_step_beyond_its_limits(loss: float, norm: float, limits: TrainLimits, said: str) -> None:

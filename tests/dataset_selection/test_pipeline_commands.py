@@ -143,7 +143,9 @@ def test_a_hub_model_is_taken_at_its_revision_and_its_commit_recorded(
     assert commit in (tmp_path / "out" / "README.md").read_text()
     # the same commit under its own name is the same selection
     assert run(source, policy="org/model", policy_revision=commit).was_there
-    with pytest.raises(ConfigError, match="`reward_model_revision` needs `reward_model`"):
+    with pytest.raises(
+        ConfigError, match="`reward_model_revision` is the revision of `reward_model`, which is not set"
+    ):
         run(source, policy="org/model", reward_model_revision="v2")
 
 

@@ -57,7 +57,7 @@ def test_an_injured_folder_is_named(tmp_path: Path, injury: str) -> None:
         (root / ".COMMIT.json").write_bytes(b"{")
     with pytest.raises(CorruptionError, match=r"README|COMMIT") as found:
         read_result(root)
-    assert "Remove" in found.value.hint
+    assert "Delete" in found.value.hint
 
 
 def test_a_newer_version_is_not_read(tmp_path: Path) -> None:

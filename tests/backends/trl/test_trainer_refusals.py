@@ -104,7 +104,9 @@ def test_a_loss_that_is_not_a_number_stops_at_its_step(policy, pairs, tmp_path, 
 
 def test_a_gradient_beyond_its_limit_stops_before_anything_is_kept(policy, pairs, tmp_path):
     job = make_job(tmp_path, policy, pairs, checkpoint_every=1, limits=TrainLimits(max_grad_norm=1e-9))
-    with pytest.raises(DivergedError, match=r"step 1 of 3: the gradient norm is .*, gates\.max_grad_norm is 1e-09"):
+    with pytest.raises(
+        DivergedError, match=r"step 1 of 3: the gradient norm is .*; the limit gates\.max_grad_norm is 1e-09"
+    ):
         train(job)
     assert not list(tmp_path.rglob("checkpoint-*")) and not (tmp_path / "output").exists()
 
