@@ -38,9 +38,12 @@ def symlinks_in_run(layout: Layout) -> Iterator[Path]:
     for path in (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work):
         if path.is_symlink():
             yield path
-        elif path == layout.attempts:
-            for pattern in ("*", "*/attempt.json", "*/end.json"):  # what is read
-                yield from sorted(found for found in path.glob(pattern) if found.is_symlink())
+        elif path == layout.attempts and path.is_dir():
+            with os.scandir(path) as entries:
+                folders = sorted(entry.path for entry in entries)
+            for folder in folders:  # what is read of an attempt
+                names = (folder, f"{folder}/attempt.json", f"{folder}/end.json")
+                yield from (Path(name) for name in names if os.path.islink(name))  # noqa: PTH114 - there may be many
         elif path.is_dir():
             yield from symlinks_below(path)
 

@@ -84,7 +84,9 @@ def other_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @ALL
-def test_a_run_that_was_begun_here_is_continued_without_a_question(begin: Callable[[str], Begun], setting: str) -> None:
+def test_code_of_ones_own_run_needs_no_consent_and_that_of_a_received_run_does(
+    begin: Callable[[str], Begun], setting: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     run = begin(setting)
     for file in (run.file, *run.file.parent.glob("mine_helper*.py")):
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -95,16 +97,12 @@ def test_a_run_that_was_begun_here_is_continued_without_a_question(begin: Callab
     selfplay.resume(copied, rounds=2, reporter=Reporter(said), workers=Fakes())
     assert run.has_run and f"code that will run: {setting}: {run.file}" in said.getvalue()
     assert Store.open(copied).rounds() == [0, 1, 2]
+    copied.rename(run.root)
 
-
-@ALL
-def test_a_received_run_asks_before_any_of_its_code_runs(
-    begin: Callable[[str], Begun], setting: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    run = begin(setting)
+    run.forget_imports()
     other_user(monkeypatch, tmp_path)
     calls: list[Callable[..., object]] = [
-        lambda **more: selfplay.resume(run.root, rounds=2, reporter=Reporter(quiet=True), workers=Fakes(), **more),
+        lambda **more: selfplay.resume(run.root, rounds=3, reporter=Reporter(quiet=True), workers=Fakes(), **more),
         lambda **more: api.plan_fork(run.root, from_round=0, run_dir=tmp_path / "fork", **more),
     ]
     for call in calls:

@@ -86,6 +86,19 @@ def pair(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     pool.close()
 
 
+@pytest.fixture(scope="module")
+def logs_of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("one")
+
+
+@pytest.fixture(scope="module")
+def one(cluster: RayCluster, logs_of_one: Path) -> Iterator[RayPool]:
+    """One worker for the tests that leave it alive."""
+    pool = make_a_pool(logs_of_one)
+    yield pool
+    pool.close()
+
+
 def test_ray_listens_on_loopback_only(cluster: RayCluster) -> None:
     import ray
 
@@ -147,9 +160,9 @@ def test_the_token_is_on_no_command_line(cluster: RayCluster) -> None:
     assert not [line for line in lines if token in line]
 
 
-def test_a_sigterm_to_every_process_leaves_the_workers_at_work(make_pool: MakePool) -> None:
+def test_a_sigterm_to_every_process_leaves_the_workers_at_work(one: RayPool) -> None:
     # as Slurm sends it; the driver, which is to finish what is under way, is not among the children
-    results = make_pool().map("sleep", [Call(key, (0.2,)) for key in range(5)])
+    results = one.map("sleep", [Call(key, (0.2,)) for key in range(5)])
     _, worker = next(results)
     family = psutil.Process().children(recursive=True)
     assert {"raylet", "gcs_server"} <= {process.name() for process in family}
@@ -190,20 +203,19 @@ def test_setup_and_environment_reach_the_workers(pair: RayPool) -> None:
     assert pair.broadcast("environment", "POOL_TEST_ENV") == ["set"] * 2
 
 
-def test_errors_keep_their_class_and_hint(make_pool: MakePool, tmp_path: Path) -> None:
-    pool = make_pool()
+def test_errors_keep_their_class_and_hint(one: RayPool, logs_of_one: Path) -> None:
     with pytest.raises(ModelError) as ours:
-        list(pool.map("fail", [Call(0, ("model",))]))
+        list(one.map("fail", [Call(0, ("model",))]))
     assert (ours.value.message, ours.value.hint) == ("no such model", "Look for it.")
     with pytest.raises(WeightSyncError, match="sampler worker 0: canary missed") as missed:
-        pool.broadcast("fail", "weights")
+        one.broadcast("fail", "weights")
     assert missed.value.hint == "Rebuild."
     with pytest.raises(BackendError, match="sampler worker 0: KeyError: 'not ours'") as foreign:
-        list(pool.map("fail", [Call(0, ("other",))]))
-    assert str(tmp_path / "sampler-0.log") in foreign.value.hint
-    assert "Traceback" in (tmp_path / "sampler-0.log").read_text()
+        list(one.map("fail", [Call(0, ("other",))]))
+    assert str(logs_of_one / "sampler-0.log") in foreign.value.hint
+    assert "Traceback" in (logs_of_one / "sampler-0.log").read_text()
     # the worker lives on
-    assert list(pool.map("add", [Call(7, (1, 2))])) == [(7, 3)]
+    assert list(one.map("add", [Call(7, (1, 2))])) == [(7, 3)]
 
 
 @pytest.mark.parametrize(
@@ -262,11 +274,10 @@ def test_a_worker_that_dies_too_often_ends_the_stage(
     assert "my last words" not in "".join(capfd.readouterr())
 
 
-def test_a_stream_yields_progress_as_it_comes_then_the_result(make_pool: MakePool) -> None:
-    pool = make_pool()
-    assert list(pool.run_streaming("count", 5)) == [0, 1, 2, 3, 4, "done"]
+def test_a_stream_yields_progress_as_it_comes_then_the_result(one: RayPool) -> None:
+    assert list(one.run_streaming("count", 5)) == [0, 1, 2, 3, 4, "done"]
     with pytest.raises(WeightSyncError, match="canary missed"):
-        list(pool.run_streaming("count_then_fail"))
+        list(one.run_streaming("count_then_fail"))
 
 
 def test_a_second_death_in_a_stream_ends_it_and_keeps_what_came_before(make_pool: MakePool, tmp_path: Path) -> None:
