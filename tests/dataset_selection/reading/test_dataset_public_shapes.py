@@ -213,9 +213,9 @@ def test_numbers_that_are_no_sign_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it is not clear whether -1 "):
         read(tmp_path, rows)
     rows = [{"prompt": "q", "response_1": "x", "response_2": "y", "preference_strength": value} for value in (1, 8)]
-    with pytest.raises(DataError, match="no number in column 'preference_strength' is below 0 .they go from 1 to 8"):
+    with pytest.raises(DataError, match=r"no number in column 'preference_strength' is below 0 \(they go from 1 to 8"):
         read(tmp_path, rows)
-    with pytest.raises(DataError, match="below 0 .they go from 0 to 1"):
+    with pytest.raises(DataError, match=r"below 0 \(they go from 0 to 1"):
         read(tmp_path, [{**row, "preference_strength": value} for row, value in zip(rows, (0, 1), strict=True)])
     pairs = read(tmp_path, rows, columns={"preference_strength": "preference_strength"}).pairs
     assert pairs is not None and pairs["explicit_margin"].to_pylist() == [1, 8]
