@@ -24,7 +24,7 @@ def command(
     json_output: Annotated[bool, typer.Option("--json", help="The rounds as JSON on stdout.")] = False,
     grace: Grace = 25.0,
 ) -> None:
-    """Run the whole loop on this machine, with tiny models that it creates first."""
+    """Run the whole loop here, with tiny models that it makes first."""
     from selfplay import api
     from selfplay.cli.run import finish
     from selfplay.execution.progress import Reporter

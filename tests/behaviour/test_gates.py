@@ -70,7 +70,7 @@ def test_a_collapse_stops_the_run_before_training_and_keeps_the_last_policy(
     assert store.is_committed(1, "train") and store.is_committed(2, "score")
     assert not store.is_committed(2, "pair")
     shown = CliRunner().invoke(app, ["status", str(run)]).stdout
-    assert "failed: round 2: the responses" in shown and "for example: ..." in shown and "\\n" not in shown
+    assert "failed: round 2: the responses" in shown and "Examples: ..." in shown and "\\n" not in shown
     # again, and it says the same
     with pytest.raises(GateError, match=r"gates\.max_empty"):
         resume(run, fakes())

@@ -97,7 +97,7 @@ def test_what_earlier_attempts_gave_up_counts(undisturbed: Store) -> None:
         return quarantined(writer, "")
 
     assert attempt({"a"}, shards[:1]) == {"a": QUARANTINED}
-    with pytest.raises(TooManyPoisonItems, match=r"2 items have killed .*, c the last"):
+    with pytest.raises(TooManyPoisonItems, match=r"2 items have killed .*, the last one c"):
         attempt({"c"}, shards)
     # names that a kill left without their rows are not those of the next attempt, in which nothing dies
     names = pa.table({"name": ["c"], "reason": [QUARANTINED]})

@@ -274,7 +274,7 @@ def test_a_selection_that_ends_before_it_is_published_is_continued(
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline.ResultWriter, "commit", ends)
-        with pytest.raises(Interrupted, match="what was committed is kept"):
+        with pytest.raises(Interrupted, match="committed work is kept"):
             select(source, out, Fakes())
     assert Store.open(run_root(out)).is_committed(1, "select")
     assert not (out / "kept").exists()
