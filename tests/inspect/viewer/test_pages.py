@@ -417,6 +417,17 @@ def test_what_is_committed_later_is_seen(tmp_path: Path) -> None:
     assert client.get("/run/run/round/2").status_code == 200
 
 
+@pytest.mark.parametrize("page", ["/", "/run/run", "/run/run/round/1", "/run/run/round/1/pairs"])
+def test_what_was_deleted_meanwhile_is_not_a_bug(tmp_path: Path, page: str) -> None:
+    make_run(tmp_path / "run", rounds=1)
+    client = client_of(tmp_path / "run")
+    assert client.get("/run/run").status_code == 200
+    shutil.rmtree(tmp_path / "run")
+    answer = client.get(page)
+    assert answer.status_code == 404
+    assert f"cannot read {tmp_path}/run: No such file or directory" in answer.text and "bug" not in answer.text
+
+
 def test_a_large_round_is_shown_before_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path / "run", rounds=1)
     monkeypatch.setattr("selfplay.inspect.viewer.rounds.AT_ONCE", 0)
