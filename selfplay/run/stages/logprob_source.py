@@ -47,8 +47,8 @@ def choose_source(
     """The source of a round's policy_logp. Shards of an earlier attempt whose check was made from other files are removed: they
     may have come from the other source.
 
-    Raises BackendError where `selection.logprobs.source: engine` asks for log-probs that are not there or differ from the
-    model's."""
+    Raises BackendError where engine and model do not compute the same function, and where `selection.logprobs.source: engine`
+    asks for log-probs that are not there or differ from the model's."""
     asked = context.settings.selection.logprobs.source
     if asked == "model":
         return Source("model", "selection.logprobs.source is model")
@@ -75,6 +75,15 @@ def choose_source(
         )
         if check.passed:
             return Source("engine", reason, check)
+        if check.is_another_function:
+            # the canary would find it too, after a training
+            raise BackendError(
+                f"round {round_number}: vLLM and transformers compute the policy in {policy.folder} differently: {reason}, "
+                f"and by {check.error_mean:.3g} on average",
+                "Nothing was trained. The responses were sampled from another model than the one that would be trained. "
+                "Compare the settings of config.json that only one of them follows (attention, windows, rotary embeddings), "
+                "and remove keys of sampling.engine that change the computation.",
+            )
     if check is None:
         _begin_anew_unless(writer, None)
     is_asked = not wants_engine_logps(context, round_number) or any(len(responses.ids) for responses in first)

@@ -89,6 +89,21 @@ def test_a_demand_that_cannot_be_met_is_an_error(write_config: WriteConfig, tmp_
         start(config, tmp_path / "differs", Fakes(logp_error=0.01))
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_an_engine_of_another_function_stops_the_run_before_it_trains(
+    write_config: WriteConfig, tmp_path: Path, precision: str
+) -> None:
+    dtype = {"float32": "float32", "bf16": "bfloat16"}[precision]
+    settings = {"policy": {"dtype": dtype}, "training": {"precision": precision}, "evaluation": None}
+    fakes = Fakes(logp_error=0.06)
+    with pytest.raises(
+        BackendError, match=r"compute the policy in .* differently: on .* by 0.06 on average"
+    ) as refusal:
+        start(write_config(rounds=1, **settings), tmp_path / "run", fakes)
+    assert "Nothing was trained" in refusal.value.hint and fakes.trainer.jobs == []
+    assert not Store.open(tmp_path / "run").is_committed(1, "logprobs")
+
+
 def test_a_bfloat16_engine_is_held_by_the_mean(write_config: WriteConfig, tmp_path: Path) -> None:
     dtypes = {"policy": {"dtype": "bfloat16"}, "evaluation": None, "rounds": 1}
     bf16 = write_config(**dtypes, training={"precision": "bf16"})
