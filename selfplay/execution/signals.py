@@ -62,7 +62,7 @@ def ended_by_stop(stop: StopFlag, error: SelfplayError) -> Interrupted | None:
         return None
     said = error.message.splitlines()[0]
     return Interrupted(
-        f"stopped on request before the shards in progress were done ({said}); what was committed is kept",
+        f"stopped on request before the shards in progress were done ({said}); committed work is kept",
         "`selfplay resume` continues.",
         stop.exit_code,
     )

@@ -39,7 +39,8 @@ from selfplay.store.durable import make_folder, pretty_json
 from selfplay.store.fork import Fork
 from selfplay.store.layout import sidecars_in
 from selfplay.store.lock import RunLock
-from selfplay.store.run import Store, new_id
+from selfplay.store.run import Store
+from selfplay.store.run_identity import new_id
 from selfplay.store.run_state import next_stage
 
 

@@ -5,27 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
-
-from pydantic import ConfigDict, Field
+from typing import TYPE_CHECKING, Any
 
 from selfplay.core.errors import ConfigError, CorruptionError, SelfplayError
 from selfplay.core.json_text import parse_json
-from selfplay.core.parse_record import STRICT, parse_record
 from selfplay.core.stages import STAGE_NAMES, stage_named, stages_of
 from selfplay.core.version import __version__
 from selfplay.store import durable
 from selfplay.store.commits import Commit, check_stage, misplaced, read_commit, remedy
 from selfplay.store.fork import Fork, inherit
 from selfplay.store.layout import METRICS, SCHEMA_VERSION, SELECT, Layout, attempts_present, rounds_present, stage_name
-from selfplay.store.manifest import Digest, check_version
-from selfplay.store.new_folder import is_bare_skeleton, require_empty_dir
+from selfplay.store.new_folder import require_empty_dir
 from selfplay.store.policy_removal import delete_policy, finish_deletion
+from selfplay.store.run_identity import Identity, new_id, read_identity
 from selfplay.store.symlinks import forbid_symlinks, symlinks_in_run
 from selfplay.store.tombstone import STAGE as TRAIN
 from selfplay.store.tombstone import Tombstone, read_tombstone
@@ -41,31 +37,11 @@ if TYPE_CHECKING:
 STOP = "STOP"
 _OF_ATTEMPT = "Restore it from a backup. No row depends on an attempt, but the newest one has the current settings."
 DERIVED = ("report.html", "README.md")
-FileName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]  # of a file in a folder, without a path
 
 
 def now() -> str:
     """UTC time stamp, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def new_id() -> str:
-    """A random id for a run."""
-    return secrets.token_hex(8)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """`RUN.json`. `selfplay` is the version that created the run, `config` maps the files of `config/` to their sha256."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    id: str
-    schema_version: int
-    selfplay: str
-    created: str
-    forked_from: Fork | None
-    config: dict[FileName, Digest]
 
 
 @dataclass
@@ -104,31 +80,9 @@ class Store:
 
     @classmethod
     def open(cls, root: Path) -> Store:
-        """The run at `root`. Raises ConfigError when there is none or another version wrote it."""
+        """The run at `root`. Raises ConfigError when there is none or another version wrote it, CorruptionError."""
         layout = Layout(root.absolute())
-        if layout.identity.exists() and not layout.identity.is_file():
-            raise CorruptionError(f"{layout.identity} is not a regular file", "Restore it from a backup.")
-        if not layout.identity.is_file():
-            if not layout.identity.is_symlink() and attempts_present(layout) and layout.rounds.is_dir():
-                raise CorruptionError(
-                    f"{layout.identity} is missing, but {layout.root} holds attempts of a run",
-                    "Restore it from a backup.",
-                )
-            if root.is_dir() and any(root.iterdir()) and is_bare_skeleton(root):
-                raise ConfigError(
-                    f"{root} is not a run yet: its creation was interrupted", "Start it again with `selfplay run`."
-                )
-            what = "is not a run" if root.is_dir() else "does not exist"
-            raise ConfigError(f"{root} {what} (no RUN.json)", "Give the folder that `selfplay run` named.")
-        for path in (layout.identity, layout.lock, layout.config, layout.attempts, layout.rounds, layout.work):
-            forbid_symlinks(path, layout.root)
-        try:
-            # the checksum first: a flipped digit is not another version
-            document = durable.parse_checked_json(durable.read_file(layout.identity))
-            check_version(root, document.get("schema_version"), document.get("selfplay"))
-            identity = parse_record(Identity, document)
-        except (OSError, ValueError) as error:
-            raise CorruptionError(f"{layout.identity} is damaged ({error})", "Restore it from a backup.") from None
+        identity = read_identity(root, layout)
         return cls(layout, identity.id, identity.created, identity.config, identity.forked_from)
 
     def inherit(self) -> list[tuple[int, str]]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from selfplay.core.engine_check import LARGEST_MEAN
 from selfplay.core.protocols import Canary, CanaryPosition
 
 MAX_TOP_LOGPS = 20
@@ -41,7 +42,7 @@ TOLERANCES = {
     "float32": Tolerance(each=1e-3, mean=1e-3, tie=2e-3),
     # Single log-probs scatter by bf16's rounding of the logits (0.125 between 16 and 32), so only their mean is held; a
     # swap is forgiven up to one such step on either side.
-    "bfloat16": Tolerance(each=math.inf, mean=0.05, tie=0.25),
+    "bfloat16": Tolerance(each=math.inf, mean=LARGEST_MEAN, tie=0.25),
 }
 
 

@@ -90,10 +90,11 @@ def _guarded(pages: Pages, endpoint: Endpoint) -> Endpoint:
             return _error(pages, 404, error.message, error.hint)
         except SelfplayError as error:
             return _error(pages, 400 if isinstance(error, ConfigError) else 500, error.message, error.hint)
-        except OSError as error:
-            status = 404 if isinstance(error, FileNotFoundError) else 500
+        except (FileNotFoundError, PermissionError) as error:
+            # pyarrow names the file in the text alone
+            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             hint = "It was moved, deleted or made unreadable while the viewer was open. Restore it and reload the page."
-            return _error(pages, status, f"cannot read {error.filename}: {error.strerror}", hint)
+            return _error(pages, 404 if isinstance(error, FileNotFoundError) else 403, f"cannot read {what}", hint)
         except Exception as error:
             _report(error)
             hint = "This is a bug in selfplay. Start it with SELFPLAY_DEBUG=1 selfplay view ... for the traceback."
