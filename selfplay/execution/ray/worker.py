@@ -19,8 +19,8 @@ from typing import Any, TextIO, cast
 
 from selfplay.core import heartbeat
 from selfplay.core.errors import BackendError, SelfplayError
-from selfplay.core.garbage import no_collections
 from selfplay.core.machine import DeviceFacts, this_device
+from selfplay.core.memory import keep_freed_memory, no_collections
 from selfplay.core.pool import BackendSpec
 from selfplay.core.redaction import RedactingStream, drop_secret_env, text_of
 from selfplay.core.timing import Record, Timed, collecting
@@ -51,6 +51,7 @@ class Worker:
         if not secrets:
             drop_secret_env()
         unmask_sigterm_in_children()
+        keep_freed_memory()
         self._backend: Any = None
         self._heartbeat: heartbeat.HeartbeatWriter | None = None
         self._started = Record()

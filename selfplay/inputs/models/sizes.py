@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.core.errors import ModelError
-from selfplay.core.garbage import no_collections
+from selfplay.core.memory import no_collections
 from selfplay.inputs.models.files import read_json
 
 # These number their positions from the padding token's id on, so that as many rows of the position table are never used:
