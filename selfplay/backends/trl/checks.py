@@ -19,7 +19,6 @@ from selfplay.core.errors import BackendError, DivergedError
 from selfplay.core.heartbeat import beat
 from selfplay.core.protocols import Canary, CanaryPosition, TrainJob
 
-NUM_CHECKED_PAIRS = 64
 # First loss against its value at zero margin, relative to the larger of that value, beta and 1.
 _LOSS_ERROR_FLOAT32 = 1e-3
 _LOSS_ERROR_BF16 = 0.05
@@ -30,6 +29,12 @@ _NUM_TOKENS = 256
 # Weights that are compared at a time: on a CPU they stay in its cache.
 _PIECE = {"cpu": 1 << 16, "cuda": 1 << 24}
 _TOP_K = 5
+
+
+def num_checked_pairs(num_pairs: int) -> int:
+    """How many of a training's pairs are held against the table before the first update, and measured after the last: an eighth,
+    so that the checks cost a small part of the training, but 16 to 64 (all, if fewer)."""
+    return min(num_pairs, max(16, min(64, num_pairs // 8)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +60,13 @@ class WeightUpdate:
 
 
 def check_start(trainer: Any, job: TrainJob, *, bf16: bool) -> StartCheck:
-    """Compare the loaded policy's log-probs with `policy_logp_*` of NUM_CHECKED_PAIRS pairs (all, if fewer),
-    and the loss against its value at zero margin.
+    """Compare the loaded policy's log-probs with `policy_logp_*` of `num_checked_pairs` pairs, and the
+    loss against its value at zero margin.
 
     `bf16`: training runs under bf16 autocast, so single tokens vary and the mean is checked instead.
     Raises BackendError if they do not agree.
     """
-    rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
+    rows = trainer.row_order.shuffled()[: num_checked_pairs(len(job.pairs))]
     first = job.pairs[rows[0]]
     # adapters are the identity before the first update, their own dropout included
     if is_random(trainer.model, [*first.prompt_token_ids, *first.chosen_token_ids][:_NUM_TOKENS]):
@@ -126,9 +131,9 @@ def _check_loss(check: StartCheck, job: TrainJob, *, bf16: bool) -> None:
 
 
 def chosen_logps(trainer: Any, job: TrainJob) -> tuple[float, float]:
-    """Mean log-prob (nats) of a token of the chosen responses of NUM_CHECKED_PAIRS pairs: from the table, and under the
+    """Mean log-prob (nats) of a token of the chosen responses of `num_checked_pairs` pairs: from the table, and under the
     trainer's weights."""
-    rows = trainer.row_order.shuffled()[:NUM_CHECKED_PAIRS]
+    rows = trainer.row_order.shuffled()[: num_checked_pairs(len(job.pairs))]
     pairs, after = [job.pairs[row] for row in rows], trainer.measure(rows, only_chosen=True).chosen_logps
     num_tokens = sum(len(pair.chosen_token_ids) for pair in pairs)
     return sum(pair.policy_logp_chosen for pair in pairs) / num_tokens, sum(after) / num_tokens

@@ -32,10 +32,20 @@ def dtypes(context: StageContext) -> str:
     return f"engine {context.devices.engine_dtype}, trainer {context.devices.precision}"
 
 
-def trains_on_model_logps(context: StageContext, source: str) -> bool:
-    """Whether a training needs log-probs of kept pairs that stage *logprobs*, with this source, has only from the engine. A loss
-    without a reference uses none of the table's: it only compares the trainer's own with some of them."""
-    return source == "engine" and not LOSSES[context.settings.training.loss].reference_free
+def passes_over_kept(context: StageContext, round_number: int, source: str) -> bool:
+    """Whether a training needs log-probs of kept pairs that stage *logprobs*, with this source, has not computed: the policy's in
+    the trainer's precision, or those of a reference with other weights. A loss without a reference uses none of the table's: it
+    only compares the trainer's own with some of them."""
+    reference = context.reference_policy(round_number)
+    if source != "engine" or reference is None or LOSSES[context.settings.training.loss].reference_free:
+        return False
+    return not in_trainer_precision(context) or reference.digest != context.trained_policy(round_number).digest
+
+
+def in_trainer_precision(context: StageContext) -> bool:
+    """Whether log-probs of the engine that are taken for the model's are as good as the trainer's own. In float32 the largest
+    error of both is held to the same bound (core/engine_check.py); in bfloat16 single responses scatter."""
+    return context.devices.engine_dtype == context.devices.precision == "float32"
 
 
 def given_by_engine(rows: pa.Table, policy: Policy) -> pa.Table:

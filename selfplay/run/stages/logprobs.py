@@ -27,7 +27,7 @@ from selfplay.execution.quarantine import QuarantinePolicy
 from selfplay.execution.sharding import Shard, Shards, quarantined, run_shards
 from selfplay.run.stages import metric_features as metric_inputs
 from selfplay.run.stages.context import Policy, StageContext
-from selfplay.run.stages.engine_logps import dtypes, trains_on_model_logps
+from selfplay.run.stages.engine_logps import dtypes, passes_over_kept
 from selfplay.run.stages.logprob_source import Source, choose_source
 from selfplay.run.stages.paired_shards import PairedResponses, PairedShards, paired_shards
 from selfplay.selection.metrics import columns_needed
@@ -70,7 +70,7 @@ def run(context: StageContext, round_number: int) -> None:
     if not context.from_dataset:
         context.require_end(context.feed(round_number, "pair"))
     made = metric_inputs.make(context, round_number, writer, policy)
-    if not trains_on_model_logps(context, source.name):  # otherwise the kept pairs come next
+    if not passes_over_kept(context, round_number, source.name):  # otherwise the kept pairs come next
         context.workers.logprobs.broadcast("release")
     outcome = LogprobsOutcome(
         num_responses=counts["responses"],

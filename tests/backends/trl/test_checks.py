@@ -28,6 +28,13 @@ def adapted(folder, targets, **settings):
     return model
 
 
+@pytest.mark.parametrize(("pairs", "checked"), [(1, 1), (15, 15), (100, 16), (240, 30), (512, 64), (100_000, 64)])
+def test_checks_cost_a_small_part_of_a_training(pairs, checked):
+    from selfplay.backends.trl.checks import num_checked_pairs
+
+    assert num_checked_pairs(pairs) == checked
+
+
 @pytest.mark.parametrize("name", ["llama-tied", "qwen3-moe", "gpt2"])
 def test_merged_adapters_give_the_trained_logits(name, tmp_path):
     folder = make_model(FAMILIES[name], tmp_path / "policy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,9 @@ def test_cached_reference_equals_stock_dpo_trainer_with_a_reference_model(policy
     assert [step.loss for step in ours.steps] == pytest.approx(losses, abs=1e-5)
     assert ours.optimizer_steps == len(losses) == 2
     trained = dict(stock.model.named_parameters())
-    assert largest_difference(weights(tmp_path / "output/policy"), {k: v.detach() for k, v in trained.items()}) < 1e-6
+    difference = largest_difference(weights(tmp_path / "output/policy"), {k: v.detach() for k, v in trained.items()})
+    # Adam divides a gradient by its size: of the smallest gradients even the rounding moves a weight by a part of the step
+    assert difference < job.learning_rate / 100
 
 
 def test_no_reference_forward_and_no_reference_model(policy, pairs, tmp_path, monkeypatch):
@@ -104,7 +107,7 @@ def test_result_and_folders(policy, pairs, tmp_path):
         for path in (tmp_path / "output").rglob("*")
         if path.is_file()
     }
-    assert result.checked_pairs == 19 and result.logp_error_max < 1e-5
+    assert result.checked_pairs == 16 and result.logp_error_max < 1e-5
     assert result.versions["device"] == "cpu" and result.versions["trl"]
     assert seen[-1].rewards_accuracy > 0.9
 
@@ -169,12 +172,15 @@ def test_canary_stops_at_the_end_token(policy, tmp_path):
     assert len(record_canaries(model, job, frozenset({all_four[1].top_ids[0]}))[0].positions) == 2
 
 
-def test_micro_batch_does_not_change_the_result(policy, pairs, tmp_path):
-    # 19 pairs in steps of 8: the last step holds 3, which micro-batches cut differently
+def test_micro_batch_does_not_change_the_result(policy, other, tmp_path):
+    # 19 pairs in steps of 8: the last step holds 3, which micro-batches cut differently. With a reference of its own no margin is
+    # 0 but for rounding, which would decide on the accuracy.
+    pairs = make_pairs(policy, 19, reference=other)
+    job = partial(make_job, policy=policy, pairs=pairs, reference_is_policy=False)
     results = {
-        8: train(make_job(tmp_path / "8", policy, pairs, micro_batch_size=8)),
-        3: train(make_job(tmp_path / "3", policy, pairs, micro_batch_size=3)),
-        "tokens": train(make_job(tmp_path / "tokens", policy, pairs, micro_batch_size=8, micro_batch_tokens=60)),
+        8: train(job(tmp_path / "8", micro_batch_size=8)),
+        3: train(job(tmp_path / "3", micro_batch_size=3)),
+        "tokens": train(job(tmp_path / "tokens", micro_batch_size=8, micro_batch_tokens=60)),
     }
     for size in (3, "tokens"):
         difference = largest_difference(
@@ -220,7 +226,8 @@ def test_tied_embeddings_stay_tied(tmp_path):
     assert weights(tmp_path / "output/policy").keys() == weights(policy).keys()
 
 
-def test_simpo_first_loss_is_the_formula(policy, pairs, tmp_path):
+def test_simpo_first_loss_is_the_formula(policy, tmp_path):
+    pairs = make_pairs(policy, 16)  # all of which are checked
     job = make_job(
         tmp_path, policy, pairs, loss="simpo", beta=2.0, gamma_beta_ratio=0.3, reference_is_policy=False, epochs=2
     )

@@ -26,6 +26,7 @@ from tests.helpers.fakes import FakePool, Fakes, fake_logp
 
 WriteConfig = Callable[..., Path]
 EXACT = 1e-7
+BF16 = {"policy": {"dtype": "bfloat16"}, "training": {"precision": "bf16"}}
 
 
 def start(config: Path, run_dir: Path, fakes: Any) -> Store:
@@ -42,11 +43,12 @@ def by_id(table: Any, column: str) -> dict[str, Any]:
     return dict(zip(table["response_id"].to_pylist(), table[column].to_pylist(), strict=True))
 
 
-def test_pairs_are_ranked_by_the_engine_and_trained_on_with_the_model(
-    write_config: WriteConfig, tmp_path: Path
+@pytest.mark.parametrize("settings", [{}, BF16], ids=["float32", "bf16"])
+def test_pairs_are_ranked_by_the_engine_and_trained_on_in_the_trainers_precision(
+    write_config: WriteConfig, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     fakes = Fakes(logp_error=EXACT)
-    store = start(write_config(rounds=2, evaluation=None), tmp_path / "run", fakes)
+    store = start(write_config(rounds=2, evaluation=None, **settings), tmp_path / "run", fakes)
     for number in (1, 2):
         outcome = store.outcome(number, LogprobsOutcome)
         assert outcome.source == "engine" and outcome.reference_is_policy
@@ -57,12 +59,18 @@ def test_pairs_are_ranked_by_the_engine_and_trained_on_with_the_model(
         table = store.table(number, "logprobs")
         assert table["policy_logp"].to_pylist() == [sampled[name] for name in table["response_id"].to_pylist()]
         assert table["reference_logp"].equals(table["policy_logp"])
-        # the model passes over the kept pairs, and over those that it is compared on
-        kept = kept_ids(store, number)
-        assert {*by_id(store.table(number, "train", POLICY), "logp")} == kept
-        for pair in fakes.trainer.jobs[number - 1].pairs:
+        # beside those that it is compared on, the model passes over the kept pairs where the engine is not as precise
+        ranked = by_id(table, "policy_logp")
+        assert (store.layout.stage(number, "train") / POLICY).exists() == bool(settings)
+        if settings:
+            assert {*by_id(store.table(number, "train", POLICY), "logp")} == kept_ids(store, number)
+        pairs = fakes.trainer.jobs[number - 1].pairs
+        assert pairs and len(pairs) == len(kept_ids(store, number)) // 2
+        for pair in pairs:
             exact = fake_logp(outcome.policy_digest, pair.chosen_token_ids)
-            assert pair.policy_logp_chosen == pair.reference_logp_chosen == exact
+            assert pair.policy_logp_chosen == pair.reference_logp_chosen
+            assert (pair.policy_logp_chosen == exact) == bool(settings)
+            assert settings or pair.policy_logp_chosen in ranked.values()
     assert verify_document(tmp_path / "run", deep=True)["problems"] == []
 
 
@@ -120,24 +128,29 @@ def test_another_policy_than_the_sampled_one_is_passed_over(write_config: WriteC
     assert store.table(2, "sample")["sampler_logp"].null_count == store.table(2, "sample").num_rows
 
 
+@pytest.mark.parametrize("settings", [{}, BF16], ids=["float32", "bf16"])
 def test_another_reference_is_asked_about_kept_pairs_and_earlier_rounds(
-    write_config: WriteConfig, tmp_path: Path
+    write_config: WriteConfig, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     training = {"data": "accumulated", "reference": "initial"}
+    together = settings | {"training": settings.get("training", {}) | training}
     fakes = Fakes(logp_error=EXACT)
-    store = start(write_config(rounds=2, evaluation=None, training=training), tmp_path / "run", fakes)
+    store = start(write_config(rounds=2, evaluation=None, **together), tmp_path / "run", fakes)
     outcome = store.outcome(2, LogprobsOutcome)
     assert outcome.source == "engine" and outcome.reference_digest is not None
     earlier, kept = kept_ids(store, 1), kept_ids(store, 2)
     assert outcome.num_from_engine == outcome.num_responses - len(earlier)
     references = by_id(store.table(2, "logprobs"), "reference_logp")
     assert {name for name, logp in references.items() if logp is not None} == earlier
-    for table in (POLICY, REFERENCE):
+    for table in (POLICY, REFERENCE) if settings else (REFERENCE,):
         assert {*by_id(store.table(2, "train", table), "logp")} == kept
     pairs = fakes.trainer.jobs[1].pairs
     assert 2 * len(pairs) == len(earlier | kept)
     for pair in pairs:
-        assert pair.policy_logp_rejected == fake_logp(outcome.policy_digest, pair.rejected_token_ids)
+        exact = fake_logp(outcome.policy_digest, pair.rejected_token_ids)
+        assert pair.policy_logp_rejected == pytest.approx(
+            exact, abs=0 if settings else 2 * EXACT * len(pair.rejected_token_ids)
+        )
         assert pair.reference_logp_rejected == fake_logp(outcome.reference_digest, pair.rejected_token_ids)
     assert store.table(2, "select")["reference_logp_chosen"].null_count == store.table(2, "select").num_rows
     assert verify_document(tmp_path / "run", deep=True)["problems"] == []
@@ -153,7 +166,8 @@ def test_a_ranking_by_the_reference_has_it_of_all_candidates(write_config: Write
     assert store.table(2, "logprobs")["reference_logp"].null_count == 0
     assert not (store.layout.stage(2, "train") / REFERENCE).exists()
     for pair in fakes.trainer.jobs[1].pairs:
-        assert pair.policy_logp_chosen == fake_logp(outcome.policy_digest, pair.chosen_token_ids)
+        exact = fake_logp(outcome.policy_digest, pair.chosen_token_ids)
+        assert pair.policy_logp_chosen == pytest.approx(exact, abs=2 * EXACT * len(pair.chosen_token_ids))
         assert pair.reference_logp_chosen == fake_logp(outcome.reference_digest, pair.chosen_token_ids)
 
 
@@ -167,7 +181,7 @@ def test_a_loss_without_a_reference_needs_no_pass(write_config: WriteConfig, tmp
 
 
 def test_a_response_that_kills_the_pass_over_kept_pairs_is_left_out(write_config: WriteConfig, tmp_path: Path) -> None:
-    config = write_config(rounds=1, evaluation=None, prompts={"per_round": 60}, sampling={"shard_size": 60})
+    config = write_config(rounds=1, evaluation=None, prompts={"per_round": 60}, sampling={"shard_size": 60}, **BF16)
     store = start(config, tmp_path / "whole", Fakes(logp_error=EXACT))
     checked = by_id(store.table(1, "logprobs", CHECKED), "logp")
     poison = min(kept_ids(store, 1) - checked.keys())
