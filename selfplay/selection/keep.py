@@ -104,7 +104,8 @@ def rank_order(values_P: Floats, pair_ids: Strings) -> Ints:
     Python's order of strings)."""
     ranked = np.flatnonzero(np.isfinite(values_P))
     order = ranked[np.argsort(-values_P[ranked])]
-    equal_next = values_P[order[1:]] == values_P[order[:-1]]
+    in_order = values_P[order]
+    equal_next = in_order[1:] == in_order[:-1]
     tied = np.flatnonzero(np.append(equal_next, False) | np.append(False, equal_next)) if len(order) else order
     if len(tied):  # strings are slow to sort: only those that decide
         rows = order[tied]

@@ -9,6 +9,7 @@ non-finite pairs left out), and a column without spread counts as zero instead o
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,7 +153,8 @@ def alignment_potential(
     """
     pool_P = pool_P & np.isfinite(explicit_margin_P) & np.isfinite(implicit_margin_P)
     size_P = np.abs(implicit_margin_P)
-    explicit, implicit = spread(explicit_margin_P[pool_P]), spread(size_P[pool_P])
+    with ThreadPoolExecutor() as threads:  # most of it is sorting, which other threads need not wait for
+        explicit, implicit = threads.map(spread, (explicit_margin_P[pool_P], size_P[pool_P]))
     effective_beta: float | None
     with np.errstate(invalid="ignore", over="ignore"):
         if standardize and group_P is not None:

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 MAX_BYTES = 512 << 20
 MAX_RATIO = 100
 
-# a bound below this is good enough: the exact number is not looked for
-_CLOSE = MAX_BYTES // 8
+# a bound below this, or below so many times what there is for certain, is good enough: the exact number is not looked for
+_CLOSE, _NEAR = MAX_BYTES // 8, 2
 _WIDTH = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _TEXT = "BYTE_ARRAY"
 # of values that share their beginnings: what it holds says little of what it unfolds to
@@ -76,7 +76,7 @@ def _row_group_bytes(
         return max(bound, stored)
     leaves = [chunk.path_in_schema for chunk in texts]
     if any(_DELTA in chunk.encodings for chunk in texts):
-        return fixed + _streamed_bytes(source, metadata, group, leaves, stored)
+        return fixed + _streamed_bytes(source, metadata, group, leaves, stored, limit)
     with pq.ParquetFile(source, metadata=metadata, read_dictionary=leaves, pre_buffer=False) as file:
         # with its first row comes the whole dictionary of a column
         first = next(file.iter_batches(batch_size=1, row_groups=[group], columns=leaves), None)
@@ -88,20 +88,23 @@ def _row_group_bytes(
                 for chunk, each in pairs
                 if each is not None
             )
-            if bound <= _CLOSE:
+            certain = fixed + sum(chunk.total_uncompressed_size for chunk in texts)
+            if bound <= max(_CLOSE, _NEAR * certain):
                 return bound
         read = file.read_row_group(group, columns=leaves, use_threads=False)
     return fixed + sum(_decoded_bytes(chunk) for column in read.columns for chunk in column.chunks)
 
 
-def _streamed_bytes(source: Any, metadata: pq.FileMetaData, group: int, leaves: list[str], stored: int) -> int:
-    """What these columns take, read so few rows at a time that these fit."""
+def _streamed_bytes(
+    source: Any, metadata: pq.FileMetaData, group: int, leaves: list[str], stored: int, limit: int
+) -> int:
+    """What these columns take, read so few rows at a time that these fit, until it is above `limit`."""
     total = 0
     with pq.ParquetFile(source, metadata=metadata) as file:
         rows = max(_CLOSE // max(stored, 1), 1)
         for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=leaves, use_threads=False):
             total += batch.nbytes
-            if total > MAX_BYTES:
+            if total > limit:
                 break
     return total
 

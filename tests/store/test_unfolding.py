@@ -86,6 +86,25 @@ def test_values_that_share_their_beginnings(tmp_path: Path) -> None:
         charge(written(tmp_path / "t.parquet", table, **encoding))
 
 
+def test_a_large_file_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"{LONG}{index}" for index in range(40)]})
+    encoding = {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}}
+    path, other = written(tmp_path / "t.parquet", table, **encoding), tmp_path / "other"
+    other.write_bytes(bytes(200_000))
+    budget = MemoryBudget([path, other])
+    assert unfolding.MAX_BYTES < budget.limit < table.nbytes
+    with pytest.raises(UnfoldingError):
+        budget.charge_row_group(path, pq.read_metadata(path), 0, None)
+
+
+def test_many_numbers_beside_short_texts_are_not_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {f"number {index}": [float(index)] * 60_000 for index in range(6)}
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"id": [f"pair-{index:08}" for index in range(60_000)], **numbers}), path)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", None)
+    charge(path)
+
+
 def test_several_row_groups_count_together(tmp_path: Path) -> None:
     table = pa.table({"text": ["a" * MB] * 20})
     with pytest.raises(UnfoldingError):
