@@ -100,18 +100,19 @@ class LazyTable:
             if columns is not None and (missing := sorted({*columns} - {*file.schema_arrow.names})):
                 raise CorruptionError(f"{part.path} has no column {', '.join(missing)}", remedy(self.folder))
             budget = budget or MemoryBudget([part.path])
+            wanted = None if columns is None else list(columns)
+            pieces = [file.schema_arrow.empty_table()] if not file.num_row_groups else []
             for group in range(file.num_row_groups):
-                budget.charge_row_group(part.path, file.metadata, group, columns)
-            if columns is None:
-                return plain(file.read(use_threads=False))
-            return plain(file.read(columns=list(columns), use_threads=False).select(list(columns)))
+                pieces.append(_read_row_group(part, file, group, wanted, budget))
+            found = pa.concat_tables(pieces)
+            return plain(found if wanted is None else found.select(wanted))
 
     def check_size(self, columns: Sequence[str] | None = None) -> None:
         """Raise CorruptionError where a row group of these columns (None: all) takes too much memory: before DuckDB reads."""
         for part in self.parts:
             with self.open(part) as file:
                 for group in range(file.num_row_groups):
-                    MemoryBudget([part.path]).charge_row_group(part.path, file.metadata, group, columns)
+                    MemoryBudget([part.path]).check_row_group(part.path, file.metadata, group, columns)
 
     def read_all(self, columns: Sequence[str] | None = None) -> pa.Table:
         """These columns of every part; None: all."""
@@ -148,8 +149,7 @@ class LazyTable:
             with self.open(part) as file:
                 for group, first, described in _row_groups(file, part):
                     if first + described.num_rows > due:
-                        budget.charge_row_group(part.path, file.metadata, group, columns)
-                        pieces.append(plain(file.read_row_group(group, columns=list(columns), use_threads=False)))
+                        pieces.append(plain(_read_row_group(part, file, group, list(columns), budget)))
                         due += every * described.num_rows
         return pa.concat_tables(pieces)
 
@@ -164,7 +164,7 @@ class LazyTable:
                 leaf = [file.schema.column(index).path for index in range(len(file.schema))].index(column)
                 for group, first, described in _row_groups(file, part):
                     if _may_hold(described.column(leaf).statistics, values):
-                        MemoryBudget([part.path]).charge_row_group(part.path, file.metadata, group, [column])
+                        MemoryBudget([part.path]).check_row_group(part.path, file.metadata, group, [column])
                         read = file.read_row_group(group, columns=[column], use_threads=False).column(0)
                         found.append(first + np.flatnonzero(pc.is_in(read, value_set=wanted)))
             return found
@@ -183,6 +183,13 @@ class LazyTable:
         reader = RowReader(self, columns)
         for part, inside in self.split(rows):
             yield from reader.take_part(part, inside)
+
+
+def _read_row_group(part: Part, file: Any, group: int, columns: list[str] | None, budget: MemoryBudget) -> pa.Table:
+    budget.check_row_group(part.path, file.metadata, group, columns)
+    read = file.read_row_group(group, columns=columns, use_threads=False)
+    budget.charge_table(read)
+    return read
 
 
 class RowReader:
@@ -230,7 +237,7 @@ class RowReader:
             for group in np.flatnonzero(np.diff(cuts)).tolist():
                 if self._group is None or self._group[:2] != (part, group):
                     file = file or stack.enter_context(self.table.open(part))
-                    MemoryBudget([part.path]).charge_row_group(part.path, file.metadata, group, self._names)
+                    MemoryBudget([part.path]).check_row_group(part.path, file.metadata, group, self._names)
                     read = file.read_row_group(group, columns=self._names, use_threads=False)
                     self._group = part, group, plain(read if self._names is None else read.select(self._names))
                 yield self._group[2].take(pa.array(rows[cuts[group] : cuts[group + 1]] - starts[group]))

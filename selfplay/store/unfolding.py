@@ -30,29 +30,34 @@ class UnfoldingError(ValueError):
 
 
 class MemoryBudget:
-    """What may be read from these files at once. `charge` and `charge_row_group` raise UnfoldingError when it is exceeded."""
+    """What may be read from these files at once. What has been read is counted by `charge` and `charge_table`. They, and
+    `check_row_group` before a row group is read, raise UnfoldingError when it is exceeded."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.limit = max(MAX_BYTES, MAX_RATIO * sum(path.stat().st_size for path in files))
         self._used = 0
 
     def charge(self, num_bytes: int) -> None:
-        """Count bytes that are about to be read."""
+        """Count bytes."""
         self._used += num_bytes
-        if self._used > self.limit:
-            raise UnfoldingError(
-                f"it unfolds to {self._used / 1e9:.1f} GB or more; {self.limit / 1e9:.1f} GB are allowed for a file of its size"
-            )
-
-    def charge_row_group(
-        self, source: Any, metadata: pq.FileMetaData, group: int, columns: Sequence[str] | None
-    ) -> None:
-        """Count what these columns (None: all) of a row group of a Parquet file (its path, or a reader of its bytes) take."""
-        self.charge(_row_group_bytes(source, metadata, group, columns, self.limit))
+        self._check(self._used)
 
     def charge_table(self, table: pa.Table) -> None:
         """Count what the values of a table take one by one: a repeated value of a dictionary is as many values."""
         self.charge(sum(_decoded_bytes(chunk) for column in table.columns for chunk in column.chunks))
+
+    def check_row_group(
+        self, source: Any, metadata: pq.FileMetaData, group: int, columns: Sequence[str] | None
+    ) -> None:
+        """Look whether there is room for these columns (None: all) of a row group of a Parquet file (its path, or a reader of its
+        bytes). Nothing is counted: what is known of a small row group before it is read may be a hundred times what it takes."""
+        self._check(self._used + _row_group_bytes(source, metadata, group, columns, self.limit))
+
+    def _check(self, num_bytes: int) -> None:
+        if num_bytes > self.limit:
+            raise UnfoldingError(
+                f"it unfolds to {num_bytes / 1e9:.1f} GB or more; {self.limit / 1e9:.1f} GB are allowed for a file of its size"
+            )
 
 
 def _row_group_bytes(

@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from selfplay.core.errors import CorruptionError
+from selfplay.inputs.rows.source import open_source
 from selfplay.store import unfolding
 from selfplay.store.durable import encode_parquet
+from selfplay.store.lazy_table import LazyTable, Part
 from selfplay.store.unfolding import MemoryBudget, UnfoldingError
 
 MB = 1 << 20
@@ -26,7 +29,9 @@ def charge(path: Path, columns: list[str] | None = None) -> None:
     budget = MemoryBudget([path])
     metadata = pq.read_metadata(path)
     for group in range(metadata.num_row_groups):
-        budget.charge_row_group(path, metadata, group, columns)
+        budget.check_row_group(path, metadata, group, columns)
+        with pq.ParquetFile(path) as file:
+            budget.charge_table(file.read_row_group(group, columns=columns))
 
 
 def written(path: Path, table: pa.Table, **options: Any) -> Path:
@@ -94,7 +99,7 @@ def test_a_large_file_has_a_limit_of_its_own(tmp_path: Path) -> None:
     budget = MemoryBudget([path, other])
     assert unfolding.MAX_BYTES < budget.limit < table.nbytes
     with pytest.raises(UnfoldingError):
-        budget.charge_row_group(path, pq.read_metadata(path), 0, None)
+        budget.check_row_group(path, pq.read_metadata(path), 0, None)
 
 
 def test_many_numbers_beside_short_texts_are_not_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,13 +107,39 @@ def test_many_numbers_beside_short_texts_are_not_read_twice(tmp_path: Path, monk
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"id": [f"pair-{index:08}" for index in range(60_000)], **numbers}), path)
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", None)
-    charge(path)
+    MemoryBudget([path]).check_row_group(path, pq.read_metadata(path), 0, None)
 
 
 def test_several_row_groups_count_together(tmp_path: Path) -> None:
     table = pa.table({"text": ["a" * MB] * 20})
     with pytest.raises(UnfoldingError):
         charge(written(tmp_path / "t.parquet", table, row_group_size=2))
+
+
+def test_many_small_row_groups_are_counted_by_what_they_take(tmp_path: Path) -> None:
+    """A round of many prompts has a shard for every 64 of them, and files of others have row groups of a few hundred rows."""
+    ids = [f"{index:08}-r001-0" for index in range(20_000)]
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"id": ids, "number": [0.0] * len(ids)}), path, row_group_size=100)
+    charge(path)
+    assert sum(1 for _ in open_source(str(path)).tables()) == 200
+    parts = [tmp_path / f"part-{index:05}.parquet" for index in range(200)]
+    for index, part in enumerate(parts):
+        pq.write_table(pa.table({"id": ids[100 * index : 100 * index + 100]}), part)
+    table = LazyTable(tmp_path, tuple(Part(part, 100 * index, 100) for index, part in enumerate(parts)))
+    assert table.read_all()["id"].to_pylist() == ids
+    assert table.sample(["id"], 15_000).num_rows >= 15_000
+
+
+def test_many_parts_that_unfold_count_together(tmp_path: Path) -> None:
+    parts = [written(tmp_path / f"{index}.parquet", pa.table({"text": [LONG]})) for index in range(5)]
+    table = LazyTable(tmp_path, tuple(Part(part, index, 1) for index, part in enumerate(parts)))
+    for part in table.parts:
+        table.read(part)
+    with pytest.raises(CorruptionError, match="unfolds"):
+        table.read_all()
+    with pytest.raises(CorruptionError, match="unfolds"):
+        table.sample(["text"], 4)
 
 
 def test_what_is_only_large_is_read(tmp_path: Path) -> None:

@@ -215,12 +215,15 @@ def _tables(
 ) -> Iterator[pa.Table]:
     if isinstance(file, pq.ParquetFile):
         for group in range(file.num_row_groups):
-            budget.charge_row_group(content, file.metadata, group, columns)
+            budget.check_row_group(content, file.metadata, group, columns)
             if batch_size is None:
-                yield file.read_row_group(group, columns=columns)
-                continue
-            for batch in file.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns):
-                yield pa.Table.from_batches([batch])
+                tables = iter([file.read_row_group(group, columns=columns)])
+            else:
+                batches = file.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns)
+                tables = (pa.Table.from_batches([batch]) for batch in batches)
+            for table in tables:
+                budget.charge_table(table)
+                yield table
     else:
         is_stream = isinstance(file, pa.RecordBatchStreamReader)
         for batch in file if is_stream else map(file.get_batch, range(file.num_record_batches)):

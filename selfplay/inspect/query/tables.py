@@ -122,4 +122,4 @@ def batches_of(source: ds.Dataset, columns: list[str]) -> Iterator[pa.RecordBatc
 def _check_size(fragment: Any, columns: list[str]) -> None:
     path = Path(fragment.path)
     for group in range(fragment.metadata.num_row_groups):
-        MemoryBudget([path]).charge_row_group(path, fragment.metadata, group, columns)
+        MemoryBudget([path]).check_row_group(path, fragment.metadata, group, columns)
