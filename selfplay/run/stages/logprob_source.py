@@ -25,6 +25,8 @@ from selfplay.run.stages.paired_shards import PairedResponses, PairedShards
 from selfplay.store.writer import StageWriter
 
 NUM_CHECKED = 64
+# So many paired responses are looked at for them: of a round without log-probs of the engine not all are read.
+NUM_LOOKED_AT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,13 @@ def choose_source(
 
 
 def _first(paired: PairedShards) -> list[PairedResponses]:
-    """The first shards, until they have NUM_CHECKED responses of which the engine gave log-probs."""
-    found, num_given = list[PairedResponses](), 0
+    """The first shards, until they have NUM_CHECKED responses of which the engine gave log-probs, or NUM_LOOKED_AT in all."""
+    found, num_given, num_seen = list[PairedResponses](), 0, 0
     for index in paired.in_order():
         found.append(paired.shard(index))
         num_given += found[-1].given.num_rows
-        if num_given >= NUM_CHECKED:
+        num_seen += len(found[-1].ids)
+        if num_given >= NUM_CHECKED or num_seen >= NUM_LOOKED_AT:
             break
     return found
 
