@@ -76,7 +76,9 @@ class ResultTable:
 def order(selection: Selection) -> tuple[Ints, Ints]:
     """Rows of the kept pairs by rank, best first, and of the others in the order of the dataset."""
     kept = np.flatnonzero(selection.kept_P)
-    return kept[np.argsort(selection.rank_P[kept])], np.flatnonzero(~selection.kept_P)
+    row_of_rank = np.full(len(selection.rank_P) + 1, -1)  # ranks are from 1, and no two rows have the same
+    row_of_rank[selection.rank_P[kept]] = kept
+    return row_of_rank[row_of_rank >= 0], np.flatnonzero(~selection.kept_P)
 
 
 def write_tables(writer: ResultWriter, result: ResultTable, selection: Selection) -> None:
