@@ -81,6 +81,7 @@ def run(context: StageContext, round_number: int) -> None:
         texts = _Texts(context, round_number, candidates, np.concatenate([shards[index] for index in group]))
         for index in group:
             writer.write_shard(index, _rows(round_number, candidates, selection, texts, shards[index]))
+        del texts  # before those of the next shards are read
     summary = selection.summary
     if summary.implicit_margin_all_zero:
         context.reporter.say(f"round {round_number}: every implicit margin is 0; {summary.metric} ranks without it")
