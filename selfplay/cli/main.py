@@ -34,10 +34,10 @@ _MODULES = (
     "quickstart", "run", "resume", "status", "rounds", "show", "pairs", "pair", "diff", "sql", "view", "compare", "select",
     "metrics", "export", "report", "verify", "fork", "gc", "doctor",
 )  # fmt: skip
-# Python collects garbage after so many new objects; its own default is 700
-_NUM_OBJECTS = 50_000
 _OF_CONFIG = ("show", "validate", "schema")
 COMMANDS = (*_MODULES, "config")
+# Python collects garbage after so many new objects; its own default is 700
+_NUM_OBJECTS = 50_000
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

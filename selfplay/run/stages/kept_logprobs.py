@@ -1,4 +1,4 @@
-"""The log-probs that a training uses: the model's, in the trainer's precision, of every kept pair (first part of stage *train*).
+"""The log-probs that a training uses, in the trainer's precision, of every kept pair (first part of stage *train*).
 
 Stage *logprobs* has them already where the model passed over the candidates, or where engine and trainer compute in float32. Of
 other responses that were ranked by the log-probs of their engine the model computes them here, for the kept pairs alone, and so
